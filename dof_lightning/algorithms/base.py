@@ -1,0 +1,140 @@
+"""What every training algorithm is: a LightningModule that turns batches into a loss and hands out a policy."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from dof_lightning.batch import EpisodeBatch
+from dof_lightning.networks.agentwise import clip_gradient_norm
+from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.seeding import make_generator
+from dof_lightning.spec import DatasetSpec
+
+
+@dataclass(frozen=True)
+class Window:
+    """How many rows an algorithm wants to see of an episode: T = history + horizon.
+
+    Attributes:
+        history: Hh, rows before the current one.
+        horizon: H, rows from the current one on.
+    """
+
+    history: int
+    horizon: int
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Modules that share a learning rate and a gradient clip.
+
+    Attributes:
+        name: appears in TensorBoard as `gradient_norm/<name>`.
+        modules: whose trainable parameters these are.
+        learning_rate: of Adam.
+        clip: largest gradient norm of the group, per agent where the weights are; None means no clipping.
+    """
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    learning_rate: float
+    clip: float | None
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters, in a stable order."""
+        return [p for module in self.modules for p in module.parameters() if p.requires_grad]
+
+
+class Algorithm(LightningModule, ABC):
+    """Base of all algorithms.
+
+    Subclasses say which rows they need (`window`), how a batch becomes losses (`losses`), what is optimised
+    (`parameter_groups`) and what acts (`policy`). They never see environments, data modules or callbacks.
+
+    Args:
+        spec: the dataset's spec.
+        seed: the run's seed; the noise of a step is a function of (seed, step, rank).
+    """
+
+    window: Window
+
+    def __init__(self, spec: DatasetSpec, seed: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.seed = seed
+
+    @abstractmethod
+    def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Scalar losses by TensorBoard tag; `loss` is the one that is minimised.
+
+        Args:
+            batch: windows of `window.history + window.horizon` rows.
+            generator: the only source of randomness, on the batch's device.
+        """
+
+    @abstractmethod
+    def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Scalars by tag, on episodes never trained on and with the EMA weights; at least `heldout/diffusion`-like."""
+
+    @abstractmethod
+    def policy(self) -> DecentralizedPolicy:
+        """What acts: shares the EMA weights with the algorithm (no copy), in evaluation mode."""
+
+    @abstractmethod
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Disjoint groups that together hold every trainable parameter."""
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Further scalars for TensorBoard that need no batch (e.g. the weights of f and h)."""
+        return {}
+
+    def after_step(self) -> None:
+        """Called once after every optimiser step: moving averages go here."""
+
+    def training_step(self, batch: EpisodeBatch, batch_index: int) -> Tensor:
+        """One forward pass (Lightning hook)."""
+        losses = self.losses(batch, self._generator("train"))
+        if self._is_logging_step():
+            self.log_dict({name: value.detach() for name, value in losses.items() if name != "loss"} | self.metrics())
+            self.log("loss", losses["loss"].detach(), prog_bar=True)
+        return losses["loss"]
+
+    def validation_step(self, batch: EpisodeBatch, batch_index: int) -> None:
+        """Held-out losses with the same noise every time (Lightning hook)."""
+        generator = make_generator(self.seed, "heldout", batch_index, self.global_rank, device=self.device)
+        self.log_dict(self.heldout_losses(batch, generator), on_epoch=True, batch_size=batch.size, sync_dist=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One Adam with a parameter group each (Lightning hook)."""
+        groups: Iterable[dict[str, Any]] = (
+            {"params": group.parameters(), "lr": group.learning_rate, "name": group.name}
+            for group in self.parameter_groups()
+        )
+        return torch.optim.Adam([group for group in groups if group["params"]])
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips each group, agent by agent, and logs the norms before (Lightning hook)."""
+        for group in self.parameter_groups():
+            norm = clip_gradient_norm(group.modules, group.clip)
+            if self._is_logging_step():
+                self.log(f"gradient_norm/{group.name}", norm.max())
+
+    def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+        """Right after the optimiser stepped (Lightning hook)."""
+        self.after_step()
+
+    def _generator(self, purpose: str) -> torch.Generator:
+        return make_generator(self.seed, purpose, self.global_step, self.global_rank, device=self.device)
+
+    def _is_logging_step(self) -> bool:
+        return self.global_step % self.trainer.log_every_n_steps == 0

@@ -1,0 +1,66 @@
+"""The only thing a loader hands to an algorithm."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class EpisodeBatch:
+    """A batch of windows: T = history + horizon rows of B episodes, plus the row after the last.
+
+    The *current* row of a window has index `history` (Hh); rows before it are history. Heads repeat the episode's
+    first row, tails its last; `valid` says which rows are real. Padded agents' dimensions are zero.
+
+    Attributes:
+        observations: `[B, N, T+1, O]` float32.
+        actions: `[B, N, T, A]` float32 in [-1, 1], or `[B, N, T]` int64 indices for discrete actions.
+        rewards: `[B, N, T]` float32.
+        terminated: `[B, T]` bool: the episode really ended here; nothing follows.
+        truncated: `[B, T]` bool: a time limit; the value of the next row still counts.
+        return_to_go: `[B, N, T]` float32, sum_l discount^l r_{t+l} to the episode's end, unscaled.
+        valid: `[B, T+1]` bool, rows inside the episode.
+        diffusion_mask: `[B, T]` bool, rows after the current one that a trajectory diffusion learns from.
+        transition_mask: `[B, N, T]` bool, valid[t] * valid[t+1] * alive: rows for TD targets and inverse dynamics.
+        episode_id: `[B]` int64, the episode's original index in its dataset.
+        t: `[B]` int64, the current row's time step within its episode.
+        history: Hh, how many rows precede the current one.
+        legal: `[B, N, T+1, A]` bool, legal discrete actions.
+        state: `[B, T+1, S]` float32, the global state.
+        alive: `[B, N, T+1]` bool.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    return_to_go: Tensor
+    valid: Tensor
+    diffusion_mask: Tensor
+    transition_mask: Tensor
+    episode_id: Tensor
+    t: Tensor
+    history: int = 0
+    legal: Tensor | None = None
+    state: Tensor | None = None
+    alive: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return self.observations.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """A copy on another device."""
+        return replace(self, **{k: v.to(device, non_blocking=non_blocking) for k, v in self._tensors().items()})
+
+    def pin_memory(self) -> Self:
+        """A copy in page-locked memory, for asynchronous transfer to a GPU."""
+        return replace(self, **{k: v.pin_memory() for k, v in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}

@@ -1,0 +1,1 @@
+"""The diffusion core: schedules and samplers."""

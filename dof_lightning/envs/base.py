@@ -1,0 +1,97 @@
+"""The contract of a batched multi-agent environment."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from dof_lightning.spec import EnvSpec
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What a step tells besides rewards.
+
+    Attributes:
+        legal: `[E, N, A]` bool, legal discrete actions at the new observation; None where all are.
+        state: `[E, S]` float32, the new global state; None where there is none.
+        alive: `[E, N]` bool; None where agents never die.
+        won: `[E]` bool, battles won at this step; None where there is nothing to win.
+        extra_observations: `[E, M, O']`, the observations of agents that are not learned (prey), padded with zeros.
+        extra_actions: `[E, M, A']`, the actions those agents took in this step.
+        extra_rewards: `[E, M]`.
+    """
+
+    legal: Tensor | None = None
+    state: Tensor | None = None
+    alive: Tensor | None = None
+    won: Tensor | None = None
+    extra_observations: Tensor | None = None
+    extra_actions: Tensor | None = None
+    extra_rewards: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step of E environments.
+
+    Attributes:
+        observations: `[E, N, O]` float32, the observation *after* the step, also of episodes that just ended.
+        rewards: `[E, N]` float32.
+        terminated: `[E]` bool.
+        truncated: `[E]` bool, the time limit was reached.
+        info: see `StepInfo`.
+    """
+
+    observations: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    info: StepInfo
+
+
+class VectorEnv(ABC):
+    """E copies of one environment stepped together. There is no auto-reset: the caller stops at the end.
+
+    E is the number of seeds given to `reset`. Episode e is a function of `seeds[e]` and its own actions only, so a
+    batch of episodes equals the same episodes run one by one.
+    """
+
+    spec: EnvSpec
+
+    @abstractmethod
+    def reset(self, seeds: Tensor) -> Tensor:
+        """Starts new episodes.
+
+        Args:
+            seeds: `[E]` int64.
+
+        Returns:
+            observations `[E, N, O]` float32.
+        """
+
+    @abstractmethod
+    def step(self, actions: Tensor) -> StepResult:
+        """Moves every episode on by one step.
+
+        Args:
+            actions: `[E, N, A]` float32 in [-1, 1] (clipped), or `[E, N]` int64 for discrete actions.
+
+        Raises:
+            ValueError: the shape is not `[E, N, A]`, or a value is not finite.
+        """
+
+    @abstractmethod
+    def render(self, index: int) -> np.ndarray:
+        """A picture of episode `index` now: `[height, width, 3]` uint8; needs no display."""
+
+    @property
+    def legal(self) -> Tensor | None:
+        """`[E, N, A]` bool, legal discrete actions now; None where all are."""
+        return None
+
+    @property
+    def state(self) -> Tensor | None:
+        """`[E, S]` float32, the global state now; None where there is none."""
+        return None

@@ -1,0 +1,1 @@
+"""Noise factorisations f, data factorisations h and value mixers."""

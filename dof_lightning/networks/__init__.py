@@ -1,0 +1,1 @@
+"""Per-agent networks, batched over agents."""

@@ -1,0 +1,53 @@
+"""What agent i needs to act alone."""
+
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+
+class DecentralizedPolicy(nn.Module, ABC):
+    """N agents acting at once, each from its own history and its own noise only.
+
+    Batched over episodes E and agents N; row i of every result depends on row i of the observations, the carry, the
+    legal actions and the noise, and on agent i's parameters. `certify` in `rollout.py` measures that.
+
+    Attributes:
+        n_agents: N.
+    """
+
+    n_agents: int
+
+    def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
+        """What the agents remember at the start of E episodes: nested dicts of `[E, N, ...]`, or None."""
+        return None
+
+    @abstractmethod
+    def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
+        """The randomness of one decision of every agent: `[E, N, ...]`, independent between agents."""
+
+    @abstractmethod
+    def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
+        """Decides, as a function without hidden randomness.
+
+        Args:
+            observations: `[E, N, O]`.
+            carry: from `initial_carry` or the last decision.
+            legal: `[E, N, A]` bool or None.
+            noise: `[E, N, ...]` from `draw_noise`.
+
+        Returns:
+            actions `[E, N, A]` in [-1, 1] (`[E, N]` int64 for discrete actions), and the new carry.
+        """
+
+    def act(
+        self, observations: Tensor, carry: Any, legal: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Any]:
+        """Draws the noise of one decision and decides (see `act_on_noise`)."""
+        noise = self.draw_noise(observations.shape[0], generator)
+        return self.act_on_noise(observations, carry, legal, noise)
+
+    @abstractmethod
+    def export(self, agent: int) -> Self:
+        """The policy of one agent (N = 1) holding that agent's parameters only; a copy."""

@@ -1,0 +1,234 @@
+"""What a dataset and an environment say about themselves, and whether they fit together."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dof_lightning.errors import UserError
+
+ActionKind = Literal["continuous", "discrete"]
+
+
+def fingerprint(recipe: Mapping[str, Any]) -> str:
+    """The first 16 hex digits of the sha256 of a recipe's canonical JSON.
+
+    A recipe holds everything that changes the meaning of data; integrity of files is another matter (sha256 a shard).
+    """
+    canonical = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """One learned agent.
+
+    Attributes:
+        name: its name in the environment.
+        observation_dim: O_i, before padding.
+        action_dim: A_i, before padding: dimensions of a continuous action, or the number of discrete choices.
+    """
+
+    name: str
+    observation_dim: int
+    action_dim: int
+
+
+@dataclass(frozen=True)
+class ReferenceScores:
+    """The returns that normalised scores 0 and 100 stand for.
+
+    Attributes:
+        random: return of the random policy.
+        expert: return of the expert policy.
+        source: where the two numbers come from.
+    """
+
+    random: float
+    expert: float
+    source: str
+
+    def normalize(self, episode_return: float) -> float:
+        """100 (S - S_random) / (S_expert - S_random)."""
+        return 100.0 * (episode_return - self.random) / (self.expert - self.random)
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """A multi-agent environment.
+
+    Attributes:
+        name: for people, e.g. `mpe_spread`.
+        agents: the learned agents, in order; agents that are not learned (prey) are part of the recipe.
+        action_kind: `continuous` (each dimension in [-1, 1]) or `discrete` (integer indices).
+        horizon: steps after which an episode is truncated.
+        state_dim: S, 0 where there is no global state.
+        recipe: everything that changes the meaning of its data (task variant, reward, observation layout, horizon,
+            opponent); JSON values only.
+        reference: the returns behind normalised scores, None where nobody has published any.
+    """
+
+    name: str
+    agents: tuple[AgentSpec, ...]
+    action_kind: ActionKind
+    horizon: int
+    state_dim: int
+    recipe: Mapping[str, Any]
+    reference: ReferenceScores | None = None
+
+    @property
+    def n_agents(self) -> int:
+        """N."""
+        return len(self.agents)
+
+    @property
+    def observation_dim(self) -> int:
+        """O, the largest agent's; smaller ones are padded with zeros."""
+        return max(agent.observation_dim for agent in self.agents)
+
+    @property
+    def action_dim(self) -> int:
+        """A, the largest agent's; smaller ones are padded with zeros."""
+        return max(agent.action_dim for agent in self.agents)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the recipe."""
+        return fingerprint(self.recipe)
+
+    def observation_mask(self) -> Tensor:
+        """`[N, O]` bool, False where padded."""
+        sizes = torch.tensor([agent.observation_dim for agent in self.agents])
+        return torch.arange(self.observation_dim) < sizes[:, None]
+
+    def action_mask(self) -> Tensor:
+        """`[N, A]` bool, False where padded."""
+        sizes = torch.tensor([agent.action_dim for agent in self.agents])
+        return torch.arange(self.action_dim) < sizes[:, None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for `dataset.json`."""
+        return asdict(self) | {"recipe": dict(self.recipe)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "EnvSpec":
+        """Inverse of `to_dict`."""
+        reference = data["reference"]
+        return cls(
+            **{
+                **data,
+                "agents": tuple(AgentSpec(**agent) for agent in data["agents"]),
+                "reference": None if reference is None else ReferenceScores(**reference),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class DimensionStatistics:
+    """Statistics of observations or actions over a dataset's training episodes, an agent and a dimension each.
+
+    Attributes:
+        mean, std, minimum, maximum: `[N, D]` float32.
+        knots: `[Q, N, D]` float32, Q evenly spaced quantiles from the minimum to the maximum.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    minimum: np.ndarray
+    maximum: np.ndarray
+    knots: np.ndarray
+
+
+@dataclass(frozen=True)
+class DatasetStatistics:
+    """What normalisers and return conditioning need, so that no pass over the data is needed at start-up.
+
+    Attributes:
+        observations, actions: a dimension each; `actions` is None for discrete actions.
+        return_mean, return_std: undiscounted episode return, mean over agents (the task return).
+        discounted_return_knots: `[Q]` float32, quantiles of R_0 = sum_l discount^l r_l, mean over agents.
+    """
+
+    observations: DimensionStatistics
+    actions: DimensionStatistics | None
+    return_mean: float
+    return_std: float
+    discounted_return_knots: np.ndarray
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """An offline dataset: the environment it was collected in, how, and its statistics.
+
+    Attributes:
+        name: for people, e.g. `mpe_spread_expert`.
+        environment: the environment's spec at collection time.
+        discount: gamma of the returns stored with the statistics.
+        recipe: behaviour policy, its weights' hash, exploration noise, seed, episodes, format version and the
+            environment's recipe; JSON values only.
+        statistics: see `DatasetStatistics`; left out of comparisons.
+    """
+
+    name: str
+    environment: EnvSpec
+    discount: float
+    recipe: Mapping[str, Any]
+    statistics: DatasetStatistics = field(compare=False, repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the recipe."""
+        return fingerprint(self.recipe)
+
+    @property
+    def n_agents(self) -> int:
+        """N."""
+        return self.environment.n_agents
+
+    @property
+    def observation_dim(self) -> int:
+        """O."""
+        return self.environment.observation_dim
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        return self.environment.action_dim
+
+    @property
+    def state_dim(self) -> int:
+        """S, 0 where there is no global state."""
+        return self.environment.state_dim
+
+    @property
+    def action_kind(self) -> ActionKind:
+        """`continuous` or `discrete`."""
+        return self.environment.action_kind
+
+    @property
+    def horizon(self) -> int:
+        """Longest episode, in steps."""
+        return self.environment.horizon
+
+
+def check_compatible(dataset: DatasetSpec, environment: EnvSpec) -> None:
+    """Refuses to roll out in another world than the data's.
+
+    Raises:
+        UserError: the recipes differ; the message names the first fields that do, and the fix.
+    """
+    if dataset.environment.fingerprint == environment.fingerprint:
+        return
+    ours, theirs = environment.recipe, dataset.environment.recipe
+    fields = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+    differences = ", ".join(f"{key}: {theirs.get(key)!r} in the data, {ours.get(key)!r} here" for key in fields[:3])
+    raise UserError(
+        f"dataset {dataset.name!r} was collected in {dataset.environment.name!r} ({dataset.environment.fingerprint}), "
+        f"but env={environment.name!r} is {environment.fingerprint} ({differences}); "
+        f"choose the env= the data came from, or data= collected in this one"
+    )
