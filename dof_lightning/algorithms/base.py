@@ -129,8 +129,9 @@ class Algorithm(LightningModule, ABC):
             if self._is_logging_step():
                 self.log(f"gradient_norm/{group.name}", norm.max())
 
-    def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
-        """Right after the optimiser stepped (Lightning hook)."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One optimiser step, then the moving averages (Lightning hook)."""
+        super().optimizer_step(*args, **kwargs)
         self.after_step()
 
     def _generator(self, purpose: str) -> torch.Generator:
