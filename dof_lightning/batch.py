@@ -1,10 +1,28 @@
-"""The only thing a loader hands to an algorithm."""
+"""The only thing a loader hands to an algorithm, and how many rows of an episode it holds."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Window:
+    """How many rows an algorithm wants to see of an episode: T = history + horizon.
+
+    Attributes:
+        history: Hh, rows before the current one.
+        horizon: H, rows from the current one on.
+    """
+
+    history: int
+    horizon: int
+
+    @property
+    def length(self) -> int:
+        """T."""
+        return self.history + self.horizon
 
 
 @dataclass

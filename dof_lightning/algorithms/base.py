@@ -9,24 +9,13 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from dof_lightning.batch import EpisodeBatch
+from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.networks.agentwise import clip_gradient_norm
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.seeding import make_generator
 from dof_lightning.spec import DatasetSpec
 
-
-@dataclass(frozen=True)
-class Window:
-    """How many rows an algorithm wants to see of an episode: T = history + horizon.
-
-    Attributes:
-        history: Hh, rows before the current one.
-        horizon: H, rows from the current one on.
-    """
-
-    history: int
-    horizon: int
+__all__ = ["Algorithm", "ParameterGroup", "Window"]
 
 
 @dataclass(frozen=True)
