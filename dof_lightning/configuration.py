@@ -1,0 +1,253 @@
+"""From what a user typed to a checked configuration; every mistake becomes one line."""
+
+import difflib
+import hashlib
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from dof_lightning.errors import UserError
+
+CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
+USER_ERROR_EXIT_CODE = 2
+
+_TRUSTED = ("dof_lightning", "data_modules", "callbacks", "lightning", "torch.nn", "torch.optim")
+_POSITIVE = (
+    "trainer.max_steps",
+    "data.episodes",
+    "data.global_batch_size",
+    "rollout.episodes",
+    "rollout.every_n_steps",
+    "rollout.report_episodes",
+    "checkpoint.every_n_steps",
+)
+_SEVERAL_TYPES = ("trainer.devices", "trainer.precision")
+_WHERE_NOT_WHAT = ("run_dir", "resume", "trust")
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """Composes `conf/train.yaml` with overrides, from any working folder.
+
+    Raises:
+        UserError: an override names no key, no option, or is not `key=value`.
+    """
+    try:
+        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            cfg = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error)) from error
+    choices = cfg.hydra.runtime.choices
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return with_choices(cfg, choices)
+
+
+def composed_by_hydra_main(cfg: DictConfig) -> DictConfig:
+    """The configuration `hydra.main` hands over, with the chosen option of each group written down."""
+    return with_choices(cfg, HydraConfig.get().runtime.choices)
+
+
+def with_choices(cfg: DictConfig, choices: Mapping[str, str | None]) -> DictConfig:
+    """Adds `choices`, the option picked in each group, so that a run folder tells what was typed."""
+    with open_dict(cfg):
+        cfg.choices = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
+    return cfg
+
+
+def options(group: str) -> list[str]:
+    """The options of a group in `conf/`; names that start with an underscore are shared bases."""
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml") if not path.stem.startswith("_"))
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuses a configuration before anything is built.
+
+    Raises:
+        UserError: no experiment, a value of the wrong type or sign, or a class that is not trusted.
+    """
+    if cfg.choices.get("experiment") is None:
+        raise UserError(f"experiment= is missing; choose one of {', '.join(options('experiment'))}")
+    _check_types(cfg)
+    for key in _POSITIVE:
+        value = OmegaConf.select(cfg, key)
+        if value is not None and value < 1:
+            raise UserError(f"{key} must be at least 1, got {value}")
+    if not cfg.trust:
+        check_targets(to_plain(cfg))
+
+
+def _check_types(cfg: DictConfig) -> None:
+    groups = [f"{group}={option}" for group, option in cfg.choices.items() if option is not None]
+    defaults = dict(_leaves(to_plain(_compose_inside(groups))))
+    for key, value in _leaves(to_plain(cfg)):
+        default = defaults.get(key)
+        if key in _SEVERAL_TYPES or value is None or not isinstance(default, (bool, int, float)):
+            continue
+        accepted = (int, float) if isinstance(default, float) else type(default)
+        if not isinstance(value, accepted) or isinstance(value, bool) != isinstance(default, bool):
+            raise UserError(f"{key} must be {_article(default)}, got {value!r}")
+
+
+def _compose_inside(overrides: list[str]) -> DictConfig:
+    if hydra.core.global_hydra.GlobalHydra.instance().is_initialized():
+        return hydra.compose("train", overrides=overrides)
+    return compose(overrides)
+
+
+def _article(value: bool | int | float) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    return "an integer" if isinstance(value, int) else "a number"
+
+
+def check_targets(config: Mapping[str, Any]) -> None:
+    """Refuses to instantiate what is not ours, Lightning's or torch's: a checkpoint must not run a stranger's code.
+
+    Raises:
+        UserError: a `_target_` lies elsewhere, or is reached through one of our modules but defined elsewhere.
+    """
+    for key, target in _leaves(config):
+        if key.split(".")[-1] != "_target_":
+            continue
+        defined_in = getattr(_locate(key, str(target)), "__module__", "")
+        if not (_is_trusted(str(target)) and _is_trusted(defined_in or "")):
+            raise UserError(f"{key}={target} is outside {', '.join(_TRUSTED)}; pass trust=true if you trust its source")
+
+
+def _is_trusted(name: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in _TRUSTED)
+
+
+def _locate(key: str, target: str) -> Any:
+    if not _is_trusted(target):
+        return None
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            raise UserError(f"{key}={target}: there is no module {module!r}") from error
+        raise UserError(f"{key}={target} needs the package {error.name!r}: pip install {error.name}") from error
+    except AttributeError as error:
+        raise UserError(f"{key}={target}: {module} has no {name!r}") from error
+
+
+def to_plain(cfg: DictConfig) -> dict[str, Any]:
+    """Plain containers with every interpolation resolved.
+
+    Raises:
+        UserError: a mandatory value is missing, or an interpolation leads nowhere.
+    """
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error)) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def config_hash(plain: Mapping[str, Any]) -> str:
+    """Identifies what is run, wherever it is run from and stored."""
+    what = {key: value for key, value in plain.items() if key not in _WHERE_NOT_WHAT}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    """The first leaf below `keys` in which two configurations differ, `key: theirs there, ours here`."""
+    mine = dict(_leaves({key: ours.get(key) for key in keys}))
+    other = dict(_leaves({key: theirs.get(key) for key in keys}))
+    for key in [*other, *mine]:
+        if mine.get(key) != other.get(key):
+            return f"{key} is {other.get(key)!r} there, {mine.get(key)!r} here"
+    return None
+
+
+def override_plain(plain: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Applies `key=value` tails to a stored configuration; `env=<option>` replaces that group.
+
+    Raises:
+        UserError: a tail is not `key=value`, or names a key the configuration does not have.
+    """
+    cfg = OmegaConf.create(plain)
+    assert isinstance(cfg, DictConfig)
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise UserError(f"cannot read {override!r}; write key=value")
+        if key in ("env",):
+            cfg[key] = to_plain(compose([override]))[key]
+        elif OmegaConf.select(cfg, key, default=_ABSENT) is _ABSENT:
+            raise UserError(_unknown_key(key, [name for name, _ in _leaves(plain)]))
+        else:
+            OmegaConf.update(cfg, key, OmegaConf.from_dotlist([f"value={value}"]).value)
+    return to_plain(cfg)
+
+
+_ABSENT = object()
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def _unknown_key(key: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean `{close[0]}`?" if close else "`python train.py --cfg job` shows all keys"
+    return f"unknown key `{key}`; {hint}"
+
+
+def explain(error: Exception) -> str:
+    """One line for an exception of Hydra or OmegaConf: the key, and the choices or the fix."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={option} does not exist; choose one of {', '.join(options(group))}"
+    if unknown := re.match(r"Could not override '([^']+)'", text):
+        return _unknown_key(unknown[1], _known_keys())
+    if appended := re.match(r"Could not append to config. An item is already at '([^']+)'", text):
+        return f"`{appended[1]}` exists already; drop the + before it"
+    if parsed := re.match(r"Error parsing override '(.*?)'", text):
+        return f"cannot read {parsed[1]!r}; write key=value"
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        where = re.search(r"full_key: (\S+)", text)
+        return f"{where[1] if where else 'configuration'} cannot be built: {' '.join(str(error.__cause__).split())}"
+    return re.sub(r" (See https|full_key:|object_type=).*", "", text)
+
+
+def _known_keys() -> list[str]:
+    cfg = _compose_inside([f"experiment={options('experiment')[0]}"])
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
+    return [name for name, _ in _leaves(plain)] + groups
+
+
+def exit_with_one_line(main: Callable[[], Any]) -> int:
+    """Runs a command; mistakes of the user become one line on stderr and exit code 2, defects keep their traceback."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        main()
+    except UserError as error:
+        line = str(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__
+        line = str(cause) if isinstance(cause, UserError) else explain(error)
+    else:
+        return 0
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        sys.stderr.write(f"error: {' '.join(line.split())}\n")
+    return USER_ERROR_EXIT_CODE
