@@ -8,12 +8,14 @@ The episodes E come last in every tensor here, so that each operation runs along
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dof_lightning.spec import ReferenceScores
+
+N_LEARNED = 3
 
 PUBLISHED_SCORES = "OMAR datasets' normalised scores as published with OMAR (Pan et al., ICML 2022) and DoF (ICLR 2025)"
 
@@ -57,25 +59,38 @@ class Scenario(ABC):
     """One task. Observations and rewards are functions of a snapshot.
 
     Attributes:
-        agents: P bodies that move, learned ones first.
+        agents: P bodies that move: the N = 3 learned ones, then the prey where there is one.
         landmarks: L bodies that do not.
-        n_learned: N.
         landmark_range: landmarks start uniformly in [-range, range]^2; agents in [-1, 1]^2.
         observation_dim: O of a learned agent.
         prey_observation_dim: O' of the prey, 0 where there is none.
-        reward, observation_layout: what the recipe says about them.
+        predators: the slice of a prey's observation that holds the predators' relative positions.
+        obstacles: the slice of a prey's observation that holds the obstacles' relative positions.
+        reward: the recipe's words for it.
+        observation_layout: the recipe's words for it.
         reference: published returns behind the normalised score.
     """
 
     agents: ClassVar[tuple[Body, ...]]
     landmarks: ClassVar[tuple[Body, ...]]
-    n_learned: ClassVar[int] = 3
     landmark_range: ClassVar[float]
     observation_dim: ClassVar[int]
     prey_observation_dim: ClassVar[int] = 0
+    predators: ClassVar[slice] = slice(0, 0)
+    obstacles: ClassVar[slice] = slice(0, 0)
     reward: ClassVar[str]
     observation_layout: ClassVar[str]
     reference: ClassVar[ReferenceScores]
+
+    @property
+    def has_prey(self) -> bool:
+        """Whether the last agent is a prey, which is not learned."""
+        return self.prey_observation_dim > 0
+
+    @property
+    def learned(self) -> tuple[Body, ...]:
+        """The N learned agents."""
+        return self.agents[:N_LEARNED]
 
     @abstractmethod
     def observe(self, world: Snapshot) -> Tensor:
@@ -85,23 +100,29 @@ class Scenario(ABC):
     def rewards(self, world: Snapshot) -> Tensor:
         """Rewards of the learned agents, `[N, E]`."""
 
+
+class PreyScenario(Scenario):
+    """A task with one prey, the last agent."""
+
+    @abstractmethod
     def observe_prey(self, world: Snapshot) -> Tensor:
-        """Observations of the prey, `[M, O', E]`; M = 0 where there is none."""
-        return world.positions[self.n_learned :, : self.prey_observation_dim]
+        """What the prey sees, `[1, O', E]`."""
 
+    @abstractmethod
     def prey_rewards(self, world: Snapshot) -> Tensor:
-        """Rewards of the prey, `[M, E]`."""
-        return world.distances[self.n_learned :, 0]
+        """The prey's own reward, `[1, E]`."""
 
-    def recipe(self) -> dict[str, Any]:
-        """What this task adds to the environment's recipe; JSON values only."""
-        return {"reward": self.reward, "observation": self.observation_layout}
+    def _chase(self, world: Snapshot) -> tuple[Tensor, Tensor]:
+        """Sum of the predators' distances to the prey, and how many touch it: two `[E]`."""
+        distances = world.distances[N_LEARNED, len(self.landmarks) :]
+        touching = distances < self.agents[0].radius + self.agents[N_LEARNED].radius
+        return distances.sum(dim=0), touching.sum(dim=0)
 
 
 class Spread(Scenario):
     """Three agents cover three landmarks and keep out of each other's way."""
 
-    agents = (Body("agent", 0.15, True, force=5.0),) * 3
+    agents = (Body("agent", 0.15, True, force=5.0),) * N_LEARNED
     landmarks = (Body("target", 0.05, False),) * 3
     landmark_range = 1.0
     observation_dim = 18
@@ -115,7 +136,114 @@ class Spread(Scenario):
         return torch.cat((world.velocities, world.positions, world.relative.flatten(1, 2), silence, silence), dim=1)
 
     def rewards(self, world: Snapshot) -> Tensor:
-        """Shared coverage minus 5 for each agent one touches: `[3, E]`."""
-        to_landmarks, to_others = world.distances.split((3, 2), dim=1)
-        coverage = to_landmarks.amin(dim=0).reciprocal().clamp(max=10.0).sum(dim=0)
-        return coverage - 5.0 * (to_others < 2 * self.agents[0].radius).sum(dim=1)
+        """Shared coverage, and minus 5 for each agent one touches: `[3, E]`."""
+        n_landmarks = len(self.landmarks)
+        nearest = world.distances[:, :n_landmarks].amin(dim=0)
+        coverage = nearest.reciprocal_().clamp_(max=10.0).sum(dim=0)
+        touching = world.distances[:, n_landmarks:] < 2 * self.agents[0].radius
+        return coverage - 5.0 * touching.sum(dim=1)
+
+
+class Tag(PreyScenario):
+    """Three predators chase one faster prey around two obstacles (predator-prey)."""
+
+    agents = (
+        *(Body("predator", 0.075, True, force=9.0, max_speed=1.0),) * N_LEARNED,
+        Body("prey", 0.05, True, force=16.0, max_speed=1.3),
+    )
+    landmarks = (Body("obstacle", 0.2, True),) * 2
+    landmark_range = 0.9
+    observation_dim = 16
+    prey_observation_dim = 14
+    predators = slice(8, 14)
+    obstacles = slice(4, 8)
+    reward = "shared: -0.1 * sum of predators' distances to the prey + 10 * predators touching it"
+    observation_layout = "velocity 2, position 2, obstacles 2x2, other agents 3x2, prey velocity 2"
+    reference = ReferenceScores(-4.1, 185.6, PUBLISHED_SCORES)
+
+    def observe(self, world: Snapshot) -> Tensor:
+        """Own velocity and position, obstacles, others, the prey's velocity: `[3, 16, E]`."""
+        own, prey_velocity = slice(0, N_LEARNED), world.velocities[N_LEARNED:].expand(N_LEARNED, -1, -1)
+        seen = world.relative[own].flatten(1, 2)
+        return torch.cat((world.velocities[own], world.positions[own], seen, prey_velocity), dim=1)
+
+    def rewards(self, world: Snapshot) -> Tensor:
+        """One number for all predators: `[3, E]`."""
+        distance, touching = self._chase(world)
+        return (10.0 * touching).sub_(distance, alpha=0.1).expand(N_LEARNED, -1)
+
+    def observe_prey(self, world: Snapshot) -> Tensor:
+        """Own velocity and position, obstacles, predators: `[1, 14, E]`."""
+        own = slice(N_LEARNED, None)
+        return torch.cat((world.velocities[own], world.positions[own], world.relative[own].flatten(1, 2)), dim=1)
+
+    def prey_rewards(self, world: Snapshot) -> Tensor:
+        """+0.1 * distances - 10 * hits - bound: `[1, E]`."""
+        distance, touching = self._chase(world)
+        return 0.1 * distance - 10.0 * touching - _out_of_bounds(world.positions[N_LEARNED:])
+
+
+class World(PreyScenario):
+    """Three predators chase one prey that eats; forests mark places and hide nobody."""
+
+    agents = (
+        *(Body("predator", 0.075, True, force=9.0, max_speed=1.0),) * N_LEARNED,
+        Body("prey", 0.045, True, force=16.0, max_speed=1.3),
+    )
+    landmarks = (
+        Body("obstacle", 0.2, True),
+        *(Body("food", 0.03, False),) * 2,
+        *(Body("forest", 0.3, False),) * 2,
+    )
+    landmark_range = 0.9
+    observation_dim = 24
+    prey_observation_dim = 22
+    predators = slice(14, 20)
+    obstacles = slice(4, 6)
+    food, forests = slice(1, 3), slice(3, 5)
+    reward = "shared: -0.1 * sum of predators' distances to the prey + 5 * predators touching it"
+    observation_layout = (
+        "velocity 2, position 2, obstacle 2, food 2x2, forests 2x2, other agents 3x2, prey velocity 2, "
+        "in each forest (+1) or not (-1) 2"
+    )
+    reference = ReferenceScores(-6.8, 79.5, PUBLISHED_SCORES)
+
+    def observe(self, world: Snapshot) -> Tensor:
+        """Own velocity and position, landmarks, others, the prey's velocity, in-forest flags: `[3, 24, E]`."""
+        own, prey_velocity = slice(0, N_LEARNED), world.velocities[N_LEARNED:].expand(N_LEARNED, -1, -1)
+        seen, in_forest = world.relative[own].flatten(1, 2), self._in_forest(world, own)
+        return torch.cat((world.velocities[own], world.positions[own], seen, prey_velocity, in_forest), dim=1)
+
+    def rewards(self, world: Snapshot) -> Tensor:
+        """One number for all predators: `[3, E]`."""
+        distance, touching = self._chase(world)
+        return (5.0 * touching).sub_(distance, alpha=0.1).expand(N_LEARNED, -1)
+
+    def observe_prey(self, world: Snapshot) -> Tensor:
+        """Own velocity and position, landmarks, predators, in-forest flags: `[1, 22, E]`."""
+        own = slice(N_LEARNED, None)
+        seen, in_forest = world.relative[own].flatten(1, 2), self._in_forest(world, own)
+        return torch.cat((world.velocities[own], world.positions[own], seen, in_forest), dim=1)
+
+    def prey_rewards(self, world: Snapshot) -> Tensor:
+        """+0.1 * distances - 5 * hits - 2 * bound + 2 * food touched + 0.05 * nearest food's distance: `[1, E]`."""
+        distance, touching = self._chase(world)
+        to_food = world.distances[N_LEARNED, self.food]
+        eaten = (to_food < self.agents[N_LEARNED].radius + self.landmarks[self.food.start].radius).sum(dim=0)
+        chase = 0.1 * distance - 5.0 * touching - 2.0 * _out_of_bounds(world.positions[N_LEARNED:])
+        return chase + 2.0 * eaten + 0.05 * to_food.amin(dim=0)
+
+    def _in_forest(self, world: Snapshot, own: slice) -> Tensor:
+        radius = self.agents[own][0].radius + self.landmarks[self.forests.start].radius
+        inside = world.distances[own, self.forests] < radius
+        return inside.to(world.distances.dtype).mul_(2.0).sub_(1.0)
+
+
+SCENARIOS: dict[str, type[Scenario]] = {"spread": Spread, "tag": Tag, "world": World}
+
+
+def _out_of_bounds(positions: Tensor) -> Tensor:
+    """What a prey pays for leaving: 0 below 0.9, steep to 1, then exponential up to 10, summed over axes: `[M, E]`."""
+    reach = positions.abs()
+    beyond = (2.0 * reach - 2.0).exp_().clamp_(max=10.0)
+    return torch.where(reach < 1.0, (10.0 * (reach - 0.9)).clamp_(min=0.0), beyond).sum(dim=1)
