@@ -1,0 +1,235 @@
+"""The shard format: WebDataset tars whose samples are several episodes end to end, `.npy` members only.
+
+Every file is opened by fsspec or by us and handed to WebDataset as a file object: its own URL openers can start
+programs and its default decoders can run code, so neither is ever used.
+"""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import numpy as np
+
+os.environ["WDS_SECURE"] = "1"  # read once, when webdataset is imported
+
+from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.writer import ShardWriter
+
+from data_modules.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, EpisodeRows
+from dof_lightning.errors import UserError
+from dof_lightning.spec import EnvSpec
+
+PROTOCOLS = ("", "file", "http", "https", "s3")
+
+_REPAIR = "the file is damaged: delete the dataset's folder and build (or download) it again"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One array of a sample.
+
+    Attributes:
+        dtype: numpy's name of the element type, little-endian, e.g. `<f4`.
+        shape: what follows the row, step or episode dimension, e.g. `(N, O)`.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard as `dataset.json` lists it.
+
+    Attributes:
+        name: file name within the dataset's folder.
+        n_episodes: episodes it holds.
+        n_steps: environment steps it holds.
+        n_bytes: size of the file.
+        sha256: of the file, hexadecimal.
+    """
+
+    name: str
+    n_episodes: int
+    n_steps: int
+    n_bytes: int
+    sha256: str
+
+
+def expected_members(rows: EpisodeRows, environment: EnvSpec) -> dict[str, Member]:
+    """The members of a dataset of this environment with the optional arrays that `rows` has."""
+    n, observation, action = environment.n_agents, environment.observation_dim, environment.action_dim
+    discrete = environment.action_kind == "discrete"
+    known = {
+        "observations": Member("<f4", (n, observation)),
+        "actions": Member("<i8", (n,)) if discrete else Member("<f4", (n, action)),
+        "rewards": Member("<f4", (n,)),
+        "terminated": Member("|b1", ()),
+        "length": Member("<i4", ()),
+        "episode_id": Member("<i8", ()),
+        "state": Member("<f4", (environment.state_dim,)),
+        "legal": Member("|b1", (n, action)),
+        "alive": Member("|b1", (n,)),
+    }
+    return {name: known.get(name) or _member_of(array) for name, array in rows.arrays().items()}
+
+
+def write_shards(
+    folder: Path, samples: Iterable[EpisodeRows], members: Mapping[str, Member], samples_per_shard: int
+) -> list[ShardEntry]:
+    """Writes samples into `shard-000000.tar`, ...; the same samples give the same bytes.
+
+    Args:
+        folder: exists, and is empty.
+        samples: several episodes each.
+        members: see `expected_members`.
+        samples_per_shard: samples in each shard but the last.
+
+    Raises:
+        ValueError: a sample's arrays are not what `members` says, or not finite.
+    """
+    files: list[_HashedFile] = []
+    counts: list[tuple[int, int]] = []
+
+    def open_file(name: str) -> _HashedFile:
+        files.append(_HashedFile(Path(name)))
+        counts.append((0, 0))
+        return files[-1]
+
+    writer = ShardWriter(
+        str(folder / "shard-%06d.tar"),
+        maxcount=samples_per_shard,
+        maxsize=float("inf"),
+        opener=open_file,
+        post=lambda _: files[-1].finish(),
+        verbose=0,
+        mtime=0,
+        user="dof",
+        group="dof",
+    )
+    with writer:
+        for number, rows in enumerate(samples):
+            arrays = {name: _cast(array, members[name]) for name, array in rows.arrays().items()}
+            _check_sample(arrays, members)
+            writer.write({"__key__": f"{number:06d}"} | {f"{name}.npy": array for name, array in arrays.items()})
+            counts[-1] = (counts[-1][0] + rows.n_episodes, counts[-1][1] + rows.n_steps)
+    return [
+        ShardEntry(file.path.name, *count, file.n_bytes, file.sha256.hexdigest())
+        for file, count in zip(files, counts, strict=True)
+    ]
+
+
+def read_shard(url: str, members: Mapping[str, Member]) -> Iterator[EpisodeRows]:
+    """The samples of a shard in turn.
+
+    Args:
+        url: a path, or an `http(s)://` or `s3://` address.
+        members: what to read; members of other names are skipped.
+
+    Raises:
+        UserError: the file cannot be opened, is truncated, or a member has another type or shape, holds pickled
+            objects, or is not finite; the message names file, member and fix.
+    """
+    wanted = {f"{name}.npy" for name in members}
+    with open_url(url) as stream:
+        files = tar_file_expander(
+            [{"url": url, "stream": stream}], select_files=lambda name: name.partition(".")[2] in wanted
+        )
+        try:
+            for sample in group_by_keys(files):
+                yield _decode(sample, members)
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            reason = str(error.args[0]) if error.args else type(error).__name__
+            raise UserError(f"{url}: {reason}; {_REPAIR}") from error
+
+
+def open_url(url: str) -> IO[bytes]:
+    """Opens a local path, `http(s)://` or `s3://` address for reading.
+
+    Raises:
+        UserError: it is not there, cannot be reached, or is of another kind.
+    """
+    protocol = url.partition("://")[0] if "://" in url else ""
+    if protocol not in PROTOCOLS or "::" in url:
+        raise UserError(f"{url}: only local paths, http(s):// and s3:// are read; copy the data to one of them")
+    try:
+        return fsspec.open(url, "rb").open()
+    except FileNotFoundError as error:
+        raise UserError(f"{url} is missing: build the dataset (`dof data build`) or correct the path") from error
+    except ImportError as error:
+        raise UserError(f"{url}: reading {protocol}:// needs another package ({error})") from error
+    except OSError as error:
+        raise UserError(f"{url} cannot be opened ({error}): check the path and its permissions") from error
+
+
+class _HashedFile(io.RawIOBase):
+    """A file being written whose size and sha256 are known at the end without reading it back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sha256 = hashlib.sha256()
+        self.n_bytes = 0
+        self._file = path.open("wb")
+
+    def write(self, data: Any) -> int:
+        """Writes and counts."""
+        self.sha256.update(data)
+        self.n_bytes += len(data)
+        return self._file.write(data)
+
+    def finish(self) -> None:
+        """Puts everything on the disk and closes."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _member_of(array: np.ndarray) -> Member:
+    return Member("<i8" if array.dtype.kind == "i" else "<f4", array.shape[1:])
+
+
+def _cast(array: np.ndarray, member: Member) -> np.ndarray:
+    return np.ascontiguousarray(array, dtype=np.dtype(member.dtype))
+
+
+def _decode(sample: Mapping[str, Any], members: Mapping[str, Member]) -> EpisodeRows:
+    key = sample["__key__"]
+    missing = [name for name in members if f"{name}.npy" not in sample]
+    if missing:
+        raise ValueError(f"member {key}.{missing[0]}.npy is missing")
+    arrays = {name: _load(sample[f"{name}.npy"], f"{key}.{name}.npy") for name in members}
+    _check_sample(arrays, members, prefix=f"{key}.", suffix=".npy")
+    return EpisodeRows(**arrays)
+
+
+def _load(data: bytes, member: str) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError) as error:
+        raise ValueError(f"member {member} is no plain array ({error})") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"member {member} is no plain array")
+    return array
+
+
+def _check_sample(
+    arrays: Mapping[str, np.ndarray], members: Mapping[str, Member], prefix: str = "", suffix: str = ""
+) -> None:
+    if set(arrays) != set(members):
+        raise ValueError(f"a sample has the members {sorted(arrays)}, expected {sorted(members)}")
+    n_episodes, n_steps = len(arrays["length"]), int(arrays["length"].sum())
+    sizes = dict.fromkeys(EPISODE_ARRAYS, n_episodes) | dict.fromkeys(STEP_ARRAYS, n_steps)
+    sizes |= dict.fromkeys(ROW_ARRAYS, n_steps + n_episodes)
+    for name, array in arrays.items():
+        member, shape = members[name], (sizes[name], *members[name].shape)
+        if array.dtype.str != member.dtype or array.shape != shape:
+            found = f"{array.dtype.str} {list(array.shape)}"
+            raise ValueError(f"member {prefix}{name}{suffix} is {found}, expected {member.dtype} {list(shape)}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"member {prefix}{name}{suffix} has values that are not finite")

@@ -1,0 +1,142 @@
+"""Statistics of a dataset's training episodes, gathered while its shards are written."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from data_modules.arrays import EpisodeRows
+from data_modules.order import is_heldout
+from dof_lightning.seeding import counter_uniform, derive_seed
+from dof_lightning.spec import DatasetStatistics, DimensionStatistics, EnvSpec
+
+N_KNOTS = 1001
+KNOT_EPISODES = 8192
+
+_KNOT_KEY = derive_seed("episodes behind quantile knots")
+
+
+@dataclass
+class Moments:
+    """Running mean, variance and range (Chan, Golub and LeVeque, 1979), `[N, D]` each, float64."""
+
+    count: int = 0
+    mean: np.ndarray = field(default_factory=lambda: np.zeros(()))
+    squares: np.ndarray = field(default_factory=lambda: np.zeros(()))
+    minimum: np.ndarray = field(default_factory=lambda: np.array(np.inf))
+    maximum: np.ndarray = field(default_factory=lambda: np.array(-np.inf))
+
+    def update(self, values: np.ndarray) -> None:
+        """Adds rows `[R, N, D]`."""
+        if len(values) == 0:
+            return
+        mean = values.mean(axis=0, dtype=np.float64)
+        squares = np.square(values - mean).sum(axis=0)
+        total = self.count + len(values)
+        delta = mean - self.mean
+        self.squares = self.squares + squares + np.square(delta) * (self.count * len(values) / total)
+        self.mean = self.mean + delta * (len(values) / total)
+        self.minimum = np.minimum(self.minimum, values.min(axis=0))
+        self.maximum = np.maximum(self.maximum, values.max(axis=0))
+        self.count = total
+
+
+class StatisticsAccumulator:
+    """Statistics of observations, actions and returns, over the episodes that are not held out.
+
+    Means, deviations and ranges are over all rows. Quantile knots are over all rows of up to about `KNOT_EPISODES`
+    episodes, chosen by a hash of their id, with the exact minimum and maximum at the ends; returns use every episode.
+
+    Args:
+        environment: the environment's spec.
+        discount: gamma of the discounted returns.
+        n_episodes: how many episodes are to come.
+    """
+
+    def __init__(self, environment: EnvSpec, discount: float, n_episodes: int) -> None:
+        self._discount = discount
+        self._knot_fraction = KNOT_EPISODES / n_episodes
+        self._continuous = environment.action_kind == "continuous"
+        self._moments = (Moments(), Moments())
+        self._knot_rows: list[tuple[np.ndarray, np.ndarray]] = []
+        self._returns: list[np.ndarray] = []
+        self._discounted_returns: list[np.ndarray] = []
+        self._all_returns: list[np.ndarray] = []
+        self.n_terminated = 0
+
+    def update(self, rows: EpisodeRows) -> None:
+        """Adds a block of episodes, held-out ones included."""
+        self.n_terminated += int(rows.terminated.sum())
+        self._all_returns.append(episode_returns(rows, 1.0))
+        episode_id = torch.from_numpy(rows.episode_id)
+        training = rows.select(np.flatnonzero(~is_heldout(episode_id).numpy()))
+        self._returns.append(episode_returns(training, 1.0))
+        self._discounted_returns.append(episode_returns(training, self._discount))
+        self._moments[0].update(training.observations)
+        if self._continuous:
+            self._moments[1].update(training.actions)
+        chosen = counter_uniform(torch.from_numpy(training.episode_id) ^ _KNOT_KEY, 1)[:, 0] < self._knot_fraction
+        sample = training.select(np.flatnonzero(chosen.numpy()))
+        self._knot_rows.append((sample.observations, sample.actions))
+
+    def finish(self) -> DatasetStatistics:
+        """The statistics.
+
+        Raises:
+            ValueError: every episode is held out.
+        """
+        returns = np.concatenate(self._returns)
+        if len(returns) == 0:
+            raise ValueError("every episode is held out: collect more of them")
+        observations, actions = (np.concatenate(arrays) for arrays in zip(*self._knot_rows, strict=True))
+        return DatasetStatistics(
+            observations=_dimension_statistics(self._moments[0], observations),
+            actions=_dimension_statistics(self._moments[1], actions) if self._continuous else None,
+            return_mean=float(returns.mean()),
+            return_std=float(returns.std()),
+            discounted_return_knots=quantile_knots(np.concatenate(self._discounted_returns)),
+        )
+
+    def returns(self) -> np.ndarray:
+        """Undiscounted returns of all episodes, held-out ones included: `[n]` float64."""
+        return np.concatenate(self._all_returns)
+
+
+def episode_returns(rows: EpisodeRows, discount: float) -> np.ndarray:
+    """R_0 = sum_l discount^l r_l of each episode, mean over agents: `[n]` float64."""
+    if rows.n_episodes == 0:
+        return np.zeros(0)
+    first = np.cumsum(rows.length, dtype=np.int64) - rows.length
+    time = np.arange(rows.n_steps) - np.repeat(first, rows.length)
+    return np.add.reduceat(rows.rewards.mean(axis=1, dtype=np.float64) * discount**time, first)
+
+
+def quantile_knots(values: np.ndarray, count: int = N_KNOTS) -> np.ndarray:
+    """Evenly spaced quantiles from the minimum to the maximum along the first axis, linear between samples.
+
+    Args:
+        values: `[R, ...]`, R at least 1.
+        count: Q.
+
+    Returns:
+        `[Q, ...]` float32.
+    """
+    ordered = np.sort(values, axis=0)
+    place = np.linspace(0.0, len(ordered) - 1.0, count)
+    below = np.floor(place).astype(np.int64)
+    above = np.minimum(below + 1, len(ordered) - 1)
+    share = (place - below).reshape(-1, *(1,) * (values.ndim - 1))
+    return ((1 - share) * ordered[below] + share * ordered[above]).astype(np.float32)
+
+
+def _dimension_statistics(moments: Moments, sample: np.ndarray) -> DimensionStatistics:
+    minimum, maximum = moments.minimum.astype(np.float32), moments.maximum.astype(np.float32)
+    knots = quantile_knots(sample) if len(sample) else np.linspace(minimum, maximum, N_KNOTS, dtype=np.float32)
+    knots[0], knots[-1] = minimum, maximum
+    return DimensionStatistics(
+        mean=moments.mean.astype(np.float32),
+        std=np.sqrt(moments.squares / moments.count).astype(np.float32),
+        minimum=minimum,
+        maximum=maximum,
+        knots=knots,
+    )
