@@ -1,0 +1,167 @@
+"""Samplers: from noise to data in a few steps, in whatever space the caller's x lives.
+
+They hold numbers only, so a joint chain and N local chains run through the same arithmetic while the code that
+calls the denoisers stays apart.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dof_lightning.diffusion.schedule import Schedule
+from dof_lightning.errors import UserError
+
+Clip = Callable[[Tensor], Tensor]
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class StepCoefficients:
+    """One sub-step: x0 = clip((x - sigma_k eps) / signal_k), then x <- on_x0 x0 + on_x x + on_noise noise.
+
+    Attributes:
+        signal_k: sqrt(alpha_bar_k).
+        sigma_k: sqrt(1 - alpha_bar_k).
+        on_x0, on_x, on_noise: weights of the three terms.
+    """
+
+    signal_k: float
+    sigma_k: float
+    on_x0: float
+    on_x: float
+    on_noise: float
+
+
+class Sampler(ABC):
+    """A chain of S sub-steps through a schedule's K steps.
+
+    The sub-chain is `K - round(j K / S)`, j = 0..S-1 ("trailing" spacing in diffusers' words): it starts at K, where
+    x really is noise, and its last sub-step lands on the data.
+
+    Args:
+        schedule: the schedule the denoiser was trained with.
+        steps: S, None for all K.
+        temperature: factor on the start noise; 1 samples the model's law, less than 1 narrows it.
+
+    Attributes:
+        timesteps: the S values of k, descending.
+        n_noises: how many noise tensors a chain uses: the start, and one for each sub-step that adds noise.
+
+    Raises:
+        UserError: S is not in 1..K, or the temperature is negative.
+    """
+
+    def __init__(self, schedule: Schedule, steps: int | None = None, temperature: float = 1.0) -> None:
+        count = schedule.steps if steps is None else steps
+        if not 1 <= count <= schedule.steps:
+            raise UserError(f"sampler.steps={steps} must be between 1 and schedule.steps={schedule.steps}")
+        if temperature < 0:
+            raise UserError(f"sampler.temperature={temperature} must not be negative")
+        self.temperature = temperature
+        self.timesteps = [schedule.steps - round(j * schedule.steps / count) for j in range(count)]
+        alpha_bars = schedule.alpha_bars.tolist()
+        targets = [*self.timesteps[1:], 0]
+        self.coefficients = [
+            self._coefficients(alpha_bars[k], alpha_bars[target])
+            for k, target in zip(self.timesteps, targets, strict=True)
+        ]
+        self.n_noises = 1 + sum(step.on_noise > 0 for step in self.coefficients)
+
+    @abstractmethod
+    def _weights(self, alpha_bar: float, target: float) -> tuple[float, float, float]:
+        """`on_x0, on_x, on_noise` for a sub-step from a level alpha_bar to a cleaner one."""
+
+    def start(self, noise: Tensor) -> Tensor:
+        """Where the chain begins: temperature times standard normal noise, `[B, ...]`."""
+        return noise if self.temperature == 1.0 else self.temperature * noise
+
+    def step(self, x: Tensor, eps: Tensor, index: int, noise: Tensor | None, clip: Clip | None = None) -> Tensor:
+        """One sub-step.
+
+        Args:
+            x: `[B, ...]` at level `timesteps[index]`.
+            eps: `[B, ...]`, the noise predicted in x.
+            index: 0..S-1.
+            noise: `[B, ...]` standard normal; not read where the sub-step adds none (`step_noise` gives None).
+            clip: keeps the predicted x0 in range; None leaves it.
+
+        Returns:
+            `[B, ...]` at the next level, at least float32; data after the last sub-step.
+        """
+        own = self.coefficients[index]
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x0 = (x - own.sigma_k * eps) / own.signal_k
+        if clip is not None:
+            x0 = clip(x0)
+        mean = own.on_x0 * x0 + own.on_x * x
+        return mean if own.on_noise == 0 or noise is None else mean + own.on_noise * noise
+
+    def step_noise(self, noises: Tensor, index: int) -> Tensor | None:
+        """The noise of a sub-step out of a chain's `[n_noises, B, ...]`; None where it adds none."""
+        return noises[index + 1] if self.coefficients[index].on_noise > 0 else None
+
+    def sample(self, denoise: Denoise, noises: Tensor, clip: Clip | None = None) -> Tensor:
+        """The whole chain; gradients flow through it where they are enabled.
+
+        Args:
+            denoise: from x `[B, ...]` and k `[B]` int64 to the predicted noise `[B, ...]`.
+            noises: `[n_noises, B, ...]` standard normal, the start first.
+            clip: see `step`.
+
+        Returns:
+            `[B, ...]`, data.
+        """
+        x = self.start(noises[0])
+        for index, k in enumerate(self.timesteps):
+            steps = torch.full((x.shape[0],), k, dtype=torch.int64, device=x.device)
+            x = self.step(x, denoise(x, steps), index, self.step_noise(noises, index), clip)
+        return x
+
+    def _coefficients(self, alpha_bar: float, target: float) -> StepCoefficients:
+        return StepCoefficients(math.sqrt(alpha_bar), math.sqrt(1.0 - alpha_bar), *self._weights(alpha_bar, target))
+
+
+class DDPM(Sampler):
+    """Ancestral sampling from the posterior q(x_l | x_k, x_0) (Ho et al., 2020, eqs. 6-7, smaller variance).
+
+    With S < K the posterior is that of the sub-chain, as if the schedule had only those steps (Nichol and Dhariwal,
+    2021, section 4).
+    """
+
+    def _weights(self, alpha_bar: float, target: float) -> tuple[float, float, float]:
+        kept = alpha_bar / target
+        on_x0 = math.sqrt(target) * (1.0 - kept) / (1.0 - alpha_bar)
+        on_x = math.sqrt(kept) * (1.0 - target) / (1.0 - alpha_bar)
+        return on_x0, on_x, math.sqrt((1.0 - target) / (1.0 - alpha_bar) * (1.0 - kept))
+
+
+class DDIM(Sampler):
+    """Implicit sampling (Song et al., 2021, eqs. 12 and 16): deterministic after the start at eta = 0, DDPM at 1.
+
+    The noise direction is taken from x and the *clipped* x0, so both stay on one trajectory
+    (`use_clipped_model_output=True` in diffusers).
+
+    Args:
+        schedule, steps, temperature: see `Sampler`.
+        eta: share of DDPM's noise, in [0, 1].
+
+    Raises:
+        UserError: as `Sampler`, or eta is out of range.
+    """
+
+    def __init__(
+        self, schedule: Schedule, steps: int | None = None, eta: float = 0.0, temperature: float = 1.0
+    ) -> None:
+        if not 0.0 <= eta <= 1.0:
+            raise UserError(f"sampler.eta={eta} must be between 0 (deterministic) and 1 (as much noise as ddpm)")
+        self.eta = eta
+        super().__init__(schedule, steps, temperature)
+
+    def _weights(self, alpha_bar: float, target: float) -> tuple[float, float, float]:
+        variance = self.eta**2 * (1.0 - target) / (1.0 - alpha_bar) * (1.0 - alpha_bar / target)
+        on_x = math.sqrt(1.0 - target - variance) / math.sqrt(1.0 - alpha_bar)
+        return math.sqrt(target) - on_x * math.sqrt(alpha_bar), on_x, math.sqrt(variance)

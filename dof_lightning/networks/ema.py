@@ -1,0 +1,31 @@
+"""Exponential moving averages of modules, saved and loaded as any other submodule."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def ema_copy(module: ModuleT) -> ModuleT:
+    """A copy in evaluation mode that takes no gradient: where an average starts."""
+    return copy.deepcopy(module).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def ema_update(average: nn.Module, online: nn.Module, decay: float) -> None:
+    """Sets average = decay * average + (1 - decay) * online for parameters; buffers are copied.
+
+    Args:
+        average: from `ema_copy(online)`, changed in place.
+        online: the module that is trained.
+        decay: in [0, 1]; 0 copies, 1 keeps the average as it is.
+    """
+    parameters: list[Tensor] = list(average.parameters())
+    buffers = list(average.buffers())
+    if parameters:
+        torch._foreach_lerp_(parameters, list(online.parameters()), 1.0 - decay)
+    if buffers:
+        torch._foreach_copy_(buffers, list(online.buffers()))

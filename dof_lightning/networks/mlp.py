@@ -1,0 +1,86 @@
+"""The denoisers of DoF-Policy: one multilayer perceptron per agent."""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dof_lightning.networks.agentwise import Agentwise, AgentwiseMLP, Sharing, agent_identities
+from dof_lightning.spec import DatasetSpec
+
+
+class SinusoidalEmbedding(nn.Module):
+    """Sines and cosines of a diffusion step at frequencies from 1 down to 1/10000 (Vaswani et al., 2017).
+
+    Args:
+        dim: of the embedding, even and at least 4.
+
+    Shapes:
+        k `[B]` int64, result `[B, dim]`
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        half = dim // 2
+        exponent = torch.arange(half, dtype=torch.float64) / (half - 1)
+        self.register_buffer("frequencies", torch.exp(-math.log(10_000.0) * exponent), persistent=False)
+
+    def forward(self, k: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Embeds steps, in the dtype that the network computes in."""
+        angle = k.to(dtype)[:, None] * self.frequencies.to(dtype)
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class MLPDenoiser(Agentwise):
+    """eps_i(a_i^k, k, o_i) of every agent: the noise in agent i's action, from its own row only.
+
+    [a_i^k | embedding of k, 16 -> 32 -> 16 | o_i] -> hidden layers with Mish -> A (DoF-Policy; reference/method.md
+    section 3, after Diffusion-QL, Wang et al., 2023). A network shared by all agents also reads a one-hot agent id.
+    Padded action dimensions come out as 0.
+
+    Args:
+        spec: the dataset's spec; D = `spec.action_dim`.
+        condition_dim: C, of what each agent conditions on.
+        hidden: widths of the hidden layers.
+        time_embedding: width of the step's embedding.
+        sharing: `independent` networks or one `shared` by all agents.
+
+    Shapes:
+        x `[B, N, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, D]`
+    """
+
+    agent_buffers: ClassVar[tuple[str, ...]] = ("action_mask", "agent_id")
+    action_mask: Tensor
+    agent_id: Tensor
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        condition_dim: int,
+        hidden: Sequence[int] = (256, 256, 256),
+        time_embedding: int = 16,
+        sharing: Sharing = "independent",
+    ) -> None:
+        n_agents = spec.n_agents
+        super().__init__(n_agents, sharing)
+        self.register_buffer("action_mask", spec.environment.action_mask())
+        self.register_buffer("agent_id", agent_identities(n_agents, sharing))
+        self.step_embedding = SinusoidalEmbedding(time_embedding)
+        self.step_network = AgentwiseMLP(
+            n_agents, (time_embedding, 2 * time_embedding, time_embedding), sharing=sharing
+        )
+        inputs = spec.action_dim + time_embedding + condition_dim + self.agent_id.shape[1]
+        self.network = AgentwiseMLP(n_agents, (inputs, *hidden, spec.action_dim), sharing=sharing)
+
+    def forward(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+        """Predicts the noise in x at step k."""
+        batch = x.shape[0]
+        step = self.step_embedding(k, x.dtype).expand(self.n_agents, -1, -1)
+        parts = [x.transpose(0, 1), self.step_network.agents_first(step), condition.transpose(0, 1)]
+        identity = self.agent_id.to(x.dtype)[:, None].expand(-1, batch, -1)
+        noise = self.network.agents_first(torch.cat([*parts, identity], dim=-1)).transpose(0, 1)
+        return noise * self.action_mask
