@@ -1,0 +1,223 @@
+"""Batched decentralised rollouts: many episodes at once, a loop over time only."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.recording import Recorder, Rollout, Tally, concatenate, no_episodes
+from dof_lightning.seeding import derive_seed, make_generator
+
+__all__ = ["Certificate", "Purpose", "Rollout", "certify", "evaluation_seeds", "run_rollout", "split_episodes"]
+
+Purpose = Literal["selection", "report"]
+
+
+def run_rollout(
+    policy: DecentralizedPolicy,
+    env: VectorEnv,
+    seeds: Tensor,
+    noise_key: tuple[int | str, ...],
+    chunk: int = 100,
+    record: bool = False,
+    render_episode: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    first_episode: int = 0,
+) -> Rollout:
+    """Lets the agents act, each on its own, until every episode has ended.
+
+    Episodes go through policy and environment `chunk` at a time, with noise drawn from
+    `make_generator(*noise_key, index of the chunk)`: an episode's outcome depends on its global index and the chunk
+    size, but not on which rank runs it or on how many other chunks that rank has.
+
+    Args:
+        policy: acts without gradients in evaluation mode; its training modes are restored.
+        env: may sit on another device than the policy.
+        seeds: `[E]` int64, one an episode.
+        noise_key: names the stream of the policy's noise.
+        chunk: episodes that share a stream of noise.
+        record: keep what a dataset needs.
+        render_episode: index in `seeds` of an episode to draw.
+        progress: called with the number of episodes that just ended.
+        first_episode: global index of the first seed, a multiple of `chunk`.
+
+    Raises:
+        ValueError: `first_episode` is not a multiple of `chunk`.
+    """
+    if first_episode % chunk:
+        raise ValueError(f"first_episode={first_episode} is not a multiple of chunk={chunk}")
+    device = _device(policy)
+    parts = [no_episodes(env.spec.n_agents)]
+    with _evaluating(policy):
+        for start in range(0, len(seeds), chunk):
+            generator = make_generator(*noise_key, (first_episode + start) // chunk, device=device)
+            members = seeds[start : start + chunk]
+            drawn = None if render_episode is None else render_episode - start
+            drawn = drawn if drawn in range(len(members)) else None
+            parts.append(_run_chunk(policy, env, members, generator, record, drawn))
+            if progress is not None:
+                progress(len(members))
+    return concatenate(parts[1:] or parts)
+
+
+def split_episodes(n_episodes: int, chunk: int, rank: int, world_size: int) -> range:
+    """The episodes of one rank: contiguous whole chunks, as even as chunks allow; the ranks' union is all episodes."""
+    n_chunks = -(-n_episodes // chunk)
+    first, last = (chunk * (r * n_chunks // world_size) for r in (rank, rank + 1))
+    return range(min(first, n_episodes), min(last, n_episodes))
+
+
+def evaluation_seeds(seed: int, purpose: Purpose, n_episodes: int) -> Tensor:
+    """Environment seeds of evaluation episodes, a pure function of seed, purpose and index.
+
+    Seeds to select the best checkpoint on are even and seeds to report on are odd, so the two never meet, whatever
+    the run's seed.
+
+    Returns:
+        `[n_episodes]` int64.
+    """
+    base = derive_seed(seed, "evaluation", purpose) >> 2
+    return 2 * (base + torch.arange(n_episodes)) + int(purpose == "report")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Whether the agents really act alone.
+
+    Attributes:
+        passed: every action stayed bit-identical.
+        max_abs_delta: largest change of an agent's action when only other agents' inputs changed; 0 where passed.
+    """
+
+    passed: bool
+    max_abs_delta: float
+
+
+def certify(policy: DecentralizedPolicy, env: VectorEnv, seed: int, n_episodes: int = 16) -> Certificate:
+    """The decentralisation certificate: changes what the others see, and looks whether agent i notices.
+
+    Episodes are rolled out first. Then every agent i in turn lives through them again with its own observations,
+    legal actions and noise, while the others, from the first step on and hence in what they remember, get those of
+    other episodes with noise added. Agent i must act as if nothing had happened. Both lives run as batches of the
+    same shape with agent i in the same row, so nothing but a dependence can change a bit.
+
+    Args:
+        policy: what is tested; its training modes are restored.
+        env: where the observations come from.
+        seed: of episodes and noise.
+        n_episodes: E; N times as many are replayed.
+    """
+    seeds = evaluation_seeds(seed, "selection", n_episodes)
+    played = run_rollout(policy, env, seeds, (seed, "certificate", "rollout"), chunk=n_episodes, record=True)
+    n_agents, device = env.spec.n_agents, _device(policy)
+    assert played.observations is not None
+    observations = played.observations.to(device).repeat(n_agents, 1, 1, 1)
+    lengths = played.lengths.to(device).repeat(n_agents)
+    legal = None if played.legal is None else _legal_after_end(played.legal, played.lengths).to(device)
+    legal = None if legal is None else legal.repeat(n_agents, 1, 1, 1)
+    own = torch.eye(n_agents, dtype=torch.bool, device=device).repeat_interleave(n_episodes, dim=0)
+
+    disturbed = _disturb(observations, make_generator(seed, "certificate", "observations", device=device))
+    disturbed = torch.where(own[:, :, None, None], observations, disturbed)
+    other_legal = None if legal is None else torch.where(own[:, :, None, None], legal, legal.roll(1, dims=0))
+    with _evaluating(policy):
+        noise, other_noise = _draw_noises(policy, len(own), env.spec.horizon, seed, own)
+        before = _replay(policy, observations, legal, noise)
+        after = _replay(policy, disturbed, other_legal, other_noise)
+    compared = own[:, :, None] & (torch.arange(env.spec.horizon, device=device) < lengths[:, None, None])
+    delta = (after.double() - before.double())[compared].abs().max()
+    return Certificate(passed=bool(delta == 0), max_abs_delta=float(delta))
+
+
+def _run_chunk(
+    policy: DecentralizedPolicy,
+    env: VectorEnv,
+    seeds: Tensor,
+    generator: torch.Generator,
+    record: bool,
+    drawn: int | None,
+) -> Rollout:
+    observations = env.reset(seeds)
+    carry = policy.initial_carry(len(seeds), generator.device)
+    tally = Tally(observations)
+    recorder = Recorder() if record else None
+    if recorder is not None:
+        recorder.add(tally.active, observations=observations, legal=env.legal, state=env.state)
+    frames = [env.render(drawn)] if drawn is not None else None
+    for _ in range(env.spec.horizon):
+        legal = env.legal
+        actions, carry = policy.act(
+            observations.to(generator.device), carry, None if legal is None else legal.to(generator.device), generator
+        )
+        actions = actions.to(observations.device)
+        result = env.step(actions)
+        if recorder is not None:
+            recorder.add_step(tally.active, actions, result)
+        if frames is not None and drawn is not None and bool(tally.active[drawn]):
+            frames.append(env.render(drawn))
+        tally.add(result)
+        observations = result.observations
+        if not tally.active.any():
+            break
+    arrays = {} if recorder is None else recorder.arrays(env.spec.horizon)
+    return tally.finish(frames, arrays)
+
+
+def _legal_after_end(legal: Tensor, lengths: Tensor) -> Tensor:
+    """Rows after an episode's end are zero; with nothing legal a policy could not even be asked."""
+    after_end = torch.arange(legal.shape[2]) >= lengths[:, None]
+    return legal | after_end[:, None, :, None]
+
+
+def _disturb(observations: Tensor, generator: torch.Generator) -> Tensor:
+    """Another episode's observations, moved by noise of their own size."""
+    size = observations.std(dim=(0, 2), keepdim=True) + 1e-3
+    noise = torch.randn(observations.shape, generator=generator, device=observations.device, dtype=observations.dtype)
+    return observations.roll(1, dims=0) + size * noise
+
+
+def _draw_noises(
+    policy: DecentralizedPolicy, n_rows: int, n_steps: int, seed: int, own: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The noise of every step, and the same with the other agents' part drawn anew."""
+    ours, theirs = (make_generator(seed, "certificate", whose, device=own.device) for whose in ("own", "others"))
+    noise = [policy.draw_noise(n_rows, ours) for _ in range(n_steps)]
+    anew = [policy.draw_noise(n_rows, theirs) for _ in range(n_steps)]
+    keep = own.view(*own.shape, *[1] * (noise[0].dim() - 2))
+    return noise, [torch.where(keep, a, b) for a, b in zip(noise, anew, strict=True)]
+
+
+def _replay(policy: DecentralizedPolicy, observations: Tensor, legal: Tensor | None, noise: list[Tensor]) -> Tensor:
+    """Actions `[rows, N, L]`, or `[rows, N, L, A]` where continuous, of agents that see given observations."""
+    carry = policy.initial_carry(len(observations), observations.device)
+    taken = []
+    for t, step_noise in enumerate(noise):
+        actions, carry = policy.act_on_noise(
+            observations[:, :, t], carry, None if legal is None else legal[:, :, t], step_noise
+        )
+        taken.append(actions)
+    return torch.stack(taken, dim=2)
+
+
+def _device(module: nn.Module) -> torch.device:
+    tensor = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every submodule's mode is what it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
