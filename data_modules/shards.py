@@ -81,19 +81,23 @@ def expected_members(rows: EpisodeRows, environment: EnvSpec) -> dict[str, Membe
 
 
 def write_shards(
-    folder: Path, samples: Iterable[EpisodeRows], members: Mapping[str, Member], samples_per_shard: int
-) -> list[ShardEntry]:
+    folder: Path, samples: Iterable[EpisodeRows], environment: EnvSpec, samples_per_shard: int
+) -> tuple[dict[str, Member], tuple[ShardEntry, ...]]:
     """Writes samples into `shard-000000.tar`, ...; the same samples give the same bytes.
 
     Args:
         folder: exists, and is empty.
         samples: several episodes each.
-        members: see `expected_members`.
+        environment: says what the arrays must look like.
         samples_per_shard: samples in each shard but the last.
 
+    Returns:
+        What every sample holds, and the shards.
+
     Raises:
-        ValueError: a sample's arrays are not what `members` says, or not finite.
+        ValueError: an array contradicts the environment's spec, is not finite, or only some samples have it.
     """
+    members: dict[str, Member] = {}
     files: list[_HashedFile] = []
     counts: list[tuple[int, int]] = []
 
@@ -115,14 +119,17 @@ def write_shards(
     )
     with writer:
         for number, rows in enumerate(samples):
+            members = members or expected_members(rows, environment)
+            if set(rows.arrays()) != set(members):
+                raise ValueError(f"some blocks hold {sorted(rows.arrays())}, others {sorted(members)}")
             arrays = {name: _cast(array, members[name]) for name, array in rows.arrays().items()}
             _check_sample(arrays, members)
             writer.write({"__key__": f"{number:06d}"} | {f"{name}.npy": array for name, array in arrays.items()})
             counts[-1] = (counts[-1][0] + rows.n_episodes, counts[-1][1] + rows.n_steps)
-    return [
+    return members, tuple(
         ShardEntry(file.path.name, *count, file.n_bytes, file.sha256.hexdigest())
         for file, count in zip(files, counts, strict=True)
-    ]
+    )
 
 
 def read_shard(url: str, members: Mapping[str, Member]) -> Iterator[EpisodeRows]:
@@ -184,9 +191,7 @@ class _HashedFile(io.RawIOBase):
         return self._file.write(data)
 
     def finish(self) -> None:
-        """Puts everything on the disk and closes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Closes the file."""
         self._file.close()
 
 
@@ -221,9 +226,9 @@ def _load(data: bytes, member: str) -> np.ndarray:
 def _check_sample(
     arrays: Mapping[str, np.ndarray], members: Mapping[str, Member], prefix: str = "", suffix: str = ""
 ) -> None:
-    if set(arrays) != set(members):
-        raise ValueError(f"a sample has the members {sorted(arrays)}, expected {sorted(members)}")
     n_episodes, n_steps = len(arrays["length"]), int(arrays["length"].sum())
+    if (arrays["length"] < 1).any():
+        raise ValueError(f"member {prefix}length{suffix} has an episode without steps")
     sizes = dict.fromkeys(EPISODE_ARRAYS, n_episodes) | dict.fromkeys(STEP_ARRAYS, n_steps)
     sizes |= dict.fromkeys(ROW_ARRAYS, n_steps + n_episodes)
     for name, array in arrays.items():

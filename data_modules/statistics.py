@@ -51,6 +51,10 @@ class StatisticsAccumulator:
         environment: the environment's spec.
         discount: gamma of the discounted returns.
         n_episodes: how many episodes are to come.
+
+    Attributes:
+        longest: steps of the longest episode.
+        n_terminated: episodes that really ended.
     """
 
     def __init__(self, environment: EnvSpec, discount: float, n_episodes: int) -> None:
@@ -62,10 +66,12 @@ class StatisticsAccumulator:
         self._returns: list[np.ndarray] = []
         self._discounted_returns: list[np.ndarray] = []
         self._all_returns: list[np.ndarray] = []
+        self.longest = 0
         self.n_terminated = 0
 
     def update(self, rows: EpisodeRows) -> None:
         """Adds a block of episodes, held-out ones included."""
+        self.longest = max(self.longest, int(rows.length.max()))
         self.n_terminated += int(rows.terminated.sum())
         self._all_returns.append(episode_returns(rows, 1.0))
         episode_id = torch.from_numpy(rows.episode_id)

@@ -1,0 +1,218 @@
+"""The LightningDataModule: windows of offline episodes, held in memory.
+
+Every rank holds its own copy of the dataset; a dataset larger than memory needs streaming by blocks of shards, for
+which this leaves room: order and gathering know nothing of where a block comes from.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from data_modules.manifest import DatasetManifest, read_manifest
+from data_modules.order import HELDOUT_FRACTION, WindowOrder, is_heldout
+from data_modules.windows import EpisodeTable, WindowIndex, gather_windows, load_table
+from dof_lightning.batch import EpisodeBatch, Window
+from dof_lightning.errors import UserError
+from dof_lightning.spec import DatasetSpec
+
+
+class EpisodeDataModule(LightningDataModule):
+    """Training and held-out windows of one dataset.
+
+    The training loader never ends and keeps no state: it starts at the trainer's step, so a resumed run sees exactly
+    the batches the uninterrupted one would have seen, on any number of ranks. Held-out episodes are a fixed share
+    chosen by a hash of their id; they are never trained on.
+
+    Args:
+        path: the dataset's folder or address.
+        window: the rows an algorithm wants to see.
+        global_batch_size: windows of a step over all ranks; a multiple of their number.
+        seed: of the order of windows.
+        heldout_fraction: share of the episodes that is only evaluated on.
+        heldout_windows: at most so many windows, evenly spread, are evaluated.
+        train_on_padded_tails: whether `diffusion_mask` includes rows behind an episode's end.
+        num_workers: processes that gather batches; 0 is fastest unless the training step leaves cores idle.
+        pin_memory: whether batches are put into page-locked memory, for GPUs.
+
+    Raises:
+        UserError: the dataset is missing or damaged (see `read_manifest`), or the batch size does not fit.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        window: Window,
+        global_batch_size: int,
+        seed: int,
+        heldout_fraction: float = HELDOUT_FRACTION,
+        heldout_windows: int = 4096,
+        train_on_padded_tails: bool = False,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__()
+        self.manifest: DatasetManifest = read_manifest(path)
+        self.window = window
+        self.global_batch_size = global_batch_size
+        self.seed = seed
+        self.heldout_fraction = heldout_fraction
+        self.heldout_windows = heldout_windows
+        self.train_on_padded_tails = train_on_padded_tails
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self._table: EpisodeTable | None = None
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """The dataset's spec."""
+        return self.manifest.spec
+
+    @property
+    def table(self) -> EpisodeTable:
+        """All episodes, read on first use."""
+        if self._table is None:
+            self._table = _load(self.manifest)
+        return self._table
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the dataset unless that is done (Lightning hook)."""
+        self._check_batch_size()
+        held_out = is_heldout(self.table.episode_id, self.heldout_fraction)
+        self._training = WindowIndex(self.table, (~held_out).nonzero()[:, 0])
+        self._heldout = WindowIndex(self.table, held_out.nonzero()[:, 0])
+        if len(self._training) == 0:
+            raise UserError(f"{self.manifest.location}: every episode is held out; lower data.heldout_fraction")
+
+    @property
+    def n_training_windows(self) -> int:
+        """Windows of an epoch."""
+        return len(self._training)
+
+    def train_dataloader(self) -> "TrainingLoader":
+        """Endless batches from the trainer's step on (Lightning hook)."""
+        return TrainingLoader(self)
+
+    def val_dataloader(self) -> "list[HeldoutLoader]":
+        """The held-out batches (Lightning hook); none where nothing is held out."""
+        loader = HeldoutLoader(self)
+        return [loader] if len(loader) else []
+
+    @property
+    def rank(self) -> int:
+        """This process's rank, 0 without a trainer."""
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks, 1 without a trainer."""
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    @property
+    def batches_seen(self) -> int:
+        """Batches each rank has trained on, over the whole run."""
+        return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def training_batches(self) -> "TrainingBatches":
+        """This rank's batches from the trainer's step on."""
+        order = WindowOrder(self.seed, len(self._training), self.global_batch_size)
+        windows = partial(order.windows, rank=self.rank, world_size=self.world_size)
+        return TrainingBatches(windows, self._gather(self._training), self.batches_seen)
+
+    def heldout_batches(self) -> Iterator[EpisodeBatch]:
+        """This rank's slices of the held-out batches."""
+        gather = self._gather(self._heldout)
+        for windows in torch.split(self._heldout_sample(), self.global_batch_size):
+            yield gather(windows.chunk(self.world_size)[self.rank])
+
+    def n_heldout_batches(self) -> int:
+        """How many batches `heldout_batches` has, the same on every rank."""
+        return -(-len(self._heldout_sample()) // self.global_batch_size)
+
+    def _heldout_sample(self) -> Tensor:
+        """Evenly spread held-out windows, a multiple of the number of ranks."""
+        n_windows = min(self.heldout_windows, len(self._heldout))
+        n_windows -= n_windows % self.world_size
+        return torch.arange(n_windows) * len(self._heldout) // max(n_windows, 1)
+
+    def _gather(self, index: WindowIndex) -> Callable[[Tensor], EpisodeBatch]:
+        return partial(_gather_numbered, self.table, index, self.window, self.train_on_padded_tails)
+
+    def _check_batch_size(self) -> None:
+        size, ranks = self.global_batch_size, self.world_size
+        if size < 1 or size % ranks:
+            below, above = size // ranks * ranks, (size // ranks + 1) * ranks
+            choices = f"{below} or {above}" if below > 0 else f"{above}"
+            raise UserError(f"data.global_batch_size={size} does not divide by {ranks} ranks; choose {choices}")
+
+
+class TrainingLoader:
+    """Batches of this rank; each `iter` starts where the trainer then is."""
+
+    def __init__(self, data: EpisodeDataModule) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[EpisodeBatch]:
+        """Endless."""
+        workers, pin_memory = self._data.num_workers, self._data.pin_memory
+        batches = self._data.training_batches()
+        return iter(DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin_memory))
+
+
+class HeldoutLoader:
+    """Held-out batches of this rank."""
+
+    def __init__(self, data: EpisodeDataModule) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        """The same on every rank."""
+        return self._data.n_heldout_batches()
+
+    def __iter__(self) -> Iterator[EpisodeBatch]:
+        """In the same order every time."""
+        batches = self._data.heldout_batches()
+        return (batch.pin_memory() for batch in batches) if self._data.pin_memory else batches
+
+
+class TrainingBatches(IterableDataset):
+    """What a DataLoader iterates over; workers take steps in turn, so their batches come in order.
+
+    Args:
+        windows: the window numbers `[B]` of a step.
+        gather: from window numbers to a batch.
+        start: the first step.
+    """
+
+    def __init__(self, windows: Callable[[int], Tensor], gather: Callable[[Tensor], EpisodeBatch], start: int) -> None:
+        self._windows = windows
+        self._gather = gather
+        self._start = start
+
+    def __iter__(self) -> Iterator[EpisodeBatch]:
+        """Endless."""
+        worker = get_worker_info()
+        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        return (self._gather(self._windows(step)) for step in count(self._start + first, stride))
+
+
+def _gather_numbered(
+    table: EpisodeTable, index: WindowIndex, window: Window, train_on_padded_tails: bool, windows: Tensor
+) -> EpisodeBatch:
+    return gather_windows(table, *index.locate(windows), window, train_on_padded_tails)
+
+
+def _load(manifest: DatasetManifest) -> EpisodeTable:
+    console = Console(stderr=True)
+    quiet = not console.is_terminal or rank_zero_only.rank != 0  # type: ignore[attr-defined]
+    with Progress(console=console, transient=True, disable=quiet) as progress:
+        task = progress.add_task(f"reading {manifest.spec.name}", total=manifest.n_bytes)
+        return load_table(manifest, on_shard=lambda shard: progress.update(task, advance=shard.n_bytes))
