@@ -5,6 +5,7 @@ github.com/ling-pan/OMAR), so data and policies of one are wrong in the other an
 """
 
 import math
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from dof_lightning.envs.particle_scenarios import N_LEARNED, SCENARIOS, PreyScen
 from dof_lightning.envs.prey import Prey, make_prey
 from dof_lightning.errors import UserError
 from dof_lightning.seeding import counter_uniform
-from dof_lightning.spec import AgentSpec, EnvSpec
+from dof_lightning.spec import AgentSpec, EnvSpec, ReferenceScores
 
 Task = Literal["spread", "tag", "world"]
 
@@ -67,17 +68,17 @@ class ParticleEnv(VectorEnv):
     @property
     def positions(self) -> Tensor:
         """`[E, P, 2]`, agents' positions now: learned agents, then the prey."""
-        return self._entities[self._n_landmarks :].permute(2, 0, 1)
+        return self._entities[self._n_landmarks :].permute(2, 0, 1).clone()
 
     @property
     def velocities(self) -> Tensor:
         """`[E, P, 2]`, agents' velocities now."""
-        return self._velocities.permute(2, 0, 1)
+        return self._velocities.permute(2, 0, 1).clone()
 
     @property
     def landmarks(self) -> Tensor:
         """`[E, L, 2]`, landmarks' positions."""
-        return self._entities[: self._n_landmarks].permute(2, 0, 1)
+        return self._entities[: self._n_landmarks].permute(2, 0, 1).clone()
 
     @property
     def prey_observations(self) -> Tensor | None:
@@ -118,7 +119,7 @@ class ParticleEnv(VectorEnv):
         if self._world is None or self._time >= HORIZON:
             raise RuntimeError("no episode is running: call reset before step")
         self._check(actions)
-        pushes = actions.to(self._device, self._dtype).clamp(-1.0, 1.0).permute(1, 2, 0)
+        pushes = actions.detach().to(self._device, self._dtype).clamp(-1.0, 1.0).permute(1, 2, 0)
         prey_actions = None
         if self._prey is not None and self._prey_sees is not None:
             prey_actions = self._prey.act(self._prey_sees)
@@ -163,7 +164,8 @@ class ParticleEnv(VectorEnv):
             speed = torch.hypot(velocities[:, 0], velocities[:, 1])
             velocities.mul_((self._max_speed / speed).clamp_(max=1.0)[:, None])
         self._velocities = velocities
-        self._entities[self._n_landmarks :].add_(velocities, alpha=TIME_STEP)
+        moved = torch.add(world.positions, velocities, alpha=TIME_STEP)
+        self._entities = torch.cat((self._entities[: self._n_landmarks], moved))
 
     def _look(self) -> Tensor:
         """Measures the new state once, for observations, rewards and the next contacts: observations `[E, N, O]`."""
@@ -212,8 +214,15 @@ class ParticleEnv(VectorEnv):
             horizon=HORIZON,
             state_dim=0,
             recipe=recipe,
-            reference=scenario.reference,
+            reference=self._reference(),
         )
+
+    def _reference(self) -> ReferenceScores:
+        reference = self._scenario.reference
+        if self._prey is None or self._prey.identity["kind"] == "omar":
+            return reference
+        kind = self._prey.identity["kind"]
+        return replace(reference, source=f"{reference.source}; against OMAR's prey, while this prey is {kind}")
 
     def _make_constants(self) -> None:
         agents, landmarks = self._scenario.agents, self._scenario.landmarks

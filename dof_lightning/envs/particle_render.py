@@ -46,14 +46,14 @@ def draw(bodies: Sequence[Body], positions: np.ndarray, caption: str) -> np.ndar
     """
     view = max(_SMALLEST_VIEW, float(np.abs(positions).max()) + 0.2)
     scale = _CANVAS / (2 * view)
-    image = Image.new("RGBA", (_CANVAS, _CANVAS), _BACKGROUND)
+    image = Image.new("RGB", (_CANVAS, _CANVAS), _BACKGROUND[:3])
     canvas = ImageDraw.Draw(image, "RGBA")
     canvas.rectangle(_box(np.zeros(2), 1.0, scale), outline=_ARENA, width=2 * _SUPERSAMPLING)
     for index in sorted(range(len(bodies)), key=lambda i: _ORDER.index(bodies[i].kind)):
         _draw_body(canvas, bodies[index], positions[index], scale)
     _draw_labels(canvas, bodies, positions, scale)
     canvas.text((8 * _SUPERSAMPLING, 6 * _SUPERSAMPLING), caption, fill=_INK, font=_font(13))
-    small = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)
+    small = image.resize((SIZE, SIZE), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.uint8).copy()
 
 
