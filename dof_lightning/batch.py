@@ -1,7 +1,8 @@
 """The only thing a loader hands to an algorithm, and how many rows of an episode it holds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -73,12 +74,13 @@ class EpisodeBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """A copy on another device."""
-        return replace(self, **{k: v.to(device, non_blocking=non_blocking) for k, v in self._tensors().items()})
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
         """A copy in page-locked memory, for asynchronous transfer to a GPU."""
-        return replace(self, **{k: v.pin_memory() for k, v in self._tensors().items()})
+        return self._map(Tensor.pin_memory)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {name: function(v) for name, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **changed)

@@ -127,4 +127,4 @@ class Algorithm(LightningModule, ABC):
         return make_generator(self.seed, purpose, self.global_step, self.global_rank, device=self.device)
 
     def _is_logging_step(self) -> bool:
-        return self.global_step % self.trainer.log_every_n_steps == 0
+        return bool(self.global_step % self.trainer.log_every_n_steps == 0)  # type: ignore[attr-defined]

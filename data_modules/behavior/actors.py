@@ -1,0 +1,89 @@
+"""Deterministic actors and the behaviour policies made of them."""
+
+import copy
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from dof_lightning.networks.agentwise import AgentwiseMLP
+from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.spec import EnvSpec
+
+
+class ActorBank(nn.Module):
+    """N actors: 64-64 ReLU, tanh output (the OMAR paper's sizes).
+
+    Args:
+        n_agents: N.
+        observation_dim: O.
+        action_dim: A.
+    """
+
+    def __init__(self, n_agents: int, observation_dim: int, action_dim: int) -> None:
+        super().__init__()
+        sizes = (observation_dim, 64, 64, action_dim)
+        self.network = AgentwiseMLP(n_agents, sizes, activation="relu", sharing="independent")
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """`[B, N, O]` to actions `[B, N, A]` in [-1, 1]."""
+        return torch.tanh(self.network(observations))
+
+
+class GaussianBehavior(DecentralizedPolicy):
+    """Actors with Gaussian exploration noise, clipped to [-1, 1].
+
+    Args:
+        actors: N actors.
+        exploration_noise: standard deviation of the noise; 0 acts greedily.
+        action_dim: A.
+    """
+
+    def __init__(self, actors: ActorBank, n_agents: int, action_dim: int, exploration_noise: float) -> None:
+        super().__init__()
+        self.actors = actors
+        self.n_agents = n_agents
+        self.action_dim = action_dim
+        self.exploration_noise = exploration_noise
+
+    def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
+        """Standard normal `[E, N, A]`."""
+        return torch.randn(n_episodes, self.n_agents, self.action_dim, generator=generator)
+
+    def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
+        """The actors' actions plus scaled noise."""
+        return (self.actors(observations) + self.exploration_noise * noise).clamp(-1, 1), carry
+
+    def export(self, agent: int) -> Self:
+        """Agent `agent` alone."""
+        alone = copy.deepcopy(self)
+        alone.actors.network = self.actors.network.select_agent(agent)
+        alone.n_agents = 1
+        return alone
+
+
+class UniformBehavior(DecentralizedPolicy):
+    """Uniform actions in [-1, 1]: the random policy.
+
+    Args:
+        spec: the environment's.
+    """
+
+    def __init__(self, spec: EnvSpec) -> None:
+        super().__init__()
+        self.n_agents = spec.n_agents
+        self.action_dim = spec.action_dim
+
+    def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
+        """Uniform `[E, N, A]` in [-1, 1)."""
+        return torch.rand(n_episodes, self.n_agents, self.action_dim, generator=generator) * 2 - 1
+
+    def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
+        """The noise is the action."""
+        return noise, carry
+
+    def export(self, agent: int) -> Self:
+        """Agent `agent` alone: any agent is like any other."""
+        alone = copy.deepcopy(self)
+        alone.n_agents = 1
+        return alone

@@ -1,0 +1,140 @@
+"""Behaviour actors on disk: a few snapshots of one online training, as float16 safetensors with their story.
+
+data_modules/behavior/weights/mpe_spread.safetensors
+    tensors    <snapshot>/<parameter>     float16, snapshots named ladder_0 ... ladder_n, medium, expert
+    metadata   "story": JSON: command, seed, environment, and a snapshot's updates and measured returns
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from data_modules.behavior.actors import ActorBank
+from dof_lightning.errors import UserError
+from dof_lightning.spec import EnvSpec
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The actors at one moment of the online training.
+
+    Attributes:
+        updates: critic updates done.
+        return_mean, return_std: episode returns of the greedy actors (mean over agents).
+        weights: the actors' state dict.
+    """
+
+    updates: int
+    return_mean: float
+    return_std: float
+    weights: Mapping[str, Tensor]
+
+    def measured(self) -> dict[str, float]:
+        """Everything but the weights."""
+        return {"updates": self.updates, "return_mean": self.return_mean, "return_std": self.return_std}
+
+
+@dataclass(frozen=True)
+class SnapshotChoice:
+    """Which snapshots become which behaviour.
+
+    Attributes:
+        medium_return: the medium policy's greedy return should be near this.
+        ladder_size: snapshots on the way to medium, evenly spaced in return.
+    """
+
+    medium_return: float
+    ladder_size: int = 7
+
+    def choose(self, history: Sequence[Snapshot]) -> dict[str, Snapshot]:
+        """Names the shipped snapshots: `ladder_0` ..., `medium` and `expert` (the best of all).
+
+        The medium policy is the earliest of those nearest to `medium_return`; the ladder comes before it.
+        """
+        expert = max(history, key=lambda snapshot: snapshot.return_mean)
+        medium = min(history, key=lambda snapshot: abs(snapshot.return_mean - self.medium_return))
+        before = [snapshot for snapshot in history if snapshot.updates < medium.updates]
+        levels = torch.linspace(before[0].return_mean, medium.return_mean, self.ladder_size + 1)[:-1].tolist()
+        rungs = {min(before, key=lambda s: abs(s.return_mean - level)).updates for level in levels}
+        ladder = [snapshot for snapshot in before if snapshot.updates in rungs]
+        return {f"ladder_{rung}": snapshot for rung, snapshot in enumerate(ladder)} | {
+            "medium": medium,
+            "expert": expert,
+        }
+
+
+def save_snapshots(path: Path, snapshots: Mapping[str, Snapshot], story: Mapping[str, Any]) -> None:
+    """Writes snapshots as float16 with the story of how they were made."""
+    tensors = {
+        f"{name}/{key}": value.detach().to(torch.float16).contiguous()
+        for name, snapshot in snapshots.items()
+        for key, value in snapshot.weights.items()
+    }
+    told = {**story, "snapshots": {name: snapshot.measured() for name, snapshot in snapshots.items()}}
+    save_file(tensors, path, metadata={"story": json.dumps(told, sort_keys=True)})
+
+
+def snapshot_names(environment: str) -> list[str]:
+    """The snapshots shipped for an environment, in the order of their training."""
+    story = read_story(environment)
+    return sorted(story["snapshots"], key=lambda name: story["snapshots"][name]["updates"])
+
+
+def read_story(environment: str) -> dict[str, Any]:
+    """How an environment's snapshots were made: command, seed, measured returns.
+
+    Raises:
+        UserError: there are no behaviour policies for this environment.
+    """
+    with _open(environment) as file:
+        story: dict[str, Any] = json.loads(file.metadata()["story"])
+    return story
+
+
+def weights_sha256(environment: str) -> str:
+    """Identity of an environment's behaviour weights."""
+    return hashlib.sha256(_path(environment).read_bytes()).hexdigest()
+
+
+def load_actors(spec: EnvSpec, snapshot: str) -> ActorBank:
+    """The actors of one snapshot, in evaluation mode.
+
+    Args:
+        spec: the environment's spec; its name finds the file.
+        snapshot: e.g. `expert`.
+    """
+    actors = ActorBank(spec.n_agents, spec.observation_dim, spec.action_dim)
+    with _open(spec.name) as file:
+        weights = {key: file.get_tensor(f"{snapshot}/{key}").float() for key in actors.state_dict()}
+    actors.load_state_dict(weights)
+    return actors.eval().requires_grad_(False)
+
+
+def _path(environment: str) -> Path:
+    return WEIGHTS / f"{environment}.safetensors"
+
+
+def _open(environment: str) -> Any:
+    path = _path(environment)
+    if not path.exists():
+        shipped = ", ".join(sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))) or "none"
+        raise UserError(
+            f"no behaviour policies for {environment!r} (shipped: {shipped}); "
+            f"train some with `dof data train-behavior task={environment.removeprefix('mpe_')}`"
+        )
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} is not a readable safetensors file ({error}); restore it from the repository"
+        ) from None

@@ -1,0 +1,86 @@
+"""How agent i acts with DoF-Policy: draw candidates from its own chain, keep the one its own critic likes best."""
+
+import copy
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from dof_lightning.algorithms.dof import sample_locally
+from dof_lightning.diffusion.sampler import Sampler
+from dof_lightning.factorization.base import Factorization
+from dof_lightning.networks.critic import AgentwiseCritic
+from dof_lightning.networks.mlp import MLPDenoiser
+from dof_lightning.normalization import Normalizer
+from dof_lightning.policy import DecentralizedPolicy
+
+
+class DiffusionActor(DecentralizedPolicy):
+    """Agents that diffuse their action given their own observation (reference/method.md section 3, 'Execution').
+
+    Args:
+        denoiser: eps_i.
+        data_factorization: h, applied to agent i's own part.
+        critic: twin Q_i(o_i, a_i) that rank the candidates, None with one candidate.
+        normalizer: of observations.
+        sampler: of the reverse chain.
+        candidates: M, actions drawn at each decision.
+        clip_range: actions are clipped to [-clip_range, clip_range].
+        action_dim: A.
+    """
+
+    def __init__(
+        self,
+        denoiser: MLPDenoiser,
+        data_factorization: Factorization,
+        critic: AgentwiseCritic | None,
+        normalizer: Normalizer,
+        sampler: Sampler,
+        candidates: int,
+        clip_range: float,
+        action_dim: int,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.data_factorization = data_factorization
+        self.critic = critic
+        self.normalizer = normalizer
+        self.sampler = sampler
+        self.candidates = candidates
+        self.clip_range = clip_range
+        self.action_dim = action_dim
+        self.n_agents = denoiser.n_agents
+
+    def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
+        """Standard normal `[E, N, M, S, A]`, S noises a chain."""
+        shape = (n_episodes, self.n_agents, self.candidates, self.sampler.n_noises, self.action_dim)
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+    def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
+        """The best of M candidates by min(Q_i1, Q_i2) of the agent itself; see the base class."""
+        condition = self.normalizer.normalize(observations)
+        repeated = condition.repeat_interleave(self.candidates, dim=0)
+        chains = noise.permute(3, 0, 2, 1, 4).flatten(1, 2)
+        samples = self._sample(repeated, chains)
+        if self.critic is None:
+            return samples, carry
+        values = self.critic(repeated, samples).amin(0).reshape(-1, self.candidates, self.n_agents)
+        candidates = samples.reshape(-1, self.candidates, self.n_agents, self.action_dim)
+        best = values.argmax(1)[:, None, :, None].expand(-1, 1, -1, self.action_dim)
+        return candidates.gather(1, best).squeeze(1), carry
+
+    def export(self, agent: int) -> Self:
+        """Agent `agent` alone, with its own parameters only."""
+        alone = copy.copy(self)
+        alone._modules = dict(self._modules)
+        for name in ("denoiser", "data_factorization", "critic", "normalizer"):
+            module: Any = getattr(self, name)
+            setattr(alone, name, None if module is None else module.select_agent(agent))
+        alone.n_agents = 1
+        return alone
+
+    def _sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        samples = sample_locally(
+            self.denoiser, self.data_factorization, self.sampler, self.clip_range, condition, noise
+        )
+        return samples.clamp(-self.clip_range, self.clip_range)

@@ -1,0 +1,217 @@
+"""The factorised diffusion model itself: per-agent denoisers, joined by f and h while training, alone at execution."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dof_lightning.algorithms.base import Algorithm
+from dof_lightning.diffusion.sampler import Sampler
+from dof_lightning.diffusion.schedule import Schedule
+from dof_lightning.errors import UserError
+from dof_lightning.factorization.base import Factorization
+from dof_lightning.networks.ema import ema_copy, ema_update
+from dof_lightning.spec import DatasetSpec
+
+RECONSTRUCTION_SNR_LIMIT = 5.0
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """One noising and denoising of a batch.
+
+    Attributes:
+        k: `[B]` diffusion steps in 1..K.
+        noise: `[B, N, ...]`, the agents' true noise eps_i.
+        prediction: `[B, N, ...]`, eps_theta_i(x_i^k, k).
+        x0: `[B, N, ...]`, the one-step estimate of the data, clipped straight-through.
+        clipped_share: scalar, share of the estimate's entries that the clip changed.
+    """
+
+    k: Tensor
+    noise: Tensor
+    prediction: Tensor
+    x0: Tensor
+    clipped_share: Tensor
+
+
+def clip_straight_through(x: Tensor, limit: float) -> Tensor:
+    """Clamps to [-limit, limit] with the gradient of the identity."""
+    return x + (x.clamp(-limit, limit) - x).detach()
+
+
+class DoFLightningModule(Algorithm):
+    """A centralised diffusion model that f and h factorise into one model per agent (seed, eqs. 3, 8-11, B.25-B.29).
+
+    Holds the per-agent denoisers eps_theta_i, the noise factorisation f and the data factorisation h, the moving
+    average of what acts, and the two ways to sample: `joint_sample` runs one chain on x_tot, `local_sample` one chain
+    an agent on x_i. With an f that satisfies IGD both give the same data from the same noise.
+
+    Args:
+        spec: the dataset's spec.
+        seed: the run's seed.
+        denoiser: the bank of per-agent denoisers, `(x [B, N, ...], k [B], condition [B, N, C]) -> [B, N, ...]`.
+        noise_factorization: f, called with the spec.
+        data_factorization: h, called with the spec.
+        schedule: called without arguments.
+        sampler: the sampler of execution, called with the schedule.
+        ema_decay: of the moving average of denoisers and h, in [0, 1).
+        clip_range: data lie in [-clip_range, clip_range].
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        seed: int,
+        denoiser: nn.Module,
+        noise_factorization: Callable[[DatasetSpec], Factorization],
+        data_factorization: Callable[[DatasetSpec], Factorization],
+        schedule: Callable[[], Schedule],
+        sampler: Callable[[Schedule], Sampler],
+        ema_decay: float,
+        clip_range: float = 1.0,
+    ) -> None:
+        super().__init__(spec, seed)
+        self.denoiser = denoiser
+        self.noise_factorization = noise_factorization(spec)
+        self.data_factorization = data_factorization(spec)
+        self.schedule = schedule()
+        self.sampler = sampler(self.schedule)
+        self.ema_decay = ema_decay
+        self.clip_range = clip_range
+        self.average_denoiser = ema_copy(self.denoiser)
+        self.average_data_factorization = ema_copy(self.data_factorization)
+        if not self.noise_factorization.local_execution or not self.data_factorization.local_execution:
+            raise UserError(
+                "noise_factorization and data_factorization must run locally (local_execution) for decentralised "
+                "execution; choose concat or wconcat"
+            )
+
+    def denoise(self, x0: Tensor, condition: Tensor, generator: torch.Generator, average: bool = False) -> Denoised:
+        """Noises data at random steps and predicts the noise; each agent sees its own part only.
+
+        Args:
+            x0: `[B, N, ...]` data in [-clip_range, clip_range].
+            condition: `[B, N, C]`, agent i's own conditioning.
+            generator: draws k and the noise.
+            average: use the moving average of the denoisers.
+        """
+        k = torch.randint(1, self.schedule.steps + 1, x0.shape[:1], generator=generator, device=x0.device)
+        noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+        network = self.average_denoiser if average else self.denoiser
+        noised = self.schedule.add_noise(x0, noise, k)
+        prediction = network(noised, k, condition).to(x0.dtype)
+        estimate = self.schedule.predict_x0(noised, prediction, k)
+        clipped_share = (estimate.detach().abs() > self.clip_range).float().mean()
+        return Denoised(k, noise, prediction, clip_straight_through(estimate, self.clip_range), clipped_share)
+
+    def diffusion_loss(self, denoised: Denoised, weight: Tensor) -> Tensor:
+        """E ||f(eps_1..eps_N) - f(eps_theta_1..eps_theta_N)||^2 (seed, eq. 11; B.28 for wconcat).
+
+        Args:
+            denoised: from `denoise`.
+            weight: `[B, N, ...]`, sums to 1 over the real entries of a full batch (see `entry_weight`).
+        """
+        error = self.noise_factorization.join(denoised.prediction) - self.noise_factorization.join(denoised.noise)
+        return (weight * error.square()).sum()
+
+    def reconstruction_loss(self, denoised: Denoised, x0: Tensor, weight: Tensor) -> Tensor:
+        """E min(SNR_k, 5) ||x0 - h(x0_1..x0_N)||^2: trains h [inferred; reference/method.md, 'How h is trained'].
+
+        Args:
+            denoised: from `denoise`.
+            x0: `[B, N, ...]` data.
+            weight: as in `diffusion_loss`.
+        """
+        error = x0 - self.data_factorization.join(denoised.x0)
+        snr = self.schedule.snr(denoised.k, like=error).clamp(max=RECONSTRUCTION_SNR_LIMIT)
+        return (weight * snr * error.square()).sum()
+
+    def joint_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+        """The centralised chain: its state is x_tot^k, its noise f(eps), its data h(x^0).
+
+        Args:
+            condition: `[B, N, C]`.
+            noise: `[S, B, N, ...]` per-agent standard normal noise, S = `sampler.n_noises`.
+            sampler: None means the sampler of execution.
+
+        Returns:
+            x_tot^0 `[B, N, ...]`.
+        """
+        sampler = sampler or self.sampler
+        f = self.noise_factorization
+
+        def clip(joint: Tensor) -> Tensor:
+            return f.join(f.split(joint).clamp(-self.clip_range, self.clip_range))
+
+        def predict(joint: Tensor, k: Tensor) -> Tensor:
+            return f.join(self.average_denoiser(f.split(joint), k, condition).to(joint.dtype))
+
+        joint_noise = torch.stack([f.join(draw) for draw in noise])
+        joint = sampler.sample(predict, joint_noise, clip)
+        return self.average_data_factorization.join(f.split(joint))
+
+    def local_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+        """N chains, agent i's on its own unweighted x_i^k; arguments as in `joint_sample`."""
+        return sample_locally(
+            self.average_denoiser,
+            self.average_data_factorization,
+            sampler or self.sampler,
+            self.clip_range,
+            condition,
+            noise,
+        )
+
+    def entry_weight(self, like: Tensor, alive: Tensor | None, mask: Tensor) -> Tensor:
+        """Weights of a masked mean whose divisor is a constant of the batch, the same on every rank.
+
+        Args:
+            like: `[B, N, D]`.
+            alive: `[B, N]` bool, or None.
+            mask: `[N, D]` bool, False where padded.
+        """
+        weight = mask.to(like) / (like.shape[0] * mask.sum())
+        return weight.expand_as(like) if alive is None else weight * alive[..., None]
+
+    def metrics(self) -> dict[str, Tensor]:
+        """The learned weights of f and h, if any."""
+        parts = {"noise_factorization": self.noise_factorization, "data_factorization": self.data_factorization}
+        return {f"{group}/{name}": value for group, part in parts.items() for name, value in part.metrics().items()}
+
+    def after_step(self) -> None:
+        """Moves the average of what acts."""
+        ema_update(self.average_denoiser, self.denoiser, self.ema_decay)
+        ema_update(self.average_data_factorization, self.data_factorization, self.ema_decay)
+
+
+def sample_locally(
+    denoiser: nn.Module,
+    data_factorization: Factorization,
+    sampler: Sampler,
+    clip_range: float,
+    condition: Tensor,
+    noise: Tensor,
+) -> Tensor:
+    """One reverse chain an agent (seed, Theorems 1 and 2: f's weights cancel), then h on agent i's own x_i^0.
+
+    Args:
+        denoiser: the bank of per-agent denoisers.
+        data_factorization: h.
+        sampler: how the chain steps.
+        clip_range: x_i^0 estimates are clipped to [-clip_range, clip_range].
+        condition: `[B, N, C]`.
+        noise: `[S, B, N, ...]`, S = `sampler.n_noises`.
+
+    Returns:
+        x_i^0 `[B, N, ...]`.
+    """
+
+    def clip(x: Tensor) -> Tensor:
+        return x.clamp(-clip_range, clip_range)
+
+    def predict(x: Tensor, k: Tensor) -> Tensor:
+        prediction: Tensor = denoiser(x, k, condition)
+        return prediction.to(x.dtype)
+
+    return data_factorization.local(sampler.sample(predict, noise, clip))
