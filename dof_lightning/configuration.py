@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -54,8 +57,29 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def composed_by_hydra_main(cfg: DictConfig) -> DictConfig:
-    """The configuration `hydra.main` hands over, with the chosen option of each group written down."""
+    """The configuration `hydra.main` hands over, with the chosen option of each group written down.
+
+    Raises:
+        UserError: a sweep asks for several devices a job, which Lightning would start as sweeps of their own.
+    """
+    devices = OmegaConf.select(cfg, "trainer.devices")
+    if HydraConfig.get().mode == RunMode.MULTIRUN and devices not in (1, "1"):
+        raise UserError(f"a sweep (-m) runs one device a job, got trainer.devices={devices}; use trainer.devices=1")
     return with_choices(cfg, HydraConfig.get().runtime.choices)
+
+
+def build(node: Mapping[str, Any] | DictConfig) -> Any:
+    """Instantiates the `_target_`s of a node; `_partial_` ones become factories.
+
+    Raises:
+        UserError: a value is refused by the class it is for.
+    """
+    cfg = node if isinstance(node, DictConfig) else OmegaConf.create(dict(node))
+    try:
+        return instantiate(cfg)
+    except (InstantiationException, OmegaConfBaseException) as error:
+        cause = error.__cause__
+        raise UserError(str(cause) if isinstance(cause, UserError) else explain(error)) from error
 
 
 def with_choices(cfg: DictConfig, choices: Mapping[str, str | None]) -> DictConfig:
@@ -89,8 +113,8 @@ def check(cfg: DictConfig) -> None:
 
 def _check_types(cfg: DictConfig) -> None:
     groups = [f"{group}={option}" for group, option in cfg.choices.items() if option is not None]
-    defaults = dict(_leaves(to_plain(_compose_inside(groups))))
-    for key, value in _leaves(to_plain(cfg)):
+    defaults = dict(leaves(to_plain(_compose_inside(groups))))
+    for key, value in leaves(to_plain(cfg)):
         default = defaults.get(key)
         if key in _SEVERAL_TYPES or value is None or not isinstance(default, (bool, int, float)):
             continue
@@ -100,7 +124,7 @@ def _check_types(cfg: DictConfig) -> None:
 
 
 def _compose_inside(overrides: list[str]) -> DictConfig:
-    if hydra.core.global_hydra.GlobalHydra.instance().is_initialized():
+    if GlobalHydra.instance().is_initialized():
         return hydra.compose("train", overrides=overrides)
     return compose(overrides)
 
@@ -117,7 +141,7 @@ def check_targets(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: a `_target_` lies elsewhere, or is reached through one of our modules but defined elsewhere.
     """
-    for key, target in _leaves(config):
+    for key, target in leaves(config):
         if key.split(".")[-1] != "_target_":
             continue
         defined_in = getattr(_locate(key, str(target)), "__module__", "")
@@ -165,8 +189,8 @@ def config_hash(plain: Mapping[str, Any]) -> str:
 
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     """The first leaf below `keys` in which two configurations differ, `key: theirs there, ours here`."""
-    mine = dict(_leaves({key: ours.get(key) for key in keys}))
-    other = dict(_leaves({key: theirs.get(key) for key in keys}))
+    mine = dict(leaves({key: ours.get(key) for key in keys}))
+    other = dict(leaves({key: theirs.get(key) for key in keys}))
     for key in [*other, *mine]:
         if mine.get(key) != other.get(key):
             return f"{key} is {other.get(key)!r} there, {mine.get(key)!r} here"
@@ -188,7 +212,7 @@ def override_plain(plain: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         if key in ("env",):
             cfg[key] = to_plain(compose([override]))[key]
         elif OmegaConf.select(cfg, key, default=_ABSENT) is _ABSENT:
-            raise UserError(_unknown_key(key, [name for name, _ in _leaves(plain)]))
+            raise UserError(_unknown_key(key, [name for name, _ in leaves(plain)]))
         else:
             OmegaConf.update(cfg, key, OmegaConf.from_dotlist([f"value={value}"]).value)
     return to_plain(cfg)
@@ -197,10 +221,11 @@ def override_plain(plain: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 _ABSENT = object()
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values below nested mappings, by dotted key."""
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, node
 
@@ -233,7 +258,7 @@ def _known_keys() -> list[str]:
     cfg = _compose_inside([f"experiment={options('experiment')[0]}"])
     plain = OmegaConf.to_container(cfg, resolve=False)
     groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
-    return [name for name, _ in _leaves(plain)] + groups
+    return [name for name, _ in leaves(plain)] + groups
 
 
 def exit_with_one_line(main: Callable[[], Any]) -> int:

@@ -1,0 +1,144 @@
+"""`dof`: what is done beside training. Every command ends in `key=value` tails, the same as `train.py`'s."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dof_lightning import configuration
+from dof_lightning.errors import UserError
+
+_EVAL_HELP = "roll a checkpoint out: dof eval checkpoint=<path> [rollout.report_episodes=200] [env=mpe_spread]"
+_DATA_HELP = "build | list | show <path> | verify <path> | train-behavior task=spread"
+
+
+def main() -> None:
+    """Entry point of the `dof` command."""
+    sys.exit(configuration.exit_with_one_line(lambda: run(sys.argv[1:])))
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs one command.
+
+    Raises:
+        UserError: an argument is missing or names nothing.
+    """
+    parser = argparse.ArgumentParser(prog="dof", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{eval,data}")
+    evaluate = commands.add_parser("eval", help=_EVAL_HELP, description=_EVAL_HELP)
+    evaluate.add_argument("tails", nargs="+", metavar="key=value", help="checkpoint=<path> and what to change")
+    data = commands.add_parser("data", help=_DATA_HELP, description=_DATA_HELP)
+    actions = data.add_subparsers(dest="action", required=True, metavar="{build,list,show,verify,train-behavior}")
+    for name, (_, explanation) in _DATA_ACTIONS.items():
+        action = actions.add_parser(name, help=explanation, description=explanation)
+        action.add_argument("tails", nargs="*", metavar="key=value", help="as for train.py; show, verify: or a path")
+    options = parser.parse_args(arguments)
+    if options.command == "eval":
+        _evaluate(options.tails)
+    else:
+        _DATA_ACTIONS[options.action][0](options.tails)
+
+
+def _evaluate(tails: list[str]) -> None:
+    from rich.console import Console
+
+    from dof_lightning import checkpoint as checkpoints
+    from dof_lightning import console
+    from dof_lightning.evaluation import evaluate
+
+    path, others = _take(tails, "checkpoint")
+    if path is None:
+        raise UserError("checkpoint= is missing; a run keeps them in <run_dir>/checkpoints/{last,best}.ckpt")
+    checkpoint = checkpoints.read(Path(path))
+    config = configuration.override_plain(checkpoint.config, others)
+    score = evaluate(checkpoint, config).to_dict()
+    env = checkpoints.build_env(config).spec
+    console.show_scores(Console(stderr=True), {f"step {checkpoint.step}": score}, checkpoint.spec, env)
+    print(json.dumps(score))
+
+
+def _build(tails: list[str]) -> None:
+    from dof_lightning import engine
+
+    cfg = configuration.compose(tails)
+    configuration.check(cfg)
+    print(engine.locate_dataset(configuration.to_plain(cfg)))
+
+
+def _list(tails: list[str]) -> None:
+    from data_modules.inspect import list_datasets
+
+    list_datasets(Path(_data_root(tails)))
+
+
+def _show(tails: list[str]) -> None:
+    from data_modules.inspect import show_dataset
+
+    for path in _dataset_paths(tails):
+        show_dataset(path)
+
+
+def _verify(tails: list[str]) -> None:
+    from data_modules.verify import verify_dataset
+
+    for path in _dataset_paths(tails):
+        found = verify_dataset(path)
+        print(f"{path}: {found.n_shards} shards, {found.n_bytes:,} bytes, all as they should be")
+        for warning in found.warnings:
+            print(f"  but look: {warning}")
+
+
+def _train_behavior(tails: list[str]) -> None:
+    from data_modules.behavior import train
+
+    train.main(**{key: yaml.safe_load(value) for key, value in map(_split, tails)})
+
+
+_DATA_ACTIONS: dict[str, Any] = {
+    "build": (_build, "build a dataset: dof data build experiment=mpe_spread_medium [data.episodes=1000]"),
+    "list": (_list, "the datasets below data.root: dof data list [data.root=data]"),
+    "show": (_show, "what a dataset holds: dof data show <path>, or experiment=<name>"),
+    "verify": (_verify, "read a dataset in full and check it: dof data verify <path>, or experiment=<name>"),
+    "train-behavior": (_train_behavior, "train behaviour policies: dof data train-behavior task=spread"),
+}
+
+
+def _data_root(tails: list[str]) -> str:
+    root, others = _take(tails, "data.root")
+    if others:
+        raise UserError(f"dof data list knows data.root= only, got {others[0]!r}")
+    return root if root is not None else str(configuration.compose([]).data.root)
+
+
+def _dataset_paths(tails: list[str]) -> list[Path | str]:
+    """Paths as typed, or the dataset that an experiment's configuration names."""
+    if not tails:
+        raise UserError("which dataset? give its folder, or experiment=<name>")
+    if "=" not in tails[0]:
+        return list(tails)
+    cfg = configuration.compose(tails)
+    configuration.check(cfg)
+    if cfg.data.path is not None:
+        return [str(cfg.data.path)]
+    source = configuration.build(cfg.data.source)
+    if not source.exists():
+        raise UserError(f"{source.path} is not there; build it with `dof data build {' '.join(tails)}`")
+    return [source.path]
+
+
+def _take(tails: list[str], wanted: str) -> tuple[str | None, list[str]]:
+    """The value of one key, and the tails without it."""
+    pairs = [_split(tail) for tail in tails]
+    values = [value for key, value in pairs if key == wanted]
+    return (values[-1] if values else None), [f"{key}={value}" for key, value in pairs if key != wanted]
+
+
+def _split(tail: str) -> tuple[str, str]:
+    key, separator, value = tail.partition("=")
+    if not separator:
+        raise UserError(f"cannot read {tail!r}; write key=value")
+    return key, value

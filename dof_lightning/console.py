@@ -1,0 +1,80 @@
+"""What a user reads in the terminal before and after training."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dof_lightning.algorithms.base import Algorithm
+from dof_lightning.spec import DatasetSpec, EnvSpec
+
+
+def show_start(
+    console: Console, config: Mapping[str, Any], spec: DatasetSpec, algorithm: Algorithm, hardware: str, where: str
+) -> None:
+    """What is about to be trained, on what, where."""
+    environment = spec.environment
+    discrete = "discrete " if spec.action_kind == "discrete" else ""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("dataset", f"{spec.name} ({spec.fingerprint}), return {spec.statistics.return_mean:.1f}")
+    table.add_row(
+        "environment",
+        f"{environment.name}: {spec.n_agents} agents, observations {spec.observation_dim}, "
+        f"{discrete}actions {spec.action_dim}, {spec.horizon} steps",
+    )
+    table.add_row("model", _model(config))
+    parts = ", ".join(f"{group.name} {_count(group.parameters()):,}" for group in algorithm.parameter_groups())
+    table.add_row("parameters", f"{_count(p for p in algorithm.parameters() if p.requires_grad):,} trained ({parts})")
+    table.add_row("devices", hardware)
+    steps, batch = config["trainer"]["max_steps"], config["data"]["global_batch_size"]
+    table.add_row("training", f"{steps:,} steps of {batch} windows, {where}")
+    console.print(table)
+
+
+def _model(config: Mapping[str, Any]) -> str:
+    choices = config["choices"]
+    parts = ("denoiser", "noise_factorization", "data_factorization", "value_mixer", "schedule", "sampler")
+    chosen = ", ".join(f"{part}={choices[part]}" for part in parts if choices.get(part) is not None)
+    return f"{choices['algorithm']} ({chosen})"
+
+
+def _count(parameters: Any) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def show_scores(console: Console, scores: Mapping[str, Mapping[str, Any]], spec: DatasetSpec, env: EnvSpec) -> None:
+    """The table of scores, with the behaviour's and the random policy's rows to compare with."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("policy", "return", "normalised score", "std over episodes", "episodes", "acts alone"):
+        table.add_column(column, justify="left" if column == "policy" else "right")
+    for name, score in scores.items():
+        certificate = score["certificate"]
+        verdict = "certified" if certificate["passed"] else f"NO (delta {certificate['max_abs_delta']:.2g})"
+        normalized = _number(score["normalized_score"])
+        row = (f"{score['return_mean']:.1f}", normalized, f"{score['return_std']:.1f}", str(score["episodes"]))
+        table.add_row(name, *row, verdict)
+    statistics, reference = spec.statistics, env.reference
+    behavior = None if reference is None else reference.normalize(statistics.return_mean)
+    table.add_row(
+        "behaviour (data)", f"{statistics.return_mean:.1f}", _number(behavior), f"{statistics.return_std:.1f}"
+    )
+    if reference is not None:
+        table.add_row("random", f"{reference.random:.1f}", "0.0")
+        table.add_row("expert (reference)", f"{reference.expert:.1f}", "100.0")
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def show_next_commands(console: Console, run_dir: Path, overrides: str) -> None:
+    """What to type next."""
+    for purpose, command in (
+        ("curves and videos", f"tensorboard --logdir {run_dir}"),
+        ("train further", f"python train.py {overrides} run_dir={run_dir} trainer.max_steps=<more>"),
+        ("evaluate again", f"dof eval checkpoint={run_dir}/checkpoints/best.ckpt"),
+    ):
+        console.print(f"{purpose:18} {command}", highlight=False, soft_wrap=True)

@@ -1,0 +1,259 @@
+"""One run from configuration to `results.json`: build, fit, evaluate, report."""
+
+import inspect
+import json
+import logging
+import resource
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig
+from rich.console import Console
+
+from callbacks.checkpoint import AtomicCheckpointIO
+from callbacks.provenance import Provenance
+from data_modules.manifest import DatasetManifest, read_manifest
+from dof_lightning import checkpoint as checkpoints
+from dof_lightning import configuration, console
+from dof_lightning.algorithms.base import Algorithm
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.errors import UserError
+from dof_lightning.evaluation import cores_per_process, evaluate
+from dof_lightning.run_folder import RunFolder, Start, find_start, is_first_process, write_atomically
+from dof_lightning.seeding import derive_seed
+from dof_lightning.spec import check_compatible
+
+_NOISE_TO_USERS = (
+    "The 'train_dataloader' does not have many workers",
+    "The 'val_dataloader' does not have many workers",
+    "The number of training batches .* is smaller than the logging interval",
+    "Checkpoint directory .* exists and is not empty",
+    "It is recommended to use `self.log.*sync_dist=True`",
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run is made of.
+
+    Attributes:
+        config: the resolved configuration.
+        start: where it lives and what it goes on from.
+        manifest: of the dataset.
+        env: where policies are rolled out.
+        algorithm: what is trained.
+        data: serves the windows.
+        trainer: Lightning's, with all callbacks.
+        resumed_from_step: steps done by earlier processes, None for a fresh run.
+    """
+
+    config: dict[str, Any]
+    start: Start
+    manifest: DatasetManifest
+    env: VectorEnv
+    algorithm: Algorithm
+    data: LightningDataModule
+    trainer: Trainer
+    resumed_from_step: int | None
+
+
+def run(cfg: DictConfig) -> None:
+    """Trains, evaluates and reports, in every process of the run.
+
+    Raises:
+        UserError: something the user can mend; nothing has been trained then.
+    """
+    started = time.monotonic()
+    configuration.check(cfg)
+    config = configuration.to_plain(cfg)
+    _quieten()
+    screen = Console(quiet=not is_first_process())
+    start = find_start(config)
+    if start.finished:
+        screen.print(f"{start.folder.path} is finished: its numbers are in {start.folder.results}", soft_wrap=True)
+        return
+    try:
+        job = build(config, start)
+    except UserError:
+        start.folder.discard_if_empty()
+        raise
+    if is_first_process():
+        start.folder.open(config)
+        _show_start(screen, job)
+    job.trainer.fit(job.algorithm, job.data, ckpt_path=start.checkpoint, weights_only=True)
+    _leave_process_group()
+    if job.trainer.is_global_zero:
+        finish(job, screen, started)
+
+
+def build(config: dict[str, Any], start: Start) -> Run:
+    """Makes every part of a run and checks that they fit together.
+
+    Raises:
+        UserError: they do not.
+    """
+    manifest = read_manifest(locate_dataset(config))
+    env = checkpoints.build_env(config)
+    check_compatible(manifest.spec, env.spec)
+    torch.manual_seed(derive_seed(config["seed"], "weights"))
+    algorithm = configuration.build(config["algorithm"])(spec=manifest.spec)
+    data = configuration.build(config["data"]["module"])(
+        path=manifest.location, window=algorithm.window, seed=config["seed"]
+    )
+    resumed_from_step = None
+    if start.checkpoint is not None:
+        checkpoint = checkpoints.read(start.checkpoint)
+        checkpoints.check_continues(checkpoint, config, manifest.spec)
+        checkpoints.load_weights(algorithm, checkpoint)
+        resumed_from_step = checkpoint.step
+    trainer = _build_trainer(config, start.folder, manifest, env)
+    torch.set_num_threads(cores_per_process(trainer.num_devices))
+    return Run(config, start, manifest, env, algorithm, data, trainer, resumed_from_step)
+
+
+def locate_dataset(config: Mapping[str, Any]) -> Path | str:
+    """Where the dataset lies; it is built if it is one of ours and not there yet."""
+    path = config["data"]["path"]
+    if path is not None:
+        return str(path)
+    source = configuration.build(config["data"]["source"])
+    location: Path = source.ensure(progress=is_first_process())
+    return location
+
+
+def _build_trainer(config: dict[str, Any], folder: RunFolder, manifest: DatasetManifest, env: VectorEnv) -> Trainer:
+    factory = configuration.build(config["trainer"])
+    available = {
+        "env": env,
+        "spec": manifest.spec,
+        "behavior": manifest.behavior,
+        "seed": config["seed"],
+        "run_dir": folder.path,
+        "save_dir": folder.path,
+        "checkpoint_dir": folder.checkpoints,
+        "global_batch_size": config["data"]["global_batch_size"],
+    }
+    callbacks = [Provenance(checkpoints.describe(config, manifest.spec, manifest.behavior))]
+    for node in config["callbacks"].values():
+        made = _call_with_what_it_asks_for(configuration.build(node), available)
+        callbacks.extend(made if isinstance(made, list) else [made])
+    loggers = [_call_with_what_it_asks_for(configuration.build(node), available) for node in config["logger"].values()]
+    validation, batches_per_step = config["validation"], config["trainer"]["accumulate_grad_batches"]
+    try:
+        trainer: Trainer = factory(
+            default_root_dir=folder.path,
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[AtomicCheckpointIO()],
+            max_epochs=-1,
+            val_check_interval=validation["every_n_steps"] * batches_per_step,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (ValueError, RuntimeError) as error:  # Lightning's MisconfigurationException is a RuntimeError... or not
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    return trainer
+
+
+def _call_with_what_it_asks_for(factory: Callable[..., Any], available: Mapping[str, Any]) -> Any:
+    wanted = inspect.signature(factory).parameters
+    given = getattr(factory, "keywords", {})
+    return factory(**{name: value for name, value in available.items() if name in wanted and name not in given})
+
+
+def _leave_process_group() -> None:
+    """Ranks part together: without it a busy machine now and then aborts one after it has done its work."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def finish(job: Run, screen: Console, started: float) -> None:
+    """Evaluates last and best on the report seeds, writes `results.json`, shows the table and what to type next."""
+    folder = job.start.folder
+    last = checkpoints.read(folder.last)
+    scores = {"last": evaluate(last, job.config).to_dict()}
+    best = checkpoints.read(folder.best) if folder.best.exists() else last
+    scores["best"] = scores["last"] if best.step == last.step else evaluate(best, job.config).to_dict()
+    results = {
+        "algorithm": job.config["choices"]["algorithm"],
+        "experiment": job.config["choices"]["experiment"],
+        "dataset_fingerprint": job.manifest.spec.fingerprint,
+        "seed": job.config["seed"],
+        "steps": last.step,
+        "windows": last.step * job.config["data"]["global_batch_size"] * job.trainer.accumulate_grad_batches,
+        "wall_seconds": round(time.monotonic() - started, 2),
+        "peak_memory_mb": round(_peak_memory_mb(), 1),
+        "resumed_from_step": job.resumed_from_step,
+        **scores,
+        "behavior": _describe_behavior(job),
+    }
+    _log_hyperparameters(job, scores)
+    write_atomically(folder.results, json.dumps(results, indent=2) + "\n")
+    console.show_scores(screen, scores, job.manifest.spec, job.env.spec)
+    overrides = shlex.join(a for a in sys.argv[1:] if not a.startswith(("run_dir=", "resume=", "trainer.max_steps=")))
+    console.show_next_commands(screen, folder.path, overrides)
+
+
+def _describe_behavior(job: Run) -> dict[str, Any]:
+    behavior, reference = job.manifest.behavior, job.env.spec.reference
+    score = None if reference is None else reference.normalize(behavior["return_mean"])
+    return {
+        "episodes": job.manifest.n_episodes,
+        "return_mean": behavior["return_mean"],
+        "return_std": behavior["return_std"],
+        "normalized_score": score,
+    }
+
+
+def _log_hyperparameters(job: Run, scores: Mapping[str, Mapping[str, Any]]) -> None:
+    described = {key: job.config[key] for key in ("choices", "seed", "algorithm")}
+    described |= {"data": {key: job.config["data"][key] for key in ("episodes", "global_batch_size")}}
+    parameters = {key: value for key, value in configuration.leaves(described) if isinstance(value, (int, float, str))}
+    metrics = {
+        f"final/{which}_{name}": float(score[name])
+        for which, score in scores.items()
+        for name in ("return_mean", "return_std", "normalized_score")
+        if score[name] is not None
+    }
+    for logger in job.trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(parameters, metrics)
+            logger.finalize("success")
+
+
+def _peak_memory_mb() -> float:
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _show_start(screen: Console, job: Run) -> None:
+    trainer = job.trainer
+    processes, threads = trainer.world_size, torch.get_num_threads()
+    hardware = f"{processes} x {type(trainer.accelerator).__name__.removesuffix('Accelerator').lower()}"
+    hardware += f", {type(trainer.strategy).__name__}, {threads} threads each, precision {trainer.precision}"
+    done = job.resumed_from_step
+    where = f"{'from the start' if done is None else f'going on from step {done:,}'}, in {job.start.folder.path}"
+    console.show_start(screen, job.config, job.manifest.spec, job.algorithm, hardware, where)
+
+
+def _quieten() -> None:
+    """Hides what Lightning tells everybody and no user of this command can act on, message by message."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _NOISE_TO_USERS:
+        warnings.filterwarnings("ignore", message=f".*{message}")

@@ -1,0 +1,83 @@
+"""The numbers that are reported: fixed seeds, decentralised execution, and the certificate."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from dof_lightning.checkpoint import Checkpoint, build_algorithm, build_env
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.rollout import certify, evaluation_seeds, run_rollout
+from dof_lightning.spec import check_compatible
+
+
+@dataclass(frozen=True)
+class Score:
+    """One policy's result.
+
+    Attributes:
+        episodes: how many were played.
+        return_mean: episode return, mean over agents and episodes.
+        return_std: standard deviation over episodes.
+        normalized_score: 0 is random, 100 the reference expert; None where nobody has published references.
+        certificate: `passed` and `max_abs_delta`.
+    """
+
+    episodes: int
+    return_mean: float
+    return_std: float
+    normalized_score: float | None
+    certificate: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `results.json`."""
+        return asdict(self)
+
+
+def evaluate(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Score:
+    """Rolls a checkpoint out on the report seeds of its run and certifies it.
+
+    The numbers are a function of checkpoint and configuration: the final evaluation of a run and `dof eval` agree.
+
+    Args:
+        checkpoint: what is evaluated.
+        config: the checkpoint's own, or with `rollout`, `env` or sampler values changed.
+
+    Raises:
+        UserError: environment and dataset do not fit, or weights and configuration.
+    """
+    torch.set_num_threads(cores_per_process(1))
+    env = build_env(config)
+    check_compatible(checkpoint.spec, env.spec)
+    policy = build_algorithm(checkpoint, config).policy()
+    seed, episodes = config["seed"], config["rollout"]["report_episodes"]
+    returns = run_rollout(policy, env, evaluation_seeds(seed, "report", episodes), (seed, "report")).returns
+    certificate = certify(policy, env, seed)
+    return_mean = float(returns.mean())
+    return Score(
+        episodes=episodes,
+        return_mean=return_mean,
+        return_std=float(returns.std(correction=0)),
+        normalized_score=normalize(env, return_mean),
+        certificate=asdict(certificate),
+    )
+
+
+def normalize(env: VectorEnv, episode_return: float) -> float | None:
+    """The normalised score of a return, None where the environment has no reference."""
+    reference = env.spec.reference
+    return None if reference is None else reference.normalize(episode_return)
+
+
+def cores_per_process(processes: int) -> int:
+    """Threads each of this machine's processes may use; more than its share makes everything many times slower."""
+    return max(1, _CORES // processes)
+
+
+def _available_cores() -> int:
+    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+
+
+_CORES = _available_cores()  # read before Lightning's launcher changes OMP_NUM_THREADS
