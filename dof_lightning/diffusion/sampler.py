@@ -163,5 +163,5 @@ class DDIM(Sampler):
 
     def _weights(self, alpha_bar: float, target: float) -> tuple[float, float, float]:
         variance = self.eta**2 * (1.0 - target) / (1.0 - alpha_bar) * (1.0 - alpha_bar / target)
-        on_x = math.sqrt(1.0 - target - variance) / math.sqrt(1.0 - alpha_bar)
+        on_x = math.sqrt(max(1.0 - target - variance, 0.0)) / math.sqrt(1.0 - alpha_bar)
         return math.sqrt(target) - on_x * math.sqrt(alpha_bar), on_x, math.sqrt(variance)
