@@ -40,9 +40,8 @@ def verify_dataset(path: Path | str, progress: bool = True) -> Verification:
     ends: list[tuple[int, int]] = []
     shards = manifest.shards
     console = Console(stderr=True)
-    for shard in track(
-        shards, "verifying", console=console, transient=True, disable=not (progress and console.is_terminal)
-    ):
+    quiet = not (progress and console.is_terminal)
+    for shard in track(shards, "verifying", console=console, transient=True, disable=quiet):
         url = manifest.url(shard)
         _check_hash(url, shard.sha256)
         blocks = list(read_shard(url, manifest.members))
