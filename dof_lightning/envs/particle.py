@@ -118,8 +118,9 @@ class ParticleEnv(VectorEnv):
         """
         if self._world is None or self._time >= HORIZON:
             raise RuntimeError("no episode is running: call reset before step")
+        actions = actions.detach()
         self._check(actions)
-        pushes = actions.detach().to(self._device, self._dtype).clamp(-1.0, 1.0).permute(1, 2, 0)
+        pushes = actions.to(self._device, self._dtype).clamp(-1.0, 1.0).permute(1, 2, 0)
         prey_actions = None
         if self._prey is not None and self._prey_sees is not None:
             prey_actions = self._prey.act(self._prey_sees)
