@@ -4,7 +4,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning import LightningModule
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
 from dof_lightning.policy import DecentralizedPolicy
@@ -79,7 +81,7 @@ class ToyEnv(VectorEnv):
             legal=self.legal,
             state=self.state,
             alive=torch.ones_like(self.positions[..., 0], dtype=torch.bool),
-            won=terminated & (self._lengths % 2 == 0),
+            won=terminated & (self._lengths % 3 == 0),
             extra_observations=extra,
             extra_actions=extra,
             extra_rewards=extra[..., 0],
@@ -121,3 +123,29 @@ class ToyPolicy(DecentralizedPolicy):
 
     def _leak(self, what: Peek, values: Tensor) -> Tensor:
         return 0.01 * values.roll(1, dims=1) if self.peek == what else torch.zeros_like(values)
+
+
+class ToyModule(LightningModule):
+    """Learns to act like a constant, with noise from the global generator so that any foreign draw shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.actor = ToyPolicy()
+
+    def policy(self) -> DecentralizedPolicy:
+        return self.actor
+
+    def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
+        observations = batch + 0.1 * torch.randn_like(batch)
+        carry = self.actor.initial_carry(len(batch), batch.device)
+        actions, _ = self.actor.act_on_noise(observations, carry, None, torch.zeros(*batch.shape[:2], ACTION_DIM))
+        return (actions - 0.5).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+def toy_loader(n_batches: int = 100, batch_size: int = 8) -> DataLoader:
+    generator = torch.Generator().manual_seed(0)
+    observations = torch.randn(n_batches * batch_size, N_AGENTS, OBSERVATION_DIM, generator=generator)
+    return DataLoader(observations, batch_size=batch_size)

@@ -1,0 +1,214 @@
+"""Checkpoints that are whole or absent: `last.ckpt` to go on from, `best.ckpt` to act with."""
+
+import logging
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from callbacks.schedule import StepSchedule
+from dof_lightning.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the old checkpoint and replaces it in one move; loads tensors and plain containers only.
+
+    A process killed while it saves leaves the old checkpoint as it was. Where saving fails (disk full), training goes
+    on: a warning names file and cause, and the old checkpoint stays.
+
+    Attributes:
+        last_error: why the latest save failed, None where it succeeded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_error: OSError | None = None
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Saves to a local path (Lightning's interface; `storage_options` have no meaning here)."""
+        target = Path(path)
+        temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+        self.last_error = None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(target)
+            _write(checkpoint, temporary)
+            os.replace(temporary, target)
+            _flush_directory(target.parent)
+        except (OSError, RuntimeError) as error:
+            # torch's archive writer hides a failing write behind a RuntimeError of its own.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            self.last_error = cause
+            kept = "the previous one is kept" if target.exists() else "there is none yet"
+            _log.warning("checkpoint %s was not saved (%s); %s, training goes on", target, cause, kept)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        map_location: Callable | None = lambda storage, location: storage,
+        weights_only: bool | None = True,
+    ) -> dict[str, Any]:
+        """Loads without running code from the file, whatever `weights_only` says.
+
+        Raises:
+            UserError: the file is missing, damaged, or holds more than tensors and plain containers.
+        """
+        advice = "choose another with resume=<path>, or start afresh with resume=never"
+        try:
+            return super().load_checkpoint(Path(path), map_location, weights_only=True)
+        except FileNotFoundError as error:
+            raise UserError(f"checkpoint {path} does not exist; {advice}") from error
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise UserError(f"checkpoint {path} cannot be read ({reason}); {advice}") from error
+
+
+class LastCheckpoint(Checkpoint):
+    """`last.ckpt` every n optimiser steps and at the last one.
+
+    Args:
+        dirpath: the run's checkpoint folder.
+        every_n_steps: optimiser steps between two saves.
+
+    Raises:
+        UserError: `every_n_steps` is not positive.
+    """
+
+    def __init__(self, dirpath: str | Path, every_n_steps: int) -> None:
+        self.last_model_path = str(Path(dirpath) / "last.ckpt")
+        self._schedule = StepSchedule(every_n_steps, "checkpoint.every_n_steps")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning hook."""
+        self._schedule.start(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves where due (Lightning hook)."""
+        if self._schedule.is_due(trainer) and not _is_trial(trainer):
+            trainer.save_checkpoint(self.last_model_path, weights_only=False)
+
+
+class BestCheckpoint(Checkpoint):
+    """`best.ckpt` at the step with the largest value of a metric; looked at when rollouts are due.
+
+    The best value is part of every checkpoint and knows no paths, so it survives resuming and moving the run folder;
+    where `best.ckpt` itself is missing, the best value is forgotten with it.
+
+    Args:
+        dirpath: the run's checkpoint folder.
+        monitor: a metric in `trainer.callback_metrics`.
+        every_n_steps: optimiser steps between two rollouts.
+
+    Attributes:
+        best_model_path: the file, empty while there is none.
+        best_score: the largest value so far, minus infinity while there is none.
+        best_step: when that was, in optimiser steps.
+
+    Raises:
+        UserError: `every_n_steps` is not positive.
+    """
+
+    def __init__(self, dirpath: str | Path, monitor: str, every_n_steps: int) -> None:
+        self._path = Path(dirpath) / "best.ckpt"
+        self.monitor = monitor
+        self.best_model_path = ""
+        self.best_score, self.best_step = -float("inf"), 0
+        self._schedule = StepSchedule(every_n_steps, "rollout.every_n_steps")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning hook."""
+        self._schedule.start(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves where the score is the best so far (Lightning hook)."""
+        due = self._schedule.is_due(trainer) and not _is_trial(trainer)
+        if not due or self.monitor not in trainer.callback_metrics:
+            return
+        score = float(trainer.callback_metrics[self.monitor])
+        if not trainer.strategy.reduce_boolean_decision(score > self.best_score):
+            return
+        before = self.state_dict()
+        # The score belongs into the very file it is about, so it is set before it is known whether saving works.
+        self.best_score, self.best_step = score, trainer.global_step
+        trainer.save_checkpoint(str(self._path), weights_only=False)
+        checkpoint_io = trainer.strategy.checkpoint_io
+        failed = isinstance(checkpoint_io, AtomicCheckpointIO) and checkpoint_io.last_error is not None
+        if trainer.strategy.broadcast(failed):
+            self.best_score, self.best_step = before["best_score"], before["best_step"]
+        else:
+            self.best_model_path = str(self._path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, for the checkpoint (Lightning hook)."""
+        return {"best_score": self.best_score, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the best score where its file is there (Lightning hook)."""
+        if self._path.exists():
+            self.best_model_path = str(self._path)
+            self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
+
+
+def checkpoint_callbacks(
+    dirpath: str | Path, every_n_steps: int, monitor: str, rollout_every_n_steps: int
+) -> list[Checkpoint]:
+    """The callbacks behind `best.ckpt` and `last.ckpt`, in the order in which they must run.
+
+    Lightning runs checkpoint callbacks after all others, so the monitored metric is of the same step; `last` comes
+    after `best` and so knows the best score.
+
+    Args:
+        dirpath: the run's checkpoint folder.
+        every_n_steps: optimiser steps between two `last.ckpt`.
+        monitor: the metric that says what is best; larger is better.
+        rollout_every_n_steps: optimiser steps between two values of that metric.
+
+    Raises:
+        UserError: a number of steps is not positive.
+    """
+    return [BestCheckpoint(dirpath, monitor, rollout_every_n_steps), LastCheckpoint(dirpath, every_n_steps)]
+
+
+def _is_trial(trainer: Trainer) -> bool:
+    """Lightning's fast_dev_run leaves nothing behind."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Unfinished files of processes that were killed; only one process ever saves here."""
+    for leftover in target.parent.glob(f"{target.name}.tmp-*"):
+        leftover.unlink(missing_ok=True)
+
+
+def _flush_directory(directory: Path) -> None:
+    """Makes the move itself survive a power failure."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

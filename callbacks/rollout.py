@@ -1,0 +1,136 @@
+"""Rolls the policy out while it learns, and measures what is promised."""
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torchmetrics import MaxMetric, SumMetric
+
+from callbacks.schedule import StepSchedule
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.metrics import EpisodeReturns, NormalizedScore, WinRate
+from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.rollout import Rollout, certify, evaluation_seeds, run_rollout, split_episodes
+
+_CHARTS = ("return", "normalized_score")
+
+
+class RolloutCallback(Callback):
+    """Decentralised rollouts every n steps and at the last step, on all ranks with split episodes.
+
+    The episodes are the *selection* episodes of the seed, the same every time and with the same noise, so scores of
+    different steps compare well. They are logged at the number of optimiser steps done, and are in
+    `trainer.callback_metrics` before any checkpoint callback runs. Training is not touched: the same seed gives the
+    same weights with and without this callback.
+
+    Logs `rollout/return_mean`, `return_std`, `normalized_score` (where the environment has reference scores),
+    `win_rate` (where there is something to win), `steps_per_second`, `certificate_max_abs_delta`, and the constant
+    lines `behavior_*` and `random_*`, on one chart with the scores.
+
+    Args:
+        env: where to act.
+        episodes: how many, over all ranks.
+        every_n_steps: optimiser steps between rollouts.
+        seed: the run's seed.
+        chunk: episodes that go through the policy together; the unit of splitting over ranks.
+        behavior_return: mean return of the policy that made the data, if known.
+        random_return: mean return of the random policy; default: the environment's reference, if it has one.
+
+    Raises:
+        UserError: `every_n_steps` is not positive.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        episodes: int,
+        every_n_steps: int,
+        seed: int,
+        chunk: int = 50,
+        behavior_return: float | None = None,
+        random_return: float | None = None,
+    ) -> None:
+        self.env, self.episodes, self.seed, self.chunk = env, episodes, seed, chunk
+        self._schedule = StepSchedule(every_n_steps, "rollout.every_n_steps")
+        reference = env.spec.reference
+        if random_return is None and reference is not None:
+            random_return = reference.random
+        self._lines = self._constant_lines(behavior=behavior_return, random=random_return)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Puts scores and constant lines on the same chart (Lightning hook)."""
+        self._schedule.start(trainer)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_custom_scalars(self._layout())
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Rolls out where due (Lightning hook)."""
+        if not self._schedule.is_due(trainer):
+            return
+        measured = self._measure(trainer, pl_module) | self._lines
+        for name, value in measured.items():
+            pl_module.log(name, value, prog_bar=name == self._headline, logger=False)
+        for logger in trainer.loggers:
+            logger.log_metrics(measured, step=trainer.global_step)
+
+    @property
+    def _headline(self) -> str:
+        return "rollout/return_mean" if self.env.spec.reference is None else "rollout/normalized_score"
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        policy = cast(Callable[[], DecentralizedPolicy], pl_module.policy)()
+        episodes = split_episodes(self.episodes, self.chunk, trainer.global_rank, trainer.world_size)
+        seeds = evaluation_seeds(self.seed, "selection", self.episodes)[episodes.start : episodes.stop]
+        started = time.perf_counter()
+        rollout = run_rollout(
+            policy, self.env, seeds, (self.seed, "rollout", "selection"), self.chunk, first_episode=episodes.start
+        )
+        seconds = time.perf_counter() - started
+        measured = self._reduce(rollout, seconds, pl_module)
+        measured["certificate_max_abs_delta"] = certify(policy, self.env, self.seed).max_abs_delta
+        return {f"rollout/{name}": value for name, value in measured.items()}
+
+    def _reduce(self, rollout: Rollout, seconds: float, pl_module: LightningModule) -> dict[str, float]:
+        device = pl_module.device
+        returns, wins = EpisodeReturns().to(device), WinRate().to(device)
+        steps, longest = SumMetric().to(device), MaxMetric().to(device)
+        returns.update(rollout.returns)
+        steps.update(rollout.steps)
+        longest.update(seconds)
+        if rollout.won is not None:
+            wins.update(rollout.won)
+        summary = returns.compute()
+        measured = {
+            "return_mean": float(summary["mean"]),
+            "return_std": float(summary["std"]),
+            "steps_per_second": float(steps.compute() / longest.compute()),
+        }
+        if self.env.spec.reference is not None:
+            score = NormalizedScore(self.env.spec.reference).to(device)
+            score.update(rollout.returns)
+            measured["normalized_score"] = float(score.compute())
+        # A rank without episodes cannot know whether there was something to win: all ask, and see who has an answer.
+        win_rate = float(wins.compute())
+        return measured if win_rate != win_rate else measured | {"win_rate": win_rate}
+
+    def _constant_lines(self, **returns: float | None) -> dict[str, float]:
+        known = {who: value for who, value in returns.items() if value is not None}
+        lines = {f"rollout/{who}_return": value for who, value in known.items()}
+        reference = self.env.spec.reference
+        if reference is not None:
+            scores = {f"rollout/{who}_normalized_score": reference.normalize(value) for who, value in known.items()}
+            lines |= scores
+        return lines
+
+    def _layout(self) -> dict[str, dict[str, list[Any]]]:
+        measured = {"return": "rollout/return_mean", "normalized_score": "rollout/normalized_score"}
+        charts = {
+            kind: ["Multiline", [measured[kind], *(tag for tag in self._lines if tag.endswith(f"_{kind}"))]]
+            for kind in _CHARTS
+        }
+        return {"rollout": charts}

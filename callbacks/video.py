@@ -1,0 +1,90 @@
+"""Shows one episode in TensorBoard and as a file, without a video library."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import FileWriter, SummaryWriter
+
+from callbacks.schedule import StepSchedule
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.rollout import evaluation_seeds, run_rollout
+
+
+class VideoCallback(Callback):
+    """A GIF of the first selection episode, every n steps and at the last step, made on rank zero.
+
+    Args:
+        env: where to act; its `render` needs no display.
+        every_n_steps: optimiser steps between videos.
+        seed: the run's seed.
+        dirpath: where `step_<n>.gif` is written; default: `videos` in the trainer's default_root_dir.
+        frames_per_second: playing speed.
+
+    Raises:
+        UserError: `every_n_steps` is not positive.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        every_n_steps: int,
+        seed: int,
+        dirpath: str | Path | None = None,
+        frames_per_second: float = 10.0,
+    ) -> None:
+        self.env, self.seed, self.dirpath, self.frames_per_second = env, seed, dirpath, frames_per_second
+        self._schedule = StepSchedule(every_n_steps, "video.every_n_steps")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning hook."""
+        self._schedule.start(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draws an episode where due (Lightning hook)."""
+        if not self._schedule.is_due(trainer) or not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        seeds = evaluation_seeds(self.seed, "selection", 1)
+        policy = cast(Callable[[], DecentralizedPolicy], pl_module.policy)()
+        rollout = run_rollout(policy, self.env, seeds, (self.seed, "rollout", "video"), render_episode=0)
+        assert rollout.frames is not None
+        gif = encode_gif(rollout.frames, self.frames_per_second)
+        folder = Path(trainer.default_root_dir) / "videos" if self.dirpath is None else Path(self.dirpath)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"step_{step}.gif").write_bytes(gif)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                add_gif(logger.experiment, "rollout/video", gif, rollout.frames[0].shape, step)
+
+
+def encode_gif(frames: Sequence[np.ndarray], frames_per_second: float) -> bytes:
+    """An endlessly repeating GIF of `[height, width, 3]` uint8 pictures."""
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    buffer = io.BytesIO()
+    duration = round(1000.0 / frames_per_second)
+    first.save(buffer, format="GIF", save_all=True, append_images=others, duration=duration, loop=0)
+    return buffer.getvalue()
+
+
+def add_gif(writer: SummaryWriter, tag: str, gif: bytes, shape: tuple[int, ...], step: int) -> None:
+    """Adds an encoded GIF as an image: TensorBoard hands the bytes to the browser, which plays them.
+
+    Args:
+        writer: of the run.
+        tag: its name in TensorBoard.
+        gif: the encoded file.
+        shape: height and width first.
+        step: global step.
+    """
+    image = Summary.Image(height=shape[0], width=shape[1], colorspace=3, encoded_image_string=gif)
+    cast(FileWriter, writer.file_writer).add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
