@@ -82,6 +82,7 @@ def test_repeated_values_map_to_the_middle_of_their_jump_and_back():
     x = torch.tensor([-0.5, 0.0, 1.0, 1.5])[:, None, None]
     z = normalizer.normalize(x)
     torch.testing.assert_close(z.flatten(), torch.tensor([-1.0, -0.25, 0.75, 1.0]), rtol=0, atol=2e-3)
+    assert z.flatten()[[0, -1]].tolist() == [-1.0, 1.0]
     nearby = z[1:3] + torch.tensor([-0.2, 0.2])[:, None, None]
     assert torch.equal(normalizer.unnormalize(nearby).flatten(), torch.tensor([0.0, 1.0]))
 
