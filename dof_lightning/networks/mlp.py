@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dof_lightning.networks.agentwise import Agentwise, AgentwiseMLP, Sharing, agent_identities
+from dof_lightning.networks.agentwise import Activation, Agentwise, AgentwiseMLP, Sharing, agent_identities
 from dof_lightning.spec import DatasetSpec
 
 
@@ -38,7 +38,7 @@ class SinusoidalEmbedding(nn.Module):
 class MLPDenoiser(Agentwise):
     """eps_i(a_i^k, k, o_i) of every agent: the noise in agent i's action, from its own row only.
 
-    [a_i^k | embedding of k, 16 -> 32 -> 16 | o_i] -> hidden layers with Mish -> A (DoF-Policy; reference/method.md
+    [a_i^k | embedding of k, 16 -> 32 -> 16 | o_i] -> hidden layers -> A (DoF-Policy; reference/method.md
     section 3, after Diffusion-QL, Wang et al., 2023). A network shared by all agents also reads a one-hot agent id.
     Padded action dimensions come out as 0.
 
@@ -48,6 +48,7 @@ class MLPDenoiser(Agentwise):
         hidden: widths of the hidden layers.
         time_embedding: width of the step's embedding.
         sharing: `independent` networks or one `shared` by all agents.
+        activation: between the layers; on a CPU mish costs as much as the products, silu a seventh of that.
 
     Shapes:
         x `[B, N, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, D]`
@@ -64,6 +65,7 @@ class MLPDenoiser(Agentwise):
         hidden: Sequence[int] = (256, 256, 256),
         time_embedding: int = 16,
         sharing: Sharing = "independent",
+        activation: Activation = "mish",
     ) -> None:
         n_agents = spec.n_agents
         super().__init__(n_agents, sharing)
@@ -71,10 +73,10 @@ class MLPDenoiser(Agentwise):
         self.register_buffer("agent_id", agent_identities(n_agents, sharing))
         self.step_embedding = SinusoidalEmbedding(time_embedding)
         self.step_network = AgentwiseMLP(
-            n_agents, (time_embedding, 2 * time_embedding, time_embedding), sharing=sharing
+            n_agents, (time_embedding, 2 * time_embedding, time_embedding), activation, sharing
         )
         inputs = spec.action_dim + time_embedding + condition_dim + self.agent_id.shape[1]
-        self.network = AgentwiseMLP(n_agents, (inputs, *hidden, spec.action_dim), sharing=sharing)
+        self.network = AgentwiseMLP(n_agents, (inputs, *hidden, spec.action_dim), activation, sharing)
 
     def forward(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
         """Predicts the noise in x at step k."""
