@@ -132,17 +132,19 @@ def write_shards(
     )
 
 
-def read_shard(url: str, members: Mapping[str, Member]) -> Iterator[EpisodeRows]:
+def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None = None) -> Iterator[EpisodeRows]:
     """The samples of a shard in turn.
 
     Args:
         url: a path, or an `http(s)://` or `s3://` address.
         members: what to read; members of other names are skipped.
+        entry: how many episodes and steps are expected; never more than these are yielded.
 
     Raises:
-        UserError: the file cannot be opened, is truncated, or a member has another type or shape, holds pickled
-            objects, or is not finite; the message names file, member and fix.
+        UserError: the file cannot be opened, is truncated, holds other episodes than expected, or a member has
+            another type or shape, holds pickled objects, or is not finite; the message names file, member and fix.
     """
+    n_episodes = n_steps = 0
     wanted = {f"{name}.npy" for name in members}
     with open_url(url) as stream:
         files = tar_file_expander(
@@ -150,7 +152,13 @@ def read_shard(url: str, members: Mapping[str, Member]) -> Iterator[EpisodeRows]
         )
         try:
             for sample in group_by_keys(files):
-                yield _decode(sample, members)
+                rows = _decode(sample, members)
+                n_episodes, n_steps = n_episodes + rows.n_episodes, n_steps + rows.n_steps
+                if entry is not None and (n_episodes > entry.n_episodes or n_steps > entry.n_steps):
+                    raise ValueError(f"it holds more than {entry.n_episodes} episodes and {entry.n_steps} steps")
+                yield rows
+            if entry is not None and (n_episodes, n_steps) != (entry.n_episodes, entry.n_steps):
+                raise ValueError(f"it holds {n_episodes} episodes, expected {entry.n_episodes}")
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
             reason = str(error.args[0]) if error.args else type(error).__name__
             raise UserError(f"{url}: {reason}; {_REPAIR}") from error

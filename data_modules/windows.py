@@ -11,7 +11,6 @@ from data_modules.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, returns
 from data_modules.manifest import DatasetManifest
 from data_modules.shards import ShardEntry, read_shard
 from dof_lightning.batch import EpisodeBatch, Window
-from dof_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def load_table(manifest: DatasetManifest, on_shard: Callable[[ShardEntry], None]
         on_shard: called after each shard, for progress.
 
     Raises:
-        UserError: a shard is damaged, or holds other episodes than `dataset.json` says.
+        UserError: a shard is damaged (see `read_shard`).
     """
     members = {name: member for name, member in manifest.members.items() if not name.startswith("extra_")}
     n_episodes, n_steps = manifest.n_episodes, manifest.n_steps
@@ -87,20 +86,15 @@ def load_table(manifest: DatasetManifest, on_shard: Callable[[ShardEntry], None]
     arrays = {name: np.empty((sizes[name], *member.shape), member.dtype) for name, member in members.items()}
     return_to_go = np.empty_like(arrays["rewards"])
     filled = dict.fromkeys(arrays, 0)
-    episode = step = 0
     for shard in manifest.shards:
-        for rows in read_shard(manifest.url(shard), members):
-            if episode + rows.n_episodes > n_episodes or step + rows.n_steps > n_steps:
-                raise _other_episodes(manifest, shard)
+        for rows in read_shard(manifest.url(shard), members, shard):
+            step = filled["rewards"]
             for name, array in rows.arrays().items():
                 arrays[name][filled[name] : filled[name] + len(array)] = array
                 filled[name] += len(array)
             returns = returns_to_go(rows.rewards, rows.length, manifest.spec.discount)
             return_to_go[step : step + rows.n_steps] = returns
-            episode, step = episode + rows.n_episodes, step + rows.n_steps
         on_shard(shard)
-    if (episode, step) != (n_episodes, n_steps):
-        raise _other_episodes(manifest, manifest.shards[-1])
     return _as_table({name: torch.from_numpy(array) for name, array in arrays.items()}, torch.from_numpy(return_to_go))
 
 
@@ -162,10 +156,3 @@ def _as_table(arrays: dict[str, Tensor], return_to_go: Tensor) -> EpisodeTable:
     first_step = length.cumsum(0) - length
     first_row = first_step + torch.arange(len(length))
     return EpisodeTable(**arrays, return_to_go=return_to_go, length=length, first_row=first_row, first_step=first_step)
-
-
-def _other_episodes(manifest: DatasetManifest, shard: ShardEntry) -> UserError:
-    return UserError(
-        f"{manifest.url(shard)}: the shards do not hold the {manifest.n_episodes} episodes and {manifest.n_steps} "
-        f"steps that dataset.json lists; delete the folder and build the dataset again"
-    )
