@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchmetrics import MaxMetric, SumMetric
@@ -102,8 +103,7 @@ class RolloutCallback(Callback):
         returns.update(rollout.returns)
         steps.update(rollout.steps)
         longest.update(seconds)
-        if rollout.won is not None:
-            wins.update(rollout.won)
+        wins.update(rollout.won if rollout.won is not None else torch.zeros(0, dtype=torch.bool))
         summary = returns.compute()
         measured = {
             "return_mean": float(summary["mean"]),

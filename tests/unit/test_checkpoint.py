@@ -1,0 +1,271 @@
+"""Checkpoints: whole or absent, exactly two, and the best score survives resuming and moving."""
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+from torch.utils.data import DataLoader
+
+from callbacks.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
+from dof_lightning.errors import UserError
+from tests.toys import ToyModule, toy_loader
+
+REPOSITORY = Path(__file__).parents[2]
+
+MOMENTS = ("pickling", "fsync", "replace")
+
+# One process that imports torch and forks a child for each accident: importing is what takes the time.
+ACCIDENTS = """
+import os, resource, signal, sys
+import torch
+from callbacks.checkpoint import AtomicCheckpointIO
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+class Bomb:
+    __reduce__ = die
+
+def killed(moment):
+    checkpoint = {"step": 2, "weight": torch.zeros(1000)}
+    if moment == "pickling":
+        checkpoint["bomb"] = Bomb()
+    else:
+        setattr(os, moment, die)
+    AtomicCheckpointIO().save_checkpoint(checkpoint, f"{moment}/last.ckpt")
+
+def full_disk():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    checkpoint_io = AtomicCheckpointIO()
+    checkpoint_io.save_checkpoint({"step": 2, "weight": torch.zeros(100_000)}, os.path.abspath("full_disk/last.ckpt"))
+    os._exit(0 if isinstance(checkpoint_io.last_error, OSError) else 1)
+
+def in_child(function, *arguments):
+    child = os.fork()
+    if child == 0:
+        function(*arguments)
+        os._exit(2)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+os.chdir(sys.argv[1])
+for moment in sys.argv[2:]:
+    in_child(killed, moment)
+in_child(full_disk)
+"""
+
+
+@dataclass
+class Accidents:
+    folder: Path
+    exit_codes: dict[str, int]
+    messages: str
+
+
+@pytest.fixture(scope="module")
+def accidents(tmp_path_factory: pytest.TempPathFactory) -> Accidents:
+    folder = tmp_path_factory.mktemp("accidents")
+    kinds = (*MOMENTS, "full_disk")
+    for kind in kinds:
+        AtomicCheckpointIO().save_checkpoint({"step": 1}, folder / kind / "last.ckpt")
+    command = [sys.executable, "-c", ACCIDENTS, str(folder), *MOMENTS]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=True)
+    codes = dict(zip(kinds, map(int, done.stdout.split()), strict=True))
+    return Accidents(folder, codes, done.stderr.strip())
+
+
+class Scores(Callback):
+    """Logs a given score at each step, as rollouts would."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = scores
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        pl_module.log("score", self.scores[trainer.global_step - 1])
+
+
+def train(folder: Path, scores: tuple[float, ...], resume: bool = False, last: int = 2, best: int = 1, **options):
+    torch.manual_seed(0)
+    callbacks = [*checkpoint_callbacks(folder, last, "score", best), Scores(*scores)]
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=len(scores),
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=callbacks,
+        **options,
+    )
+    trainer.fit(ToyModule(), toy_loader(), ckpt_path=str(folder / "last.ckpt") if resume else None)
+    return trainer
+
+
+def saved_step(path: Path) -> int:
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_while_saving_leaves_the_old_checkpoint(accidents: Accidents, moment: str) -> None:
+    assert accidents.exit_codes[moment] == -signal.SIGKILL
+    path = accidents.folder / moment / "last.ckpt"
+    assert AtomicCheckpointIO().load_checkpoint(path) == {"step": 1}
+
+
+def test_what_a_killed_process_left_is_cleared_away(accidents: Accidents, tmp_path: Path) -> None:
+    folder = shutil.copytree(accidents.folder / "replace", tmp_path / "run")
+    assert len(names(folder)) == 2, "the killed process left its unfinished file"
+    AtomicCheckpointIO().save_checkpoint({"step": 3}, folder / "last.ckpt")
+    assert names(folder) == ["last.ckpt"]
+    assert AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt") == {"step": 3}
+
+
+def test_full_disk_keeps_the_old_checkpoint_and_goes_on(accidents: Accidents) -> None:
+    assert accidents.exit_codes["full_disk"] == 0
+    path = accidents.folder / "full_disk" / "last.ckpt"
+    assert len(accidents.messages.splitlines()) == 1
+    assert str(path) in accidents.messages
+    assert "File too large" in accidents.messages
+    assert names(path.parent) == ["last.ckpt"]
+    assert AtomicCheckpointIO().load_checkpoint(path) == {"step": 1}
+
+
+def test_what_cannot_be_pickled_is_a_defect_not_a_warning(tmp_path: Path) -> None:
+    class Local:
+        pass
+
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        AtomicCheckpointIO().save_checkpoint({"object": Local()}, tmp_path / "last.ckpt")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04broken"])
+def test_a_damaged_file_gives_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"last\.ckpt cannot be read") as error:
+        AtomicCheckpointIO().load_checkpoint(path)
+    assert "\n" not in str(error.value)
+    assert "resume=" in str(error.value)
+
+
+def test_a_missing_file_gives_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_no_code_is_run_from_a_file(tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "attacked"),)
+
+    torch.save({"attack": Attack()}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="cannot be read"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt", weights_only=False)
+    assert names(tmp_path) == ["last.ckpt"]
+
+
+def test_exactly_last_and_best_overwritten_in_place(tmp_path: Path) -> None:
+    train(tmp_path, (1.0, 3.0, 2.0, 5.0, 4.0))
+    assert names(tmp_path) == ["best.ckpt", "last.ckpt"]
+    assert saved_step(tmp_path / "best.ckpt") == 4
+    assert saved_step(tmp_path / "last.ckpt") == 5, "the last step is saved though it is no multiple of two"
+
+
+def test_best_looks_only_where_rollouts_are_due(tmp_path: Path) -> None:
+    train(tmp_path, (9.0, 1.0, 8.0, 2.0, 7.0, 0.0), best=2)
+    assert saved_step(tmp_path / "best.ckpt") == 4
+
+
+def test_an_epoch_that_ends_or_a_score_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
+    train(tmp_path, (float("nan"), 2.0, float("nan"), 1.0), limit_train_batches=2)
+    assert saved_step(tmp_path / "best.ckpt") == 2
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_best_score_survives_resuming(tmp_path: Path, moved: bool) -> None:
+    folder = tmp_path / "run"
+    train(folder, (1.0, 5.0, 2.0, 3.0))
+    if moved:
+        folder = Path(shutil.move(folder, tmp_path / "moved"))
+    trainer = train(folder, (0.0, 0.0, 0.0, 0.0, 4.0, 4.5), resume=True)
+    assert saved_step(folder / "best.ckpt") == 2
+    assert saved_step(folder / "last.ckpt") == 6
+    assert (trainer.checkpoint_callback.best_score, trainer.checkpoint_callback.best_step) == (5.0, 2)
+    assert trainer.checkpoint_callback.best_model_path == str(folder / "best.ckpt")
+    train(folder, (*[0.0] * 6, 6.0), resume=True)
+    assert saved_step(folder / "best.ckpt") == 7
+    assert names(folder) == ["best.ckpt", "last.ckpt"]
+
+
+def test_best_starts_anew_where_its_file_is_gone(tmp_path: Path) -> None:
+    train(tmp_path, (1.0, 5.0, 2.0, 3.0))
+    (tmp_path / "best.ckpt").unlink()
+    train(tmp_path, (0.0, 0.0, 0.0, 0.0, 4.0), resume=True)
+    assert saved_step(tmp_path / "best.ckpt") == 5
+
+
+def test_best_score_is_the_one_whose_file_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, attempts = os.replace, []
+
+    def full_at_the_second_best(source: Path, target: Path) -> None:
+        attempts.append(target.name)
+        if attempts.count("best.ckpt") == 2 and target.name == "best.ckpt":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full_at_the_second_best)
+    trainer = train(tmp_path, (1.0, 5.0, 4.0))
+    assert attempts.count("best.ckpt") == 3, "4 beats 1, since 5 was never saved"
+    assert trainer.checkpoint_callback.best_score == 4.0
+    assert saved_step(tmp_path / "best.ckpt") == 3
+
+
+def test_last_knows_the_best_score_of_its_step(tmp_path: Path) -> None:
+    train(tmp_path, (1.0, 5.0))
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]["BestCheckpoint"]
+    assert state == {"best_score": 5.0, "best_step": 2}
+
+
+def test_resumed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
+    class Deterministic(ToyModule):
+        def training_step(self, batch: torch.Tensor, batch_index: int) -> torch.Tensor:
+            torch.manual_seed(self.global_step)
+            return super().training_step(batch, batch_index)
+
+    def fit(folder: Path, max_steps: int, ckpt_path: str | None = None) -> ToyModule:
+        module = Deterministic()
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_steps=max_steps,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            plugins=[AtomicCheckpointIO()],
+            callbacks=checkpoint_callbacks(folder, 5, "score", 5),
+        )
+        # One repeated batch: which rows follow a resume is the data module's subject.
+        rows = next(iter(toy_loader())).repeat(100, 1, 1)
+        trainer.fit(module, DataLoader(rows, batch_size=8), ckpt_path=ckpt_path)
+        return module
+
+    whole = fit(tmp_path / "whole", 9)
+    fit(tmp_path / "halves", 5)
+    resumed = fit(tmp_path / "halves", 9, str(tmp_path / "halves" / "last.ckpt"))
+    assert torch.equal(whole.actor.weight, resumed.actor.weight)
