@@ -10,29 +10,30 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+_SHOWN = {
+    "loss": "loss {:.4g}",
+    "throughput/windows_per_second": "{:,.0f} windows/s",
+    "rollout/normalized_score": "normalised score {:.1f}",
+}
+
 
 class Progress(Callback):
     """Shows steps, loss, windows/s and the newest normalised score.
 
     Args:
-        global_batch_size: windows a step, over all devices.
         seconds_between_lines: seconds between two lines where there is no terminal.
         seconds_between_updates: seconds between two updates of the bar.
     """
 
-    def __init__(
-        self, global_batch_size: int, seconds_between_lines: float = 20.0, seconds_between_updates: float = 0.5
-    ) -> None:
+    def __init__(self, seconds_between_lines: float = 20.0, seconds_between_updates: float = 0.5) -> None:
         self._console = Console(file=sys.stdout)
-        self._global_batch_size = global_batch_size
         self._seconds = seconds_between_updates if self._console.is_terminal else seconds_between_lines
         self._bar: Bar | None = None
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the bar (Lightning hook)."""
-        self._started = self._shown = time.monotonic()
-        self._first_step = trainer.global_step
+        self._shown, self._shown_step = time.monotonic(), -1
         if self._console.is_terminal:
             columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
             self._bar = Bar(*columns, console=self._console, auto_refresh=False)
@@ -50,7 +51,8 @@ class Progress(Callback):
     @rank_zero_only
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Shows the last state (Lightning hook)."""
-        self._show(trainer)
+        if self._shown_step != trainer.global_step:
+            self._show(trainer)
         self._close()
 
     @rank_zero_only
@@ -59,7 +61,7 @@ class Progress(Callback):
         self._close()
 
     def _show(self, trainer: Trainer) -> None:
-        self._shown = time.monotonic()
+        self._shown, self._shown_step = time.monotonic(), trainer.global_step
         text = self._describe(trainer)
         if self._bar is None:
             self._console.print(f"step {trainer.global_step}/{trainer.max_steps}  {text}", highlight=False)
@@ -68,13 +70,7 @@ class Progress(Callback):
 
     def _describe(self, trainer: Trainer) -> str:
         metrics = trainer.callback_metrics
-        steps, elapsed = trainer.global_step - self._first_step, self._shown - self._started
-        parts = [f"{steps * self._global_batch_size / max(elapsed, 1e-9):,.0f} windows/s"]
-        if "loss" in metrics:
-            parts.insert(0, f"loss {float(metrics['loss']):.4g}")
-        if "rollout/normalized_score" in metrics:
-            parts.append(f"normalised score {float(metrics['rollout/normalized_score']):.1f}")
-        return "  ".join(parts)
+        return "  ".join(form.format(float(metrics[name])) for name, form in _SHOWN.items() if name in metrics)
 
     def _close(self) -> None:
         if self._bar is not None:

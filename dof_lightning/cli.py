@@ -44,8 +44,6 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _evaluate(tails: list[str]) -> None:
-    from rich.console import Console
-
     from dof_lightning import checkpoint as checkpoints
     from dof_lightning import console
     from dof_lightning.evaluation import evaluate
@@ -57,7 +55,7 @@ def _evaluate(tails: list[str]) -> None:
     config = configuration.override_plain(checkpoint.config, others)
     score = evaluate(checkpoint, config).to_dict()
     env = checkpoints.build_env(config).spec
-    console.show_scores(Console(stderr=True), {f"step {checkpoint.step}": score}, checkpoint.spec, env)
+    console.show_scores(console.make_console(stderr=True), {f"step {checkpoint.step}": score}, checkpoint.spec, env)
     print(json.dumps(score))
 
 

@@ -11,6 +11,12 @@ from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.spec import DatasetSpec, EnvSpec
 
 
+def make_console(quiet: bool = False, stderr: bool = False) -> Console:
+    """A console whose tables keep their width where the output is no terminal."""
+    screen = Console(quiet=quiet, stderr=stderr)
+    return screen if screen.is_terminal else Console(quiet=quiet, stderr=stderr, width=160)
+
+
 def show_start(
     console: Console, config: Mapping[str, Any], spec: DatasetSpec, algorithm: Algorithm, hardware: str, where: str
 ) -> None:

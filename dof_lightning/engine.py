@@ -36,6 +36,8 @@ _NOISE_TO_USERS = (
     "The 'train_dataloader' does not have many workers",
     "The 'val_dataloader' does not have many workers",
     "The number of training batches .* is smaller than the logging interval",
+    "Found .* module\\(s\\) in eval mode at the start of training",
+    "The ``compute`` method of metric WinRate was called before the ``update`` method",
     "Checkpoint directory .* exists and is not empty",
     "It is recommended to use `self.log.*sync_dist=True`",
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
@@ -77,7 +79,7 @@ def run(cfg: DictConfig) -> None:
     configuration.check(cfg)
     config = configuration.to_plain(cfg)
     _quieten()
-    screen = Console(quiet=not is_first_process())
+    screen = console.make_console(quiet=not is_first_process())
     start = find_start(config)
     if start.finished:
         screen.print(f"{start.folder.path} is finished: its numbers are in {start.folder.results}", soft_wrap=True)
@@ -136,11 +138,10 @@ def _build_trainer(config: dict[str, Any], folder: RunFolder, manifest: DatasetM
     available = {
         "env": env,
         "spec": manifest.spec,
-        "behavior": manifest.behavior,
+        "behavior_return": manifest.behavior["return_mean"],
         "seed": config["seed"],
-        "run_dir": folder.path,
         "save_dir": folder.path,
-        "checkpoint_dir": folder.checkpoints,
+        "dirpath": folder.checkpoints,
         "global_batch_size": config["data"]["global_batch_size"],
     }
     callbacks = [Provenance(checkpoints.describe(config, manifest.spec, manifest.behavior))]
