@@ -44,10 +44,10 @@ class MATD3Settings:
     batch_size: int = 512
     buffer_size: int = 640_000
     warmup_steps: int = 200
-    discount: float = 0.95
+    discount: float = 0.9
     learning_rate: float = 1e-3
     target_update_rate: float = 0.005
-    exploration_noise: float = 0.2
+    exploration_noise: float = 0.1
     target_noise: float = 0.2
     target_noise_clip: float = 0.5
     actor_delay: int = 2

@@ -50,21 +50,25 @@ class SnapshotChoice:
 
     Attributes:
         medium_return: the medium policy's greedy return should be near this.
+        expert_return: the expert's.
+        ladder_start: return of the ladder's first snapshot.
         ladder_size: snapshots on the way to medium, evenly spaced in return.
     """
 
     medium_return: float
+    expert_return: float
+    ladder_start: float
     ladder_size: int = 7
 
     def choose(self, history: Sequence[Snapshot]) -> dict[str, Snapshot]:
-        """Names the shipped snapshots: `ladder_0` ..., `medium` and `expert` (the best of all).
+        """Names the shipped snapshots: `ladder_0` ..., `medium` and `expert`.
 
-        The medium policy is the earliest of those nearest to `medium_return`; the ladder comes before it.
+        Medium and expert are those nearest to the wanted returns; the ladder comes before medium.
         """
-        expert = max(history, key=lambda snapshot: snapshot.return_mean)
+        expert = min(history, key=lambda snapshot: abs(snapshot.return_mean - self.expert_return))
         medium = min(history, key=lambda snapshot: abs(snapshot.return_mean - self.medium_return))
         before = [snapshot for snapshot in history if snapshot.updates < medium.updates]
-        levels = torch.linspace(before[0].return_mean, medium.return_mean, self.ladder_size + 1)[:-1].tolist()
+        levels = torch.linspace(self.ladder_start, medium.return_mean, self.ladder_size + 1)[:-1].tolist()
         rungs = {min(before, key=lambda s: abs(s.return_mean - level)).updates for level in levels}
         ladder = [snapshot for snapshot in before if snapshot.updates in rungs]
         return {f"ladder_{rung}": snapshot for rung, snapshot in enumerate(ladder)} | {

@@ -26,8 +26,10 @@ class DiffusionActor(DecentralizedPolicy):
         sampler: of the reverse chain.
         candidates: M, actions drawn at each decision.
         clip_range: actions are clipped to [-clip_range, clip_range].
-        action_dim: A.
+        action_mask: `[N, A]` bool, False where an agent's action is padding.
     """
+
+    action_mask: Tensor
 
     def __init__(
         self,
@@ -38,7 +40,7 @@ class DiffusionActor(DecentralizedPolicy):
         sampler: Sampler,
         candidates: int,
         clip_range: float,
-        action_dim: int,
+        action_mask: Tensor,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -48,13 +50,14 @@ class DiffusionActor(DecentralizedPolicy):
         self.sampler = sampler
         self.candidates = candidates
         self.clip_range = clip_range
-        self.action_dim = action_dim
+        self.register_buffer("action_mask", action_mask, persistent=False)
         self.n_agents = denoiser.n_agents
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
         """Standard normal `[E, N, M, S, A]`, S noises a chain."""
-        shape = (n_episodes, self.n_agents, self.candidates, self.sampler.n_noises, self.action_dim)
-        return torch.randn(shape, generator=generator, device=generator.device)
+        shape = (n_episodes, self.n_agents, self.candidates, self.sampler.n_noises, self.action_mask.shape[1])
+        noise = torch.randn(shape, generator=generator, device=generator.device)
+        return noise * self.action_mask[:, None, None]
 
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
         """The best of M candidates by min(Q_i1, Q_i2) of the agent itself; see the base class."""
@@ -65,8 +68,8 @@ class DiffusionActor(DecentralizedPolicy):
         if self.critic is None:
             return samples, carry
         values = self.critic(repeated, samples).amin(0).reshape(-1, self.candidates, self.n_agents)
-        candidates = samples.reshape(-1, self.candidates, self.n_agents, self.action_dim)
-        best = values.argmax(1)[:, None, :, None].expand(-1, 1, -1, self.action_dim)
+        candidates = samples.unflatten(0, (-1, self.candidates))  # type: ignore[no-untyped-call]
+        best = values.argmax(1)[:, None, :, None].expand(-1, 1, -1, samples.shape[-1])
         return candidates.gather(1, best).squeeze(1), carry
 
     def export(self, agent: int) -> Self:
@@ -76,6 +79,7 @@ class DiffusionActor(DecentralizedPolicy):
         for name in ("denoiser", "data_factorization", "critic", "normalizer"):
             module: Any = getattr(self, name)
             setattr(alone, name, None if module is None else module.select_agent(agent))
+        alone._buffers = {"action_mask": self.action_mask[agent : agent + 1].clone()}
         alone.n_agents = 1
         return alone
 

@@ -1,6 +1,6 @@
 """The factorised diffusion model itself: per-agent denoisers, joined by f and h while training, alone at execution."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,8 +57,11 @@ class DoFLightningModule(Algorithm):
         schedule: called without arguments.
         sampler: the sampler of execution, called with the schedule.
         ema_decay: of the moving average of denoisers and h, in [0, 1).
+        data_mask: broadcasts against `[N, ...]`, False where an agent's data are padding: no noise, no loss.
         clip_range: data lie in [-clip_range, clip_range].
     """
+
+    data_mask: Tensor
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class DoFLightningModule(Algorithm):
         schedule: Callable[[], Schedule],
         sampler: Callable[[Schedule], Sampler],
         ema_decay: float,
+        data_mask: Tensor,
         clip_range: float = 1.0,
     ) -> None:
         super().__init__(spec, seed)
@@ -80,6 +84,7 @@ class DoFLightningModule(Algorithm):
         self.sampler = sampler(self.schedule)
         self.ema_decay = ema_decay
         self.clip_range = clip_range
+        self.register_buffer("data_mask", data_mask, persistent=False)
         self.average_denoiser = ema_copy(self.denoiser)
         self.average_data_factorization = ema_copy(self.data_factorization)
         if not self.noise_factorization.local_execution or not self.data_factorization.local_execution:
@@ -87,6 +92,11 @@ class DoFLightningModule(Algorithm):
                 "noise_factorization and data_factorization must run locally (local_execution) for decentralised "
                 "execution; choose concat or wconcat"
             )
+
+    def draw_noise(self, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        """Standard normal noise `[..., N, ...]` with none on padding."""
+        noise = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
+        return noise * self.data_mask
 
     def denoise(self, x0: Tensor, condition: Tensor, generator: torch.Generator, average: bool = False) -> Denoised:
         """Noises data at random steps and predicts the noise; each agent sees its own part only.
@@ -98,7 +108,7 @@ class DoFLightningModule(Algorithm):
             average: use the moving average of the denoisers.
         """
         k = torch.randint(1, self.schedule.steps + 1, x0.shape[:1], generator=generator, device=x0.device)
-        noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+        noise = self.draw_noise(x0.shape, generator, x0.dtype)
         network = self.average_denoiser if average else self.denoiser
         noised = self.schedule.add_noise(x0, noise, k)
         prediction = network(noised, k, condition).to(x0.dtype)
@@ -163,15 +173,15 @@ class DoFLightningModule(Algorithm):
             noise,
         )
 
-    def entry_weight(self, like: Tensor, alive: Tensor | None, mask: Tensor) -> Tensor:
+    def entry_weight(self, like: Tensor, alive: Tensor | None) -> Tensor:
         """Weights of a masked mean whose divisor is a constant of the batch, the same on every rank.
 
         Args:
             like: `[B, N, D]`.
             alive: `[B, N]` bool, or None.
-            mask: `[N, D]` bool, False where padded.
         """
-        weight = mask.to(like) / (like.shape[0] * mask.sum())
+        mask = self.data_mask.expand(like.shape[1:])
+        weight = mask.to(like.dtype) / (like.shape[0] * mask.sum())
         return weight.expand_as(like) if alive is None else weight * alive[..., None]
 
     def metrics(self) -> dict[str, Tensor]:

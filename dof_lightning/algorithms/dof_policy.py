@@ -46,7 +46,7 @@ class DoFPolicy(DoFLightningModule):
         discount: gamma of the TD targets.
         reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns.
         candidates: M, actions an agent draws at execution and ranks by its own Q_i.
-        observation_normalizer: `identity`, `limits`, `gaussian` or `empirical_cdf`.
+        observation_normalizer: `identity`, `limits`, `gaussian` or `cdf`.
         learning_rate: of the denoisers, f and h.
         critic_learning_rate: of critics and mixer.
         gradient_clip: largest norm per agent of the denoisers' gradient, None for no clipping.
@@ -60,7 +60,6 @@ class DoFPolicy(DoFLightningModule):
 
     window = Window(history=0, horizon=1)
     average_denoiser: MLPDenoiser
-    action_mask: Tensor
 
     def __init__(
         self,
@@ -95,7 +94,17 @@ class DoFPolicy(DoFLightningModule):
                 f"algorithm=dof_policy diffuses continuous actions; dataset {spec.name!r} has discrete ones"
             )
         bank = denoiser(spec, condition_dim=spec.observation_dim)
-        super().__init__(spec, seed, bank, noise_factorization, data_factorization, schedule, sampler, ema_decay)
+        super().__init__(
+            spec,
+            seed,
+            bank,
+            noise_factorization,
+            data_factorization,
+            schedule,
+            sampler,
+            ema_decay,
+            data_mask=spec.environment.action_mask(),
+        )
         self.q_gradient = q_gradient
         self.q_weight = q_weight
         self.reconstruction_weight = reconstruction_weight
@@ -107,7 +116,6 @@ class DoFPolicy(DoFLightningModule):
         self.target_update_rate = target_update_rate
         self.target_sampler = target_sampler(self.schedule)
         self.normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
-        self.register_buffer("action_mask", spec.environment.action_mask(), persistent=False)
         self.critic: TeamCritic | None = None
         if critics != "none":
             scale = reward_scale if reward_scale is not None else 1.0 / max(spec.statistics.return_std, 1e-6)
@@ -167,7 +175,7 @@ class DoFPolicy(DoFLightningModule):
             self.sampler,
             self.candidates,
             self.clip_range,
-            self.spec.action_dim,
+            self.data_mask,
         )
         return actor.eval()
 
@@ -195,14 +203,14 @@ class DoFPolicy(DoFLightningModule):
         condition = self.normalizer.normalize(batch.observations[:, :, now])
         actions = batch.actions[:, :, now]
         alive = None if batch.alive is None else batch.alive[:, :, now]
-        return condition, actions, self.entry_weight(actions, alive, self.action_mask)
+        return condition, actions, self.entry_weight(actions, alive)
 
     @torch.no_grad()
     def _next_actions(self, batch: EpisodeBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Next condition `[B, N, O]` and the averaged actors' actions `[B, N, A]` there."""
         condition = self.normalizer.normalize(batch.observations[:, :, batch.history + 1])
         shape = (self.target_sampler.n_noises, *condition.shape[:2], self.spec.action_dim)
-        noise = torch.randn(shape, generator=generator, device=condition.device, dtype=condition.dtype)
+        noise = self.draw_noise(shape, generator, condition.dtype)
         actions = self.local_sample(condition, noise, self.target_sampler)
         return condition, actions.clamp(-self.clip_range, self.clip_range)
 
