@@ -36,9 +36,9 @@ class EpisodeReturns(Metric):
         self.total_of_squares += returns.square().sum()
 
     def compute(self) -> dict[str, Tensor]:
-        """`mean`, `std` (with Bessel's correction, 0 for one episode) and `count`; NaN without episodes."""
+        """`mean`, `std` (of these episodes, without Bessel's correction) and `count`; NaN without episodes."""
         mean = self.total / self.count
-        variance = (self.total_of_squares - self.count * mean.square()) / (self.count - 1).clamp(min=1)
+        variance = self.total_of_squares / self.count - mean.square()
         return {"mean": mean, "std": variance.clamp(min=0).sqrt(), "count": self.count}
 
 
