@@ -17,16 +17,14 @@ from dof_lightning.batch import EpisodeBatch, Window
 class EpisodeTable:
     """All episodes of a dataset end to end: R = sum(length + 1) rows, S = sum(length) steps.
 
+    Random reads from memory are what a batch costs, so what is read together lies together.
+
     Attributes:
         observations: `[R, N, O]`.
         actions: `[S, N, A]` or `[S, N]`.
-        rewards: `[S, N]`.
-        return_to_go: `[S, N]`, with the dataset's discount.
-        length: `[n]` int64.
-        first_row: `[n]` int64, where an episode's rows begin.
-        first_step: `[n]` int64, where its steps begin.
-        terminated: `[n]` bool.
-        episode_id: `[n]` int64, original indices.
+        outcomes: `[S, N, 2]`, reward and return-to-go (with the dataset's discount).
+        episodes: `[n, 4]` int64: length, first step, whether it terminated, original index. Its first row is its
+            first step plus its place, because every episode before has one row more than steps.
         state: `[R, S]`.
         legal: `[R, N, A]`.
         alive: `[R, N]`.
@@ -34,16 +32,21 @@ class EpisodeTable:
 
     observations: Tensor
     actions: Tensor
-    rewards: Tensor
-    return_to_go: Tensor
-    length: Tensor
-    first_row: Tensor
-    first_step: Tensor
-    terminated: Tensor
-    episode_id: Tensor
+    outcomes: Tensor
+    episodes: Tensor
     state: Tensor | None = None
     legal: Tensor | None = None
     alive: Tensor | None = None
+
+    @property
+    def length(self) -> Tensor:
+        """`[n]` int64, steps of each episode."""
+        return self.episodes[:, 0]
+
+    @property
+    def episode_id(self) -> Tensor:
+        """`[n]` int64, original indices."""
+        return self.episodes[:, 3]
 
 
 class WindowIndex:
@@ -51,22 +54,23 @@ class WindowIndex:
 
     Args:
         table: all episodes.
-        episodes: `[m]` int64, places in the table.
+        places: `[m]` int64, the episodes' places in the table.
     """
 
-    def __init__(self, table: EpisodeTable, episodes: Tensor) -> None:
-        self.episodes = episodes
-        self._end = table.length[episodes].cumsum(0)
-        self._start = self._end - table.length[episodes]
+    def __init__(self, table: EpisodeTable, places: Tensor) -> None:
+        length = table.length[places]
+        self._start = torch.zeros(len(table.length), dtype=torch.int64)
+        self._start[places] = length.cumsum(0) - length
+        self._place = torch.repeat_interleave(places.to(torch.int32), length)
 
     def __len__(self) -> int:
         """How many windows there are."""
-        return int(self._end[-1]) if len(self._end) else 0
+        return len(self._place)
 
     def locate(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """The episode (place in the table) and the current time step of windows `[B]`: two `[B]`."""
-        place = torch.searchsorted(self._end, windows, right=True)
-        return self.episodes[place], windows - self._start[place]
+        places = self._place.index_select(0, windows)
+        return places, windows - self._start.index_select(0, places)
 
 
 def load_table(manifest: DatasetManifest, on_shard: Callable[[ShardEntry], None] = lambda shard: None) -> EpisodeTable:
@@ -84,22 +88,21 @@ def load_table(manifest: DatasetManifest, on_shard: Callable[[ShardEntry], None]
     sizes = dict.fromkeys(EPISODE_ARRAYS, n_episodes) | dict.fromkeys(STEP_ARRAYS, n_steps)
     sizes |= dict.fromkeys(ROW_ARRAYS, n_steps + n_episodes)
     arrays = {name: np.empty((sizes[name], *member.shape), member.dtype) for name, member in members.items()}
-    return_to_go = np.empty_like(arrays["rewards"])
+    arrays["outcomes"] = np.empty((*arrays.pop("rewards").shape, 2), np.float32)
     filled = dict.fromkeys(arrays, 0)
     for shard in manifest.shards:
         for rows in read_shard(manifest.url(shard), members, shard):
-            step = filled["rewards"]
-            for name, array in rows.arrays().items():
-                arrays[name][filled[name] : filled[name] + len(array)] = array
-                filled[name] += len(array)
             returns = returns_to_go(rows.rewards, rows.length, manifest.spec.discount)
-            return_to_go[step : step + rows.n_steps] = returns
+            blocks = rows.arrays() | {"outcomes": np.stack((rows.rewards, returns), axis=-1)}
+            for name, array in arrays.items():
+                array[filled[name] : filled[name] + len(blocks[name])] = blocks[name]
+                filled[name] += len(blocks[name])
         on_shard(shard)
-    return _as_table({name: torch.from_numpy(array) for name, array in arrays.items()}, torch.from_numpy(return_to_go))
+    return _as_table({name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def gather_windows(
-    table: EpisodeTable, episodes: Tensor, t: Tensor, window: Window, train_on_padded_tails: bool = False
+    table: EpisodeTable, places: Tensor, t: Tensor, window: Window, train_on_padded_tails: bool = False
 ) -> EpisodeBatch:
     """The windows around time steps `t` of some episodes.
 
@@ -108,34 +111,35 @@ def gather_windows(
 
     Args:
         table: all episodes.
-        episodes: `[B]` int64, places in the table.
+        places: `[B]`, the episodes' places in the table.
         t: `[B]` int64, current time steps.
         window: Hh and H; T = Hh + H.
         train_on_padded_tails: whether `diffusion_mask` includes rows behind the end.
     """
-    length = table.length[episodes][:, None]
+    length, first_step, terminated, episode_id = table.episodes.index_select(0, places)[:, None].unbind(-1)
     time = t[:, None] + torch.arange(-window.history, window.horizon + 1)
     valid = (time >= 0) & (time <= length)
-    rows = table.first_row[episodes][:, None] + time.clamp(min=0).minimum(length)
+    rows = (first_step + places[:, None]) + time.clamp(min=0).minimum(length)
     step_time = time[:, :-1]
     taken = valid[:, :-1] & valid[:, 1:]
-    steps = table.first_step[episodes][:, None] + step_time.clamp(min=0).minimum(length - 1)
+    steps = first_step + step_time.clamp(min=0).minimum(length - 1)
     last = taken & (step_time == length - 1)
-    terminated = table.terminated[episodes][:, None]
+    ended = last & (terminated != 0)
+    rewards, return_to_go = _per_agent(table.outcomes, steps).unbind(-1)
     after_current = torch.arange(window.length) > window.history
     alive = None if table.alive is None else _per_agent(table.alive, rows)
-    transition_mask = taken[:, None].repeat(1, table.rewards.shape[1], 1)
+    transition_mask = taken[:, None].repeat(1, table.actions.shape[1], 1)
     return EpisodeBatch(
         observations=_per_agent(table.observations, rows),
         actions=_per_agent(table.actions, steps),
-        rewards=_per_agent(table.rewards, steps) * taken[:, None],
-        terminated=last & terminated,
-        truncated=last & ~terminated,
-        return_to_go=_per_agent(table.return_to_go, steps) * (step_time < length)[:, None],
+        rewards=rewards * taken[:, None],
+        terminated=ended,
+        truncated=last & ~ended,
+        return_to_go=return_to_go * (step_time < length)[:, None],
         valid=valid,
         diffusion_mask=after_current & (valid[:, :-1] | train_on_padded_tails),
         transition_mask=transition_mask if alive is None else transition_mask & alive[:, :, :-1],
-        episode_id=table.episode_id[episodes],
+        episode_id=episode_id.flatten(),
         t=t,
         history=window.history,
         legal=None if table.legal is None else _per_agent(table.legal, rows),
@@ -151,8 +155,9 @@ def _per_agent(array: Tensor, rows: Tensor) -> Tensor:
     return array.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, *array.shape[2:])
 
 
-def _as_table(arrays: dict[str, Tensor], return_to_go: Tensor) -> EpisodeTable:
-    length = arrays.pop("length").to(torch.int64)
+def _as_table(arrays: dict[str, Tensor]) -> EpisodeTable:
+    length, terminated, episode_id = (
+        arrays.pop(name).to(torch.int64) for name in ("length", "terminated", "episode_id")
+    )
     first_step = length.cumsum(0) - length
-    first_row = first_step + torch.arange(len(length))
-    return EpisodeTable(**arrays, return_to_go=return_to_go, length=length, first_row=first_row, first_step=first_step)
+    return EpisodeTable(**arrays, episodes=torch.stack((length, first_step, terminated, episode_id), dim=1))
