@@ -1,6 +1,7 @@
 """`dof`: what is done beside training. Every command ends in `key=value` tails, the same as `train.py`'s."""
 
 import argparse
+import inspect
 import json
 import sys
 from collections.abc import Sequence
@@ -69,15 +70,17 @@ def _build(tails: list[str]) -> None:
 
 def _list(tails: list[str]) -> None:
     from data_modules.inspect import list_datasets
+    from dof_lightning import console
 
-    list_datasets(Path(_data_root(tails)))
+    console.make_console().print(list_datasets(Path(_data_root(tails))))
 
 
 def _show(tails: list[str]) -> None:
-    from data_modules.inspect import show_dataset
+    from data_modules.inspect import describe
+    from dof_lightning import console
 
     for path in _dataset_paths(tails):
-        show_dataset(path)
+        console.make_console().print(describe(path))
 
 
 def _verify(tails: list[str]) -> None:
@@ -93,7 +96,12 @@ def _verify(tails: list[str]) -> None:
 def _train_behavior(tails: list[str]) -> None:
     from data_modules.behavior import train
 
-    train.main(**{key: yaml.safe_load(value) for key, value in map(_split, tails)})
+    values = {key: yaml.safe_load(value) for key, value in map(_split, tails)}
+    known = inspect.signature(train.main).parameters
+    for key in values:
+        if key not in known:
+            raise UserError(f"unknown key `{key}`; choose from {', '.join(known)}")
+    train.main(**values)
 
 
 _DATA_ACTIONS: dict[str, Any] = {

@@ -1,0 +1,30 @@
+"""`python -m tests`: lint, formatting, types, import directions, then every test; stops at the first that fails."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = (
+    ("ruff", "check", "."),
+    ("ruff", "format", "--check", "."),
+    ("mypy",),
+    ("lint-imports",),
+    (sys.executable, "-m", "pytest", *sys.argv[1:]),
+)
+
+
+def main() -> int:
+    tools = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": os.pathsep.join((tools, os.environ.get("PATH", "")))}
+    for command in COMMANDS:
+        sys.stdout.write(f"$ {' '.join(command)}\n")
+        sys.stdout.flush()
+        if code := subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
