@@ -139,7 +139,7 @@ def gather_windows(
         valid=valid,
         diffusion_mask=after_current & (valid[:, :-1] | train_on_padded_tails),
         transition_mask=transition_mask if alive is None else transition_mask & alive[:, :, :-1],
-        episode_id=episode_id.flatten(),
+        episode_id=episode_id.flatten().contiguous(),
         t=t,
         history=window.history,
         legal=None if table.legal is None else _per_agent(table.legal, rows),
