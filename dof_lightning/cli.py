@@ -56,7 +56,7 @@ def _evaluate(tails: list[str]) -> None:
     config = configuration.override_plain(checkpoint.config, others)
     score = evaluate(checkpoint, config).to_dict()
     env = checkpoints.build_env(config).spec
-    console.show_scores(console.make_console(stderr=True), {f"step {checkpoint.step}": score}, checkpoint.spec, env)
+    console.show_scores(console.make_console(stderr=True), {f"step {checkpoint.step}": score}, checkpoint.behavior, env)
     print(json.dumps(score))
 
 

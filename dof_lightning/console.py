@@ -50,7 +50,9 @@ def _count(parameters: Any) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def show_scores(console: Console, scores: Mapping[str, Mapping[str, Any]], spec: DatasetSpec, env: EnvSpec) -> None:
+def show_scores(
+    console: Console, scores: Mapping[str, Mapping[str, Any]], behavior: Mapping[str, Any], env: EnvSpec
+) -> None:
     """The table of scores, with the behaviour's and the random policy's rows to compare with."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("policy", "return", "normalised score", "std over episodes", "episodes", "acts alone"):
@@ -61,11 +63,9 @@ def show_scores(console: Console, scores: Mapping[str, Mapping[str, Any]], spec:
         normalized = _number(score["normalized_score"])
         row = (f"{score['return_mean']:.1f}", normalized, f"{score['return_std']:.1f}", str(score["episodes"]))
         table.add_row(name, *row, verdict)
-    statistics, reference = spec.statistics, env.reference
-    behavior = None if reference is None else reference.normalize(statistics.return_mean)
-    table.add_row(
-        "behaviour (data)", f"{statistics.return_mean:.1f}", _number(behavior), f"{statistics.return_std:.1f}"
-    )
+    reference, returns = env.reference, behavior["return_mean"]
+    normalized = _number(None if reference is None else reference.normalize(returns))
+    table.add_row("behaviour (data)", f"{returns:.1f}", normalized, f"{behavior['return_std']:.1f}")
     if reference is not None:
         table.add_row("random", f"{reference.random:.1f}", "0.0")
         table.add_row("expert (reference)", f"{reference.expert:.1f}", "100.0")

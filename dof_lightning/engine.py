@@ -204,7 +204,7 @@ def finish(job: Run, screen: Console, started: float) -> None:
     }
     _log_hyperparameters(job, scores)
     write_atomically(folder.results, json.dumps(results, indent=2) + "\n")
-    console.show_scores(screen, scores, job.manifest.spec, job.env.spec)
+    console.show_scores(screen, scores, job.manifest.behavior, job.env.spec)
     overrides = shlex.join(a for a in sys.argv[1:] if not a.startswith(("run_dir=", "resume=", "trainer.max_steps=")))
     console.show_next_commands(screen, folder.path, overrides)
 

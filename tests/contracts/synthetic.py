@@ -1,0 +1,91 @@
+"""A tiny dataset spec with its world, and random windows of any length: what contract tests feed algorithms."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from dof_lightning import configuration
+from dof_lightning.algorithms.base import Algorithm
+from dof_lightning.batch import EpisodeBatch, Window
+from dof_lightning.spec import DatasetSpec
+from tests.toys import ACTION_DIM, N_AGENTS, OBSERVATION_DIM, ToyEnv
+from tests.unit.small_spec import small_spec
+
+PART_GROUPS = (
+    "denoiser",
+    "noise_factorization",
+    "data_factorization",
+    "value_mixer",
+    "schedule",
+    "sampler",
+)
+PARTS = [(group, option) for group in PART_GROUPS for option in configuration.options(group)]
+ALGORITHMS = configuration.options("algorithm")
+
+
+def synthetic_spec() -> DatasetSpec:
+    """Of a dataset collected in `ToyEnv`."""
+    return small_spec(action_dims=(ACTION_DIM,) * N_AGENTS, observation_dim=OBSERVATION_DIM)
+
+
+def toy_env() -> ToyEnv:
+    return ToyEnv()
+
+
+def build_algorithm(*overrides: str, spec: DatasetSpec | None = None, weights_seed: int = 0) -> Algorithm:
+    """As the engine builds it, from the shipped yaml files, with narrow networks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(weights_seed)
+        algorithm: Algorithm = configuration.build(_narrow(overrides))(spec=spec or synthetic_spec())
+    return algorithm
+
+
+@cache
+def _narrow(overrides: tuple[str, ...]) -> dict[str, Any]:
+    cfg = configuration.compose(["experiment=mpe_spread_random", *overrides])
+    for key, _ in configuration.leaves(OmegaConf.to_container(cfg)):
+        if key.endswith(".hidden"):
+            OmegaConf.update(cfg, key, [32, 32])
+    algorithm: dict[str, Any] = configuration.to_plain(cfg)["algorithm"]
+    return algorithm
+
+
+def random_batch(spec: DatasetSpec, window: Window, size: int = 64, seed: int = 0) -> EpisodeBatch:
+    """Windows of `window.history + window.horizon` rows; some end in a terminal, some in a time limit."""
+    generator = torch.Generator().manual_seed(seed)
+    n, o, a, t = spec.n_agents, spec.observation_dim, spec.action_dim, window.history + window.horizon
+    ends = torch.arange(size)[:, None] % 3
+    last = torch.arange(t) == t - 1
+    return EpisodeBatch(
+        observations=torch.randn(size, n, t + 1, o, generator=generator),
+        actions=_actions(spec, (size, n, t), a, generator),
+        rewards=torch.randn(size, n, t, generator=generator),
+        terminated=(ends == 1) & last,
+        truncated=(ends == 2) & last,
+        return_to_go=torch.randn(size, n, t, generator=generator),
+        valid=torch.ones(size, t + 1, dtype=torch.bool),
+        diffusion_mask=(torch.arange(t) > window.history).expand(size, t),
+        transition_mask=torch.ones(size, n, t, dtype=torch.bool),
+        episode_id=torch.arange(size),
+        t=torch.zeros(size, dtype=torch.int64),
+        history=window.history,
+    )
+
+
+def _actions(spec: DatasetSpec, shape: tuple[int, ...], action_dim: int, generator: torch.Generator) -> Tensor:
+    if spec.action_kind == "discrete":
+        return torch.randint(action_dim, shape, generator=generator)
+    return torch.rand(*shape, action_dim, generator=generator) * 2 - 1
+
+
+def training_step(algorithm: Algorithm, optimizer: torch.optim.Optimizer, batch: EpisodeBatch, step: int) -> Tensor:
+    """One optimiser step without a trainer; returns the loss."""
+    optimizer.zero_grad()
+    loss = algorithm.losses(batch, torch.Generator().manual_seed(step))["loss"]
+    loss.backward()
+    optimizer.step()
+    algorithm.after_step()
+    return loss.detach()

@@ -1,0 +1,117 @@
+"""What every algorithm in `conf/algorithm` owes, and every part in the groups it is made of."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dof_lightning.rollout import certify
+from tests.contracts.synthetic import (
+    ALGORITHMS,
+    PARTS,
+    build_algorithm,
+    random_batch,
+    synthetic_spec,
+    toy_env,
+    training_step,
+)
+
+CASES = [(f"algorithm={name}",) for name in ALGORITHMS]
+CASES += [(f"{group}={option}",) for group, option in PARTS]
+every_case = pytest.mark.parametrize("overrides", CASES, ids=" ".join)
+
+
+@every_case
+def test_losses_are_finite_scalars_and_reach_every_trainable_parameter(overrides: tuple[str, ...]) -> None:
+    algorithm = build_algorithm(*overrides)
+    batch = random_batch(algorithm.spec, algorithm.window)
+    optimizer = algorithm.configure_optimizers()
+    reached: set[str] = set()
+    for step in range(3):  # a layer that starts at zero hides those before it for a step
+        training_step(algorithm, optimizer, batch, step)
+        reached |= {n for n, p in algorithm.named_parameters() if p.grad is not None and bool((p.grad != 0).any())}
+    assert {name for name, p in algorithm.named_parameters() if p.requires_grad} == reached
+    losses = algorithm.losses(batch, torch.Generator().manual_seed(0))
+    assert "loss" in losses
+    for name, value in (losses | algorithm.metrics()).items():
+        assert value.shape == (), name
+        assert bool(value.isfinite()), name
+
+
+@every_case
+def test_heldout_losses_are_finite_and_leave_no_gradient(overrides: tuple[str, ...]) -> None:
+    algorithm = build_algorithm(*overrides)
+    batch = random_batch(algorithm.spec, algorithm.window)
+    with torch.no_grad():
+        losses = algorithm.heldout_losses(batch, torch.Generator().manual_seed(0))
+    assert any(name.startswith("heldout/") for name in losses)
+    assert all(bool(value.isfinite()) and value.shape == () for value in losses.values())
+
+
+@every_case
+def test_parameter_groups_are_disjoint_and_complete(overrides: tuple[str, ...]) -> None:
+    algorithm = build_algorithm(*overrides)
+    grouped = [parameter for group in algorithm.parameter_groups() for parameter in group.parameters()]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {parameter for parameter in algorithm.parameters() if parameter.requires_grad}
+
+
+@every_case
+def test_weights_survive_a_file_that_runs_no_code(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    trained, fresh = build_algorithm(*overrides), build_algorithm(*overrides, weights_seed=1)
+    batch = random_batch(trained.spec, trained.window)
+    training_step(trained, trained.configure_optimizers(), batch, 0)
+    torch.save(trained.state_dict(), tmp_path / "weights.pt")
+    fresh.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    with torch.no_grad():
+        ours, theirs = (a.heldout_losses(batch, torch.Generator().manual_seed(0)) for a in (trained, fresh))
+    assert ours == theirs
+
+
+@every_case
+def test_one_batch_can_be_learned(overrides: tuple[str, ...]) -> None:
+    algorithm = build_algorithm(*overrides)
+    batch = random_batch(algorithm.spec, algorithm.window, size=32)
+    optimizer = algorithm.configure_optimizers()
+
+    def imitation() -> float:
+        losses = [algorithm.losses(batch, torch.Generator().manual_seed(seed)) for seed in range(8)]
+        return sum(float(loss.get("loss/diffusion", loss["loss"]).detach()) for loss in losses)
+
+    before = imitation()
+    for step in range(60):
+        training_step(algorithm, optimizer, batch, step)
+    assert imitation() < 0.95 * before
+
+
+@every_case
+def test_agents_act_alone(overrides: tuple[str, ...]) -> None:
+    algorithm = build_algorithm(*overrides)
+    certificate = certify(algorithm.policy(), toy_env(), seed=0, n_episodes=4)
+    assert certificate.passed, certificate
+
+
+@every_case
+def test_exported_agents_act_as_the_batched_policy_on_the_same_noise(overrides: tuple[str, ...]) -> None:
+    policy = build_algorithm(*overrides).policy()
+    spec = synthetic_spec()
+    observations = torch.randn(6, spec.n_agents, spec.observation_dim, generator=torch.Generator().manual_seed(0))
+    noise = policy.draw_noise(6, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        together, _ = policy.act_on_noise(observations, policy.initial_carry(6, torch.device("cpu")), None, noise)
+        assert together.shape == (6, spec.n_agents, spec.action_dim)
+        assert bool((together.abs() <= 1).all())
+        for agent in range(spec.n_agents):
+            single, mine = policy.export(agent), slice(agent, agent + 1)
+            carry = single.initial_carry(6, torch.device("cpu"))
+            alone, _ = single.act_on_noise(observations[:, mine], carry, None, noise[:, mine])
+            torch.testing.assert_close(alone, together[:, mine], rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_loss_and_another_seed_another() -> None:
+    algorithm = build_algorithm()
+    batch = random_batch(algorithm.spec, algorithm.window)
+    values = [
+        float(algorithm.losses(batch, torch.Generator().manual_seed(seed))["loss"].detach()) for seed in (0, 0, 1)
+    ]
+    assert values[0] == values[1] != values[2]

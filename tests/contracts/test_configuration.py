@@ -1,0 +1,113 @@
+"""Every yaml in `conf/` composes, names classes that may be named, and explains its keys."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dof_lightning import configuration
+from dof_lightning.errors import UserError
+
+CONF = configuration.CONF_DIR
+FILES = sorted(CONF.rglob("*.yaml"))
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+OPTIONS = [(group, option) for group in GROUPS if group != "tuned" for option in configuration.options(group)]
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(CONF))
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_with_the_defaults(group: str, option: str) -> None:
+    experiment = [] if group == "experiment" else ["experiment=mpe_spread_expert"]
+    cfg = configuration.compose([*experiment, f"{group}={option}"])
+    configuration.check(cfg)
+    assert cfg.choices[group] == option
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_every_key_says_what_it_is(path: Path) -> None:
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        is_key = re.match(r"\s*(- )?[^#:]+:\s+\S", line)
+        assert not is_key or re.search(r"  # \S", line), f"{_name(path)}:{number} needs a comment: {line}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_every_key_is_unique_and_every_file_is_a_mapping(path: Path) -> None:
+    assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+@pytest.mark.parametrize("experiment", configuration.options("experiment"))
+def test_experiments_only_pick_groups(experiment: str) -> None:
+    assert set(yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text())) == {"defaults"}
+
+
+def test_tuned_values_belong_to_an_algorithm_and_a_dataset_and_lose_against_the_command_line() -> None:
+    for name in configuration.options("tuned"):
+        _check_tuned(name)
+
+
+def _check_tuned(name: str) -> None:
+    pairs = [
+        (algorithm, data)
+        for algorithm in configuration.options("algorithm")
+        for data in configuration.options("data")
+        if f"{algorithm}_{data}" == name
+    ]
+    assert pairs, f"conf/tuned/{name}.yaml is never loaded: no algorithm and dataset make that name"
+    (algorithm, data), *_ = pairs
+    values = {k: v for k, v in yaml.safe_load((CONF / "tuned" / f"{name}.yaml").read_text()).items() if k != "defaults"}
+    typed = [f"algorithm={algorithm}", f"experiment={data}"]
+    composed = dict(configuration.leaves(configuration.to_plain(configuration.compose(typed))))
+    for key, value in configuration.leaves(values) if values else ():
+        assert composed[key] == value
+    numbers = [(key, value) for key, value in configuration.leaves(values) if values and type(value) in (int, float)]
+    for key, value in numbers[:1]:
+        typed_over = configuration.compose([*typed, f"{key}={value + 1}"])
+        assert dict(configuration.leaves(configuration.to_plain(typed_over)))[key] == value + 1
+
+
+def test_the_overrides_promised_to_users_exist() -> None:
+    cfg = configuration.compose(
+        [
+            "experiment=mpe_spread_medium",
+            "algorithm=dof_policy",
+            "seed=3",
+            "run_dir=somewhere",
+            "resume=never",
+            "trainer.devices=2",
+            "trainer.accelerator=cpu",
+            "trainer.max_steps=7",
+            "data.root=elsewhere",
+            "data.episodes=8",
+            "data.global_batch_size=16",
+            "rollout.episodes=4",
+            "rollout.every_n_steps=5",
+            "checkpoint.every_n_steps=6",
+        ]
+    )
+    configuration.check(cfg)
+    assert cfg.data.name == "mpe_spread_medium"
+
+
+def test_a_class_outside_the_project_is_refused_unless_trusted() -> None:
+    typed = ["experiment=mpe_spread_random", "env._target_=os.system"]
+    with pytest.raises(UserError, match="trust=true"):
+        configuration.check(configuration.compose(typed))
+    configuration.check(configuration.compose([*typed, "trust=true"]))
+
+
+def test_a_function_that_one_of_our_modules_merely_imports_is_refused() -> None:
+    with pytest.raises(UserError):
+        configuration.check_targets({"env": {"_target_": "dof_lightning.checkpoint.subprocess.run"}})
+    with pytest.raises(UserError, match="trust=true"):
+        configuration.check_targets({"env": {"_target_": "dof_lightning.configuration.Path"}})
+
+
+@pytest.mark.parametrize("key", ["run_dir", "resume"])
+def test_the_place_of_a_run_is_no_part_of_what_is_run(key: str) -> None:
+    plain = configuration.to_plain(configuration.compose(["experiment=mpe_spread_random"]))
+    assert configuration.config_hash(plain) == configuration.config_hash(plain | {key: "other"})
+    assert configuration.config_hash(plain) != configuration.config_hash(plain | {"seed": 1})

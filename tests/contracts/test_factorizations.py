@@ -1,0 +1,71 @@
+"""What every factorisation and value mixer in `conf/` owes."""
+
+import pytest
+import torch
+
+from dof_lightning import configuration
+from dof_lightning.factorization.base import Factorization, ValueMixer
+from tests.contracts.synthetic import synthetic_spec
+
+FACTORIZATIONS = [
+    (group, option)
+    for group in ("noise_factorization", "data_factorization")
+    for option in configuration.options(group)
+]
+
+
+def _part(group: str, option: str) -> object:
+    return configuration.build(configuration.compose(["experiment=mpe_spread_random", f"{group}={option}"])[group])
+
+
+def _factorization(group: str, option: str) -> Factorization:
+    factorization = _part(group, option)(synthetic_spec())  # type: ignore[operator]
+    with torch.no_grad():
+        for parameter in factorization.parameters():  # away from the identity that most start as
+            parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    return factorization
+
+
+def _parts(*tail: int) -> torch.Tensor:
+    return torch.randn(5, synthetic_spec().n_agents, *tail, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(("group", "option"), FACTORIZATIONS)
+@pytest.mark.parametrize("tail", [(2,), (4, 3)])
+def test_split_undoes_join_and_shapes_are_kept(group: str, option: str, tail: tuple[int, ...]) -> None:
+    factorization, parts = _factorization(group, option), _parts(*tail)
+    assert factorization.join(parts).shape == factorization.local(parts).shape == parts.shape
+    torch.testing.assert_close(factorization.split(factorization.join(parts)), parts)
+
+
+@pytest.mark.parametrize(("group", "option"), FACTORIZATIONS)
+def test_local_uses_an_agents_own_part_only(group: str, option: str) -> None:
+    factorization = _factorization(group, option)
+    if not factorization.local_execution:
+        with pytest.raises(TypeError):
+            factorization.select_agent(0)
+        return
+    parts = _parts(2)
+    jacobian = torch.autograd.functional.jacobian(lambda x: factorization.local(x[None])[0], parts[0])
+    crossed = jacobian.abs().sum(dim=(1, 3))
+    assert bool((crossed.diagonal() > 0).all())
+    assert bool((crossed - torch.diag(crossed.diagonal()) == 0).all())
+    for agent in range(parts.shape[1]):
+        mine = slice(agent, agent + 1)
+        alone = factorization.select_agent(agent).local(parts[:, mine])
+        torch.testing.assert_close(alone, factorization.local(parts)[:, mine], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("option", configuration.options("value_mixer"))
+def test_mixers_mix_and_tell_the_truth_about_monotonicity(option: str) -> None:
+    spec = synthetic_spec()
+    mixer = _part("value_mixer", option)(spec, state_dim=6)  # type: ignore[operator]
+    assert isinstance(mixer, ValueMixer)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(16, spec.n_agents, 1, generator=generator).requires_grad_()
+    mixed = mixer(values, torch.randn(16, 6, generator=generator))
+    assert mixed.shape == (16, 1)
+    (gradient,) = torch.autograd.grad(mixed.sum(), values)
+    if mixer.satisfies_igm:
+        assert bool((gradient >= 0).all())
+        assert bool((gradient > 0).any(dim=0).all())
