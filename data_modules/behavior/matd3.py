@@ -30,7 +30,7 @@ class MATD3Settings:
         buffer_size: transitions kept.
         warmup_steps: steps of all environments with uniform actions before the first update.
         discount: gamma.
-        learning_rate: of Adam, for actors and critics, decayed linearly to a tenth.
+        learning_rate: of Adam, for actors and critics.
         target_update_rate: tau of the target networks.
         exploration_noise: standard deviation of the Gaussian noise added to actions in [-1, 1].
         target_noise, target_noise_clip: smoothing noise of the target actions.
@@ -61,12 +61,11 @@ class MATD3:
     Args:
         env: where to learn.
         settings: hyper-parameters.
-        total_updates: critic updates in all; the learning rate's decay needs it.
         seed: of initial weights, environments and noise.
     """
 
-    def __init__(self, env: VectorEnv, settings: MATD3Settings, total_updates: int, seed: int) -> None:
-        self.env, self.settings, self.total_updates, self.seed = env, settings, total_updates, seed
+    def __init__(self, env: VectorEnv, settings: MATD3Settings, seed: int) -> None:
+        self.env, self.settings, self.seed = env, settings, seed
         spec = env.spec
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "matd3-weights"))
@@ -81,10 +80,10 @@ class MATD3:
         self.generator = make_generator(seed, "matd3-noise")
         self.updates = 0
 
-    def train(self) -> Iterator[int]:
-        """Trains to the end; yields the number of updates done after each step of all environments."""
+    def train(self, total_updates: int) -> Iterator[int]:
+        """Trains; yields the number of updates done after each step of all environments."""
         step = 0
-        while self.updates < self.total_updates:
+        while self.updates < total_updates:
             observations = self.env.reset(self._episode_seeds(step))
             ended = False
             while not ended:
@@ -110,9 +109,6 @@ class MATD3:
         return (self.actors(observations) + noise).clamp(-1, 1)
 
     def _update_several(self) -> None:
-        rate = self.settings.learning_rate * (1 - 0.9 * self.updates / self.total_updates)
-        for optimizer in (self.actor_optimizer, self.critic_optimizer):
-            optimizer.param_groups[0]["lr"] = rate
         for _ in range(self.settings.updates_per_step):
             batch = self.buffer.sample(self.settings.batch_size, self.generator)
             self._update_critics(*batch)

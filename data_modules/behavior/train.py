@@ -13,6 +13,7 @@ from data_modules.behavior.actors import GaussianBehavior
 from data_modules.behavior.matd3 import MATD3, MATD3Settings
 from data_modules.behavior.snapshots import WEIGHTS, Snapshot, SnapshotChoice, save_snapshots
 from dof_lightning.envs.particle import ParticleEnv
+from dof_lightning.errors import UserError
 from dof_lightning.rollout import evaluation_seeds, run_rollout
 
 # Greedy returns near those of OMAR's datasets (medium-replay 204 on average, medium 273, expert 531), so that
@@ -23,7 +24,7 @@ CHOICE = {"spread": SnapshotChoice(medium_return=280.0, expert_return=545.0, lad
 def main(
     task: Literal["spread"] = "spread",
     seed: int = 0,
-    updates: int = 40_000,
+    updates: int = 12_000,
     evaluate_every: int = 250,
     evaluation_episodes: int = 500,
     output: str | None = None,
@@ -40,16 +41,21 @@ def main(
 
     Returns:
         The file written.
+
+    Raises:
+        UserError: an unknown task.
     """
+    if task not in CHOICE:
+        raise UserError(f"task={task!r} has no behaviour policies yet; choose one of {', '.join(CHOICE)}")
     torch.set_flush_denormal(True)
     settings = MATD3Settings()
-    learner = MATD3(ParticleEnv(task=task), settings, updates, seed)
+    learner = MATD3(ParticleEnv(task=task), settings, seed)
     name = learner.env.spec.name
     history: list[Snapshot] = []
     console = Console()
     with Progress(console=console) as progress:
         bar = progress.add_task(f"MATD3 on {name}", total=updates)
-        for done in learner.train():
+        for done in learner.train(updates):
             if done // evaluate_every > len(history):
                 history.append(measure(learner, evaluation_episodes))
                 latest = history[-1]
