@@ -11,9 +11,17 @@ from dof_lightning import configuration
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     """Hydra's entry; everything else is `engine.run`."""
+    # Leaving here keeps Hydra from adding lines of its own to what the user can mend.
+    if code := configuration.exit_with_one_line(lambda: run(cfg)):
+        sys.exit(code)
+
+
+def run(cfg: DictConfig) -> None:
+    """One run, or one job of a sweep."""
+    composed = configuration.composed_by_hydra_main(cfg)
     from dof_lightning import engine  # torch is imported after --help and typing mistakes have been dealt with
 
-    engine.run(configuration.composed_by_hydra_main(cfg))
+    engine.run(composed)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from dof_lightning.errors import UserError
 RUN_DIR_VARIABLE = "DOF_RUN_DIR"
 CHECKPOINT_VARIABLE = "DOF_CHECKPOINT"
 
+_RUNS = Path("runs")
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -85,9 +87,12 @@ class RunFolder:
         self.results.unlink(missing_ok=True)
 
     def discard_if_empty(self) -> None:
-        """Removes a folder that was claimed for a run that never began."""
-        if self.path.is_dir() and not any(self.path.iterdir()):
-            self.path.rmdir()
+        """Removes a folder that was claimed for a run that never began, and empty ones of ours above it."""
+        above = [parent for parent in self.path.parents if parent.is_relative_to(_RUNS)]
+        for folder in (self.path, *above):
+            if not folder.is_dir() or any(folder.iterdir()):
+                return
+            folder.rmdir()
 
     def lock(self) -> bool:
         """Claims the folder until this process ends, however it ends; False where another process has it."""
@@ -215,7 +220,7 @@ def _unfinished(plain: Mapping[str, Any]) -> list[RunFolder]:
 
 
 def _runs_folder(plain: Mapping[str, Any]) -> Path:
-    return Path("runs") / plain["choices"]["experiment"] / plain["choices"]["algorithm"]
+    return _RUNS / plain["choices"]["experiment"] / plain["choices"]["algorithm"]
 
 
 def _fresh_folder(plain: Mapping[str, Any]) -> RunFolder:

@@ -4,6 +4,7 @@ import sys
 
 import torch
 from lightning import Trainer
+from torch.utils.data import DataLoader
 
 from dof_lightning.algorithms.base import Algorithm
 from tests.contracts.synthetic import ALGORITHMS, build_algorithm, random_batch
@@ -30,7 +31,7 @@ def main() -> None:
             use_distributed_sampler=False,
         )
         batches = [random_batch(algorithm.spec, algorithm.window, seed=10 * i + trainer.global_rank) for i in range(3)]
-        trainer.fit(algorithm, train_dataloaders=batches)
+        trainer.fit(algorithm, train_dataloaders=DataLoader(batches, batch_size=None))
         mine = weights(algorithm)
         both = [torch.empty_like(mine) for _ in range(2)]
         torch.distributed.all_gather(both, mine)

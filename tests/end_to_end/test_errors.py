@@ -1,0 +1,173 @@
+"""What a user types wrong comes back as one line that names the thing and the fix, with exit code 2."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dof_lightning import cli, configuration, engine
+from dof_lightning.run_folder import CHECKPOINT_VARIABLE, RUN_DIR_VARIABLE
+from tests.end_to_end.workplace import SMALL, Workplace, succeeded
+
+
+@pytest.fixture(autouse=True)
+def _in_workplace(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In-process commands run where the others do, and leave nothing in the environment."""
+    monkeypatch.chdir(workplace.path)
+    monkeypatch.delenv("DOF_DATA", raising=False)
+    for variable in (RUN_DIR_VARIABLE, CHECKPOINT_VARIABLE):
+        monkeypatch.setenv(variable, "")
+
+
+def complaint_of_train(capsys: pytest.CaptureFixture, *overrides: str) -> str:
+    code = configuration.exit_with_one_line(lambda: engine.run(configuration.compose(overrides)))
+    return _only_line(code, capsys.readouterr().err)
+
+
+def complaint_of_dof(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    code = configuration.exit_with_one_line(lambda: cli.run(arguments))
+    return _only_line(code, capsys.readouterr().err)
+
+
+def _only_line(code: int, printed: str) -> str:
+    assert code == 2
+    lines = [line for line in printed.splitlines() if line.strip() and not line.startswith("Collecting")]
+    assert len(lines) == 1, printed
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ((), ("experiment=", "mpe_spread_expert", "mpe_spread_random")),
+        (("experiment=foo",), ("experiment=foo", "mpe_spread_medium_replay")),
+        ((*SMALL, "algorithm=foo"), ("algorithm=foo", "dof_policy")),
+        ((*SMALL, "trainer.max_stepz=3"), ("trainer.max_stepz", "did you mean `trainer.max_steps`?")),
+        ((*SMALL, "sede=3"), ("sede", "did you mean `seed`?")),
+        ((*SMALL, "trainer.max_steps=many"), ("trainer.max_steps", "integer", "many")),
+        ((*SMALL, "trainer.max_steps=0"), ("trainer.max_steps", "at least 1")),
+        ((*SMALL, "data.global_batch_size=2.5"), ("data.global_batch_size", "integer")),
+        ((*SMALL, "data.global_batch_size=0"), ("data.global_batch_size", "at least 1")),
+        ((*SMALL, "rollout.every_n_steps=0"), ("rollout.every_n_steps", "at least 1")),
+        ((*SMALL, "seed"), ("seed", "key=value")),
+        ((*SMALL, "trainer.accelerator=gpv"), ("trainer", "gpv")),
+        ((*SMALL, "env._target_=os.system"), ("env._target_", "trust=true")),
+        ((*SMALL, "env.task=tag"), ("mpe_spread", "was collected in", "env=")),
+        ((*SMALL, "data.path=nowhere"), ("nowhere", "no such dataset")),
+        ((*SMALL, "data.source.quality=perfect"), ("quality", "perfect", "expert")),
+        ((*SMALL, "resume=nowhere.ckpt"), ("resume=nowhere.ckpt", "no checkpoint")),
+        ((*SMALL, "sampler.steps=9"), ("steps", "9")),
+    ],
+    ids=lambda value: " ".join(value[-1:]) if isinstance(value, tuple) else None,
+)
+def test_a_mistake_in_train_is_one_line(
+    capsys: pytest.CaptureFixture, overrides: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    line = complaint_of_train(capsys, *overrides)
+    for word in words:
+        assert word in line
+
+
+def test_no_mistake_leaves_a_run_folder(workplace: Workplace, capsys: pytest.CaptureFixture) -> None:
+    complaint_of_train(capsys, *SMALL, "env.task=tag", "seed=77")
+    complaint_of_train(capsys, *SMALL, "env.task=tag", "run_dir=mistaken")
+    folders = [path for path in (workplace.path / "runs").rglob("*") if path.is_dir() and not any(path.iterdir())]
+    assert folders == []
+    assert not (workplace.path / "mistaken").exists()
+
+
+def test_train_py_and_sweeps_answer_in_one_line(workplace: Workplace) -> None:
+    for arguments, words in (
+        (("experiment=mpe_spread_random", "trainer.max_stepz=3"), ("did you mean `trainer.max_steps`?",)),
+        ((*SMALL, "env.task=tag"), ("was collected in",)),
+        (("-m", *SMALL, "seed=0,1", "trainer.devices=2"), ("trainer.devices=1", "sweep")),
+    ):
+        done = workplace.train(*arguments)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        for word in words:
+            assert word in line
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("schedule=cosine", ("schedule", "cosine")),
+        ("algorithm.q_gradient=none", ("algorithm.", "belongs to another run")),
+        ("noise_factorization=concat", ("noise_factorization", "WConcat")),
+        ("denoiser.hidden=[8]", ("denoiser.hidden", "[16, 16]", "[8]")),
+        ("seed=1", ("seed is 0 there, 1 here",)),
+        ("data.episodes=300", ("dataset is mpe_spread_random",)),
+        ("data.global_batch_size=32", ("data.global_batch_size is 64 there, 32 here",)),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    finished: str, capsys: pytest.CaptureFixture, change: str, words: tuple[str, ...]
+) -> None:
+    line = complaint_of_train(capsys, *SMALL, change, f"resume={finished}/checkpoints/last.ckpt", "run_dir=refused")
+    for word in (*words, "last.ckpt"):
+        assert word in line
+
+
+def test_a_run_is_not_overwritten(finished: str, capsys: pytest.CaptureFixture) -> None:
+    assert "resume=auto" in complaint_of_train(capsys, *SMALL, f"run_dir={finished}", "resume=never")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_damaged_shards_are_named(
+    workplace: Workplace, finished: str, capsys: pytest.CaptureFixture, tmp_path: Path, damage: str
+) -> None:
+    (whole,) = workplace.path.glob("data/mpe_spread_random-200-*")
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    shard = copy / "shard-000000.tar"
+    if damage == "missing":
+        shard.unlink()
+    else:
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 255
+        shard.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    line = complaint_of_dof(capsys, "data", "verify", str(copy))
+    assert "shard-000000.tar" in line
+    if damage != "flipped":
+        assert "shard-000000.tar" in complaint_of_train(capsys, *SMALL, f"data.path={copy}", "run_dir=damaged")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("eval", "rollout.report_episodes=2"), ("checkpoint=",)),
+        (("eval", "checkpoint=nowhere.ckpt"), ("nowhere.ckpt", "does not exist")),
+        (("eval", "checkpoint={finished}/config.yaml"), ("config.yaml", "cannot be read")),
+        (("eval", "checkpoint={finished}/checkpoints/last.ckpt", "env=mpe_tag"), ("was collected in", "env=")),
+        (("eval", "checkpoint={finished}/checkpoints/last.ckpt", "rollout.reports=1"), ("rollout.report_episodes",)),
+        (("eval", "checkpoint={finished}/checkpoints/last.ckpt", "denoiser"), ("denoiser", "key=value")),
+        (
+            ("eval", "checkpoint={finished}/checkpoints/last.ckpt", "algorithm.denoiser.hidden=[8,8]"),
+            ("does not fit", "denoiser"),
+        ),
+        (("data", "build", "experiment=foo"), ("experiment=foo", "mpe_spread_expert")),
+        (("data", "show"), ("experiment=",)),
+        (("data", "show", "nowhere"), ("nowhere", "no such dataset")),
+        (("data", "show", "experiment=mpe_spread_random", "data.episodes=12345"), ("dof data build", "12345")),
+        (("data", "list", "foo=1"), ("foo=1", "data.root=")),
+        (("data", "train-behavior", "tusk=spread"), ("tusk", "task")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_mistake_in_dof_is_one_line(
+    finished: str, capsys: pytest.CaptureFixture, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    line = complaint_of_dof(capsys, *(argument.format(finished=finished) for argument in arguments))
+    for word in words:
+        assert word in line
+
+
+def test_datasets_are_built_listed_shown_and_verified(workplace: Workplace) -> None:
+    what = ("experiment=mpe_spread_random", "data.episodes=30", "data.root=elsewhere")
+    path = succeeded(workplace.dof("data", "build", *what)).splitlines()[-1]
+    assert (workplace.path / path / "dataset.json").is_file()
+    assert "mpe_spread_random" in succeeded(workplace.dof("data", "list", "data.root=elsewhere"))
+    assert "30 of at most 25 steps" in succeeded(workplace.dof("data", "show", *what))
+    assert "1 shards" in succeeded(workplace.dof("data", "verify", path))

@@ -1,0 +1,27 @@
+"""Every shipped experiment, and every algorithm, runs from the first step to the table."""
+
+import json
+
+import pytest
+
+from dof_lightning import configuration, engine
+from tests.end_to_end.workplace import SMALL, Workplace
+
+TINY = (*SMALL[1:], "trainer.max_steps=2", "data.episodes=50", "rollout.report_episodes=2", "rollout.episodes=2")
+CASES = [(experiment, "dof_policy") for experiment in configuration.options("experiment")]
+CASES += [("mpe_spread_random", name) for name in configuration.options("algorithm") if name != "dof_policy"]
+
+
+@pytest.mark.parametrize(("experiment", "algorithm"), CASES)
+def test_it_runs_to_its_end(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, experiment: str, algorithm: str
+) -> None:
+    monkeypatch.chdir(workplace.path)
+    run_dir = f"tiny_{experiment}_{algorithm}"
+    typed = [f"experiment={experiment}", f"algorithm={algorithm}", f"run_dir={run_dir}", *TINY]
+    if algorithm != "dof_policy":
+        typed.append("algorithm.candidates=1")
+    engine.run(configuration.compose(typed))
+    results = json.loads((workplace.path / run_dir / "results.json").read_text())
+    assert (results["experiment"], results["algorithm"], results["steps"]) == (experiment, algorithm, 2)
+    assert results["last"]["certificate"]["passed"]

@@ -1,0 +1,161 @@
+"""One run from the command to `results.json`, and what can be done with its folder."""
+
+import json
+import signal
+import time
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.end_to_end.conftest import UNINTERRUPTED
+from tests.end_to_end.workplace import SMALL, Workplace, succeeded
+
+SCORE = {"episodes": int, "return_mean": float, "return_std": float, "normalized_score": float, "certificate": dict}
+RESULTS = {
+    "algorithm": str,
+    "experiment": str,
+    "dataset_fingerprint": str,
+    "seed": int,
+    "steps": int,
+    "windows": int,
+    "wall_seconds": float,
+    "peak_memory_mb": float,
+    "resumed_from_step": type(None),
+    "last": dict,
+    "best": dict,
+    "behavior": dict,
+}
+CURVES = (
+    "loss",
+    "loss/diffusion",
+    "loss/critic",
+    "loss/q",
+    "heldout/diffusion",
+    "gradient_norm/denoiser",
+    "gradient_norm/critic",
+    "learning_rate/denoiser",
+    "learning_rate/critic",
+    "rollout/return_mean",
+    "rollout/normalized_score",
+    "rollout/behavior_normalized_score",
+    "rollout/random_normalized_score",
+    "rollout/steps_per_second",
+    "throughput/windows_per_second",
+    "throughput/data_wait_share",
+)
+
+
+def test_the_folder_holds_what_is_promised(workplace: Workplace, finished: str) -> None:
+    folder = workplace.path / finished
+    assert {"config.yaml", "results.json", "checkpoints"} <= {path.name for path in folder.iterdir()}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert list(folder.glob("videos/*.gif"))
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_steps"] == 60
+    assert not list(workplace.path.glob("outputs")), "Hydra left a folder"
+
+
+def test_results_have_the_promised_shape(workplace: Workplace, finished: str) -> None:
+    results = workplace.results(finished)
+    assert {key: type(value) for key, value in results.items()} == RESULTS
+    for which in ("last", "best"):
+        assert {key: type(value) for key, value in results[which].items()} == SCORE
+        assert results[which]["certificate"] == {"passed": True, "max_abs_delta": 0.0}
+    assert results["algorithm"] == "dof_policy"
+    assert results["experiment"] == "mpe_spread_random"
+    assert results["steps"] == 60
+    assert results["windows"] == 60 * 64
+
+
+def test_the_terminal_shows_summary_table_and_next_commands(finished_output: str, finished: str) -> None:
+    words = ("dataset", "environment", "model", "parameters", "devices", "last", "best", "certified", "behaviour")
+    for word in (*words, f"tensorboard --logdir {finished}", f"run_dir={finished}", "dof eval checkpoint="):
+        assert word in finished_output
+
+
+def test_tensorboard_has_every_promised_curve(workplace: Workplace, finished: str) -> None:
+    curves: set[str] = set()
+    images: set[str] = set()
+    hyperparameters = False
+    for file in (workplace.path / finished).glob("events.out.tfevents.*"):
+        events = EventAccumulator(str(file)).Reload()
+        curves |= set(events.Tags()["scalars"])
+        images |= set(events.Tags()["images"])
+        hyperparameters |= "_hparams_/session_start_info" in events.summary_metadata
+    assert set(CURVES) <= curves, sorted(curves)
+    assert {name for name in curves if "factorization" in name and "weight" in name}, sorted(curves)
+    assert "rollout/video" in images
+    assert hyperparameters
+    assert "final/last_normalized_score" in curves
+
+
+def test_a_finished_run_says_so(workplace: Workplace, finished: str) -> None:
+    before = workplace.results(finished)
+    printed = succeeded(workplace.train(*UNINTERRUPTED, f"run_dir={finished}"))
+    assert "is finished" in printed
+    assert workplace.results(finished) == before
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_evaluating_again_gives_the_same_numbers(workplace: Workplace, finished: str, which: str) -> None:
+    printed = succeeded(workplace.dof("eval", f"checkpoint={finished}/checkpoints/{which}.ckpt"))
+    assert json.loads(printed.splitlines()[-1]) == workplace.results(finished)[which]
+
+
+def test_a_run_killed_and_resumed_ends_with_the_same_bits(workplace: Workplace, finished: str) -> None:
+    killed = "killed"
+    process = workplace.start_training(*UNINTERRUPTED, f"run_dir={killed}")
+    last = workplace.path / killed / "checkpoints" / "last.ckpt"
+    while not last.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (workplace.path / killed / "results.json").exists()
+    succeeded(workplace.train(*UNINTERRUPTED, f"run_dir={killed}"))
+    assert 0 < workplace.results(killed)["resumed_from_step"] < 60
+    ours, theirs = workplace.checkpoint(killed), workplace.checkpoint(finished)
+    for part in ("state_dict", "optimizer_states", "global_step"):
+        assert_identical(ours[part], theirs[part], part)
+    for which in ("last", "best", "behavior", "dataset_fingerprint"):
+        assert workplace.results(killed)[which] == workplace.results(finished)[which]
+
+
+def assert_identical(ours: Any, theirs: Any, where: str) -> None:
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key, value in ours.items():
+            assert_identical(value, theirs[key], f"{where}.{key}")
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs), where
+        for index, pair in enumerate(zip(ours, theirs, strict=True)):
+            assert_identical(*pair, f"{where}.{index}")
+    else:
+        assert ours == theirs, where
+
+
+def test_two_devices_end_properly_and_an_unfinished_run_is_found_again(workplace: Workplace) -> None:
+    overrides = (*SMALL, "trainer.devices=2", "trainer.max_steps=6")
+    printed = succeeded(workplace.train(*overrides))
+    assert "2 x cpu" in printed
+    assert printed.count("certified") == 2, "both ranks printed the table"
+    (results,) = workplace.path.glob("runs/mpe_spread_random/dof_policy/*/results.json")
+    assert json.loads(results.read_text())["steps"] == 6
+    results.unlink()  # as if it had been killed just before the end
+    succeeded(workplace.train(*overrides))
+    (results,) = workplace.path.glob("runs/mpe_spread_random/dof_policy/*/results.json")
+    assert json.loads(results.read_text())["resumed_from_step"] == 6
+
+
+def test_a_longer_run_goes_on_from_a_finished_one(workplace: Workplace) -> None:
+    overrides = (*SMALL, "run_dir=longer", "algorithm=dof_cloning")
+    overrides = tuple(o for o in overrides if "candidates" not in o)
+    succeeded(workplace.train(*overrides, "trainer.max_steps=4"))
+    succeeded(workplace.train(*overrides, "trainer.max_steps=8"))
+    results = workplace.results("longer")
+    assert (results["resumed_from_step"], results["steps"]) == (4, 8)
