@@ -69,7 +69,7 @@ class SnapshotChoice:
         medium = min(history, key=lambda snapshot: abs(snapshot.return_mean - self.medium_return))
         before = [snapshot for snapshot in history if snapshot.updates < medium.updates]
         levels = torch.linspace(self.ladder_start, medium.return_mean, self.ladder_size + 1)[:-1].tolist()
-        rungs = {min(before, key=lambda s: abs(s.return_mean - level)).updates for level in levels}
+        rungs = {min(before, key=lambda s: abs(s.return_mean - level)).updates for level in levels if before}
         ladder = [snapshot for snapshot in before if snapshot.updates in rungs]
         return {f"ladder_{rung}": snapshot for rung, snapshot in enumerate(ladder)} | {
             "medium": medium,

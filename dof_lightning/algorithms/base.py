@@ -104,7 +104,7 @@ class Algorithm(LightningModule, ABC):
             {"params": group.parameters(), "lr": group.learning_rate, "name": group.name}
             for group in self.parameter_groups()
         )
-        return torch.optim.Adam([group for group in groups if group["params"]])
+        return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
 
     def configure_gradient_clipping(
         self,
