@@ -81,7 +81,7 @@ class MATD3:
         self.updates = 0
 
     def train(self, total_updates: int) -> Iterator[int]:
-        """Trains; yields the number of updates done after each step of all environments."""
+        """Trains whole episodes; yields the number of updates done after each step of all environments."""
         step = 0
         while self.updates < total_updates:
             observations = self.env.reset(self._episode_seeds(step))

@@ -115,7 +115,7 @@ def changed(learner: MATD3, action: Callable[[], None]) -> set[str]:
 
 
 def test_actors_wait_for_the_critics(learner: MATD3) -> None:
-    assert list(learner.train(4))[-1] == 4
+    assert list(learner.train(4))[-1] >= 4
     batch = learner.buffer.sample(16, learner.generator)
     assert changed(learner, lambda: learner._update_critics(*batch)) == {"critics"}
     assert changed(learner, lambda: learner._update_actors(batch[0])) == {"actors"}
