@@ -38,6 +38,8 @@ _NOISE_TO_USERS = (
     "The number of training batches .* is smaller than the logging interval",
     "Found .* module\\(s\\) in eval mode at the start of training",
     "The ``compute`` method of metric WinRate was called before the ``update`` method",
+    "You're resuming from a checkpoint that ended before the epoch ended",  # our loaders start at the trainer's step
+    "Total length of `list` across ranks is zero",
     "Checkpoint directory .* exists and is not empty",
     "It is recommended to use `self.log.*sync_dist=True`",
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",

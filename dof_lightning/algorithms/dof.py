@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class Denoised:
         k: `[B]` diffusion steps in 1..K.
         noise: `[B, N, ...]`, the agents' true noise eps_i.
         prediction: `[B, N, ...]`, eps_theta_i(x_i^k, k).
-        x0: `[B, N, ...]`, the one-step estimate of the data, clipped straight-through.
+        x0: `[B, N, ...]`, the one-step estimate of the data, clipped (see `clip_with_way_back`).
         clipped_share: scalar, share of the estimate's entries that the clip changed.
     """
 
@@ -36,9 +37,28 @@ class Denoised:
     clipped_share: Tensor
 
 
-def clip_straight_through(x: Tensor, limit: float) -> Tensor:
-    """Clamps to [-limit, limit] with the gradient of the identity."""
-    return x + (x.clamp(-limit, limit) - x).detach()
+class _ClipWithWayBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.limit = limit
+        return x.clamp(-limit, limit)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,), (gradient,) = ctx.saved_tensors, gradients
+        pushed_out = ((x > ctx.limit) & (gradient < 0)) | ((x < -ctx.limit) & (gradient > 0))
+        return gradient.masked_fill(pushed_out, 0.0), None
+
+
+def clip_with_way_back(x: Tensor, limit: float) -> Tensor:
+    """Clamps to [-limit, limit]; descent may pull saturated entries back in, but not push them further out.
+
+    The clamp's own gradient would leave a saturated action where it is for ever. The identity's (straight-through)
+    promises a gain that the clamp takes away, and lets the Q-gradient push estimates out without bound.
+    """
+    clipped: Tensor = _ClipWithWayBack.apply(x, limit)  # type: ignore[no-untyped-call]
+    return clipped
 
 
 class DoFLightningModule(Algorithm):
@@ -114,7 +134,7 @@ class DoFLightningModule(Algorithm):
         prediction = network(noised, k, condition).to(x0.dtype)
         estimate = self.schedule.predict_x0(noised, prediction, k)
         clipped_share = (estimate.detach().abs() > self.clip_range).float().mean()
-        return Denoised(k, noise, prediction, clip_straight_through(estimate, self.clip_range), clipped_share)
+        return Denoised(k, noise, prediction, clip_with_way_back(estimate, self.clip_range), clipped_share)
 
     def diffusion_loss(self, denoised: Denoised, weight: Tensor) -> Tensor:
         """E ||f(eps_1..eps_N) - f(eps_theta_1..eps_theta_N)||^2 (seed, eq. 11; B.28 for wconcat).

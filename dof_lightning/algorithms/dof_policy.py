@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.diffusion_actor import DiffusionActor
-from dof_lightning.algorithms.dof import Denoised, DoFLightningModule, clip_straight_through
+from dof_lightning.algorithms.dof import Denoised, DoFLightningModule, clip_with_way_back
 from dof_lightning.algorithms.team_critic import TeamCritic
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.sampler import Sampler
@@ -148,7 +148,7 @@ class DoFPolicy(DoFLightningModule):
 
         Samples weigh min(1, SNR_k), because the estimate of x0 says little where noise dominates.
         """
-        actions = clip_straight_through(self.data_factorization.join(denoised.x0), self.clip_range)
+        actions = clip_with_way_back(self.data_factorization.join(denoised.x0), self.clip_range)
         values = critic.frozen_values(condition, actions)
         weight = self.schedule.snr(denoised.k, like=values).clamp(max=1.0)
         scale = values.detach().abs().mean(0).clamp_min(1e-6)

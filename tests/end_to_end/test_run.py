@@ -115,7 +115,9 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bits(workplace: Workplace, 
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (workplace.path / killed / "results.json").exists()
-    succeeded(workplace.train(*UNINTERRUPTED, f"run_dir={killed}"))
+    resumed = workplace.train(*UNINTERRUPTED, f"run_dir={killed}")
+    succeeded(resumed)
+    assert resumed.stderr == "", "a resumed run complains about what the user cannot mend"
     assert 0 < workplace.results(killed)["resumed_from_step"] < 60
     ours, theirs = workplace.checkpoint(killed), workplace.checkpoint(finished)
     for part in ("state_dict", "optimizer_states", "global_step"):

@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from dof_lightning.algorithms.dof import clip_with_way_back
 from dof_lightning.diffusion import sampler, schedule
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
 from dof_lightning.factorization.concat import Concatenation
 from dof_lightning.networks.agentwise import clip_gradient_norm
+from dof_lightning.networks.mlp import MLPDenoiser
 from tests.unit.small_dof import cloning, generator, small_batch, small_dof_policy
 from tests.unit.small_spec import small_spec
 
@@ -167,6 +169,31 @@ class _Loner:
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
+
+
+def test_clip_lets_saturated_entries_come_back_and_no_further_out() -> None:
+    x = torch.tensor([2.0, 2.0, -2.0, -2.0, 0.5, 0.5], requires_grad=True)
+    pull = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+    clipped = clip_with_way_back(x, 1.0)
+    (pull * clipped).sum().backward()
+    assert clipped.tolist() == [1.0, 1.0, -1.0, -1.0, 0.5, 0.5]
+    assert x.grad is not None
+    assert x.grad.tolist() == [1.0, 0.0, 0.0, -1.0, 1.0, -1.0]
+
+
+def test_gradient_of_q_cannot_push_estimates_out_of_range() -> None:
+    """With an eta this large the straight-through clip lost the data within a few hundred steps (loss above 1000)."""
+    model = small_dof_policy(q_weight=50.0, denoiser=partial(MLPDenoiser, hidden=(32, 32)), learning_rate=3e-3)
+    optimizer = model.configure_optimizers()
+    for step in range(300):
+        optimizer.zero_grad()
+        losses = model.losses(small_batch(model.spec, seed=step), generator(step))
+        losses["loss"].backward()
+        for group in model.parameter_groups():
+            clip_gradient_norm(group.modules, group.clip)
+        optimizer.step()
+        model.after_step()
+    assert losses["loss/diffusion"] < 10
 
 
 def test_a_factorization_that_cannot_run_locally_is_refused() -> None:
