@@ -5,19 +5,18 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-KEY = "dof_lightning"
-
 
 class Provenance(Callback):
-    """Stores plain containers under `checkpoint["dof_lightning"]`.
+    """Stores plain containers under a key of every checkpoint.
 
     Args:
+        key: theirs alone.
         content: dicts, lists, numbers, strings and tensors only, so that checkpoints load with `weights_only=True`.
     """
 
-    def __init__(self, content: Mapping[str, Any]) -> None:
-        self._content = dict(content)
+    def __init__(self, key: str, content: Mapping[str, Any]) -> None:
+        self._key, self._content = key, dict(content)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the content (Lightning hook)."""
-        checkpoint[KEY] = self._content
+        checkpoint[self._key] = self._content

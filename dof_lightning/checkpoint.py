@@ -11,7 +11,6 @@ import lightning
 import numpy as np
 import torch
 
-from callbacks.provenance import KEY
 from dof_lightning import __version__
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.configuration import build, check_targets, first_difference
@@ -20,6 +19,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
 
 FORMAT_VERSION = 1
+KEY = "dof_lightning"  # where a checkpoint keeps what is not Lightning's
 
 MODEL_KEYS = (
     "seed",

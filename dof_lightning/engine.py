@@ -3,7 +3,6 @@
 import inspect
 import json
 import logging
-import resource
 import shlex
 import sys
 import time
@@ -22,6 +21,7 @@ from rich.console import Console
 
 from callbacks.checkpoint import AtomicCheckpointIO
 from callbacks.provenance import Provenance
+from callbacks.throughput import peak_memory_mb
 from data_modules.manifest import DatasetManifest, read_manifest
 from dof_lightning import checkpoint as checkpoints
 from dof_lightning import configuration, console
@@ -147,7 +147,7 @@ def _build_trainer(config: dict[str, Any], folder: RunFolder, manifest: DatasetM
         "dirpath": folder.checkpoints,
         "global_batch_size": config["data"]["global_batch_size"],
     }
-    callbacks = [Provenance(checkpoints.describe(config, manifest.spec, manifest.behavior))]
+    callbacks = [Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior))]
     for node in config["callbacks"].values():
         made = _call_with_what_it_asks_for(configuration.build(node), available)
         callbacks.extend(made if isinstance(made, list) else [made])
@@ -200,7 +200,7 @@ def finish(job: Run, screen: Console, started: float) -> None:
         "steps": last.step,
         "windows": last.step * job.config["data"]["global_batch_size"] * job.trainer.accumulate_grad_batches,
         "wall_seconds": round(time.monotonic() - started, 2),
-        "peak_memory_mb": round(_peak_memory_mb(), 1),
+        "peak_memory_mb": round(peak_memory_mb(job.trainer.strategy.root_device), 1),
         "resumed_from_step": job.resumed_from_step,
         **scores,
         "behavior": _describe_behavior(job),
@@ -237,12 +237,6 @@ def _log_hyperparameters(job: Run, scores: Mapping[str, Mapping[str, Any]]) -> N
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(parameters, metrics)
             logger.finalize("success")
-
-
-def _peak_memory_mb() -> float:
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _show_start(screen: Console, job: Run) -> None:
