@@ -77,7 +77,10 @@ def cores_per_process(processes: int) -> int:
 
 
 def _available_cores() -> int:
-    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    if asked_for := os.environ.get("OMP_NUM_THREADS"):
+        return int(asked_for)
+    # macOS cannot tell which cores a process may use.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _CORES = _available_cores()  # read before Lightning's launcher changes OMP_NUM_THREADS

@@ -213,6 +213,14 @@ def test_throughput_is_logged_at_its_period(tmp_path: Path) -> None:
     )
 
 
+def test_peak_memory_knows_that_macos_counts_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def peak(platform: str) -> float:
+        monkeypatch.setattr("callbacks.throughput.sys.platform", platform)
+        return peak_memory_mb(torch.device("cpu"))
+
+    assert peak("linux") == pytest.approx(1024 * peak("darwin"), rel=0.1)
+
+
 def test_a_slow_loader_shows_as_waiting_and_slow_callbacks_do_not(tmp_path: Path, monkeypatch) -> None:
     """A clock that only moves where time is spent: 3 s a fetch, 1 s a training step, 100 s a callback."""
     now = [0.0]
