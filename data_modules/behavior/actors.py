@@ -48,7 +48,7 @@ class GaussianBehavior(DecentralizedPolicy):
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
         """Standard normal `[E, N, A]`."""
-        return torch.randn(n_episodes, self.n_agents, self.action_dim, generator=generator)
+        return torch.randn(n_episodes, self.n_agents, self.action_dim, generator=generator, device=generator.device)
 
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
         """The actors' actions plus scaled noise."""
@@ -76,7 +76,8 @@ class UniformBehavior(DecentralizedPolicy):
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
         """Uniform `[E, N, A]` in [-1, 1)."""
-        return torch.rand(n_episodes, self.n_agents, self.action_dim, generator=generator) * 2 - 1
+        shape = (n_episodes, self.n_agents, self.action_dim)
+        return torch.rand(shape, generator=generator, device=generator.device) * 2 - 1
 
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
         """The noise is the action."""

@@ -1,9 +1,10 @@
 """`dof data train-behavior task=spread`: trains the policies that our datasets are collected with."""
 
 import copy
+import inspect
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -19,6 +20,8 @@ from dof_lightning.rollout import evaluation_seeds, run_rollout
 # Greedy returns near those of OMAR's datasets (medium-replay 204 on average, medium 273, expert 531), so that
 # normalised scores compare; the training itself goes on to higher returns.
 CHOICE = {"spread": SnapshotChoice(medium_return=280.0, expert_return=545.0, ladder_start=130.0)}
+
+_ALWAYS_TOLD = ("task", "seed", "updates")
 
 
 def main(
@@ -62,8 +65,9 @@ def main(
                 progress.console.print(f"{done:>8} updates: return {latest.return_mean:.1f} ± {latest.return_std:.1f}")
             progress.update(bar, completed=done)
     path = WEIGHTS / f"{name}.safetensors" if output is None else Path(output)
+    measuring = {"evaluate_every": evaluate_every, "evaluation_episodes": evaluation_episodes}
     story = {
-        "command": f"dof data train-behavior task={task} seed={seed} updates={updates}",
+        "command": _command(task=task, seed=seed, updates=updates, **measuring),
         "environment": name,
         "environment_fingerprint": learner.env.spec.fingerprint,
         "settings": asdict(settings),
@@ -73,6 +77,13 @@ def main(
     save_snapshots(path, CHOICE[task].choose(history), story)
     console.print(f"written: {path}")
     return path
+
+
+def _command(**arguments: Any) -> str:
+    """What to type for the same snapshots; what is as by default is left out."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(main).parameters.items()}
+    typed = [f"{name}={value}" for name, value in arguments.items() if name in _ALWAYS_TOLD or value != defaults[name]]
+    return " ".join(["dof data train-behavior", *typed])
 
 
 def measure(learner: MATD3, episodes: int) -> Snapshot:

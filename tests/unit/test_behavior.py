@@ -63,6 +63,21 @@ def test_behaviors_act_alone(spread: ParticleEnv) -> None:
         torch.testing.assert_close(alone, together[:, 1:2])
 
 
+def test_noise_is_drawn_where_its_generator_is(monkeypatch: pytest.MonkeyPatch, spread: ParticleEnv) -> None:
+    devices = []
+
+    def spy(draw: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        return lambda *shape, **options: devices.append(options.get("device")) or draw(*shape, **options)
+
+    bank = load_actors(spread.spec, "expert")
+    for name in ("randn", "rand"):
+        monkeypatch.setattr(torch, name, spy(getattr(torch, name)))
+    generator = torch.Generator().manual_seed(0)
+    for policy in (GaussianBehavior(bank, 3, 2, exploration_noise=0.1), UniformBehavior(spread.spec)):
+        policy.draw_noise(2, generator)
+    assert devices == [generator.device] * 2
+
+
 def test_missing_behavior_names_what_there_is() -> None:
     with pytest.raises(UserError, match=r"mpe_tag.*mpe_spread"):
         read_story("mpe_tag")
@@ -147,5 +162,9 @@ def test_training_command_writes_snapshots(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(train, "MATD3Settings", lambda: tiny)
     path = train.main(updates=30, evaluate_every=10, evaluation_episodes=8, output=str(tmp_path / "new.safetensors"))
     assert path.exists()
+    monkeypatch.setattr("data_modules.behavior.snapshots.WEIGHTS", tmp_path)
+    told = "task=spread seed=0 updates=30 evaluate_every=10 evaluation_episodes=8"
+    assert read_story("new")["command"] == f"dof data train-behavior {told}"
+    assert train._command(task="spread", seed=1, updates=2, evaluate_every=250).endswith("seed=1 updates=2")
     with pytest.raises(UserError, match="spread"):
         train.main(task="hide_and_seek")  # type: ignore[arg-type]
