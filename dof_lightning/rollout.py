@@ -32,9 +32,10 @@ def run_rollout(
 ) -> Rollout:
     """Lets the agents act, each on its own, until every episode has ended.
 
-    Episodes go through policy and environment `chunk` at a time, with noise drawn from
+    Episodes go through policy and environment `chunk` at a time, with noise drawn for a whole chunk from
     `make_generator(*noise_key, index of the chunk)`: an episode's outcome depends on its global index and the chunk
-    size, but not on which rank runs it or on how many other chunks that rank has.
+    size, but not on which rank runs it or on how many other episodes there are (up to rounding, where the last chunk
+    is not full). So fewer episodes are the first of many.
 
     Args:
         policy: acts without gradients in evaluation mode; its training modes are restored.
@@ -60,7 +61,9 @@ def run_rollout(
             members = seeds[start : start + chunk]
             drawn = None if render_episode is None else render_episode - start
             drawn = drawn if drawn in range(len(members)) else None
-            parts.append(_run_chunk(policy, env, members, generator, record, drawn))
+            parts.append(
+                _run_chunk(policy, env, members, _noises(policy, chunk, len(members), generator), record, drawn)
+            )
             if progress is not None:
                 progress(len(members))
     return concatenate(parts[1:] or parts)
@@ -139,12 +142,12 @@ def _run_chunk(
     policy: DecentralizedPolicy,
     env: VectorEnv,
     seeds: Tensor,
-    generator: torch.Generator,
+    noises: Iterator[Tensor],
     record: bool,
     drawn: int | None,
 ) -> Rollout:
-    observations = env.reset(seeds)
-    carry = policy.initial_carry(len(seeds), generator.device)
+    observations, device = env.reset(seeds), _device(policy)
+    carry = policy.initial_carry(len(seeds), device)
     tally = Tally(observations)
     recorder = Recorder() if record else None
     if recorder is not None:
@@ -152,9 +155,8 @@ def _run_chunk(
     frames = [env.render(drawn)] if drawn is not None else None
     for _ in range(env.spec.horizon):
         legal = env.legal
-        actions, carry = policy.act(
-            observations.to(generator.device), carry, None if legal is None else legal.to(generator.device), generator
-        )
+        legal = None if legal is None else legal.to(device)
+        actions, carry = policy.act_on_noise(observations.to(device), carry, legal, next(noises))
         actions = actions.to(observations.device)
         result = env.step(actions)
         if recorder is not None:
@@ -167,6 +169,12 @@ def _run_chunk(
             break
     arrays = {} if recorder is None else recorder.arrays(env.spec.horizon)
     return tally.finish(frames, arrays)
+
+
+def _noises(policy: DecentralizedPolicy, chunk: int, n_episodes: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """A decision's noise after the other `[n_episodes, N, ...]`: the first rows of a whole chunk's."""
+    while True:
+        yield policy.draw_noise(chunk, generator)[:n_episodes]
 
 
 def _legal_after_end(legal: Tensor, lengths: Tensor) -> Tensor:

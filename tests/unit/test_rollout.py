@@ -103,6 +103,13 @@ def test_scores_do_not_depend_on_the_number_of_ranks(world_size: int, n_episodes
     assert sum(part.steps for part in parts) == whole.steps
 
 
+@pytest.mark.parametrize("n_episodes", [1, 5, 8, 11])
+def test_fewer_episodes_are_the_first_of_many(n_episodes: int) -> None:
+    many = play(ToyEnv(early=True), chunk=8)
+    few = play(ToyEnv(early=True), SEEDS[:n_episodes], chunk=8)
+    torch.testing.assert_close(few.agent_returns, many.agent_returns[:n_episodes], rtol=0, atol=1e-5)
+
+
 def test_an_offset_inside_a_chunk_is_refused() -> None:
     with pytest.raises(ValueError, match="first_episode=6 is not a multiple of chunk=4"):
         play(ToyEnv(), first_episode=6, chunk=4)
