@@ -123,9 +123,11 @@ def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: Dat
     if difference is None and checkpoint.spec.fingerprint != spec.fingerprint:
         there, here = checkpoint.spec, spec
         difference = f"dataset is {there.name} ({there.fingerprint}) there, {here.name} ({here.fingerprint}) here"
-    if difference is None:
-        difference = first_difference(config["data"], checkpoint.config["data"], ("global_batch_size",))
-        difference = difference and f"data.{difference}"
+    # The loader starts at steps x batches a step, so both must stay.
+    for group, key in (("data", "global_batch_size"), ("trainer", "accumulate_grad_batches")):
+        if difference is None:
+            found = first_difference(config[group], checkpoint.config[group], (key,))
+            difference = found and f"{group}.{found}"
     if difference is not None:
         raise UserError(
             f"{checkpoint.path} belongs to another run: {difference}; type what it was trained with, "

@@ -100,6 +100,7 @@ def test_train_py_and_sweeps_answer_in_one_line(workplace: Workplace) -> None:
         ("seed=1", ("seed is 0 there, 1 here",)),
         ("data.episodes=300", ("dataset is mpe_spread_random",)),
         ("data.global_batch_size=32", ("data.global_batch_size is 64 there, 32 here",)),
+        ("trainer.accumulate_grad_batches=2", ("trainer.accumulate_grad_batches is 1 there, 2 here",)),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
