@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from dof_lightning.errors import UserError
 from dof_lightning.networks.agentwise import Activation, Agentwise, AgentwiseMLP, Sharing, agent_identities
 from dof_lightning.spec import DatasetSpec
 
@@ -17,6 +18,9 @@ class SinusoidalEmbedding(nn.Module):
     Args:
         dim: of the embedding, even and at least 4.
 
+    Raises:
+        UserError: it is not.
+
     Shapes:
         k `[B]` int64, result `[B, dim]`
     """
@@ -25,6 +29,8 @@ class SinusoidalEmbedding(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        if dim < 4 or dim % 2:
+            raise UserError(f"denoiser.time_embedding={dim} must be even and at least 4")
         half = dim // 2
         exponent = torch.arange(half, dtype=torch.float64) / (half - 1)
         self.register_buffer("frequencies", torch.exp(-math.log(10_000.0) * exponent), persistent=False)

@@ -6,6 +6,7 @@ from small_spec import ACTION_DIMS, small_spec
 from torch import nn
 from torch.func import jacrev
 
+from dof_lightning.errors import UserError
 from dof_lightning.networks.critic import AgentwiseCritic
 from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.networks.mlp import MLPDenoiser, SinusoidalEmbedding
@@ -50,6 +51,12 @@ def test_denoisers_of_different_agents_do_not_see_each_other(sharing):
         assert off_diagonal(by_condition) == 0
         assert (by_x.abs().amax(dim=(1, 3)).diagonal() > 0).all()
         assert (by_condition.abs().amax(dim=(1, 3)).diagonal() > 0).all()
+
+
+@pytest.mark.parametrize("width", [0, 2, 15, -4])
+def test_a_width_that_no_embedding_can_have_is_refused(width):
+    with pytest.raises(UserError, match=rf"denoiser\.time_embedding={width} must be even and at least 4"):
+        MLPDenoiser(small_spec(), C, hidden=(16, 16), time_embedding=width)
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)
