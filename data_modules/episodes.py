@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import Progress
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from data_modules.manifest import DatasetManifest, read_manifest
-from data_modules.order import HELDOUT_FRACTION, WindowOrder, is_heldout
+from data_modules.order import WindowOrder, is_heldout
 from data_modules.windows import EpisodeTable, WindowIndex, gather_windows, load_table
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.errors import UserError
@@ -37,11 +38,9 @@ class EpisodeDataModule(LightningDataModule):
         window: the rows an algorithm wants to see.
         global_batch_size: windows of a step over all ranks; a multiple of their number.
         seed: of the order of windows.
-        heldout_fraction: share of the episodes that is only evaluated on.
         heldout_windows: at most so many windows, evenly spread, are evaluated.
         train_on_padded_tails: whether `diffusion_mask` includes rows behind an episode's end.
         num_workers: processes that gather batches; 0 is fastest unless the training step leaves cores idle.
-        pin_memory: whether batches are put into page-locked memory, for GPUs.
 
     Raises:
         UserError: the dataset is missing or damaged (see `read_manifest`), or the batch size does not fit.
@@ -53,22 +52,18 @@ class EpisodeDataModule(LightningDataModule):
         window: Window,
         global_batch_size: int,
         seed: int,
-        heldout_fraction: float = HELDOUT_FRACTION,
         heldout_windows: int = 4096,
         train_on_padded_tails: bool = False,
         num_workers: int = 0,
-        pin_memory: bool = False,
     ) -> None:
         super().__init__()
         self.manifest: DatasetManifest = read_manifest(path)
         self.window = window
         self.global_batch_size = global_batch_size
         self.seed = seed
-        self.heldout_fraction = heldout_fraction
         self.heldout_windows = heldout_windows
         self.train_on_padded_tails = train_on_padded_tails
         self.num_workers = num_workers
-        self.pin_memory = pin_memory
         self._table: EpisodeTable | None = None
 
     @property
@@ -86,11 +81,13 @@ class EpisodeDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Reads the dataset unless that is done (Lightning hook)."""
         self._check_batch_size()
-        held_out = is_heldout(self.table.episode_id, self.heldout_fraction)
+        held_out = is_heldout(self.table.episode_id)
         self._training = WindowIndex(self.table, (~held_out).nonzero()[:, 0])
         self._heldout = WindowIndex(self.table, held_out.nonzero()[:, 0])
         if len(self._training) == 0:
-            raise UserError(f"{self.manifest.location}: every episode is held out; lower data.heldout_fraction")
+            raise UserError(
+                f"{self.manifest.location}: every episode is held out; collect more of them (data.episodes)"
+            )
 
     @property
     def n_training_windows(self) -> int:
@@ -118,8 +115,15 @@ class EpisodeDataModule(LightningDataModule):
 
     @property
     def batches_seen(self) -> int:
-        """Batches each rank has trained on, over the whole run."""
-        return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
+        """Batches each rank has trained on, over the whole run; 0 where the first ones are to be overfitted."""
+        if self.trainer is None or self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            return 0
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    @property
+    def pin_memory(self) -> bool:
+        """Whether batches are put into page-locked memory, from which a GPU copies while it computes."""
+        return self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
 
     def training_batches(self) -> "TrainingBatches":
         """This rank's batches from the trainer's step on."""

@@ -62,7 +62,7 @@ def test_collected_data_fit_their_environment(tmp_path: Path) -> None:
 def test_transitions_obey_the_physics(tmp_path: Path) -> None:
     """Stored rows are consecutive: position' = position + 0.1 velocity' in the particle world."""
     path = dataset(tmp_path).ensure(progress=False)
-    module = EpisodeDataModule(path, Window(0, 1), global_batch_size=64, seed=0, heldout_fraction=0.02)
+    module = EpisodeDataModule(path, Window(0, 1), global_batch_size=64, seed=0)
     module.setup("fit")
     batch = next(module.heldout_batches())
     now, following = batch.observations[:, :, 0], batch.observations[:, :, 1]

@@ -1,4 +1,4 @@
-"""The DataModule: windows equal a naive reference, and a resumed run sees what the uninterrupted one saw."""
+"""The DataModule: windows equal a naive reference, and are shared out to epochs, ranks and held-out batches."""
 
 from itertools import chain
 from pathlib import Path
@@ -9,18 +9,18 @@ import pytest
 import torch
 from beartype import beartype
 from jaxtyping import Bool, Float32, Int64, jaxtyped
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
+from small_data_module import DISCOUNT, HELDOUT_FRACTION, FakeTrainer, _many_are_held_out, keys, make_data, take
 from small_dataset import build, make_episodes
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_modules.arrays import Episodes
-from data_modules.episodes import EpisodeDataModule
 from data_modules.order import is_heldout
-from dof_lightning.batch import EpisodeBatch, Window
+from dof_lightning.batch import Window
 from dof_lightning.errors import UserError
 
-DISCOUNT = 0.9
+__all__ = ["_many_are_held_out"]
+
 WINDOWS = [Window(0, 1), Window(0, 4), Window(3, 1), Window(2, 5), Window(9, 9)]
 
 
@@ -58,21 +58,6 @@ def reference_window(episodes: Episodes, e: int, t: int, window: Window, padded_
         result["terminated"][j] = time == length - 1 and ended
         result["truncated"][j] = time == length - 1 and not ended
     return result
-
-
-def make_data(path: Path, window: Window, batch: int = 16, **options: Any) -> EpisodeDataModule:
-    if not path.exists():
-        build(path, make_episodes(60), discount=DISCOUNT)
-    return EpisodeDataModule(path, window, batch, seed=3, **({"heldout_fraction": 0.2} | options))
-
-
-def take(data: EpisodeDataModule, count: int) -> list[EpisodeBatch]:
-    batches = iter(data.train_dataloader())
-    return [next(batches) for _ in range(count)]
-
-
-def keys(batch: EpisodeBatch) -> list[tuple[int, int]]:
-    return list(zip(batch.episode_id.tolist(), batch.t.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("padded_tails", [False, True])
@@ -139,8 +124,8 @@ def test_held_out_episodes_are_never_trained_on(tmp_path: Path) -> None:
     data.setup()
     trained = torch.cat([batch.episode_id for batch in take(data, 100)])
     evaluated = torch.cat([batch.episode_id for batch in data.val_dataloader()[0]])
-    assert not is_heldout(trained, 0.2).any()
-    assert is_heldout(evaluated, 0.2).all()
+    assert not is_heldout(trained, HELDOUT_FRACTION).any()
+    assert is_heldout(evaluated, HELDOUT_FRACTION).all()
     assert set(trained.tolist()) | set(evaluated.tolist()) == set(range(60))
 
 
@@ -150,7 +135,7 @@ def test_an_epoch_visits_every_training_window_once(tmp_path: Path) -> None:
     epoch = data.n_training_windows
     seen = [key for batch in take(data, epoch // 10 + 1) for key in keys(batch)][:epoch]
     assert len(set(seen)) == epoch
-    lengths = make_episodes(60).length[~is_heldout(torch.arange(60), 0.2).numpy()]
+    lengths = make_episodes(60).length[~is_heldout(torch.arange(60), HELDOUT_FRACTION).numpy()]
     assert epoch == lengths.sum()
 
 
@@ -162,17 +147,8 @@ def test_held_out_windows_are_capped_and_spread(tmp_path: Path) -> None:
     assert len(loader) == len(batches) == 3
     assert [batch.size for batch in batches] == [4, 4, 2]
     assert [keys(batch) for batch in batches] == [keys(batch) for batch in loader]
-    n_heldout = int(is_heldout(torch.arange(60), 0.2).sum())
+    n_heldout = int(is_heldout(torch.arange(60), HELDOUT_FRACTION).sum())
     assert len({e for batch in batches for e, _ in keys(batch)}) >= min(n_heldout, 10) // 2
-
-
-def test_nothing_held_out_means_no_validation(tmp_path: Path) -> None:
-    data = make_data(tmp_path / "toy", Window(0, 1), heldout_fraction=0.0)
-    data.setup()
-    assert data.val_dataloader() == []
-    module = Recorder()
-    trainer(tmp_path, max_steps=2).fit(module, datamodule=data)
-    assert len(module.seen) == 2
 
 
 def test_setup_reads_once(tmp_path: Path) -> None:
@@ -232,82 +208,9 @@ def test_damage_behind_an_intact_manifest_is_named(tmp_path: Path) -> None:
         data.setup()
 
 
-# --- in a trainer ---------------------------------------------------------------------------------------------------
-
-
-class FakeTrainer:
-    def __init__(self, rank: int = 0, world_size: int = 1, global_step: int = 0) -> None:
-        self.global_rank, self.world_size, self.global_step = rank, world_size, global_step
-        self.accumulate_grad_batches = 1
-
-
-class Recorder(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.seen: list[list[tuple[int, int]]] = []
-
-    def training_step(self, batch: EpisodeBatch, batch_index: int) -> Tensor:
-        self.seen.append(keys(batch))
-        return self.weight * batch.rewards.mean()
-
-    def validation_step(self, batch: EpisodeBatch, batch_index: int) -> None:
-        assert batch.size
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def trainer(folder: Path, max_steps: int, **options: Any) -> Trainer:
-    checkpoints = ModelCheckpoint(folder / "checkpoints", "{step}", every_n_train_steps=7, save_top_k=-1)
-    return Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=max_steps,
-        max_epochs=-1,
-        logger=False,
-        callbacks=[checkpoints],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **({"val_check_interval": 5, "check_val_every_n_epoch": None} | options),
-    )
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("num_workers", "accumulate"), [(0, 1), (0, 3), (2, 1)])
-def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(tmp_path: Path, num_workers: int, accumulate: int) -> None:
-    options = {"accumulate_grad_batches": accumulate}
-    whole = Recorder()
+@pytest.mark.parametrize(("accelerator", "pinned"), [(CPUAccelerator, False), (CUDAAccelerator, True)])
+def test_memory_is_pinned_where_a_gpu_copies_from_it(tmp_path: Path, accelerator: type, pinned: bool) -> None:
     data = make_data(tmp_path / "toy", Window(0, 1))
-    trainer(tmp_path / "whole", 32, **options).fit(whole, datamodule=data)
-    assert len(whole.seen) == 32 * accumulate
-
-    data = make_data(tmp_path / "toy", Window(0, 1), num_workers=num_workers)
-    trainer(tmp_path / "cut", 17, **options).fit(Recorder(), datamodule=data)
-    for step in (7, 14):
-        resumed = Recorder()
-        data = make_data(tmp_path / "toy", Window(0, 1), num_workers=num_workers)
-        checkpoint = tmp_path / "cut" / "checkpoints" / f"step={step}.ckpt"
-        trainer(tmp_path / f"from_{step}", 32, **options).fit(resumed, datamodule=data, ckpt_path=checkpoint)
-        assert resumed.seen == whole.seen[step * accumulate :]
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_run_that_goes_on_after_max_steps_sees_the_next_batches(tmp_path: Path) -> None:
-    whole, first, second = Recorder(), Recorder(), Recorder()
-    trainer(tmp_path / "whole", 20).fit(whole, datamodule=make_data(tmp_path / "toy", Window(0, 1)))
-    short = trainer(tmp_path / "short", 9)
-    short.fit(first, datamodule=make_data(tmp_path / "toy", Window(0, 1)))
-    short.save_checkpoint(tmp_path / "end.ckpt")
-    longer = trainer(tmp_path / "long", 20)
-    longer.fit(second, datamodule=make_data(tmp_path / "toy", Window(0, 1)), ckpt_path=tmp_path / "end.ckpt")
-    assert first.seen + second.seen == whole.seen
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_short_epochs_go_on_where_the_last_one_stopped(tmp_path: Path) -> None:
-    whole, cut = Recorder(), Recorder()
-    trainer(tmp_path / "whole", 20).fit(whole, datamodule=make_data(tmp_path / "toy", Window(0, 1)))
-    pieces = trainer(tmp_path / "cut", 20, limit_train_batches=6, val_check_interval=1.0, check_val_every_n_epoch=1)
-    pieces.fit(cut, datamodule=make_data(tmp_path / "toy", Window(0, 1)))
-    assert cut.seen == whole.seen
+    assert not data.pin_memory, "there is no trainer yet"
+    data.trainer = FakeTrainer(accelerator=accelerator())
+    assert data.pin_memory is pinned
