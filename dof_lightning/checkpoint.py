@@ -13,10 +13,12 @@ import torch
 
 from dof_lightning import __version__
 from dof_lightning.algorithms.base import Algorithm
-from dof_lightning.configuration import build, check_targets, first_difference
+from dof_lightning.configuration import build
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
+from dof_lightning.plain import first_difference
 from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
+from dof_lightning.targets import check_targets
 
 FORMAT_VERSION = 1
 KEY = "dof_lightning"  # where a checkpoint keeps what is not Lightning's

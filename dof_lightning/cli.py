@@ -48,12 +48,13 @@ def _evaluate(tails: list[str]) -> None:
     from dof_lightning import checkpoint as checkpoints
     from dof_lightning import console
     from dof_lightning.evaluation import evaluate
+    from dof_lightning.overrides import override
 
     path, others = _take(tails, "checkpoint")
     if path is None:
         raise UserError("checkpoint= is missing; a run keeps them in <run_dir>/checkpoints/{last,best}.ckpt")
     checkpoint = checkpoints.read(Path(path))
-    config = configuration.override_plain(checkpoint.config, others)
+    config = override(checkpoint.config, others)
     score = evaluate(checkpoint, config).to_dict()
     env = checkpoints.build_env(config).spec
     console.show_scores(console.make_console(stderr=True), {f"step {checkpoint.step}": score}, checkpoint.behavior, env)

@@ -1,13 +1,10 @@
 """From what a user typed to a checked configuration; every mistake becomes one line."""
 
 import difflib
-import hashlib
-import importlib
-import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dof_lightning.errors import UserError
+from dof_lightning.plain import leaves
+from dof_lightning.targets import check_arguments, check_targets
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 USER_ERROR_EXIT_CODE = 2
 
-_TRUSTED = ("dof_lightning", "data_modules", "callbacks", "lightning", "torch.nn", "torch.optim")
 _POSITIVE = (
     "trainer.max_steps",
     "data.episodes",
@@ -34,9 +32,10 @@ _POSITIVE = (
     "rollout.every_n_steps",
     "rollout.report_episodes",
     "checkpoint.every_n_steps",
+    "validation.every_n_steps",
 )
 _SEVERAL_TYPES = ("trainer.devices", "trainer.precision")
-_WHERE_NOT_WHAT = ("run_dir", "resume", "trust")
+_CHOICES = {"trainer.precision": ("32-true", "bf16-mixed")}  # fused Adam and our clipping would see scaled gradients
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -103,24 +102,38 @@ def check(cfg: DictConfig) -> None:
     if cfg.choices.get("experiment") is None:
         raise UserError(f"experiment= is missing; choose one of {', '.join(options('experiment'))}")
     _check_types(cfg)
-    for key in _POSITIVE:
-        value = OmegaConf.select(cfg, key)
-        if value is not None and value < 1:
-            raise UserError(f"{key} must be at least 1, got {value}")
+    for key, choices in _CHOICES.items():
+        if (value := OmegaConf.select(cfg, key)) not in choices:
+            raise UserError(f"{key} must be {' or '.join(choices)}, got {value}")
+    plain = to_plain(cfg)
     if not cfg.trust:
-        check_targets(to_plain(cfg))
+        check_targets(plain)
+    written = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(written, dict)
+    check_arguments(plain, {str(key): value for key, value in written.items()})
 
 
 def _check_types(cfg: DictConfig) -> None:
     groups = [f"{group}={option}" for group, option in cfg.choices.items() if option is not None]
-    defaults = dict(leaves(to_plain(_compose_inside(groups))))
-    for key, value in leaves(to_plain(cfg)):
-        default = defaults.get(key)
-        if key in _SEVERAL_TYPES or value is None or not isinstance(default, (bool, int, float)):
-            continue
+    defaults, values = (dict(leaves(to_plain(config))) for config in (_compose_inside(groups), cfg))
+    # Of what is only referred to, the key that a user can type is named.
+    for key, _ in leaves(OmegaConf.to_container(cfg, resolve=False)):
+        if key not in _SEVERAL_TYPES:
+            check_value(key, values.get(key), defaults.get(key))
+
+
+def check_value(key: str, value: Any, default: Any) -> None:
+    """Refuses a value of another type than the default's, where that is a number or a truth value.
+
+    Raises:
+        UserError: it is, or a number that must be positive is not.
+    """
+    if value is not None and isinstance(default, (bool, int, float)):
         accepted = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, accepted) or isinstance(value, bool) != isinstance(default, bool):
             raise UserError(f"{key} must be {_article(default)}, got {value!r}")
+    if key in _POSITIVE and (value is None or value < 1):
+        raise UserError(f"{key} must be at least 1, got {value}")
 
 
 def _compose_inside(overrides: list[str]) -> DictConfig:
@@ -133,38 +146,6 @@ def _article(value: bool | int | float) -> str:
     if isinstance(value, bool):
         return "true or false"
     return "an integer" if isinstance(value, int) else "a number"
-
-
-def check_targets(config: Mapping[str, Any]) -> None:
-    """Refuses to instantiate what is not ours, Lightning's or torch's: a checkpoint must not run a stranger's code.
-
-    Raises:
-        UserError: a `_target_` lies elsewhere, or is reached through one of our modules but defined elsewhere.
-    """
-    for key, target in leaves(config):
-        if key.split(".")[-1] != "_target_":
-            continue
-        defined_in = getattr(_locate(key, str(target)), "__module__", "")
-        if not (_is_trusted(str(target)) and _is_trusted(defined_in or "")):
-            raise UserError(f"{key}={target} is outside {', '.join(_TRUSTED)}; pass trust=true if you trust its source")
-
-
-def _is_trusted(name: str) -> bool:
-    return any(name == package or name.startswith(f"{package}.") for package in _TRUSTED)
-
-
-def _locate(key: str, target: str) -> Any:
-    if not _is_trusted(target):
-        return None
-    module, _, name = target.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
-            raise UserError(f"{key}={target}: there is no module {module!r}") from error
-        raise UserError(f"{key}={target} needs the package {error.name!r}: pip install {error.name}") from error
-    except AttributeError as error:
-        raise UserError(f"{key}={target}: {module} has no {name!r}") from error
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
@@ -181,56 +162,8 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def config_hash(plain: Mapping[str, Any]) -> str:
-    """Identifies what is run, wherever it is run from and stored."""
-    what = {key: value for key, value in plain.items() if key not in _WHERE_NOT_WHAT}
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Sequence[str]) -> str | None:
-    """The first leaf below `keys` in which two configurations differ, `key: theirs there, ours here`."""
-    mine = dict(leaves({key: ours.get(key) for key in keys}))
-    other = dict(leaves({key: theirs.get(key) for key in keys}))
-    for key in [*other, *mine]:
-        if mine.get(key) != other.get(key):
-            return f"{key} is {other.get(key)!r} there, {mine.get(key)!r} here"
-    return None
-
-
-def override_plain(plain: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Applies `key=value` tails to a stored configuration; `env=<option>` replaces that group.
-
-    Raises:
-        UserError: a tail is not `key=value`, or names a key the configuration does not have.
-    """
-    cfg = OmegaConf.create(plain)
-    assert isinstance(cfg, DictConfig)
-    for override in overrides:
-        key, separator, value = override.partition("=")
-        if not separator:
-            raise UserError(f"cannot read {override!r}; write key=value")
-        if key in ("env",):
-            cfg[key] = to_plain(compose([override]))[key]
-        elif OmegaConf.select(cfg, key, default=_ABSENT) is _ABSENT:
-            raise UserError(_unknown_key(key, [name for name, _ in leaves(plain)]))
-        else:
-            OmegaConf.update(cfg, key, OmegaConf.from_dotlist([f"value={value}"]).value)
-    return to_plain(cfg)
-
-
-_ABSENT = object()
-
-
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values below nested mappings, by dotted key."""
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
-
-
-def _unknown_key(key: str, known: Sequence[str]) -> str:
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """One line for a key that is not there, with the nearest that is."""
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean `{close[0]}`?" if close else "`python train.py --cfg job` shows all keys"
     return f"unknown key `{key}`; {hint}"
@@ -243,7 +176,7 @@ def explain(error: Exception) -> str:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option} does not exist; choose one of {', '.join(options(group))}"
     if unknown := re.match(r"Could not override '([^']+)'", text):
-        return _unknown_key(unknown[1], _known_keys())
+        return unknown_key(unknown[1], _known_keys())
     if appended := re.match(r"Could not append to config. An item is already at '([^']+)'", text):
         return f"`{appended[1]}` exists already; drop the + before it"
     if parsed := re.match(r"Error parsing override '(.*?)'", text):

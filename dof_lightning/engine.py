@@ -29,6 +29,7 @@ from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation import cores_per_process, evaluate
+from dof_lightning.plain import leaves
 from dof_lightning.run_folder import RunFolder, Start, find_start, is_first_process, write_atomically
 from dof_lightning.seeding import derive_seed
 from dof_lightning.spec import check_compatible
@@ -226,7 +227,7 @@ def _describe_behavior(job: Run) -> dict[str, Any]:
 def _log_hyperparameters(job: Run, scores: Mapping[str, Mapping[str, Any]]) -> None:
     described = {key: job.config[key] for key in ("choices", "seed", "algorithm")}
     described |= {"data": {key: job.config["data"][key] for key in ("episodes", "global_batch_size")}}
-    parameters = {key: value for key, value in configuration.leaves(described) if isinstance(value, (int, float, str))}
+    parameters = {key: value for key, value in leaves(described) if isinstance(value, (int, float, str))}
     metrics = {
         f"final/{which}_{name}": float(score[name])
         for which, score in scores.items()

@@ -20,13 +20,22 @@ from typing import Any
 
 import yaml
 
-from dof_lightning.configuration import config_hash
 from dof_lightning.errors import UserError
+from dof_lightning.plain import config_hash, leaves
 
 RUN_DIR_VARIABLE = "DOF_RUN_DIR"
 CHECKPOINT_VARIABLE = "DOF_CHECKPOINT"
 
 _RUNS = Path("runs")
+
+# What a run may be continued with, and what of that it may not.
+_MAY_CHANGE = (
+    *("run_dir", "resume", "trust", "trainer", "callbacks", "logger", "checkpoint", "validation"),
+    *("rollout.episodes", "rollout.every_n_steps", "data.root", "data.path", "data.num_workers"),
+    *("data.heldout_windows", "data.source.root", "data.module.num_workers", "data.module.heldout_windows"),
+    *(f"choices.{group}" for group in ("trainer", "callbacks", "logger", "debug", "tuned", "experiment")),
+)
+_KEPT = ("trainer.accumulate_grad_batches", "trainer.precision")
 
 
 @dataclass(frozen=True)
@@ -73,12 +82,21 @@ class RunFolder:
         return stored if isinstance(stored, dict) else None
 
     def is_finished(self, plain: Mapping[str, Any]) -> bool:
-        """Whether there is nothing left to do for this configuration."""
+        """Whether there is nothing left to do for this configuration.
+
+        Raises:
+            UserError: what is finished here is another run.
+        """
         if not self.results.exists():
             return False
-        stored = self.read_config()
-        same = stored is not None and config_hash(stored) == config_hash(plain)
-        return same or json.loads(self.results.read_text())["steps"] >= plain["trainer"]["max_steps"]
+        stored = self.read_config() or {}
+        if config_hash(stored) == config_hash(plain):
+            return True
+        if json.loads(self.results.read_text())["steps"] < plain["trainer"]["max_steps"]:
+            return False
+        if difference := _other_run(stored, plain):
+            raise UserError(f"{self.path} holds another run, a finished one: {difference}; choose another run_dir=")
+        return True
 
     def open(self, plain: Mapping[str, Any]) -> None:
         """Creates the folder and stores the configuration; results of a shorter run are dropped."""
@@ -145,6 +163,16 @@ def find_start(plain: Mapping[str, Any]) -> Start:
     os.environ[RUN_DIR_VARIABLE] = str(start.folder.path.resolve())
     os.environ[CHECKPOINT_VARIABLE] = str(start.checkpoint.resolve()) if start.checkpoint else ""
     return start
+
+
+def _other_run(stored: Mapping[str, Any], plain: Mapping[str, Any]) -> str | None:
+    """What makes a configuration another run than the stored one; keys of other versions do not."""
+    ours, theirs = dict(leaves(plain)), dict(leaves(stored))
+    for key in (key for key in theirs if key in ours):
+        free = key not in _KEPT and any(key == part or key.startswith(f"{part}.") for part in _MAY_CHANGE)
+        if not free and ours[key] != theirs[key]:
+            return f"{key} is {theirs[key]!r} there, {ours[key]!r} here"
+    return None
 
 
 def is_first_process() -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from dof_lightning import configuration
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.batch import EpisodeBatch, Window
+from dof_lightning.plain import leaves
 from dof_lightning.spec import DatasetSpec
 from tests.toys import ACTION_DIM, N_AGENTS, OBSERVATION_DIM, ToyEnv
 from tests.unit.small_spec import small_spec
@@ -46,7 +47,7 @@ def build_algorithm(*overrides: str, spec: DatasetSpec | None = None, weights_se
 @cache
 def _narrow(overrides: tuple[str, ...]) -> dict[str, Any]:
     cfg = configuration.compose(["experiment=mpe_spread_random", *overrides])
-    for key, _ in configuration.leaves(OmegaConf.to_container(cfg)):
+    for key, _ in leaves(OmegaConf.to_container(cfg)):
         if key.endswith(".hidden"):
             OmegaConf.update(cfg, key, [32, 32])
     algorithm: dict[str, Any] = configuration.to_plain(cfg)["algorithm"]

@@ -8,6 +8,8 @@ import yaml
 
 from dof_lightning import configuration
 from dof_lightning.errors import UserError
+from dof_lightning.plain import config_hash, leaves
+from dof_lightning.targets import check_targets
 
 CONF = configuration.CONF_DIR
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -60,13 +62,13 @@ def _check_tuned(name: str) -> None:
     (algorithm, data), *_ = pairs
     values = {k: v for k, v in yaml.safe_load((CONF / "tuned" / f"{name}.yaml").read_text()).items() if k != "defaults"}
     typed = [f"algorithm={algorithm}", f"experiment={data}"]
-    composed = dict(configuration.leaves(configuration.to_plain(configuration.compose(typed))))
-    for key, value in configuration.leaves(values) if values else ():
+    composed = dict(leaves(configuration.to_plain(configuration.compose(typed))))
+    for key, value in leaves(values) if values else ():
         assert composed[key] == value
-    numbers = [(key, value) for key, value in configuration.leaves(values) if values and type(value) in (int, float)]
+    numbers = [(key, value) for key, value in leaves(values) if values and type(value) in (int, float)]
     for key, value in numbers[:1]:
         typed_over = configuration.compose([*typed, f"{key}={value + 1}"])
-        assert dict(configuration.leaves(configuration.to_plain(typed_over)))[key] == value + 1
+        assert dict(leaves(configuration.to_plain(typed_over)))[key] == value + 1
 
 
 def test_the_overrides_promised_to_users_exist() -> None:
@@ -101,13 +103,13 @@ def test_a_class_outside_the_project_is_refused_unless_trusted() -> None:
 
 def test_a_function_that_one_of_our_modules_merely_imports_is_refused() -> None:
     with pytest.raises(UserError):
-        configuration.check_targets({"env": {"_target_": "dof_lightning.checkpoint.subprocess.run"}})
+        check_targets({"env": {"_target_": "dof_lightning.checkpoint.subprocess.run"}})
     with pytest.raises(UserError, match="trust=true"):
-        configuration.check_targets({"env": {"_target_": "dof_lightning.configuration.Path"}})
+        check_targets({"env": {"_target_": "dof_lightning.configuration.Path"}})
 
 
 @pytest.mark.parametrize("key", ["run_dir", "resume"])
 def test_the_place_of_a_run_is_no_part_of_what_is_run(key: str) -> None:
     plain = configuration.to_plain(configuration.compose(["experiment=mpe_spread_random"]))
-    assert configuration.config_hash(plain) == configuration.config_hash(plain | {key: "other"})
-    assert configuration.config_hash(plain) != configuration.config_hash(plain | {"seed": 1})
+    assert config_hash(plain) == config_hash(plain | {key: "other"})
+    assert config_hash(plain) != config_hash(plain | {"seed": 1})

@@ -7,6 +7,7 @@ import pytest
 
 from dof_lightning import cli, configuration, engine
 from dof_lightning.run_folder import CHECKPOINT_VARIABLE, RUN_DIR_VARIABLE
+from tests.end_to_end.conftest import UNINTERRUPTED
 from tests.end_to_end.workplace import SMALL, Workplace, succeeded
 
 
@@ -58,6 +59,13 @@ def _only_line(code: int, printed: str) -> str:
         ((*SMALL, "data.source.quality=perfect"), ("quality", "perfect", "expert")),
         ((*SMALL, "resume=nowhere.ckpt"), ("resume=nowhere.ckpt", "no checkpoint")),
         ((*SMALL, "sampler.steps=9"), ("steps", "9")),
+        ((*SMALL, "sampler.steps=abc"), ("sampler.steps", "an integer", "abc")),
+        ((*SMALL, "denoiser.time_embedding=15"), ("denoiser.time_embedding=15", "even")),
+        ((*SMALL, "denoiser.time_embedding=abc"), ("error: denoiser.time_embedding", "an integer", "abc")),
+        ((*SMALL, "algorithm.gradient_clip=abc"), ("algorithm.gradient_clip", "a number or null", "abc")),
+        ((*SMALL, "algorithm.q_gradient=one-step"), ("algorithm.q_gradient", "none or one_step", "one-step")),
+        ((*SMALL, "trainer.precision=16-mixed"), ("trainer.precision", "32-true or bf16-mixed", "16-mixed")),
+        ((*SMALL, "trainer.max_time=soon"), ("trainer", "DD:HH:MM:SS", "soon")),
     ],
     ids=lambda value: " ".join(value[-1:]) if isinstance(value, tuple) else None,
 )
@@ -111,6 +119,29 @@ def test_a_checkpoint_of_another_run_is_refused(
         assert word in line
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (("seed=5", "algorithm=dof_cloning", "algorithm.candidates=1"), ("seed is 0 there, 5 here",)),
+        (("sampler=ddim",), ("sampler._target_", "DDPM", "DDIM")),
+        (("data.episodes=300",), ("data.episodes is 200 there, 300 here",)),
+        (("trainer.accumulate_grad_batches=2",), ("trainer.accumulate_grad_batches is 1 there",)),
+    ],
+)
+def test_another_run_does_not_pass_for_a_finished_one(
+    finished: str, capsys: pytest.CaptureFixture, changes: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    line = complaint_of_train(capsys, *UNINTERRUPTED, *changes, f"run_dir={finished}")
+    for word in (*words, finished, "another run_dir="):
+        assert word in line
+
+
+def test_a_finished_run_stays_finished_with_what_may_change(finished: str, capsys: pytest.CaptureFixture) -> None:
+    free = ("trainer.devices=2", "rollout.every_n_steps=7", "trainer.max_steps=50", "checkpoint.every_n_steps=9")
+    engine.run(configuration.compose([*UNINTERRUPTED, *free, f"run_dir={finished}"]))
+    assert "is finished" in capsys.readouterr().out
+
+
 def test_a_run_is_not_overwritten(finished: str, capsys: pytest.CaptureFixture) -> None:
     assert "resume=auto" in complaint_of_train(capsys, *SMALL, f"run_dir={finished}", "resume=never")
 
@@ -144,6 +175,24 @@ def test_damaged_shards_are_named(
         (("eval", "checkpoint={finished}/checkpoints/last.ckpt", "env=mpe_tag"), ("was collected in", "env=")),
         (("eval", "checkpoint={finished}/checkpoints/last.ckpt", "rollout.reports=1"), ("rollout.report_episodes",)),
         (("eval", "checkpoint={finished}/checkpoints/last.ckpt", "denoiser"), ("denoiser", "key=value")),
+        (("eval", "checkpoint={finished}/checkpoints/last.ckpt", "sampler=nonsense"), ("sampler=nonsense", "ddim")),
+        (("eval", "checkpoint={finished}/checkpoints/last.ckpt", "algorithm=dof_cloning"), ("algorithm=dof_cloning",)),
+        (
+            ("eval", "checkpoint={finished}/checkpoints/last.ckpt", "trainer.max_steps=3"),
+            ("does not read `trainer.max_steps`", "rollout.report_episodes"),
+        ),
+        (
+            ("eval", "checkpoint={finished}/checkpoints/last.ckpt", "rollout.report_episodes=abc"),
+            ("rollout.report_episodes", "an integer", "abc"),
+        ),
+        (
+            ("eval", "checkpoint={finished}/checkpoints/last.ckpt", "sampler.steps=abc"),
+            ("sampler.steps", "an integer", "abc"),
+        ),
+        (
+            ("eval", "checkpoint={finished}/checkpoints/last.ckpt", "env._target_=os.system"),
+            ("env._target_", "trust=true"),
+        ),
         (
             ("eval", "checkpoint={finished}/checkpoints/last.ckpt", "algorithm.denoiser.hidden=[8,8]"),
             ("does not fit", "denoiser"),

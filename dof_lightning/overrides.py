@@ -1,0 +1,88 @@
+"""`key=value` tails of `dof eval`: what of a stored configuration can be changed once the weights are trained."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dof_lightning import configuration
+from dof_lightning.checkpoint import MODEL_KEYS
+from dof_lightning.errors import UserError
+from dof_lightning.plain import leaves
+from dof_lightning.targets import check_arguments, check_targets
+
+_PARTS = tuple(key for key in MODEL_KEYS if key not in ("seed", "algorithm"))
+_GROUPS = (*_PARTS, "env")
+_VALUES = ("seed", "trust", "rollout.report_episodes")
+_READ = ", ".join((*_VALUES, "env", *_PARTS, "their keys", "and algorithm.*"))
+
+
+def override(stored: dict[str, Any], tails: Sequence[str]) -> dict[str, Any]:
+    """Applies tails to a checkpoint's configuration, whose interpolations are resolved already.
+
+    Groups are replaced first, as Hydra does. A part of the model (`sampler`, `schedule`, ...) is stored twice, beside
+    the algorithm and within it, where it is built from: both change.
+
+    Args:
+        stored: left as it is.
+        tails: `group=option` or `key=value`.
+
+    Raises:
+        UserError: a tail is not `key=value`, names what an evaluation does not read, or its value does not fit; a class
+            is not trusted.
+    """
+    plain = copy.deepcopy(stored) | {"trust": False}  # whose file it is does not say whether it can be trusted
+    pairs = [_split(tail) for tail in tails]
+    for key, value in pairs:
+        if key == "algorithm":
+            raise UserError(
+                f"algorithm={value}: a checkpoint's algorithm is the one it was trained with; evaluate another "
+                "checkpoint, or change keys of it (algorithm.<key>=)"
+            )
+        if key in _GROUPS:
+            _place(plain, [key], _compose_group(stored["choices"], key, value))
+    for key, value in pairs:
+        if key not in _GROUPS:
+            _set(plain, key, value)
+    if not plain["trust"]:
+        check_targets(plain)
+    check_arguments({key: plain[key] for key in ("algorithm", "env")})
+    return plain
+
+
+def _set(plain: dict[str, Any], key: str, text: str) -> None:
+    known = [name for name, _ in leaves(plain) if _is_read(name)]
+    if key not in known:
+        if key in dict(leaves(plain)) or key in plain:
+            raise UserError(f"dof eval does not read `{key}`; it reads {_READ}")
+        raise UserError(configuration.unknown_key(key, known))
+    value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
+    configuration.check_value(key, value, dict(leaves(plain)).get(key))
+    _place(plain, key.split("."), value)
+
+
+def _is_read(key: str) -> bool:
+    return key in _VALUES or key.split(".")[0] in (*_GROUPS, "algorithm")
+
+
+def _place(plain: dict[str, Any], path: list[str], value: Any) -> None:
+    paths = [path, ["algorithm", *path]] if path[0] in plain["algorithm"] else [path]
+    for *above, last in paths:
+        node = plain
+        for name in above:
+            node = node[name]
+        node[last] = copy.deepcopy(value)
+
+
+def _compose_group(choices: dict[str, Any], group: str, option: str) -> Any:
+    """A group as it would be in a training with the checkpoint's algorithm and data, tuned values included."""
+    kept = [f"{name}={choices[name]}" for name in ("algorithm", "data")]
+    return configuration.to_plain(configuration.compose([*kept, f"{group}={option}"]))[group]
+
+
+def _split(tail: str) -> tuple[str, str]:
+    key, separator, value = tail.partition("=")
+    if not separator:
+        raise UserError(f"cannot read {tail!r}; write key=value")
+    return key, value

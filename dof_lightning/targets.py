@@ -1,0 +1,153 @@
+"""What a configuration may instantiate, and whether the values it gives fit what the class asks for."""
+
+import importlib
+import inspect
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from dof_lightning.errors import UserError
+
+_TRUSTED = ("dof_lightning", "data_modules", "callbacks", "lightning", "torch.nn", "torch.optim")
+_DESCRIPTIONS = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "null"}
+
+
+def check_targets(config: Mapping[str, Any]) -> None:
+    """Refuses to instantiate what is not ours, Lightning's or torch's: a checkpoint must not run a stranger's code.
+
+    Raises:
+        UserError: a `_target_` lies elsewhere, or is reached through one of our modules but defined elsewhere.
+    """
+    for key, target in _targets(config, ""):
+        defined_in = getattr(_locate(key, str(target)), "__module__", "")
+        if not (_is_trusted(str(target)) and _is_trusted(defined_in or "")):
+            raise UserError(f"{key}={target} is outside {', '.join(_TRUSTED)}; pass trust=true if you trust its source")
+
+
+def _targets(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Every `_target_`, in lists too: Hydra looks there."""
+    if key.endswith("_target_"):
+        yield key, node
+    elif isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _targets(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            yield from _targets(value, f"{key}[{index}]")
+
+
+def check_arguments(config: Mapping[str, Any], written: Mapping[str, Any] | None = None) -> None:
+    """Refuses a value that contradicts the Python annotation of the argument it is for.
+
+    Numbers, texts, truth values, null, `Literal` choices and lists of these are judged, in unions too; whatever else
+    an annotation asks for is left to the class itself, and so are classes outside this project that are trusted.
+
+    Args:
+        config: the resolved configuration.
+        written: the same with its interpolations, so that the key a user can type is named.
+
+    Raises:
+        UserError: names the key, the value and what would fit.
+    """
+    for prefix, node, as_written in _nodes(config, config if written is None else written):
+        arguments = _annotations(_locate(f"{prefix}._target_", str(node["_target_"])))
+        for name, value in node.items():
+            if name.startswith("_") or isinstance(value, Mapping) or arguments is None:
+                continue
+            key = _typed_key(f"{prefix}.{name}", as_written[name])
+            if name not in arguments:
+                raise UserError(f"unknown key `{key}`: {node['_target_']} takes {', '.join(arguments)}")
+            if not _fits(value, arguments[name]):
+                raise UserError(f"{key} must be {_describe(arguments[name])}, got {value!r}")
+
+
+def _nodes(
+    config: Mapping[str, Any], written: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """Everything with a `_target_`, resolved and as written; what is only referred to comes where it is written."""
+    if "_target_" in config:
+        yield prefix, config, written
+    for name, value in config.items():
+        if isinstance(value, Mapping) and isinstance(written[name], Mapping):
+            yield from _nodes(value, written[name], f"{prefix}.{name}" if prefix else name)
+
+
+def _typed_key(key: str, written: Any) -> str:
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", written) if isinstance(written, str) else None
+    return reference[1] if reference else key
+
+
+@cache
+def _annotations(target: Any) -> Mapping[str, Any] | None:
+    """Annotations of all arguments; None where they are not known."""
+    function = target.__init__ if inspect.isclass(target) else target
+    if function is None:
+        return None
+    try:
+        hints, parameters = get_type_hints(function), inspect.signature(target).parameters
+    except (NameError, TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return {name: hints.get(name, Any) for name in parameters}
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a plain value may be given; True where the annotation says nothing about plain values."""
+    judged = [_fits_one(value, option) for option in _options(annotation)]
+    known = [verdict for verdict in judged if verdict is not None]
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return any(known) or not known or (is_list and None in judged)
+
+
+def _fits_one(value: Any, annotation: Any) -> bool | None:
+    if get_origin(annotation) is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in get_args(annotation))
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation in _DESCRIPTIONS:
+        return type(value) is annotation
+    origin = get_origin(annotation)
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        return is_list and all(_fits(item, get_args(annotation)[0]) for item in value)
+    return None
+
+
+def _options(annotation: Any) -> Sequence[Any]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _describe(annotation: Any) -> str:
+    return " or ".join(text for option in _options(annotation) if (text := _describe_one(option)))
+
+
+def _describe_one(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return " or ".join(str(choice) for choice in get_args(annotation))
+    if annotation in _DESCRIPTIONS:
+        return _DESCRIPTIONS[annotation]
+    origin = get_origin(annotation)
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        return f"a list, each {_describe(get_args(annotation)[0])}"
+    return ""
+
+
+def _is_trusted(name: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in _TRUSTED)
+
+
+def _locate(key: str, target: str) -> Any:
+    if not _is_trusted(target):
+        return None
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            raise UserError(f"{key}={target}: there is no module {module!r}") from error
+        raise UserError(f"{key}={target} needs the package {error.name!r}: pip install {error.name}") from error
+    except AttributeError as error:
+        raise UserError(f"{key}={target}: {module} has no {name!r}") from error

@@ -1,0 +1,69 @@
+"""Values are judged by the annotations of what they are for; classes by where they come from."""
+
+from typing import Any
+
+import pytest
+
+from dof_lightning.errors import UserError
+from dof_lightning.targets import check_arguments, check_targets
+
+POLICY = "dof_lightning.algorithms.dof_policy.DoFPolicy"
+DENOISER = "dof_lightning.networks.mlp.MLPDenoiser"
+SAMPLER = "dof_lightning.diffusion.sampler.DDPM"
+
+
+def give(target: str, **arguments: Any) -> None:
+    check_arguments({"part": {"_target_": target, "_partial_": True, **arguments}})
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "value", "fits"),
+    [
+        (POLICY, "gradient_clip", "abc", "a number or null"),
+        (POLICY, "gradient_clip", True, "a number or null"),
+        (POLICY, "q_gradient", "one-step", "none or one_step"),
+        (POLICY, "candidates", 2.5, "an integer"),
+        (POLICY, "candidates", None, "an integer"),
+        (SAMPLER, "steps", "abc", "an integer or null"),
+        (DENOISER, "activation", "misch", "mish or relu or silu or tanh"),
+        (DENOISER, "hidden", "abc", "a list, each an integer"),
+        (DENOISER, "hidden", [8, "x"], "a list, each an integer"),
+        ("lightning.Trainer", "max_steps", None, "an integer"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_what_would(target: str, name: str, value: Any, fits: str) -> None:
+    with pytest.raises(UserError) as error:
+        give(target, **{name: value})
+    assert str(error.value) == f"part.{name} must be {fits}, got {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments"),
+    [
+        (POLICY, {"gradient_clip": None, "critic_gradient_clip": 1, "q_gradient": "none"}),
+        (DENOISER, {"hidden": [], "time_embedding": 16}),
+        ("lightning.Trainer", {"devices": [0, 1], "strategy": "auto", "max_time": {"hours": 1}, "profiler": None}),
+        ("lightning.Trainer", {"devices": "auto", "max_time": "00:00:01:00", "overfit_batches": 1}),
+        ("callbacks.video.VideoCallback", {"dirpath": "videos"}),
+        ("os.system", {"anything": object()}),
+    ],
+)
+def test_what_fits_passes(target: str, arguments: dict[str, Any]) -> None:
+    give(target, **arguments)
+
+
+def test_an_argument_that_is_not_there() -> None:
+    with pytest.raises(UserError, match=r"unknown key `part\.stepz`.*DDPM takes schedule, steps"):
+        give(SAMPLER, stepz=3)
+
+
+def test_the_key_that_was_typed_is_named() -> None:
+    resolved = {"steps": "abc", "part": {"_target_": SAMPLER, "steps": "abc"}}
+    written = {"steps": "abc", "part": {"_target_": SAMPLER, "steps": "${steps}"}}
+    with pytest.raises(UserError, match=r"^steps must be"):
+        check_arguments(resolved, written)
+
+
+def test_targets_hide_nowhere() -> None:
+    with pytest.raises(UserError, match=r"part\.hidden\[1\]\._target_=os\.system .*trust=true"):
+        check_targets({"part": {"_target_": DENOISER, "hidden": [8, {"_target_": "os.system"}]}})
