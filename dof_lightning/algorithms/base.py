@@ -47,7 +47,7 @@ class Algorithm(LightningModule, ABC):
 
     Args:
         spec: the dataset's spec.
-        seed: the run's seed; the noise of a step is a function of (seed, step, rank).
+        seed: the run's seed; the noise of a step is a function of (seed, step, rank, accumulated batch).
     """
 
     window: Window
@@ -87,7 +87,7 @@ class Algorithm(LightningModule, ABC):
 
     def training_step(self, batch: EpisodeBatch, batch_index: int) -> Tensor:
         """One forward pass (Lightning hook)."""
-        losses = self.losses(batch, self._generator("train"))
+        losses = self.losses(batch, self._generator("train", batch_index % self.trainer.accumulate_grad_batches))
         if self._is_logging_step():
             self.log_dict({name: value.detach() for name, value in losses.items() if name != "loss"} | self.metrics())
             self.log("loss", losses["loss"].detach(), prog_bar=True)
@@ -123,8 +123,18 @@ class Algorithm(LightningModule, ABC):
         super().optimizer_step(*args, **kwargs)
         self.after_step()
 
-    def _generator(self, purpose: str) -> torch.Generator:
-        return make_generator(self.seed, purpose, self.global_step, self.global_rank, device=self.device)
+    def _generator(self, purpose: str, micro_batch: int) -> torch.Generator:
+        return make_generator(self.seed, purpose, self.global_step, self.global_rank, micro_batch, device=self.device)
 
     def _is_logging_step(self) -> bool:
-        return bool(self.global_step % self.trainer.log_every_n_steps == 0)  # type: ignore[attr-defined]
+        # Lightning writes what was logged in the step that completes a multiple of n.
+        return bool((self.global_step + 1) % self.trainer.log_every_n_steps == 0)  # type: ignore[attr-defined]
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of a detached tensor over all ranks, so that statistics are those of the global batch."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    total = values.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()

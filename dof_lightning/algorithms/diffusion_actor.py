@@ -20,6 +20,7 @@ class DiffusionActor(DecentralizedPolicy):
 
     Args:
         denoiser: eps_i.
+        noise_factorization: f, applied to agent i's own noise.
         data_factorization: h, applied to agent i's own part.
         critic: twin Q_i(o_i, a_i) that rank the candidates, None with one candidate.
         normalizer: of observations.
@@ -34,6 +35,7 @@ class DiffusionActor(DecentralizedPolicy):
     def __init__(
         self,
         denoiser: MLPDenoiser,
+        noise_factorization: Factorization,
         data_factorization: Factorization,
         critic: AgentwiseCritic | None,
         normalizer: Normalizer,
@@ -44,6 +46,7 @@ class DiffusionActor(DecentralizedPolicy):
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
+        self.noise_factorization = noise_factorization
         self.data_factorization = data_factorization
         self.critic = critic
         self.normalizer = normalizer
@@ -76,7 +79,7 @@ class DiffusionActor(DecentralizedPolicy):
         """Agent `agent` alone, with its own parameters only."""
         alone = copy.copy(self)
         alone._modules = dict(self._modules)
-        for name in ("denoiser", "data_factorization", "critic", "normalizer"):
+        for name in ("denoiser", "noise_factorization", "data_factorization", "critic", "normalizer"):
             module: Any = getattr(self, name)
             setattr(alone, name, None if module is None else module.select_agent(agent))
         alone._buffers = {"action_mask": self.action_mask[agent : agent + 1].clone()}
@@ -85,6 +88,12 @@ class DiffusionActor(DecentralizedPolicy):
 
     def _sample(self, condition: Tensor, noise: Tensor) -> Tensor:
         samples = sample_locally(
-            self.denoiser, self.data_factorization, self.sampler, self.clip_range, condition, noise
+            self.denoiser,
+            self.noise_factorization,
+            self.data_factorization,
+            self.sampler,
+            self.clip_range,
+            condition,
+            noise,
         )
         return samples.clamp(-self.clip_range, self.clip_range)

@@ -149,12 +149,15 @@ class DoFLightningModule(Algorithm):
     def reconstruction_loss(self, denoised: Denoised, x0: Tensor, weight: Tensor) -> Tensor:
         """E min(SNR_k, 5) ||x0 - h(x0_1..x0_N)||^2: trains h [inferred; reference/method.md, 'How h is trained'].
 
+        The estimates are held constant: the denoisers learn from the noise error through f alone, so with concat for
+        f and h the model is Independent Diffusion, whatever the weight of this term.
+
         Args:
             denoised: from `denoise`.
             x0: `[B, N, ...]` data.
             weight: as in `diffusion_loss`.
         """
-        error = x0 - self.data_factorization.join(denoised.x0)
+        error = x0 - self.data_factorization.join(denoised.x0.detach())
         snr = self.schedule.snr(denoised.k, like=error).clamp(max=RECONSTRUCTION_SNR_LIMIT)
         return (weight * snr * error.square()).sum()
 
@@ -186,6 +189,7 @@ class DoFLightningModule(Algorithm):
         """N chains, agent i's on its own unweighted x_i^k; arguments as in `joint_sample`."""
         return sample_locally(
             self.average_denoiser,
+            self.noise_factorization,
             self.average_data_factorization,
             sampler or self.sampler,
             self.clip_range,
@@ -217,17 +221,19 @@ class DoFLightningModule(Algorithm):
 
 def sample_locally(
     denoiser: nn.Module,
+    noise_factorization: Factorization,
     data_factorization: Factorization,
     sampler: Sampler,
     clip_range: float,
     condition: Tensor,
     noise: Tensor,
 ) -> Tensor:
-    """One reverse chain an agent (seed, Theorems 1 and 2: f's weights cancel), then h on agent i's own x_i^0.
+    """One reverse chain an agent, then h on its own x_i^0 (seed, Theorems 1 and 2: concat and wconcat cancel).
 
     Args:
         denoiser: the bank of per-agent denoisers.
-        data_factorization: h.
+        noise_factorization: f, applied to agent i's own noise.
+        data_factorization: h, applied to agent i's own data.
         sampler: how the chain steps.
         clip_range: x_i^0 estimates are clipped to [-clip_range, clip_range].
         condition: `[B, N, C]`.
@@ -241,7 +247,7 @@ def sample_locally(
         return x.clamp(-clip_range, clip_range)
 
     def predict(x: Tensor, k: Tensor) -> Tensor:
-        prediction: Tensor = denoiser(x, k, condition)
+        prediction: Tensor = noise_factorization.local(denoiser(x, k, condition))
         return prediction.to(x.dtype)
 
     return data_factorization.local(sampler.sample(predict, noise, clip))

@@ -1,12 +1,12 @@
 """DoF-Policy: diffuse each agent's action given its own observation, improve it by the gradient of Q."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from dof_lightning.algorithms.base import ParameterGroup
+from dof_lightning.algorithms.base import ParameterGroup, mean_over_ranks
 from dof_lightning.algorithms.diffusion_actor import DiffusionActor
 from dof_lightning.algorithms.dof import Denoised, DoFLightningModule, clip_with_way_back
 from dof_lightning.algorithms.team_critic import TeamCritic
@@ -125,7 +125,8 @@ class DoFPolicy(DoFLightningModule):
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` and its parts; see the class and `Algorithm.losses`."""
-        condition, x0, weight = self._current(batch)
+        condition, x0, alive = self._current(batch)
+        weight = self.entry_weight(x0, alive)
         denoised = self.denoise(x0, condition, generator)
         diffusion = self.diffusion_loss(denoised, weight)
         reconstruction = self.reconstruction_loss(denoised, x0, weight)
@@ -139,27 +140,35 @@ class DoFPolicy(DoFLightningModule):
             losses |= self.critic.losses(batch, condition, x0, self._next_actions(batch, generator))
             loss = loss + losses["loss/critic"]
             if self.q_gradient == "one_step":
-                losses["loss/q"] = self.q_loss(self.critic, denoised, condition)
+                losses["loss/q"] = self.q_loss(self.critic, denoised, condition, alive)
                 loss = loss + self.q_weight * losses["loss/q"]
         return {"loss": loss, **losses}
 
-    def q_loss(self, critic: TeamCritic, denoised: Denoised, condition: Tensor) -> Tensor:
+    def q_loss(self, critic: TeamCritic, denoised: Denoised, condition: Tensor, alive: Tensor | None = None) -> Tensor:
         """L_q, whose gradient reaches denoisers and h but not the critics.
 
-        Samples weigh min(1, SNR_k), because the estimate of x0 says little where noise dominates.
+        Samples weigh min(1, SNR_k), because the estimate of x0 says little where noise dominates. |Q| is the mean
+        over the global batch, for each agent where critics are separate.
+
+        Args:
+            critic: the team's.
+            denoised: from `denoise`.
+            condition: `[B, N, C]`.
+            alive: `[B, N]` bool, None where agents never die.
         """
         actions = clip_with_way_back(self.data_factorization.join(denoised.x0), self.clip_range)
-        values = critic.frozen_values(condition, actions)
+        values = critic.frozen_values(condition, actions, alive)
         weight = self.schedule.snr(denoised.k, like=values).clamp(max=1.0)
-        scale = values.detach().abs().mean(0).clamp_min(1e-6)
+        scale = mean_over_ranks(values.detach().abs().mean(0)).clamp_min(1e-6)
         return -(weight * values).mean(0).div(scale).mean()
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The denoising loss of the averaged denoisers, unweighted by f, all agents' and each agent's."""
-        condition, x0, weight = self._current(batch)
+        condition, x0, alive = self._current(batch)
+        weight = self.entry_weight(x0, alive)
         denoised = self.denoise(x0, condition, generator, average=True)
         error = weight * (denoised.prediction - denoised.noise).square()
-        agents = error.sum((0, 2)) * self.spec.n_agents
+        agents = error.sum((0, 2)) / weight.sum((0, 2)).clamp_min(1e-12)
         return {"heldout/diffusion": error.sum()} | {
             f"heldout/diffusion_{agent.name}": agents[i] for i, agent in enumerate(self.spec.environment.agents)
         }
@@ -169,6 +178,7 @@ class DoFPolicy(DoFLightningModule):
         critic = self.critic.target.critic if self.critic is not None and self.candidates > 1 else None
         actor = DiffusionActor(
             self.average_denoiser,
+            self.noise_factorization,
             self.average_data_factorization,
             critic,
             self.normalizer,
@@ -197,13 +207,12 @@ class DoFPolicy(DoFLightningModule):
         if self.critic is not None:
             self.critic.update_target(self.target_update_rate)
 
-    def _current(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Condition `[B, N, O]`, data `[B, N, A]` and loss weights `[B, N, A]` of the current row."""
+    def _current(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Condition `[B, N, O]`, data `[B, N, A]` and who is alive `[B, N]` at the current row."""
         now = batch.history
         condition = self.normalizer.normalize(batch.observations[:, :, now])
         actions = batch.actions[:, :, now]
-        alive = None if batch.alive is None else batch.alive[:, :, now]
-        return condition, actions, self.entry_weight(actions, alive)
+        return condition, actions, None if batch.alive is None else batch.alive[:, :, now]
 
     @torch.no_grad()
     def _next_actions(self, batch: EpisodeBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -215,6 +224,7 @@ class DoFPolicy(DoFLightningModule):
         return condition, actions.clamp(-self.clip_range, self.clip_range)
 
     def _check_settings(self, critics: Critics) -> None:
+        self._check_ranges(critics)
         learns_h = any(True for _ in self.data_factorization.parameters())
         if self.q_gradient != "none" and critics == "none":
             raise UserError("algorithm.q_gradient=one_step needs algorithm.critics=separate or mixed")
@@ -229,3 +239,13 @@ class DoFPolicy(DoFLightningModule):
             )
         if self.candidates < 1:
             raise UserError(f"algorithm.candidates={self.candidates} must be at least 1")
+
+    def _check_ranges(self, critics: Critics) -> None:
+        for key, choice, choices in (("critics", critics, Critics), ("q_gradient", self.q_gradient, QGradient)):
+            if choice not in get_args(choices):
+                raise UserError(f"algorithm.{key}={choice} is unknown; choose one of {', '.join(get_args(choices))}")
+        discount = 0.0 if self.critic is None else self.critic.discount
+        shares = {"ema_decay": self.ema_decay, "target_update_rate": self.target_update_rate, "discount": discount}
+        for key, value in shares.items():
+            if not 0.0 <= value <= 1.0:
+                raise UserError(f"algorithm.{key}={value} must be between 0 and 1")

@@ -22,7 +22,8 @@ class MixedCritic(nn.Module):
         mixer: from Q_1..Q_N to Q_tot; None keeps agents separate.
 
     Shapes:
-        condition `[B, N, C]`, actions `[B, N, A]`, state `[B, S]`, result `[2, B, N]`, or `[2, B, 1]` with a mixer
+        condition `[B, N, C]`, actions `[B, N, A]`, alive `[B, N]` bool or None, result `[2, B, N]`, or `[2, B, 1]`
+        with a mixer
     """
 
     def __init__(self, critic: AgentwiseCritic, mixer: ValueMixer | None) -> None:
@@ -30,12 +31,14 @@ class MixedCritic(nn.Module):
         self.critic = critic
         self.mixer = mixer
 
-    def forward(self, condition: Tensor, actions: Tensor, state: Tensor) -> Tensor:
-        """Values of the agents' actions under both twins."""
+    def forward(self, condition: Tensor, actions: Tensor, alive: Tensor | None = None) -> Tensor:
+        """Values of the agents' actions under both twins; dead agents count nothing, nor does what they see."""
         values: Tensor = self.critic(condition, actions)
+        if alive is not None:
+            values, condition = values * alive, condition * alive[..., None]
         if self.mixer is None:
             return values
-        twins = len(values)
+        twins, state = len(values), condition.flatten(1)
         mixed: Tensor = self.mixer(values.flatten(0, 1)[..., None], state.repeat(twins, 1))
         return mixed.reshape(twins, -1, 1)
 
@@ -80,7 +83,8 @@ class TeamCritic(nn.Module):
             actions: `[B, N, A]`, the data's.
             following: next condition `[B, N, C]` and the actors' next actions `[B, N, A]`.
         """
-        values = at_least_float32(self.online(condition, actions, condition.flatten(1)))
+        alive = _alive(batch, batch.history)
+        values = at_least_float32(self.online(condition, actions, alive))
         target = self._target(batch, *following)
         valid = batch.transition_mask[:, :, batch.history]
         # With a mixer the one team value counts as long as any agent is there.
@@ -92,10 +96,10 @@ class TeamCritic(nn.Module):
             "q/target": target.mean() / self.reward_scale,
         }
 
-    def frozen_values(self, condition: Tensor, actions: Tensor) -> Tensor:
+    def frozen_values(self, condition: Tensor, actions: Tensor, alive: Tensor | None = None) -> Tensor:
         """min(Q1, Q2) `[B, N]` (`[B, 1]` mixed), differentiable in the actions and constant in the parameters."""
         constants = {name: parameter.detach() for name, parameter in self.online.named_parameters()}
-        values = functional_call(self.online, constants, (condition, actions, condition.flatten(1)))
+        values = functional_call(self.online, constants, (condition, actions, alive))
         return at_least_float32(cast(Tensor, values)).amin(0)
 
     def update_target(self, rate: float) -> None:
@@ -107,13 +111,19 @@ class TeamCritic(nn.Module):
         """Reward + gamma (1 - d) min(Q1, Q2)(o', a') in at least float32; d is a real end, never a time limit."""
         with torch.autocast(condition.device.type, enabled=False):
             condition, actions = at_least_float32(condition), at_least_float32(actions)
-            following = self.target(condition, actions, condition.flatten(1)).amin(0)
+            following = self.target(condition, actions, _alive(batch, batch.history + 1)).amin(0)
         now = batch.history
+        alive = _alive(batch, now)
         rewards = batch.rewards[:, :, now] * self.reward_scale
+        rewards = rewards if alive is None else rewards * alive
         if self.online.mixer is not None:
             rewards = rewards.mean(1, keepdim=True)
         goes_on = (~batch.terminated[:, now, None]).to(rewards)
         return rewards + self.discount * goes_on * following
+
+
+def _alive(batch: EpisodeBatch, row: int) -> Tensor | None:
+    return None if batch.alive is None else batch.alive[:, :, row]
 
 
 def at_least_float32(values: Tensor) -> Tensor:

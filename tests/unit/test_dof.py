@@ -1,5 +1,6 @@
 """The factorised diffusion model: joint and local sampling, what f and h learn, what Independent Diffusion is."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -38,6 +39,11 @@ def test_joint_and_local_chains_agree_pathwise(make_sampler: Any, f: Any, h: Any
     joint, local = model.joint_sample(condition, draws), model.local_sample(condition, draws)
     assert (joint - local).abs().max() <= 1e-10
     assert local.std() > 0.1
+
+
+def scramble(module: nn.Module) -> None:
+    for index, parameter in enumerate(module.parameters()):
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator(index))
 
 
 def test_pathwise_check_sees_a_chain_that_forgets_the_weights() -> None:
@@ -104,19 +110,66 @@ def test_averages_follow_and_act() -> None:
     assert model.policy().denoiser is model.average_denoiser
 
 
-def test_padded_dimensions_and_dead_agents_enter_no_loss() -> None:
-    spec = small_spec()
-    model = small_dof_policy(spec, **cloning())
-    batch = small_batch(spec)
+@pytest.mark.parametrize("changes", [cloning(), {"critics": "separate"}, {"critics": "mixed"}])
+def test_dead_agents_enter_no_loss(changes: dict[str, Any]) -> None:
+    model = small_dof_policy(**changes)
+    batch = small_batch(model.spec)
     batch.alive = torch.ones(32, 3, 2, dtype=torch.bool)
     batch.alive[:, 2] = False
+    batch.transition_mask = batch.transition_mask & batch.alive[:, :, :1]
     before = model.losses(batch, generator())["loss"]
-    batch.actions[:, 2] = 0.123
-    batch.observations[:, 2] = 5.0
+    batch.actions[:, 2], batch.observations[:, 2], batch.rewards[:, 2] = 0.123, 5.0, 7.0
     torch.testing.assert_close(model.losses(batch, generator())["loss"], before)
+    batch.actions[:, 1, 0, 0] = 0.123
+    assert not torch.allclose(model.losses(batch, generator())["loss"], before)
+
+
+def test_padded_dimensions_carry_no_noise() -> None:
+    model = small_dof_policy()
+    batch = small_batch(model.spec)
     denoised = model.denoise(batch.actions[:, :, 0], batch.observations[:, :, 0], generator())
     assert denoised.noise[:, 1, 1].abs().max() == 0
     assert denoised.noise[:, 0].abs().min() > 0
+
+
+def test_heldout_loss_is_the_averages_and_each_agents_own() -> None:
+    """Untrained networks err by about 1 an entry, whatever the size of an agent's action."""
+    model = small_dof_policy()
+    batch = small_batch(model.spec, size=2000)
+    before = model.heldout_losses(batch, generator())
+    assert all(0.7 < value < 1.5 for value in before.values())
+    assert len(before) == 4
+    scramble(model.denoiser)
+    assert torch.equal(model.heldout_losses(batch, generator())["heldout/diffusion"], before["heldout/diffusion"])
+    scramble(model.average_denoiser)
+    assert not torch.equal(model.heldout_losses(batch, generator())["heldout/diffusion"], before["heldout/diffusion"])
+
+
+def test_reconstruction_trains_h_only_and_limits_the_snr() -> None:
+    model = small_dof_policy()
+    batch = small_batch(model.spec)
+    x0 = batch.actions[:, :, 0]
+    denoised = model.denoise(x0, batch.observations[:, :, 0], generator())
+    weight = model.entry_weight(x0, None)
+    early = replace(denoised, k=torch.ones_like(denoised.k))
+    assert model.schedule.snr(early.k).min() > 5
+    loss = model.reconstruction_loss(early, x0, weight)
+    torch.testing.assert_close(loss, 5 * (weight * (x0 - denoised.x0).square()).sum())
+    loss.backward()
+    assert model.data_factorization.log_weight.grad is not None
+    assert all(parameter.grad is None for parameter in model.denoiser.parameters())
+
+
+def test_what_f_does_locally_happens_at_execution() -> None:
+    class Louder(noise.Concat):
+        def local(self, parts: torch.Tensor) -> torch.Tensor:
+            return 1.5 * parts
+
+    condition = torch.randn(8, 3, 4, generator=generator(1))
+    draws = torch.randn(11, 8, 3, 2, generator=generator(2))
+    plain, louder = (small_dof_policy(noise_factorization=f) for f in (noise.Concat, Louder))
+    draws = draws[: plain.sampler.n_noises]
+    assert not torch.allclose(plain.local_sample(condition, draws), louder.local_sample(condition, draws))
 
 
 def test_masked_mean_divides_by_a_constant_of_the_batch() -> None:
