@@ -11,6 +11,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.schedule import StepSchedule
 from dof_lightning.errors import UserError
@@ -78,7 +79,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(Checkpoint):
-    """`last.ckpt` every n optimiser steps and at the last one.
+    """`last.ckpt` every n optimiser steps and at the last one, however the training ends between two batches.
 
     Args:
         dirpath: the run's checkpoint folder.
@@ -90,17 +91,33 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, dirpath: str | Path, every_n_steps: int) -> None:
         self.last_model_path = str(Path(dirpath) / "last.ckpt")
+        self._saved_step = 0
         self._schedule = StepSchedule(every_n_steps, "checkpoint.every_n_steps")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning hook."""
         self._schedule.start(trainer)
+        self._saved_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves where due (Lightning hook)."""
-        if self._schedule.is_due(trainer) and not _is_trial(trainer):
+        if self._schedule.is_due(trainer):
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves where `trainer.max_time` ended the training (Lightning hook)."""
+        self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Saves where a signal ended it, which Lightning raises between two batches (Lightning hook)."""
+        if isinstance(exception, SIGTERMException):
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.global_step != self._saved_step and not _is_trial(trainer):
+            self._saved_step = trainer.global_step
             trainer.save_checkpoint(self.last_model_path, weights_only=False)
 
 

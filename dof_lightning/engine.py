@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 import shlex
+import signal
 import sys
 import time
 import warnings
@@ -13,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningDataModule, Trainer
+from lightning import Callback, LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from rich.console import Console
 
 from callbacks.checkpoint import AtomicCheckpointIO
+from callbacks.interruption import Interruption
 from callbacks.provenance import Provenance
 from callbacks.throughput import peak_memory_mb
 from data_modules.manifest import DatasetManifest, read_manifest
@@ -42,6 +45,7 @@ _NOISE_TO_USERS = (
     "The ``compute`` method of metric WinRate was called before the ``update`` method",
     "You're resuming from a checkpoint that ended before the epoch ended",  # our loaders start at the trainer's step
     "Total length of `list` across ranks is zero",
+    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*'Timer'",
     "Checkpoint directory .* exists and is not empty",
     "It is recommended to use `self.log.*sync_dist=True`",
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
@@ -60,6 +64,7 @@ class Run:
         algorithm: what is trained.
         data: serves the windows.
         trainer: Lightning's, with all callbacks.
+        interruption: knows whether a signal ended the training.
         resumed_from_step: steps done by earlier processes, None for a fresh run.
     """
 
@@ -70,6 +75,7 @@ class Run:
     algorithm: Algorithm
     data: LightningDataModule
     trainer: Trainer
+    interruption: Interruption
     resumed_from_step: int | None
 
 
@@ -78,6 +84,7 @@ def run(cfg: DictConfig) -> None:
 
     Raises:
         UserError: something the user can mend; nothing has been trained then.
+        SystemExit: a signal ended the training; the code says which.
     """
     started = time.monotonic()
     configuration.check(cfg)
@@ -96,10 +103,23 @@ def run(cfg: DictConfig) -> None:
     if is_first_process():
         start.folder.open(config)
         _show_start(screen, job)
-    job.trainer.fit(job.algorithm, job.data, ckpt_path=start.checkpoint, weights_only=True)
+    try:
+        job.trainer.fit(job.algorithm, job.data, ckpt_path=start.checkpoint, weights_only=True)
+    except SIGTERMException:
+        _say_goodbye(job)
     _leave_process_group()
     if job.trainer.is_global_zero:
         finish(job, screen, started)
+
+
+def _say_goodbye(job: Run) -> None:
+    """How to go on after an interruption, and the exit code that shells give it."""
+    if not is_first_process():
+        sys.exit(0)  # Lightning kills rank zero where another rank ends with anything else
+    step, number = job.trainer.global_step, job.interruption.received or signal.SIGTERM
+    where = f"run_dir={job.start.folder.path}"
+    sys.stderr.write(f"{number.name}: stopped and saved at step {step:,}; the same command with {where} goes on\n")
+    sys.exit(128 + number)
 
 
 def build(config: dict[str, Any], start: Start) -> Run:
@@ -122,9 +142,10 @@ def build(config: dict[str, Any], start: Start) -> Run:
         checkpoints.check_continues(checkpoint, config, manifest.spec)
         checkpoints.load_weights(algorithm, checkpoint)
         resumed_from_step = checkpoint.step
-    trainer = _build_trainer(config, start.folder, manifest, env)
+    interruption = Interruption()
+    trainer = _build_trainer(config, start.folder, manifest, env, interruption)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
-    return Run(config, start, manifest, env, algorithm, data, trainer, resumed_from_step)
+    return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step)
 
 
 def locate_dataset(config: Mapping[str, Any]) -> Path | str:
@@ -137,7 +158,9 @@ def locate_dataset(config: Mapping[str, Any]) -> Path | str:
     return location
 
 
-def _build_trainer(config: dict[str, Any], folder: RunFolder, manifest: DatasetManifest, env: VectorEnv) -> Trainer:
+def _build_trainer(
+    config: dict[str, Any], folder: RunFolder, manifest: DatasetManifest, env: VectorEnv, interruption: Interruption
+) -> Trainer:
     factory = configuration.build(config["trainer"])
     available = {
         "env": env,
@@ -148,7 +171,8 @@ def _build_trainer(config: dict[str, Any], folder: RunFolder, manifest: DatasetM
         "dirpath": folder.checkpoints,
         "global_batch_size": config["data"]["global_batch_size"],
     }
-    callbacks = [Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior))]
+    provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior))
+    callbacks: list[Callback] = [provenance, interruption]
     for node in config["callbacks"].values():
         made = _call_with_what_it_asks_for(configuration.build(node), available)
         callbacks.extend(made if isinstance(made, list) else [made])
@@ -188,7 +212,9 @@ def _leave_process_group() -> None:
 
 def finish(job: Run, screen: Console, started: float) -> None:
     """Evaluates last and best on the report seeds, writes `results.json`, shows the table and what to type next."""
-    folder = job.start.folder
+    folder, limits = job.start.folder, job.config["trainer"]
+    if not folder.last.exists():
+        raise UserError(f"trainer.max_time={limits['max_time']} was over before the first step; choose a longer one")
     last = checkpoints.read(folder.last)
     scores = {"last": evaluate(last, job.config).to_dict()}
     best = checkpoints.read(folder.best) if folder.best.exists() else last
@@ -209,8 +235,13 @@ def finish(job: Run, screen: Console, started: float) -> None:
     _log_hyperparameters(job, scores)
     write_atomically(folder.results, json.dumps(results, indent=2) + "\n")
     console.show_scores(screen, scores, job.manifest.behavior, job.env.spec)
-    overrides = shlex.join(a for a in sys.argv[1:] if not a.startswith(("run_dir=", "resume=", "trainer.max_steps=")))
+    overrides = shlex.join(
+        a for a in sys.argv[1:] if not a.startswith(("run_dir=", "resume=", "trainer.max_steps=", "trainer.max_time="))
+    )
     console.show_next_commands(screen, folder.path, overrides)
+    if last.step < limits["max_steps"]:
+        stopped = f"stopped by trainer.max_time={limits['max_time']} at step {last.step:,} of {limits['max_steps']:,}"
+        screen.print(f"{stopped}; a longer one with run_dir={folder.path} goes on", highlight=False, soft_wrap=True)
 
 
 def _describe_behavior(job: Run) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""Training that ends before its last step loses nothing, says how to go on, and goes on."""
+
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from callbacks.interruption import Interruption
+from dof_lightning import configuration, engine
+from dof_lightning.errors import UserError
+from tests.end_to_end.workplace import SMALL, Workplace
+
+RARELY = ("checkpoint.every_n_steps=1000", "rollout.every_n_steps=1000", "validation.every_n_steps=1000")
+
+
+@pytest.fixture(autouse=True)
+def _in_workplace(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace.path)
+
+
+def train(*overrides: str) -> None:
+    engine.run(configuration.compose([*SMALL, *RARELY, *overrides]))
+
+
+def test_time_that_is_over(workplace: Workplace, capsys: pytest.CaptureFixture) -> None:
+    limited = ("run_dir=timed", "trainer.max_steps=100000", "trainer.max_time=00:00:00:01")
+    train(*limited)
+    assert "stopped by trainer.max_time=00:00:00:01 at step" in capsys.readouterr().out
+    steps = workplace.results("timed")["steps"]
+    assert 0 < steps < 100000
+    assert workplace.checkpoint("timed")["global_step"] == steps
+    train(*limited)
+    assert "is finished" in capsys.readouterr().out, "the same limit is reached already"
+    train("run_dir=timed", f"trainer.max_steps={steps + 2}")
+    results = workplace.results("timed")
+    assert (results["resumed_from_step"], results["steps"]) == (steps, steps + 2)
+
+
+def test_time_that_is_over_at_once() -> None:
+    with pytest.raises(UserError, match=r"trainer\.max_time=00:00:00:00 was over before the first step"):
+        train("run_dir=no_time", "trainer.max_time=00:00:00:00")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, number: signal.Signals
+) -> None:
+    class Interrupted(Interruption):
+        def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+            if trainer.global_step == 7:
+                os.kill(os.getpid(), number)
+            super().on_train_batch_end(trainer, *arguments)
+
+    run_dir = f"interrupted_{number.name}"
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(engine, "Interruption", Interrupted)
+    with pytest.raises(SystemExit) as ended:
+        train(f"run_dir={run_dir}")
+    assert ended.value.code == 128 + number
+    assert f"{number.name}: stopped and saved at step 7; the same command" in capsys.readouterr().err
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert not (workplace.path / run_dir / "results.json").exists(), "it is not finished"
+    assert workplace.checkpoint(run_dir)["global_step"] == 7
+
+    monkeypatch.undo()
+    monkeypatch.chdir(workplace.path)
+    train(f"run_dir={run_dir}")
+    results = workplace.results(run_dir)
+    assert (results["resumed_from_step"], results["steps"]) == (7, 20)
