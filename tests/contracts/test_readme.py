@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from dof_lightning import configuration
 
 ROOT = configuration.CONF_DIR.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BASH_BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 TRAINING_COMMANDS = sorted({line.partition("  #")[0].strip() for line in re.findall(r"python train\.py .*", README)})
 
@@ -27,6 +29,15 @@ def test_there_are_two_blocks_to_run_the_main_job_and_the_tests() -> None:
 def test_training_commands_compose(command: str) -> None:
     overrides = shlex.split(command.partition("`")[0])[2:]
     configuration.check(configuration.compose(overrides))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page: Path) -> None:
+    text = page.read_text()
+    assert "RESULTS_TABLE" not in text
+    links = [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r"(?:src|href)=\"([^\"]+)\"", text)]
+    files = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:", link)]
+    assert [name for name in files if name and not (page.parent / name).exists()] == []
 
 
 def test_constraints_pin_every_dependency_exactly_and_name_no_place() -> None:
