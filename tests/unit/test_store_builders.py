@@ -1,0 +1,99 @@
+"""Datasets are built all or nothing, and by one process at a time."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from reading import assert_same, read_all, sorted_by_id
+from small_dataset import build, make_environment, make_episodes
+
+from data_modules.arrays import Episodes
+from data_modules.manifest import read_manifest
+from data_modules.store import write_dataset
+from dof_lightning.errors import UserError
+
+
+def _stuck_build(path: Path) -> None:
+    def blocks() -> Iterator[Episodes]:
+        for i in range(4):
+            yield make_episodes(50, seed=i, first_id=50 * i)
+        (path.parent / "half_written").touch()
+        time.sleep(600)
+
+    environment = make_environment()
+    write_dataset(
+        path,
+        name="toy_dataset",
+        environment=environment,
+        recipe={"data": "toy"},
+        behavior={},
+        blocks=blocks(),
+        n_episodes=250,
+        seed=0,
+        episodes_per_sample=8,
+        buffer_bytes=1,
+    )
+
+
+def _counted_build(path: Path) -> None:
+    def blocks() -> Iterator[Episodes]:
+        with (path.parent / "collections").open("a") as file:
+            file.write("x")
+        time.sleep(1.0)
+        yield make_episodes(50)
+
+    build_lazily = {"blocks": blocks(), "n_episodes": 50, "episodes_per_sample": 8}
+    write_dataset(
+        path,
+        name="toy_dataset",
+        environment=make_environment(),
+        recipe={"data": "toy"},
+        behavior={},
+        seed=0,
+        **build_lazily,
+    )
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_build_leaves_nothing_that_looks_complete(tmp_path: Path) -> None:
+    path = tmp_path / "toy"
+    process = multiprocessing.get_context("fork").Process(target=_stuck_build, args=(path,))
+    process.start()
+    wait_for(lambda: (tmp_path / "half_written").exists())
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert list(tmp_path.glob(".toy.building/*.tar"))
+    with pytest.raises(UserError, match="no such dataset"):
+        read_manifest(path)
+    episodes = make_episodes(30)
+    build(path, episodes)
+    assert_same(sorted_by_id(read_all(path)), episodes.flatten())
+    assert not (tmp_path / ".toy.building").exists()
+
+
+def test_two_builders_collect_once(tmp_path: Path) -> None:
+    path, context = tmp_path / "toy", multiprocessing.get_context("fork")
+    processes = [context.Process(target=_counted_build, args=(path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert (tmp_path / "collections").read_text() == "x"
+    assert read_manifest(path).n_episodes == 50
+
+
+def test_a_folder_with_another_dataset_is_refused(tmp_path: Path) -> None:
+    build(tmp_path / "toy", make_episodes(10))
+    with pytest.raises(UserError, match=r"another dataset.*delete"):
+        build(tmp_path / "toy", make_episodes(10), recipe={"data": "other"})
