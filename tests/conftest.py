@@ -1,1 +1,41 @@
+"""What the whole suite shares, because it is dear: composed configurations, and one pair of processes."""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
 import dof_lightning  # noqa: F401  # before torch, so that its threads sleep while they wait
+from dof_lightning import configuration
+
+_compose_once = cache(configuration.compose)
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    return copy.deepcopy(_compose_once(tuple(overrides)))
+
+
+configuration.compose = _compose
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    """Everything that is measured on two ranks, in one pair of processes: where it lies, and what was printed."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, "-m", "tests.two_ranks", str(folder)],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return folder, done

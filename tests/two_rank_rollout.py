@@ -1,16 +1,9 @@
-"""Trains the toy module on two CPU ranks and writes what rank zero measured; run by test_callbacks.
+"""Rollouts while the toy module trains, on one rank or on two."""
 
-Usage: python tests/two_rank_rollout.py <folder>
-"""
-
-import json
-import sys
 from pathlib import Path
 
 import torch
 from lightning import Trainer
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from callbacks.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
 from callbacks.rollout import RolloutCallback
@@ -46,17 +39,3 @@ def measure(folder: Path, ranks: int) -> tuple[bool, dict]:
     trainer.fit(Still(), toy_loader())
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return trainer.is_global_zero, metrics | {"saved": sorted(path.name for path in folder.glob("*.ckpt"))}
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
-    is_rank_zero, measured = measure(folder, 2)
-    if is_rank_zero:
-        (folder / "measured.json").write_text(json.dumps(measured))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -23,7 +23,10 @@ PART_GROUPS = (
     "schedule",
     "sampler",
 )
-PARTS = [(group, option) for group in PART_GROUPS for option in configuration.options(group)]
+_DEFAULTS = configuration.compose(["experiment=mpe_spread_random"]).choices
+PARTS = [  # those that the algorithms' own cases do not have
+    (group, option) for group in PART_GROUPS for option in configuration.options(group) if option != _DEFAULTS[group]
+]
 ALGORITHMS = configuration.options("algorithm")
 
 

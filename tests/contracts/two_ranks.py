@@ -1,4 +1,4 @@
-"""Run by torchrun on two ranks: trains every algorithm for a few steps and compares the ranks' weights."""
+"""On each of two ranks: trains every algorithm for a few steps and compares the ranks' weights."""
 
 import sys
 
@@ -14,7 +14,7 @@ def weights(algorithm: Algorithm) -> torch.Tensor:
     return torch.cat([value.detach().double().flatten() for value in algorithm.state_dict().values()])
 
 
-def main() -> None:
+def train_every_algorithm() -> None:
     for name in ALGORITHMS:
         algorithm = build_algorithm(f"algorithm={name}")
         before = weights(algorithm)
@@ -39,9 +39,3 @@ def main() -> None:
         assert not torch.equal(mine, before), f"{name}: nothing was learned"
         if trainer.global_rank == 0:
             sys.stdout.write(f"trained {name}\n")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,18 @@
 import pytest
 
+from dof_lightning.run_folder import CHECKPOINT_VARIABLE, RUN_DIR_VARIABLE
 from tests.end_to_end.workplace import SMALL, Workplace, succeeded
 
 FINISHED = "finished"
 UNINTERRUPTED = (*SMALL, "trainer.max_steps=60", "checkpoint.every_n_steps=5", "rollout.every_n_steps=30")
+
+
+@pytest.fixture(autouse=True)
+def _environment_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In-process commands take nothing from the environment, and leave nothing in it."""
+    monkeypatch.delenv("DOF_DATA", raising=False)
+    for variable in (RUN_DIR_VARIABLE, CHECKPOINT_VARIABLE):
+        monkeypatch.setenv(variable, "")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dof_lightning import cli, configuration, engine
 from tests.end_to_end.conftest import UNINTERRUPTED
 from tests.end_to_end.workplace import SMALL, Workplace, succeeded
 
@@ -92,17 +93,26 @@ def test_tensorboard_has_every_promised_curve(workplace: Workplace, finished: st
     assert "final/last_normalized_score" in curves
 
 
-def test_a_finished_run_says_so(workplace: Workplace, finished: str) -> None:
+def test_a_finished_run_says_so(
+    workplace: Workplace, finished: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(workplace.path)
     before = workplace.results(finished)
-    printed = succeeded(workplace.train(*UNINTERRUPTED, f"run_dir={finished}"))
-    assert "is finished" in printed
+    engine.run(configuration.compose([*UNINTERRUPTED, f"run_dir={finished}"]))
+    assert "is finished" in capsys.readouterr().out
     assert workplace.results(finished) == before
 
 
-@pytest.mark.parametrize("which", ["last", "best"])
-def test_evaluating_again_gives_the_same_numbers(workplace: Workplace, finished: str, which: str) -> None:
-    printed = succeeded(workplace.dof("eval", f"checkpoint={finished}/checkpoints/{which}.ckpt"))
-    assert json.loads(printed.splitlines()[-1]) == workplace.results(finished)[which]
+def test_evaluating_again_gives_the_same_numbers(
+    workplace: Workplace, finished: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    printed = {"last": succeeded(workplace.dof("eval", f"checkpoint={finished}/checkpoints/last.ckpt"))}
+    monkeypatch.chdir(workplace.path)
+    monkeypatch.setattr("dof_lightning.evaluation._CORES", 1)  # as many as in the commands that trained
+    cli.run(["eval", f"checkpoint={finished}/checkpoints/best.ckpt"])
+    printed["best"] = capsys.readouterr().out
+    for which, output in printed.items():
+        assert json.loads(output.splitlines()[-1]) == workplace.results(finished)[which]
 
 
 def test_a_run_killed_and_resumed_ends_with_the_same_bits(workplace: Workplace, finished: str) -> None:
@@ -141,23 +151,29 @@ def assert_identical(ours: Any, theirs: Any, where: str) -> None:
         assert ours == theirs, where
 
 
-def test_two_devices_end_properly_and_an_unfinished_run_is_found_again(workplace: Workplace) -> None:
-    overrides = (*SMALL, "trainer.devices=2", "trainer.max_steps=6")
-    printed = succeeded(workplace.train(*overrides))
+def test_two_devices_end_properly(workplace: Workplace) -> None:
+    printed = succeeded(workplace.train(*SMALL, "trainer.devices=2", "trainer.max_steps=6", "run_dir=two_devices"))
     assert "2 x cpu" in printed
     assert printed.count("certified") == 2, "both ranks printed the table"
+    assert workplace.results("two_devices")["steps"] == 6
+
+
+def test_an_unfinished_run_is_found_again(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace.path)
+    overrides = [*SMALL, "trainer.max_steps=6", "seed=11"]
+    engine.run(configuration.compose(overrides))
     (results,) = workplace.path.glob("runs/mpe_spread_random/dof_policy/*/results.json")
-    assert json.loads(results.read_text())["steps"] == 6
     results.unlink()  # as if it had been killed just before the end
-    succeeded(workplace.train(*overrides))
+    engine.run(configuration.compose(overrides))
     (results,) = workplace.path.glob("runs/mpe_spread_random/dof_policy/*/results.json")
     assert json.loads(results.read_text())["resumed_from_step"] == 6
 
 
-def test_a_longer_run_goes_on_from_a_finished_one(workplace: Workplace) -> None:
+def test_a_longer_run_goes_on_from_a_finished_one(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace.path)
     overrides = (*SMALL, "run_dir=longer", "algorithm=dof_cloning")
     overrides = tuple(o for o in overrides if "candidates" not in o)
-    succeeded(workplace.train(*overrides, "trainer.max_steps=4"))
-    succeeded(workplace.train(*overrides, "trainer.max_steps=8"))
+    for steps in (4, 8):
+        engine.run(configuration.compose([*overrides, f"trainer.max_steps={steps}"]))
     results = workplace.results("longer")
     assert (results["resumed_from_step"], results["steps"]) == (4, 8)

@@ -3,7 +3,6 @@
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,6 @@ from dof_lightning.errors import UserError
 from dof_lightning.rollout import evaluation_seeds, run_rollout
 from tests.toys import ToyEnv, ToyModule, toy_loader
 from tests.two_rank_rollout import measure
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def rollouts(env: ToyEnv | None = None, every_n_steps: int = 4, **options) -> RolloutCallback:
@@ -157,24 +154,24 @@ def test_callback_periods_must_be_positive() -> None:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, str(REPOSITORY / "tests" / "two_rank_rollout.py"), str(folder)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+def by_ranks(
+    two_ranks: tuple[Path, subprocess.CompletedProcess], tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, dict]:
+    folder, done = two_ranks
+    assert (folder / "measured.json").exists(), done.stderr[-2000:]
     _, alone = measure(tmp_path_factory.mktemp("alone"), ranks=1)
     return {1: alone, 2: json.loads((folder / "measured.json").read_text())}
 
 
-def test_two_ranks_measure_what_one_does(two_ranks: dict[int, dict]) -> None:
-    names = [n for n in two_ranks[1] if n.startswith("rollout/") and n != "rollout/steps_per_second"]
+def test_two_ranks_measure_what_one_does(by_ranks: dict[int, dict]) -> None:
+    names = [n for n in by_ranks[1] if n.startswith("rollout/") and n != "rollout/steps_per_second"]
     assert {"rollout/return_mean", "rollout/return_std", "rollout/normalized_score", "rollout/win_rate"} <= {*names}
     for name in names:
-        assert two_ranks[2][name] == pytest.approx(two_ranks[1][name], rel=1e-6, abs=1e-9), name
+        assert by_ranks[2][name] == pytest.approx(by_ranks[1][name], rel=1e-6, abs=1e-9), name
 
 
-def test_two_ranks_save_the_same_files(two_ranks: dict[int, dict]) -> None:
-    assert two_ranks[1]["saved"] == two_ranks[2]["saved"] == ["best.ckpt", "last.ckpt"]
+def test_two_ranks_save_the_same_files(by_ranks: dict[int, dict]) -> None:
+    assert by_ranks[1]["saved"] == by_ranks[2]["saved"] == ["best.ckpt", "last.ckpt"]
 
 
 def test_video_is_a_moving_gif_in_tensorboard_and_a_file(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Checkpoints: whole or absent, exactly two, and the best score survives resuming and moving."""
 
+import logging
+import multiprocessing
 import os
 import pickle
+import resource
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,49 +20,42 @@ from callbacks.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
 from dof_lightning.errors import UserError
 from tests.toys import ToyModule, toy_loader
 
-REPOSITORY = Path(__file__).parents[2]
-
 MOMENTS = ("pickling", "fsync", "replace")
 
-# One process that imports torch and forks a child for each accident: importing is what takes the time.
-ACCIDENTS = """
-import os, resource, signal, sys
-import torch
-from callbacks.checkpoint import AtomicCheckpointIO
 
-def die(*_):
+def _die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
-class Bomb:
-    __reduce__ = die
 
-def killed(moment):
+class Bomb:
+    __reduce__ = _die
+
+
+def killed(folder: Path, moment: str) -> None:
     checkpoint = {"step": 2, "weight": torch.zeros(1000)}
     if moment == "pickling":
         checkpoint["bomb"] = Bomb()
     else:
-        setattr(os, moment, die)
-    AtomicCheckpointIO().save_checkpoint(checkpoint, f"{moment}/last.ckpt")
+        setattr(os, moment, _die)
+    AtomicCheckpointIO().save_checkpoint(checkpoint, folder / moment / "last.ckpt")
 
-def full_disk():
+
+def full_disk(folder: Path) -> None:
+    logging.getLogger("callbacks.checkpoint").addHandler(logging.FileHandler(folder / "messages"))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     checkpoint_io = AtomicCheckpointIO()
-    checkpoint_io.save_checkpoint({"step": 2, "weight": torch.zeros(100_000)}, os.path.abspath("full_disk/last.ckpt"))
+    checkpoint_io.save_checkpoint({"step": 2, "weight": torch.zeros(100_000)}, folder / "full_disk" / "last.ckpt")
     os._exit(0 if isinstance(checkpoint_io.last_error, OSError) else 1)
 
-def in_child(function, *arguments):
-    child = os.fork()
-    if child == 0:
-        function(*arguments)
-        os._exit(2)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
-os.chdir(sys.argv[1])
-for moment in sys.argv[2:]:
-    in_child(killed, moment)
-in_child(full_disk)
-"""
+def in_child(function: Callable[..., None], *arguments: object) -> int:
+    """The exit code of a process that is a copy of this one: importing torch anew would take the time."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    process.join(60)
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 @dataclass
@@ -76,11 +71,9 @@ def accidents(tmp_path_factory: pytest.TempPathFactory) -> Accidents:
     kinds = (*MOMENTS, "full_disk")
     for kind in kinds:
         AtomicCheckpointIO().save_checkpoint({"step": 1}, folder / kind / "last.ckpt")
-    command = [sys.executable, "-c", ACCIDENTS, str(folder), *MOMENTS]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=True)
-    codes = dict(zip(kinds, map(int, done.stdout.split()), strict=True))
-    return Accidents(folder, codes, done.stderr.strip())
+    codes = {moment: in_child(killed, folder, moment) for moment in MOMENTS}
+    codes["full_disk"] = in_child(full_disk, folder)
+    return Accidents(folder, codes, (folder / "messages").read_text().strip())
 
 
 class Scores(Callback):

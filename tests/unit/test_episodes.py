@@ -69,10 +69,11 @@ def test_windows_equal_a_naive_reference(tmp_path: Path, window: Window, padded_
     seen = set()
     for batch in [*take(data, 5), *data.val_dataloader()[0]]:
         assert batch.history == window.history
-        for b, (e, t) in enumerate(keys(batch)):
-            seen.add((e, t))
-            for name, expected in reference_window(episodes, e, t, window, padded_tails).items():
-                np.testing.assert_allclose(getattr(batch, name)[b], expected, atol=1e-6, err_msg=f"{name} {e} {t}")
+        seen |= {*keys(batch)}
+        expected = [reference_window(episodes, e, t, window, padded_tails) for e, t in keys(batch)]
+        for name in expected[0]:
+            rows = np.stack([row[name] for row in expected])
+            np.testing.assert_allclose(getattr(batch, name), rows, atol=1e-6, err_msg=name)
     assert len(seen) == episodes.length.sum()
 
 
