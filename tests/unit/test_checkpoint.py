@@ -1,13 +1,11 @@
 """Checkpoints: whole or absent, exactly two, and the best score survives resuming and moving."""
 
 import logging
-import multiprocessing
 import os
 import pickle
 import resource
 import shutil
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
 from dof_lightning.errors import UserError
+from tests.processes import exit_code, start
 from tests.toys import ToyModule, toy_loader
 
 MOMENTS = ("pickling", "fsync", "replace")
@@ -49,15 +48,6 @@ def full_disk(folder: Path) -> None:
     os._exit(0 if isinstance(checkpoint_io.last_error, OSError) else 1)
 
 
-def in_child(function: Callable[..., None], *arguments: object) -> int:
-    """The exit code of a process that is a copy of this one: importing torch anew would take the time."""
-    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
-    process.start()
-    process.join(60)
-    assert process.exitcode is not None
-    return process.exitcode
-
-
 @dataclass
 class Accidents:
     folder: Path
@@ -71,8 +61,8 @@ def accidents(tmp_path_factory: pytest.TempPathFactory) -> Accidents:
     kinds = (*MOMENTS, "full_disk")
     for kind in kinds:
         AtomicCheckpointIO().save_checkpoint({"step": 1}, folder / kind / "last.ckpt")
-    codes = {moment: in_child(killed, folder, moment) for moment in MOMENTS}
-    codes["full_disk"] = in_child(full_disk, folder)
+    processes = {moment: start(killed, folder, moment) for moment in MOMENTS} | {"full_disk": start(full_disk, folder)}
+    codes = {kind: exit_code(process) for kind, process in processes.items()}
     return Accidents(folder, codes, (folder / "messages").read_text().strip())
 
 

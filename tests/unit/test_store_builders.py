@@ -1,7 +1,5 @@
 """Datasets are built all or nothing, and by one process at a time."""
 
-import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from data_modules.arrays import Episodes
 from data_modules.manifest import read_manifest
 from data_modules.store import write_dataset
 from dof_lightning.errors import UserError
+from tests.processes import exit_code, start
 
 
 def _stuck_build(path: Path) -> None:
@@ -67,11 +66,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 def test_a_killed_build_leaves_nothing_that_looks_complete(tmp_path: Path) -> None:
     path = tmp_path / "toy"
-    process = multiprocessing.get_context("fork").Process(target=_stuck_build, args=(path,))
-    process.start()
+    process = start(_stuck_build, path)
     wait_for(lambda: (tmp_path / "half_written").exists())
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    process.kill()
+    assert exit_code(process) == -signal.SIGKILL
     assert list(tmp_path.glob(".toy.building/*.tar"))
     with pytest.raises(UserError, match="no such dataset"):
         read_manifest(path)
@@ -82,13 +80,9 @@ def test_a_killed_build_leaves_nothing_that_looks_complete(tmp_path: Path) -> No
 
 
 def test_two_builders_collect_once(tmp_path: Path) -> None:
-    path, context = tmp_path / "toy", multiprocessing.get_context("fork")
-    processes = [context.Process(target=_counted_build, args=(path,)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
+    path = tmp_path / "toy"
+    processes = [start(_counted_build, path) for _ in range(2)]
+    assert [exit_code(process) for process in processes] == [0, 0]
     assert (tmp_path / "collections").read_text() == "x"
     assert read_manifest(path).n_episodes == 50
 
