@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dof_lightning.actors.diffusion import sample_locally
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
@@ -217,37 +218,3 @@ class DoFLightningModule(Algorithm):
         """Moves the average of what acts."""
         ema_update(self.average_denoiser, self.denoiser, self.ema_decay)
         ema_update(self.average_data_factorization, self.data_factorization, self.ema_decay)
-
-
-def sample_locally(
-    denoiser: nn.Module,
-    noise_factorization: Factorization,
-    data_factorization: Factorization,
-    sampler: Sampler,
-    clip_range: float,
-    condition: Tensor,
-    noise: Tensor,
-) -> Tensor:
-    """One reverse chain an agent, then h on its own x_i^0 (seed, Theorems 1 and 2: concat and wconcat cancel).
-
-    Args:
-        denoiser: the bank of per-agent denoisers.
-        noise_factorization: f, applied to agent i's own noise.
-        data_factorization: h, applied to agent i's own data.
-        sampler: how the chain steps.
-        clip_range: x_i^0 estimates are clipped to [-clip_range, clip_range].
-        condition: `[B, N, C]`.
-        noise: `[S, B, N, ...]`, S = `sampler.n_noises`.
-
-    Returns:
-        x_i^0 `[B, N, ...]`.
-    """
-
-    def clip(x: Tensor) -> Tensor:
-        return x.clamp(-clip_range, clip_range)
-
-    def predict(x: Tensor, k: Tensor) -> Tensor:
-        prediction: Tensor = noise_factorization.local(denoiser(x, k, condition))
-        return prediction.to(x.dtype)
-
-    return data_factorization.local(sampler.sample(predict, noise, clip))

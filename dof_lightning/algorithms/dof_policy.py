@@ -6,8 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from dof_lightning.actors.diffusion import DiffusionActor
 from dof_lightning.algorithms.base import ParameterGroup, mean_over_ranks
-from dof_lightning.algorithms.diffusion_actor import DiffusionActor
 from dof_lightning.algorithms.dof import Denoised, DoFLightningModule, clip_with_way_back
 from dof_lightning.algorithms.team_critic import TeamCritic
 from dof_lightning.batch import EpisodeBatch, Window

@@ -4,9 +4,8 @@ import copy
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dof_lightning.algorithms.dof import sample_locally
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.critic import AgentwiseCritic
@@ -97,3 +96,37 @@ class DiffusionActor(DecentralizedPolicy):
             noise,
         )
         return samples.clamp(-self.clip_range, self.clip_range)
+
+
+def sample_locally(
+    denoiser: nn.Module,
+    noise_factorization: Factorization,
+    data_factorization: Factorization,
+    sampler: Sampler,
+    clip_range: float,
+    condition: Tensor,
+    noise: Tensor,
+) -> Tensor:
+    """One reverse chain an agent, then h on its own x_i^0 (seed, Theorems 1 and 2: concat and wconcat cancel).
+
+    Args:
+        denoiser: the bank of per-agent denoisers.
+        noise_factorization: f, applied to agent i's own noise.
+        data_factorization: h, applied to agent i's own data.
+        sampler: how the chain steps.
+        clip_range: x_i^0 estimates are clipped to [-clip_range, clip_range].
+        condition: `[B, N, C]`.
+        noise: `[S, B, N, ...]`, S = `sampler.n_noises`.
+
+    Returns:
+        x_i^0 `[B, N, ...]`.
+    """
+
+    def clip(x: Tensor) -> Tensor:
+        return x.clamp(-clip_range, clip_range)
+
+    def predict(x: Tensor, k: Tensor) -> Tensor:
+        prediction: Tensor = noise_factorization.local(denoiser(x, k, condition))
+        return prediction.to(x.dtype)
+
+    return data_factorization.local(sampler.sample(predict, noise, clip))

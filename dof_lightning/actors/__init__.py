@@ -1,0 +1,1 @@
+"""What acts once training is over; nothing here imports Lightning or Hydra."""
