@@ -1,7 +1,6 @@
 """`dof`: what is done beside training. Every command ends in `key=value` tails, the same as `train.py`'s."""
 
 import argparse
-import inspect
 import json
 import sys
 from collections.abc import Sequence
@@ -12,9 +11,10 @@ import yaml
 
 from dof_lightning import configuration
 from dof_lightning.errors import UserError
+from dof_lightning.targets import check_arguments
 
 _EVAL_HELP = "roll a checkpoint out: dof eval checkpoint=<path> [rollout.report_episodes=200] [env=mpe_spread]"
-_DATA_HELP = "build | list | show <path> | verify <path> | train-behavior task=spread"
+_DATA_HELP = "build | list | show <path> | verify <path> | train-behavior task=spread output=<file>"
 
 
 def main() -> None:
@@ -98,10 +98,7 @@ def _train_behavior(tails: list[str]) -> None:
     from data_modules.behavior import train
 
     values = {key: yaml.safe_load(value) for key, value in map(_split, tails)}
-    known = inspect.signature(train.main).parameters
-    for key in values:
-        if key not in known:
-            raise UserError(f"unknown key `{key}`; choose from {', '.join(known)}")
+    check_arguments({"_target_": "data_modules.behavior.train.main", **values})
     train.main(**values)
 
 
@@ -110,7 +107,7 @@ _DATA_ACTIONS: dict[str, Any] = {
     "list": (_list, "the datasets below data.root: dof data list [data.root=data]"),
     "show": (_show, "what a dataset holds: dof data show <path>, or experiment=<name>"),
     "verify": (_verify, "read a dataset in full and check it: dof data verify <path>, or experiment=<name>"),
-    "train-behavior": (_train_behavior, "train behaviour policies: dof data train-behavior task=spread"),
+    "train-behavior": (_train_behavior, "train behaviour policies: dof data train-behavior task=spread output=<file>"),
 }
 
 

@@ -26,6 +26,9 @@ USER_ERROR_EXIT_CODE = 2
 
 _POSITIVE = (
     "trainer.max_steps",
+    "trainer.num_nodes",
+    "trainer.accumulate_grad_batches",
+    "trainer.log_every_n_steps",
     "data.episodes",
     "data.global_batch_size",
     "rollout.episodes",
@@ -34,6 +37,7 @@ _POSITIVE = (
     "checkpoint.every_n_steps",
     "validation.every_n_steps",
 )
+_NOT_NEGATIVE = ("seed", "data.seed", "data.num_workers", "data.heldout_windows")
 _SEVERAL_TYPES = ("trainer.devices", "trainer.precision")
 _CHOICES = {"trainer.precision": ("32-true", "bf16-mixed")}  # fused Adam and our clipping would see scaled gradients
 
@@ -101,6 +105,8 @@ def check(cfg: DictConfig) -> None:
     """
     if cfg.choices.get("experiment") is None:
         raise UserError(f"experiment= is missing; choose one of {', '.join(options('experiment'))}")
+    if cfg.resume is None:
+        raise UserError("resume must be auto, never, or the path of a .ckpt or run folder")
     _check_types(cfg)
     for key, choices in _CHOICES.items():
         if (value := OmegaConf.select(cfg, key)) not in choices:
@@ -126,14 +132,15 @@ def check_value(key: str, value: Any, default: Any) -> None:
     """Refuses a value of another type than the default's, where that is a number or a truth value.
 
     Raises:
-        UserError: it is, or a number that must be positive is not.
+        UserError: it is, or a number is too small.
     """
     if value is not None and isinstance(default, (bool, int, float)):
         accepted = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, accepted) or isinstance(value, bool) != isinstance(default, bool):
             raise UserError(f"{key} must be {_article(default)}, got {value!r}")
-    if key in _POSITIVE and (value is None or value < 1):
-        raise UserError(f"{key} must be at least 1, got {value}")
+    for keys, least in ((_POSITIVE, 1), (_NOT_NEGATIVE, 0)):
+        if key in keys and (value is None or value < least):
+            raise UserError(f"{key} must be at least {least}, got {value}")
 
 
 def _compose_inside(overrides: list[str]) -> DictConfig:
@@ -159,7 +166,8 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UserError(explain(error)) from error
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    names = {key: str(plain[key]) for key in ("run_dir", "resume") if plain.get(key) is not None}  # a folder may be `1`
+    return {str(key): value for key, value in plain.items()} | names
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:

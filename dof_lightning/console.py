@@ -10,6 +10,8 @@ from rich.table import Table
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.spec import DatasetSpec, EnvSpec
 
+_PARTS = ("denoiser", "noise_factorization", "data_factorization", "value_mixer", "schedule", "sampler")
+
 
 def make_console(quiet: bool = False, stderr: bool = False) -> Console:
     """A console whose tables keep their width where the output is no terminal."""
@@ -40,10 +42,19 @@ def show_start(
 
 
 def _model(config: Mapping[str, Any]) -> str:
+    """The algorithm and its parts, with the numbers that tuned values may have changed."""
     choices = config["choices"]
-    parts = ("denoiser", "noise_factorization", "data_factorization", "value_mixer", "schedule", "sampler")
-    chosen = ", ".join(f"{part}={choices[part]}" for part in parts if choices.get(part) is not None)
-    return f"{choices['algorithm']} ({chosen})"
+    unused = ("value_mixer",) if config["algorithm"].get("critics") != "mixed" else ()
+    parts = [f"{part}={choices[part]}{_steps(config, part)}" for part in _PARTS if part not in unused]
+    return f"{choices['algorithm']} ({', '.join(parts)})"
+
+
+def _steps(config: Mapping[str, Any], part: str) -> str:
+    if part == "schedule":
+        return f" (K={config[part]['steps']})"
+    if part == "sampler":
+        return f" ({config[part]['steps'] or config['schedule']['steps']} steps)"
+    return ""
 
 
 def _count(parameters: Any) -> int:

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from rich.console import Console
 
 from callbacks.checkpoint import AtomicCheckpointIO
-from callbacks.interruption import Interruption
+from callbacks.interruption import Interruption, TimeLimit
 from callbacks.provenance import Provenance
 from callbacks.throughput import peak_memory_mb
 from data_modules.manifest import DatasetManifest, read_manifest
@@ -45,7 +46,7 @@ _NOISE_TO_USERS = (
     "The ``compute`` method of metric WinRate was called before the ``update`` method",
     "You're resuming from a checkpoint that ended before the epoch ended",  # our loaders start at the trainer's step
     "Total length of `list` across ranks is zero",
-    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*'Timer'",
+    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*'TimeLimit'",
     "Checkpoint directory .* exists and is not empty",
     "It is recommended to use `self.log.*sync_dist=True`",
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
@@ -94,6 +95,7 @@ def run(cfg: DictConfig) -> None:
     start = find_start(config)
     if start.finished:
         screen.print(f"{start.folder.path} is finished: its numbers are in {start.folder.results}", soft_wrap=True)
+        screen.print("a larger trainer.max_steps trains it further; another run_dir= starts afresh", soft_wrap=True)
         return
     try:
         job = build(config, start)
@@ -181,7 +183,8 @@ def _build_trainer(
     try:
         trainer: Trainer = factory(
             default_root_dir=folder.path,
-            callbacks=callbacks,
+            callbacks=[*callbacks, TimeLimit(config["trainer"]["max_time"])],
+            max_time=None,
             logger=loggers,
             plugins=[AtomicCheckpointIO()],
             max_epochs=-1,
@@ -191,10 +194,16 @@ def _build_trainer(
             use_distributed_sampler=False,
             enable_progress_bar=False,
             enable_model_summary=False,
+            **_accelerator(config["trainer"]["accelerator"]),
         )
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
     return trainer
+
+
+def _accelerator(wanted: str) -> dict[str, str]:
+    """Auto means an NVIDIA GPU or the CPU; Lightning's own would take Apple's GPU, which has no float64."""
+    return {"accelerator": "gpu" if CUDAAccelerator.is_available() else "cpu"} if wanted == "auto" else {}
 
 
 def _call_with_what_it_asks_for(factory: Callable[..., Any], available: Mapping[str, Any]) -> Any:
@@ -213,9 +222,7 @@ def _leave_process_group() -> None:
 def finish(job: Run, screen: Console, started: float) -> None:
     """Evaluates last and best on the report seeds, writes `results.json`, shows the table and what to type next."""
     folder, limits = job.start.folder, job.config["trainer"]
-    if not folder.last.exists():
-        raise UserError(f"trainer.max_time={limits['max_time']} was over before the first step; choose a longer one")
-    last = checkpoints.read(folder.last)
+    last = _last_checkpoint(job)
     scores = {"last": evaluate(last, job.config).to_dict()}
     best = checkpoints.read(folder.best) if folder.best.exists() else last
     scores["best"] = scores["last"] if best.step == last.step else evaluate(best, job.config).to_dict()
@@ -242,6 +249,26 @@ def finish(job: Run, screen: Console, started: float) -> None:
     if last.step < limits["max_steps"]:
         stopped = f"stopped by trainer.max_time={limits['max_time']} at step {last.step:,} of {limits['max_steps']:,}"
         screen.print(f"{stopped}; a longer one with run_dir={folder.path} goes on", highlight=False, soft_wrap=True)
+
+
+def _last_checkpoint(job: Run) -> checkpoints.Checkpoint:
+    """What training ended with.
+
+    Raises:
+        UserError: there was no step, or its checkpoint could not be saved: results would be those of an earlier one.
+    """
+    path, step = job.start.folder.last, job.trainer.global_step
+    if step == 0:
+        limit = job.config["trainer"]["max_time"]
+        raise UserError(f"trainer.max_time={limit} was over before the first step; choose a longer one")
+    last = checkpoints.read(path) if path.exists() else None
+    if last is None or last.step != step:
+        kept = "no checkpoint" if last is None else f"the checkpoint of step {last.step:,}"
+        raise UserError(
+            f"{path} could not be saved at step {step:,}, there is {kept}; make room on the disk, "
+            f"then the same command with run_dir={job.start.folder.path} goes on"
+        )
+    return last
 
 
 def _describe_behavior(job: Run) -> dict[str, Any]:

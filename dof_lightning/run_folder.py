@@ -73,6 +73,11 @@ class RunFolder:
         """`results.json`."""
         return self.path / "results.json"
 
+    @property
+    def has_run(self) -> bool:
+        """Whether something has been trained here."""
+        return any(path.exists() for path in (self.results, self.last, self.best))
+
     def read_config(self) -> dict[str, Any] | None:
         """The stored configuration, None where there is none to read."""
         try:
@@ -114,7 +119,12 @@ class RunFolder:
 
     def lock(self) -> bool:
         """Claims the folder until this process ends, however it ends; False where another process has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"run_dir={self.path} cannot be made a folder ({error.strerror}); choose another"
+            ) from error
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -222,18 +232,26 @@ def _from_path(path: Path, plain: Mapping[str, Any]) -> Start:
     checkpoint = RunFolder(path).last if path.is_dir() else path
     if not checkpoint.is_file():
         raise UserError(f"resume={path}: there is no checkpoint; use auto, never, or the path of a .ckpt or run folder")
-    if plain["run_dir"] is not None:
-        return Start(RunFolder(Path(plain["run_dir"])), checkpoint)
     own = RunFolder(checkpoint.parent.parent)
-    if own.read_config() is None:
+    if plain["run_dir"] is not None and Path(plain["run_dir"]).resolve() != own.path.resolve():
+        return _branch_off(checkpoint, RunFolder(Path(plain["run_dir"])), plain)
+    if plain["run_dir"] is None and own.read_config() is None:
         return Start(_fresh_folder(plain), checkpoint)
     return Start(own, checkpoint, finished=own.is_finished(plain))
 
 
+def _branch_off(checkpoint: Path, folder: RunFolder, plain: Mapping[str, Any]) -> Start:
+    """Goes on from another run's checkpoint; typed again after an interruption, from where that got to."""
+    if not folder.has_run:
+        return Start(folder, checkpoint)
+    if config_hash(folder.read_config() or {}) == config_hash(plain):
+        return _in_folder(folder, dict(plain) | {"resume": "auto"})
+    raise UserError(f"run_dir={folder.path} holds another run than resume={checkpoint}; choose another run_dir=")
+
+
 def _in_folder(folder: RunFolder, plain: Mapping[str, Any]) -> Start:
-    has_run = folder.results.exists() or folder.last.exists()
     if plain["resume"] == "never":
-        if has_run:
+        if folder.has_run:
             raise UserError(f"run_dir={folder.path} holds a run already; use resume=auto or choose another run_dir=")
         return Start(folder, None)
     return Start(folder, folder.last if folder.last.exists() else None, finished=folder.is_finished(plain))

@@ -226,9 +226,15 @@ def check_compatible(dataset: DatasetSpec, environment: EnvSpec) -> None:
         return
     ours, theirs = environment.recipe, dataset.environment.recipe
     fields = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
-    differences = ", ".join(f"{key}: {theirs.get(key)!r} in the data, {ours.get(key)!r} here" for key in fields[:3])
+    differences = ", ".join(_difference(key, theirs.get(key), ours.get(key)) for key in fields)
     raise UserError(
         f"dataset {dataset.name!r} was collected in {dataset.environment.name!r} ({dataset.environment.fingerprint}), "
         f"but env={environment.name!r} is {environment.fingerprint} ({differences}); "
         f"choose the env= the data came from, or data= collected in this one"
     )
+
+
+def _difference(key: str, theirs: Any, ours: Any) -> str:
+    """Short values are told, long ones only named."""
+    told = f"{key}: {theirs!r} in the data, {ours!r} here"
+    return told if len(told) < 80 else key

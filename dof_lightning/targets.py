@@ -56,7 +56,7 @@ def check_arguments(config: Mapping[str, Any], written: Mapping[str, Any] | None
         for name, value in node.items():
             if name.startswith("_") or isinstance(value, Mapping) or arguments is None:
                 continue
-            key = _typed_key(f"{prefix}.{name}", as_written[name])
+            key = _typed_key(f"{prefix}.{name}".removeprefix("."), as_written[name])
             if name not in arguments:
                 raise UserError(f"unknown key `{key}`: {node['_target_']} takes {', '.join(arguments)}")
             if not _fits(value, arguments[name]):

@@ -135,6 +135,8 @@ class AgentwiseMLP(Agentwise):
         super().__init__(n_agents, sharing)
         if activation not in ACTIVATIONS:
             raise UserError(f"activation={activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
+        if min(sizes[1:]) < 1:
+            raise UserError(f"hidden={list(sizes[1:-1])} must hold widths of at least 1")
         layers: list[nn.Module] = []
         for in_features, out_features in itertools.pairwise(sizes):
             layers += [

@@ -60,15 +60,23 @@ def _check_tuned(name: str) -> None:
     ]
     assert pairs, f"conf/tuned/{name}.yaml is never loaded: no algorithm and dataset make that name"
     (algorithm, data), *_ = pairs
-    values = {k: v for k, v in yaml.safe_load((CONF / "tuned" / f"{name}.yaml").read_text()).items() if k != "defaults"}
     typed = [f"algorithm={algorithm}", f"experiment={data}"]
+    values = _tuned_values(name)
+    assert values
     composed = dict(leaves(configuration.to_plain(configuration.compose(typed))))
-    for key, value in leaves(values) if values else ():
-        assert composed[key] == value
-    numbers = [(key, value) for key, value in leaves(values) if values and type(value) in (int, float)]
-    for key, value in numbers[:1]:
-        typed_over = configuration.compose([*typed, f"{key}={value + 1}"])
-        assert dict(leaves(configuration.to_plain(typed_over)))[key] == value + 1
+    assert {key: composed[key] for key in values} == values
+    numbers = {key: value for key, value in values.items() if type(value) in (int, float)}
+    typed_over = configuration.compose([*typed, *(f"{key}={value + 1}" for key, value in numbers.items())])
+    changed = dict(leaves(configuration.to_plain(typed_over)))
+    assert {key: changed[key] for key in numbers} == {key: value + 1 for key, value in numbers.items()}
+
+
+def _tuned_values(name: str) -> dict[str, object]:
+    """Its own values over those of its bases, by dotted key."""
+    content = yaml.safe_load((CONF / "tuned" / f"{name}.yaml").read_text())
+    bases = [base for base in content.pop("defaults", []) if base != "_self_"]
+    inherited = [item for base in bases for item in _tuned_values(base).items()]
+    return dict(inherited) | (dict(leaves(content)) if content else {})
 
 
 def test_the_overrides_promised_to_users_exist() -> None:

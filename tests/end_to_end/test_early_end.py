@@ -2,11 +2,14 @@
 
 import os
 import signal
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from callbacks.interruption import Interruption
+from callbacks.interruption import Interruption, TimeLimit
 from dof_lightning import configuration, engine
 from dof_lightning.errors import UserError
 from tests.end_to_end.workplace import SMALL, Workplace
@@ -68,3 +71,58 @@ def test_an_interrupted_run_goes_on(
     train(f"run_dir={run_dir}")
     results = workplace.results(run_dir)
     assert (results["resumed_from_step"], results["steps"]) == (7, 20)
+
+
+class SignalInTheMiddle(Interruption):
+    """A signal comes after two of the third step's three batches."""
+
+    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        super().on_train_batch_end(trainer, *arguments)
+
+
+class OverInTheMiddle(TimeLimit):
+    """The time is over after two of the third step's three batches."""
+
+    def on_train_batch_end(self, trainer: Any, *arguments: Any, **options: Any) -> None:
+        self._offset = 1e9 if trainer.fit_loop.epoch_loop.total_batch_idx >= 7 else 0
+        super().on_train_batch_end(trainer, *arguments, **options)
+
+
+@pytest.mark.parametrize(("name", "early"), [("Interruption", SignalInTheMiddle), ("TimeLimit", OverInTheMiddle)])
+def test_accumulated_batches_are_not_torn_apart(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, name: str, early: type
+) -> None:
+    accumulated = ("trainer.accumulate_grad_batches=3", "trainer.max_steps=5", "seed=3")
+    run_dir = f"torn_{name}"
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, name, early)
+        with suppress(SystemExit):
+            train(*accumulated, "trainer.max_time=01:00:00:00", f"run_dir={run_dir}")
+    assert workplace.checkpoint(run_dir)["global_step"] == 3
+    train(*accumulated, f"run_dir={run_dir}")
+    train(*accumulated, f"run_dir=whole_{name}")
+    assert workplace.results(run_dir)["resumed_from_step"] == 3
+    ours, theirs = (workplace.checkpoint(folder)["state_dict"] for folder in (run_dir, f"whole_{name}"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_results_are_not_those_of_an_earlier_step(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    replace = os.replace
+
+    def full_at_the_end(source: Path, target: Path) -> None:
+        if target.name == "last.ckpt" and torch.load(source, weights_only=True)["global_step"] > 2:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    often = ("trainer.max_steps=4", "checkpoint.every_n_steps=2", "run_dir=full", "seed=4")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full_at_the_end)
+        with pytest.raises(UserError, match=r"could not be saved at step 4, .* of step 2"):
+            train(*often)
+    assert not (workplace.path / "full" / "results.json").exists()
+    train(*often)
+    assert (workplace.results("full")["resumed_from_step"], workplace.results("full")["steps"]) == (2, 4)

@@ -48,6 +48,14 @@ def _only_line(code: int, printed: str) -> str:
         ((*SMALL, "data.global_batch_size=0"), ("data.global_batch_size", "at least 1")),
         ((*SMALL, "rollout.every_n_steps=0"), ("rollout.every_n_steps", "at least 1")),
         ((*SMALL, "seed"), ("seed", "key=value")),
+        ((*SMALL, "seed=-1"), ("seed", "at least 0", "-1")),
+        ((*SMALL, "resume=null"), ("resume", "auto, never")),
+        ((*SMALL, "run_dir=/proc/nope"), ("run_dir=/proc/nope", "cannot be made a folder")),
+        ((*SMALL, "data.root=/proc/nope"), ("/proc/nope", "data.root")),
+        ((*SMALL, "trainer.accumulate_grad_batches=0"), ("trainer.accumulate_grad_batches", "at least 1")),
+        ((*SMALL, "trainer.log_every_n_steps=0"), ("trainer.log_every_n_steps", "at least 1")),
+        ((*SMALL, "data.num_workers=-1"), ("data.num_workers", "at least 0")),
+        ((*SMALL, "denoiser.hidden=[-3]"), ("hidden=[-3]", "at least 1")),
         ((*SMALL, "trainer.accelerator=gpv"), ("trainer", "gpv")),
         ((*SMALL, "env._target_=os.system"), ("env._target_", "trust=true")),
         ((*SMALL, "env.task=tag"), ("mpe_spread", "was collected in", "env=")),
@@ -137,8 +145,13 @@ def test_a_finished_run_stays_finished_with_what_may_change(finished: str, capsy
     assert "is finished" in capsys.readouterr().out
 
 
-def test_a_run_is_not_overwritten(finished: str, capsys: pytest.CaptureFixture) -> None:
+def test_a_run_is_not_overwritten(workplace: Workplace, finished: str, capsys: pytest.CaptureFixture) -> None:
     assert "resume=auto" in complaint_of_train(capsys, *SMALL, f"run_dir={finished}", "resume=never")
+    branch = ("resume=branch/checkpoints/last.ckpt", f"run_dir={finished}", "trainer.max_steps=70")
+    shutil.copytree(workplace.path / finished, workplace.path / "branch")
+    line = complaint_of_train(capsys, *UNINTERRUPTED, *branch)
+    assert "holds another run" in line
+    assert workplace.results(finished)["steps"] == 60
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
@@ -198,6 +211,7 @@ def test_damaged_shards_are_named(
         (("data", "show", "experiment=mpe_spread_random", "data.episodes=12345"), ("dof data build", "12345")),
         (("data", "list", "foo=1"), ("foo=1", "data.root=")),
         (("data", "train-behavior", "tusk=spread"), ("tusk", "task")),
+        (("data", "train-behavior", "updates=abc"), ("updates", "an integer", "abc")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

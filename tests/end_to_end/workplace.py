@@ -41,9 +41,9 @@ class Workplace:
             command, cwd=self.path, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    def train(self, *overrides: str) -> subprocess.CompletedProcess:
+    def train(self, *overrides: str, seconds: float = 300) -> subprocess.CompletedProcess:
         """`python train.py`."""
-        return self._run([sys.executable, str(ROOT / "train.py"), *overrides])
+        return self._run([sys.executable, str(ROOT / "train.py"), *overrides], seconds)
 
     def dof(self, *arguments: str) -> subprocess.CompletedProcess:
         """The `dof` command."""
@@ -59,9 +59,9 @@ class Workplace:
         content: dict[str, Any] = torch.load(path, weights_only=True)
         return content
 
-    def _run(self, command: list[str]) -> subprocess.CompletedProcess:
+    def _run(self, command: list[str], seconds: float = 300) -> subprocess.CompletedProcess:
         return subprocess.run(
-            command, cwd=self.path, env=_environment(), capture_output=True, text=True, timeout=300, check=False
+            command, cwd=self.path, env=_environment(), capture_output=True, text=True, timeout=seconds, check=False
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,8 +164,24 @@ def test_training_command_writes_snapshots(tmp_path: Path, monkeypatch: pytest.M
     path = train.main(updates=30, evaluate_every=10, evaluation_episodes=8, output=str(tmp_path / "new.safetensors"))
     assert path.exists()
     monkeypatch.setattr("data_modules.behavior.snapshots.WEIGHTS", tmp_path)
-    told = "task=spread seed=0 updates=30 evaluate_every=10 evaluation_episodes=8"
+    told = "task=spread seed=1 updates=30 evaluate_every=10 evaluation_episodes=8"
     assert read_story("new")["command"] == f"dof data train-behavior {told}"
     assert train._command(task="spread", seed=1, updates=2, evaluate_every=250).endswith("seed=1 updates=2")
     with pytest.raises(UserError, match="spread"):
         train.main(task="hide_and_seek")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, r"mpe_spread\.safetensors exists.*output="),
+        ({"updates": 100, "output": "new.safetensors"}, "evaluate_every=250"),
+        ({"output": "nowhere/new.safetensors"}, "nowhere is no folder"),
+    ],
+)
+def test_training_refuses_at_once_what_would_be_lost_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr(train, "MATD3", None)  # nothing is trained
+    with pytest.raises(UserError, match=words):
+        train.main(**arguments)
