@@ -28,7 +28,7 @@ class DoFPolicy(DoFLightningModule):
     L_bc is the f-joined noise error, L_h trains h to reconstruct the data, L_critic the twin critics' TD error, and
     L_q = -E[min(1, SNR_k) Q(o, h(x0))] / |Q| lets the critics' gradient reach the denoisers through the one-step
     estimate of x0 that L_bc's own forward pass gives (EDP, Kang et al. 2023), or, without the SNR, through the whole
-    chain of the target sampler (Diffusion-QL, Wang et al., 2023). Discrete actions diffuse as one-hot vectors.
+    chain of the sampler (Diffusion-QL, Wang et al., 2023). Discrete actions diffuse as one-hot vectors.
 
     Args:
         spec: the dataset's spec.
@@ -177,15 +177,15 @@ class DoFPolicy(DoFLightningModule):
         return negative_value(values, self.schedule.snr(denoised.k, like=values).clamp(max=1.0))
 
     def full_q_loss(self, critic: TeamCritic, now: Situation, generator: torch.Generator) -> Tensor:
-        """L_q through every step of the target sampler's chain: what critics have learned to judge are its actions.
+        """L_q through every step of the chain that acts: a shorter one would leave the steps it skips to cloning.
 
         Args:
             critic: the team's.
             now: the row to act in.
             generator: draws the chain's noise.
         """
-        sampler, condition = self.target_sampler, now.condition
-        actions = self.learning_sample(condition, self._chain_noise(sampler, condition, generator), sampler)
+        noise = self._chain_noise(self.sampler, now.condition, generator)
+        actions = self.learning_sample(now.condition, noise, self.sampler)
         values = self._values(critic, actions, now)
         return negative_value(values, torch.ones_like(values))
 

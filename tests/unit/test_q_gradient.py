@@ -39,8 +39,8 @@ def value_loss(model: DoFPolicy, scale: Tensor | None = None) -> Tensor:
     if model.q_gradient == "full":
         if scale is None:
             return model.full_q_loss(critic, now, draws)
-        noise = model._chain_noise(model.target_sampler, now.condition, draws)
-        actions = model.learning_sample(now.condition, noise, model.target_sampler)
+        noise = model._chain_noise(model.sampler, now.condition, draws)
+        actions = model.learning_sample(now.condition, noise, model.sampler)
         weight = torch.ones(1, dtype=torch.float64)
     else:
         denoised = model.denoise(x0, now.condition, draws)
@@ -73,7 +73,7 @@ def assert_equals_finite_differences(model: DoFPolicy, part: str = "denoiser") -
 @pytest.mark.parametrize("critics", CRITICS)
 @pytest.mark.parametrize("part", ["denoiser", "data_factorization"])
 def test_full_gradient_equals_finite_differences(critics: str, part: str, chain: Any) -> None:
-    model = make("full", critics, target_sampler=chain, noise_factorization=data.Concat)
+    model = make("full", critics, sampler=chain, noise_factorization=data.Concat)
     assert_equals_finite_differences(model, part)
 
 
@@ -101,23 +101,25 @@ def test_full_gradient_reaches_every_denoiser_parameter_and_no_critic(critics: s
     assert all(p.grad is None for p in model.average_denoiser.parameters())
 
 
-def test_full_gradient_judges_the_actions_that_targets_are_made_of() -> None:
-    """With equal weights the chain that learns gives what the averaged actors do in the TD target."""
-    model = small_dof_policy(q_gradient="full")
-    batch = small_batch(model.spec)
-    following, actions = model._next_actions(batch, generator(5))
-    noise = model._chain_noise(model.target_sampler, following.condition, generator(5))
-    torch.testing.assert_close(model.learning_sample(following.condition, noise, model.target_sampler), actions)
+def test_the_chain_that_learns_is_the_chain_that_acts() -> None:
+    """With equal weights and the same noise both give the same actions."""
+    model = small_dof_policy(q_gradient="full", candidates=1)
+    observations, policy = torch.randn(9, 3, 4, generator=generator()), model.policy()
+    noise = policy.draw_noise(9, generator(1))
+    acted, _ = policy.act_on_noise(observations, None, None, noise)
+    condition = model.normalizer.normalize(observations)
+    learned = model.learning_sample(condition, noise[:, :, 0].permute(2, 0, 1, 3), model.sampler)
+    torch.testing.assert_close(learned, acted)
 
 
 def test_saturated_chains_can_be_pulled_back() -> None:
     """Within the clip's range only; a plain clamp in the chain would leave what is saturated where it is for ever."""
-    model = small_dof_policy(q_gradient="full", target_sampler=partial(sampler.DDIM, steps=1))
+    model = small_dof_policy(q_gradient="full", sampler=partial(sampler.DDIM, steps=1))
     condition = torch.randn(16, 3, 4, generator=generator())
     last = model.denoiser.network.layers[-1]
     last.bias.data.fill_(-50.0)  # every estimate is far above 1
-    noise = model._chain_noise(model.target_sampler, condition, generator(1))
-    actions = model.learning_sample(condition, noise, model.target_sampler)
+    noise = model._chain_noise(model.sampler, condition, generator(1))
+    actions = model.learning_sample(condition, noise, model.sampler)
     assert bool((actions[:, 0] == 1).all())
     (down,) = torch.autograd.grad(actions.sum(), last.bias, retain_graph=True)
     (up,) = torch.autograd.grad(-actions.sum(), last.bias)
