@@ -1,17 +1,21 @@
 """How agent i acts with DoF-Policy: draw candidates from its own chain, keep the one its own critic likes best."""
 
 import copy
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from dof_lightning.diffusion.sampler import Sampler
+from dof_lightning.actors.actions import CODECS
+from dof_lightning.diffusion.sampler import Clip, Sampler
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.critic import AgentwiseCritic
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.normalization import Normalizer
 from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.spec import ActionKind
+
+Selection = Literal["argmax", "softmax"]
 
 
 class DiffusionActor(DecentralizedPolicy):
@@ -25,8 +29,11 @@ class DiffusionActor(DecentralizedPolicy):
         normalizer: of observations.
         sampler: of the reverse chain.
         candidates: M, actions drawn at each decision.
-        clip_range: actions are clipped to [-clip_range, clip_range].
+        clip_range: what diffuses is clipped to [-clip_range, clip_range].
         action_mask: `[N, A]` bool, False where an agent's action is padding.
+        action_kind: `continuous`, or `discrete`: one-hot vectors diffuse and the largest legal entry is the action.
+        selection: among candidates, `argmax` takes the best, `softmax` draws one with probability ~ exp(Q_i / T).
+        selection_temperature: T, above 0, in the critic's unit.
     """
 
     action_mask: Tensor
@@ -42,6 +49,9 @@ class DiffusionActor(DecentralizedPolicy):
         candidates: int,
         clip_range: float,
         action_mask: Tensor,
+        action_kind: ActionKind = "continuous",
+        selection: Selection = "argmax",
+        selection_temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -53,26 +63,32 @@ class DiffusionActor(DecentralizedPolicy):
         self.candidates = candidates
         self.clip_range = clip_range
         self.register_buffer("action_mask", action_mask, persistent=False)
+        self.action_kind: ActionKind = action_kind
+        self.selection: Selection = selection
+        self.selection_temperature = selection_temperature
         self.n_agents = denoiser.n_agents
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
-        """Standard normal `[E, N, M, S, A]`, S noises a chain."""
-        shape = (n_episodes, self.n_agents, self.candidates, self.sampler.n_noises, self.action_mask.shape[1])
+        """Standard normal `[E, N, M, S, A]`, S noises a chain; one row more where candidates are drawn by softmax."""
+        rows = self.sampler.n_noises + self._draws_among_candidates
+        shape = (n_episodes, self.n_agents, self.candidates, rows, self.action_mask.shape[1])
         noise = torch.randn(shape, generator=generator, device=generator.device)
         return noise * self.action_mask[:, None, None]
 
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
-        """The best of M candidates by min(Q_i1, Q_i2) of the agent itself; see the base class."""
+        """One of M candidates by min(Q_i1, Q_i2) of the agent itself; see the base class."""
+        codec = CODECS[self.action_kind]
         condition = self.normalizer.normalize(observations)
         repeated = condition.repeat_interleave(self.candidates, dim=0)
-        chains = noise.permute(3, 0, 2, 1, 4).flatten(1, 2)
-        samples = self._sample(repeated, chains)
+        allowed = None if legal is None else legal.repeat_interleave(self.candidates, dim=0)
+        chains = noise[..., : self.sampler.n_noises, :].permute(3, 0, 2, 1, 4).flatten(1, 2)
+        samples = codec.finish(self._sample(repeated, chains), self.action_mask, allowed)
         if self.critic is None:
-            return samples, carry
+            return codec.decode(samples), carry
         values = self.critic(repeated, samples).amin(0).reshape(-1, self.candidates, self.n_agents)
         candidates = samples.unflatten(0, (-1, self.candidates))  # type: ignore[no-untyped-call]
-        best = values.argmax(1)[:, None, :, None].expand(-1, 1, -1, samples.shape[-1])
-        return candidates.gather(1, best).squeeze(1), carry
+        chosen = self._choose(values, noise)[:, None, :, None].expand(-1, 1, -1, samples.shape[-1])
+        return codec.decode(candidates.gather(1, chosen).squeeze(1)), carry
 
     def export(self, agent: int) -> Self:
         """Agent `agent` alone, with its own parameters only."""
@@ -85,17 +101,24 @@ class DiffusionActor(DecentralizedPolicy):
         alone.n_agents = 1
         return alone
 
+    @property
+    def _draws_among_candidates(self) -> bool:
+        return self.critic is not None and self.selection == "softmax"
+
+    def _choose(self, values: Tensor, noise: Tensor) -> Tensor:
+        """Indices `[E, N]` of candidates with values `[E, M, N]`; draws by the Gumbel-max trick."""
+        if self._draws_among_candidates:
+            normal = noise[..., -1, 0].transpose(1, 2)
+            gumbel = -torch.log(-torch.special.log_ndtr(normal))
+            values = values / self.selection_temperature + gumbel
+        return values.argmax(1)
+
     def _sample(self, condition: Tensor, noise: Tensor) -> Tensor:
-        samples = sample_locally(
-            self.denoiser,
-            self.noise_factorization,
-            self.data_factorization,
-            self.sampler,
-            self.clip_range,
-            condition,
-            noise,
-        )
-        return samples.clamp(-self.clip_range, self.clip_range)
+        def clip(x: Tensor) -> Tensor:
+            return x.clamp(-self.clip_range, self.clip_range)
+
+        parts = (self.denoiser, self.noise_factorization, self.data_factorization)
+        return clip(sample_locally(*parts, self.sampler, clip, condition, noise))
 
 
 def sample_locally(
@@ -103,7 +126,7 @@ def sample_locally(
     noise_factorization: Factorization,
     data_factorization: Factorization,
     sampler: Sampler,
-    clip_range: float,
+    clip: Clip,
     condition: Tensor,
     noise: Tensor,
 ) -> Tensor:
@@ -114,16 +137,13 @@ def sample_locally(
         noise_factorization: f, applied to agent i's own noise.
         data_factorization: h, applied to agent i's own data.
         sampler: how the chain steps.
-        clip_range: x_i^0 estimates are clipped to [-clip_range, clip_range].
+        clip: keeps the estimates of x_i^0 in range.
         condition: `[B, N, C]`.
         noise: `[S, B, N, ...]`, S = `sampler.n_noises`.
 
     Returns:
         x_i^0 `[B, N, ...]`.
     """
-
-    def clip(x: Tensor) -> Tensor:
-        return x.clamp(-clip_range, clip_range)
 
     def predict(x: Tensor, k: Tensor) -> Tensor:
         prediction: Tensor = noise_factorization.local(denoiser(x, k, condition))

@@ -188,15 +188,25 @@ class DoFLightningModule(Algorithm):
 
     def local_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
         """N chains, agent i's on its own unweighted x_i^k; arguments as in `joint_sample`."""
-        return sample_locally(
-            self.average_denoiser,
-            self.noise_factorization,
-            self.average_data_factorization,
-            sampler or self.sampler,
-            self.clip_range,
-            condition,
-            noise,
-        )
+
+        def clip(x: Tensor) -> Tensor:
+            return x.clamp(-self.clip_range, self.clip_range)
+
+        parts = (self.average_denoiser, self.noise_factorization, self.average_data_factorization)
+        return sample_locally(*parts, sampler or self.sampler, clip, condition, noise)
+
+    def learning_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler) -> Tensor:
+        """As `local_sample`, by the denoisers and h that are trained, with gradients through the whole chain.
+
+        The clips are `clip_with_way_back`: a saturated estimate may come back in. Memory grows with the sampler's
+        steps, whose activations are all kept.
+        """
+
+        def clip(x: Tensor) -> Tensor:
+            return clip_with_way_back(x, self.clip_range)
+
+        parts = (self.denoiser, self.noise_factorization, self.data_factorization)
+        return clip(sample_locally(*parts, sampler, clip, condition, noise))
 
     def entry_weight(self, like: Tensor, alive: Tensor | None) -> Tensor:
         """Weights of a masked mean whose divisor is a constant of the batch, the same on every rank.

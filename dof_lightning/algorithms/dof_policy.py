@@ -1,27 +1,25 @@
 """DoF-Policy: diffuse each agent's action given its own observation, improve it by the gradient of Q."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from dof_lightning.actors.diffusion import DiffusionActor
-from dof_lightning.algorithms.base import ParameterGroup, mean_over_ranks
+from dof_lightning.actors.actions import CODECS
+from dof_lightning.actors.diffusion import DiffusionActor, Selection
+from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.dof import Denoised, DoFLightningModule, clip_with_way_back
-from dof_lightning.algorithms.team_critic import TeamCritic
+from dof_lightning.algorithms.policy_settings import Critics, QGradient, check_settings
+from dof_lightning.algorithms.team_critic import TeamCritic, build_team_critic, negative_value
+from dof_lightning.algorithms.values import Situation
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
-from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import Factorization, ValueMixer
-from dof_lightning.networks.critic import AgentwiseCritic
+from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.normalization import build_normalizer
 from dof_lightning.spec import DatasetSpec
-
-Critics = Literal["none", "separate", "mixed"]
-QGradient = Literal["none", "one_step"]
 
 
 class DoFPolicy(DoFLightningModule):
@@ -29,23 +27,29 @@ class DoFPolicy(DoFLightningModule):
 
     L_bc is the f-joined noise error, L_h trains h to reconstruct the data, L_critic the twin critics' TD error, and
     L_q = -E[min(1, SNR_k) Q(o, h(x0))] / |Q| lets the critics' gradient reach the denoisers through the one-step
-    estimate of x0 that L_bc's own forward pass gives (EDP, Kang et al. 2023).
+    estimate of x0 that L_bc's own forward pass gives (EDP, Kang et al. 2023), or, without the SNR, through the whole
+    chain of the sampler (Diffusion-QL, Wang et al., 2023). Discrete actions diffuse as one-hot vectors.
 
     Args:
-        spec: the dataset's spec; actions must be continuous.
+        spec: the dataset's spec.
         seed: the run's seed.
         denoiser: called with the spec and `condition_dim`.
         noise_factorization, data_factorization, schedule, sampler: see `DoFLightningModule`.
-        critic: twin critics, called with the spec and `condition_dim`.
+        critic: twin Q_i(o_i, a_i), called with the spec and `condition_dim`.
+        joint_critic: twin Q(s, a_1..a_N), called with the spec and `context_dim`; used with `critics=joint`.
         value_mixer: mixes Q_i to Q_tot, called with the spec and `state_dim`; used with `critics=mixed`.
         target_sampler: few-step sampler of the next actions in the TD target, called with the schedule.
-        critics: `none`, `separate` (agent i learns Q_i from r_i) or `mixed` (Q_tot from the team's mean reward).
-        q_gradient: `none` (cloning) or `one_step`.
+        critics: `none`, `separate` (agent i learns Q_i from r_i), `mixed` (Q_tot from the team's mean reward) or
+            `joint` (one Q of all actions, in the state where the dataset has one).
+        local_head: with `critics=joint`, distil the joint Q into the agents' own Q_i.
+        q_gradient: `none` (cloning), `one_step` or `full`.
         q_weight: eta.
         reconstruction_weight: lambda.
         discount: gamma of the TD targets.
         reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns.
         candidates: M, actions an agent draws at execution and ranks by its own Q_i.
+        selection: `argmax` takes the best candidate, `softmax` draws one with probability ~ exp(Q_i / temperature).
+        selection_temperature: in the rewards' own unit, above 0.
         observation_normalizer: `identity`, `limits`, `gaussian` or `cdf`.
         learning_rate: of the denoisers, f and h.
         critic_learning_rate: of critics and mixer.
@@ -55,7 +59,7 @@ class DoFPolicy(DoFLightningModule):
         target_update_rate: tau of the target critics.
 
     Raises:
-        UserError: the settings contradict each other, or actions are discrete.
+        UserError: the settings contradict each other.
     """
 
     window = Window(history=0, horizon=1)
@@ -88,11 +92,11 @@ class DoFPolicy(DoFLightningModule):
         critic_gradient_clip: float | None,
         ema_decay: float,
         target_update_rate: float,
+        joint_critic: Callable[..., JointCritic] = JointCritic,
+        local_head: bool = True,
+        selection: Selection = "argmax",
+        selection_temperature: float = 1.0,
     ) -> None:
-        if spec.action_kind != "continuous":
-            raise UserError(
-                f"algorithm=dof_policy diffuses continuous actions; dataset {spec.name!r} has discrete ones"
-            )
         bank = denoiser(spec, condition_dim=spec.observation_dim)
         super().__init__(
             spec,
@@ -105,29 +109,41 @@ class DoFPolicy(DoFLightningModule):
             ema_decay,
             data_mask=spec.environment.action_mask(),
         )
+        settings = {
+            "critics": critics,
+            "q_gradient": q_gradient,
+            "selection": selection,
+            "selection_temperature": selection_temperature,
+            "candidates": candidates,
+            "local_head": local_head,
+            "reconstruction_weight": reconstruction_weight,
+            "discount": discount,
+            "ema_decay": ema_decay,
+            "target_update_rate": target_update_rate,
+        }
+        check_settings(settings, learns_h=any(True for _ in self.data_factorization.parameters()))
         self.q_gradient = q_gradient
         self.q_weight = q_weight
         self.reconstruction_weight = reconstruction_weight
         self.candidates = candidates
+        self.selection: Selection = selection
+        self.selection_temperature = selection_temperature
         self.learning_rate = learning_rate
         self.critic_learning_rate = critic_learning_rate
         self.gradient_clip = gradient_clip
         self.critic_gradient_clip = critic_gradient_clip
         self.target_update_rate = target_update_rate
+        self.codec = CODECS[spec.action_kind]
         self.target_sampler = target_sampler(self.schedule)
         self.normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
-        self.critic: TeamCritic | None = None
-        if critics != "none":
-            scale = reward_scale if reward_scale is not None else 1.0 / max(spec.statistics.return_std, 1e-6)
-            mixer = value_mixer if critics == "mixed" else None
-            self.critic = TeamCritic(spec, critic, mixer, discount=discount, reward_scale=scale)
-        self._check_settings(critics)
+        parts = (critic, value_mixer, joint_critic)
+        self.critic = build_team_critic(spec, critics, *parts, local_head, discount, reward_scale)
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` and its parts; see the class and `Algorithm.losses`."""
-        condition, x0, alive = self._current(batch)
-        weight = self.entry_weight(x0, alive)
-        denoised = self.denoise(x0, condition, generator)
+        now, x0 = self._current(batch)
+        weight = self.entry_weight(x0, now.alive)
+        denoised = self.denoise(x0, now.condition, generator)
         diffusion = self.diffusion_loss(denoised, weight)
         reconstruction = self.reconstruction_loss(denoised, x0, weight)
         losses = {
@@ -137,36 +153,47 @@ class DoFPolicy(DoFLightningModule):
         }
         loss = diffusion + self.reconstruction_weight * reconstruction
         if self.critic is not None:
-            losses |= self.critic.losses(batch, condition, x0, self._next_actions(batch, generator))
-            loss = loss + losses["loss/critic"]
+            losses |= self.critic.losses(batch, now, x0, *self._next_actions(batch, generator))
+            loss = loss + losses["loss/critic"] + losses.get("loss/local_head", 0.0)
             if self.q_gradient == "one_step":
-                losses["loss/q"] = self.q_loss(self.critic, denoised, condition, alive)
+                losses["loss/q"] = self.q_loss(self.critic, denoised, now)
+            elif self.q_gradient == "full":
+                losses["loss/q"] = self.full_q_loss(self.critic, now, generator)
+            if "loss/q" in losses:
                 loss = loss + self.q_weight * losses["loss/q"]
         return {"loss": loss, **losses}
 
-    def q_loss(self, critic: TeamCritic, denoised: Denoised, condition: Tensor, alive: Tensor | None = None) -> Tensor:
-        """L_q, whose gradient reaches denoisers and h but not the critics.
+    def q_loss(self, critic: TeamCritic, denoised: Denoised, now: Situation) -> Tensor:
+        """L_q through the one-step estimate of x0; its gradient reaches denoisers and h but not the critics.
 
-        Samples weigh min(1, SNR_k), because the estimate of x0 says little where noise dominates. |Q| is the mean
-        over the global batch, for each agent where critics are separate.
+        Samples weigh min(1, SNR_k), because the estimate of x0 says little where noise dominates.
 
         Args:
             critic: the team's.
             denoised: from `denoise`.
-            condition: `[B, N, C]`.
-            alive: `[B, N]` bool, None where agents never die.
+            now: the row it was made from.
         """
-        actions = clip_with_way_back(self.data_factorization.join(denoised.x0), self.clip_range)
-        values = critic.frozen_values(condition, actions, alive)
-        weight = self.schedule.snr(denoised.k, like=values).clamp(max=1.0)
-        scale = mean_over_ranks(values.detach().abs().mean(0)).clamp_min(1e-6)
-        return -(weight * values).mean(0).div(scale).mean()
+        values = self._values(critic, self.data_factorization.join(denoised.x0), now)
+        return negative_value(values, self.schedule.snr(denoised.k, like=values).clamp(max=1.0))
+
+    def full_q_loss(self, critic: TeamCritic, now: Situation, generator: torch.Generator) -> Tensor:
+        """L_q through every step of the chain that acts: a shorter one would leave the steps it skips to cloning.
+
+        Args:
+            critic: the team's.
+            now: the row to act in.
+            generator: draws the chain's noise.
+        """
+        noise = self._chain_noise(self.sampler, now.condition, generator)
+        actions = self.learning_sample(now.condition, noise, self.sampler)
+        values = self._values(critic, actions, now)
+        return negative_value(values, torch.ones_like(values))
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The denoising loss of the averaged denoisers, unweighted by f, all agents' and each agent's."""
-        condition, x0, alive = self._current(batch)
-        weight = self.entry_weight(x0, alive)
-        denoised = self.denoise(x0, condition, generator, average=True)
+        now, x0 = self._current(batch)
+        weight = self.entry_weight(x0, now.alive)
+        denoised = self.denoise(x0, now.condition, generator, average=True)
         error = weight * (denoised.prediction - denoised.noise).square()
         agents = error.sum((0, 2)) / weight.sum((0, 2)).clamp_min(1e-12)
         return {"heldout/diffusion": error.sum()} | {
@@ -175,17 +202,20 @@ class DoFPolicy(DoFLightningModule):
 
     def policy(self) -> DiffusionActor:
         """Agents with the averaged denoisers and h, and the target critics to rank candidates."""
-        critic = self.critic.target.critic if self.critic is not None and self.candidates > 1 else None
+        ranks = self.critic is not None and self.candidates > 1
         actor = DiffusionActor(
             self.average_denoiser,
             self.noise_factorization,
             self.average_data_factorization,
-            critic,
+            self.critic.local if self.critic is not None and ranks else None,
             self.normalizer,
             self.sampler,
             self.candidates,
             self.clip_range,
             self.data_mask,
+            self.spec.action_kind,
+            self.selection,
+            self.selection_temperature * (1.0 if self.critic is None else self.critic.reward_scale),
         )
         return actor.eval()
 
@@ -207,45 +237,33 @@ class DoFPolicy(DoFLightningModule):
         if self.critic is not None:
             self.critic.update_target(self.target_update_rate)
 
-    def _current(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Condition `[B, N, O]`, data `[B, N, A]` and who is alive `[B, N]` at the current row."""
-        now = batch.history
-        condition = self.normalizer.normalize(batch.observations[:, :, now])
-        actions = batch.actions[:, :, now]
-        return condition, actions, None if batch.alive is None else batch.alive[:, :, now]
+    def _current(self, batch: EpisodeBatch) -> tuple[Situation, Tensor]:
+        """The current row, and the data `[B, N, A]` there."""
+        now = self._situation(batch, batch.history)
+        return now, self.codec.encode(batch.actions[:, :, batch.history], self.data_mask, like=now.condition)
 
     @torch.no_grad()
-    def _next_actions(self, batch: EpisodeBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Next condition `[B, N, O]` and the averaged actors' actions `[B, N, A]` there."""
-        condition = self.normalizer.normalize(batch.observations[:, :, batch.history + 1])
-        shape = (self.target_sampler.n_noises, *condition.shape[:2], self.spec.action_dim)
-        noise = self.draw_noise(shape, generator, condition.dtype)
-        actions = self.local_sample(condition, noise, self.target_sampler)
-        return condition, actions.clamp(-self.clip_range, self.clip_range)
+    def _next_actions(self, batch: EpisodeBatch, generator: torch.Generator) -> tuple[Situation, Tensor]:
+        """The row after the current one, and the averaged actors' actions `[B, N, A]` there."""
+        following = self._situation(batch, batch.history + 1)
+        noise = self._chain_noise(self.target_sampler, following.condition, generator)
+        actions = self.local_sample(following.condition, noise, self.target_sampler)
+        actions = actions.clamp(-self.clip_range, self.clip_range)
+        return following, self.codec.finish(actions, self.data_mask, following.legal)
 
-    def _check_settings(self, critics: Critics) -> None:
-        self._check_ranges(critics)
-        learns_h = any(True for _ in self.data_factorization.parameters())
-        if self.q_gradient != "none" and critics == "none":
-            raise UserError("algorithm.q_gradient=one_step needs algorithm.critics=separate or mixed")
-        if learns_h and self.q_gradient == "none" and self.reconstruction_weight == 0:
-            raise UserError(
-                "data_factorization would get no gradient: set algorithm.reconstruction_weight above 0, "
-                "algorithm.q_gradient=one_step, or data_factorization=concat"
-            )
-        if self.candidates > 1 and critics == "none":
-            raise UserError(
-                "algorithm.candidates above 1 needs critics to rank them: set algorithm.critics or candidates=1"
-            )
-        if self.candidates < 1:
-            raise UserError(f"algorithm.candidates={self.candidates} must be at least 1")
+    def _situation(self, batch: EpisodeBatch, row: int) -> Situation:
+        return Situation(
+            condition=self.normalizer.normalize(batch.observations[:, :, row]),
+            alive=None if batch.alive is None else batch.alive[:, :, row],
+            legal=None if batch.legal is None else batch.legal[:, :, row],
+            state=None if batch.state is None else batch.state[:, row],
+        )
 
-    def _check_ranges(self, critics: Critics) -> None:
-        for key, choice, choices in (("critics", critics, Critics), ("q_gradient", self.q_gradient, QGradient)):
-            if choice not in get_args(choices):
-                raise UserError(f"algorithm.{key}={choice} is unknown; choose one of {', '.join(get_args(choices))}")
-        discount = 0.0 if self.critic is None else self.critic.discount
-        shares = {"ema_decay": self.ema_decay, "target_update_rate": self.target_update_rate, "discount": discount}
-        for key, value in shares.items():
-            if not 0.0 <= value <= 1.0:
-                raise UserError(f"algorithm.{key}={value} must be between 0 and 1")
+    def _chain_noise(self, sampler: Sampler, condition: Tensor, generator: torch.Generator) -> Tensor:
+        shape = (sampler.n_noises, *condition.shape[:2], self.spec.action_dim)
+        return self.draw_noise(shape, generator, condition.dtype)
+
+    def _values(self, critic: TeamCritic, actions: Tensor, now: Situation) -> Tensor:
+        """The frozen critics' values of estimated actions, `[B, N]` or `[B, 1]`."""
+        actions = clip_with_way_back(actions, self.clip_range)
+        return critic.frozen_values(now, self.codec.relax(actions, self.data_mask, now.legal))

@@ -1,105 +1,81 @@
-"""Twin critics of a team: separate per agent, or mixed into Q_tot; what the TD target and the Q-gradient need."""
+"""The critics of a team, online and target: TD error, the values that the Q-gradient needs, the local head's loss."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dof_lightning.algorithms.base import mean_over_ranks
+from dof_lightning.algorithms.policy_settings import Critics
+from dof_lightning.algorithms.values import CentralCritic, MixedCritic, Situation, at_least_float32
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.factorization.base import ValueMixer
-from dof_lightning.networks.critic import AgentwiseCritic
+from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
 from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.spec import DatasetSpec
-
-
-class MixedCritic(nn.Module):
-    """Twin Q_i of every agent, and the mixer over them if there is one.
-
-    Args:
-        critic: twin Q_i(o_i, a_i).
-        mixer: from Q_1..Q_N to Q_tot; None keeps agents separate.
-
-    Shapes:
-        condition `[B, N, C]`, actions `[B, N, A]`, alive `[B, N]` bool or None, result `[2, B, N]`, or `[2, B, 1]`
-        with a mixer
-    """
-
-    def __init__(self, critic: AgentwiseCritic, mixer: ValueMixer | None) -> None:
-        super().__init__()
-        self.critic = critic
-        self.mixer = mixer
-
-    def forward(self, condition: Tensor, actions: Tensor, alive: Tensor | None = None) -> Tensor:
-        """Values of the agents' actions under both twins; dead agents count nothing, nor does what they see."""
-        values: Tensor = self.critic(condition, actions)
-        if alive is not None:
-            values, condition = values * alive, condition * alive[..., None]
-        if self.mixer is None:
-            return values
-        twins, state = len(values), condition.flatten(1)
-        mixed: Tensor = self.mixer(values.flatten(0, 1)[..., None], state.repeat(twins, 1))
-        return mixed.reshape(twins, -1, 1)
 
 
 class TeamCritic(nn.Module):
     """Online and target critics.
 
     Args:
-        spec: the dataset's spec.
-        critic: called with the spec and `condition_dim`.
-        mixer: called with the spec and `state_dim`, conditions on the joint observation; None for separate critics.
+        values: separate, mixed or joint critics.
         discount: gamma.
         reward_scale: factor on rewards, so that values are of order one to ten.
     """
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        critic: Callable[..., AgentwiseCritic],
-        mixer: Callable[..., ValueMixer] | None,
-        discount: float,
-        reward_scale: float,
-    ) -> None:
+    def __init__(self, values: MixedCritic | CentralCritic, discount: float, reward_scale: float) -> None:
         super().__init__()
-        joint_dim = spec.n_agents * spec.observation_dim
-        self.online = MixedCritic(
-            critic(spec, condition_dim=spec.observation_dim),
-            None if mixer is None else mixer(spec, state_dim=joint_dim),
-        )
-        self.target = ema_copy(self.online)
+        self.online = values
+        self.target = ema_copy(values)
         self.discount = discount
         self.reward_scale = reward_scale
 
+    @property
+    def local(self) -> AgentwiseCritic | None:
+        """The averaged twin Q_i(o_i, a_i) that rank an agent's candidates; None where only a joint Q is learned."""
+        return self.target.critic
+
     def losses(
-        self, batch: EpisodeBatch, condition: Tensor, actions: Tensor, following: tuple[Tensor, Tensor]
+        self, batch: EpisodeBatch, now: Situation, actions: Tensor, following: Situation, next_actions: Tensor
     ) -> dict[str, Tensor]:
-        """The twins' squared TD error, with the mean value and target in the rewards' own unit.
+        """The twins' squared TD error, with the mean value and target in the rewards' own unit; the head's error.
 
         Args:
             batch: for rewards, terminations and masks of the current row.
-            condition: `[B, N, C]`.
+            now: the current row.
             actions: `[B, N, A]`, the data's.
-            following: next condition `[B, N, C]` and the actors' next actions `[B, N, A]`.
+            following: the row after it.
+            next_actions: `[B, N, A]`, the actors' there.
         """
-        alive = _alive(batch, batch.history)
-        values = at_least_float32(self.online(condition, actions, alive))
-        target = self._target(batch, *following)
+        values = at_least_float32(self.online(now, actions))
+        next_values = self._next_values(following, next_actions)
+        target = self._target(batch, now, next_values)
         valid = batch.transition_mask[:, :, batch.history]
-        # With a mixer the one team value counts as long as any agent is there.
-        mask = (valid if self.online.mixer is None else valid.any(1, keepdim=True)).to(values)
+        # The one team value counts as long as any agent is there.
+        mask = (valid.any(1, keepdim=True) if self.online.of_team else valid).to(values)
         error = mask * (values - target).square()
-        return {
+        losses = {
             "loss/critic": error.sum(0).mean(),
             "q/value": values.mean() / self.reward_scale,
             "q/target": target.mean() / self.reward_scale,
         }
+        if isinstance(self.online, CentralCritic) and self.online.critic is not None:
+            # Candidates come from the actors: their actions in the next row are rated for the TD target anyway.
+            there = valid if following.alive is None else valid & following.alive
+            goes_on = there & ~batch.terminated[:, batch.history, None]
+            data = self.online.head_loss(now, actions, values, valid.to(values))
+            actors = self.online.head_loss(following, next_actions, next_values, goes_on.to(values))
+            losses["loss/local_head"] = 0.5 * (data + actors)
+        return losses
 
-    def frozen_values(self, condition: Tensor, actions: Tensor, alive: Tensor | None = None) -> Tensor:
-        """min(Q1, Q2) `[B, N]` (`[B, 1]` mixed), differentiable in the actions and constant in the parameters."""
+    def frozen_values(self, situation: Situation, actions: Tensor) -> Tensor:
+        """min(Q1, Q2) `[B, N]` (`[B, 1]` of a team), differentiable in the actions and constant in the parameters."""
         constants = {name: parameter.detach() for name, parameter in self.online.named_parameters()}
-        values = functional_call(self.online, constants, (condition, actions, alive))
+        values = functional_call(self.online, constants, (situation, actions))
         return at_least_float32(cast(Tensor, values)).amin(0)
 
     def update_target(self, rate: float) -> None:
@@ -107,25 +83,66 @@ class TeamCritic(nn.Module):
         ema_update(self.target, self.online, 1.0 - rate)
 
     @torch.no_grad()
-    def _target(self, batch: EpisodeBatch, condition: Tensor, actions: Tensor) -> Tensor:
-        """Reward + gamma (1 - d) min(Q1, Q2)(o', a') in at least float32; d is a real end, never a time limit."""
-        with torch.autocast(condition.device.type, enabled=False):
-            condition, actions = at_least_float32(condition), at_least_float32(actions)
-            following = self.target(condition, actions, _alive(batch, batch.history + 1)).amin(0)
-        now = batch.history
-        alive = _alive(batch, now)
-        rewards = batch.rewards[:, :, now] * self.reward_scale
-        rewards = rewards if alive is None else rewards * alive
-        if self.online.mixer is not None:
+    def _next_values(self, following: Situation, actions: Tensor) -> Tensor:
+        """Both target twins `[2, B, N]` (`[2, B, 1]` of a team), in at least float32."""
+        with torch.autocast(actions.device.type, enabled=False):
+            following = replace(following, condition=at_least_float32(following.condition))
+            values: Tensor = self.target(following, at_least_float32(actions))
+        return values
+
+    @torch.no_grad()
+    def _target(self, batch: EpisodeBatch, now: Situation, next_values: Tensor) -> Tensor:
+        """Reward + gamma (1 - d) min(Q1, Q2)(o', a'); d is a real end, never a time limit."""
+        rewards = batch.rewards[:, :, batch.history] * self.reward_scale
+        rewards = rewards if now.alive is None else rewards * now.alive
+        if self.online.of_team:
             rewards = rewards.mean(1, keepdim=True)
-        goes_on = (~batch.terminated[:, now, None]).to(rewards)
-        return rewards + self.discount * goes_on * following
+        goes_on = (~batch.terminated[:, batch.history, None]).to(rewards)
+        return rewards + self.discount * goes_on * next_values.amin(0)
 
 
-def _alive(batch: EpisodeBatch, row: int) -> Tensor | None:
-    return None if batch.alive is None else batch.alive[:, :, row]
+def negative_value(values: Tensor, weight: Tensor) -> Tensor:
+    """-E[weight Q] / E|Q|, with |Q| a constant: the mean over the global batch, for each agent of separate critics.
+
+    Args:
+        values: `[B, N]`, or `[B, 1]` of a team.
+        weight: `[B, 1]` or as `values`.
+    """
+    scale = mean_over_ranks(values.detach().abs().mean(0)).clamp_min(1e-6)
+    return -(weight * values).mean(0).div(scale).mean()
 
 
-def at_least_float32(values: Tensor) -> Tensor:
-    """Lifts half precision, keeps float64."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+def build_team_critic(
+    spec: DatasetSpec,
+    critics: Critics,
+    critic: Callable[..., AgentwiseCritic],
+    value_mixer: Callable[..., ValueMixer],
+    joint_critic: Callable[..., JointCritic],
+    local_head: bool,
+    discount: float,
+    reward_scale: float | None,
+) -> TeamCritic | None:
+    """Critics of the wanted kind, None where there are none.
+
+    Args:
+        spec: the dataset's spec.
+        critics: their kind.
+        critic: the agents' own twins, called with the spec and `condition_dim`.
+        value_mixer: for mixed critics, called with the spec and `state_dim`.
+        joint_critic: for joint critics, called with the spec and `context_dim`.
+        local_head: with joint critics, the agents' own twins too.
+        discount: gamma.
+        reward_scale: None means 1 / std of the dataset's episode returns.
+    """
+    if critics == "none":
+        return None
+    observations_dim = spec.n_agents * spec.observation_dim
+    own = critic(spec, condition_dim=spec.observation_dim) if critics != "joint" or local_head else None
+    values: MixedCritic | CentralCritic
+    if critics == "joint":
+        values = CentralCritic(joint_critic(spec, context_dim=spec.state_dim or observations_dim), own)
+    else:
+        assert own is not None
+        values = MixedCritic(own, value_mixer(spec, state_dim=observations_dim) if critics == "mixed" else None)
+    scale = reward_scale if reward_scale is not None else 1.0 / max(spec.statistics.return_std, 1e-6)
+    return TeamCritic(values, discount, scale)

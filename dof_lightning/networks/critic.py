@@ -1,12 +1,13 @@
-"""Twin critics per agent."""
+"""Twin critics: of every agent, and of the team."""
 
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dof_lightning.networks.agentwise import Activation, Agentwise, AgentwiseMLP, Sharing, agent_identities
+from dof_lightning.networks.embedding import build_embedding
 from dof_lightning.spec import DatasetSpec
 
 TWINS = 2
@@ -16,7 +17,7 @@ class AgentwiseCritic(Agentwise):
     """Two estimates of Q_i(o_i, a_i) for every agent, from its own row only.
 
     Both twins of all agents are one batched product (twin critics: TD3, Fujimoto et al., 2018; reference/method.md
-    section 3). A critic shared by all agents also reads a one-hot agent id.
+    section 3). A critic shared by all agents also reads a one-hot agent id or a learned embedding of it.
 
     Args:
         spec: the dataset's spec; A = `spec.action_dim`.
@@ -24,6 +25,7 @@ class AgentwiseCritic(Agentwise):
         hidden: widths of the hidden layers.
         sharing: `independent` critics or one pair `shared` by all agents.
         activation: between the layers; on a CPU mish costs as much as the products, silu a seventh of that.
+        agent_embedding: width of the learned embedding that a shared critic reads; None means a one-hot id.
 
     Shapes:
         condition `[B, N, C]`, actions `[B, N, A]`, result `[2, B, N]`
@@ -39,15 +41,52 @@ class AgentwiseCritic(Agentwise):
         hidden: Sequence[int] = (256, 256, 256),
         sharing: Sharing = "independent",
         activation: Activation = "mish",
+        agent_embedding: int | None = None,
     ) -> None:
         super().__init__(spec.n_agents, sharing)
-        self.register_buffer("agent_id", agent_identities(spec.n_agents, sharing))
-        inputs = condition_dim + spec.action_dim + self.agent_id.shape[1]
+        self.agent_embedding = build_embedding(spec.n_agents, sharing, agent_embedding)
+        identities = agent_identities(spec.n_agents, "independent" if self.agent_embedding else sharing)
+        self.register_buffer("agent_id", identities)
+        inputs = condition_dim + spec.action_dim + self._identity().shape[1]
         self.network = AgentwiseMLP(spec.n_agents, (inputs, *hidden, 1), activation, sharing, TWINS)
 
     def forward(self, condition: Tensor, actions: Tensor) -> Tensor:
         """Values of each agent's own action under both twins."""
-        identity = self.agent_id.to(actions.dtype).expand(len(actions), -1, -1)
+        identity = self._identity().to(actions.dtype).expand(len(actions), -1, -1)
         inputs = torch.cat([condition, actions, identity], dim=-1).transpose(0, 1)
         values = self.network.agents_first(inputs.repeat(TWINS, 1, 1))
         return values.reshape(TWINS, self.n_agents, -1).transpose(1, 2)
+
+    def _identity(self) -> Tensor:
+        return self.agent_id if self.agent_embedding is None else self.agent_embedding()
+
+
+class JointCritic(nn.Module):
+    """Two estimates of one Q(s, a_1..a_N) of the whole team (reference/method.md section 3): for training only.
+
+    Args:
+        spec: the dataset's spec; all agents' actions are read side by side.
+        context_dim: of the state, or of all observations side by side.
+        hidden: widths of the hidden layers.
+        activation: between the layers; on a CPU mish costs as much as the products, silu a seventh of that.
+
+    Shapes:
+        context `[B, context_dim]`, actions `[B, N, A]`, result `[2, B, 1]`
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        context_dim: int,
+        hidden: Sequence[int] = (256, 256, 256),
+        activation: Activation = "mish",
+    ) -> None:
+        super().__init__()
+        sizes = (context_dim + spec.n_agents * spec.action_dim, *hidden, 1)
+        self.network = AgentwiseMLP(spec.n_agents, sizes, activation, "shared", TWINS)
+
+    def forward(self, context: Tensor, actions: Tensor) -> Tensor:
+        """Values of the joint action under both twins."""
+        inputs = torch.cat([context, actions.flatten(1)], dim=-1)
+        values: Tensor = self.network.agents_first(inputs.expand(TWINS, -1, -1))
+        return values

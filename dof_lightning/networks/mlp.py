@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dof_lightning.errors import UserError
 from dof_lightning.networks.agentwise import Activation, Agentwise, AgentwiseMLP, Sharing, agent_identities
+from dof_lightning.networks.embedding import build_embedding
 from dof_lightning.spec import DatasetSpec
 
 
@@ -45,8 +46,8 @@ class MLPDenoiser(Agentwise):
     """eps_i(a_i^k, k, o_i) of every agent: the noise in agent i's action, from its own row only.
 
     [a_i^k | embedding of k, 16 -> 32 -> 16 | o_i] -> hidden layers -> A (DoF-Policy; reference/method.md
-    section 3, after Diffusion-QL, Wang et al., 2023). A network shared by all agents also reads a one-hot agent id.
-    Padded action dimensions come out as 0.
+    section 3, after Diffusion-QL, Wang et al., 2023). A network shared by all agents also reads a one-hot agent id or a
+    learned embedding of it. Padded action dimensions come out as 0.
 
     Args:
         spec: the dataset's spec; D = `spec.action_dim`.
@@ -55,6 +56,7 @@ class MLPDenoiser(Agentwise):
         time_embedding: width of the step's embedding.
         sharing: `independent` networks or one `shared` by all agents.
         activation: between the layers; on a CPU mish costs as much as the products, silu a seventh of that.
+        agent_embedding: width of the learned embedding that a shared network reads; None means a one-hot id.
 
     Shapes:
         x `[B, N, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, D]`
@@ -72,16 +74,19 @@ class MLPDenoiser(Agentwise):
         time_embedding: int = 16,
         sharing: Sharing = "independent",
         activation: Activation = "mish",
+        agent_embedding: int | None = None,
     ) -> None:
         n_agents = spec.n_agents
         super().__init__(n_agents, sharing)
         self.register_buffer("action_mask", spec.environment.action_mask())
-        self.register_buffer("agent_id", agent_identities(n_agents, sharing))
+        self.agent_embedding = build_embedding(n_agents, sharing, agent_embedding)
+        identities = agent_identities(n_agents, "independent" if self.agent_embedding else sharing)
+        self.register_buffer("agent_id", identities)
         self.step_embedding = SinusoidalEmbedding(time_embedding)
         self.step_network = AgentwiseMLP(
             n_agents, (time_embedding, 2 * time_embedding, time_embedding), activation, sharing
         )
-        inputs = spec.action_dim + time_embedding + condition_dim + self.agent_id.shape[1]
+        inputs = spec.action_dim + time_embedding + condition_dim + self._identity().shape[1]
         self.network = AgentwiseMLP(n_agents, (inputs, *hidden, spec.action_dim), activation, sharing)
 
     def forward(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
@@ -89,6 +94,9 @@ class MLPDenoiser(Agentwise):
         batch = x.shape[0]
         step = self.step_embedding(k, x.dtype).expand(self.n_agents, -1, -1)
         parts = [x.transpose(0, 1), self.step_network.agents_first(step), condition.transpose(0, 1)]
-        identity = self.agent_id.to(x.dtype)[:, None].expand(-1, batch, -1)
+        identity = self._identity().to(x.dtype)[:, None].expand(-1, batch, -1)
         noise = self.network.agents_first(torch.cat([*parts, identity], dim=-1)).transpose(0, 1)
         return noise * self.action_mask
+
+    def _identity(self) -> Tensor:
+        return self.agent_id if self.agent_embedding is None else self.agent_embedding()

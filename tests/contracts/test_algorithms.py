@@ -18,6 +18,15 @@ from tests.contracts.synthetic import (
 
 CASES = [(f"algorithm={name}",) for name in ALGORITHMS]
 CASES += [(f"{group}={option}",) for group, option in PARTS]
+CASES += [  # of DoF-Policy, where no yaml of its own picks them
+    ("algorithm.critics=joint", "algorithm.q_gradient=full", "algorithm.selection=softmax"),
+    (
+        "denoiser=mlp_shared",
+        "denoiser.agent_embedding=4",
+        "algorithm.critic.sharing=shared",
+        "algorithm.critic.agent_embedding=4",
+    ),
+]
 every_case = pytest.mark.parametrize("overrides", CASES, ids=" ".join)
 
 

@@ -118,6 +118,30 @@ def test_evaluating_again_gives_the_same_numbers(
         assert json.loads(output.splitlines()[-1]) == workplace.results(finished)[which]
 
 
+@pytest.mark.parametrize(
+    "tails",
+    [
+        ("sampler=ddim", "sampler.steps=1"),
+        ("algorithm.candidates=1",),
+        ("algorithm.candidates=3", "algorithm.selection=softmax", "algorithm.selection_temperature=0.5"),
+    ],
+    ids=" ".join,
+)
+def test_how_agents_sample_and_choose_can_be_changed_at_evaluation(
+    workplace: Workplace,
+    finished: str,
+    tails: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(workplace.path)
+    monkeypatch.setattr("dof_lightning.evaluation._CORES", 1)
+    cli.run(["eval", f"checkpoint={finished}/checkpoints/last.ckpt", *tails])
+    score = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert score["certificate"]["passed"]
+    assert score["return_mean"] != workplace.results(finished)["last"]["return_mean"]
+
+
 def test_a_run_killed_and_resumed_ends_with_the_same_bits(workplace: Workplace, finished: str) -> None:
     killed = "killed"
     process = workplace.start_training(*UNINTERRUPTED, f"run_dir={killed}")

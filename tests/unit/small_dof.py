@@ -4,12 +4,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dof_lightning.algorithms.dof_policy import DoFPolicy
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.diffusion import sampler, schedule
 from dof_lightning.factorization import data, noise, value
-from dof_lightning.networks.critic import AgentwiseCritic
+from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.spec import DatasetSpec
 from tests.unit.small_spec import small_spec
@@ -25,6 +26,7 @@ def small_dof_policy(spec: DatasetSpec | None = None, weights_seed: int = 0, **c
         "schedule": partial(schedule.vp, steps=10),
         "sampler": sampler.DDPM,
         "critic": partial(AgentwiseCritic, hidden=(16, 16)),
+        "joint_critic": partial(JointCritic, hidden=(16, 16)),
         "value_mixer": value.Monotone,
         "target_sampler": partial(sampler.DDIM, steps=2),
         "critics": "mixed",
@@ -61,12 +63,15 @@ def cloning(**changes: Any) -> dict[str, Any]:
 
 
 def small_batch(spec: DatasetSpec, size: int = 32, seed: int = 0, dtype: torch.dtype = torch.float32) -> EpisodeBatch:
-    """Random windows of one row; a third of them end in a terminal, a third in a time limit."""
+    """Random windows of one row; a third of them end in a terminal, a third in a time limit.
+
+    Discrete actions come with legal masks; a state comes where the spec has one.
+    """
     generator = torch.Generator().manual_seed(seed)
     n, o, a = spec.n_agents, spec.observation_dim, spec.action_dim
     kind = torch.arange(size) % 3
     actions = torch.rand(size, n, 1, a, generator=generator, dtype=dtype) * 2 - 1
-    return EpisodeBatch(
+    batch = EpisodeBatch(
         observations=torch.randn(size, n, 2, o, generator=generator, dtype=dtype),
         actions=actions * spec.environment.action_mask()[:, None],
         rewards=torch.randn(size, n, 1, generator=generator, dtype=dtype),
@@ -79,6 +84,20 @@ def small_batch(spec: DatasetSpec, size: int = 32, seed: int = 0, dtype: torch.d
         episode_id=torch.arange(size),
         t=torch.zeros(size, dtype=torch.int64),
     )
+    if spec.action_kind == "discrete":
+        batch.legal, batch.actions = _discrete(spec, size, generator)
+    if spec.state_dim:
+        batch.state = torch.randn(size, 2, spec.state_dim, generator=generator, dtype=dtype)
+    return batch
+
+
+def _discrete(spec: DatasetSpec, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Legal masks `[B, N, 2, A]` that forbid about a third, and legal actions `[B, N, 1]`."""
+    mask = spec.environment.action_mask()
+    score = torch.rand(size, spec.n_agents, 2, spec.action_dim, generator=generator).masked_fill(~mask[:, None], -1.0)
+    legal = (score > 0.33) | (score == score.amax(-1, keepdim=True))
+    other = torch.rand(score.shape, generator=generator).masked_fill(~legal, -1.0)
+    return legal, other.argmax(-1)[:, :, :1]
 
 
 def generator(seed: int = 0) -> torch.Generator:

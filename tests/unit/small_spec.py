@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dof_lightning.spec import AgentSpec, DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
+from dof_lightning.spec import ActionKind, AgentSpec, DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
 
 ACTION_DIMS = (2, 1, 2)
 
@@ -19,13 +19,20 @@ def dimension_statistics(data: np.ndarray, quantiles: int = 11) -> DimensionStat
     )
 
 
-def small_spec(action_dims: tuple[int, ...] = ACTION_DIMS, observation_dim: int = 4) -> DatasetSpec:
+def small_spec(
+    action_dims: tuple[int, ...] = ACTION_DIMS,
+    observation_dim: int = 4,
+    action_kind: ActionKind = "continuous",
+    state_dim: int = 0,
+) -> DatasetSpec:
     agents = tuple(AgentSpec(f"agent_{i}", observation_dim, dim) for i, dim in enumerate(action_dims))
-    environment = EnvSpec("small", agents, "continuous", horizon=5, state_dim=0, recipe={"game": "small"})
+    environment = EnvSpec("small", agents, action_kind, horizon=5, state_dim=state_dim, recipe={"game": "small"})
     rng = np.random.default_rng(0)
+    observations = dimension_statistics(rng.normal(size=(50, len(agents), observation_dim)))
+    actions = dimension_statistics(rng.uniform(-1, 1, size=(50, len(agents), max(action_dims))))
     statistics = DatasetStatistics(
-        observations=dimension_statistics(rng.normal(size=(50, len(agents), observation_dim))),
-        actions=dimension_statistics(rng.uniform(-1, 1, size=(50, len(agents), max(action_dims)))),
+        observations=observations,
+        actions=None if action_kind == "discrete" else actions,
         return_mean=0.0,
         return_std=1.0,
         discounted_return_knots=np.linspace(0, 1, 11, dtype=np.float32),

@@ -9,6 +9,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from dof_lightning.algorithms.dof_policy import DoFPolicy
 from dof_lightning.algorithms.team_critic import TeamCritic
+from dof_lightning.algorithms.values import Situation
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, value
 from dof_lightning.networks.mlp import MLPDenoiser
@@ -26,17 +27,17 @@ def critic_of(model: DoFPolicy) -> TeamCritic:
 def q_loss(model: DoFPolicy, scale: torch.Tensor | None = None) -> torch.Tensor:
     """L_q at fixed noise; with `scale`, the same formula written out again with |Q| held at that value."""
     batch = small_batch(model.spec, dtype=torch.float64)
-    condition, x0, _ = model._current(batch)
-    denoised = model.denoise(x0, condition, generator(3))
+    now, x0 = model._current(batch)
+    denoised = model.denoise(x0, now.condition, generator(3))
     if scale is None:
-        return model.q_loss(critic_of(model), denoised, condition)
-    values = critic_of(model).frozen_values(condition, model.data_factorization.join(denoised.x0))
+        return model.q_loss(critic_of(model), denoised, now)
+    values = critic_of(model).frozen_values(now, model.data_factorization.join(denoised.x0))
     alpha_bar = model.schedule.alpha_bars[denoised.k][:, None]
     weight = (alpha_bar / (1 - alpha_bar)).clamp(max=1.0)
     return -((weight * values).mean(0) / scale).mean()
 
 
-@pytest.mark.parametrize("critics", ["separate", "mixed"])
+@pytest.mark.parametrize("critics", ["separate", "mixed", "joint"])
 @pytest.mark.parametrize("part", ["denoiser", "data_factorization"])
 def test_gradient_of_q_equals_finite_differences(critics: str, part: str) -> None:
     """The released code detached it twice. |Q| is held fixed and the clip is out of reach."""
@@ -48,9 +49,9 @@ def test_gradient_of_q_equals_finite_differences(critics: str, part: str) -> Non
     assert analytic.abs().max() > 1e-6
 
     batch = small_batch(model.spec, dtype=torch.float64)
-    condition, x0, _ = model._current(batch)
-    actions = model.data_factorization.join(model.denoise(x0, condition, generator(3)).x0)
-    scale = critic_of(model).frozen_values(condition, actions).detach().abs().mean(0)
+    now, x0 = model._current(batch)
+    actions = model.data_factorization.join(model.denoise(x0, now.condition, generator(3)).x0)
+    scale = critic_of(model).frozen_values(now, actions).detach().abs().mean(0)
     start = parameters_to_vector(parameters).detach()
     direction = torch.randn(start.shape, generator=generator(4), dtype=torch.float64)
     width = 1e-6
@@ -87,11 +88,11 @@ def test_small_estimates_at_noisy_steps_count_less() -> None:
     """Where SNR_k < 1 a sample's share of L_q is SNR_k: at the last step nearly nothing."""
     model = small_dof_policy().double()
     batch = small_batch(model.spec, dtype=torch.float64)
-    condition, x0, _ = model._current(batch)
-    noised = model.denoise(x0, condition, generator(3))
+    now, x0 = model._current(batch)
+    noised = model.denoise(x0, now.condition, generator(3))
     estimate = noised.x0.detach().requires_grad_()
     changed = type(noised)(noised.k, noised.noise, noised.prediction, estimate, noised.clipped_share)
-    (gradient,) = torch.autograd.grad(model.q_loss(critic_of(model), changed, condition), estimate)
+    (gradient,) = torch.autograd.grad(model.q_loss(critic_of(model), changed, now), estimate)
     size = gradient.abs().sum((1, 2))
     assert size[noised.k == 10].mean() < 0.05 * size[noised.k <= 2].mean()
 
@@ -104,9 +105,10 @@ def test_mixed_values_rank_as_the_agents_own() -> None:
     actions = torch.rand(2, 50, 3, 2, generator=generator(1)) * 2 - 1
     own = critic.online.critic(condition, actions[0]), critic.online.critic(condition, actions[1])
     better = torch.where((own[0][0] > own[1][0])[..., None], actions[0], actions[1])
-    best = critic.online(condition, better)[0]
-    assert (best >= critic.online(condition, actions[0])[0] - 1e-6).all()
-    assert (best >= critic.online(condition, actions[1])[0] - 1e-6).all()
+    situation = Situation(condition)
+    best = critic.online(situation, better)[0]
+    assert (best >= critic.online(situation, actions[0])[0] - 1e-6).all()
+    assert (best >= critic.online(situation, actions[1])[0] - 1e-6).all()
 
 
 def test_the_best_candidate_by_the_agents_own_critic_is_taken() -> None:
@@ -182,6 +184,10 @@ def test_cloning_learns_a_two_moded_behaviour() -> None:
         ({"observation_normalizer": "whiten"}, "whiten"),
         ({"q_gradient": "one-step"}, r"q_gradient=one-step.*one_step"),
         ({"critics": "mixd"}, r"critics=mixd.*mixed"),
+        (cloning(q_gradient="full"), "algorithm.q_gradient=full needs"),
+        ({"critics": "joint", "local_head": False}, r"candidates=4 .*local_head=true or algorithm.candidates=1"),
+        ({"selection": "best"}, r"selection=best.*argmax, softmax"),
+        ({"selection_temperature": 0.0}, r"selection_temperature=0.0 must be above 0"),
         ({"ema_decay": 1.5}, "ema_decay"),
         ({"discount": -3.0}, "discount"),
         ({"target_update_rate": 2.0}, "target_update_rate"),

@@ -89,6 +89,41 @@ def test_a_shared_denoiser_tells_agents_apart():
     assert not torch.allclose(same[:, 0], same[:, 2])
 
 
+def embedded(build):
+    network = {"denoiser": MLPDenoiser, "critic": AgentwiseCritic}[build]
+    return network(small_spec(), C, hidden=(16, 16), sharing="shared", agent_embedding=5)
+
+
+@pytest.mark.parametrize("build", ["denoiser", "critic"])
+def test_a_learned_embedding_tells_agents_apart_and_a_selected_agent_keeps_its_own_only(build):
+    network = embedded(build)
+    x, k, condition = inputs()
+    x, condition = (part[:, :1].expand(-1, N, -1) for part in (x, condition))
+    arguments = (x, k, condition) if build == "denoiser" else (condition, x)
+    everybody = network(*arguments)
+    agents = everybody.movedim(1, 0)[:, :, 0] if build == "denoiser" else everybody[0].T
+    assert not torch.allclose(agents[0], agents[2])
+    everybody.square().sum().backward()
+    vectors = network.agent_embedding.vectors
+    assert vectors.shape == (N, 5)
+    assert bool((vectors.grad != 0).any(1).all())
+    for i in range(N):
+        alone = network.select_agent(i)
+        assert torch.equal(alone.agent_embedding.vectors, vectors[i : i + 1])
+        own = alone(*(part if part is k else part[:, :1] for part in arguments))
+        mine = everybody[:, i : i + 1] if build == "denoiser" else everybody[:, :, i : i + 1]
+        torch.testing.assert_close(own, mine, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", [MLPDenoiser, AgentwiseCritic])
+@pytest.mark.parametrize(
+    ("sharing", "width", "words"), [("independent", 5, "sharing=shared"), ("shared", 0, "at least 1")]
+)
+def test_an_embedding_that_makes_no_sense_is_refused(network, sharing, width, words):
+    with pytest.raises(UserError, match=words):
+        network(small_spec(), C, hidden=(16, 16), sharing=sharing, agent_embedding=width)
+
+
 @pytest.mark.parametrize("build", [denoiser, critic])
 @pytest.mark.parametrize("sharing", SHARINGS)
 def test_every_parameter_gets_a_gradient_and_state_round_trips(build, sharing):

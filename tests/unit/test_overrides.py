@@ -27,6 +27,13 @@ def test_groups_come_first_and_replace_everything(stored: dict[str, Any]) -> Non
     assert changed["env"]["task"] == "tag"
 
 
+def test_how_an_agent_chooses_can_be_changed(stored: dict[str, Any]) -> None:
+    tails = ["algorithm.candidates=3", "algorithm.selection=softmax", "algorithm.selection_temperature=0.5"]
+    changed = override(stored, tails)["algorithm"]
+    chosen = (changed["candidates"], changed["selection"], changed["selection_temperature"])
+    assert chosen == (3, "softmax", 0.5)
+
+
 def test_nothing_else_changes(stored: dict[str, Any]) -> None:
     assert override(stored, []) == stored | {"trust": False}
 
@@ -52,6 +59,8 @@ def test_a_checkpoint_cannot_vouch_for_itself(stored: dict[str, Any]) -> None:
         ("rollout.report_episodes=null", "must be at least 1"),
         ("seed=1.5", "seed must be an integer"),
         ("algorithm.q_gradient=one-step", "none or one_step"),
+        ("algorithm.selection=best", "algorithm.selection must be argmax or softmax"),
+        ("algorithm.candidates=2.5", "algorithm.candidates must be an integer"),
     ],
 )
 def test_what_an_evaluation_cannot_use_is_refused(stored: dict[str, Any], tail: str, words: str) -> None:

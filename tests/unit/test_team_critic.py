@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dof_lightning.algorithms.dof_policy import DoFPolicy
 from dof_lightning.algorithms.team_critic import TeamCritic
+from dof_lightning.algorithms.values import Situation
 from dof_lightning.batch import EpisodeBatch
 from tests.unit.small_dof import generator, small_batch, small_dof_policy
 
@@ -36,7 +37,9 @@ def say(critic: nn.Module, first: float, second: float) -> None:
 
 def target_of(model: DoFPolicy, batch: EpisodeBatch) -> Tensor:
     assert model.critic is not None
-    return model.critic._target(batch, *model._next_actions(batch, generator(5)))
+    now, _ = model._current(batch)
+    next_values = model.critic._next_values(*model._next_actions(batch, generator(5)))
+    return model.critic._target(batch, now, next_values)
 
 
 def test_target_is_reward_plus_discounted_smaller_twin_unless_terminated() -> None:
@@ -52,7 +55,7 @@ def test_target_is_reward_plus_discounted_smaller_twin_unless_terminated() -> No
 def test_team_target_is_the_mean_reward_plus_the_mixed_value() -> None:
     model, critic, batch = make(critics="mixed")
     say(critic.target.critic, 5.0, 3.0)
-    condition, _ = model._next_actions(batch, generator(5))
+    condition = model._next_actions(batch, generator(5))[0].condition
     assert critic.target.mixer is not None
     values = torch.stack([critic.target.mixer(torch.full((32, 3, 1), q), condition.flatten(1)) for q in (5.0, 3.0)])
     team = SCALE * batch.rewards[:, :, 0].mean(1, keepdim=True)
@@ -103,7 +106,7 @@ def test_rows_that_are_no_transitions_do_not_count() -> None:
 def test_actors_are_judged_by_the_smaller_online_twin() -> None:
     model, critic, batch = make(critics="separate")
     say(critic.online.critic, 2.0, 7.0)
-    values = critic.frozen_values(batch.observations[:, :, 0], batch.actions[:, :, 0])
+    values = critic.frozen_values(Situation(batch.observations[:, :, 0]), batch.actions[:, :, 0])
     torch.testing.assert_close(values, torch.full((32, 3), 2.0))
     assert model.q_weight > 0
 

@@ -1,0 +1,84 @@
+"""Actions as the vectors that diffuse, and back: continuous ones are such vectors, discrete ones become one-hot."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dof_lightning.spec import ActionKind
+
+
+class ActionCodec(ABC):
+    """How an agent's action is written as a vector in [-1, 1]; holds no tensors.
+
+    Shapes:
+        x `[B, N, A]`, mask `[N, A]` bool (False on padding, where x is 0), legal `[B, N, A]` bool or None
+    """
+
+    @abstractmethod
+    def encode(self, actions: Tensor, mask: Tensor, like: Tensor) -> Tensor:
+        """From the dataset's actions to x, in the dtype of `like` where actions are integers."""
+
+    @abstractmethod
+    def relax(self, x: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
+        """What critics judge of an estimate of x; differentiable."""
+
+    @abstractmethod
+    def finish(self, x: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
+        """The vector of the action that an agent takes with x."""
+
+    @abstractmethod
+    def decode(self, x: Tensor) -> Tensor:
+        """From a finished x to what the environment understands."""
+
+
+class ContinuousActions(ActionCodec):
+    """Actions in [-1, 1] diffuse as they are; nothing is illegal."""
+
+    def encode(self, actions: Tensor, mask: Tensor, like: Tensor) -> Tensor:
+        """The actions as they are."""
+        return actions
+
+    def relax(self, x: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
+        """The estimate as it is."""
+        return x
+
+    def finish(self, x: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
+        """The sample as it is."""
+        return x
+
+    def decode(self, x: Tensor) -> Tensor:
+        """The vector as it is, `[B, N, A]`."""
+        return x
+
+
+class DiscreteActions(ActionCodec):
+    """One-hot vectors in {-1, 1}; the action is the largest legal entry (reference/method.md section 6).
+
+    The estimate of x0 that a denoiser gives is the mean of one-hot vectors given x_k, so its entries are 2 p - 1 with p
+    the probabilities of the actions. Critics judge this soft estimate where a gradient is wanted; an illegal action has
+    p = 0. Along the way between two one-hot vectors the gradient adds up to the difference of their values, which a
+    straight-through gradient, always taken at the ends, need not do.
+    """
+
+    def encode(self, actions: Tensor, mask: Tensor, like: Tensor) -> Tensor:
+        """One-hot in {-1, 1} of indices `[B, N]`."""
+        hot = functional.one_hot(actions, mask.shape[-1]).to(like.dtype)
+        return (2 * hot - 1) * mask
+
+    def relax(self, x: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
+        """The soft estimate, with -1 where illegal."""
+        return x if legal is None else x.masked_fill(mask & ~legal, -1.0)
+
+    def finish(self, x: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
+        """One-hot of the largest legal entry."""
+        allowed = mask if legal is None else mask & legal
+        return self.encode(x.masked_fill(~allowed, -torch.inf).argmax(-1), mask, like=x)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Indices `[B, N]` int64."""
+        return x.argmax(-1)
+
+
+CODECS: dict[ActionKind, ActionCodec] = {"continuous": ContinuousActions(), "discrete": DiscreteActions()}
