@@ -61,7 +61,7 @@ def _check_tuned(name: str) -> None:
     assert pairs, f"conf/tuned/{name}.yaml is never loaded: no algorithm and dataset make that name"
     (algorithm, data), *_ = pairs
     values = {k: v for k, v in yaml.safe_load((CONF / "tuned" / f"{name}.yaml").read_text()).items() if k != "defaults"}
-    typed = [f"algorithm={algorithm}", f"experiment={data}"]
+    typed = [f"algorithm={algorithm}", "experiment=mpe_spread_expert", f"data={data}"]
     composed = dict(leaves(configuration.to_plain(configuration.compose(typed))))
     for key, value in leaves(values) if values else ():
         assert composed[key] == value
