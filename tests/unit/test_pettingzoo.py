@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dof_lightning.envs.particle import ParticleEnv
 from dof_lightning.envs.pettingzoo import PettingZooEnv
+from dof_lightning.envs.pettingzoo_rows import Ended, Rows
 from dof_lightning.errors import UserError
 from tests import small_pettingzoo
 
@@ -134,10 +135,11 @@ def test_results_stay_what_they_were() -> None:
     first = env.reset(SEEDS)
     kept = first.clone()
     result = env.step(draw_actions(env, 3, 0))
-    rewards = result.rewards.clone()
+    before = [result.observations.clone(), result.rewards.clone(), result.truncated.clone()]
     env.step(draw_actions(env, 3, 1))
     assert torch.equal(first, kept)
-    assert torch.equal(result.rewards, rewards)
+    for now, then in zip((result.observations, result.rewards, result.truncated), before, strict=True):
+        assert torch.equal(now, then)
 
 
 @pytest.mark.parametrize("masks_in", ["observation", "info"])
@@ -176,6 +178,14 @@ def test_an_episode_that_really_ends_is_terminated_and_its_last_row_is_seen() ->
         assert bool(result.terminated) == (step == 4)
         assert not result.truncated.any()
     assert result.observations[0, 1].tolist() == [0, 4, 0, 7]
+
+
+def test_who_ended_by_itself_when_a_time_limit_took_the_others_is_gone() -> None:
+    rows = Rows.empty(1, 3, observation_dim=1, legal_dim=0, state_dim=0)
+    fell, cut = Ended(True, False, True), Ended(False, True, True)
+    assert rows.end_step(0, {0: fell, 2: cut}) == [2]
+    assert (rows.terminated.tolist(), rows.truncated.tolist()) == ([False], [True])
+    assert rows.alive.tolist() == [[False, False, True]]
 
 
 def test_the_horizon_cuts_what_the_environment_would_go_on_with() -> None:
