@@ -15,10 +15,11 @@ _SHOWN = {
     "throughput/windows_per_second": "{:,.0f} windows/s",
     "rollout/normalized_score": "normalised score {:.1f}",
 }
+_SHOWN_WITHOUT_REFERENCE = {"rollout/return_mean": "return {:.1f}"}
 
 
 class Progress(Callback):
-    """Shows steps, loss, windows/s and the newest normalised score.
+    """Shows steps, loss, windows/s and the newest normalised score (the return where there is no reference for one).
 
     Args:
         seconds_between_lines: seconds between two lines where there is no terminal.
@@ -70,7 +71,8 @@ class Progress(Callback):
 
     def _describe(self, trainer: Trainer) -> str:
         metrics = trainer.callback_metrics
-        return "  ".join(form.format(float(metrics[name])) for name, form in _SHOWN.items() if name in metrics)
+        shown = _SHOWN if "rollout/normalized_score" in metrics else _SHOWN | _SHOWN_WITHOUT_REFERENCE
+        return "  ".join(form.format(float(metrics[name])) for name, form in shown.items() if name in metrics)
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -15,7 +15,6 @@ from dof_lightning.metrics import EpisodeReturns, NormalizedScore, WinRate
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout import Rollout, certify, evaluation_seeds, run_rollout, split_episodes
 
-_CHARTS = ("return", "normalized_score")
 _CERTIFIED_EPISODES = 4  # with more, the certificate would take as long as the rollouts
 
 
@@ -131,8 +130,10 @@ class RolloutCallback(Callback):
 
     def _layout(self) -> dict[str, dict[str, list[Any]]]:
         measured = {"return": "rollout/return_mean", "normalized_score": "rollout/normalized_score"}
+        if self.env.spec.reference is None:
+            del measured["normalized_score"]
         charts = {
-            kind: ["Multiline", [measured[kind], *(tag for tag in self._lines if tag.endswith(f"_{kind}"))]]
-            for kind in _CHARTS
+            kind: ["Multiline", [tag, *(line for line in self._lines if line.endswith(f"_{kind}"))]]
+            for kind, tag in measured.items()
         }
         return {"rollout": charts}

@@ -1,6 +1,7 @@
 """Shows one episode in TensorBoard and as a file, without a video library."""
 
 import io
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -44,14 +45,16 @@ class VideoCallback(Callback):
         self._schedule = StepSchedule(every_n_steps, "video.every_n_steps")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning hook."""
+        """Says so where there is nothing to draw (Lightning hook)."""
         self._schedule.start(trainer)
+        if trainer.is_global_zero and not self.env.can_render:
+            sys.stderr.write(f"env={self.env.spec.name} cannot draw (no render_mode 'rgb_array'): no videos\n")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Draws an episode where due (Lightning hook)."""
-        if not self._schedule.is_due(trainer) or not trainer.is_global_zero:
+        if not (self.env.can_render and self._schedule.is_due(trainer) and trainer.is_global_zero):
             return
         step = trainer.global_step
         seeds = evaluation_seeds(self.seed, "selection", 1)

@@ -1,5 +1,8 @@
 """The one exception that reaches a user as a single line."""
 
+_OURS = ("dof_lightning", "data_modules", "callbacks")
+_EXTRAS = {"mpe2": "-e '.[mpe2]'"}  # packages that one of our extras installs
+
 
 class UserError(Exception):
     """Something the user can mend: the message names the file or key, and the fix.
@@ -7,3 +10,11 @@ class UserError(Exception):
     `train.py` and `dof` print it as one line and exit with code 2; every other exception is a defect of ours and
     keeps its traceback.
     """
+
+
+def explain_missing_module(key: str, target: str, error: ModuleNotFoundError) -> str:
+    """One line for a dotted name whose module cannot be imported: it does not exist, or what to install."""
+    missing, package = error.name or "", target.partition(".")[0]
+    if target.startswith(f"{missing}.") and (missing != package or package in _OURS):
+        return f"{key}={target}: there is no module {target.rpartition('.')[0]!r}"
+    return f"{key}={target} needs the package {missing!r}: pip install {_EXTRAS.get(missing, missing)}"

@@ -63,28 +63,34 @@ class GaussianBehavior(DecentralizedPolicy):
 
 
 class UniformBehavior(DecentralizedPolicy):
-    """Uniform actions in [-1, 1]: the random policy.
+    """Uniform actions in [-1, 1], or uniform among the legal choices: the random policy.
 
     Args:
         spec: the environment's.
     """
 
+    action_mask: Tensor
+
     def __init__(self, spec: EnvSpec) -> None:
         super().__init__()
         self.n_agents = spec.n_agents
-        self.action_dim = spec.action_dim
+        self.discrete = spec.action_kind == "discrete"
+        self.register_buffer("action_mask", spec.action_mask(), persistent=False)
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
         """Uniform `[E, N, A]` in [-1, 1)."""
-        shape = (n_episodes, self.n_agents, self.action_dim)
+        shape = (n_episodes, self.n_agents, self.action_mask.shape[1])
         return torch.rand(shape, generator=generator, device=generator.device) * 2 - 1
 
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
-        """The noise is the action."""
-        return noise, carry
+        """The noise is the action, or the largest among the legal choices' is the choice."""
+        if not self.discrete:
+            return noise * self.action_mask, carry
+        allowed = self.action_mask if legal is None else self.action_mask & legal
+        return noise.masked_fill(~allowed, -torch.inf).argmax(-1), carry
 
     def export(self, agent: int) -> Self:
-        """Agent `agent` alone: any agent is like any other."""
+        """Agent `agent` alone."""
         alone = copy.deepcopy(self)
-        alone.n_agents = 1
+        alone.n_agents, alone.action_mask = 1, self.action_mask[agent : agent + 1].clone()
         return alone

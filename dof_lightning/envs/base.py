@@ -59,6 +59,7 @@ class VectorEnv(ABC):
     """
 
     spec: EnvSpec
+    episodes_at_once = 500  # that a collector runs together; a constant, as the noise of a dataset is drawn for so many
 
     @abstractmethod
     def reset(self, seeds: Tensor) -> Tensor:
@@ -85,6 +86,11 @@ class VectorEnv(ABC):
     @abstractmethod
     def render(self, index: int) -> np.ndarray:
         """A picture of episode `index` now: `[height, width, 3]` uint8; needs no display."""
+
+    @property
+    def can_render(self) -> bool:
+        """Whether `render` can draw."""
+        return True
 
     @property
     def legal(self) -> Tensor | None:

@@ -60,7 +60,7 @@ def _check_tuned(name: str) -> None:
     ]
     assert pairs, f"conf/tuned/{name}.yaml is never loaded: no algorithm and dataset make that name"
     (algorithm, data), *_ = pairs
-    typed = [f"algorithm={algorithm}", f"experiment={data}"]
+    typed = [f"algorithm={algorithm}", "experiment=mpe_spread_expert", f"data={data}"]
     values = _tuned_values(name)
     assert values
     composed = dict(leaves(configuration.to_plain(configuration.compose(typed))))

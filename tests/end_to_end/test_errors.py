@@ -60,7 +60,12 @@ def _only_line(code: int, printed: str) -> str:
         ((*SMALL, "env._target_=os.system"), ("env._target_", "trust=true")),
         ((*SMALL, "env.task=tag"), ("mpe_spread", "was collected in", "env=")),
         ((*SMALL, "data.path=nowhere"), ("nowhere", "no such dataset")),
-        ((*SMALL, "data.source.quality=perfect"), ("quality", "perfect", "expert")),
+        ((*SMALL, "env=mpe2_spread"), ("mpe_spread_random", "env='mpe2_spread'", "choose the env=")),
+        ((*SMALL, "env=mpe2_spread", "env.factory=os.system"), ("env.factory=os.system", "trust=true")),
+        (
+            ("experiment=mpe_spread_expert", "data.source.behavior.quality=perfect"),
+            ("quality", "perfect", "expert or medium or medium_replay"),
+        ),
         ((*SMALL, "resume=nowhere.ckpt"), ("resume=nowhere.ckpt", "no checkpoint")),
         ((*SMALL, "sampler.steps=9"), ("steps", "9")),
         ((*SMALL, "sampler.steps=abc"), ("sampler.steps", "an integer", "abc")),

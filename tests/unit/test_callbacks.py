@@ -3,6 +3,7 @@
 import io
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
+from callbacks.progress import Progress
 from callbacks.rollout import RolloutCallback
 from callbacks.throughput import ThroughputCallback, peak_memory_mb
 from callbacks.video import VideoCallback
@@ -97,6 +99,18 @@ def test_progress_bar_shows_the_normalized_score(tmp_path: Path) -> None:
     trainer, _ = train(tmp_path, rollouts(), max_steps=4)
     assert "rollout/normalized_score" in trainer.progress_bar_metrics
     assert "rollout/return_mean" not in trainer.progress_bar_metrics
+
+
+def test_without_a_reference_the_return_is_shown_and_nothing_is_normalized(tmp_path: Path, capsys) -> None:
+    env = ToyEnv()
+    env.spec = replace(env.spec, reference=None)
+    watchers = (rollouts(env, behavior_return=5.0), Progress(seconds_between_lines=0))
+    events = train_with_tensorboard(tmp_path, *watchers, max_steps=4)
+    assert "  return " in capsys.readouterr().out.splitlines()[-1]
+    assert not [tag for tag in events.Tags()["scalars"] if "normalized" in tag]
+    (written,) = events.Tensors("custom_scalars__config__")
+    layout = Layout.FromString(written.tensor_proto.string_val[0])
+    assert [chart.title for chart in layout.category[0].chart] == ["return"]
 
 
 def test_win_rate_where_there_is_something_to_win(tmp_path: Path) -> None:
@@ -190,6 +204,15 @@ def test_video_is_a_moving_gif_in_tensorboard_and_a_file(tmp_path: Path) -> None
     files = sorted(path.name for path in (tmp_path / "videos").iterdir())
     assert files == ["step_10.gif", "step_6.gif"]
     assert (tmp_path / "videos" / "step_6.gif").read_bytes() == images[0].encoded_image_string
+
+
+def test_an_environment_that_cannot_draw_is_said_once_and_trains(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToyEnv, "can_render", False)
+    train(tmp_path, VideoCallback(ToyEnv(), every_n_steps=3, seed=0))
+    assert capsys.readouterr().err.count("env=toy cannot draw") == 1
+    assert not (tmp_path / "videos").exists()
 
 
 def test_video_needs_no_logger(tmp_path: Path) -> None:

@@ -6,18 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_modules.behavior.sources import Random, Snapshots
 from data_modules.collect import CollectedDataset
 from data_modules.episodes import EpisodeDataModule
 from data_modules.manifest import read_manifest
+from dof_lightning import configuration
 from dof_lightning.batch import Window
 from dof_lightning.envs.particle import ParticleEnv
 from dof_lightning.errors import UserError
-from dof_lightning.spec import check_compatible
+from dof_lightning.spec import check_compatible, fingerprint
 
 
-def dataset(root: Path, **changes: Any) -> CollectedDataset:
-    settings = {"name": "mpe_spread_medium", "task": "spread", "quality": "medium", "episodes": 60, "seed": 0}
-    return CollectedDataset(**(settings | {"discount": 0.99, "root": str(root)} | changes))
+def dataset(root: Path, quality: str = "medium", **changes: Any) -> CollectedDataset:
+    behavior = Random() if quality == "random" else Snapshots(quality)  # type: ignore[arg-type]
+    settings = {"name": "mpe_spread_medium", "environment": ParticleEnv(), "behavior": behavior, "episodes": 60}
+    return CollectedDataset(**(settings | {"seed": 0, "discount": 0.99, "root": str(root)} | changes))
 
 
 def test_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -87,13 +90,23 @@ def test_medium_replay_holds_every_rung_of_the_ladder(tmp_path: Path) -> None:
     assert snapshots[-1] == "medium"
     assert len(snapshots) >= 5
     assert "expert" not in snapshots
-    policies = ours._policies(ParticleEnv(task="spread"))
-    assert len(policies) == len(snapshots)
+    assert len(ours.behavior.policies(ours.environment.spec)) == len(snapshots)
+
+
+def test_wrong_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="episodes=0"):
+        dataset(tmp_path, episodes=0)
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"), [({"quality": "superb"}, "superb.*expert"), ({"episodes": 0}, "episodes=0")]
+    ("experiment", "recipe"),
+    [
+        ("mpe_spread_expert", "b8f255c2b8542179"),
+        ("mpe_spread_medium", "b3c376a362be28a9"),
+        ("mpe_spread_medium_replay", "51353708f7d72b1a"),
+        ("mpe_spread_random", "601104b1ce9aac35"),
+    ],
 )
-def test_wrong_settings_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        dataset(tmp_path, **changes)
+def test_recipes_of_published_numbers_stay_what_they_were(experiment: str, recipe: str) -> None:
+    source = configuration.build(configuration.compose([f"experiment={experiment}"]).data.source)
+    assert fingerprint(source.recipe) == recipe

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from dof_lightning.envs.pettingzoo import PettingZooEnv
 from dof_lightning.errors import UserError
 from dof_lightning.targets import check_arguments, check_targets
 
@@ -67,3 +68,42 @@ def test_the_key_that_was_typed_is_named() -> None:
 def test_targets_hide_nowhere() -> None:
     with pytest.raises(UserError, match=r"part\.hidden\[1\]\._target_=os\.system .*trust=true"):
         check_targets({"part": {"_target_": DENOISER, "hidden": [8, {"_target_": "os.system"}]}})
+
+
+ENV = "dof_lightning.envs.pettingzoo.PettingZooEnv"
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        "mpe2.simple_spread_v3.parallel_env",
+        "dof_lightning.envs.pettingzoo_wrapper.ParticleParallelEnv",
+    ],
+)
+def test_factories_of_known_packages_pass(factory: str) -> None:
+    check_targets({"env": {"_target_": ENV, "factory": factory}})
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        "os.system",
+        "tests.small_pettingzoo.parallel_env",
+        "mpe2_but_not_really.parallel_env",
+        "mpe2.simple_spread_v3.env",
+        "dof_lightning.run_folder.write_atomically",
+        "dof_lightning.envs.particle.ParticleEnv",
+        "pettingzoo.utils.conversions.warnings.warn",
+        ["mpe2.simple_spread_v3.parallel_env"],
+    ],
+)
+def test_a_factory_is_no_back_door(factory: Any) -> None:
+    with pytest.raises(UserError, match=r"data\.source\.environment\.factory"):
+        check_targets({"data": {"source": {"environment": {"_target_": ENV, "factory": factory}}}})
+
+
+def test_the_importer_of_factories_cannot_be_a_target_nor_get_them_by_position() -> None:
+    with pytest.raises(UserError):
+        check_targets({"env": {"_target_": f"{ENV}._find", "dotted": "os.system"}})
+    with pytest.raises(TypeError, match="positional"):
+        PettingZooEnv("name", "os.system", 3)  # type: ignore[misc]

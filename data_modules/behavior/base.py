@@ -1,0 +1,33 @@
+"""Who acts in a dataset that we collect."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.spec import EnvSpec
+
+
+class Behavior(ABC):
+    """Policies that make a dataset, and what they are in its recipe.
+
+    Attributes:
+        name: e.g. `expert`; the streams of seeds and noise are named after it.
+    """
+
+    name: str
+
+    @abstractmethod
+    def identity(self, spec: EnvSpec) -> dict[str, Any]:
+        """Everything about who acts that changes the data; JSON values only.
+
+        Raises:
+            UserError: it cannot act in this environment.
+        """
+
+    @abstractmethod
+    def policies(self, spec: EnvSpec) -> list[DecentralizedPolicy]:
+        """The policies, which collect equal shares of the episodes.
+
+        Raises:
+            UserError: see `identity`.
+        """

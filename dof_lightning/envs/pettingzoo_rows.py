@@ -1,0 +1,86 @@
+"""The rows of a batch that the copies of a PettingZoo environment fill, and who is still there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import numpy as np
+
+
+class Ended(NamedTuple):
+    """What a step said about one agent.
+
+    Attributes:
+        terminated: its part has really ended.
+        truncated: a time limit ended it.
+        removed: it is no longer among the environment's agents.
+    """
+
+    terminated: bool
+    truncated: bool
+    removed: bool
+
+
+@dataclass
+class Rows:
+    """One row an episode, written in place.
+
+    Attributes:
+        observations: `[E, N, O]` float32, zero where an agent is gone or padded.
+        rewards: `[E, N]` float32 of the last step.
+        alive: `[E, N]` bool.
+        terminated, truncated: `[E]` bool, how an episode ended; they stay set.
+        legal: `[E, N, A]` bool, or None where all actions are always legal.
+        state: `[E, S]` float32, or None.
+    """
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    alive: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    legal: np.ndarray | None
+    state: np.ndarray | None
+
+    @classmethod
+    def empty(cls, n_episodes: int, n_agents: int, observation_dim: int, legal_dim: int, state_dim: int) -> Self:
+        """Rows of episodes that have not begun; a dimension of 0 leaves `legal` or `state` out."""
+        e, n = n_episodes, n_agents
+        return cls(
+            observations=np.zeros((e, n, observation_dim), dtype=np.float32),
+            rewards=np.zeros((e, n), dtype=np.float32),
+            alive=np.ones((e, n), dtype=bool),
+            terminated=np.zeros(e, dtype=bool),
+            truncated=np.zeros(e, dtype=bool),
+            legal=np.zeros((e, n, legal_dim), dtype=bool) if legal_dim else None,
+            state=np.zeros((e, state_dim), dtype=np.float32) if state_dim else None,
+        )
+
+    @property
+    def over(self) -> np.ndarray:
+        """`[E]` bool, episodes that have ended."""
+        over: np.ndarray = self.terminated | self.truncated
+        return over
+
+    def end_step(self, episode: int, acted: Mapping[int, Ended]) -> list[int]:
+        """Notes who left and whether the episode is over.
+
+        An episode is over when nobody is left: truncated if a time limit took anybody in its last step, else
+        terminated. Agents that were there to the end are present in its last row, as its value may count; only those
+        that terminated by themselves when a time limit took the others are not.
+
+        Args:
+            episode: which.
+            acted: what the step said about each agent that acted in it.
+
+        Returns:
+            The agents that are present in the new row.
+        """
+        staying = [i for i, ended in acted.items() if not any(ended)]
+        if not staying:
+            cut = any(ended.truncated for ended in acted.values())
+            self.truncated[episode], self.terminated[episode] = cut, not cut
+            staying = [i for i, ended in acted.items() if not (cut and ended.terminated)]
+        self.alive[episode] = False
+        self.alive[episode, staying] = True
+        return staying

@@ -1,0 +1,200 @@
+"""PettingZoo's spaces as ours: padded vectors in, actions in [-1, 1] or indices out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, Space
+from torch import Tensor
+
+from dof_lightning.errors import UserError
+from dof_lightning.spec import ActionKind
+
+OBSERVATION, ACTION_MASK = "observation", "action_mask"  # PettingZoo's names in a dictionary observation
+
+Spaces = Mapping[str, Space]
+
+
+class ObservationVectors:
+    """Flat float32 vectors of what agents see.
+
+    Args:
+        spaces: an agent each: `Box` of any shape, or `Dict` with `observation` and `action_mask`.
+
+    Attributes:
+        dims: O_i of each agent.
+
+    Raises:
+        UserError: a space is neither.
+    """
+
+    def __init__(self, spaces: Spaces) -> None:
+        self.dims = [int(np.prod(_observation_box(agent, space).shape)) for agent, space in spaces.items()]
+
+    def flatten(self, observation: Any) -> np.ndarray:
+        """`[O_i]` float32, without the action mask."""
+        values = observation[OBSERVATION] if isinstance(observation, Mapping) else observation
+        return np.asarray(values, dtype=np.float32).ravel()
+
+    def describe(self) -> list[int]:
+        """For the recipe."""
+        return self.dims
+
+
+def _observation_box(agent: str, space: Space) -> Box:
+    inner = space.spaces.get(OBSERVATION) if isinstance(space, Dict) else space
+    if not isinstance(inner, Box):
+        raise UserError(
+            f"env.factory: agent {agent!r} observes {space}; only Box, or Dict with `{OBSERVATION}` (a Box) and "
+            f"`{ACTION_MASK}`, can be read: wrap the environment"
+        )
+    return inner
+
+
+class ActionMap(ABC):
+    """Our actions as the environment wants them.
+
+    Attributes:
+        kind: `continuous` or `discrete`.
+        dims: A_i of each agent.
+    """
+
+    kind: ActionKind
+    dims: list[int]
+
+    @abstractmethod
+    def check(self, actions: Tensor, n_episodes: int) -> None:
+        """Refuses actions that mean nothing.
+
+        Raises:
+            ValueError: wrong shape, not finite, or outside an agent's choices.
+        """
+
+    @abstractmethod
+    def translate(self, actions: Tensor) -> np.ndarray:
+        """All agents' actions in the environment's units, still padded; first two dimensions `[E, N]`."""
+
+    @abstractmethod
+    def pick(self, translated: np.ndarray, agent: int) -> Any:
+        """Agent `agent`'s action for its environment, out of its row of `translate`."""
+
+    @abstractmethod
+    def describe(self) -> list[Any]:
+        """For the recipe: an entry each agent, JSON values only."""
+
+
+class BoxActions(ActionMap):
+    """[-1, 1] mapped affinely to the range of each dimension.
+
+    Args:
+        spaces: a finite floating point `Box` each agent.
+
+    Raises:
+        UserError: a range is infinite, or of integers.
+    """
+
+    kind = "continuous"
+
+    def __init__(self, spaces: Mapping[str, Box]) -> None:
+        for agent, space in spaces.items():
+            _check_box(agent, space)
+        self._boxes = list(spaces.values())
+        self.dims = [int(np.prod(box.shape)) for box in self._boxes]
+        self._low, self._high = (np.zeros((len(self.dims), max(self.dims))) for _ in range(2))
+        for i, (box, dim) in enumerate(zip(self._boxes, self.dims, strict=True)):
+            self._low[i, :dim], self._high[i, :dim] = box.low.ravel(), box.high.ravel()
+
+    def check(self, actions: Tensor, n_episodes: int) -> None:
+        """See `ActionMap.check`: `[E, N, A]` finite."""
+        expected = (n_episodes, *self._low.shape)
+        if tuple(actions.shape) != expected:
+            raise ValueError(f"actions have shape {tuple(actions.shape)}, expected [E, N, A] = {expected}")
+        if not bool(actions.isfinite().all()):
+            raise ValueError("actions hold a value that is not finite")
+
+    def translate(self, actions: Tensor) -> np.ndarray:
+        """See `ActionMap.translate`; what is outside [-1, 1] is clipped."""
+        share = 0.5 * (actions.detach().cpu().double().clamp(-1.0, 1.0).numpy() + 1.0)
+        return self._low + share * (self._high - self._low)
+
+    def pick(self, translated: np.ndarray, agent: int) -> np.ndarray:
+        """See `ActionMap.pick`; rounding to the space's type never leaves its range."""
+        box = self._boxes[agent]
+        values = translated[: self.dims[agent]].reshape(box.shape).astype(box.dtype)
+        return np.clip(values, box.low, box.high)
+
+    def describe(self) -> list[Any]:
+        """See `ActionMap.describe`."""
+        return [
+            {"shape": list(b.shape), "low": b.low.ravel().tolist(), "high": b.high.ravel().tolist()}
+            for b in self._boxes
+        ]
+
+
+class DiscreteActions(ActionMap):
+    """Indices from 0, whatever number the environment's first choice has.
+
+    Args:
+        spaces: a `Discrete` each agent.
+    """
+
+    kind = "discrete"
+
+    def __init__(self, spaces: Mapping[str, Discrete]) -> None:
+        self.dims = [int(space.n) for space in spaces.values()]
+        self._starts = np.array([int(space.start) for space in spaces.values()])
+
+    def check(self, actions: Tensor, n_episodes: int) -> None:
+        """See `ActionMap.check`: `[E, N]` integers, each among its agent's choices."""
+        expected = (n_episodes, len(self.dims))
+        if tuple(actions.shape) != expected or actions.is_floating_point():
+            found = f"{tuple(actions.shape)} {actions.dtype}"
+            raise ValueError(f"discrete actions have shape and type {found}, expected integers [E, N] = {expected}")
+        if bool(((actions < 0) | (actions >= actions.new_tensor(self.dims))).any()):
+            raise ValueError(f"a discrete action is outside its agent's choices ({self.dims})")
+
+    def translate(self, actions: Tensor) -> np.ndarray:
+        """See `ActionMap.translate`."""
+        return actions.detach().cpu().numpy() + self._starts
+
+    def pick(self, translated: np.ndarray, agent: int) -> int:
+        """See `ActionMap.pick`."""
+        return int(translated)
+
+    def describe(self) -> list[Any]:
+        """See `ActionMap.describe`."""
+        return [{"choices": n, "start": start} for n, start in zip(self.dims, self._starts.tolist(), strict=True)]
+
+
+def make_action_map(spaces: Spaces) -> ActionMap:
+    """The map for the agents' action spaces.
+
+    Raises:
+        UserError: they are neither all `Box` with finite ranges nor all `Discrete`.
+    """
+    boxes = {agent: space for agent, space in spaces.items() if isinstance(space, Box)}
+    if len(boxes) == len(spaces):
+        return BoxActions(boxes)
+    choices = {agent: space for agent, space in spaces.items() if isinstance(space, Discrete)}
+    if len(choices) == len(spaces):
+        return DiscreteActions(choices)
+    listed = ", ".join(f"{agent}: {space}" for agent, space in spaces.items())
+    raise UserError(f"env.factory: actions must be all Box or all Discrete, got {listed}: wrap the environment")
+
+
+def _check_box(agent: str, box: Box) -> None:
+    if not np.issubdtype(box.dtype, np.floating):
+        raise UserError(f"env.factory: agent {agent!r} acts in {box}, whole numbers; wrap it to Discrete or to floats")
+    if not (np.isfinite(box.low).all() and np.isfinite(box.high).all()):
+        raise UserError(
+            f"env.factory: agent {agent!r} acts in {box}, whose range is infinite, so [-1, 1] cannot be mapped to it: "
+            "wrap the environment with finite bounds"
+        )
+
+
+def find_mask(observation: Any, info: Mapping[str, Any]) -> np.ndarray | None:
+    """`[A_i]` bool, an agent's legal actions: in its observation, else in its info; None where there are none."""
+    found = observation.get(ACTION_MASK) if isinstance(observation, Mapping) else None
+    found = info.get(ACTION_MASK) if found is None else found
+    return None if found is None else np.asarray(found, dtype=bool).ravel()
