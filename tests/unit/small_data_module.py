@@ -23,7 +23,8 @@ def _many_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def hold_out(monkeypatch: pytest.MonkeyPatch, fraction: float) -> None:
     """Holds out another share than real datasets do, which are larger."""
-    monkeypatch.setattr("data_modules.episodes.is_heldout", partial(is_heldout, fraction=fraction))
+    for module in ("windows", "shards"):
+        monkeypatch.setattr(f"data_modules.{module}.is_heldout", partial(is_heldout, fraction=fraction))
 
 
 def make_data(path: Path, window: Window, batch: int = 16, **options: Any) -> EpisodeDataModule:
