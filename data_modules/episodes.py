@@ -15,10 +15,11 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from data_modules.agreement import together
 from data_modules.block_order import BlockOrder, Partition
 from data_modules.manifest import DatasetManifest, read_manifest
 from data_modules.order import WindowOrder
-from data_modules.streaming import StreamedBatches, StreamPlan, choose_heldout_shards, fits_in_memory, plan_stream
+from data_modules.streaming import StreamedBatches, StreamPlan, choose_heldout_shards, plan_stream
 from data_modules.windows import EpisodeTable, WindowIndex, gather_windows, load_heldout, load_table, split_windows
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.errors import UserError
@@ -72,7 +73,7 @@ class EpisodeDataModule(LightningDataModule):
         self.train_on_padded_tails = train_on_padded_tails
         self.num_workers = num_workers
         self.partition = partition
-        self._plan = _plan(self.manifest, memory_mb, partition)
+        self._plan = plan_stream(self.manifest, memory_mb, partition)
         self._table: EpisodeTable | None = None
         self._training: WindowIndex | None = None
         self._heldout: tuple[EpisodeTable, WindowIndex] | None = None
@@ -163,17 +164,22 @@ class EpisodeDataModule(LightningDataModule):
         """Whether batches are put into page-locked memory, from which a GPU copies while it computes."""
         return self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
 
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
     def training_batches(self) -> Iterator[EpisodeBatch]:
         """This rank's batches from the trainer's step on, without end."""
         if self._plan is not None:
             blocks, gather = self._block_order(self._plan), self._gather
             streamed = StreamedBatches(self._plan, blocks, self.seed, self.batches_seen, gather, self.num_workers)
-            return (batch.pin_memory() for batch in streamed) if self.pin_memory else iter(streamed)
+            batches = together(iter(streamed), self._device)
+            return (batch.pin_memory() for batch in batches) if self.pin_memory else batches
         assert self._training is not None
         order = WindowOrder(self.seed, len(self._training), self.global_batch_size)
         windows = partial(order.windows, rank=self.rank, world_size=self.world_size)
-        batches = TrainingBatches(windows, self._gather_numbered(self.table, self._training), self.batches_seen)
-        return iter(DataLoader(batches, batch_size=None, num_workers=self.num_workers, pin_memory=self.pin_memory))
+        held = TrainingBatches(windows, self._gather_numbered(self.table, self._training), self.batches_seen)
+        return iter(DataLoader(held, batch_size=None, num_workers=self.num_workers, pin_memory=self.pin_memory))
 
     def heldout_batches(self) -> Iterator[EpisodeBatch]:
         """This rank's slices of the held-out batches."""
@@ -271,15 +277,6 @@ def _gather_numbered(
     table: EpisodeTable, index: WindowIndex, window: Window, train_on_padded_tails: bool, windows: Tensor
 ) -> EpisodeBatch:
     return gather_windows(table, *index.locate(windows), window, train_on_padded_tails)
-
-
-def _plan(manifest: DatasetManifest, memory_mb: float | None, partition: Partition) -> StreamPlan | None:
-    """How a dataset is streamed; None where it is held in memory."""
-    if partition == "shards" and memory_mb is None:
-        raise UserError("data.partition=shards streams blocks of shards: give data.memory_mb a number")
-    if memory_mb is None or (partition == "windows" and fits_in_memory(manifest, memory_mb)):
-        return None
-    return plan_stream(manifest, memory_mb)
 
 
 def _load(manifest: DatasetManifest) -> EpisodeTable:

@@ -11,7 +11,7 @@ from threading import Event
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from data_modules.block_order import Block, BlockOrder, ShardSize, shard_order, window_order_in_block
+from data_modules.block_order import Block, BlockOrder, Partition, ShardSize, shard_order, window_order_in_block
 from data_modules.manifest import DatasetManifest
 from data_modules.shards import ShardEntry
 from data_modules.windows import EpisodeTable, WindowIndex, load_table, memory_of, split_windows
@@ -42,17 +42,21 @@ class StreamPlan:
     block_bytes: int
 
 
-def fits_in_memory(manifest: DatasetManifest, memory_mb: float) -> bool:
-    """Whether a dataset may be held in memory as a whole."""
-    return sum(memory_of(manifest, shard) for shard in manifest.shards) <= memory_mb * 1e6
-
-
-def plan_stream(manifest: DatasetManifest, memory_mb: float) -> StreamPlan:
+def plan_stream(manifest: DatasetManifest, memory_mb: float | None, partition: Partition) -> StreamPlan | None:
     """Blocks such that all that are alive at once take no more than `memory_mb` (10^6 bytes).
 
+    Returns:
+        None where the dataset is held in memory: where it fits, or `memory_mb` is None.
+
     Raises:
-        UserError: no block holds the largest shard; the message says what would.
+        UserError: no block holds the largest shard, and the message says what would; or nothing says how large blocks
+            may be.
     """
+    if partition == "shards" and memory_mb is None:
+        raise UserError("data.partition=shards streams blocks of shards: give data.memory_mb a number")
+    whole = sum(memory_of(manifest, shard) for shard in manifest.shards)
+    if memory_mb is None or (partition == "windows" and whole <= memory_mb * 1e6):
+        return None
     shards = tuple(shard for shard in manifest.shards if shard.n_training_windows)
     sizes = tuple(ShardSize(shard.n_training_windows, memory_of(manifest, shard)) for shard in shards)
     if not shards:

@@ -2,9 +2,11 @@
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.accelerators import Accelerator, CPUAccelerator
 from small_dataset import build, make_episodes
 
@@ -49,3 +51,4 @@ class FakeTrainer:
         self.global_rank, self.world_size, self.global_step = rank, world_size, global_step
         self.accumulate_grad_batches, self.overfit_batches = 1, 0
         self.accelerator = accelerator or CPUAccelerator()
+        self.strategy = SimpleNamespace(root_device=torch.device("cpu"))
