@@ -1,13 +1,10 @@
-"""The LightningDataModule: windows of offline episodes, held in memory.
-
-Every rank holds its own copy of the dataset; a dataset larger than memory needs streaming by blocks of shards, for
-which this leaves room: order and gathering know nothing of where a block comes from.
-"""
+"""The LightningDataModule: windows of offline episodes, held in memory or streamed in blocks of shards."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -18,9 +15,12 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from data_modules.agreement import together
+from data_modules.block_order import BlockOrder, Partition
 from data_modules.manifest import DatasetManifest, read_manifest
-from data_modules.order import WindowOrder, is_heldout
-from data_modules.windows import EpisodeTable, WindowIndex, gather_windows, load_table
+from data_modules.order import WindowOrder
+from data_modules.streaming import StreamedBatches, StreamPlan, choose_heldout_shards, plan_stream
+from data_modules.windows import EpisodeTable, WindowIndex, gather_windows, load_heldout, load_table, split_windows
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.errors import UserError
 from dof_lightning.spec import DatasetSpec
@@ -33,6 +33,8 @@ class EpisodeDataModule(LightningDataModule):
     the batches the uninterrupted one would have seen, on any number of ranks. Held-out episodes are a fixed share
     chosen by a hash of their id; they are never trained on.
 
+    A dataset of up to `memory_mb` is held in memory by every rank; a larger one is streamed (see `BlockOrder`).
+
     Args:
         path: the dataset's folder or address.
         window: the rows an algorithm wants to see.
@@ -40,10 +42,14 @@ class EpisodeDataModule(LightningDataModule):
         seed: of the order of windows.
         heldout_windows: at most so many windows, evenly spread, are evaluated.
         train_on_padded_tails: whether `diffusion_mask` includes rows behind an episode's end.
-        num_workers: processes that gather batches; 0 is fastest unless the training step leaves cores idle.
+        num_workers: processes that gather batches, or read blocks where the dataset is streamed; 0 is fastest unless
+            the training step leaves cores idle.
+        memory_mb: what the episodes of a rank may take, in 10^6 bytes; None: all are held in memory.
+        partition: `windows`: ranks take slices of the same windows; `shards`: each rank streams shards of its own.
 
     Raises:
-        UserError: the dataset is missing or damaged (see `read_manifest`), or the batch size does not fit.
+        UserError: the dataset is missing or damaged (see `read_manifest`), or the batch size, the memory or the
+            partition does not fit.
     """
 
     def __init__(
@@ -55,6 +61,8 @@ class EpisodeDataModule(LightningDataModule):
         heldout_windows: int = 4096,
         train_on_padded_tails: bool = False,
         num_workers: int = 0,
+        memory_mb: float | None = None,
+        partition: Partition = "windows",
     ) -> None:
         super().__init__()
         self.manifest: DatasetManifest = read_manifest(path)
@@ -64,7 +72,11 @@ class EpisodeDataModule(LightningDataModule):
         self.heldout_windows = heldout_windows
         self.train_on_padded_tails = train_on_padded_tails
         self.num_workers = num_workers
+        self.partition = partition
+        self._plan = plan_stream(self.manifest, memory_mb, partition)
         self._table: EpisodeTable | None = None
+        self._training: WindowIndex | None = None
+        self._heldout: tuple[EpisodeTable, WindowIndex] | None = None
 
     @property
     def spec(self) -> DatasetSpec:
@@ -79,11 +91,21 @@ class EpisodeDataModule(LightningDataModule):
         return self._table
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the dataset unless that is done (Lightning hook)."""
+        """Reads what is held in memory unless that is done (Lightning hook).
+
+        Raises:
+            UserError: a shard is damaged, nothing is left to train on, or batch size and ranks do not fit.
+        """
         self._check_batch_size()
-        held_out = is_heldout(self.table.episode_id)
-        self._training = WindowIndex(self.table, (~held_out).nonzero()[:, 0])
-        self._heldout = WindowIndex(self.table, held_out.nonzero()[:, 0])
+        if self._plan is not None:
+            self._block_order(self._plan)
+            if self._heldout is None:
+                shards = choose_heldout_shards(self.manifest, self.heldout_windows)
+                held_out = load_heldout(self.manifest, shards)
+                self._heldout = None if held_out is None else (held_out, split_windows(held_out)[1])
+            return
+        self._training, held_out_windows = split_windows(self.table)
+        self._heldout = self.table, held_out_windows
         if len(self._training) == 0:
             raise UserError(
                 f"{self.manifest.location}: every episode is held out; collect more of them (data.episodes)"
@@ -92,7 +114,24 @@ class EpisodeDataModule(LightningDataModule):
     @property
     def n_training_windows(self) -> int:
         """Windows of an epoch."""
-        return len(self._training)
+        return self.manifest.n_training_windows if self._training is None else len(self._training)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: what the order of windows depends on beside configuration and step."""
+        return {"order": self._describe_order()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuses to go on in another order (Lightning hook).
+
+        Raises:
+            UserError: windows would be seen twice, or not at all.
+        """
+        before, now = state_dict["order"], self._describe_order()
+        if before != now:
+            raise UserError(
+                f"the order of windows would change, from {before} to {now}; set data.memory_mb, data.partition and "
+                "trainer.devices as they were, or start afresh with another run_dir="
+            )
 
     def train_dataloader(self) -> "TrainingLoader":
         """Endless batches from the trainer's step on (Lightning hook)."""
@@ -125,17 +164,29 @@ class EpisodeDataModule(LightningDataModule):
         """Whether batches are put into page-locked memory, from which a GPU copies while it computes."""
         return self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
 
-    def training_batches(self) -> "TrainingBatches":
-        """This rank's batches from the trainer's step on."""
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def training_batches(self) -> Iterator[EpisodeBatch]:
+        """This rank's batches from the trainer's step on, without end."""
+        if self._plan is not None:
+            blocks, gather = self._block_order(self._plan), self._gather
+            streamed = StreamedBatches(self._plan, blocks, self.seed, self.batches_seen, gather, self.num_workers)
+            batches = together(iter(streamed), self._device)
+            return (batch.pin_memory() for batch in batches) if self.pin_memory else batches
+        assert self._training is not None
         order = WindowOrder(self.seed, len(self._training), self.global_batch_size)
         windows = partial(order.windows, rank=self.rank, world_size=self.world_size)
-        return TrainingBatches(windows, self._gather(self._training), self.batches_seen)
+        held = TrainingBatches(windows, self._gather_numbered(self.table, self._training), self.batches_seen)
+        return iter(DataLoader(held, batch_size=None, num_workers=self.num_workers, pin_memory=self.pin_memory))
 
     def heldout_batches(self) -> Iterator[EpisodeBatch]:
         """This rank's slices of the held-out batches."""
-        gather = self._gather(self._heldout)
-        for windows in torch.split(self._heldout_sample(), self.global_batch_size):
-            yield gather(windows.chunk(self.world_size)[self.rank])
+        if self._heldout is not None:
+            gather = self._gather_numbered(*self._heldout)
+            for windows in torch.split(self._heldout_sample(), self.global_batch_size):
+                yield gather(windows.chunk(self.world_size)[self.rank])
 
     def n_heldout_batches(self) -> int:
         """How many batches `heldout_batches` has, the same on every rank."""
@@ -143,12 +194,28 @@ class EpisodeDataModule(LightningDataModule):
 
     def _heldout_sample(self) -> Tensor:
         """Evenly spread held-out windows, a multiple of the number of ranks."""
-        n_windows = min(self.heldout_windows, len(self._heldout))
+        available = 0 if self._heldout is None else len(self._heldout[1])
+        n_windows = min(self.heldout_windows, available)
         n_windows -= n_windows % self.world_size
-        return torch.arange(n_windows) * len(self._heldout) // max(n_windows, 1)
+        return torch.arange(n_windows) * available // max(n_windows, 1)
 
-    def _gather(self, index: WindowIndex) -> Callable[[Tensor], EpisodeBatch]:
-        return partial(_gather_numbered, self.table, index, self.window, self.train_on_padded_tails)
+    def _block_order(self, plan: StreamPlan) -> BlockOrder:
+        return BlockOrder.of_rank(
+            *(self.seed, plan.sizes, plan.block_bytes, self.global_batch_size),
+            *(self.partition, self.rank, self.world_size),
+        )
+
+    def _describe_order(self) -> str:
+        if self._plan is None:
+            return "in memory"
+        streamed = f"streamed in blocks of {self._plan.block_bytes} bytes"
+        return streamed if self.partition == "windows" else f"{streamed}, shards shared out to {self.world_size} ranks"
+
+    def _gather(self, table: EpisodeTable, places: Tensor, t: Tensor) -> EpisodeBatch:
+        return gather_windows(table, places, t, self.window, self.train_on_padded_tails)
+
+    def _gather_numbered(self, table: EpisodeTable, index: WindowIndex) -> Callable[[Tensor], EpisodeBatch]:
+        return partial(_gather_numbered, table, index, self.window, self.train_on_padded_tails)
 
     def _check_batch_size(self) -> None:
         size, ranks = self.global_batch_size, self.world_size
@@ -166,9 +233,7 @@ class TrainingLoader:
 
     def __iter__(self) -> Iterator[EpisodeBatch]:
         """Endless."""
-        workers, pin_memory = self._data.num_workers, self._data.pin_memory
-        batches = self._data.training_batches()
-        return iter(DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin_memory))
+        return self._data.training_batches()
 
 
 class HeldoutLoader:

@@ -59,6 +59,11 @@ class DatasetManifest:
         return self.n_steps
 
     @property
+    def n_training_windows(self) -> int:
+        """One for each step of the episodes that are not held out."""
+        return sum(shard.n_training_windows for shard in self.shards)
+
+    @property
     def n_bytes(self) -> int:
         """Size of all shards."""
         return sum(shard.n_bytes for shard in self.shards)

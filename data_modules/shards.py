@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import fsspec
 import numpy as np
+import torch
 
 os.environ["WDS_SECURE"] = "1"  # read once, when webdataset is imported
 
@@ -22,6 +23,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from webdataset.writer import ShardWriter
 
 from data_modules.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, EpisodeRows
+from data_modules.order import is_heldout
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 
@@ -51,6 +53,7 @@ class ShardEntry:
         name: file name within the dataset's folder.
         n_episodes: episodes it holds.
         n_steps: environment steps it holds.
+        n_training_windows: one for each step of the episodes that are not held out.
         n_bytes: size of the file.
         sha256: of the file, hexadecimal.
     """
@@ -58,6 +61,7 @@ class ShardEntry:
     name: str
     n_episodes: int
     n_steps: int
+    n_training_windows: int
     n_bytes: int
     sha256: str
 
@@ -99,11 +103,11 @@ def write_shards(
     """
     members: dict[str, Member] = {}
     files: list[_HashedFile] = []
-    counts: list[tuple[int, int]] = []
+    counts: list[tuple[int, int, int]] = []
 
     def open_file(name: str) -> _HashedFile:
         files.append(_HashedFile(Path(name)))
-        counts.append((0, 0))
+        counts.append((0, 0, 0))
         return files[-1]
 
     writer = ShardWriter(
@@ -125,7 +129,9 @@ def write_shards(
             arrays = {name: _cast(array, members[name]) for name, array in rows.arrays().items()}
             _check_sample(arrays, members)
             writer.write({"__key__": f"{number:06d}"} | {f"{name}.npy": array for name, array in arrays.items()})
-            counts[-1] = (counts[-1][0] + rows.n_episodes, counts[-1][1] + rows.n_steps)
+            n_episodes, n_steps, n_windows = counts[-1]
+            n_windows += _count_training_windows(rows)
+            counts[-1] = (n_episodes + rows.n_episodes, n_steps + rows.n_steps, n_windows)
     return members, tuple(
         ShardEntry(file.path.name, *count, file.n_bytes, file.sha256.hexdigest())
         for file, count in zip(files, counts, strict=True)
@@ -201,6 +207,10 @@ class _HashedFile(io.RawIOBase):
     def finish(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _count_training_windows(rows: EpisodeRows) -> int:
+    return int(rows.length[~is_heldout(torch.from_numpy(rows.episode_id)).numpy()].sum())
 
 
 def _member_of(array: np.ndarray) -> Member:

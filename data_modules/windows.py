@@ -1,16 +1,21 @@
 """Episodes in memory, and windows gathered from them by index."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data_modules.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, returns_to_go
+from data_modules.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, EpisodeRows, returns_to_go
 from data_modules.manifest import DatasetManifest
-from data_modules.shards import ShardEntry, read_shard
+from data_modules.order import is_heldout
+from data_modules.shards import Member, ShardEntry, read_shard
 from dof_lightning.batch import EpisodeBatch, Window
+
+_EPISODE_BYTES = 40  # a row of `EpisodeTable.episodes`, and where the episode's windows begin
+_WINDOW_BYTES = 12  # a window's episode, and its place in the permutation
 
 
 @dataclass(frozen=True)
@@ -73,32 +78,67 @@ class WindowIndex:
         return places, windows - self._start.index_select(0, places)
 
 
-def load_table(manifest: DatasetManifest, on_shard: Callable[[ShardEntry], None] = lambda shard: None) -> EpisodeTable:
-    """Reads every shard once into arrays of the final size; agents that are not learned are skipped.
+def split_windows(table: EpisodeTable) -> tuple[WindowIndex, WindowIndex]:
+    """Training windows, and those of held-out episodes."""
+    held_out = is_heldout(table.episode_id)
+    training, evaluated = (WindowIndex(table, chosen.nonzero()[:, 0]) for chosen in (~held_out, held_out))
+    return training, evaluated
+
+
+def load_table(
+    manifest: DatasetManifest,
+    shards: Sequence[ShardEntry] | None = None,
+    on_shard: Callable[[ShardEntry], None] = lambda shard: None,
+    shared: bool = False,
+) -> EpisodeTable:
+    """Reads shards once into arrays of the final size; agents that are not learned are skipped.
 
     Args:
         manifest: the dataset.
-        on_shard: called after each shard, for progress.
+        shards: which of it, None: all.
+        on_shard: called after each shard, for progress; what it raises ends the reading.
+        shared: use memory that other processes can be handed without a copy.
 
     Raises:
         UserError: a shard is damaged (see `read_shard`).
     """
-    members = {name: member for name, member in manifest.members.items() if not name.startswith("extra_")}
-    n_episodes, n_steps = manifest.n_episodes, manifest.n_steps
-    sizes = dict.fromkeys(EPISODE_ARRAYS, n_episodes) | dict.fromkeys(STEP_ARRAYS, n_steps)
-    sizes |= dict.fromkeys(ROW_ARRAYS, n_steps + n_episodes)
-    arrays = {name: np.empty((sizes[name], *member.shape), member.dtype) for name, member in members.items()}
-    arrays["outcomes"] = np.empty((*arrays.pop("rewards").shape, 2), np.float32)
+    shards = manifest.shards if shards is None else shards
+    members = _learned(manifest.members)
+    sizes = (sum(shard.n_episodes for shard in shards), sum(shard.n_steps for shard in shards))
+    arrays = {name: _allocate(shape, dtype, shared) for name, (shape, dtype) in _table_shapes(members, *sizes).items()}
     filled = dict.fromkeys(arrays, 0)
-    for shard in manifest.shards:
+    for shard in shards:
         for rows in read_shard(manifest.url(shard), members, shard):
-            returns = returns_to_go(rows.rewards, rows.length, manifest.spec.discount)
-            blocks = rows.arrays() | {"outcomes": np.stack((rows.rewards, returns), axis=-1)}
-            for name, array in arrays.items():
-                array[filled[name] : filled[name] + len(blocks[name])] = blocks[name]
-                filled[name] += len(blocks[name])
+            for name, values in _table_arrays(rows, manifest.spec.discount).items():
+                arrays[name].numpy()[filled[name] : filled[name] + len(values)] = values
+                filled[name] += len(values)
         on_shard(shard)
-    return _as_table({name: torch.from_numpy(array) for name, array in arrays.items()})
+    return _as_table(arrays)
+
+
+def load_heldout(manifest: DatasetManifest, shards: Iterable[ShardEntry]) -> EpisodeTable | None:
+    """The held-out episodes of some shards; None where there are none.
+
+    Raises:
+        UserError: a shard is damaged (see `read_shard`).
+    """
+    members = _learned(manifest.members)
+    found: list[dict[str, np.ndarray]] = []
+    for shard in shards:
+        for rows in read_shard(manifest.url(shard), members, shard):
+            chosen = np.flatnonzero(is_heldout(torch.from_numpy(rows.episode_id)).numpy())
+            if len(chosen):
+                found.append(_table_arrays(rows.select(chosen), manifest.spec.discount))
+    if not found:
+        return None
+    return _as_table({name: torch.from_numpy(np.concatenate([part[name] for part in found])) for name in found[0]})
+
+
+def memory_of(manifest: DatasetManifest, shard: ShardEntry) -> int:
+    """Bytes that a shard's episodes take in a table, with the numbers of its windows and their permutation."""
+    shapes = _table_shapes(_learned(manifest.members), shard.n_episodes, shard.n_steps)
+    arrays = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values())
+    return arrays + _EPISODE_BYTES * shard.n_episodes + _WINDOW_BYTES * shard.n_steps
 
 
 def gather_windows(
@@ -153,6 +193,34 @@ def _per_agent(array: Tensor, rows: Tensor) -> Tensor:
     n_agents = array.shape[1]
     index = rows[:, None] * n_agents + torch.arange(n_agents)[:, None]
     return array.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, *array.shape[2:])
+
+
+def _learned(members: Mapping[str, Member]) -> dict[str, Member]:
+    return {name: member for name, member in members.items() if not name.startswith("extra_")}
+
+
+def _table_shapes(
+    members: Mapping[str, Member], n_episodes: int, n_steps: int
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shapes and types of a table's arrays, by name."""
+    sizes = dict.fromkeys(EPISODE_ARRAYS, n_episodes) | dict.fromkeys(STEP_ARRAYS, n_steps)
+    sizes |= dict.fromkeys(ROW_ARRAYS, n_steps + n_episodes)
+    shapes = {name: ((sizes[name], *member.shape), np.dtype(member.dtype)) for name, member in members.items()}
+    shapes["outcomes"] = ((*shapes.pop("rewards")[0], 2), np.dtype(np.float32))
+    return shapes
+
+
+def _table_arrays(rows: EpisodeRows, discount: float) -> dict[str, np.ndarray]:
+    arrays = rows.arrays()
+    rewards = arrays.pop("rewards")
+    return arrays | {"outcomes": np.stack((rewards, returns_to_go(rewards, rows.length, discount)), axis=-1)}
+
+
+def _allocate(shape: tuple[int, ...], dtype: np.dtype, shared: bool) -> Tensor:
+    if not shared:
+        return torch.from_numpy(np.empty(shape, dtype))
+    tensor = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype)
+    return tensor.share_memory_()  # type: ignore[no-untyped-call]
 
 
 def _as_table(arrays: dict[str, Tensor]) -> EpisodeTable:

@@ -1,6 +1,6 @@
 """The only thing a loader hands to an algorithm, and how many rows of an episode it holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -84,3 +84,13 @@ class EpisodeBatch:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         changed: dict[str, Any] = {name: function(v) for name, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **changed)
+
+
+def concatenate(batches: Sequence[EpisodeBatch]) -> EpisodeBatch:
+    """Several batches of the same window as one."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    names = [field.name for field in fields(first) if isinstance(getattr(first, field.name), Tensor)]
+    joined: dict[str, Any] = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
+    return replace(first, **joined)

@@ -125,8 +125,9 @@ def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: Dat
     if difference is None and checkpoint.spec.fingerprint != spec.fingerprint:
         there, here = checkpoint.spec, spec
         difference = f"dataset is {there.name} ({there.fingerprint}) there, {here.name} ({here.fingerprint}) here"
-    # The loader starts at steps x batches a step, so both must stay.
-    for group, key in (("data", "global_batch_size"), ("trainer", "accumulate_grad_batches")):
+    # The loader starts at steps x batches a step, in an order that depends on how it is streamed: all must stay.
+    data = [("data", key) for key in ("global_batch_size", "memory_mb", "partition")]
+    for group, key in (*data, ("trainer", "accumulate_grad_batches")):
         if difference is None:
             found = first_difference(config[group], checkpoint.config[group], (key,))
             difference = found and f"{group}.{found}"

@@ -46,6 +46,12 @@ def _only_line(code: int, printed: str) -> str:
         ((*SMALL, "trainer.max_steps=0"), ("trainer.max_steps", "at least 1")),
         ((*SMALL, "data.global_batch_size=2.5"), ("data.global_batch_size", "integer")),
         ((*SMALL, "data.global_batch_size=0"), ("data.global_batch_size", "at least 1")),
+        ((*SMALL, "data.memory_mb=1"), ("shard-000000.tar", "too large", "use data.memory_mb=5 or more")),
+        ((*SMALL, "data.partition=rows"), ("data.partition", "windows or shards", "rows")),
+        (
+            (*SMALL, "data.partition=shards", "data.memory_mb=null"),
+            ("data.partition=shards", "data.memory_mb a number"),
+        ),
         ((*SMALL, "rollout.every_n_steps=0"), ("rollout.every_n_steps", "at least 1")),
         ((*SMALL, "seed"), ("seed", "key=value")),
         ((*SMALL, "seed=-1"), ("seed", "at least 0", "-1")),
@@ -116,6 +122,8 @@ def test_train_py_and_sweeps_answer_in_one_line(workplace: Workplace) -> None:
         ("seed=1", ("seed is 0 there, 1 here",)),
         ("data.episodes=300", ("dataset is mpe_spread_random",)),
         ("data.global_batch_size=32", ("data.global_batch_size is 64 there, 32 here",)),
+        ("data.memory_mb=1000", ("data.memory_mb is 2000 there, 1000 here",)),
+        ("data.partition=shards", ("data.partition is 'windows' there, 'shards' here",)),
         ("trainer.accumulate_grad_batches=2", ("trainer.accumulate_grad_batches is 1 there, 2 here",)),
     ],
 )

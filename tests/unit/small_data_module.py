@@ -2,9 +2,11 @@
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.accelerators import Accelerator, CPUAccelerator
 from small_dataset import build, make_episodes
 
@@ -23,7 +25,8 @@ def _many_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def hold_out(monkeypatch: pytest.MonkeyPatch, fraction: float) -> None:
     """Holds out another share than real datasets do, which are larger."""
-    monkeypatch.setattr("data_modules.episodes.is_heldout", partial(is_heldout, fraction=fraction))
+    for module in ("windows", "shards"):
+        monkeypatch.setattr(f"data_modules.{module}.is_heldout", partial(is_heldout, fraction=fraction))
 
 
 def make_data(path: Path, window: Window, batch: int = 16, **options: Any) -> EpisodeDataModule:
@@ -48,3 +51,4 @@ class FakeTrainer:
         self.global_rank, self.world_size, self.global_step = rank, world_size, global_step
         self.accumulate_grad_batches, self.overfit_batches = 1, 0
         self.accelerator = accelerator or CPUAccelerator()
+        self.strategy = SimpleNamespace(root_device=torch.device("cpu"))

@@ -8,9 +8,11 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from small_data_module import _many_are_held_out, hold_out, keys, make_data
+from small_stream import build_shards, memory_for
 from torch import Tensor, nn
 
 from dof_lightning.batch import EpisodeBatch, Window
+from dof_lightning.errors import UserError
 
 __all__ = ["_many_are_held_out"]
 
@@ -48,22 +50,38 @@ def trainer(folder: Path, max_steps: int, **options: Any) -> Trainer:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(("num_workers", "accumulate"), [(0, 1), (0, 3), (2, 1)])
-def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(tmp_path: Path, num_workers: int, accumulate: int) -> None:
+def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(
+    tmp_path: Path, num_workers: int, accumulate: int, streamed: bool
+) -> None:
     options = {"accumulate_grad_batches": accumulate}
     whole = Recorder()
-    data = make_data(tmp_path / "toy", Window(0, 1))
+    build_shards(tmp_path / "toy")
+    memory_mb = memory_for(tmp_path / "toy") if streamed else None
+    data = make_data(tmp_path / "toy", Window(0, 1), memory_mb=memory_mb)
+    assert ("streamed" in data.state_dict()["order"]) is streamed
     trainer(tmp_path / "whole", 32, **options).fit(whole, datamodule=data)
     assert len(whole.seen) == 32 * accumulate
 
-    data = make_data(tmp_path / "toy", Window(0, 1), num_workers=num_workers)
+    data = make_data(tmp_path / "toy", Window(0, 1), num_workers=num_workers, memory_mb=memory_mb)
     trainer(tmp_path / "cut", 17, **options).fit(Recorder(), datamodule=data)
     for step in (7, 14):
         resumed = Recorder()
-        data = make_data(tmp_path / "toy", Window(0, 1), num_workers=num_workers)
+        data = make_data(tmp_path / "toy", Window(0, 1), num_workers=num_workers, memory_mb=memory_mb)
         checkpoint = tmp_path / "cut" / "checkpoints" / f"step={step}.ckpt"
         trainer(tmp_path / f"from_{step}", 32, **options).fit(resumed, datamodule=data, ckpt_path=checkpoint)
         assert resumed.seen == whole.seen[step * accumulate :]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_another_order_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    build_shards(tmp_path / "toy")
+    trainer(tmp_path, 7).fit(Recorder(), datamodule=make_data(tmp_path / "toy", Window(0, 1)))
+    module, data = Recorder(), make_data(tmp_path / "toy", Window(0, 1), memory_mb=memory_for(tmp_path / "toy"))
+    with pytest.raises(UserError, match=r"the order of windows would change, from in memory to streamed"):
+        trainer(tmp_path, 9).fit(module, datamodule=data, ckpt_path=tmp_path / "checkpoints" / "step=7.ckpt")
+    assert module.seen == []
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,236 @@
+"""The order of windows of a dataset that is streamed: pure functions of integers, as in `order`.
+
+Per epoch the shards are permuted and cut into blocks, as many shards as fit; the windows of a block are permuted. So
+windows come as one endless stream, epoch after epoch, block after block, and where a step stands in it is arithmetic:
+it takes the number of training windows of each shard, which the manifest knows, and no reading.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, count
+from typing import Literal, NamedTuple, Self, get_args
+
+import torch
+from torch import Tensor
+
+from dof_lightning.errors import UserError
+from dof_lightning.seeding import make_generator
+
+Partition = Literal["windows", "shards"]
+
+
+class ShardSize(NamedTuple):
+    """What the order has to know of a shard.
+
+    Attributes:
+        n_windows: training windows, at least 1.
+        n_bytes: what it takes in memory.
+    """
+
+    n_windows: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """Shards whose windows are shuffled together.
+
+    Attributes:
+        epoch: which permutation of the shards it is of.
+        number: its place in the epoch.
+        shards: which ones, in this order.
+        n_windows: training windows of all of them.
+    """
+
+    epoch: int
+    number: int
+    shards: tuple[int, ...]
+    n_windows: int
+
+
+class Piece(NamedTuple):
+    """Consecutive places of a block's permutation.
+
+    Attributes:
+        block: whose.
+        first: the first place.
+        size: how many.
+    """
+
+    block: Block
+    first: int
+    size: int
+
+
+def shard_order(seed: int, epoch: int, n_shards: int) -> list[int]:
+    """The permutation of an epoch's shards."""
+    return torch.randperm(n_shards, generator=make_generator(seed, "shard order", epoch)).tolist()
+
+
+def window_order_in_block(seed: int, block: Block) -> Tensor:
+    """The permutation of a block's windows: `[n_windows]` int64."""
+    generator = make_generator(seed, "window order", block.epoch, block.number)
+    return torch.randperm(block.n_windows, generator=generator)
+
+
+class BlockStream:
+    """Blocks of shards, epoch after epoch without end.
+
+    Args:
+        seed: the run's seed.
+        shards: all that have training windows.
+        block_bytes: no block takes more.
+        part: the stream is of every `n_parts`-th shard of an epoch's permutation, from this one on.
+        n_parts: streams that share the shards of an epoch.
+
+    Raises:
+        ValueError: a shard takes more than a block may, or there are fewer shards than parts.
+    """
+
+    def __init__(
+        self, seed: int, shards: Sequence[ShardSize], block_bytes: int, part: int = 0, n_parts: int = 1
+    ) -> None:
+        if len(shards) < n_parts or max(shard.n_bytes for shard in shards) > block_bytes:
+            raise ValueError(f"{len(shards)} shards do not go into {n_parts} parts of {block_bytes} bytes a block")
+        self._seed = seed
+        self._shards = tuple(shards)
+        self._block_bytes = block_bytes
+        self._part = part
+        self._n_parts = n_parts
+        self._epochs: dict[int, tuple[tuple[Block, ...], list[int]]] = {}
+        self._epoch_starts = [0]
+
+    def blocks(self, epoch: int) -> tuple[Block, ...]:
+        """The blocks of an epoch in order."""
+        return self._epoch(epoch)[0]
+
+    def blocks_from(self, place: int) -> Iterator[Block]:
+        """The block that holds a place of the stream, and all after it."""
+        block = self.pieces(place, 1)[0].block
+        yield from self.blocks(block.epoch)[block.number :]
+        for epoch in count(block.epoch + 1):
+            yield from self.blocks(epoch)
+
+    def pieces(self, place: int, size: int) -> list[Piece]:
+        """Where `size` windows from a place of the stream on are found, in order."""
+        epoch, offset = self._find_epoch(place)
+        blocks, starts = self._epoch(epoch)
+        number = bisect_right(starts, offset) - 1
+        offset -= starts[number]
+        found = []
+        while size > 0:
+            if number == len(blocks):
+                epoch, number = epoch + 1, 0
+                blocks = self.blocks(epoch)
+            block = blocks[number]
+            found.append(Piece(block, offset, min(size, block.n_windows - offset)))
+            size -= found[-1].size
+            number, offset = number + 1, 0
+        return found
+
+    def _find_epoch(self, place: int) -> tuple[int, int]:
+        """The epoch of a place, and how many windows of that epoch come before it."""
+        starts = self._epoch_starts
+        while starts[-1] <= place:
+            starts.append(starts[-1] + self._count_windows(len(starts) - 1))
+        epoch = bisect_right(starts, place) - 1
+        return epoch, place - starts[epoch]
+
+    def _count_windows(self, epoch: int) -> int:
+        if self._n_parts == 1:
+            return sum(shard.n_windows for shard in self._shards)
+        return sum(self._shards[shard].n_windows for shard in self._shards_of(epoch))
+
+    def _shards_of(self, epoch: int) -> list[int]:
+        return shard_order(self._seed, epoch, len(self._shards))[self._part :: self._n_parts]
+
+    def _epoch(self, epoch: int) -> tuple[tuple[Block, ...], list[int]]:
+        """An epoch's blocks, and how many windows come before each."""
+        if epoch not in self._epochs:
+            self._epochs = {known: blocks for known, blocks in self._epochs.items() if known == epoch - 1}
+            blocks = self._pack(epoch)
+            self._epochs[epoch] = blocks, list(accumulate((b.n_windows for b in blocks[:-1]), initial=0))
+        return self._epochs[epoch]
+
+    def _pack(self, epoch: int) -> tuple[Block, ...]:
+        groups: list[list[int]] = [[]]
+        free = self._block_bytes
+        for shard in self._shards_of(epoch):
+            if self._shards[shard].n_bytes > free:
+                groups.append([])
+                free = self._block_bytes
+            groups[-1].append(shard)
+            free -= self._shards[shard].n_bytes
+        return tuple(
+            Block(epoch, number, tuple(group), sum(self._shards[shard].n_windows for shard in group))
+            for number, group in enumerate(groups)
+        )
+
+
+class BlockOrder:
+    """The windows of every step of one rank.
+
+    * `windows`: step s takes the `global_batch_size` places from `s * global_batch_size` on of one stream, and rank r
+      the r-th equal contiguous slice of them. The windows of a step do not depend on the number of ranks; every rank
+      reads every block.
+    * `shards`: each rank has a stream of its own, of its share of an epoch's shards. Less is read, but the windows of
+      a step depend on the number of ranks, and ranks are in their next epoch a little before or after each other.
+
+    Args:
+        stream: the stream, of all shards for `windows`, of this rank's for `shards`.
+        first: the rank's place in the stream at step 0.
+        stride: places from one step to the next.
+        size: windows this rank sees at a step.
+    """
+
+    def __init__(self, stream: BlockStream, first: int, stride: int, size: int) -> None:
+        self._stream = stream
+        self._first = first
+        self._stride = stride
+        self._size = size
+
+    @classmethod
+    def of_rank(
+        cls,
+        seed: int,
+        shards: Sequence[ShardSize],
+        block_bytes: int,
+        global_batch_size: int,
+        partition: Partition = "windows",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Self:
+        """One rank's order.
+
+        Args:
+            seed: the run's seed.
+            shards: all that have training windows.
+            block_bytes: no block takes more.
+            global_batch_size: windows of a step over all ranks, a multiple of their number.
+            partition: see above.
+            rank: of `world_size`.
+            world_size: R.
+
+        Raises:
+            UserError: unknown partition, or ranks that would have no shard.
+        """
+        size = global_batch_size // world_size
+        if partition == "windows":
+            return cls(BlockStream(seed, shards, block_bytes), rank * size, global_batch_size, size)
+        if partition != "shards":
+            raise UserError(f"data.partition={partition!r} is not one of {', '.join(get_args(Partition))}")
+        if len(shards) < world_size:
+            raise UserError(
+                f"data.partition=shards needs a shard for each of {world_size} ranks, the dataset has {len(shards)}; "
+                "use data.partition=windows or fewer devices"
+            )
+        return cls(BlockStream(seed, shards, block_bytes, rank, world_size), 0, size, size)
+
+    def pieces(self, step: int) -> list[Piece]:
+        """Where the windows of a step are found, in order."""
+        return self._stream.pieces(self._first + step * self._stride, self._size)
+
+    def blocks_from(self, step: int) -> Iterator[Block]:
+        """The block a step begins in, and all after it."""
+        return self._stream.blocks_from(self._first + step * self._stride)
