@@ -33,9 +33,13 @@ _POSITIVE = (
     "rollout.report_episodes",
     "checkpoint.every_n_steps",
     "validation.every_n_steps",
+    "distributed.timeout_seconds",
 )
 _SEVERAL_TYPES = ("trainer.devices", "trainer.precision")
-_CHOICES = {"trainer.precision": ("32-true", "bf16-mixed")}  # fused Adam and our clipping would see scaled gradients
+_CHOICES = {
+    "trainer.precision": ("32-true", "bf16-mixed"),  # fused Adam and our clipping would see scaled gradients
+    "trainer.strategy": ("auto", "ddp", "fsdp2"),
+}
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:

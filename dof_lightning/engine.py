@@ -27,7 +27,7 @@ from callbacks.provenance import Provenance
 from callbacks.throughput import peak_memory_mb
 from data_modules.manifest import DatasetManifest, read_manifest
 from dof_lightning import checkpoint as checkpoints
-from dof_lightning import configuration, console
+from dof_lightning import configuration, console, peers
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
@@ -36,6 +36,7 @@ from dof_lightning.plain import leaves
 from dof_lightning.run_folder import RunFolder, Start, find_start, is_first_process, write_atomically
 from dof_lightning.seeding import derive_seed
 from dof_lightning.spec import check_compatible
+from dof_lightning.strategies import cluster_plugins, make_strategy
 
 _NOISE_TO_USERS = (
     "The 'train_dataloader' does not have many workers",
@@ -48,6 +49,7 @@ _NOISE_TO_USERS = (
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*'Timer'",
     "Checkpoint directory .* exists and is not empty",
     "It is recommended to use `self.log.*sync_dist=True`",
+    "FSDP2-wrapped module .* returned a view tensor",  # none is changed in place
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
 )
 
@@ -103,13 +105,29 @@ def run(cfg: DictConfig) -> None:
     if is_first_process():
         start.folder.open(config)
         _show_start(screen, job)
-    try:
-        job.trainer.fit(job.algorithm, job.data, ckpt_path=start.checkpoint, weights_only=True)
-    except SIGTERMException:
-        _say_goodbye(job)
-    _leave_process_group()
+    _train(job)
     if job.trainer.is_global_zero:
         finish(job, screen, started)
+
+
+def _train(job: Run) -> None:
+    where = str(job.start.folder.path)
+    with peers.watching_parent(where):
+        try:
+            job.trainer.fit(job.algorithm, job.data, ckpt_path=job.start.checkpoint, weights_only=True)
+        except SIGTERMException:
+            _say_goodbye(job)
+        except (RuntimeError, OSError) as error:
+            if job.trainer.world_size == 1 or not peers.is_lost_peer(error):
+                raise
+            reason = f"rank {job.trainer.global_rank} has lost another rank ({_first_line(error)})"
+            sys.stderr.write(peers.farewell(reason, where))
+            sys.exit(peers.LOST_PEER_EXIT_CODE)
+        _leave_process_group()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _say_goodbye(job: Run) -> None:
@@ -183,7 +201,8 @@ def _build_trainer(
             default_root_dir=folder.path,
             callbacks=callbacks,
             logger=loggers,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *cluster_plugins()],
+            strategy=make_strategy(config["trainer"], config["distributed"]["timeout_seconds"]),
             max_epochs=-1,
             val_check_interval=validation["every_n_steps"] * batches_per_step,
             check_val_every_n_epoch=None,

@@ -30,7 +30,7 @@ _RUNS = Path("runs")
 
 # What a run may be continued with, and what of that it may not.
 _MAY_CHANGE = (
-    *("run_dir", "resume", "trust", "trainer", "callbacks", "logger", "checkpoint", "validation"),
+    *("run_dir", "resume", "trust", "trainer", "callbacks", "logger", "checkpoint", "validation", "distributed"),
     *("rollout.episodes", "rollout.every_n_steps", "data.root", "data.path", "data.num_workers"),
     *("data.heldout_windows", "data.source.root", "data.module.num_workers", "data.module.heldout_windows"),
     *(f"choices.{group}" for group in ("trainer", "callbacks", "logger", "debug", "tuned", "experiment")),

@@ -1,7 +1,7 @@
 """DoF-Policy: diffuse each agent's action given its own observation, improve it by the gradient of Q."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from dof_lightning.actors.diffusion import DiffusionActor
 from dof_lightning.algorithms.base import ParameterGroup, mean_over_ranks
 from dof_lightning.algorithms.dof import Denoised, DoFLightningModule, clip_with_way_back
-from dof_lightning.algorithms.team_critic import TeamCritic
+from dof_lightning.algorithms.team_critic import MixedCritic, TeamCritic
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
@@ -18,6 +18,7 @@ from dof_lightning.factorization.base import Factorization, ValueMixer
 from dof_lightning.networks.critic import AgentwiseCritic
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.normalization import build_normalizer
+from dof_lightning.sharding import whole
 from dof_lightning.spec import DatasetSpec
 
 Critics = Literal["none", "separate", "mixed"]
@@ -175,9 +176,10 @@ class DoFPolicy(DoFLightningModule):
 
     def policy(self) -> DiffusionActor:
         """Agents with the averaged denoisers and h, and the target critics to rank candidates."""
-        critic = self.critic.target.critic if self.critic is not None and self.candidates > 1 else None
+        target = None if self.critic is None or self.candidates == 1 else cast(MixedCritic, whole(self.critic.target))
+        critic = None if target is None else target.critic
         actor = DiffusionActor(
-            self.average_denoiser,
+            cast(MLPDenoiser, whole(self.average_denoiser)),
             self.noise_factorization,
             self.average_data_factorization,
             critic,

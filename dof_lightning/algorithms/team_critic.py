@@ -1,7 +1,7 @@
 """Twin critics of a team: separate per agent, or mixed into Q_tot; what the TD target and the Q-gradient need."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from dof_lightning.batch import EpisodeBatch
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.critic import AgentwiseCritic
 from dof_lightning.networks.ema import ema_copy, ema_update
+from dof_lightning.sharding import FsdpRole, whole
 from dof_lightning.spec import DatasetSpec
 
 
@@ -25,6 +26,8 @@ class MixedCritic(nn.Module):
         condition `[B, N, C]`, actions `[B, N, A]`, alive `[B, N]` bool or None, result `[2, B, N]`, or `[2, B, 1]`
         with a mixer
     """
+
+    fsdp_role: ClassVar[FsdpRole] = "unit"
 
     def __init__(self, critic: AgentwiseCritic, mixer: ValueMixer | None) -> None:
         super().__init__()
@@ -98,8 +101,9 @@ class TeamCritic(nn.Module):
 
     def frozen_values(self, condition: Tensor, actions: Tensor, alive: Tensor | None = None) -> Tensor:
         """min(Q1, Q2) `[B, N]` (`[B, 1]` mixed), differentiable in the actions and constant in the parameters."""
-        constants = {name: parameter.detach() for name, parameter in self.online.named_parameters()}
-        values = functional_call(self.online, constants, (condition, actions, alive))
+        online = whole(self.online)
+        constants = {name: parameter.detach() for name, parameter in online.named_parameters()}
+        values = functional_call(online, constants, (condition, actions, alive))
         return at_least_float32(cast(Tensor, values)).amin(0)
 
     def update_target(self, rate: float) -> None:
