@@ -3,20 +3,29 @@
 import os
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from dof_lightning.errors import UserError
 from dof_lightning.peers import watch_children
 from dof_lightning.run_folder import RUN_DIR_VARIABLE
 
-STRATEGIES = ("auto", "ddp", "fsdp2")
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class _Launcher(_SubprocessScriptLauncher):
@@ -83,7 +92,8 @@ def _settle_buckets(wrapped: DistributedDataParallel) -> None:
 class FSDP2(_Launched, ModelParallelStrategy):
     """Weights, gradients and optimiser state are sharded over all ranks (`fully_shard`, see `sharding.py`).
 
-    Checkpoints are whole files, put together on rank zero: evaluation and export read them like any other.
+    Checkpoints are the same whole files that other strategies write, put together on rank zero: evaluation reads them,
+    and each strategy goes on from another's.
 
     Args:
         timeout: a rank that hears nothing from the others for this long gives up.
@@ -96,6 +106,39 @@ class FSDP2(_Launched, ModelParallelStrategy):
         """Lays out all ranks along the dimension that data and weights are split over (Lightning hook)."""
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The whole state, parameters numbered as an optimiser of whole parameters numbers them (Lightning hook)."""
+        state: Any = get_optimizer_state_dict(self._module, _unwrapped(optimizer), options=_WHOLE)
+        if not self.is_global_zero:
+            return {}
+        names = [name for group in state["param_groups"] for name in group["params"]]
+        return _renamed(state, {name: number for number, name in enumerate(names)})
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Takes up the optimiser's state; whole weights were loaded before they were sharded (Lightning hook)."""
+        checkpoint: dict[str, Any] = self.checkpoint_io.load_checkpoint(checkpoint_path)
+        names = {parameter: name for name, parameter in self._module.named_parameters()}
+        for optimizer, state in zip(self.optimizers, checkpoint.pop("optimizer_states"), strict=True):
+            in_order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+            named = _renamed(state, dict(enumerate(in_order)))
+            set_optimizer_state_dict(self._module, _unwrapped(optimizer), named, options=_WHOLE)
+        return checkpoint
+
+    @property
+    def _module(self) -> nn.Module:
+        assert self.model is not None
+        return self.model
+
+
+def _unwrapped(optimizer: Any) -> Optimizer:
+    return optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+
+
+def _renamed(state: Mapping[str, Any], names: Mapping[Any, Any]) -> dict[str, Any]:
+    """An optimiser's state with other names for its parameters."""
+    groups = [{**group, "params": [names[key] for key in group["params"]]} for group in state["param_groups"]]
+    return {"state": {names[key]: value for key, value in state["state"].items()}, "param_groups": groups}
 
 
 def make_strategy(trainer: Mapping[str, Any], timeout_seconds: float) -> str | Strategy:
