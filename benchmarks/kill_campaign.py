@@ -72,7 +72,7 @@ def campaign(ranks: int, kills: int, seed: int, folder: Path, overrides: Sequenc
 
     Args:
         ranks: R.
-        kills: how often; all ranks at once and a single rank take turns where there are several.
+        kills: how often; a single rank and all ranks at once take turns where there are several.
         seed: of the moments.
         folder: where both runs live.
         overrides: `train.py`'s, for both.
@@ -84,7 +84,7 @@ def campaign(ranks: int, kills: int, seed: int, folder: Path, overrides: Sequenc
     _finish((*typed, f"run_dir={whole}"), outcome)
     moments = random.Random(f"{seed} {ranks}")
     for number in range(kills):
-        _start_and_kill((*typed, f"run_dir={killed}"), killed, moments, number % 2 == 1 and ranks > 1, outcome)
+        _start_and_kill((*typed, f"run_dir={killed}"), killed, moments, number % 2 == 0 and ranks > 1, outcome)
     _finish((*typed, f"run_dir={killed}"), outcome)
     if not outcome.problems:
         _compare(whole, killed, outcome)
@@ -140,7 +140,7 @@ def _start_and_kill(
         return
     time.sleep(delay)
     if alone:
-        os.kill(_processes_of_ranks(process.pid)[victim], signal.SIGKILL)
+        os.kill(processes_of_ranks(process.pid)[victim], signal.SIGKILL)
         outcome.single_kills += 1
         _expect_end(process, outcome)
     else:
@@ -195,7 +195,7 @@ def _kill_group(process: subprocess.Popen) -> None:
     process.communicate()
 
 
-def _processes_of_ranks(first: int) -> list[int]:
+def processes_of_ranks(first: int) -> list[int]:
     """Rank zero, and the ranks it has started, in their order."""
     children = Path(f"/proc/{first}/task").glob("*/children")
     started = sorted({int(pid) for path in children for pid in path.read_text().split()})

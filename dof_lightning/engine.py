@@ -255,7 +255,9 @@ def finish(job: Run, screen: Console, started: float) -> None:
     write_atomically(folder.results, json.dumps(results, indent=2) + "\n")
     console.show_scores(screen, scores, job.manifest.behavior, job.env.spec)
     overrides = shlex.join(
-        a for a in sys.argv[1:] if not a.startswith(("run_dir=", "resume=", "trainer.max_steps=", "trainer.max_time="))
+        a
+        for a in configuration.typed()
+        if not a.startswith(("run_dir=", "resume=", "trainer.max_steps=", "trainer.max_time="))
     )
     console.show_next_commands(screen, folder.path, overrides)
     if last.step < limits["max_steps"]:

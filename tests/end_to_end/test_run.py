@@ -151,13 +151,6 @@ def assert_identical(ours: Any, theirs: Any, where: str) -> None:
         assert ours == theirs, where
 
 
-def test_two_devices_end_properly(workplace: Workplace) -> None:
-    printed = succeeded(workplace.train(*SMALL, "trainer.devices=2", "trainer.max_steps=6", "run_dir=two_devices"))
-    assert "2 x cpu" in printed
-    assert printed.count("certified") == 2, "both ranks printed the table"
-    assert workplace.results("two_devices")["steps"] == 6
-
-
 def test_an_unfinished_run_is_found_again(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace.path)
     overrides = [*SMALL, "trainer.max_steps=6", "seed=11"]
