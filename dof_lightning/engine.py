@@ -4,8 +4,6 @@ import inspect
 import json
 import logging
 import shlex
-import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,21 +15,22 @@ import torch
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from rich.console import Console
 
+from callbacks.agreement import Agreement
 from callbacks.checkpoint import AtomicCheckpointIO
 from callbacks.interruption import Interruption
 from callbacks.provenance import Provenance
 from callbacks.throughput import peak_memory_mb
 from data_modules.manifest import DatasetManifest, read_manifest
 from dof_lightning import checkpoint as checkpoints
-from dof_lightning import configuration, console, peers
+from dof_lightning import configuration, console
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation import cores_per_process, evaluate
+from dof_lightning.fitting import fit
 from dof_lightning.plain import leaves
 from dof_lightning.run_folder import RunFolder, Start, find_start, is_first_process, write_atomically
 from dof_lightning.seeding import derive_seed
@@ -86,7 +85,7 @@ def run(cfg: DictConfig) -> None:
 
     Raises:
         UserError: something the user can mend; nothing has been trained then.
-        SystemExit: a signal ended the training; the code says which.
+        SystemExit: a signal has ended the training, or another rank has died; the code says which.
     """
     started = time.monotonic()
     configuration.check(cfg)
@@ -105,39 +104,9 @@ def run(cfg: DictConfig) -> None:
     if is_first_process():
         start.folder.open(config)
         _show_start(screen, job)
-    _train(job)
+    fit(job.trainer, job.algorithm, job.data, start, lambda: job.interruption.received)
     if job.trainer.is_global_zero:
         finish(job, screen, started)
-
-
-def _train(job: Run) -> None:
-    where = str(job.start.folder.path)
-    with peers.watching_parent(where):
-        try:
-            job.trainer.fit(job.algorithm, job.data, ckpt_path=job.start.checkpoint, weights_only=True)
-        except SIGTERMException:
-            _say_goodbye(job)
-        except (RuntimeError, OSError) as error:
-            if job.trainer.world_size == 1 or not peers.is_lost_peer(error):
-                raise
-            reason = f"rank {job.trainer.global_rank} has lost another rank ({_first_line(error)})"
-            sys.stderr.write(peers.farewell(reason, where))
-            sys.exit(peers.LOST_PEER_EXIT_CODE)
-        _leave_process_group()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _say_goodbye(job: Run) -> None:
-    """How to go on after an interruption, and the exit code that shells give it."""
-    if not is_first_process():
-        sys.exit(0)  # Lightning kills rank zero where another rank ends with anything else
-    step, number = job.trainer.global_step, job.interruption.received or signal.SIGTERM
-    where = f"run_dir={job.start.folder.path}"
-    sys.stderr.write(f"{number.name}: stopped and saved at step {step:,}; the same command with {where} goes on\n")
-    sys.exit(128 + number)
 
 
 def build(config: dict[str, Any], start: Start) -> Run:
@@ -161,7 +130,8 @@ def build(config: dict[str, Any], start: Start) -> Run:
         checkpoints.load_weights(algorithm, checkpoint)
         resumed_from_step = checkpoint.step
     interruption = Interruption()
-    trainer = _build_trainer(config, start.folder, manifest, env, interruption)
+    ours = [interruption, Agreement(resumed_from_step)]
+    trainer = _build_trainer(config, start.folder, manifest, env, ours)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
     return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step)
 
@@ -177,7 +147,7 @@ def locate_dataset(config: Mapping[str, Any]) -> Path | str:
 
 
 def _build_trainer(
-    config: dict[str, Any], folder: RunFolder, manifest: DatasetManifest, env: VectorEnv, interruption: Interruption
+    config: dict[str, Any], folder: RunFolder, manifest: DatasetManifest, env: VectorEnv, ours: list[Callback]
 ) -> Trainer:
     factory = configuration.build(config["trainer"])
     available = {
@@ -190,7 +160,7 @@ def _build_trainer(
         "global_batch_size": config["data"]["global_batch_size"],
     }
     provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior))
-    callbacks: list[Callback] = [provenance, interruption]
+    callbacks: list[Callback] = [provenance, *ours]
     for node in config["callbacks"].values():
         made = _call_with_what_it_asks_for(configuration.build(node), available)
         callbacks.extend(made if isinstance(made, list) else [made])
@@ -220,13 +190,6 @@ def _call_with_what_it_asks_for(factory: Callable[..., Any], available: Mapping[
     wanted = inspect.signature(factory).parameters
     given = getattr(factory, "keywords", {})
     return factory(**{name: value for name, value in available.items() if name in wanted and name not in given})
-
-
-def _leave_process_group() -> None:
-    """Ranks part together: without it a busy machine now and then aborts one after it has done its work."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
 
 
 def finish(job: Run, screen: Console, started: float) -> None:

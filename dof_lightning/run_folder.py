@@ -101,8 +101,8 @@ class RunFolder:
     def open(self, plain: Mapping[str, Any]) -> None:
         """Creates the folder and stores the configuration; results of a shorter run are dropped."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.results.unlink(missing_ok=True)  # before: another rank that looks meanwhile must not find a finished run
         write_atomically(self.config, yaml.safe_dump(dict(plain), sort_keys=False))
-        self.results.unlink(missing_ok=True)
 
     def discard_if_empty(self) -> None:
         """Removes a folder that was claimed for a run that never began, and empty ones of ours above it."""

@@ -73,10 +73,11 @@ class DDP(_Launched, DDPStrategy):
         """Settles the buckets once the model is wrapped (Lightning hook)."""
         super().setup(trainer)
         if isinstance(self.model, DistributedDataParallel):
-            _settle_buckets(self.model)
+            settle_buckets(self.model)
 
 
-def _settle_buckets(wrapped: DistributedDataParallel) -> None:
+def settle_buckets(wrapped: DistributedDataParallel) -> None:
+    """Lets DDP arrange its buckets by a pass that trains nothing, the same at every start."""
     module = wrapped.module
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     forward = module.forward
