@@ -38,10 +38,10 @@ def fit(
         except SIGTERMException:
             _say_goodbye(trainer.global_step, run_dir, received() or signal.SIGTERM)
         except (RuntimeError, OSError) as error:
-            if trainer.world_size == 1 or not peers.is_lost_peer(error):
+            sign = peers.sign_of_lost_peer(error)
+            if trainer.world_size == 1 or sign is None:
                 raise
-            cause = str(error).strip().partition("\n")[0]
-            sys.stderr.write(peers.farewell(f"rank {trainer.global_rank} has lost another rank ({cause})", run_dir))
+            sys.stderr.write(peers.farewell(f"rank {trainer.global_rank} has lost another rank ({sign})", run_dir))
             sys.exit(peers.LOST_PEER_EXIT_CODE)
         _leave_process_group()
 

@@ -14,13 +14,14 @@ LOST_PEER_EXIT_CODE = 1
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_END = 5.0  # for a rank that has an error of its own to report
 _SIGNS_OF_A_LOST_PEER = re.compile(
-    r"Connection (closed|reset) by peer|Broken pipe|Connection refused|Timed out waiting|NCCL|Socket Timeout|gloo/"
+    r"Connection (closed|reset) by peer|Connection refused|Timed out waiting \d+ms|Socket Timeout|NCCL [^\n.]*|gloo/\S*"
 )
 
 
-def is_lost_peer(error: BaseException) -> bool:
-    """Whether an error says that another rank no longer answers."""
-    return isinstance(error, (RuntimeError, OSError)) and bool(_SIGNS_OF_A_LOST_PEER.search(str(error)))
+def sign_of_lost_peer(error: BaseException) -> str | None:
+    """What an error says about another rank that no longer answers; None where it is about something else."""
+    sign = _SIGNS_OF_A_LOST_PEER.search(str(error)) if isinstance(error, (RuntimeError, OSError)) else None
+    return sign and sign[0]
 
 
 def farewell(reason: str, run_dir: str) -> str:

@@ -191,7 +191,8 @@ def external_rank() -> int | None:
 
 
 def _is_launched_by_us() -> bool:
-    return os.environ.get("LOCAL_RANK", "0") != "0" and RUN_DIR_VARIABLE in os.environ
+    told = bool(os.environ.get(RUN_DIR_VARIABLE))
+    return told and os.environ.get("LOCAL_RANK", "0") != "0" and external_rank() is None
 
 
 _claimed: set[Path] = set()

@@ -35,6 +35,12 @@ def ended(process: subprocess.Popen, seconds: float) -> tuple[int, str]:
     return process.returncode, complaint
 
 
+def runs(pid: int) -> bool:
+    """Of what has ended and only waits to be reaped, the command line is empty."""
+    command = Path(f"/proc/{pid}/cmdline")
+    return command.exists() and command.read_text() != ""
+
+
 def wait_for(path: Path, process: subprocess.Popen, seconds: float = 200.0) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
@@ -108,7 +114,7 @@ def test_sigterm_saves_and_ends_both_ranks(workplace: Workplace) -> None:
     assert code == 128 + signal.SIGTERM, complaint
     assert "SIGTERM: stopped and saved at step" in complaint
     assert workplace.checkpoint("asked")["global_step"] > 0
-    assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in ranks)
+    assert not any(map(runs, ranks))
 
 
 def _wait_for_events(folder: Path, process: subprocess.Popen) -> list[Path]:
@@ -141,7 +147,7 @@ def test_a_dead_rank_ends_all_with_a_message(workplace: Workplace, launcher: str
     code, complaint = ended(process, 60.0)
     assert code != 0
     assert "goes on from its last checkpoint" in complaint
-    assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in ranks)
+    assert not any(map(runs, ranks))
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ class Workplace:
 def environment() -> dict[str, str]:
     """Of the commands: one thread each, and nothing of the user's own data."""
     ours = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
-    return {key: value for key, value in os.environ.items() if key != "DOF_DATA"} | ours
+    return {key: value for key, value in os.environ.items() if not key.startswith("DOF_")} | ours
 
 
 def succeeded(done: subprocess.CompletedProcess) -> str:
