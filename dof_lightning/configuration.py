@@ -65,12 +65,22 @@ def composed_by_hydra_main(cfg: DictConfig) -> DictConfig:
     Raises:
         UserError: a sweep asks for several devices a job, which Lightning would start as sweeps of their own.
     """
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if is_sweep():
         for key in ("trainer.devices", "trainer.num_nodes"):
             if (number := OmegaConf.select(cfg, key)) not in (1, "1"):
                 raise UserError(f"a sweep (-m) runs one device a job, got {key}={number}; use {key}=1")
         os.environ.setdefault("OMP_NUM_THREADS", str(_cores_of_a_job(HydraConfig.get().launcher)))
     return with_choices(cfg, HydraConfig.get().runtime.choices)
+
+
+def is_sweep() -> bool:
+    """Whether `hydra.main` runs this as one job of a sweep (`-m`)."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def is_job_elsewhere() -> bool:
+    """Whether this is a job of a sweep in a process of its own (joblib, submitit)."""
+    return is_sweep() and not HydraConfig.get().launcher["_target_"].endswith("BasicLauncher")
 
 
 def typed() -> list[str]:
