@@ -11,6 +11,8 @@ from dof_lightning import configuration
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     """Hydra's entry; everything else is `engine.run`."""
+    if configuration.is_job_elsewhere():
+        return run(cfg)  # the sweep's launcher brings an error home from the job's process
     # Leaving here keeps Hydra from adding lines of its own to what the user can mend.
     if code := configuration.exit_with_one_line(lambda: run(cfg)):
         sys.exit(code)

@@ -54,11 +54,16 @@ class VideoCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Draws an episode where due (Lightning hook)."""
-        if not (self.env.can_render and self._schedule.is_due(trainer) and trainer.is_global_zero):
+        if not (self.env.can_render and self._schedule.is_due(trainer)):
             return
+        # All ranks ask for it: where weights are sharded, they are put together.
+        policy = cast(Callable[[], DecentralizedPolicy], pl_module.policy)()
+        if trainer.is_global_zero:
+            self._draw(trainer, policy)
+
+    def _draw(self, trainer: Trainer, policy: DecentralizedPolicy) -> None:
         step = trainer.global_step
         seeds = evaluation_seeds(self.seed, "selection", 1)
-        policy = cast(Callable[[], DecentralizedPolicy], pl_module.policy)()
         rollout = run_rollout(policy, self.env, seeds, (self.seed, "rollout", "video"), render_episode=0)
         assert rollout.frames is not None
         gif = encode_gif(rollout.frames, self.frames_per_second)

@@ -36,10 +36,14 @@ _POSITIVE = (
     "rollout.report_episodes",
     "checkpoint.every_n_steps",
     "validation.every_n_steps",
+    "distributed.timeout_seconds",
 )
 _NOT_NEGATIVE = ("seed", "data.seed", "data.num_workers", "data.heldout_windows")
 _SEVERAL_TYPES = ("trainer.devices", "trainer.precision")
-_CHOICES = {"trainer.precision": ("32-true", "bf16-mixed")}  # fused Adam and our clipping would see scaled gradients
+_CHOICES = {
+    "trainer.precision": ("32-true", "bf16-mixed"),  # fused Adam and our clipping would see scaled gradients
+    "trainer.strategy": ("auto", "ddp", "fsdp2"),
+}
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -65,10 +69,39 @@ def composed_by_hydra_main(cfg: DictConfig) -> DictConfig:
     Raises:
         UserError: a sweep asks for several devices a job, which Lightning would start as sweeps of their own.
     """
-    devices = OmegaConf.select(cfg, "trainer.devices")
-    if HydraConfig.get().mode == RunMode.MULTIRUN and devices not in (1, "1"):
-        raise UserError(f"a sweep (-m) runs one device a job, got trainer.devices={devices}; use trainer.devices=1")
+    if is_sweep():
+        for key in ("trainer.devices", "trainer.num_nodes"):
+            if (number := OmegaConf.select(cfg, key)) not in (1, "1"):
+                raise UserError(f"a sweep (-m) runs one device a job, got {key}={number}; use {key}=1")
+        os.environ.setdefault("OMP_NUM_THREADS", str(_cores_of_a_job(HydraConfig.get().launcher)))
     return with_choices(cfg, HydraConfig.get().runtime.choices)
+
+
+def is_sweep() -> bool:
+    """Whether `hydra.main` runs this as one job of a sweep (`-m`)."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def is_job_elsewhere() -> bool:
+    """Whether this is a job of a sweep in a process of its own (joblib, submitit)."""
+    return is_sweep() and not HydraConfig.get().launcher["_target_"].endswith("BasicLauncher")
+
+
+def typed() -> list[str]:
+    """What the user typed; in a sweep, what this job got of it."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else sys.argv[1:]
+
+
+def _cores_of_a_job(launcher: Mapping[str, Any]) -> int:
+    """A sweep's jobs share this machine's cores: together they must not use more than there are."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if "n_jobs" in launcher:  # joblib; -1: as many as cores
+        return max(1, cores // launcher["n_jobs"]) if launcher["n_jobs"] > 0 else 1
+    if "submitit" not in launcher["_target_"]:
+        return cores
+    if (asked_for := launcher.get("cpus_per_task")) is None:
+        raise UserError("submitit starts all jobs at once: say hydra.launcher.cpus_per_task=<cores of a job>")
+    return int(asked_for)
 
 
 def build(node: Mapping[str, Any] | DictConfig) -> Any:
@@ -182,6 +215,8 @@ def explain(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if group == "hydra/launcher":
+            return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib and submitit"
         return f"{group}={option} does not exist; choose one of {', '.join(options(group))}"
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return unknown_key(unknown[1], _known_keys())

@@ -4,8 +4,6 @@ import inspect
 import json
 import logging
 import shlex
-import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,10 +16,10 @@ from lightning import Callback, LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from rich.console import Console
 
+from callbacks.agreement import Agreement
 from callbacks.checkpoint import AtomicCheckpointIO
 from callbacks.interruption import Interruption, TimeLimit
 from callbacks.provenance import Provenance
@@ -33,10 +31,12 @@ from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation import cores_per_process, evaluate
+from dof_lightning.fitting import fit
 from dof_lightning.plain import leaves
 from dof_lightning.run_folder import RunFolder, Start, find_start, is_first_process, write_atomically
 from dof_lightning.seeding import derive_seed
 from dof_lightning.spec import check_compatible
+from dof_lightning.strategies import cluster_plugins, make_strategy
 
 _NOISE_TO_USERS = (
     "The 'train_dataloader' does not have many workers",
@@ -49,6 +49,7 @@ _NOISE_TO_USERS = (
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*'TimeLimit'",
     "Checkpoint directory .* exists and is not empty",
     "It is recommended to use `self.log.*sync_dist=True`",
+    "FSDP2-wrapped module .* returned a view tensor",  # none is changed in place
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
 )
 
@@ -85,7 +86,7 @@ def run(cfg: DictConfig) -> None:
 
     Raises:
         UserError: something the user can mend; nothing has been trained then.
-        SystemExit: a signal ended the training; the code says which.
+        SystemExit: a signal has ended the training, or another rank has died; the code says which.
     """
     started = time.monotonic()
     configuration.check(cfg)
@@ -105,23 +106,9 @@ def run(cfg: DictConfig) -> None:
     if is_first_process():
         start.folder.open(config)
         _show_start(screen, job)
-    try:
-        job.trainer.fit(job.algorithm, job.data, ckpt_path=start.checkpoint, weights_only=True)
-    except SIGTERMException:
-        _say_goodbye(job)
-    _leave_process_group()
+    fit(job.trainer, job.algorithm, job.data, start, lambda: job.interruption.received)
     if job.trainer.is_global_zero:
         finish(job, screen, started)
-
-
-def _say_goodbye(job: Run) -> None:
-    """How to go on after an interruption, and the exit code that shells give it."""
-    if not is_first_process():
-        sys.exit(0)  # Lightning kills rank zero where another rank ends with anything else
-    step, number = job.trainer.global_step, job.interruption.received or signal.SIGTERM
-    where = f"run_dir={job.start.folder.path}"
-    sys.stderr.write(f"{number.name}: stopped and saved at step {step:,}; the same command with {where} goes on\n")
-    sys.exit(128 + number)
 
 
 def build(config: dict[str, Any], start: Start) -> Run:
@@ -145,7 +132,8 @@ def build(config: dict[str, Any], start: Start) -> Run:
         checkpoints.load_weights(algorithm, checkpoint)
         resumed_from_step = checkpoint.step
     interruption = Interruption()
-    trainer = _build_trainer(config, start.folder, manifest, env, interruption)
+    ours = [interruption, Agreement(resumed_from_step)]
+    trainer = _build_trainer(config, start.folder, manifest, env, ours)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
     return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step)
 
@@ -161,7 +149,7 @@ def locate_dataset(config: Mapping[str, Any]) -> Path | str:
 
 
 def _build_trainer(
-    config: dict[str, Any], folder: RunFolder, manifest: DatasetManifest, env: VectorEnv, interruption: Interruption
+    config: dict[str, Any], folder: RunFolder, manifest: DatasetManifest, env: VectorEnv, ours: list[Callback]
 ) -> Trainer:
     factory = configuration.build(config["trainer"])
     available = {
@@ -174,7 +162,7 @@ def _build_trainer(
         "global_batch_size": config["data"]["global_batch_size"],
     }
     provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior))
-    callbacks: list[Callback] = [provenance, interruption]
+    callbacks: list[Callback] = [provenance, *ours]
     for node in config["callbacks"].values():
         made = _call_with_what_it_asks_for(configuration.build(node), available)
         callbacks.extend(made if isinstance(made, list) else [made])
@@ -186,7 +174,8 @@ def _build_trainer(
             callbacks=[*callbacks, TimeLimit(config["trainer"]["max_time"])],
             max_time=None,
             logger=loggers,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *cluster_plugins()],
+            strategy=make_strategy(config["trainer"], config["distributed"]["timeout_seconds"]),
             max_epochs=-1,
             val_check_interval=validation["every_n_steps"] * batches_per_step,
             check_val_every_n_epoch=None,
@@ -210,13 +199,6 @@ def _call_with_what_it_asks_for(factory: Callable[..., Any], available: Mapping[
     wanted = inspect.signature(factory).parameters
     given = getattr(factory, "keywords", {})
     return factory(**{name: value for name, value in available.items() if name in wanted and name not in given})
-
-
-def _leave_process_group() -> None:
-    """Ranks part together: without it a busy machine now and then aborts one after it has done its work."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
 
 
 def finish(job: Run, screen: Console, started: float) -> None:
@@ -243,7 +225,9 @@ def finish(job: Run, screen: Console, started: float) -> None:
     write_atomically(folder.results, json.dumps(results, indent=2) + "\n")
     console.show_scores(screen, scores, job.manifest.behavior, job.env.spec)
     overrides = shlex.join(
-        a for a in sys.argv[1:] if not a.startswith(("run_dir=", "resume=", "trainer.max_steps=", "trainer.max_time="))
+        a
+        for a in configuration.typed()
+        if not a.startswith(("run_dir=", "resume=", "trainer.max_steps=", "trainer.max_time="))
     )
     console.show_next_commands(screen, folder.path, overrides)
     if last.step < limits["max_steps"]:

@@ -30,7 +30,7 @@ _RUNS = Path("runs")
 
 # What a run may be continued with, and what of that it may not.
 _MAY_CHANGE = (
-    *("run_dir", "resume", "trust", "trainer", "callbacks", "logger", "checkpoint", "validation"),
+    *("run_dir", "resume", "trust", "trainer", "callbacks", "logger", "checkpoint", "validation", "distributed"),
     *("rollout.episodes", "rollout.every_n_steps", "data.root", "data.path", "data.num_workers"),
     *("data.heldout_windows", "data.source.root", "data.module.num_workers", "data.module.heldout_windows"),
     *(f"choices.{group}" for group in ("trainer", "callbacks", "logger", "debug", "tuned", "experiment")),
@@ -106,8 +106,8 @@ class RunFolder:
     def open(self, plain: Mapping[str, Any]) -> None:
         """Creates the folder and stores the configuration; results of a shorter run are dropped."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.results.unlink(missing_ok=True)  # before: another rank that looks meanwhile must not find a finished run
         write_atomically(self.config, yaml.safe_dump(dict(plain), sort_keys=False))
-        self.results.unlink(missing_ok=True)
 
     def discard_if_empty(self) -> None:
         """Removes a folder that was claimed for a run that never began, and empty ones of ours above it."""
@@ -201,7 +201,8 @@ def external_rank() -> int | None:
 
 
 def _is_launched_by_us() -> bool:
-    return os.environ.get("LOCAL_RANK", "0") != "0" and RUN_DIR_VARIABLE in os.environ
+    told = bool(os.environ.get(RUN_DIR_VARIABLE))
+    return told and os.environ.get("LOCAL_RANK", "0") != "0" and external_rank() is None
 
 
 _claimed: set[Path] = set()

@@ -13,6 +13,7 @@ from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.networks.agentwise import clip_gradient_norm
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.seeding import make_generator
+from dof_lightning.sharding import average_gradients, shard
 from dof_lightning.spec import DatasetSpec
 
 __all__ = ["Algorithm", "ParameterGroup", "Window"]
@@ -56,6 +57,7 @@ class Algorithm(LightningModule, ABC):
         super().__init__()
         self.spec = spec
         self.seed = seed
+        self._whole_while_sharded: list[nn.Parameter] | None = None
 
     @abstractmethod
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -72,7 +74,10 @@ class Algorithm(LightningModule, ABC):
 
     @abstractmethod
     def policy(self) -> DecentralizedPolicy:
-        """What acts: shares the EMA weights with the algorithm (no copy), in evaluation mode."""
+        """What acts, in evaluation mode: shares the EMA weights with the algorithm; where those are sharded, a copy.
+
+        All ranks must call this together.
+        """
 
     @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -97,6 +102,15 @@ class Algorithm(LightningModule, ABC):
         """Held-out losses with the same noise every time (Lightning hook)."""
         generator = make_generator(self.seed, "heldout", batch_index, self.global_rank, device=self.device)
         self.log_dict(self.heldout_losses(batch, generator), on_epoch=True, batch_size=batch.size, sync_dist=True)
+
+    def configure_model(self) -> None:
+        """Spreads the weights over the ranks where the strategy asks for it (Lightning hook)."""
+        if self.device_mesh is not None and self._whole_while_sharded is None:
+            self._whole_while_sharded = shard(self, self.device_mesh["data_parallel"])
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Averages what is not sharded while the rest is (Lightning hook)."""
+        average_gradients(self._whole_while_sharded or ())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One Adam with a parameter group each (Lightning hook)."""

@@ -1,6 +1,7 @@
 """DoF-Policy: diffuse each agent's action given its own observation, improve it by the gradient of Q."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from dof_lightning.factorization.base import Factorization, ValueMixer
 from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.normalization import build_normalizer
+from dof_lightning.sharding import whole
 from dof_lightning.spec import DatasetSpec
 
 
@@ -204,7 +206,7 @@ class DoFPolicy(DoFLightningModule):
         """Agents with the averaged denoisers and h, and the target critics to rank candidates."""
         ranks = self.critic is not None and self.candidates > 1
         actor = DiffusionActor(
-            self.average_denoiser,
+            cast(MLPDenoiser, whole(self.average_denoiser)),
             self.noise_factorization,
             self.average_data_factorization,
             self.critic.local if self.critic is not None and ranks else None,

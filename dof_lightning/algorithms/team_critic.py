@@ -15,6 +15,7 @@ from dof_lightning.batch import EpisodeBatch
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
 from dof_lightning.networks.ema import ema_copy, ema_update
+from dof_lightning.sharding import whole
 from dof_lightning.spec import DatasetSpec
 
 
@@ -36,8 +37,11 @@ class TeamCritic(nn.Module):
 
     @property
     def local(self) -> AgentwiseCritic | None:
-        """The averaged twin Q_i(o_i, a_i) that rank an agent's candidates; None where only a joint Q is learned."""
-        return self.target.critic
+        """The averaged twin Q_i(o_i, a_i) that rank an agent's candidates; None where only a joint Q is learned.
+
+        Where weights are sharded, all ranks must ask together.
+        """
+        return cast(MixedCritic | CentralCritic, whole(self.target)).critic
 
     def losses(
         self, batch: EpisodeBatch, now: Situation, actions: Tensor, following: Situation, next_actions: Tensor
@@ -74,8 +78,9 @@ class TeamCritic(nn.Module):
 
     def frozen_values(self, situation: Situation, actions: Tensor) -> Tensor:
         """min(Q1, Q2) `[B, N]` (`[B, 1]` of a team), differentiable in the actions and constant in the parameters."""
-        constants = {name: parameter.detach() for name, parameter in self.online.named_parameters()}
-        values = functional_call(self.online, constants, (situation, actions))
+        online = whole(self.online)
+        constants = {name: parameter.detach() for name, parameter in online.named_parameters()}
+        values = functional_call(online, constants, (situation, actions))
         return at_least_float32(cast(Tensor, values)).amin(0)
 
     def update_target(self, rate: float) -> None:

@@ -1,12 +1,14 @@
 """What a team's value is made of: the agents' own values, their mixture, or one value of the joint action."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
+from dof_lightning.sharding import FsdpRole
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class MixedCritic(nn.Module):
     Attributes:
         of_team: whether the result is one value of the team.
     """
+
+    fsdp_role: ClassVar[FsdpRole] = "unit"
 
     def __init__(self, critic: AgentwiseCritic, mixer: ValueMixer | None) -> None:
         super().__init__()

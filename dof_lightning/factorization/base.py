@@ -1,8 +1,11 @@
 """The contracts of noise and data factorisations, and of value mixers."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
+
+from dof_lightning.sharding import FsdpRole
 
 
 class Factorization(nn.Module, ABC):
@@ -19,6 +22,7 @@ class Factorization(nn.Module, ABC):
         satisfies_igd: the joint law it trains is the product of the agents' laws (seed, Definition 2, eq. 3).
     """
 
+    fsdp_role: ClassVar[FsdpRole] = "replicate"  # a few numbers, read by several methods
     local_execution: bool
     satisfies_igd: bool
 

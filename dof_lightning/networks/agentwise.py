@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dof_lightning.errors import UserError
+from dof_lightning.sharding import first_row, local, whole_tensor
 
 Sharing = Literal["independent", "shared"]
 Activation = Literal["mish", "relu", "silu", "tanh"]
@@ -179,7 +180,7 @@ def clip_gradient_norm(modules: Sequence[nn.Module], max_norm: float | None) -> 
 
     Agent i's gradient is what reaches its slices of all stacked parameters; it is scaled by its own norm only, so one
     agent's gradients never change another's step. All other parameters are clipped together. Nothing waits for the
-    device.
+    device. Norms are those of the whole gradients where ranks hold parts; all ranks must then call this together.
 
     Args:
         modules: of one group; parameters without a gradient count as zero.
@@ -195,7 +196,7 @@ def clip_gradient_norm(modules: Sequence[nn.Module], max_norm: float | None) -> 
     norms = []
     if stacked:
         agents = _n_agents(modules)
-        gradients = [torch.unflatten(p.grad, 0, (-1, agents)) for p in stacked if p.grad is not None]
+        gradients = [p.grad for p in stacked if p.grad is not None]
         norms.append(_clip_each_agent(gradients, agents, max_norm, device=stacked[0].device))
     if shared or not stacked:
         norms.append(_clip_together([p.grad for p in shared if p.grad is not None], max_norm))
@@ -207,22 +208,28 @@ def _n_agents(modules: Sequence[nn.Module]) -> int:
 
 
 def _clip_each_agent(gradients: list[Tensor], n_agents: int, max_norm: float | None, device: torch.device) -> Tensor:
-    """Views `[M, N, ...]` of gradients to norms `[N]`."""
+    """Gradients `[M * N, ...]` to norms `[N]`."""
     if not gradients:
         return torch.zeros(n_agents, device=device)
-    norms = [torch.linalg.vector_norm(gradient, dim=(0, *range(2, gradient.ndim))) for gradient in gradients]
+    norms = [_norm_of_each_agent(whole_tensor(gradient), n_agents) for gradient in gradients]
     norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
     if max_norm is not None:
         scale = _clip_factor(norm, max_norm)
-        for gradient in gradients:
-            gradient.mul_(scale.reshape(-1, *[1] * (gradient.ndim - 2)))
+        for gradient, rows in zip(gradients, local(gradients), strict=True):
+            owner = torch.arange(first_row(gradient), first_row(gradient) + len(rows), device=device) % n_agents
+            rows.mul_(scale[owner].reshape(-1, *[1] * (rows.ndim - 1)))
     return norm
 
 
+def _norm_of_each_agent(gradient: Tensor, n_agents: int) -> Tensor:
+    members = torch.unflatten(gradient, 0, (-1, n_agents))
+    return torch.linalg.vector_norm(members, dim=(0, *range(2, members.ndim)))
+
+
 def _clip_together(gradients: list[Tensor], max_norm: float | None) -> Tensor:
-    norm = nn.utils.get_total_norm(gradients)
+    norm = nn.utils.get_total_norm([whole_tensor(gradient) for gradient in gradients])
     if max_norm is not None and gradients:
-        torch._foreach_mul_(gradients, _clip_factor(norm, max_norm))
+        torch._foreach_mul_(local(gradients), _clip_factor(norm, max_norm))
     return norm[None]
 
 

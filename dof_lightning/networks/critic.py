@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dof_lightning.networks.agentwise import Activation, Agentwise, AgentwiseMLP, Sharing, agent_identities
 from dof_lightning.networks.embedding import build_embedding
+from dof_lightning.sharding import FsdpRole
 from dof_lightning.spec import DatasetSpec
 
 TWINS = 2
@@ -31,6 +32,7 @@ class AgentwiseCritic(Agentwise):
         condition `[B, N, C]`, actions `[B, N, A]`, result `[2, B, N]`
     """
 
+    fsdp_role: ClassVar[FsdpRole] = "unit"
     agent_buffers: ClassVar[tuple[str, ...]] = ("agent_id",)
     agent_id: Tensor
 
@@ -73,6 +75,8 @@ class JointCritic(nn.Module):
     Shapes:
         context `[B, context_dim]`, actions `[B, N, A]`, result `[2, B, 1]`
     """
+
+    fsdp_role: ClassVar[FsdpRole] = "unit"
 
     def __init__(
         self,

@@ -4,7 +4,9 @@ import copy
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from dof_lightning.sharding import local
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -18,14 +20,16 @@ def ema_copy(module: ModuleT) -> ModuleT:
 def ema_update(average: nn.Module, online: nn.Module, decay: float) -> None:
     """Sets average = decay * average + (1 - decay) * online for parameters; buffers are copied.
 
+    Where both are sharded, every rank moves its own part.
+
     Args:
         average: from `ema_copy(online)`, changed in place.
         online: the module that is trained.
         decay: in [0, 1]; 0 copies, 1 keeps the average as it is.
     """
-    parameters: list[Tensor] = list(average.parameters())
+    parameters = local(average.parameters())
     buffers = list(average.buffers())
     if parameters:
-        torch._foreach_lerp_(parameters, list(online.parameters()), 1.0 - decay)
+        torch._foreach_lerp_(parameters, local(online.parameters()), 1.0 - decay)
     if buffers:
         torch._foreach_copy_(buffers, list(online.buffers()))

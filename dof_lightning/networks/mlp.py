@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dof_lightning.errors import UserError
 from dof_lightning.networks.agentwise import Activation, Agentwise, AgentwiseMLP, Sharing, agent_identities
 from dof_lightning.networks.embedding import build_embedding
+from dof_lightning.sharding import FsdpRole
 from dof_lightning.spec import DatasetSpec
 
 
@@ -63,6 +64,7 @@ class MLPDenoiser(Agentwise):
     """
 
     agent_buffers: ClassVar[tuple[str, ...]] = ("action_mask", "agent_id")
+    fsdp_role: ClassVar[FsdpRole] = "unit"
     action_mask: Tensor
     agent_id: Tensor
 

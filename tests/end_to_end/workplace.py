@@ -38,7 +38,7 @@ class Workplace:
         """`python train.py`, not waited for."""
         command = [sys.executable, str(ROOT / "train.py"), *overrides]
         return subprocess.Popen(
-            command, cwd=self.path, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, cwd=self.path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
     def train(self, *overrides: str, seconds: float = 300) -> subprocess.CompletedProcess:
@@ -61,13 +61,14 @@ class Workplace:
 
     def _run(self, command: list[str], seconds: float = 300) -> subprocess.CompletedProcess:
         return subprocess.run(
-            command, cwd=self.path, env=_environment(), capture_output=True, text=True, timeout=seconds, check=False
+            command, cwd=self.path, env=environment(), capture_output=True, text=True, timeout=seconds, check=False
         )
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Of the commands: one thread each, and nothing of the user's own data."""
     ours = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
-    return {key: value for key, value in os.environ.items() if key != "DOF_DATA"} | ours
+    return {key: value for key, value in os.environ.items() if not key.startswith("DOF_")} | ours
 
 
 def succeeded(done: subprocess.CompletedProcess) -> str:

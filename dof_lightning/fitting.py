@@ -1,0 +1,63 @@
+"""The training itself, in each of a run's processes: how it ends well, by a signal, or because another rank is gone."""
+
+import signal
+import sys
+from collections.abc import Callable
+
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from dof_lightning import peers
+from dof_lightning.run_folder import Start, is_first_process
+
+
+def fit(
+    trainer: Trainer,
+    algorithm: LightningModule,
+    data: LightningDataModule,
+    start: Start,
+    received: Callable[[], signal.Signals | None],
+) -> None:
+    """Trains to the end and leaves the process group.
+
+    Args:
+        trainer: Lightning's.
+        algorithm: what is trained.
+        data: serves the windows.
+        start: what training goes on from.
+        received: which signal has ended the training, None where none has.
+
+    Raises:
+        SystemExit: a signal has ended it, or another rank has died; the code says which.
+    """
+    run_dir = str(start.folder.path)
+    with peers.watching_parent(run_dir):
+        try:
+            trainer.fit(algorithm, data, ckpt_path=start.checkpoint, weights_only=True)
+        except SIGTERMException:
+            _say_goodbye(trainer.global_step, run_dir, received() or signal.SIGTERM)
+        except (RuntimeError, OSError) as error:
+            sign = peers.sign_of_lost_peer(error)
+            if trainer.world_size == 1 or sign is None:
+                raise
+            sys.stderr.write(peers.farewell(f"rank {trainer.global_rank} has lost another rank ({sign})", run_dir))
+            sys.exit(peers.LOST_PEER_EXIT_CODE)
+        _leave_process_group()
+
+
+def _say_goodbye(step: int, run_dir: str, number: signal.Signals) -> None:
+    """How to go on after an interruption, and the exit code that shells give it."""
+    if not is_first_process():
+        sys.exit(0)  # the launcher ends rank zero where another rank ends with anything else
+    sys.stderr.write(
+        f"{number.name}: stopped and saved at step {step:,}; the same command with run_dir={run_dir} goes on\n"
+    )
+    sys.exit(128 + number)
+
+
+def _leave_process_group() -> None:
+    """Ranks part together: without it a busy machine now and then aborts one after it has done its work."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,86 @@
+"""No rank waits for ever: what a process does when another of its job has died."""
+
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from subprocess import Popen
+
+LOST_PEER_EXIT_CODE = 1
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_TO_END = 5.0  # for a rank that has an error of its own to report
+_SIGNS_OF_A_LOST_PEER = re.compile(
+    r"Connection (closed|reset) by peer|Connection refused|Timed out waiting \d+ms|Socket Timeout|NCCL [^\n.]*|gloo/\S*"
+)
+
+
+def sign_of_lost_peer(error: BaseException) -> str | None:
+    """What an error says about another rank that no longer answers; None where it is about something else."""
+    sign = _SIGNS_OF_A_LOST_PEER.search(str(error)) if isinstance(error, (RuntimeError, OSError)) else None
+    return sign and sign[0]
+
+
+def farewell(reason: str, run_dir: str) -> str:
+    """One line: what happened, and how to go on."""
+    return f"error: {reason}, this job ends; the same command with run_dir={run_dir} goes on from its last checkpoint\n"
+
+
+@contextmanager
+def watching_parent(run_dir: str) -> Iterator[None]:
+    """Ends this process if the one that started it (rank zero, or torchrun) dies meanwhile.
+
+    A process that a user has started is not watched over: it may outlive its shell.
+
+    Args:
+        run_dir: named in the message.
+    """
+    over = threading.Event()
+    started_by = os.getppid()
+
+    def look() -> str | None:
+        return None if os.getppid() == started_by else f"process {started_by}, which started this rank, is gone"
+
+    if "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get("LOCAL_RANK", "0") != "0":
+        _start(look, run_dir, over, ())
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def watch_children(children: Sequence[Popen], run_dir: str) -> None:
+    """Ends this process and its other children if one of them dies; ranks that end well are left alone.
+
+    Args:
+        children: ranks 1, 2, ... of this machine.
+        run_dir: named in the message.
+    """
+
+    def look() -> str | None:
+        for rank, child in enumerate(children, start=1):
+            if code := child.poll():
+                how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                return f"rank {rank} on this machine (process {child.pid}) has ended with {how}"
+        return None
+
+    _start(look, run_dir, threading.Event(), children)
+
+
+def _start(look: Callable[[], str | None], run_dir: str, over: threading.Event, children: Sequence[Popen]) -> None:
+    def watch() -> None:
+        while not over.wait(_SECONDS_BETWEEN_LOOKS):
+            if reason := look():
+                # A rank that waits in a collective runs no signal handler, so the process is ended from here.
+                if not over.wait(_SECONDS_TO_END):
+                    sys.stderr.write(farewell(reason, run_dir))
+                    sys.stderr.flush()
+                    for child in children:
+                        child.kill()
+                    os._exit(LOST_PEER_EXIT_CODE)
+                return
+
+    threading.Thread(target=watch, name="peers", daemon=True).start()
