@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dof_lightning.errors import UserError
+from dof_lightning.networks.activation import ACTIVATIONS, Activation
 
 Sharing = Literal["independent", "shared"]
-Activation = Literal["mish", "relu", "silu", "tanh"]
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"mish": nn.Mish, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
 class Agentwise(nn.Module):
