@@ -1,7 +1,8 @@
 """Windows a second of the loader, against decoding sample by sample and against a bare gather."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,32 +17,48 @@ from data_modules.episodes import EpisodeDataModule
 from data_modules.store import write_dataset
 from dof_lightning.batch import EpisodeBatch, Window
 
-N_EPISODES, BATCH_SIZE, BATCHES = 4000, 512, 20
+N_EPISODES, BATCHES = 4000, 20
 SHUFFLE_BUFFER = 1000
+SETTINGS = ((Window(history=0, horizon=1), 512), (Window(history=0, horizon=24), 64))
 
 
 def loader(
-    n_episodes: int = N_EPISODES, batch_size: int = BATCH_SIZE, batches: int = BATCHES, repetitions: int = 7
+    settings: Sequence[tuple[Window, int]] = SETTINGS,
+    n_episodes: int = N_EPISODES,
+    batches: int = BATCHES,
+    repetitions: int = 7,
 ) -> list[Row]:
     """Time of some batches; the dataset is made up, and small enough to be in the system's cache."""
+    return [row for window, size in settings for row in _rows(window, size, n_episodes, batches, repetitions)]
+
+
+def _rows(window: Window, batch_size: int, n_episodes: int, batches: int, repetitions: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        data = make_data(Path(folder) / "blocks", n_episodes, batch_size, episodes_per_sample=256)
-        single = make_data(Path(folder) / "single", min(n_episodes, 1000), batch_size, episodes_per_sample=1)
-        ours, naive, bare = iter(data.train_dataloader()), decoded_batches(single), bare_batches(data)
-
-        def take(source: Iterator[Any]) -> Callable[[], object]:
-            return lambda: [next(source) for _ in range(batches)]
-
-        functions = {"ours": take(ours), "naive": take(naive), "bare": take(bare)}
-        seconds = interleaved(functions, repetitions)
-    what = f"windows of Spread's size, B={batch_size}"
+        data = make_data(Path(folder) / "blocks", n_episodes, window, batch_size, episodes_per_sample=256)
+        single = make_data(Path(folder) / "single", n_episodes // 4, window, batch_size, episodes_per_sample=1)
+        sources: dict[str, Iterator[Any]] = {
+            "ours": iter(data.train_dataloader()),
+            "naive": decoded_batches(single),
+            "bare": bare_batches(data, batches),
+        }
+        takes = {name: partial(_take, source, batches) for name, source in sources.items()}
+        seconds = interleaved(takes, repetitions)
+    what = f"Spread's rows, T={window.length}, B={batch_size}"
+    bare = "rows known beforehand, no masks"
     return [
         Row("loader", what, "WebDataset, episode a sample", ratio(seconds["naive"], seconds["ours"]), ">= 20"),
-        Row("loader", what, "bare numpy gather", ratio(seconds["bare"], seconds["ours"]), ">= 0.5"),
+        Row("loader", what, "bare numpy gather", ratio(seconds["bare"], seconds["ours"]), ">= 0.5", bare),
     ]
 
 
-def make_data(path: Path, n_episodes: int, batch_size: int, episodes_per_sample: int) -> EpisodeDataModule:
+def _take(source: Iterator[Any], batches: int) -> None:
+    for _ in range(batches):
+        next(source)
+
+
+def make_data(
+    path: Path, n_episodes: int, window: Window, batch_size: int, episodes_per_sample: int
+) -> EpisodeDataModule:
     """A dataset of three agents and 25 steps, and the module that serves its windows."""
     spec, rng = made_up_spec(3), np.random.default_rng(0)
     shape, steps = (n_episodes, 3), spec.horizon
@@ -65,7 +82,7 @@ def make_data(path: Path, n_episodes: int, batch_size: int, episodes_per_sample:
         episodes_per_sample=episodes_per_sample,
         samples_per_shard=4096 // episodes_per_sample,
     )
-    data = EpisodeDataModule(path, Window(history=0, horizon=1), batch_size, seed=0)
+    data = EpisodeDataModule(path, window, batch_size, seed=0)
     data.setup()
     return data
 
@@ -76,40 +93,45 @@ def decoded_batches(data: EpisodeDataModule) -> Iterator[dict[str, torch.Tensor]
 
     urls = [str(path) for path in sorted(Path(data.manifest.location).glob("*.tar"))]
     episodes = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode().repeat()
-    windows = episodes.compose(_windows).shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER)
-    return iter(webdataset.WebLoader(windows, batch_size=data.global_batch_size, num_workers=0))
+    windows = episodes.compose(partial(_windows, horizon=data.window.horizon))
+    shuffled = windows.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER)
+    return iter(webdataset.WebLoader(shuffled, batch_size=data.global_batch_size, num_workers=0))
 
 
-def bare_batches(data: EpisodeDataModule) -> Iterator[dict[str, np.ndarray]]:
-    """The same rows as the loader's batches, by fancy indexing alone: the rows are known beforehand."""
-    table, batches = data.table, iter(data.train_dataloader())
-    arrays = {"observations": table.observations.numpy(), "actions": table.actions.numpy()}
-    outcomes, place_of = table.outcomes.numpy(), {int(e): i for i, e in enumerate(table.episode_id)}
-    indices = [_rows_of(next(batches), table.episodes.numpy(), place_of) for _ in range(BATCHES)]
+def bare_batches(data: EpisodeDataModule, batches: int) -> Iterator[dict[str, np.ndarray]]:
+    """The rows of the loader's first batches, again and again, by fancy indexing alone.
+
+    Which rows these are is worked out beforehand; masks are left out.
+    """
+    table, source = data.table, iter(data.train_dataloader())
+    observations, actions, outcomes = (a.numpy() for a in (table.observations, table.actions, table.outcomes))
+    place_of = {int(episode): place for place, episode in enumerate(table.episode_id)}
+    indices = [_indices(next(source), table.episodes.numpy(), place_of, data.window) for _ in range(batches)]
     for number in count():
-        rows, steps = indices[number % len(indices)]
-        yield {
-            "observations": arrays["observations"][rows],
-            "actions": arrays["actions"][steps],
-            "outcomes": outcomes[steps],
-        }
+        rows, steps = indices[number % batches]
+        yield {"observations": observations[rows], "actions": actions[steps], "outcomes": outcomes[steps]}
 
 
-def _rows_of(batch: EpisodeBatch, episodes: np.ndarray, place_of: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows `[B, 2]` and steps `[B]` in the table."""
+def _indices(
+    batch: EpisodeBatch, episodes: np.ndarray, place_of: dict[int, int], window: Window
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows `[B, T+1]` and steps `[B, T]` in the table; tails repeat the last."""
     places = np.array([place_of[int(episode)] for episode in batch.episode_id])
-    steps = episodes[places, 1] + batch.t.numpy()
-    rows = steps + places
-    return np.stack((rows, rows + 1), axis=1), steps
+    length, first_step = episodes[places, 0][:, None], episodes[places, 1][:, None]
+    time = batch.t.numpy()[:, None] + np.arange(window.horizon + 1)
+    return first_step + places[:, None] + np.minimum(time, length), first_step + np.minimum(time[:, :-1], length - 1)
 
 
-def _windows(samples: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _windows(samples: Iterator[dict[str, Any]], horizon: int) -> Iterator[dict[str, Any]]:
     for sample in samples:
-        for t in range(int(sample["length.npy"][0])):
+        length = int(sample["length.npy"][0])
+        for t in range(length):
+            time = np.arange(t, t + horizon + 1)
+            steps = np.minimum(time[:-1], length - 1)
             yield {
-                "observations": sample["observations.npy"][t : t + 2],
-                "actions": sample["actions.npy"][t],
-                "rewards": sample["rewards.npy"][t],
+                "observations": sample["observations.npy"][np.minimum(time, length)],
+                "actions": sample["actions.npy"][steps],
+                "rewards": sample["rewards.npy"][steps],
                 "episode_id": sample["episode_id.npy"][0],
                 "t": t,
             }
