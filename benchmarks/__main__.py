@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.gemm import gemm
 from benchmarks.loader import loader
+from benchmarks.options import options
 from benchmarks.particle import particle
 from benchmarks.scaling import scaling
 from benchmarks.table import Row, markdown
@@ -26,13 +27,14 @@ BENCHMARKS: Mapping[str, Callable[[], list[Row]]] = {
     "gemm": gemm,
     "loader": loader,
     "particle": particle,
+    "options": options,
     "time_to_score": time_to_score,
 }
-ONLY_WHEN_NAMED = ("time_to_score",)
+ONLY_WHEN_NAMED = ("options", "time_to_score")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs what is named, or all that does not train.
+    """Runs what is named, or all that take seconds.
 
     Raises:
         UserError: a name or a key is unknown.

@@ -83,7 +83,7 @@ class Update:
     def __init__(self, algorithm: Algorithm, batch: EpisodeBatch) -> None:
         self.algorithm = algorithm
         self._batch = batch
-        self._optimizer = algorithm.configure_optimizers()
+        self._optimizer = self._make_optimizer()
         self._step = 0
 
     def __call__(self) -> dict[str, torch.Tensor]:
@@ -97,6 +97,9 @@ class Update:
         self.algorithm.after_step()
         self._step += 1
         return losses
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        return self.algorithm.configure_optimizers()
 
     def _clip(self, modules: Sequence[torch.nn.Module], limit: float | None) -> None:
         clip_gradient_norm(modules, limit)

@@ -11,6 +11,7 @@ from benchmarks import loader, scaling
 from benchmarks.__main__ import BENCHMARKS, ONLY_WHEN_NAMED, parse
 from benchmarks.agent_loop import LoopUpdate, loop_actor, loop_algorithm
 from benchmarks.gemm import RecordedProducts, count_flops, gemm
+from benchmarks.options import options
 from benchmarks.particle import particle, play
 from benchmarks.subjects import PRESET, Update, made_up_batch, made_up_spec, make_dof_policy
 from benchmarks.table import Row, interleaved, markdown, ratio
@@ -71,6 +72,12 @@ def test_updates_and_decisions_are_measured() -> None:
     rows = update([TINY_SETTING])
     assert sum(row.ratio is not None for row in rows) >= 2
     assert all(row.ratio is not None and row.ratio > 0 for row in decision([TINY_SETTING], steps=5, candidates=2))
+
+
+def test_options_are_measured() -> None:
+    rows = options([("tiny", TINY, 4, 1)], compiled=False)
+    assert len({row.measured for row in rows}) == len(rows) == 7
+    assert all(row.ratio is not None and row.ratio > 0 for row in rows)
 
 
 def test_flops_are_those_of_the_recorded_products() -> None:
