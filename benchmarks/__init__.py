@@ -1,1 +1,1 @@
-"""Measurements: each is one command that prints one Markdown table."""
+"""Measurements, as tables: `python -m benchmarks` (speed), `python -m benchmarks.kill_campaign` (exact resume)."""

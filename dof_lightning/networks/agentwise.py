@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from dof_lightning.errors import UserError
+from dof_lightning.networks.activation import ACTIVATIONS, Activation
 from dof_lightning.sharding import first_row, local, whole_tensor
 
 Sharing = Literal["independent", "shared"]
-Activation = Literal["mish", "relu", "silu", "tanh"]
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"mish": nn.Mish, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
 class Agentwise(nn.Module):

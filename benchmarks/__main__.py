@@ -1,0 +1,83 @@
+"""`python -m benchmarks [names...] [output=<file>] [threads=<n>]`: one Markdown table of ratios."""
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.gemm import gemm
+from benchmarks.loader import loader
+from benchmarks.options import options
+from benchmarks.particle import particle
+from benchmarks.scaling import scaling
+from benchmarks.table import Row, markdown
+from benchmarks.time_to_score import time_to_score
+from benchmarks.update import decision, update
+from dof_lightning import configuration
+from dof_lightning.errors import UserError
+from dof_lightning.evaluation import cores_per_process
+
+BENCHMARKS: Mapping[str, Callable[[], list[Row]]] = {
+    "update": update,
+    "decision": decision,
+    "scaling": scaling,
+    "gemm": gemm,
+    "loader": loader,
+    "particle": particle,
+    "options": options,
+    "time_to_score": time_to_score,
+}
+ONLY_WHEN_NAMED = ("options", "time_to_score")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs what is named, or all that take seconds.
+
+    Raises:
+        UserError: a name or a key is unknown.
+    """
+    names, output, threads = parse(arguments)
+    torch.set_num_threads(threads)
+    started, rows = time.monotonic(), []
+    for name in names:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        rows += BENCHMARKS[name]()
+    text = f"{markdown(rows)}\n\n{_circumstances(threads, time.monotonic() - started)}\n"
+    print(text)
+    if output is not None:
+        output.write_text(text)
+
+
+def parse(arguments: Sequence[str]) -> tuple[list[str], Path | None, int]:
+    """Names, file and number of threads.
+
+    Raises:
+        UserError: a name or a key is unknown.
+    """
+    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    names = [argument for argument in arguments if "=" not in argument]
+    for name in names:
+        if name not in BENCHMARKS:
+            raise UserError(f"unknown benchmark `{name}`; choose from {', '.join(BENCHMARKS)}")
+    for key in options:
+        if key not in ("output", "threads"):
+            raise UserError(f"unknown key `{key}`; choose from output, threads")
+    threads = options.get("threads", str(cores_per_process(1)))
+    if not threads.isdecimal() or threads == "0":
+        raise UserError(f"threads={threads} must be a positive integer")
+    output = Path(options["output"]) if "output" in options else None
+    return names or [name for name in BENCHMARKS if name not in ONLY_WHEN_NAMED], output, int(threads)
+
+
+def _circumstances(threads: int, seconds: float) -> str:
+    return (
+        f"Medians of interleaved repetitions, {threads} threads (particle: one core), torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {platform.machine()}; {seconds:.0f} s in all."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(configuration.exit_with_one_line(lambda: main(sys.argv[1:])))

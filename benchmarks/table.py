@@ -1,0 +1,68 @@
+"""Interleaved timing, and the one table that everything is reported in."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+HEADER = ("benchmark", "measured", "against", "ratio", "aim", "remark")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        benchmark: its name on the command line.
+        measured: what was measured.
+        against: the yardstick.
+        ratio: yardstick's time over ours (or what `remark` says); None where there is nothing to measure.
+        aim: the ratio that is aimed at, with its sign.
+        remark: what a reader must know to judge the ratio, or why there is none.
+    """
+
+    benchmark: str
+    measured: str
+    against: str
+    ratio: float | None
+    aim: str = ""
+    remark: str = ""
+
+    def cells(self) -> tuple[str, ...]:
+        """As text, in the order of `HEADER`."""
+        ratio = "-" if self.ratio is None else f"{self.ratio:.3g}"
+        return self.benchmark, self.measured, self.against, ratio, self.aim, self.remark
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as one Markdown table."""
+    lines = [HEADER, ("---",) * len(HEADER), *(row.cells() for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def interleaved(functions: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
+    """Times functions in turn, so that what else the machine does falls on all of them alike.
+
+    Each is called once before anything is timed.
+
+    Args:
+        functions: by name.
+        repetitions: timed calls of each.
+
+    Returns:
+        seconds of every repetition, by name.
+    """
+    for function in functions.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repetitions):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
+    """The median over repetitions of one time over the other of the same repetition."""
+    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
