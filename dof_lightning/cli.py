@@ -93,8 +93,8 @@ def _certify(tails: list[str]) -> None:
     compared = certify_agents(checkpoints.read(path), Path(folder), others, episodes, seed).to_dict()
     verdict = "bit-identical" if compared["identical"] else "not to the last bit"
     console.make_console(stderr=True).print(
-        f"{compared['processes']} processes, {episodes} episodes, {compared['decisions']:,} decisions; from the batched "
-        f"rollout: max |difference| {compared['max_abs_difference']:.3g} ({verdict}); "
+        f"{compared['processes']} processes, {episodes} episodes, {compared['decisions']:,} decisions; from the "
+        f"batched rollout: max |difference| {compared['max_abs_difference']:.3g} ({verdict}); "
         f"return {compared['return_mean']:.1f} alone, {compared['batched_return_mean']:.1f} batched",
         highlight=False,
         soft_wrap=True,

@@ -59,7 +59,7 @@ def export_agents(
     about = _about(checkpoint, config, tails)
     with _draft(output) as draft:
         for index in range(policy.n_agents):
-            path = _write(draft, policy.export(index), about | {"agent": _about_agent(checkpoint, index)})
+            path = write_agent(draft, policy.export(index), about | {"agent": _about_agent(checkpoint, index)})
             if file_format == "torch_export":
                 _write_program(load_agent(path), path)
     return output
@@ -105,7 +105,8 @@ def _about_agent(checkpoint: Checkpoint, index: int) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, policy: DecentralizedPolicy, about: Mapping[str, Any]) -> Path:
+def write_agent(folder: Path, policy: DecentralizedPolicy, about: Mapping[str, Any]) -> Path:
+    """Writes the two files of one agent; returns the json's path."""
     structure, tensors = describe(policy)
     weights = safetensors.torch.save(tensors)
     noise_shape = policy.draw_noise(1, make_generator(0)).shape[2:]
