@@ -63,13 +63,18 @@ def describe(config: Mapping[str, Any], spec: DatasetSpec, behavior: Mapping[str
         "config": dict(config),
         "dataset": spec_to_plain(spec),
         "behavior": dict(behavior),
-        "versions": {
-            "dof-lightning": __version__,
-            "torch": str(torch.__version__),
-            "lightning": lightning.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "git": git_revision(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of this project and what its numbers depend on."""
+    return {
+        "dof-lightning": __version__,
+        "torch": str(torch.__version__),
+        "lightning": lightning.__version__,
+        "python": platform.python_version(),
     }
 
 

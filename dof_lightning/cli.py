@@ -14,6 +14,14 @@ from dof_lightning.errors import UserError
 from dof_lightning.targets import check_arguments
 
 _EVAL_HELP = "roll a checkpoint out: dof eval checkpoint=<path> [rollout.report_episodes=200] [env=mpe_spread]"
+_EXPORT_HELP = (
+    "write one pair of files an agent: dof export checkpoint=<path> [output=<folder>] "
+    "[format=safetensors|torch_export] [sampler.steps=5] [algorithm.candidates=1]"
+)
+_CERTIFY_HELP = (
+    "play with one process an agent, each from its own files, and compare with the batched rollout: "
+    "dof certify checkpoint=<path> agents=<folder> [episodes=16] [seed=0]"
+)
 _DATA_HELP = "build | list | show <path> | verify <path> | train-behavior task=spread output=<file>"
 
 
@@ -29,17 +37,18 @@ def run(arguments: Sequence[str]) -> None:
         UserError: an argument is missing or names nothing.
     """
     parser = argparse.ArgumentParser(prog="dof", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{eval,data}")
-    evaluate = commands.add_parser("eval", help=_EVAL_HELP, description=_EVAL_HELP)
-    evaluate.add_argument("tails", nargs="+", metavar="key=value", help="checkpoint=<path> and what to change")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{eval,export,certify,data}")
+    for name, (_, explanation) in _CHECKPOINT_COMMANDS.items():
+        command = commands.add_parser(name, help=explanation, description=explanation)
+        command.add_argument("tails", nargs="+", metavar="key=value", help="checkpoint=<path> and what to change")
     data = commands.add_parser("data", help=_DATA_HELP, description=_DATA_HELP)
     actions = data.add_subparsers(dest="action", required=True, metavar="{build,list,show,verify,train-behavior}")
     for name, (_, explanation) in _DATA_ACTIONS.items():
         action = actions.add_parser(name, help=explanation, description=explanation)
         action.add_argument("tails", nargs="*", metavar="key=value", help="as for train.py; show, verify: or a path")
     options = parser.parse_args(arguments)
-    if options.command == "eval":
-        _evaluate(options.tails)
+    if options.command in _CHECKPOINT_COMMANDS:
+        _CHECKPOINT_COMMANDS[options.command][0](options.tails)
     else:
         _DATA_ACTIONS[options.action][0](options.tails)
 
@@ -50,15 +59,54 @@ def _evaluate(tails: list[str]) -> None:
     from dof_lightning.evaluation import evaluate
     from dof_lightning.overrides import override
 
-    path, others = _take(tails, "checkpoint")
-    if path is None:
-        raise UserError("checkpoint= is missing; a run keeps them in <run_dir>/checkpoints/{last,best}.ckpt")
-    checkpoint = checkpoints.read(Path(path))
+    path, others = _take_checkpoint(tails)
+    checkpoint = checkpoints.read(path)
     config = override(checkpoint.config, others)
     score = evaluate(checkpoint, config).to_dict()
     env = checkpoints.build_env(config).spec
     console.show_scores(console.make_console(stderr=True), {f"step {checkpoint.step}": score}, checkpoint.behavior, env)
     print(json.dumps(score))
+
+
+def _export(tails: list[str]) -> None:
+    from dof_lightning import checkpoint as checkpoints
+    from dof_lightning.export import export_agents
+
+    path, others = _take_checkpoint(tails)
+    output, others = _take(others, "output")
+    file_format, others = _take(others, "format")
+    where = None if output is None else Path(output)
+    print(export_agents(checkpoints.read(path), others, where, file_format or "safetensors"))
+
+
+def _certify(tails: list[str]) -> None:
+    from dof_lightning import checkpoint as checkpoints
+    from dof_lightning import console
+    from dof_lightning.certification import certify_agents
+
+    path, others = _take_checkpoint(tails)
+    folder, others = _take(others, "agents")
+    if folder is None:
+        raise UserError("agents= is missing; it is the folder that `dof export` wrote")
+    episodes, others = _take_integer(others, "episodes", default=16, least=1)
+    seed, others = _take_integer(others, "seed", default=0, least=0)
+    compared = certify_agents(checkpoints.read(path), Path(folder), others, episodes, seed).to_dict()
+    verdict = "bit-identical" if compared["identical"] else "not to the last bit"
+    console.make_console(stderr=True).print(
+        f"{compared['processes']} processes, {episodes} episodes, {compared['decisions']:,} decisions; from the "
+        f"batched rollout: max |difference| {compared['max_abs_difference']:.3g} ({verdict}); "
+        f"return {compared['return_mean']:.1f} alone, {compared['batched_return_mean']:.1f} batched",
+        highlight=False,
+        soft_wrap=True,
+    )
+    print(json.dumps(compared))
+
+
+_CHECKPOINT_COMMANDS: dict[str, Any] = {
+    "eval": (_evaluate, _EVAL_HELP),
+    "export": (_export, _EXPORT_HELP),
+    "certify": (_certify, _CERTIFY_HELP),
+}
 
 
 def _build(tails: list[str]) -> None:
@@ -132,6 +180,20 @@ def _dataset_paths(tails: list[str]) -> list[Path | str]:
     if not source.exists():
         raise UserError(f"{source.path} is not there; build it with `dof data build {' '.join(tails)}`")
     return [source.path]
+
+
+def _take_checkpoint(tails: list[str]) -> tuple[Path, list[str]]:
+    path, others = _take(tails, "checkpoint")
+    if path is None:
+        raise UserError("checkpoint= is missing; a run keeps them in <run_dir>/checkpoints/{last,best}.ckpt")
+    return Path(path), others
+
+
+def _take_integer(tails: list[str], wanted: str, default: int, least: int) -> tuple[int, list[str]]:
+    text, others = _take(tails, wanted)
+    if text is not None and not (text.isdecimal() and int(text) >= least):
+        raise UserError(f"{wanted} must be an integer, at least {least}, got {text!r}")
+    return (default if text is None else int(text)), others
 
 
 def _take(tails: list[str], wanted: str) -> tuple[str | None, list[str]]:

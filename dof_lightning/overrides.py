@@ -1,4 +1,4 @@
-"""`key=value` tails of `dof eval`: what of a stored configuration can be changed once the weights are trained."""
+"""`key=value` tails of `dof eval` and `dof export`: what can be changed once the weights are trained."""
 
 import copy
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _VALUES = ("seed", "trust", "rollout.report_episodes")
 _READ = ", ".join((*_VALUES, "env", *_PARTS, "their keys", "and algorithm.*"))
 
 
-def override(stored: dict[str, Any], tails: Sequence[str]) -> dict[str, Any]:
+def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof eval") -> dict[str, Any]:
     """Applies tails to a checkpoint's configuration, whose interpolations are resolved already.
 
     Groups are replaced first, as Hydra does. A part of the model (`sampler`, `schedule`, ...) is stored twice, beside
@@ -27,6 +27,7 @@ def override(stored: dict[str, Any], tails: Sequence[str]) -> dict[str, Any]:
     Args:
         stored: left as it is.
         tails: `group=option` or `key=value`.
+        command: whose tails they are.
 
     Raises:
         UserError: a tail is not `key=value`, names what an evaluation does not read, or its value does not fit; a class
@@ -44,18 +45,18 @@ def override(stored: dict[str, Any], tails: Sequence[str]) -> dict[str, Any]:
             _place(plain, [key], _compose_group(stored["choices"], key, value))
     for key, value in pairs:
         if key not in _GROUPS:
-            _set(plain, key, value)
+            _set(plain, key, value, command)
     if not plain["trust"]:
         check_targets(plain)
     check_arguments({key: plain[key] for key in ("algorithm", "env")})
     return plain
 
 
-def _set(plain: dict[str, Any], key: str, text: str) -> None:
+def _set(plain: dict[str, Any], key: str, text: str, command: str) -> None:
     known = [name for name, _ in leaves(plain) if _is_read(name)]
     if key not in known:
         if key in dict(leaves(plain)) or key in plain:
-            raise UserError(f"dof eval does not read `{key}`; it reads {_READ}")
+            raise UserError(f"{command} does not read `{key}`; it reads {_READ}")
         raise UserError(configuration.unknown_key(key, known))
     value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
     configuration.check_value(key, value, dict(leaves(plain)).get(key))

@@ -55,7 +55,7 @@ class AgentwiseCritic(Agentwise):
 
     def forward(self, condition: Tensor, actions: Tensor) -> Tensor:
         """Values of each agent's own action under both twins."""
-        identity = self._identity().to(actions.dtype).expand(len(actions), -1, -1)
+        identity = self._identity().to(actions.dtype).expand(actions.shape[0], -1, -1)
         inputs = torch.cat([condition, actions, identity], dim=-1).transpose(0, 1)
         values = self.network.agents_first(inputs.repeat(TWINS, 1, 1))
         return values.reshape(TWINS, self.n_agents, -1).transpose(1, 2)

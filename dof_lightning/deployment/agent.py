@@ -1,0 +1,191 @@
+"""Loading one agent from its file, and letting it act."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dof_lightning import __version__
+from dof_lightning.deployment.decision import Decision, own_noise
+from dof_lightning.deployment.structure import rebuild
+from dof_lightning.errors import UserError
+from dof_lightning.policy import DecentralizedPolicy
+
+FORMAT = "dof-lightning agent"
+FORMAT_VERSION = 1
+
+ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)
+
+
+class Agent:
+    """One agent that acts on what it sees itself.
+
+    Args:
+        record: the json beside its weights.
+        policy: of this agent alone (N = 1).
+
+    Attributes:
+        record: the json beside its weights.
+        name: in the environment.
+        index: in the team; tells its stream of noise from the others'.
+        observation_dim: O_i.
+        action_dim: A_i: dimensions of a continuous action, or the number of discrete choices.
+        action_kind: `continuous` (each dimension in [-1, 1]) or `discrete` (an index).
+        decision: what it decides by, a `torch.nn.Module`.
+    """
+
+    def __init__(self, record: Mapping[str, Any], policy: DecentralizedPolicy) -> None:
+        about = record["agent"]
+        self.record = record
+        self.name: str = about["name"]
+        self.index: int = about["index"]
+        self.observation_dim: int = about["observation_dim"]
+        self.action_dim: int = about["action_dim"]
+        self.action_kind: str = about["action_kind"]
+        self.decision = Decision(
+            policy,
+            about["padded_observation_dim"] - self.observation_dim,
+            about["padded_action_dim"] - self.action_dim,
+            self.action_dim if self.action_kind == "continuous" else None,
+        ).eval()
+        self._seed: int | None = None
+        self._step = 0
+        self._n_episodes: int | None = None
+        self._carry: Any = None
+
+    def to(self, device: torch.device | str) -> "Agent":
+        """Moves the agent; its own noise is drawn there, and each kind of device draws other numbers."""
+        self.decision.to(device)
+        return self
+
+    def reset(self, seed: int) -> None:
+        """Starts an episode (or a batch of them): nothing is remembered, and the noise starts anew.
+
+        Args:
+            seed: of the noise, 0 or more; agents of one team may be given the same, their noise is independent.
+
+        Raises:
+            UserError: it is negative.
+        """
+        if seed < 0:
+            raise UserError(f"{self.name}: seed={seed} must not be negative")
+        self._seed, self._step, self._n_episodes, self._carry = seed, 0, None, None
+
+    def act(self, observation: ArrayT, legal: ArrayT | None = None) -> ArrayT:
+        """Decides with noise of its own, a function of (seed, agent, step); see `own_noise`.
+
+        Args:
+            observation: `[O_i]`, or `[E, O_i]` of E episodes played at once.
+            legal: `[A_i]` or `[E, A_i]` bool, which discrete choices are legal; None where all are.
+
+        Returns:
+            what the observation is, array or tensor: `[A_i]` or `[E, A_i]` in [-1, 1]; the index of a choice where
+            actions are discrete.
+
+        Raises:
+            UserError: `reset` was not called, or what it sees has another shape, or is not finite.
+        """
+        if self._seed is None:
+            raise UserError(f"{self.name}: call reset(seed) before the first act()")
+        n_episodes = 1 if observation.ndim == 1 else len(observation)
+        noise = own_noise(self.decision.policy, n_episodes, self._seed, self.index, self._step)[:, 0]
+        return self.act_on_noise(observation, noise if observation.ndim > 1 else noise[0], legal)
+
+    def act_on_noise(self, observation: ArrayT, noise: Tensor, legal: ArrayT | None = None) -> ArrayT:
+        """The same on given noise, `[...]` or `[E, ...]` (its shape is the record's `noise_shape`)."""
+        seen = self._tensor("observation", observation, self.observation_dim).to(torch.float32)
+        allowed = None if legal is None else self._tensor("legal", legal, self.action_dim).to(torch.bool)
+        self._check(seen, allowed, noise if observation.ndim > 1 else noise[None])
+        if self._n_episodes is None:
+            self._n_episodes = len(seen)
+            self._carry = self.decision.policy.initial_carry(len(seen), seen.device)
+        with torch.no_grad():
+            noise = noise.to(seen.device).reshape(len(seen), *self.record["noise_shape"])
+            action, self._carry = self.decision(seen, self._carry, allowed, noise)
+        self._step += 1
+        action = action if observation.ndim > 1 else action[0]
+        return action.cpu().numpy() if isinstance(observation, np.ndarray) else action.to(observation.device)
+
+    def _tensor(self, field: str, given: np.ndarray | Tensor, width: int) -> Tensor:
+        """`[E, width]` on the agent's device."""
+        tensor = torch.as_tensor(given)
+        if tensor.ndim not in (1, 2) or tensor.shape[-1] != width:
+            raise UserError(
+                f"{self.name}: {field} must be [{width}], or [episodes, {width}] for a batch, got {list(tensor.shape)}"
+            )
+        device = next(self.decision.parameters(), torch.empty(0)).device
+        return (tensor if tensor.ndim == 2 else tensor[None]).to(device)
+
+    def _check(self, seen: Tensor, legal: Tensor | None, noise: Tensor) -> None:
+        if not seen.isfinite().all():
+            raise UserError(f"{self.name}: observation holds values that are not finite (NaN or infinity)")
+        wanted = [len(seen), *self.record["noise_shape"]]
+        if list(noise.shape) != wanted:
+            raise UserError(f"{self.name}: noise must be {wanted}, got {list(noise.shape)}")
+        if legal is not None and (len(legal) != len(seen) or not legal.any(-1).all()):
+            raise UserError(f"{self.name}: legal must have one row an observation, each with something legal in it")
+        if self._n_episodes not in (None, len(seen)):
+            raise UserError(
+                f"{self.name}: began with {self._n_episodes} episodes, got {len(seen)} observations; "
+                "call reset(seed) to begin others"
+            )
+
+
+def load_agent(path: str | Path, device: torch.device | str = "cpu") -> Agent:
+    """Reads an agent that `dof export` wrote: `<name>.json`, and the weights in `<name>.safetensors` beside it.
+
+    Nothing in the files is run: the weights are plain tensors, and the json names classes of this project.
+
+    Args:
+        path: of the json.
+        device: where the agent acts.
+
+    Raises:
+        UserError: a file is missing, damaged, or of another format; the message names it.
+    """
+    path = Path(path)
+    record = _read_record(path)
+    weights = weights_path(path)
+    if not weights.is_file():
+        raise UserError(f"{weights} does not exist; an agent is two files, keep them side by side")
+    content = weights.read_bytes()
+    try:
+        if hashlib.sha256(content).hexdigest() != record["weights_sha256"]:
+            raise UserError(f"{weights} is damaged or of another export: its sha256 is not the one in {path.name}")
+        policy = rebuild(record["structure"], safetensors.torch.load(content))
+        if not isinstance(policy, DecentralizedPolicy):
+            raise UserError("structure: the outermost class is not a policy")
+        return Agent(record, policy).to(device)
+    except UserError as error:
+        raise error if str(weights) in str(error) else UserError(f"{path}: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {type(error).__name__} {error}") from error
+
+
+def weights_path(record: Path) -> Path:
+    """Where the weights of an agent's json lie."""
+    return record.with_name(f"{record.name.removesuffix('.json')}.safetensors")
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; `dof export checkpoint=<path>` writes one json an agent")
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: it is not JSON") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise UserError(f"{path} does not describe an agent that `dof export` wrote")
+    if record.get("format_version") != FORMAT_VERSION:
+        wrote = record.get("versions", {}).get("dof-lightning", "another version")
+        raise UserError(
+            f"{path} has format_version {record.get('format_version')}, dof-lightning {__version__} reads "
+            f"{FORMAT_VERSION}; it was written by {wrote}: export the checkpoint again"
+        )
+    return record

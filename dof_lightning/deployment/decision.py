@@ -1,0 +1,58 @@
+"""One agent's decision, and the noise it draws for it, as pure functions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.seeding import make_generator
+
+
+def own_noise(policy: DecentralizedPolicy, n_episodes: int, seed: int, agent: int, step: int) -> Tensor:
+    """The noise an agent draws by itself: a function of (seed, agent, step), whatever the others do.
+
+    Args:
+        policy: of that agent alone (N = 1).
+        n_episodes: E; episodes of one batch share the stream, so another E gives other noise.
+        seed: of the episode, the same for all agents.
+        agent: its index in the team.
+        step: decisions since the start.
+
+    Returns:
+        `[E, 1, ...]`, as `policy.draw_noise`.
+    """
+    tensor = next(iter([*policy.parameters(), *policy.buffers()]), torch.empty(0))
+    return policy.draw_noise(n_episodes, make_generator(seed, "agent", agent, step, device=tensor.device))
+
+
+class Decision(nn.Module):
+    """The policy of one agent without the team's dimensions: no agent axis, no padding.
+
+    Args:
+        policy: of one agent (N = 1).
+        padding: observations are followed by this many zeros, because the widest agent's are wider.
+        legal_padding: the same of discrete choices.
+        action_dim: A_i of continuous actions, None where they are discrete.
+
+    Shapes:
+        observation `[E, O_i]`, legal `[E, A_i]` bool or None, noise `[E, ...]`; action `[E, A_i]` in [-1, 1], or `[E]`
+        int64 where discrete
+    """
+
+    def __init__(self, policy: DecentralizedPolicy, padding: int, legal_padding: int, action_dim: int | None) -> None:
+        super().__init__()
+        self.policy = policy
+        self.padding = padding
+        self.legal_padding = legal_padding
+        self.action_dim = action_dim
+
+    def forward(self, observation: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
+        """Decides; returns the action and what the agent remembers."""
+        padded = pad(observation, (0, self.padding))
+        if legal is not None:
+            legal = pad(legal, (0, self.legal_padding))[:, None]
+        actions, carry = self.policy.act_on_noise(padded[:, None], carry, legal, noise[:, None])
+        action = actions[:, 0]
+        return (action if self.action_dim is None else action[:, : self.action_dim]), carry

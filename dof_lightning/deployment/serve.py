@@ -1,0 +1,63 @@
+"""One agent as a process: `python -m dof_lightning.deployment.serve agent_0.json`, a line of JSON in, a line out.
+
+    {"reset": 7}                                       -> {"reset": 7}
+    {"observation": [0.1, ...], "legal": [true, ...]}  -> {"action": [0.5, -1.0]}      (legal may be left out)
+
+Observations may be `[E, O_i]`, one row an episode. What cannot be answered is answered by {"error": "..."}.
+"""
+
+import json
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dof_lightning.deployment.agent import Agent, load_agent
+from dof_lightning.errors import UserError
+
+
+def serve(agent: Agent) -> None:
+    """Answers every line of stdin until it is closed."""
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(answer(agent, line)) + "\n")
+        sys.stdout.flush()
+
+
+def answer(agent: Agent, line: str) -> dict[str, Any]:
+    """The answer to one line."""
+    try:
+        request = json.loads(line)
+        if "reset" in request:
+            agent.reset(request["reset"])
+            return {"reset": request["reset"]}
+        legal = request.get("legal")
+        return {
+            "action": agent.act(_tensor(request["observation"]), None if legal is None else _tensor(legal)).tolist()
+        }
+    except UserError as error:
+        return {"error": str(error)}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return {"error": f"cannot read this line: {type(error).__name__} {error}"}
+
+
+def _tensor(rows: list) -> Tensor:
+    return torch.tensor(rows)
+
+
+def main() -> int:
+    """Loads the agent that the command line names, and serves it."""
+    if len(sys.argv) != 2:
+        sys.stderr.write("error: name one agent: python -m dof_lightning.deployment.serve agent_0.json\n")
+        return 2
+    try:
+        agent = load_agent(sys.argv[1])
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    serve(agent)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
