@@ -132,8 +132,7 @@ def test_a_batch_equals_its_episodes_one_by_one_and_copies_are_used_again(make: 
 
 def test_results_stay_what_they_were() -> None:
     env = spread()
-    first = env.reset(SEEDS)
-    kept = first.clone()
+    kept = (first := env.reset(SEEDS)).clone()
     result = env.step(draw_actions(env, 3, 0))
     before = [result.observations.clone(), result.rewards.clone(), result.truncated.clone()]
     env.step(draw_actions(env, 3, 1))
