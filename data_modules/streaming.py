@@ -208,6 +208,8 @@ class StreamedBatches:
                 while current is None or current.block != block:
                     current = None  # its memory is needed for the one after the next
                     current = _opened(next(loaded))
+                    if (current.block.epoch, current.block.number) > (block.epoch, block.number):
+                        raise RuntimeError(f"{current.block} came before {block}")  # which would never come
                 windows = current.order[first : first + size]
                 parts.append(self._gather(current.table, *current.index.locate(windows)))
             yield concatenate(parts)
