@@ -10,9 +10,10 @@ import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, ParallelStrategy, Strategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import nn
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -42,10 +43,12 @@ class _Launcher(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
 
-class _Launched:
-    """Uses our launcher in one of Lightning's strategies for several processes."""
+class _Launched(ParallelStrategy):
+    """Uses our launcher in one of Lightning's strategies for several processes, and survives torchrun's restarts."""
 
     _launcher: Any
+    _timeout: Any
+    _get_process_group_backend: Any
     cluster_environment: Any
     num_processes: Any
     num_nodes: Any
@@ -53,6 +56,35 @@ class _Launched:
     def _configure_launcher(self) -> None:
         if not self.cluster_environment.creates_processes_externally:
             self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+    def setup_environment(self) -> None:
+        """Forms the process group (Lightning hook)."""
+        _join_after_restart(self._get_process_group_backend(), self._timeout, self.root_device)
+        super().setup_environment()
+
+
+def _join_after_restart(backend: str, timeout: timedelta, device: torch.device) -> None:
+    """Forms the group of a job that torchrun has started again on one machine.
+
+    torchrun's key-value store lives on through restarts (torch 2.13), with the addresses of the dead: a rank that asks
+    before the other has written its new one would wait for a process that is gone. Each attempt gets keys of its own.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    # Several machines may count differently; docs/devices.md tells how to give them a new store.
+    if attempt == "0" or not shared or os.environ["GROUP_WORLD_SIZE"] != "1":
+        return
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    server = TCPStore(host, port, ranks, is_master=False, timeout=timeout)
+    torch.distributed.init_process_group(
+        backend,
+        store=PrefixStore(f"attempt_{attempt}", server),
+        rank=rank,
+        world_size=ranks,
+        timeout=timeout,
+        device_id=None if device.type == "cpu" else device,
+    )
 
 
 class DDP(_Launched, DDPStrategy):

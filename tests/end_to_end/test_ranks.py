@@ -152,14 +152,14 @@ def test_a_dead_rank_ends_all_with_a_message(workplace: Workplace, launcher: str
 
 @pytest.mark.slow
 def test_torchrun_restarts_from_the_last_checkpoint(workplace: Workplace) -> None:
-    typed = (*SMALL, "trainer.devices=2", "trainer.max_steps=400", "checkpoint.every_n_steps=5", "run_dir=restarted")
+    typed = (*SMALL, "trainer.devices=2", "trainer.max_steps=150", "checkpoint.every_n_steps=5", "run_dir=restarted")
     process = torchrun(workplace, ("--standalone", "--nproc-per-node=2", "--max-restarts=1"), *typed)
     wait_for(workplace.path / "restarted" / "checkpoints" / "last.ckpt", process)
     os.kill(processes_of_ranks(process.pid)[2], signal.SIGKILL)
     code, complaint = ended(process, 250.0)
     assert code == 0, complaint[-3000:]
     results = workplace.results("restarted")
-    assert results["steps"] == 400
+    assert results["steps"] == 150
     assert results["resumed_from_step"] > 0
 
 
