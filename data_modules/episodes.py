@@ -96,7 +96,7 @@ class EpisodeDataModule(LightningDataModule):
         Raises:
             UserError: a shard is damaged, nothing is left to train on, or batch size and ranks do not fit.
         """
-        self._check_batch_size()
+        self.check_batch_size(self.world_size)
         if self._plan is not None:
             self._block_order(self._plan)
             if self._heldout is None:
@@ -217,8 +217,13 @@ class EpisodeDataModule(LightningDataModule):
     def _gather_numbered(self, table: EpisodeTable, index: WindowIndex) -> Callable[[Tensor], EpisodeBatch]:
         return partial(_gather_numbered, table, index, self.window, self.train_on_padded_tails)
 
-    def _check_batch_size(self) -> None:
-        size, ranks = self.global_batch_size, self.world_size
+    def check_batch_size(self, ranks: int) -> None:
+        """Refuses a batch that does not divide by the number of ranks.
+
+        Raises:
+            UserError: names the nearest sizes that do.
+        """
+        size = self.global_batch_size
         if size < 1 or size % ranks:
             below, above = size // ranks * ranks, (size // ranks + 1) * ranks
             choices = f"{below} or {above}" if below > 0 else f"{above}"

@@ -147,12 +147,13 @@ def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None
         entry: how many episodes and steps are expected; never more than these are yielded.
 
     Raises:
-        UserError: the file cannot be opened, is truncated, holds other episodes than expected, or a member has
-            another type or shape, holds pickled objects, or is not finite; the message names file, member and fix.
+        UserError: the file cannot be opened, is truncated, holds other episodes or bytes than expected, or a member
+            has another type or shape, holds pickled objects, or is not finite; the message names file, member and fix.
     """
     n_episodes = n_steps = 0
     wanted = {f"{name}.npy" for name in members}
-    with open_url(url) as stream:
+    with open_url(url) as file:
+        stream = _HashingReader(file)
         files = tar_file_expander(
             [{"url": url, "stream": stream}], select_files=lambda name: name.partition(".")[2] in wanted
         )
@@ -165,6 +166,8 @@ def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None
                 yield rows
             if entry is not None and (n_episodes, n_steps) != (entry.n_episodes, entry.n_steps):
                 raise ValueError(f"it holds {n_episodes} episodes, expected {entry.n_episodes}")
+            if entry is not None and stream.finish() != entry.sha256:
+                raise ValueError("it was changed after it was written (another sha256)")
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
             reason = str(error.args[0]) if error.args else type(error).__name__
             raise UserError(f"{url}: {reason}; {_REPAIR}") from error
@@ -187,6 +190,26 @@ def open_url(url: str) -> IO[bytes]:
         raise UserError(f"{url}: reading {protocol}:// needs another package ({error})") from error
     except OSError as error:
         raise UserError(f"{url} cannot be opened ({error}): check the path and its permissions") from error
+
+
+class _HashingReader:
+    """A file whose sha256 is known once it has been read, without reading it twice."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        """Reads and counts in."""
+        data = self._file.read(size)
+        self._sha256.update(data)
+        return data
+
+    def finish(self) -> str:
+        """Reads what is left; the sha256 of the whole, hexadecimal."""
+        while self.read(1 << 20):
+            pass
+        return self._sha256.hexdigest()
 
 
 class _HashedFile(io.RawIOBase):

@@ -11,6 +11,7 @@ import yaml
 
 from dof_lightning import configuration
 from dof_lightning.errors import UserError
+from dof_lightning.plain import split_tail
 from dof_lightning.targets import check_arguments
 
 _EVAL_HELP = "roll a checkpoint out: dof eval checkpoint=<path> [rollout.report_episodes=200] [env=mpe_spread]"
@@ -145,7 +146,7 @@ def _verify(tails: list[str]) -> None:
 def _train_behavior(tails: list[str]) -> None:
     from data_modules.behavior import train
 
-    values = {key: yaml.safe_load(value) for key, value in map(_split, tails)}
+    values = {key: yaml.safe_load(value) for key, value in map(split_tail, tails)}
     check_arguments({"_target_": "data_modules.behavior.train.main", **values})
     train.main(**values)
 
@@ -198,13 +199,6 @@ def _take_integer(tails: list[str], wanted: str, default: int, least: int) -> tu
 
 def _take(tails: list[str], wanted: str) -> tuple[str | None, list[str]]:
     """The value of one key, and the tails without it."""
-    pairs = [_split(tail) for tail in tails]
+    pairs = [split_tail(tail) for tail in tails]
     values = [value for key, value in pairs if key == wanted]
     return (values[-1] if values else None), [f"{key}={value}" for key, value in pairs if key != wanted]
-
-
-def _split(tail: str) -> tuple[str, str]:
-    key, separator, value = tail.partition("=")
-    if not separator:
-        raise UserError(f"cannot read {tail!r}; write key=value")
-    return key, value

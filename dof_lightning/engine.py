@@ -25,6 +25,7 @@ from callbacks.interruption import Interruption, TimeLimit
 from callbacks.provenance import Provenance
 from callbacks.throughput import peak_memory_mb
 from data_modules.manifest import DatasetManifest, read_manifest
+from data_modules.source import DatasetSource
 from dof_lightning import checkpoint as checkpoints
 from dof_lightning import configuration, console
 from dof_lightning.algorithms.base import Algorithm
@@ -35,7 +36,7 @@ from dof_lightning.fitting import fit
 from dof_lightning.plain import leaves
 from dof_lightning.run_folder import RunFolder, Start, find_start, is_first_process, write_atomically
 from dof_lightning.seeding import derive_seed
-from dof_lightning.spec import check_compatible
+from dof_lightning.spec import EnvSpec, check_compatible, check_same_world
 from dof_lightning.strategies import cluster_plugins, make_strategy
 
 _NOISE_TO_USERS = (
@@ -117,8 +118,8 @@ def build(config: dict[str, Any], start: Start) -> Run:
     Raises:
         UserError: they do not.
     """
-    manifest = read_manifest(locate_dataset(config))
     env = checkpoints.build_env(config)
+    manifest = read_manifest(locate_dataset(config, env.spec))
     check_compatible(manifest.spec, env.spec)
     torch.manual_seed(derive_seed(config["seed"], "weights"))
     algorithm = configuration.build(config["algorithm"])(spec=manifest.spec)
@@ -134,18 +135,28 @@ def build(config: dict[str, Any], start: Start) -> Run:
     interruption = Interruption()
     ours = [interruption, Agreement(resumed_from_step)]
     trainer = _build_trainer(config, start.folder, manifest, env, ours)
+    data.check_batch_size(trainer.world_size)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
     return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step)
 
 
-def locate_dataset(config: Mapping[str, Any]) -> Path | str:
-    """Where the dataset lies; it is built if it is one of ours and not there yet."""
+def locate_dataset(config: Mapping[str, Any], environment: EnvSpec | None = None) -> Path | str:
+    """Where the dataset lies; it is built if it is one of ours and not there yet.
+
+    Args:
+        config: the resolved configuration.
+        environment: where policies will be rolled out; nothing is built that does not fit it.
+
+    Raises:
+        UserError: it does not fit, is damaged, or cannot be built.
+    """
     path = config["data"]["path"]
     if path is not None:
         return str(path)
-    source = configuration.build(config["data"]["source"])
-    location: Path = source.ensure(progress=is_first_process())
-    return location
+    source: DatasetSource = configuration.build(config["data"]["source"])
+    if environment is not None:
+        check_same_world(source.name, source.environment.spec, environment)
+    return source.ensure(progress=is_first_process())
 
 
 def _build_trainer(

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from dof_lightning import configuration
 from dof_lightning.checkpoint import MODEL_KEYS
 from dof_lightning.errors import UserError
-from dof_lightning.plain import leaves
+from dof_lightning.plain import leaves, split_tail
 from dof_lightning.targets import check_arguments, check_targets
 
 _PARTS = tuple(key for key in MODEL_KEYS if key not in ("seed", "algorithm"))
@@ -34,7 +34,7 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
             is not trusted.
     """
     plain = copy.deepcopy(stored) | {"trust": False}  # whose file it is does not say whether it can be trusted
-    pairs = [_split(tail) for tail in tails]
+    pairs = [split_tail(tail) for tail in tails]
     for key, value in pairs:
         if key == "algorithm":
             raise UserError(
@@ -80,10 +80,3 @@ def _compose_group(choices: dict[str, Any], group: str, option: str) -> Any:
     """A group as it would be in a training with the checkpoint's algorithm and data, tuned values included."""
     kept = [f"{name}={choices[name]}" for name in ("algorithm", "data")]
     return configuration.to_plain(configuration.compose([*kept, f"{group}={option}"]))[group]
-
-
-def _split(tail: str) -> tuple[str, str]:
-    key, separator, value = tail.partition("=")
-    if not separator:
-        raise UserError(f"cannot read {tail!r}; write key=value")
-    return key, value

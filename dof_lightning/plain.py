@@ -1,9 +1,11 @@
-"""Configurations as plain containers: their leaves, what tells two apart, and what identifies one."""
+"""Configurations as plain containers: their leaves, what tells two apart, what identifies one, and typed changes."""
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from dof_lightning.errors import UserError
 
 _WHERE_NOT_WHAT = ("run_dir", "resume", "trust")
 
@@ -31,3 +33,15 @@ def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: S
         if mine.get(key) != other.get(key):
             return f"{key} is {other.get(key)!r} there, {mine.get(key)!r} here"
     return None
+
+
+def split_tail(tail: str) -> tuple[str, str]:
+    """Key and value of what a user typed.
+
+    Raises:
+        UserError: it is not `key=value`.
+    """
+    key, separator, value = tail.partition("=")
+    if not separator:
+        raise UserError(f"cannot read {tail!r}; write key=value")
+    return key, value

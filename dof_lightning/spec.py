@@ -222,13 +222,18 @@ def check_compatible(dataset: DatasetSpec, environment: EnvSpec) -> None:
     Raises:
         UserError: the recipes differ; the message names the first fields that do, and the fix.
     """
-    if dataset.environment.fingerprint == environment.fingerprint:
+    check_same_world(dataset.name, dataset.environment, environment)
+
+
+def check_same_world(dataset_name: str, collected_in: EnvSpec, environment: EnvSpec) -> None:
+    """`check_compatible` before there is a dataset; raises alike."""
+    if collected_in.fingerprint == environment.fingerprint:
         return
-    ours, theirs = environment.recipe, dataset.environment.recipe
+    ours, theirs = environment.recipe, collected_in.recipe
     fields = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
     differences = ", ".join(_difference(key, theirs.get(key), ours.get(key)) for key in fields)
     raise UserError(
-        f"dataset {dataset.name!r} was collected in {dataset.environment.name!r} ({dataset.environment.fingerprint}), "
+        f"dataset {dataset_name!r} was collected in {collected_in.name!r} ({collected_in.fingerprint}), "
         f"but env={environment.name!r} is {environment.fingerprint} ({differences}); "
         f"choose the env= the data came from, or data= collected in this one"
     )

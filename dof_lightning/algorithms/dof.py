@@ -77,7 +77,7 @@ class DoFLightningModule(Algorithm):
         data_factorization: h, called with the spec.
         schedule: called without arguments.
         sampler: the sampler of execution, called with the schedule.
-        ema_decay: of the moving average of denoisers and h, in [0, 1).
+        ema_decay: of the moving average of denoisers, f and h, in [0, 1).
         data_mask: broadcasts against `[N, ...]`, False where an agent's data are padding: no noise, no loss.
         clip_range: data lie in [-clip_range, clip_range].
     """
@@ -107,6 +107,7 @@ class DoFLightningModule(Algorithm):
         self.clip_range = clip_range
         self.register_buffer("data_mask", data_mask, persistent=False)
         self.average_denoiser = ema_copy(self.denoiser)
+        self.average_noise_factorization = ema_copy(self.noise_factorization)
         self.average_data_factorization = ema_copy(self.data_factorization)
         if not self.noise_factorization.local_execution or not self.data_factorization.local_execution:
             raise UserError(
@@ -174,7 +175,7 @@ class DoFLightningModule(Algorithm):
             x_tot^0 `[B, N, ...]`.
         """
         sampler = sampler or self.sampler
-        f = self.noise_factorization
+        f = self.average_noise_factorization
 
         def clip(joint: Tensor) -> Tensor:
             return f.join(f.split(joint).clamp(-self.clip_range, self.clip_range))
@@ -192,7 +193,7 @@ class DoFLightningModule(Algorithm):
         def clip(x: Tensor) -> Tensor:
             return x.clamp(-self.clip_range, self.clip_range)
 
-        parts = (self.average_denoiser, self.noise_factorization, self.average_data_factorization)
+        parts = (self.average_denoiser, self.average_noise_factorization, self.average_data_factorization)
         return sample_locally(*parts, sampler or self.sampler, clip, condition, noise)
 
     def learning_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler) -> Tensor:
@@ -227,4 +228,5 @@ class DoFLightningModule(Algorithm):
     def after_step(self) -> None:
         """Moves the average of what acts."""
         ema_update(self.average_denoiser, self.denoiser, self.ema_decay)
+        ema_update(self.average_noise_factorization, self.noise_factorization, self.ema_decay)
         ema_update(self.average_data_factorization, self.data_factorization, self.ema_decay)

@@ -122,6 +122,12 @@ class DoFPolicy(DoFLightningModule):
             "discount": discount,
             "ema_decay": ema_decay,
             "target_update_rate": target_update_rate,
+            "q_weight": q_weight,
+            "learning_rate": learning_rate,
+            "critic_learning_rate": critic_learning_rate,
+            "gradient_clip": gradient_clip,
+            "critic_gradient_clip": critic_gradient_clip,
+            "reward_scale": reward_scale,
         }
         check_settings(settings, learns_h=any(True for _ in self.data_factorization.parameters()))
         self.q_gradient = q_gradient
@@ -203,11 +209,11 @@ class DoFPolicy(DoFLightningModule):
         }
 
     def policy(self) -> DiffusionActor:
-        """Agents with the averaged denoisers and h, and the target critics to rank candidates."""
+        """Agents with the averaged denoisers, f and h, and the target critics to rank candidates."""
         ranks = self.critic is not None and self.candidates > 1
         actor = DiffusionActor(
             cast(MLPDenoiser, whole(self.average_denoiser)),
-            self.noise_factorization,
+            self.average_noise_factorization,
             self.average_data_factorization,
             self.critic.local if self.critic is not None and ranks else None,
             self.normalizer,

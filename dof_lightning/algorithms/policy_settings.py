@@ -1,6 +1,6 @@
 """What of DoF-Policy's settings goes together; everything that does not is refused in one line with the fix."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 from dof_lightning.actors.diffusion import Selection
@@ -10,7 +10,14 @@ Critics = Literal["none", "separate", "mixed", "joint"]
 QGradient = Literal["none", "one_step", "full"]
 
 _CHOICES: dict[str, Any] = {"critics": Critics, "q_gradient": QGradient, "selection": Selection}
-_SHARES = ("ema_decay", "target_update_rate", "discount")
+_Fits = Callable[[float], bool]
+_RANGES: tuple[tuple[tuple[str, ...], _Fits, str], ...] = (
+    (("ema_decay", "target_update_rate", "discount"), lambda value: 0.0 <= value <= 1.0, "between 0 and 1"),
+    (("learning_rate", "critic_learning_rate"), lambda value: value > 0.0, "above 0"),
+    (("gradient_clip", "critic_gradient_clip", "reward_scale"), lambda value: value > 0.0, "above 0, or null"),
+    (("q_weight", "reconstruction_weight"), lambda value: value >= 0.0, "at least 0"),
+    (("candidates",), lambda value: value >= 1, "at least 1"),
+)
 
 
 def check_settings(settings: Mapping[str, Any], learns_h: bool) -> None:
@@ -18,7 +25,8 @@ def check_settings(settings: Mapping[str, Any], learns_h: bool) -> None:
 
     Args:
         settings: values by their name in the configuration: critics, q_gradient, selection, selection_temperature,
-            candidates, local_head, reconstruction_weight, discount, ema_decay, target_update_rate.
+            candidates, local_head, reconstruction_weight, q_weight, discount, ema_decay, target_update_rate, the
+            learning rates, gradient clips and the reward scale.
         learns_h: whether the data factorisation has anything to learn.
 
     Raises:
@@ -48,13 +56,16 @@ def _check_values(settings: Mapping[str, Any]) -> None:
     for key, choices in _CHOICES.items():
         if settings[key] not in get_args(choices):
             raise UserError(f"algorithm.{key}={settings[key]} is unknown; choose one of {', '.join(get_args(choices))}")
-    for key in _SHARES:
-        if not 0.0 <= settings[key] <= 1.0:
-            raise UserError(f"algorithm.{key}={settings[key]} must be between 0 and 1")
-    if settings["candidates"] < 1:
-        raise UserError(f"algorithm.candidates={settings['candidates']} must be at least 1")
+    _check_ranges(settings)
     if settings["selection_temperature"] <= 0:
         raise UserError(
             f"algorithm.selection_temperature={settings['selection_temperature']} must be above 0; "
             "algorithm.selection=argmax takes the best candidate"
         )
+
+
+def _check_ranges(settings: Mapping[str, Any]) -> None:
+    for keys, fits, words in _RANGES:
+        for key in keys:
+            if settings[key] is not None and not fits(settings[key]):
+                raise UserError(f"algorithm.{key}={settings[key]} must be {words}")

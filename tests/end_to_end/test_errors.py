@@ -62,6 +62,9 @@ def _only_line(code: int, printed: str) -> str:
         ((*SMALL, "trainer.log_every_n_steps=0"), ("trainer.log_every_n_steps", "at least 1")),
         ((*SMALL, "data.num_workers=-1"), ("data.num_workers", "at least 0")),
         ((*SMALL, "denoiser.hidden=[-3]"), ("hidden=[-3]", "at least 1")),
+        ((*SMALL, "algorithm.learning_rate=-1"), ("algorithm.learning_rate=-1", "above 0")),
+        ((*SMALL, "algorithm.critic_gradient_clip=-1"), ("algorithm.critic_gradient_clip=-1", "above 0, or null")),
+        ((*SMALL, "data.episodes=123456", "env.task=tag"), ("was collected in", "env=")),
         ((*SMALL, "trainer.accelerator=gpv"), ("trainer", "gpv")),
         ((*SMALL, "env._target_=os.system"), ("env._target_", "trust=true")),
         ((*SMALL, "env.task=tag"), ("mpe_spread", "was collected in", "env=")),
@@ -95,6 +98,7 @@ def test_a_mistake_in_train_is_one_line(
 def test_no_mistake_leaves_a_run_folder(workplace: Workplace, capsys: pytest.CaptureFixture) -> None:
     complaint_of_train(capsys, *SMALL, "env.task=tag", "seed=77")
     complaint_of_train(capsys, *SMALL, "env.task=tag", "run_dir=mistaken")
+    complaint_of_train(capsys, *SMALL, "trainer.devices=2", "data.global_batch_size=63", "run_dir=mistaken")
     folders = [path for path in (workplace.path / "runs").rglob("*") if path.is_dir() and not any(path.iterdir())]
     assert folders == []
     assert not (workplace.path / "mistaken").exists()
@@ -183,8 +187,7 @@ def test_damaged_shards_are_named(
         shard.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
     line = complaint_of_dof(capsys, "data", "verify", str(copy))
     assert "shard-000000.tar" in line
-    if damage != "flipped":
-        assert "shard-000000.tar" in complaint_of_train(capsys, *SMALL, f"data.path={copy}", "run_dir=damaged")
+    assert "shard-000000.tar" in complaint_of_train(capsys, *SMALL, f"data.path={copy}", f"run_dir=damaged_{damage}")
 
 
 @pytest.mark.parametrize(
