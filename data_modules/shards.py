@@ -207,7 +207,7 @@ class _HashingReader:
 
     def finish(self) -> str:
         """Reads what is left; the sha256 of the whole, hexadecimal."""
-        while self.read(1 << 20):
+        while self.read(1 << 14):
             pass
         return self._sha256.hexdigest()
 

@@ -81,7 +81,7 @@ def _only_line(code: int, printed: str) -> str:
         ((*SMALL, "denoiser.time_embedding=15"), ("denoiser.time_embedding=15", "even")),
         ((*SMALL, "denoiser.time_embedding=abc"), ("error: denoiser.time_embedding", "an integer", "abc")),
         ((*SMALL, "algorithm.gradient_clip=abc"), ("algorithm.gradient_clip", "a number or null", "abc")),
-        ((*SMALL, "algorithm.q_gradient=one-step"), ("algorithm.q_gradient", "none or one_step", "one-step")),
+        ((*SMALL, "algorithm.q_gradient=one-step"), ("algorithm.q_gradient", "none or one_step or full", "one-step")),
         ((*SMALL, "trainer.precision=16-mixed"), ("trainer.precision", "32-true or bf16-mixed", "16-mixed")),
         ((*SMALL, "trainer.max_time=soon"), ("trainer", "DD:HH:MM:SS", "soon")),
     ],

@@ -1,5 +1,6 @@
 """Shards are read as they were written, from a folder or an address, and damage is named, not run."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -28,15 +29,15 @@ def rewrite_member(shard: Path, member: str, data: bytes) -> None:
             content = data if info.name == member else content
             info.size = len(content)
             new.addfile(info, io.BytesIO(content))
-    update_size(shard)
+    update_entry(shard)
 
 
-def update_size(shard: Path) -> None:
+def update_entry(shard: Path) -> None:
     file = shard.parent / "dataset.json"
     document = json.loads(file.read_text())
     for entry in document["shards"]:
         if entry["name"] == shard.name:
-            entry["n_bytes"] = shard.stat().st_size
+            entry |= {"n_bytes": shard.stat().st_size, "sha256": hashlib.sha256(shard.read_bytes()).hexdigest()}
     file.write_text(json.dumps(document))
 
 
@@ -106,7 +107,7 @@ def test_truncated_shard_while_reading(toy: Path) -> None:
     messages = []
     for size in range(0, len(data), 512):
         shard.write_bytes(data[:size])
-        update_size(shard)
+        update_entry(shard)
         try:
             assert_same(read_all(toy), whole)
         except UserError as error:
@@ -118,7 +119,7 @@ def test_truncated_shard_while_reading(toy: Path) -> None:
 def test_shard_that_is_no_tar(toy: Path) -> None:
     shard = toy / "shard-000001.tar"
     shard.write_bytes(b"<html>not found</html>" * 100)
-    update_size(shard)
+    update_entry(shard)
     with pytest.raises(UserError, match=r"shard-000001\.tar"):
         read_all(toy)
 
@@ -164,7 +165,7 @@ def test_other_members_are_never_decoded(toy: Path) -> None:
         info = tarfile.TarInfo("000000.evil.pkl")
         info.size = 4
         tar.addfile(info, io.BytesIO(b"\x80\x04N."))
-    update_size(shard)
+    update_entry(shard)
     assert read_all(toy).n_episodes == 50
 
 

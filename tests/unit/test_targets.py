@@ -22,7 +22,7 @@ def give(target: str, **arguments: Any) -> None:
     [
         (POLICY, "gradient_clip", "abc", "a number or null"),
         (POLICY, "gradient_clip", True, "a number or null"),
-        (POLICY, "q_gradient", "one-step", "none or one_step"),
+        (POLICY, "q_gradient", "one-step", "none or one_step or full"),
         (POLICY, "candidates", 2.5, "an integer"),
         (POLICY, "candidates", None, "an integer"),
         (SAMPLER, "steps", "abc", "an integer or null"),
