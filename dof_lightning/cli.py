@@ -184,6 +184,8 @@ def _dataset_paths(tails: list[str]) -> list[Path | str]:
 
 
 def _take_checkpoint(tails: list[str]) -> tuple[Path, list[str]]:
+    if tails[:1] and "=" not in tails[0]:
+        raise UserError(f"cannot read {tails[0]!r}; write key=value, checkpoint={tails[0]} perhaps")
     path, others = _take(tails, "checkpoint")
     if path is None:
         raise UserError("checkpoint= is missing; a run keeps them in <run_dir>/checkpoints/{last,best}.ckpt")

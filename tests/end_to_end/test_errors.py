@@ -194,6 +194,7 @@ def test_damaged_shards_are_named(
     ("arguments", "words"),
     [
         (("eval", "rollout.report_episodes=2"), ("checkpoint=",)),
+        (("eval", "runs/mine/checkpoints/last.ckpt"), ("checkpoint=runs/mine/checkpoints/last.ckpt",)),
         (("eval", "checkpoint=nowhere.ckpt"), ("nowhere.ckpt", "does not exist")),
         (("eval", "checkpoint={finished}/config.yaml"), ("config.yaml", "cannot be read")),
         (("eval", "checkpoint={finished}/checkpoints/last.ckpt", "env=mpe_tag"), ("was collected in", "env=")),
