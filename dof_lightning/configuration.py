@@ -1,6 +1,7 @@
 """From what a user typed to a checked configuration; every mistake becomes one line."""
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -247,6 +248,11 @@ def exit_with_one_line(main: Callable[[], Any]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__
         line = str(cause) if isinstance(cause, UserError) else explain(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        line = f"the disk is full{where}; make room, then the same command, with its run_dir, goes on from last.ckpt"
     else:
         return 0
     if os.environ.get("LOCAL_RANK", "0") == "0":

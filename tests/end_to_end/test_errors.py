@@ -1,5 +1,6 @@
 """What a user types wrong comes back as one line that names the thing and the fix, with exit code 2."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -251,3 +252,10 @@ def test_datasets_are_built_listed_shown_and_verified(workplace: Workplace, caps
     assert "mpe_spread_random" in printed("list", "data.root=elsewhere")
     assert "30 of at most 25 steps" in printed("show", *what)
     assert "1 shards" in printed("verify", path)
+
+
+def test_a_full_disk_is_one_line_and_other_faults_of_the_system_are_not(capsys: pytest.CaptureFixture) -> None:
+    assert configuration.exit_with_one_line(lambda: Path("/dev/full").write_text("curves")) == 2
+    assert re.fullmatch(r"error: the disk is full.*run_dir.*\n", capsys.readouterr().err)
+    with pytest.raises(FileNotFoundError):
+        configuration.exit_with_one_line(lambda: Path("/nowhere/at/all").read_text())
