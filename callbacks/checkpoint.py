@@ -13,6 +13,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from callbacks.finite import check_finite
 from callbacks.schedule import StepSchedule
 from dof_lightning.errors import UserError
 
@@ -81,9 +82,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class LastCheckpoint(Checkpoint):
     """`last.ckpt` every n optimiser steps and at the last one, however the training ends between two batches.
 
+    Weights that are not finite are not saved, and end the training.
+
     Args:
         dirpath: the run's checkpoint folder.
         every_n_steps: optimiser steps between two saves.
+
+    Attributes:
+        saved_step: the optimiser step that `last.ckpt` holds; where training began while there is none.
 
     Raises:
         UserError: `every_n_steps` is not positive.
@@ -91,34 +97,36 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, dirpath: str | Path, every_n_steps: int) -> None:
         self.last_model_path = str(Path(dirpath) / "last.ckpt")
-        self._saved_step = 0
+        self.saved_step = 0
         self._schedule = StepSchedule(every_n_steps, "checkpoint.every_n_steps")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning hook."""
         self._schedule.start(trainer)
-        self._saved_step = trainer.global_step
+        self.saved_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves where due (Lightning hook)."""
         if self._schedule.is_due(trainer):
-            self._save(trainer)
+            self._save(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves where `trainer.max_time` ended the training (Lightning hook)."""
-        self._save(trainer)
+        self._save(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves where a signal ended it, which Lightning raises between two batches (Lightning hook)."""
         if isinstance(exception, SIGTERMException):
-            self._save(trainer)
+            self._save(trainer, pl_module)
 
-    def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step != self._saved_step and not _is_trial(trainer):
-            self._saved_step = trainer.global_step
-            trainer.save_checkpoint(self.last_model_path, weights_only=False)
+    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == self.saved_step or _is_trial(trainer):
+            return
+        check_finite(trainer, pl_module)
+        if _save(trainer, self.last_model_path):
+            self.saved_step = trainer.global_step
 
 
 class BestCheckpoint(Checkpoint):
@@ -165,13 +173,10 @@ class BestCheckpoint(Checkpoint):
         before = self.state_dict()
         # The score belongs into the very file it is about, so it is set before it is known whether saving works.
         self.best_score, self.best_step = score, trainer.global_step
-        trainer.save_checkpoint(str(self._path), weights_only=False)
-        checkpoint_io = trainer.strategy.checkpoint_io
-        failed = isinstance(checkpoint_io, AtomicCheckpointIO) and checkpoint_io.last_error is not None
-        if trainer.strategy.broadcast(failed):
-            self.best_score, self.best_step = before["best_score"], before["best_step"]
-        else:
+        if _save(trainer, str(self._path)):
             self.best_model_path = str(self._path)
+        else:
+            self.best_score, self.best_step = before["best_score"], before["best_step"]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, for the checkpoint (Lightning hook)."""
@@ -202,6 +207,14 @@ def checkpoint_callbacks(
         UserError: a number of steps is not positive.
     """
     return [BestCheckpoint(dirpath, monitor, rollout_every_n_steps), LastCheckpoint(dirpath, every_n_steps)]
+
+
+def _save(trainer: Trainer, path: str) -> bool:
+    """Whether it worked; the same on every rank."""
+    trainer.save_checkpoint(path, weights_only=False)
+    checkpoint_io = trainer.strategy.checkpoint_io
+    failed = isinstance(checkpoint_io, AtomicCheckpointIO) and checkpoint_io.last_error is not None
+    return not trainer.strategy.broadcast(failed)
 
 
 def _is_trial(trainer: Trainer) -> bool:

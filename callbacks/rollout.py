@@ -9,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchmetrics import MaxMetric, SumMetric
 
+from callbacks.finite import check_finite
 from callbacks.schedule import StepSchedule
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.metrics import EpisodeReturns, NormalizedScore, WinRate
@@ -73,6 +74,7 @@ class RolloutCallback(Callback):
         """Rolls out where due (Lightning hook)."""
         if not self._schedule.is_due(trainer):
             return
+        check_finite(trainer, pl_module)
         measured = self._measure(trainer, pl_module) | self._lines
         for name, value in measured.items():
             pl_module.log(name, value, prog_bar=name == self._headline, logger=False)

@@ -6,7 +6,7 @@ import torch
 from torch import distributed
 
 from dof_lightning.batch import EpisodeBatch
-from dof_lightning.errors import UserError
+from dof_lightning.errors import SharedError, UserError
 
 
 def together(batches: Iterator[EpisodeBatch], device: torch.device) -> Iterator[EpisodeBatch]:
@@ -20,7 +20,7 @@ def together(batches: Iterator[EpisodeBatch], device: torch.device) -> Iterator[
         device: where the process group's tensors live.
 
     Raises:
-        UserError: reading failed on some rank; the same on all.
+        SharedError: reading failed on some rank; the same on all.
     """
     if not distributed.is_initialized():
         yield from batches
@@ -34,7 +34,7 @@ def together(batches: Iterator[EpisodeBatch], device: torch.device) -> Iterator[
         failed = torch.tensor(batch is None, dtype=torch.int32, device=device)
         distributed.all_reduce(failed, distributed.ReduceOp.MAX)
         if failed or batch is None:
-            raise UserError(_first(failure))
+            raise SharedError(_first(failure))
         yield batch
 
 

@@ -172,7 +172,10 @@ class EpisodeDataModule(LightningDataModule):
         """This rank's batches from the trainer's step on, without end."""
         if self._plan is not None:
             blocks, gather = self._block_order(self._plan), self._gather
-            streamed = StreamedBatches(self._plan, blocks, self.seed, self.batches_seen, gather, self.num_workers)
+            ranks_here = 1 if self.trainer is None else self.trainer.num_devices
+            streamed = StreamedBatches(
+                self._plan, blocks, self.seed, self.batches_seen, gather, self.num_workers, ranks_here
+            )
             batches = together(iter(streamed), self._device)
             return (batch.pin_memory() for batch in batches) if self.pin_memory else batches
         assert self._training is not None

@@ -161,6 +161,7 @@ class StreamedBatches:
         start: the first step.
         gather: from a table, episodes' places `[B]` and time steps `[B]` to a batch.
         num_workers: processes that read; 0: a thread.
+        ranks_here: ranks on this machine, which share what its workers hand over blocks in.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class StreamedBatches:
         start: int,
         gather: Callable[[EpisodeTable, Tensor, Tensor], EpisodeBatch],
         num_workers: int,
+        ranks_here: int = 1,
     ) -> None:
         self._order = order
         self._start = start
@@ -178,7 +180,7 @@ class StreamedBatches:
         self._num_workers = min(num_workers, BLOCKS_ALIVE - 1)
         self._reader = BlockReader(plan, seed, shared=self._num_workers > 0)
         if self._num_workers:
-            _check_shared_memory(plan.block_bytes * (self._num_workers + 1))
+            _check_shared_memory(plan.block_bytes * (self._num_workers + 1) * ranks_here)
 
     def __iter__(self) -> Iterator[EpisodeBatch]:
         """Endless.

@@ -255,6 +255,6 @@ def exit_with_one_line(main: Callable[[], Any]) -> int:
         line = f"the disk is full{where}; make room, then the same command, with its run_dir, goes on from last.ckpt"
     else:
         return 0
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if os.environ.get("LOCAL_RANK", "0") == os.environ.get("SLURM_PROCID", "0") == "0":
         sys.stderr.write(f"error: {' '.join(line.split())}\n")
     return USER_ERROR_EXIT_CODE

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from callbacks.agreement import Agreement
-from callbacks.checkpoint import AtomicCheckpointIO
+from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
 from callbacks.interruption import Interruption, TimeLimit
 from callbacks.provenance import Provenance
 from callbacks.throughput import peak_memory_mb
@@ -107,7 +107,8 @@ def run(cfg: DictConfig) -> None:
     if is_first_process():
         start.folder.open(config)
         _show_start(screen, job)
-    fit(job.trainer, job.algorithm, job.data, start, lambda: job.interruption.received)
+    last = next(callback for callback in job.trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint))
+    fit(job.trainer, job.algorithm, job.data, start, lambda: job.interruption.received, lambda: last.saved_step)
     if job.trainer.is_global_zero:
         finish(job, screen, started)
 

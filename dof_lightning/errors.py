@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+class SharedError(UserError):
+    """One that every rank raises alike, so that rank zero's line is enough."""
+
+
 def explain_missing_module(key: str, target: str, error: ModuleNotFoundError) -> str:
     """One line for a dotted name whose module cannot be imported: it does not exist, or what to install."""
     missing, package = error.name or "", target.partition(".")[0]

@@ -72,15 +72,17 @@ def normalize(env: VectorEnv, episode_return: float) -> float | None:
 
 
 def cores_per_process(processes: int) -> int:
-    """Threads each of this machine's processes may use; more than its share makes everything many times slower."""
-    return max(1, _CORES // processes)
+    """Threads each of this machine's processes may use; more than its share makes everything many times slower.
+
+    `OMP_NUM_THREADS` is what somebody has decided for each process, and SLURM's tasks have cores of their own: neither
+    is shared out again.
+    """
+    return _ASKED_FOR or max(1, _available_cores() // (1 if "SLURM_PROCID" in os.environ else processes))
 
 
 def _available_cores() -> int:
-    if asked_for := os.environ.get("OMP_NUM_THREADS"):
-        return int(asked_for)
-    # macOS cannot tell which cores a process may use.
+    """Cores that this process may use; macOS cannot tell."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_CORES = _available_cores()  # read before Lightning's launcher changes OMP_NUM_THREADS
+_ASKED_FOR = int(os.environ.get("OMP_NUM_THREADS") or 0)  # read before Lightning's launcher changes it

@@ -9,6 +9,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dof_lightning import peers
+from dof_lightning.errors import SharedError, UserError
 from dof_lightning.run_folder import Start, is_first_process
 
 
@@ -18,6 +19,7 @@ def fit(
     data: LightningDataModule,
     start: Start,
     received: Callable[[], signal.Signals | None],
+    saved_step: Callable[[], int],
 ) -> None:
     """Trains to the end and leaves the process group.
 
@@ -27,6 +29,7 @@ def fit(
         data: serves the windows.
         start: what training goes on from.
         received: which signal has ended the training, None where none has.
+        saved_step: the step that `last.ckpt` holds.
 
     Raises:
         SystemExit: a signal has ended it, or another rank has died; the code says which.
@@ -36,7 +39,11 @@ def fit(
         try:
             trainer.fit(algorithm, data, ckpt_path=start.checkpoint, weights_only=True)
         except SIGTERMException:
-            _say_goodbye(trainer.global_step, run_dir, received() or signal.SIGTERM)
+            _say_goodbye(trainer.global_step, saved_step(), run_dir, received() or signal.SIGTERM)
+        except UserError as error:
+            if trainer.global_rank and not isinstance(error, SharedError):
+                sys.stderr.write(f"rank {trainer.global_rank}: {error}\n")  # rank zero does not know of it
+            raise
         except (RuntimeError, OSError) as error:
             sign = peers.sign_of_lost_peer(error)
             if trainer.world_size == 1 or sign is None:
@@ -46,13 +53,14 @@ def fit(
         _leave_process_group()
 
 
-def _say_goodbye(step: int, run_dir: str, number: signal.Signals) -> None:
+def _say_goodbye(step: int, saved_step: int, run_dir: str, number: signal.Signals) -> None:
     """How to go on after an interruption, and the exit code that shells give it."""
     if not is_first_process():
         sys.exit(0)  # the launcher ends rank zero where another rank ends with anything else
-    sys.stderr.write(
-        f"{number.name}: stopped and saved at step {step:,}; the same command with run_dir={run_dir} goes on\n"
-    )
+    done = f"stopped and saved at step {step:,}"
+    if saved_step != step:
+        done = f"stopped at step {step:,}, which could NOT be saved: last.ckpt is an earlier one or missing"
+    sys.stderr.write(f"{number.name}: {done}; the same command with run_dir={run_dir} goes on\n")
     sys.exit(128 + number)
 
 

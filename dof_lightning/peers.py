@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from subprocess import Popen
 
 LOST_PEER_EXIT_CODE = 1
+LAUNCHER_VARIABLE = "DOF_LAUNCHER"  # rank zero's process, for the ranks that it starts
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_END = 5.0  # for a rank that has an error of its own to report
@@ -38,13 +39,14 @@ def watching_parent(run_dir: str) -> Iterator[None]:
     Args:
         run_dir: named in the message.
     """
-    over = threading.Event()
-    started_by = os.getppid()
+    over, by_torchrun = threading.Event(), "TORCHELASTIC_RUN_ID" in os.environ
+    # A rank whose parent has died before it came here has another one by now.
+    started_by = os.getppid() if by_torchrun else int(os.environ.get(LAUNCHER_VARIABLE, os.getppid()))
 
     def look() -> str | None:
         return None if os.getppid() == started_by else f"process {started_by}, which started this rank, is gone"
 
-    if "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get("LOCAL_RANK", "0") != "0":
+    if by_torchrun or os.environ.get("LOCAL_RANK", "0") != "0":
         _start(look, run_dir, over, ())
     try:
         yield

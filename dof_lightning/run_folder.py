@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from dof_lightning import peers
 from dof_lightning.errors import UserError
 from dof_lightning.plain import config_hash, leaves
 
@@ -131,6 +132,7 @@ class RunFolder:
         except BlockingIOError:
             os.close(descriptor)
             return False
+        _keep_from_children(descriptor)
         return True
 
 
@@ -170,6 +172,7 @@ def find_start(plain: Mapping[str, Any]) -> Start:
     start = _look_up(plain)
     if not start.finished and not rank and not _claim(start.folder):
         raise UserError(f"run_dir={start.folder.path} is in use by another process; choose another run_dir=")
+    os.environ[peers.LAUNCHER_VARIABLE] = str(os.getpid())
     os.environ[RUN_DIR_VARIABLE] = str(start.folder.path.resolve())
     os.environ[CHECKPOINT_VARIABLE] = str(start.checkpoint.resolve()) if start.checkpoint else ""
     return start
@@ -203,6 +206,17 @@ def external_rank() -> int | None:
 def _is_launched_by_us() -> bool:
     told = bool(os.environ.get(RUN_DIR_VARIABLE))
     return told and os.environ.get("LOCAL_RANK", "0") != "0" and external_rank() is None
+
+
+def _keep_from_children(descriptor: int) -> None:
+    """A loader's worker that outlives this process for a moment must not keep its lock."""
+    owner = os.getpid()
+
+    def close() -> None:
+        if os.getppid() == owner:  # in children of children the number may be another file's
+            os.close(descriptor)
+
+    os.register_at_fork(after_in_child=close)
 
 
 _claimed: set[Path] = set()

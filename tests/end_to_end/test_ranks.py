@@ -15,6 +15,7 @@ import torch
 from benchmarks.kill_campaign import campaign, differences, processes_of_ranks
 from tests.end_to_end.workplace import ROOT, SMALL, Workplace, environment, succeeded
 
+STREAMED = ("data.episodes=20000", "data.memory_mb=90", "data.global_batch_size=2048")  # blocks of one shard
 LONG = (*SMALL, "trainer.max_steps=100000", "checkpoint.every_n_steps=5", "rollout.every_n_steps=100000")
 
 
@@ -68,10 +69,12 @@ def test_a_rank_killed_on_two_ends_the_job_and_a_restart_ends_with_the_same_bits
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("overrides", [(), STREAMED], ids=["in memory", "streamed"])
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.timeout(1800)
-def test_many_kills_change_no_bit(workplace: Workplace, ranks: int) -> None:
-    outcome = campaign(ranks, kills=4, seed=1, folder=workplace.path / "campaign", overrides=())
+def test_many_kills_change_no_bit(workplace: Workplace, ranks: int, overrides: tuple[str, ...]) -> None:
+    folder = workplace.path / f"campaign_{ranks}_{len(overrides)}"
+    outcome = campaign(ranks, kills=4, seed=1, folder=folder, overrides=overrides)
     assert (outcome.problems, outcome.differences) == ([], [])
 
 
@@ -185,3 +188,13 @@ def test_a_sweep_of_parallel_jobs(workplace: Workplace) -> None:
     results = list((workplace.path / "runs" / "mpe_spread_random" / "dof_cloning").glob("*/results.json"))
     assert {json.loads(path.read_text())["seed"] for path in results} == {20, 21}
     assert "1 threads each" in printed
+
+
+@pytest.mark.slow
+def test_a_sweep_of_submitted_jobs(workplace: Workplace) -> None:
+    submitted = ("hydra/launcher=submitit_local", "trainer.max_steps=4", "run_dir=submitted/${seed}")
+    refused = workplace.train("-m", *SMALL, *submitted, "seed=30,31")
+    assert refused.returncode == 2
+    assert "hydra.launcher.cpus_per_task" in refused.stderr
+    succeeded(workplace.train("-m", *SMALL, *submitted, "hydra.launcher.cpus_per_task=1", "seed=30,31"))
+    assert [workplace.results(f"submitted/{seed}")["seed"] for seed in (30, 31)] == [30, 31]

@@ -111,7 +111,7 @@ def test_evaluating_again_gives_the_same_numbers(
 ) -> None:
     printed = {"last": succeeded(workplace.dof("eval", f"checkpoint={finished}/checkpoints/last.ckpt"))}
     monkeypatch.chdir(workplace.path)
-    monkeypatch.setattr("dof_lightning.evaluation._CORES", 1)  # as many as in the commands that trained
+    monkeypatch.setattr("dof_lightning.evaluation._ASKED_FOR", 1)  # as many as in the commands that trained
     cli.run(["eval", f"checkpoint={finished}/checkpoints/best.ckpt"])
     printed["best"] = capsys.readouterr().out
     for which, output in printed.items():
@@ -135,7 +135,7 @@ def test_how_agents_sample_and_choose_can_be_changed_at_evaluation(
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(workplace.path)
-    monkeypatch.setattr("dof_lightning.evaluation._CORES", 1)
+    monkeypatch.setattr("dof_lightning.evaluation._ASKED_FOR", 1)
     cli.run(["eval", f"checkpoint={finished}/checkpoints/last.ckpt", *tails])
     score = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert score["certificate"]["passed"]

@@ -32,7 +32,7 @@ STREAMED = (
 def small_shards(workplace: Workplace, finished: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The dataset of the finished run again, in ten shards."""
     monkeypatch.chdir(workplace.path)
-    monkeypatch.setattr("dof_lightning.evaluation._CORES", 1)
+    monkeypatch.setattr("dof_lightning.evaluation._ASKED_FOR", 1)
     path = workplace.path / "small_shards"
     (whole,) = workplace.path.glob("data/mpe_spread_random-200-*")
     spec, behavior = read_manifest(whole).spec, read_manifest(whole).behavior

@@ -51,4 +51,5 @@ class FakeTrainer:
         self.global_rank, self.world_size, self.global_step = rank, world_size, global_step
         self.accumulate_grad_batches, self.overfit_batches = 1, 0
         self.accelerator = accelerator or CPUAccelerator()
+        self.num_devices = world_size
         self.strategy = SimpleNamespace(root_device=torch.device("cpu"))

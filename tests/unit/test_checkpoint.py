@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, exactly two, and the best score survives resuming and moving."""
 
+import errno
 import logging
 import os
 import pickle
@@ -14,7 +15,8 @@ import torch
 from lightning import Callback, Trainer
 from torch.utils.data import DataLoader
 
-from callbacks.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
+from callbacks import checkpoint
+from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint, checkpoint_callbacks
 from dof_lightning.errors import UserError
 from tests.processes import exit_code, start
 from tests.toys import ToyModule, toy_loader
@@ -217,6 +219,50 @@ def test_best_score_is_the_one_whose_file_was_written(tmp_path: Path, monkeypatc
     assert attempts.count("best.ckpt") == 3, "4 beats 1, since 5 was never saved"
     assert trainer.checkpoint_callback.best_score == 4.0
     assert saved_step(tmp_path / "best.ckpt") == 3
+
+
+class Broken(Callback):
+    """Makes a weight infinite at a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            next(iter(pl_module.parameters())).data.view(-1)[0] = float("inf")
+
+
+def test_weights_that_are_not_finite_replace_no_good_ones(tmp_path: Path) -> None:
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=6,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[LastCheckpoint(tmp_path, 2), Broken(3)],
+    )
+    with pytest.raises(UserError, match=r"diverged.*step 4.*q_weight"):
+        trainer.fit(ToyModule(), toy_loader())
+    assert saved_step(tmp_path / "last.ckpt") == 2
+
+
+def test_a_save_that_failed_is_tried_again_and_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, write = [], checkpoint._write
+
+    def full_at_first(content, path):
+        written.append(content["global_step"])
+        if len(written) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(content, path)
+
+    monkeypatch.setattr(checkpoint, "_write", full_at_first)
+    last = LastCheckpoint(tmp_path, 2)
+    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(**options, max_steps=2, plugins=[AtomicCheckpointIO()], callbacks=[last])
+    trainer.fit(ToyModule(), toy_loader())
+    assert written == [2, 2], "once where it was due, and again at the end"
+    assert last.saved_step == saved_step(tmp_path / "last.ckpt") == 2
 
 
 def test_last_knows_the_best_score_of_its_step(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Returns of uniform actions, against numbers measured with another simulator and printed on OMAR's dataset cards."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from dof_lightning.envs.particle import HORIZON, ParticleEnv
 from dof_lightning.seeding import make_generator
 
-OMAR_PREY = Path(__file__).parents[3] / "shared" / "data" / "omar_prey"
+OMAR_PREY = Path(os.environ.get("DOF_OMAR_PREY", Path(__file__).parents[3] / "shared" / "data" / "omar_prey"))
 
 
 def uniform_returns(task: str, prey: str | None, n_episodes: int) -> torch.Tensor:
@@ -42,5 +43,5 @@ def test_uniform_returns(task: str, prey: str | None, mean: float, std: float) -
 def test_uniform_returns_against_omars_prey(task: str, mean: float, std: float) -> None:
     path = OMAR_PREY / f"simple_{task}_pretrained_adv_model.pt"
     if not path.exists():
-        pytest.skip(f"OMAR's prey is not at {path}")
+        pytest.skip(f"OMAR's prey is not at {path}: set DOF_OMAR_PREY to the folder that has it")
     check(uniform_returns(task, str(path), 5_000), mean, std, n_reference=5_000)
