@@ -18,6 +18,7 @@ from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
 from dof_lightning.factorization.base import Factorization, ValueMixer
 from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
+from dof_lightning.networks.denoiser import build_denoiser
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.normalization import build_normalizer
 from dof_lightning.sharding import whole
@@ -99,7 +100,7 @@ class DoFPolicy(DoFLightningModule):
         selection: Selection = "argmax",
         selection_temperature: float = 1.0,
     ) -> None:
-        bank = denoiser(spec, condition_dim=spec.observation_dim)
+        bank = build_denoiser(denoiser, spec, spec.observation_dim, diffuses="actions", algorithm="dof_policy")
         super().__init__(
             spec,
             seed,
