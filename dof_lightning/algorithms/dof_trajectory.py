@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from dof_lightning.diffusion.guidance import ConditionalDenoiser, guided_noise
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
 from dof_lightning.factorization.base import Factorization
-from dof_lightning.networks.denoiser import build_denoiser
+from dof_lightning.networks.denoiser import Diffuses
 from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.networks.inverse import InverseDynamics
 from dof_lightning.networks.temporal_unet import TemporalUNet
@@ -65,6 +65,7 @@ class DoFTrajectory(DoFLightningModule):
         UserError: the settings contradict each other.
     """
 
+    diffuses: ClassVar[Diffuses] = "trajectories"
     average_denoiser: TemporalUNet
 
     def __init__(
@@ -109,7 +110,7 @@ class DoFTrajectory(DoFLightningModule):
             "ema_decay": ema_decay,
         }
         check_settings(settings, learns_h=any(True for _ in data_factorization(spec).parameters()))
-        bank = build_denoiser(denoiser, spec, CONDITION_DIM, diffuses="trajectories", algorithm="dof_trajectory")
+        bank = denoiser(spec, condition_dim=CONDITION_DIM)
         normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
         window = Window(history, horizon)
         ahead = torch.arange(window.length) > history
