@@ -159,11 +159,9 @@ def _check_denoiser(plain: Mapping[str, Any]) -> None:
     wanted, given = (attribute(plain[key]["_target_"], "diffuses") for key in ("algorithm", "denoiser"))
     if None in (wanted, given) or wanted == given:
         return
-    fitting = [
-        option
-        for option in options("denoiser")
-        if attribute(str(OmegaConf.load(CONF_DIR / "denoiser" / f"{option}.yaml")["_target_"]), "diffuses") == wanted
-    ]
+    files = {option: OmegaConf.load(CONF_DIR / "denoiser" / f"{option}.yaml") for option in options("denoiser")}
+    targets = {option: str(OmegaConf.select(file, "_target_")) for option, file in files.items()}
+    fitting = [option for option, target in targets.items() if attribute(target, "diffuses") == wanted]
     raise UserError(
         f"denoiser={plain['choices']['denoiser']} is for {given}, but algorithm={plain['choices']['algorithm']} "
         f"diffuses {wanted}; choose denoiser={' or '.join(fitting)}"

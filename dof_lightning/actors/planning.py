@@ -18,7 +18,7 @@ from dof_lightning.normalization import Normalizer
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.spec import ActionKind
 
-ReturnUpdate = Literal["none", "time"]
+ReturnUpdate = Literal["none", "time", "reward"]
 
 
 class PlanningActor(DecentralizedPolicy):
@@ -39,7 +39,10 @@ class PlanningActor(DecentralizedPolicy):
         guidance_weight: w of classifier-free guidance, see `guided_noise`.
         target_return: what is asked for at an episode's start, return / returns_scale.
         return_update: how that goes on: `none` asks for the same at each step, `time` for what is left of it if rewards
-            come evenly: R_t = R_0 (1 - gamma^(L-t)) / (1 - gamma^L), a function of the agent's own clock.
+            come evenly: R_t = R_0 (1 - gamma^(L-t)) / (1 - gamma^L), a function of the agent's own clock; `reward` for
+            what the agent's rewards have left of it: R <- (R - r / returns_scale) / gamma. Those are told to the agent
+            and may depend on teammates: `observes_rewards`.
+        returns_scale: the unit of returns.
         discount: gamma of the returns.
         episode_length: L, steps.
         clip_range: normalised observations are clipped to [-clip_range, clip_range].
@@ -64,6 +67,7 @@ class PlanningActor(DecentralizedPolicy):
         guidance_weight: float,
         target_return: float,
         return_update: ReturnUpdate,
+        returns_scale: float,
         discount: float,
         episode_length: int,
         clip_range: float,
@@ -83,6 +87,8 @@ class PlanningActor(DecentralizedPolicy):
         self.guidance_weight = guidance_weight
         self.target_return = target_return
         self.return_update: ReturnUpdate = return_update
+        self.observes_rewards = return_update == "reward"
+        self.returns_scale = returns_scale
         self.discount = discount
         self.episode_length = episode_length
         self.clip_range = clip_range
@@ -92,12 +98,13 @@ class PlanningActor(DecentralizedPolicy):
         self.n_agents = denoiser.n_agents
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
-        """`time` `[E, N]`, decisions made, and `history` `[E, N, Hh, O]`; None where a decision needs neither."""
+        """`time` `[E, N]`, `target` `[E, N]`, `history` `[E, N, Hh, O]`; None where a decision needs none of them."""
         if self.history == 0 and self.return_update == "none":
             return None
         shape = (n_episodes, self.n_agents)
         past = torch.zeros(*shape, self.history, self.data_mask.shape[-1], device=device)
-        return {"time": torch.zeros(shape, dtype=torch.int64, device=device), "history": past}
+        target = torch.full(shape, self.target_return, device=device)
+        return {"time": torch.zeros(shape, dtype=torch.int64, device=device), "target": target, "history": past}
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
         """Standard normal `[E, N, S, T, O]`, S noises a chain, none where the window is known."""
@@ -118,7 +125,7 @@ class PlanningActor(DecentralizedPolicy):
         scores = scores.clamp(-1.0, 1.0) if self.action_kind == "continuous" else scores
         actions = codec.decode(codec.finish(scores, self.action_mask, legal))
         if carry is not None:
-            carry = {"time": carry["time"] + 1, "history": seen[:, :, 1:]}
+            carry = {**carry, "time": carry["time"] + 1, "history": seen[:, :, 1:]}
         return actions, carry
 
     def plan(self, seen: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
@@ -147,6 +154,13 @@ class PlanningActor(DecentralizedPolicy):
             pin=lambda x: torch.where(self.data_mask, x, known),
         )
 
+    def observe_rewards(self, carry: Any, rewards: Tensor) -> Any:
+        """Takes what was earned off the target where `return_update=reward`; see the base class."""
+        if not self.observes_rewards:
+            return carry
+        left = (carry["target"] - rewards.to(carry["target"].dtype) / self.returns_scale) / self.discount
+        return {**carry, "target": left}
+
     def export(self, agent: int) -> Self:
         """Agent `agent` alone, with its own parameters only."""
         alone = copy.copy(self)
@@ -159,6 +173,8 @@ class PlanningActor(DecentralizedPolicy):
     def _condition(self, observations: Tensor, carry: Any) -> Tensor:
         """`[E, N, 2]`: the return that agent i asks for, and 1 for 'there is a condition'."""
         target = observations.new_full((*observations.shape[:2], 1), self.target_return)
+        if self.return_update == "reward":
+            target = carry["target"][..., None].to(target.dtype)
         if self.return_update == "time":
             left = (self.episode_length - carry["time"]).clamp(min=1)
             weights = self.discount ** torch.arange(self.episode_length, device=left.device, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -208,8 +209,8 @@ class DoFLightningModule(Algorithm):
             return x.clamp(-self.clip_range, self.clip_range)
 
         parts = (self.acting_denoiser(), self.average_noise_factorization, self.average_data_factorization)
-        chain = (sampler or self.sampler, clip, condition, noise)
-        return sample_locally(*parts, *chain, pin=lambda x: self.pin(x, known))
+        pin = partial(self.pin, known=known)
+        return sample_locally(*parts, sampler or self.sampler, clip, condition, noise, pin)
 
     def learning_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler) -> Tensor:
         """As `local_sample`, by the denoisers and h that are trained, with gradients through the whole chain.

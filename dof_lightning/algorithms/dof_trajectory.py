@@ -198,6 +198,7 @@ class DoFTrajectory(DoFLightningModule):
             self.guidance_weight,
             self.target_return,
             self.return_update,
+            self.returns_scale,
             self.spec.discount,
             self.spec.horizon,
             self.clip_range,
