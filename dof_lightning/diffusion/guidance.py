@@ -27,5 +27,5 @@ def guided_noise(denoiser: ConditionalDenoiser, x: Tensor, k: Tensor, condition:
     if weight == 0.0:
         return denoiser(x, k, nothing)
     both = denoiser(torch.cat([x, x]), torch.cat([k, k]), torch.cat([nothing, condition]))
-    without, following = both.chunk(2)
+    without, following = both.reshape(2, *x.shape).unbind()  # torch.export cannot follow chunk
     return without + weight * (following - without)

@@ -172,7 +172,7 @@ class TemporalUNet(Agentwise):
     def _embed(self, k: Tensor, condition: Tensor) -> Tensor:
         """`[N, B, 2 E]`: embeddings of step and conditioning."""
         step = self.step_embedding(k, condition.dtype).expand(self.n_agents, -1, -1)
-        identity = self._identity().to(condition.dtype)[:, None].expand(-1, len(condition), -1)
+        identity = self._identity().to(condition.dtype)[:, None].expand(-1, condition.shape[0], -1)
         known = torch.cat([condition.transpose(0, 1), identity], dim=-1)
         parts = [self.step_network.agents_first(step), self.condition_network.agents_first(known)]
         return self.activation(torch.cat(parts, dim=-1))
