@@ -12,8 +12,8 @@ from dof_lightning.batch import Window
 from dof_lightning.diffusion.guidance import guided_noise
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.factorization.base import Factorization
+from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.networks.inverse import InverseDynamics
-from dof_lightning.networks.temporal_unet import TemporalUNet
 from dof_lightning.normalization import Normalizer
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.spec import ActionKind
@@ -56,7 +56,7 @@ class PlanningActor(DecentralizedPolicy):
 
     def __init__(
         self,
-        denoiser: TemporalUNet,
+        denoiser: Agentwise,
         noise_factorization: Factorization,
         data_factorization: Factorization,
         inverse: InverseDynamics,

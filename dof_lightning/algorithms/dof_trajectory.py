@@ -19,10 +19,10 @@ from dof_lightning.diffusion.guidance import ConditionalDenoiser, guided_noise
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
 from dof_lightning.factorization.base import Factorization
+from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.networks.denoiser import Diffuses
 from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.networks.inverse import InverseDynamics
-from dof_lightning.networks.temporal_unet import TemporalUNet
 from dof_lightning.normalization import build_normalizer
 from dof_lightning.sharding import whole
 from dof_lightning.spec import DatasetSpec
@@ -66,14 +66,14 @@ class DoFTrajectory(DoFLightningModule):
     """
 
     diffuses: ClassVar[Diffuses] = "trajectories"
-    average_denoiser: TemporalUNet
+    average_denoiser: Agentwise
 
     def __init__(
         self,
         spec: DatasetSpec,
         *,
         seed: int,
-        denoiser: Callable[..., TemporalUNet],
+        denoiser: Callable[..., Agentwise],
         noise_factorization: Callable[[DatasetSpec], Factorization],
         data_factorization: Callable[[DatasetSpec], Factorization],
         schedule: Callable[[], Schedule],
@@ -187,7 +187,7 @@ class DoFTrajectory(DoFLightningModule):
     def policy(self) -> PlanningActor:
         """Agents with the averaged denoisers, f, h and inverse dynamics."""
         actor = PlanningActor(
-            cast(TemporalUNet, whole(self.average_denoiser)),
+            cast(Agentwise, whole(self.average_denoiser)),
             self.average_noise_factorization,
             self.average_data_factorization,
             cast(InverseDynamics, whole(self.average_inverse)),
