@@ -17,10 +17,12 @@ class DecentralizedPolicy(nn.Module, ABC):
         n_agents: N.
         observes_rewards: agents are told their rewards (see `observe_rewards`), which may depend on what teammates do:
             scores say so, and such agents are not exported.
+        rounding: how far float32 rounding may carry an action when the same decision is computed in another batch.
     """
 
     n_agents: int
     observes_rewards: bool = False
+    rounding: float = 1e-5
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
         """What the agents remember at the start of E episodes: nested dicts of `[E, N, ...]`, or None."""
