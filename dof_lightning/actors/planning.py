@@ -51,8 +51,8 @@ class PlanningActor(DecentralizedPolicy):
         action_kind: `continuous` or `discrete`.
     """
 
-    # The first estimate of x0 divides by sqrt(alpha_bar_K), the normaliser's inverse and inverse dynamics multiply: over
-    # whole episodes of Spread 3e-4 was measured with schedule=cosine and 3e-5 with vp.
+    # The first estimate of x0 divides by sqrt(alpha_bar_K), the normaliser's inverse and inverse dynamics multiply:
+    # over whole episodes of Spread 3e-4 was measured with schedule=cosine and 3e-5 with vp.
     rounding = 1e-3
     data_mask: Tensor
     action_mask: Tensor
