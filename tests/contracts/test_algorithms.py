@@ -27,6 +27,7 @@ CASES += [  # what plans windows of observations, with every part that it shares
 CASES += [  # where no yaml of their own picks them
     ("algorithm.critics=joint", "algorithm.q_gradient=full", "algorithm.selection=softmax"),
     ("algorithm=dof_trajectory", "algorithm.history=3", "algorithm.horizon=4", "algorithm.return_update=time"),
+    ("algorithm=dof_trajectory", "algorithm.return_update=reward", "algorithm.observation_normalizer=gaussian"),
     (
         "algorithm=dof_trajectory",
         "denoiser=temporal_unet_shared",
