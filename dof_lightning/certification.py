@@ -28,7 +28,6 @@ from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout import Rollout, evaluation_seeds, run_rollout
 from dof_lightning.spec import check_compatible
 
-TOLERANCE = 1e-5
 _ANSWER_SECONDS = 120
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -93,18 +92,18 @@ def certify_agents(
     batched = play(_OnOwnNoise(policy, seed))
     with _processes(folder, agents) as processes:
         alone = play(_Alone(agents, processes, seed))
-    return _compare(alone, batched, env)
+    return _compare(alone, batched, env, policy.rounding)
 
 
-def _compare(alone: Rollout, batched: Rollout, env: VectorEnv) -> Comparison:
+def _compare(alone: Rollout, batched: Rollout, env: VectorEnv, tolerance: float) -> Comparison:
     assert alone.actions is not None
     assert batched.actions is not None
     difference = float((alone.actions.double() - batched.actions.double()).abs().max())
     same_length = torch.equal(alone.lengths, batched.lengths)
-    if difference > TOLERANCE or not same_length:
+    if difference > tolerance or not same_length:
         raise UserError(
             f"the agents on their own act differently from the batched rollout: max |difference| = {difference:.3g}, "
-            f"allowed is {TOLERANCE:.0e}"
+            f"allowed is {tolerance:.0e}"
         )
     return Comparison(
         processes=env.spec.n_agents,

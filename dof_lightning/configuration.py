@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dof_lightning.errors import UserError
 from dof_lightning.plain import leaves
-from dof_lightning.targets import check_arguments, check_targets
+from dof_lightning.targets import attribute, check_arguments, check_targets
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 USER_ERROR_EXIT_CODE = 2
@@ -148,9 +148,24 @@ def check(cfg: DictConfig) -> None:
     plain = to_plain(cfg)
     if not cfg.trust:
         check_targets(plain)
+    _check_denoiser(plain)
     written = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(written, dict)
     check_arguments(plain, {str(key): value for key, value in written.items()})
+
+
+def _check_denoiser(plain: Mapping[str, Any]) -> None:
+    """Refuses a denoiser of actions for an algorithm that diffuses trajectories, and the other way round."""
+    wanted, given = (attribute(plain[key]["_target_"], "diffuses") for key in ("algorithm", "denoiser"))
+    if None in (wanted, given) or wanted == given:
+        return
+    files = {option: OmegaConf.load(CONF_DIR / "denoiser" / f"{option}.yaml") for option in options("denoiser")}
+    targets = {option: str(OmegaConf.select(file, "_target_")) for option, file in files.items()}
+    fitting = [option for option, target in targets.items() if attribute(target, "diffuses") == wanted]
+    raise UserError(
+        f"denoiser={plain['choices']['denoiser']} is for {given}, but algorithm={plain['choices']['algorithm']} "
+        f"diffuses {wanted}; choose denoiser={' or '.join(fitting)}"
+    )
 
 
 def _check_types(cfg: DictConfig) -> None:

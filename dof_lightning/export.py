@@ -56,6 +56,11 @@ def export_agents(
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"output={output} exists already; remove it or choose another output=")
     policy = build_algorithm(checkpoint, config).policy()
+    if policy.observes_rewards:
+        raise UserError(
+            "algorithm.return_update=reward: an exported agent is not told its rewards; export with "
+            "algorithm.return_update=time or none"
+        )
     about = _about(checkpoint, config, tails)
     with _draft(output) as draft:
         for index in range(policy.n_agents):

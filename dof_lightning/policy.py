@@ -15,9 +15,14 @@ class DecentralizedPolicy(nn.Module, ABC):
 
     Attributes:
         n_agents: N.
+        observes_rewards: agents are told their rewards (see `observe_rewards`), which may depend on what teammates do:
+            scores say so, and such agents are not exported.
+        rounding: how far float32 rounding may carry an action when the same decision is computed in another batch.
     """
 
     n_agents: int
+    observes_rewards: bool = False
+    rounding: float = 1e-5
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
         """What the agents remember at the start of E episodes: nested dicts of `[E, N, ...]`, or None."""
@@ -40,6 +45,15 @@ class DecentralizedPolicy(nn.Module, ABC):
         Returns:
             actions `[E, N, A]` in [-1, 1] (`[E, N]` int64 for discrete actions), and the new carry.
         """
+
+    def observe_rewards(self, carry: Any, rewards: Tensor) -> Any:
+        """What the agents remember once they know what their last actions earned.
+
+        Args:
+            carry: from the decision.
+            rewards: `[E, N]`; agent i may read its own only.
+        """
+        return carry
 
     def act(
         self, observations: Tensor, carry: Any, legal: Tensor | None, generator: torch.Generator

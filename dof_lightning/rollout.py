@@ -96,19 +96,21 @@ class Certificate:
     Attributes:
         passed: every action stayed bit-identical.
         max_abs_delta: largest change of an agent's action when only other agents' inputs changed; 0 where passed.
+        observes_rewards: agents were told their own rewards, which may say something about teammates.
     """
 
     passed: bool
     max_abs_delta: float
+    observes_rewards: bool = False
 
 
 def certify(policy: DecentralizedPolicy, env: VectorEnv, seed: int, n_episodes: int = 16) -> Certificate:
     """The decentralisation certificate: changes what the others see, and looks whether agent i notices.
 
     Episodes are rolled out first. Then every agent i in turn lives through them again with its own observations,
-    legal actions and noise, while the others, from the first step on and hence in what they remember, get those of
-    other episodes with noise added. Agent i must act as if nothing had happened. Both lives run as batches of the
-    same shape with agent i in the same row, so nothing but a dependence can change a bit.
+    legal actions, rewards and noise, while the others, from the first step on and hence in what they remember, get
+    those of other episodes with noise added. Agent i must act as if nothing had happened. Both lives run as batches
+    of the same shape with agent i in the same row, so nothing but a dependence can change a bit.
 
     Args:
         policy: what is tested; its training modes are restored.
@@ -120,22 +122,25 @@ def certify(policy: DecentralizedPolicy, env: VectorEnv, seed: int, n_episodes: 
     played = run_rollout(policy, env, seeds, (seed, "certificate", "rollout"), chunk=n_episodes, record=True)
     n_agents, device = env.spec.n_agents, _device(policy)
     assert played.observations is not None
+    assert played.rewards is not None
     observations = played.observations.to(device).repeat(n_agents, 1, 1, 1)
     lengths = played.lengths.to(device).repeat(n_agents)
     legal = None if played.legal is None else _legal_after_end(played.legal, played.lengths).to(device)
     legal = None if legal is None else legal.repeat(n_agents, 1, 1, 1)
+    rewards = played.rewards.to(device).repeat(n_agents, 1, 1)
     own = torch.eye(n_agents, dtype=torch.bool, device=device).repeat_interleave(n_episodes, dim=0)
 
     disturbed = _disturb(observations, make_generator(seed, "certificate", "observations", device=device))
     disturbed = torch.where(own[:, :, None, None], observations, disturbed)
     other_legal = None if legal is None else torch.where(own[:, :, None, None], legal, legal.roll(1, dims=0))
+    other_rewards = torch.where(own[:, :, None], rewards, rewards.roll(1, dims=0) + 1)
     with _evaluating(policy):
         noise, other_noise = _draw_noises(policy, len(own), env.spec.horizon, seed, own)
-        before = _replay(policy, observations, legal, noise)
-        after = _replay(policy, disturbed, other_legal, other_noise)
+        before = _replay(policy, observations, legal, rewards, noise)
+        after = _replay(policy, disturbed, other_legal, other_rewards, other_noise)
     compared = own[:, :, None] & (torch.arange(env.spec.horizon, device=device) < lengths[:, None, None])
     delta = (after.double() - before.double())[compared].abs().max()
-    return Certificate(passed=bool(delta == 0), max_abs_delta=float(delta))
+    return Certificate(bool(delta == 0), float(delta), policy.observes_rewards)
 
 
 def _run_chunk(
@@ -159,6 +164,7 @@ def _run_chunk(
         actions, carry = policy.act_on_noise(observations.to(device), carry, legal, next(noises))
         actions = actions.to(observations.device)
         result = env.step(actions)
+        carry = policy.observe_rewards(carry, result.rewards.to(device))
         if recorder is not None:
             recorder.add_step(tally.active, actions, result)
         if frames is not None and drawn is not None and bool(tally.active[drawn]):
@@ -201,7 +207,9 @@ def _draw_noises(
     return noise, [torch.where(keep, a, b) for a, b in zip(noise, anew, strict=True)]
 
 
-def _replay(policy: DecentralizedPolicy, observations: Tensor, legal: Tensor | None, noise: list[Tensor]) -> Tensor:
+def _replay(
+    policy: DecentralizedPolicy, observations: Tensor, legal: Tensor | None, rewards: Tensor, noise: list[Tensor]
+) -> Tensor:
     """Actions `[rows, N, L]`, or `[rows, N, L, A]` where continuous, of agents that see given observations."""
     carry = policy.initial_carry(len(observations), observations.device)
     taken = []
@@ -209,6 +217,7 @@ def _replay(policy: DecentralizedPolicy, observations: Tensor, legal: Tensor | N
         actions, carry = policy.act_on_noise(
             observations[:, :, t], carry, None if legal is None else legal[:, :, t], step_noise
         )
+        carry = policy.observe_rewards(carry, rewards[:, :, t])
         taken.append(actions)
     return torch.stack(taken, dim=2)
 

@@ -37,6 +37,11 @@ def check_targets(config: Mapping[str, Any]) -> None:
             )
 
 
+def attribute(target: str, name: str) -> Any:
+    """A class attribute of something that may be instantiated; None where it has none, or is not trusted."""
+    return getattr(_locate("_target_", target), name, None)
+
+
 def _named(node: Any, key: str, wanted: str) -> Iterator[tuple[str, Any]]:
     """Every value under a key of that name, in lists too: Hydra looks there."""
     if re.split(r"[.\]]", key)[-1] == wanted:

@@ -4,9 +4,10 @@ import copy
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dof_lightning.actors.actions import CODECS
+from dof_lightning.diffusion.guidance import ConditionalDenoiser
 from dof_lightning.diffusion.sampler import Clip, Sampler
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.critic import AgentwiseCritic
@@ -122,13 +123,14 @@ class DiffusionActor(DecentralizedPolicy):
 
 
 def sample_locally(
-    denoiser: nn.Module,
+    denoiser: ConditionalDenoiser,
     noise_factorization: Factorization,
     data_factorization: Factorization,
     sampler: Sampler,
     clip: Clip,
     condition: Tensor,
     noise: Tensor,
+    pin: Clip = lambda x: x,
 ) -> Tensor:
     """One reverse chain an agent, then h on its own x_i^0 (seed, Theorems 1 and 2: concat and wconcat cancel).
 
@@ -140,13 +142,15 @@ def sample_locally(
         clip: keeps the estimates of x_i^0 in range.
         condition: `[B, N, C]`.
         noise: `[S, B, N, ...]`, S = `sampler.n_noises`.
+        pin: writes what is known of x_i^0 over it, before every step and at the end (in-painting).
 
     Returns:
         x_i^0 `[B, N, ...]`.
     """
 
     def predict(x: Tensor, k: Tensor) -> Tensor:
-        prediction: Tensor = noise_factorization.local(denoiser(x, k, condition))
+        prediction = noise_factorization.local(denoiser(pin(x), k, condition))
         return prediction.to(x.dtype)
 
-    return data_factorization.local(sampler.sample(predict, noise, clip))
+    sampled = sampler.sample(predict, noise, lambda x0: pin(clip(x0)))
+    return pin(data_factorization.local(sampled))

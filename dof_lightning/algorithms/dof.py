@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from dof_lightning.actors.diffusion import sample_locally
 from dof_lightning.algorithms.base import Algorithm
+from dof_lightning.diffusion.guidance import ConditionalDenoiser
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
 from dof_lightning.errors import UserError
@@ -78,7 +80,7 @@ class DoFLightningModule(Algorithm):
         schedule: called without arguments.
         sampler: the sampler of execution, called with the schedule.
         ema_decay: of the moving average of denoisers, f and h, in [0, 1).
-        data_mask: broadcasts against `[N, ...]`, False where an agent's data are padding: no noise, no loss.
+        data_mask: broadcasts against `[N, ...]`, False where an agent's data are padding or known: no noise, no loss.
         clip_range: data lie in [-clip_range, clip_range].
     """
 
@@ -132,11 +134,19 @@ class DoFLightningModule(Algorithm):
         k = torch.randint(1, self.schedule.steps + 1, x0.shape[:1], generator=generator, device=x0.device)
         noise = self.draw_noise(x0.shape, generator, x0.dtype)
         network = self.average_denoiser if average else self.denoiser
-        noised = self.schedule.add_noise(x0, noise, k)
+        noised = self.pin(self.schedule.add_noise(x0, noise, k), known=x0)
         prediction = network(noised, k, condition).to(x0.dtype)
-        estimate = self.schedule.predict_x0(noised, prediction, k)
+        estimate = self.pin(self.schedule.predict_x0(noised, prediction, k), known=x0)
         clipped_share = (estimate.detach().abs() > self.clip_range).float().mean()
         return Denoised(k, noise, prediction, clip_with_way_back(estimate, self.clip_range), clipped_share)
+
+    def pin(self, x: Tensor, known: Tensor | None) -> Tensor:
+        """Writes what is known over x where nothing diffuses (in-painting); without anything known, x as it is."""
+        return x if known is None else torch.where(self.data_mask, x, known)
+
+    def acting_denoiser(self) -> ConditionalDenoiser:
+        """What predicts the noise at execution, `(x, k, condition) -> eps`."""
+        return self.average_denoiser
 
     def diffusion_loss(self, denoised: Denoised, weight: Tensor) -> Tensor:
         """E ||f(eps_1..eps_N) - f(eps_theta_1..eps_theta_N)||^2 (seed, eq. 11; B.28 for wconcat).
@@ -163,38 +173,44 @@ class DoFLightningModule(Algorithm):
         snr = self.schedule.snr(denoised.k, like=error).clamp(max=RECONSTRUCTION_SNR_LIMIT)
         return (weight * snr * error.square()).sum()
 
-    def joint_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+    def joint_sample(
+        self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None, known: Tensor | None = None
+    ) -> Tensor:
         """The centralised chain: its state is x_tot^k, its noise f(eps), its data h(x^0).
 
         Args:
             condition: `[B, N, C]`.
             noise: `[S, B, N, ...]` per-agent standard normal noise, S = `sampler.n_noises`.
             sampler: None means the sampler of execution.
+            known: `[B, N, ...]`, the agents' data where they do not diffuse; None where all do.
 
         Returns:
             x_tot^0 `[B, N, ...]`.
         """
         sampler = sampler or self.sampler
-        f = self.average_noise_factorization
+        f, denoiser = self.average_noise_factorization, self.acting_denoiser()
 
         def clip(joint: Tensor) -> Tensor:
-            return f.join(f.split(joint).clamp(-self.clip_range, self.clip_range))
+            return f.join(self.pin(f.split(joint).clamp(-self.clip_range, self.clip_range), known))
 
         def predict(joint: Tensor, k: Tensor) -> Tensor:
-            return f.join(self.average_denoiser(f.split(joint), k, condition).to(joint.dtype))
+            return f.join(denoiser(self.pin(f.split(joint), known), k, condition).to(joint.dtype))
 
         joint_noise = torch.stack([f.join(draw) for draw in noise])
         joint = sampler.sample(predict, joint_noise, clip)
-        return self.average_data_factorization.join(f.split(joint))
+        return self.pin(self.average_data_factorization.join(f.split(joint)), known)
 
-    def local_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+    def local_sample(
+        self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None, known: Tensor | None = None
+    ) -> Tensor:
         """N chains, agent i's on its own unweighted x_i^k; arguments as in `joint_sample`."""
 
         def clip(x: Tensor) -> Tensor:
             return x.clamp(-self.clip_range, self.clip_range)
 
-        parts = (self.average_denoiser, self.average_noise_factorization, self.average_data_factorization)
-        return sample_locally(*parts, sampler or self.sampler, clip, condition, noise)
+        parts = (self.acting_denoiser(), self.average_noise_factorization, self.average_data_factorization)
+        pin = partial(self.pin, known=known)
+        return sample_locally(*parts, sampler or self.sampler, clip, condition, noise, pin)
 
     def learning_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler) -> Tensor:
         """As `local_sample`, by the denoisers and h that are trained, with gradients through the whole chain.

@@ -1,7 +1,7 @@
 """DoF-Policy: diffuse each agent's action given its own observation, improve it by the gradient of Q."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
 from dof_lightning.factorization.base import Factorization, ValueMixer
 from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
+from dof_lightning.networks.denoiser import Diffuses
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.normalization import build_normalizer
 from dof_lightning.sharding import whole
@@ -64,6 +65,7 @@ class DoFPolicy(DoFLightningModule):
         UserError: the settings contradict each other.
     """
 
+    diffuses: ClassVar[Diffuses] = "actions"
     window = Window(history=0, horizon=1)
     average_denoiser: MLPDenoiser
 

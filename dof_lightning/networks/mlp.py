@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dof_lightning.errors import UserError
 from dof_lightning.networks.activation import Activation
 from dof_lightning.networks.agentwise import Agentwise, AgentwiseMLP, Sharing, agent_identities
+from dof_lightning.networks.denoiser import Diffuses
 from dof_lightning.networks.embedding import build_embedding
 from dof_lightning.sharding import FsdpRole
 from dof_lightning.spec import DatasetSpec
@@ -64,6 +65,7 @@ class MLPDenoiser(Agentwise):
         x `[B, N, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, D]`
     """
 
+    diffuses: ClassVar[Diffuses] = "actions"
     agent_buffers: ClassVar[tuple[str, ...]] = ("action_mask", "agent_id")
     fsdp_role: ClassVar[FsdpRole] = "unit"
     action_mask: Tensor

@@ -1,5 +1,6 @@
 """A tiny dataset spec with its world, and random windows of any length: what contract tests feed algorithms."""
 
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from dof_lightning import configuration
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.batch import EpisodeBatch, Window
+from dof_lightning.errors import UserError
 from dof_lightning.plain import leaves
 from dof_lightning.spec import DatasetSpec
 from tests.toys import ACTION_DIM, N_AGENTS, OBSERVATION_DIM, ToyEnv
@@ -53,8 +55,22 @@ def _narrow(overrides: tuple[str, ...]) -> dict[str, Any]:
     for key, _ in leaves(OmegaConf.to_container(cfg)):
         if key.endswith(".hidden"):
             OmegaConf.update(cfg, key, [32, 32])
+        elif key == "denoiser.channels":
+            OmegaConf.update(cfg, key, 16)
     algorithm: dict[str, Any] = configuration.to_plain(cfg)["algorithm"]
     return algorithm
+
+
+def fitting_algorithm(group: str, option: str) -> str:
+    """The first algorithm, from the default on, that a part can be used with."""
+    if group != "denoiser":
+        return str(_DEFAULTS["algorithm"])
+    for name in sorted(ALGORITHMS, key=lambda name: name != _DEFAULTS["algorithm"]):
+        with suppress(UserError):
+            typed = ["experiment=mpe_spread_random", f"algorithm={name}", f"denoiser={option}"]
+            configuration.check(configuration.compose(typed))
+            return name
+    raise AssertionError(f"conf/denoiser/{option}.yaml fits no algorithm")
 
 
 def random_batch(spec: DatasetSpec, window: Window, size: int = 64, seed: int = 0) -> EpisodeBatch:

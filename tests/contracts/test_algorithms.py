@@ -10,6 +10,7 @@ from tests.contracts.synthetic import (
     ALGORITHMS,
     PARTS,
     build_algorithm,
+    fitting_algorithm,
     random_batch,
     synthetic_spec,
     toy_env,
@@ -17,9 +18,22 @@ from tests.contracts.synthetic import (
 )
 
 CASES = [(f"algorithm={name}",) for name in ALGORITHMS]
-CASES += [(f"{group}={option}",) for group, option in PARTS]
-CASES += [  # of DoF-Policy, where no yaml of its own picks them
+CASES += [(f"algorithm={fitting_algorithm(group, option)}", f"{group}={option}") for group, option in PARTS]
+CASES += [  # what plans windows of observations, with every part that it shares with what diffuses actions
+    ("algorithm=dof_trajectory", f"{group}={option}")
+    for group, option in PARTS
+    if group in ("noise_factorization", "data_factorization", "schedule", "sampler")
+]
+CASES += [  # where no yaml of their own picks them
     ("algorithm.critics=joint", "algorithm.q_gradient=full", "algorithm.selection=softmax"),
+    ("algorithm=dof_trajectory", "algorithm.history=3", "algorithm.horizon=4", "algorithm.return_update=time"),
+    ("algorithm=dof_trajectory", "algorithm.return_update=reward", "algorithm.observation_normalizer=gaussian"),
+    (
+        "algorithm=dof_trajectory",
+        "denoiser=temporal_unet_shared",
+        "denoiser.agent_embedding=4",
+        "algorithm.inverse.sharing=shared",
+    ),
     (
         "denoiser=mlp_shared",
         "denoiser.agent_embedding=4",

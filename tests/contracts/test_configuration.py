@@ -10,6 +10,7 @@ from dof_lightning import configuration
 from dof_lightning.errors import UserError
 from dof_lightning.plain import config_hash, leaves
 from dof_lightning.targets import check_targets
+from tests.contracts.synthetic import fitting_algorithm
 
 CONF = configuration.CONF_DIR
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -23,10 +24,21 @@ def _name(path: Path) -> str:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_with_the_defaults(group: str, option: str) -> None:
-    experiment = [] if group == "experiment" else ["experiment=mpe_spread_expert"]
-    cfg = configuration.compose([*experiment, f"{group}={option}"])
+    others = [] if group == "experiment" else ["experiment=mpe_spread_expert"]
+    others += [f"algorithm={fitting_algorithm(group, option)}"] if group == "denoiser" else []
+    cfg = configuration.compose([*others, f"{group}={option}"])
     configuration.check(cfg)
     assert cfg.choices[group] == option
+
+
+def test_a_denoiser_of_other_data_is_refused_with_those_that_fit() -> None:
+    for algorithm, denoiser, fitting in (
+        ("dof_policy", "temporal_unet", "mlp or mlp_shared"),
+        ("dof_trajectory", "mlp", "temporal_unet or"),
+    ):
+        typed = ["experiment=mpe_spread_random", f"algorithm={algorithm}", f"denoiser={denoiser}"]
+        with pytest.raises(UserError, match=f"denoiser={denoiser} .* algorithm={algorithm} .* denoiser={fitting}"):
+            configuration.check(configuration.compose(typed))
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)

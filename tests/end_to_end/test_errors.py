@@ -41,6 +41,15 @@ def _only_line(code: int, printed: str) -> str:
         ((), ("experiment=", "mpe_spread_expert", "mpe_spread_random")),
         (("experiment=foo",), ("experiment=foo", "mpe_spread_medium_replay")),
         ((*SMALL, "algorithm=foo"), ("algorithm=foo", "dof_policy")),
+        (("experiment=mpe_spread_random", "denoiser=temporal_unet"), ("denoiser=temporal_unet", "choose denoiser=mlp")),
+        (
+            ("experiment=mpe_spread_random", "algorithm=dof_trajectory", "denoiser=mlp"),
+            ("denoiser=mlp", "choose denoiser=temporal_unet"),
+        ),
+        (
+            ("experiment=mpe_spread_random", "algorithm=dof_trajectory", "algorithm.horizon=1"),
+            ("algorithm.horizon=1", "at least 2"),
+        ),
         ((*SMALL, "trainer.max_stepz=3"), ("trainer.max_stepz", "did you mean `trainer.max_steps`?")),
         ((*SMALL, "sede=3"), ("sede", "did you mean `seed`?")),
         ((*SMALL, "trainer.max_steps=many"), ("trainer.max_steps", "integer", "many")),

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from omegaconf import OmegaConf
 
 from dof_lightning import configuration, engine
 from tests.end_to_end.workplace import SMALL, Workplace
@@ -12,16 +13,21 @@ CASES = [(experiment, "dof_policy") for experiment in configuration.options("exp
 CASES += [("mpe_spread_random", name) for name in configuration.options("algorithm") if name != "dof_policy"]
 
 
+def those_that_exist(typed: list[str], choices: list[str]) -> list[str]:
+    """Without the keys that other algorithms have."""
+    cfg = configuration.compose(choices)
+    return [item for item in typed if OmegaConf.select(cfg, item.partition("=")[0], default=cfg) is not cfg]
+
+
 @pytest.mark.parametrize(("experiment", "algorithm"), CASES)
 def test_it_runs_to_its_end(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, experiment: str, algorithm: str
 ) -> None:
     monkeypatch.chdir(workplace.path)
     run_dir = f"tiny_{experiment}_{algorithm}"
-    typed = [f"experiment={experiment}", f"algorithm={algorithm}", f"run_dir={run_dir}", *TINY]
-    if algorithm != "dof_policy":
-        typed.append("algorithm.candidates=1")
-    engine.run(configuration.compose(typed))
+    choices = [f"experiment={experiment}", f"algorithm={algorithm}", f"run_dir={run_dir}"]
+    narrow = [*TINY, *(["algorithm.candidates=1"] if algorithm != "dof_policy" else [])]
+    engine.run(configuration.compose([*choices, *those_that_exist(narrow, choices)]))
     results = json.loads((workplace.path / run_dir / "results.json").read_text())
     assert (results["experiment"], results["algorithm"], results["steps"]) == (experiment, algorithm, 2)
     assert results["last"]["certificate"]["passed"]

@@ -204,6 +204,22 @@ def test_certificate_fails_for_legal_actions_of_others() -> None:
     assert certify(ToyPolicy(), Restricted(battle=True), seed=0).passed
 
 
+@pytest.mark.parametrize("whose", ["own", "teammates"])
+def test_rewards_may_be_told_to_their_agent_only_and_the_certificate_says_so(whose: str) -> None:
+    class Told(ToyPolicy):
+        observes_rewards = True
+
+        def observe_rewards(self, carry, rewards):
+            rewards = rewards if whose == "own" else rewards.mean(1, keepdim=True)
+            return {"last": carry["last"] + rewards[..., None]}
+
+    certificate = certify(Told(), ToyEnv(), seed=0)
+    assert certificate.passed == (whose == "own")
+    assert certificate.observes_rewards
+    heard, deaf = (run_rollout(policy, ToyEnv(), SEEDS, (0, "test")) for policy in (Told(), ToyPolicy()))
+    assert not torch.equal(heard.returns, deaf.returns)
+
+
 def test_certificate_fails_for_a_policy_that_is_not_finite() -> None:
     policy = ToyPolicy()
     torch.nn.init.constant_(policy.weight, float("nan"))

@@ -1,0 +1,207 @@
+"""The denoiser of DoF-Trajectory: one U-Net over time per agent."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dof_lightning.errors import UserError
+from dof_lightning.networks.activation import ACTIVATIONS, Activation
+from dof_lightning.networks.agentwise import Agentwise, AgentwiseLinear, AgentwiseMLP, Sharing, agent_identities
+from dof_lightning.networks.agentwise_conv import (
+    AgentwiseConv1d,
+    AgentwiseGroupNorm,
+    AgentwiseUpsample,
+    fold_agents,
+    unfold_agents,
+)
+from dof_lightning.networks.denoiser import Diffuses
+from dof_lightning.networks.embedding import build_embedding
+from dof_lightning.networks.mlp import SinusoidalEmbedding
+from dof_lightning.sharding import FsdpRole
+from dof_lightning.spec import DatasetSpec
+
+
+class ResidualBlock(Agentwise):
+    """Twice (convolution, group normalisation, activation), the embedding added in between, around a short cut.
+
+    Args:
+        n_agents: N.
+        in_channels, out_channels: of one agent.
+        embedding: width E of what tells step and conditioning.
+        kernel: of the convolutions, odd.
+        norm_groups: of the normalisations.
+        activation: after each.
+        sharing: independent or shared weights.
+
+    Shapes:
+        x `[B * N / G, G * in, T]` (see `fold_agents`), embedding `[N, B, E]`, result `[B * N / G, G * out, T]`
+    """
+
+    def __init__(
+        self,
+        n_agents: int,
+        in_channels: int,
+        out_channels: int,
+        embedding: int,
+        kernel: int,
+        norm_groups: int,
+        activation: Activation,
+        sharing: Sharing,
+    ) -> None:
+        super().__init__(n_agents, sharing)
+        self.first = AgentwiseConv1d(n_agents, in_channels, out_channels, kernel, sharing)
+        self.second = AgentwiseConv1d(n_agents, out_channels, out_channels, kernel, sharing)
+        self.first_norm = AgentwiseGroupNorm(n_agents, out_channels, norm_groups, sharing)
+        self.second_norm = AgentwiseGroupNorm(n_agents, out_channels, norm_groups, sharing)
+        self.activation = ACTIVATIONS[activation]()
+        self.from_embedding = AgentwiseLinear(n_agents, embedding, out_channels, sharing)
+        self.short_cut: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.short_cut = AgentwiseConv1d(n_agents, in_channels, out_channels, 1, sharing)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Applies each agent's block to that agent's channels."""
+        hidden = self.activation(self.first_norm(self.first(x)))
+        added = self.from_embedding(embedding).transpose(0, 1)[..., None]
+        hidden = hidden + fold_agents(added, hidden.shape[1] // added.shape[2])
+        hidden = self.activation(self.second_norm(self.second(hidden)))
+        return hidden + self.short_cut(x)
+
+
+class TemporalUNet(Agentwise):
+    """eps_i(x_i^k, k, c_i) of every agent: the noise in agent i's window of observations, from its own row only.
+
+    Residual blocks at falling resolutions of time and back (Diffuser, Janner et al., 2022; reference/method.md
+    section 2), all agents as grouped convolutions. The embedding of k and that of the conditioning are added in every
+    block. A network shared by all agents also reads a one-hot agent id or a learned embedding of it. Windows of any
+    length: their last row is repeated up to the next multiple of 2^(levels - 1). Padded dimensions come out as 0.
+
+    Args:
+        spec: the dataset's spec; D = `spec.observation_dim`.
+        condition_dim: C, of what each agent conditions on.
+        channels: of the first level.
+        multipliers: channels of each level, times those of the first.
+        blocks: residual blocks a level, on the way down and on the way up.
+        kernel: width of the convolutions, odd.
+        norm_groups: of the group normalisations; divides the channels of every level.
+        embedding: width of the embeddings of step and conditioning, even and at least 4.
+        activation: mish, silu, relu or tanh.
+        sharing: `independent` networks or one `shared` by all agents.
+        agent_embedding: width of the learned embedding that a shared network reads; None means a one-hot id.
+
+    Shapes:
+        x `[B, N, T, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, T, D]`
+
+    Raises:
+        UserError: a size that does not fit.
+    """
+
+    diffuses: ClassVar[Diffuses] = "trajectories"
+    agent_buffers: ClassVar[tuple[str, ...]] = ("observation_mask", "agent_id")
+    fsdp_role: ClassVar[FsdpRole] = "unit"
+    observation_mask: Tensor
+    agent_id: Tensor
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        condition_dim: int,
+        channels: int = 32,
+        multipliers: Sequence[int] = (1, 2),
+        blocks: int = 1,
+        kernel: int = 5,
+        norm_groups: int = 8,
+        embedding: int = 32,
+        activation: Activation = "mish",
+        sharing: Sharing = "independent",
+        agent_embedding: int | None = None,
+    ) -> None:
+        n_agents = spec.n_agents
+        super().__init__(n_agents, sharing)
+        _check_sizes(channels, multipliers, blocks, kernel, activation)
+        self.register_buffer("observation_mask", spec.environment.observation_mask())
+        self.agent_embedding = build_embedding(n_agents, sharing, agent_embedding)
+        identities = agent_identities(n_agents, "independent" if self.agent_embedding else sharing)
+        self.register_buffer("agent_id", identities)
+        self.groups = n_agents if sharing == "independent" else 1
+        self.step_embedding = SinusoidalEmbedding(embedding)
+        self.step_network = AgentwiseMLP(n_agents, (embedding, 4 * embedding, embedding), activation, sharing)
+        inputs = condition_dim + self._identity().shape[1]
+        self.condition_network = AgentwiseMLP(n_agents, (inputs, 4 * embedding, embedding), activation, sharing)
+        self.activation = ACTIVATIONS[activation]()
+
+        def stack(inside: int, outside: int) -> nn.ModuleList:
+            widths = [(inside if index == 0 else outside) for index in range(blocks)]
+            sizes = (2 * embedding, kernel, norm_groups, activation, sharing)
+            return nn.ModuleList([ResidualBlock(n_agents, width, outside, *sizes) for width in widths])
+
+        widths = [channels * multiplier for multiplier in multipliers]
+        self.entry = AgentwiseConv1d(n_agents, spec.observation_dim, widths[0], kernel, sharing)
+        self.down = nn.ModuleList([stack(width, width) for width in widths[:-1]])
+        self.shrink = nn.ModuleList(
+            [AgentwiseConv1d(n_agents, own, below, 3, sharing, stride=2) for own, below in pairwise(widths)]
+        )
+        self.bottom = stack(widths[-1], widths[-1])
+        self.grow = nn.ModuleList([AgentwiseUpsample(n_agents, below, own, sharing) for own, below in pairwise(widths)])
+        self.up = nn.ModuleList([stack(2 * width, width) for width in widths[:-1]])
+        self.exit = AgentwiseConv1d(n_agents, widths[0], spec.observation_dim, 1, sharing)
+
+    def forward(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+        """Predicts the noise in x at step k."""
+        length, multiple = x.shape[2], 2 ** len(self.shrink)
+        embedding = self._embed(k, condition.to(x.dtype))
+        hidden = fold_agents(x.transpose(2, 3), self.groups)
+        if short := -length % multiple:
+            hidden = functional.pad(hidden, (0, short), mode="replicate")
+        hidden = self.entry(hidden)
+        skipped = []
+        for blocks, shrink in zip(self.down, self.shrink, strict=True):
+            hidden = _through(blocks, hidden, embedding)
+            skipped.append(hidden)
+            hidden = shrink(hidden)
+        hidden = _through(self.bottom, hidden, embedding)
+        for blocks, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
+            hidden = _through(blocks, self._side_by_side(grow(hidden), skipped.pop()), embedding)
+        noise = unfold_agents(self.exit(hidden), self.n_agents, self.groups)[..., :length].transpose(2, 3)
+        return noise * self.observation_mask[:, None]
+
+    def _embed(self, k: Tensor, condition: Tensor) -> Tensor:
+        """`[N, B, 2 E]`: embeddings of step and conditioning."""
+        step = self.step_embedding(k, condition.dtype).expand(self.n_agents, -1, -1)
+        identity = self._identity().to(condition.dtype)[:, None].expand(-1, condition.shape[0], -1)
+        known = torch.cat([condition.transpose(0, 1), identity], dim=-1)
+        parts = [self.step_network.agents_first(step), self.condition_network.agents_first(known)]
+        return self.activation(torch.cat(parts, dim=-1))
+
+    def _side_by_side(self, *parts: Tensor) -> Tensor:
+        """Each agent's channels of all parts together."""
+        split = [part.unflatten(1, (self.groups, -1)) for part in parts]  # type: ignore[no-untyped-call]
+        return torch.cat(split, dim=2).flatten(1, 2)
+
+    def _keep_agent(self, agent: int) -> None:
+        super()._keep_agent(agent)
+        self.groups = 1
+
+    def _identity(self) -> Tensor:
+        return self.agent_id if self.agent_embedding is None else self.agent_embedding()
+
+
+def _through(blocks: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
+    for block in blocks.children():
+        x = block(x, embedding)
+    return x
+
+
+def _check_sizes(channels: int, multipliers: Sequence[int], blocks: int, kernel: int, activation: str) -> None:
+    if channels < 1 or not multipliers or min(multipliers) < 1:
+        raise UserError(f"denoiser.channels={channels}, denoiser.multipliers={list(multipliers)} must be at least 1")
+    if blocks < 1:
+        raise UserError(f"denoiser.blocks={blocks} must be at least 1")
+    if kernel < 1 or kernel % 2 == 0:
+        raise UserError(f"denoiser.kernel={kernel} must be odd, so that a window keeps its length")
+    if activation not in ACTIVATIONS:
+        raise UserError(f"denoiser.activation={activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
