@@ -19,6 +19,11 @@ class DecentralizedPolicy(nn.Module, ABC):
 
     n_agents: int
 
+    @property
+    def acts_alone(self) -> bool:
+        """False where the agents act as one (execution=centralized): such numbers are labelled wherever they appear."""
+        return True
+
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
         """What the agents remember at the start of E episodes: nested dicts of `[E, N, ...]`, or None."""
         return None

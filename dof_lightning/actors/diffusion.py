@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dof_lightning.actors.actions import CODECS
 from dof_lightning.diffusion.sampler import Clip, Sampler
+from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.critic import AgentwiseCritic
 from dof_lightning.networks.mlp import MLPDenoiser
@@ -16,6 +17,7 @@ from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.spec import ActionKind
 
 Selection = Literal["argmax", "softmax"]
+Execution = Literal["decentralized", "centralized"]
 
 
 class DiffusionActor(DecentralizedPolicy):
@@ -34,6 +36,8 @@ class DiffusionActor(DecentralizedPolicy):
         action_kind: `continuous`, or `discrete`: one-hot vectors diffuse and the largest legal entry is the action.
         selection: among candidates, `argmax` takes the best, `softmax` draws one with probability ~ exp(Q_i / T).
         selection_temperature: T, above 0, in the critic's unit.
+        execution: `decentralized`, or `centralized`: one joint chain through f and h, of which all agents take the same
+            candidate, the best by sum_i Q_i. No agent can do that alone.
     """
 
     action_mask: Tensor
@@ -52,6 +56,7 @@ class DiffusionActor(DecentralizedPolicy):
         action_kind: ActionKind = "continuous",
         selection: Selection = "argmax",
         selection_temperature: float = 1.0,
+        execution: Execution = "decentralized",
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -66,7 +71,13 @@ class DiffusionActor(DecentralizedPolicy):
         self.action_kind: ActionKind = action_kind
         self.selection: Selection = selection
         self.selection_temperature = selection_temperature
+        self.execution: Execution = execution
         self.n_agents = denoiser.n_agents
+
+    @property
+    def acts_alone(self) -> bool:
+        """Whether agent i needs nothing of the others'."""
+        return self.execution == "decentralized"
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
         """Standard normal `[E, N, M, S, A]`, S noises a chain; one row more where candidates are drawn by softmax."""
@@ -91,7 +102,13 @@ class DiffusionActor(DecentralizedPolicy):
         return codec.decode(candidates.gather(1, chosen).squeeze(1)), carry
 
     def export(self, agent: int) -> Self:
-        """Agent `agent` alone, with its own parameters only."""
+        """Agent `agent` alone, with its own parameters only.
+
+        Raises:
+            UserError: no agent can act alone.
+        """
+        if not self.acts_alone:
+            raise UserError("algorithm.execution=centralized: no agent acts alone, there is nothing to export")
         alone = copy.copy(self)
         alone._modules = dict(self._modules)
         for name in ("denoiser", "noise_factorization", "data_factorization", "critic", "normalizer"):
@@ -107,18 +124,21 @@ class DiffusionActor(DecentralizedPolicy):
 
     def _choose(self, values: Tensor, noise: Tensor) -> Tensor:
         """Indices `[E, N]` of candidates with values `[E, M, N]`; draws by the Gumbel-max trick."""
+        normal = noise[..., -1, 0].transpose(1, 2)
+        if not self.acts_alone:  # one candidate of all agents: the joint draw
+            values, normal = values.sum(2, keepdim=True).expand_as(values), normal[..., :1]
         if self._draws_among_candidates:
-            normal = noise[..., -1, 0].transpose(1, 2)
             gumbel = -torch.log(-torch.special.log_ndtr(normal))
             values = values / self.selection_temperature + gumbel
         return values.argmax(1)
 
     def _sample(self, condition: Tensor, noise: Tensor) -> Tensor:
         def clip(x: Tensor) -> Tensor:
-            return x.clamp(-self.clip_range, self.clip_range)
+            return x.clamp(-self.clip_range, self.clip_range) * self.action_mask
 
         parts = (self.denoiser, self.noise_factorization, self.data_factorization)
-        return clip(sample_locally(*parts, self.sampler, clip, condition, noise))
+        sample = sample_locally if self.acts_alone else sample_jointly
+        return clip(sample(*parts, self.sampler, clip, condition, noise))
 
 
 def sample_locally(
@@ -150,3 +170,26 @@ def sample_locally(
         return prediction.to(x.dtype)
 
     return data_factorization.local(sampler.sample(predict, noise, clip))
+
+
+def sample_jointly(
+    denoiser: nn.Module,
+    noise_factorization: Factorization,
+    data_factorization: Factorization,
+    sampler: Sampler,
+    clip: Clip,
+    condition: Tensor,
+    noise: Tensor,
+) -> Tensor:
+    """The centralised chain: its state is x_tot^k, its noise f(eps), its data h(x^0); arguments as `sample_locally`."""
+    f = noise_factorization
+
+    def clip_jointly(joint: Tensor) -> Tensor:
+        return f.as_state(clip(f.as_parts(joint)))
+
+    def predict(joint: Tensor, k: Tensor) -> Tensor:
+        return f.join(denoiser(f.as_parts(joint), k, condition).to(joint.dtype), condition)
+
+    joint_noise = torch.stack([f.as_state(draw) for draw in noise])
+    parts = f.as_parts(sampler.sample(predict, joint_noise, clip_jointly))
+    return data_factorization.join(parts, condition)

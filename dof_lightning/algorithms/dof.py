@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from dof_lightning.actors.diffusion import sample_locally
+from dof_lightning.actors.diffusion import Execution, sample_jointly, sample_locally
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
@@ -26,7 +26,7 @@ class Denoised:
     Attributes:
         k: `[B]` diffusion steps in 1..K.
         noise: `[B, N, ...]`, the agents' true noise eps_i.
-        prediction: `[B, N, ...]`, eps_theta_i(x_i^k, k).
+        prediction: `[B, N, ...]`, eps_theta_i(x_i^k, k); joined already by an f that has no inverse.
         x0: `[B, N, ...]`, the one-step estimate of the data, clipped (see `clip_with_way_back`).
         clipped_share: scalar, share of the estimate's entries that the clip changed.
     """
@@ -80,6 +80,10 @@ class DoFLightningModule(Algorithm):
         ema_decay: of the moving average of denoisers, f and h, in [0, 1).
         data_mask: broadcasts against `[N, ...]`, False where an agent's data are padding: no noise, no loss.
         clip_range: data lie in [-clip_range, clip_range].
+        execution: `decentralized` (every agent its own chain) or `centralized` (the joint chain acts).
+
+    Raises:
+        UserError: f or h cannot run locally and execution is decentralised.
     """
 
     data_mask: Tensor
@@ -96,6 +100,7 @@ class DoFLightningModule(Algorithm):
         ema_decay: float,
         data_mask: Tensor,
         clip_range: float = 1.0,
+        execution: Execution = "decentralized",
     ) -> None:
         super().__init__(spec, seed)
         self.denoiser = denoiser
@@ -109,11 +114,8 @@ class DoFLightningModule(Algorithm):
         self.average_denoiser = ema_copy(self.denoiser)
         self.average_noise_factorization = ema_copy(self.noise_factorization)
         self.average_data_factorization = ema_copy(self.data_factorization)
-        if not self.noise_factorization.local_execution or not self.data_factorization.local_execution:
-            raise UserError(
-                "noise_factorization and data_factorization must run locally (local_execution) for decentralised "
-                "execution; choose concat or wconcat"
-            )
+        self.execution: Execution = execution
+        check_execution(execution, self.noise_factorization, self.data_factorization)
 
     def draw_noise(self, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """Standard normal noise `[..., N, ...]` with none on padding."""
@@ -133,7 +135,10 @@ class DoFLightningModule(Algorithm):
         noise = self.draw_noise(x0.shape, generator, x0.dtype)
         network = self.average_denoiser if average else self.denoiser
         noised = self.schedule.add_noise(x0, noise, k)
+        f = self.average_noise_factorization if average else self.noise_factorization
         prediction = network(noised, k, condition).to(x0.dtype)
+        if not f.invertible:
+            prediction = f.join(prediction, condition) * self.data_mask
         estimate = self.schedule.predict_x0(noised, prediction, k)
         clipped_share = (estimate.detach().abs() > self.clip_range).float().mean()
         return Denoised(k, noise, prediction, clip_with_way_back(estimate, self.clip_range), clipped_share)
@@ -145,7 +150,8 @@ class DoFLightningModule(Algorithm):
             denoised: from `denoise`.
             weight: `[B, N, ...]`, sums to 1 over the real entries of a full batch (see `entry_weight`).
         """
-        error = self.noise_factorization.join(denoised.prediction) - self.noise_factorization.join(denoised.noise)
+        f = self.noise_factorization
+        error = f.as_state(denoised.prediction) - f.as_state(denoised.noise)
         return (weight * error.square()).sum()
 
     def reconstruction_loss(self, denoised: Denoised, x0: Tensor, weight: Tensor) -> Tensor:
@@ -174,40 +180,32 @@ class DoFLightningModule(Algorithm):
         Returns:
             x_tot^0 `[B, N, ...]`.
         """
-        sampler = sampler or self.sampler
-        f = self.average_noise_factorization
-
-        def clip(joint: Tensor) -> Tensor:
-            return f.join(f.split(joint).clamp(-self.clip_range, self.clip_range))
-
-        def predict(joint: Tensor, k: Tensor) -> Tensor:
-            return f.join(self.average_denoiser(f.split(joint), k, condition).to(joint.dtype))
-
-        joint_noise = torch.stack([f.join(draw) for draw in noise])
-        joint = sampler.sample(predict, joint_noise, clip)
-        return self.average_data_factorization.join(f.split(joint))
+        parts = (self.average_denoiser, self.average_noise_factorization, self.average_data_factorization)
+        return sample_jointly(*parts, sampler or self.sampler, self._clip, condition, noise) * self.data_mask
 
     def local_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
         """N chains, agent i's on its own unweighted x_i^k; arguments as in `joint_sample`."""
-
-        def clip(x: Tensor) -> Tensor:
-            return x.clamp(-self.clip_range, self.clip_range)
-
         parts = (self.average_denoiser, self.average_noise_factorization, self.average_data_factorization)
-        return sample_locally(*parts, sampler or self.sampler, clip, condition, noise)
+        return sample_locally(*parts, sampler or self.sampler, self._clip, condition, noise) * self.data_mask
+
+    def acting_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+        """Whichever of `local_sample` and `joint_sample` acts (`execution`)."""
+        sample = self.local_sample if self.execution == "decentralized" else self.joint_sample
+        return sample(condition, noise, sampler)
 
     def learning_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler) -> Tensor:
-        """As `local_sample`, by the denoisers and h that are trained, with gradients through the whole chain.
+        """As `acting_sample`, by the denoisers and h that are trained, with gradients through the whole chain.
 
         The clips are `clip_with_way_back`: a saturated estimate may come back in. Memory grows with the sampler's
         steps, whose activations are all kept.
         """
 
         def clip(x: Tensor) -> Tensor:
-            return clip_with_way_back(x, self.clip_range)
+            return clip_with_way_back(x, self.clip_range) * self.data_mask
 
         parts = (self.denoiser, self.noise_factorization, self.data_factorization)
-        return clip(sample_locally(*parts, sampler, clip, condition, noise))
+        sample = sample_locally if self.execution == "decentralized" else sample_jointly
+        return clip(sample(*parts, sampler, clip, condition, noise))
 
     def entry_weight(self, like: Tensor, alive: Tensor | None) -> Tensor:
         """Weights of a masked mean whose divisor is a constant of the batch, the same on every rank.
@@ -230,3 +228,26 @@ class DoFLightningModule(Algorithm):
         ema_update(self.average_denoiser, self.denoiser, self.ema_decay)
         ema_update(self.average_noise_factorization, self.noise_factorization, self.ema_decay)
         ema_update(self.average_data_factorization, self.data_factorization, self.ema_decay)
+
+    def _clip(self, x: Tensor) -> Tensor:
+        return x.clamp(-self.clip_range, self.clip_range) * self.data_mask
+
+
+def check_execution(execution: str, f: Factorization, h: Factorization) -> None:
+    """Refuses what no agent could run alone, unless centralised execution is asked for.
+
+    Raises:
+        UserError: names the key and the fix.
+    """
+    if execution not in get_args(Execution):
+        choices = " or ".join(get_args(Execution))
+        raise UserError(f"algorithm.execution={execution} is unknown; choose {choices}")
+    for group, part, local in (
+        ("noise_factorization", f, "concat, wconcat or dec_attention"),
+        ("data_factorization", h, "concat or wconcat"),
+    ):
+        if execution == "decentralized" and not part.local_execution:
+            raise UserError(
+                f"{group}: {type(part).__name__} cannot run locally (local_execution), agents would need one another's "
+                f"data to act; choose {local}, or execution=centralized, which is labelled so wherever it is reported"
+            )
