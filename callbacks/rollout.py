@@ -27,7 +27,8 @@ class RolloutCallback(Callback):
     same weights with and without this callback.
 
     Logs `rollout/return_mean`, `return_std`, `normalized_score` (where the environment has reference scores),
-    `win_rate` (where there is something to win), `steps_per_second`, `certificate_max_abs_delta`, `centralized` (1 where the agents act as one), and the constant
+    `win_rate` (where there is something to win), `steps_per_second`, `certificate_max_abs_delta`, `centralized` (1
+    where the agents act as one), and the constant
     lines `behavior_*` and `random_*`, on one chart with the scores.
 
     Args:

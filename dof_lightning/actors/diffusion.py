@@ -133,12 +133,30 @@ class DiffusionActor(DecentralizedPolicy):
         return values.argmax(1)
 
     def _sample(self, condition: Tensor, noise: Tensor) -> Tensor:
-        def clip(x: Tensor) -> Tensor:
-            return x.clamp(-self.clip_range, self.clip_range) * self.action_mask
+        return self.local_sample(condition, noise) if self.acts_alone else self.joint_sample(condition, noise)
 
+    def joint_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """x_tot^0 `[B, N, A]` of the centralised chain on `chain_noise`, whether it is the one that acts or not."""
         parts = (self.denoiser, self.noise_factorization, self.data_factorization)
-        sample = sample_locally if self.acts_alone else sample_jointly
-        return clip(sample(*parts, self.sampler, clip, condition, noise))
+        return self._clip(sample_jointly(*parts, self.sampler, self._clip, condition, noise))
+
+    def local_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """x_i^0 `[B, N, A]` of every agent's own chain; TypeError where f or h has no local form."""
+        parts = (self.denoiser, self.noise_factorization, self.data_factorization)
+        return self._clip(sample_locally(*parts, self.sampler, self._clip, condition, noise))
+
+    def joint_prediction(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+        """eps_tot `[B, N, A]` as a function of the agents' x^k `[B, N, A]`."""
+        return self.noise_factorization.join(self.denoiser(x, k, condition).to(x.dtype), condition)
+
+    def chain_noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        """The noise of B chains, `[S, B, N, A]` in float64."""
+        shape = (self.sampler.n_noises, rows, *self.action_mask.shape)
+        noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64)
+        return noise * self.action_mask
+
+    def _clip(self, x: Tensor) -> Tensor:
+        return x.clamp(-self.clip_range, self.clip_range) * self.action_mask
 
 
 def sample_locally(
