@@ -28,7 +28,8 @@ class RolloutCallback(Callback):
     same weights with and without this callback.
 
     Logs `rollout/return_mean`, `return_std`, `normalized_score` (where the environment has reference scores),
-    `win_rate` (where there is something to win), `steps_per_second`, `certificate_max_abs_delta`, and the constant
+    `win_rate` (where there is something to win), `steps_per_second`, `certificate_max_abs_delta`, `centralized` (1
+    where the agents act as one), and the constant
     lines `behavior_*` and `random_*`, on one chart with the scores.
 
     Args:
@@ -97,6 +98,7 @@ class RolloutCallback(Callback):
         measured = self._reduce(rollout, seconds, pl_module)
         certificate = certify(policy, self.env, self.seed, _CERTIFIED_EPISODES)
         measured["certificate_max_abs_delta"] = certificate.max_abs_delta
+        measured["centralized"] = float(not policy.acts_alone)
         return {f"rollout/{name}": value for name, value in measured.items()}
 
     def _reduce(self, rollout: Rollout, seconds: float, pl_module: LightningModule) -> dict[str, float]:

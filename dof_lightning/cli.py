@@ -23,6 +23,7 @@ _CERTIFY_HELP = (
     "play with one process an agent, each from its own files, and compare with the batched rollout: "
     "dof certify checkpoint=<path> agents=<folder> [episodes=16] [seed=0]"
 )
+_IGD_HELP = "measure on a checkpoint whether the joint law is the agents' product: dof igd checkpoint=<path> [seed=0]"
 _DATA_HELP = "build | list | show <path> | verify <path> | train-behavior task=spread output=<file>"
 
 
@@ -38,7 +39,7 @@ def run(arguments: Sequence[str]) -> None:
         UserError: an argument is missing or names nothing.
     """
     parser = argparse.ArgumentParser(prog="dof", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{eval,export,certify,data}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{eval,export,certify,igd,data}")
     for name, (_, explanation) in _CHECKPOINT_COMMANDS.items():
         command = commands.add_parser(name, help=explanation, description=explanation)
         command.add_argument("tails", nargs="+", metavar="key=value", help="checkpoint=<path> and what to change")
@@ -103,10 +104,26 @@ def _certify(tails: list[str]) -> None:
     print(json.dumps(compared))
 
 
+def _igd(tails: list[str]) -> None:
+    from dof_lightning import checkpoint as checkpoints
+    from dof_lightning.igd import gauge
+    from dof_lightning.overrides import override
+    from dof_lightning.rollout import certify
+
+    path, others = _take_checkpoint(tails)
+    checkpoint = checkpoints.read(path)
+    config = override(checkpoint.config, others, command="dof igd")
+    policy, env = checkpoints.build_algorithm(checkpoint, config).policy(), checkpoints.build_env(config)
+    measured = gauge(policy, env, config["seed"]).to_dict()
+    certificate = certify(policy, env, config["seed"])
+    print(json.dumps(measured | {"certificate_max_abs_delta": certificate.max_abs_delta}))
+
+
 _CHECKPOINT_COMMANDS: dict[str, Any] = {
     "eval": (_evaluate, _EVAL_HELP),
     "export": (_export, _EXPORT_HELP),
     "certify": (_certify, _CERTIFY_HELP),
+    "igd": (_igd, _IGD_HELP),
 }
 
 

@@ -72,6 +72,8 @@ def show_scores(
         certificate = score["certificate"]
         verdict = "certified" if certificate["passed"] else f"NO (delta {certificate['max_abs_delta']:.2g})"
         verdict += ", told its rewards" if certificate.get("observes_rewards") else ""
+        if score.get("execution") == "centralized":
+            verdict, name = f"NO, centralised (delta {certificate['max_abs_delta']:.2g})", f"{name} (centralised)"
         normalized = _number(score["normalized_score"])
         row = (f"{score['return_mean']:.1f}", normalized, f"{score['return_std']:.1f}", str(score["episodes"]))
         table.add_row(name, *row, verdict)

@@ -23,6 +23,7 @@ class Score:
         return_std: standard deviation over episodes.
         normalized_score: 0 is random, 100 the reference expert; None where nobody has published references.
         certificate: `passed` and `max_abs_delta`.
+        execution: `decentralized`, or `centralized` where the agents acted as one.
     """
 
     episodes: int
@@ -30,6 +31,7 @@ class Score:
     return_std: float
     normalized_score: float | None
     certificate: dict[str, Any]
+    execution: str = "decentralized"
 
     def to_dict(self) -> dict[str, Any]:
         """For `results.json`."""
@@ -62,6 +64,7 @@ def evaluate(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Score:
         return_std=float(returns.std(correction=0)),
         normalized_score=normalize(env, return_mean),
         certificate=asdict(certificate),
+        execution="decentralized" if policy.acts_alone else "centralized",
     )
 
 

@@ -24,6 +24,11 @@ class DecentralizedPolicy(nn.Module, ABC):
     observes_rewards: bool = False
     rounding: float = 1e-5
 
+    @property
+    def acts_alone(self) -> bool:
+        """False where the agents act as one (execution=centralized): such numbers are labelled wherever they appear."""
+        return True
+
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
         """What the agents remember at the start of E episodes: nested dicts of `[E, N, ...]`, or None."""
         return None

@@ -9,6 +9,7 @@ from torch import Tensor
 from dof_lightning.actors.actions import CODECS
 from dof_lightning.diffusion.guidance import ConditionalDenoiser
 from dof_lightning.diffusion.sampler import Clip, Sampler
+from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.critic import AgentwiseCritic
 from dof_lightning.networks.mlp import MLPDenoiser
@@ -17,6 +18,7 @@ from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.spec import ActionKind
 
 Selection = Literal["argmax", "softmax"]
+Execution = Literal["decentralized", "centralized"]
 
 
 class DiffusionActor(DecentralizedPolicy):
@@ -35,6 +37,8 @@ class DiffusionActor(DecentralizedPolicy):
         action_kind: `continuous`, or `discrete`: one-hot vectors diffuse and the largest legal entry is the action.
         selection: among candidates, `argmax` takes the best, `softmax` draws one with probability ~ exp(Q_i / T).
         selection_temperature: T, above 0, in the critic's unit.
+        execution: `decentralized`, or `centralized`: one joint chain through f and h, of which all agents take the same
+            candidate, the best by sum_i Q_i. No agent can do that alone.
     """
 
     action_mask: Tensor
@@ -53,6 +57,7 @@ class DiffusionActor(DecentralizedPolicy):
         action_kind: ActionKind = "continuous",
         selection: Selection = "argmax",
         selection_temperature: float = 1.0,
+        execution: Execution = "decentralized",
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -67,7 +72,13 @@ class DiffusionActor(DecentralizedPolicy):
         self.action_kind: ActionKind = action_kind
         self.selection: Selection = selection
         self.selection_temperature = selection_temperature
+        self.execution: Execution = execution
         self.n_agents = denoiser.n_agents
+
+    @property
+    def acts_alone(self) -> bool:
+        """Whether agent i needs nothing of the others'."""
+        return self.execution == "decentralized"
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
         """Standard normal `[E, N, M, S, A]`, S noises a chain; one row more where candidates are drawn by softmax."""
@@ -92,7 +103,13 @@ class DiffusionActor(DecentralizedPolicy):
         return codec.decode(candidates.gather(1, chosen).squeeze(1)), carry
 
     def export(self, agent: int) -> Self:
-        """Agent `agent` alone, with its own parameters only."""
+        """Agent `agent` alone, with its own parameters only.
+
+        Raises:
+            UserError: no agent can act alone.
+        """
+        if not self.acts_alone:
+            raise UserError("algorithm.execution=centralized: no agent acts alone, there is nothing to export")
         alone = copy.copy(self)
         alone._modules = dict(self._modules)
         for name in ("denoiser", "noise_factorization", "data_factorization", "critic", "normalizer"):
@@ -108,18 +125,39 @@ class DiffusionActor(DecentralizedPolicy):
 
     def _choose(self, values: Tensor, noise: Tensor) -> Tensor:
         """Indices `[E, N]` of candidates with values `[E, M, N]`; draws by the Gumbel-max trick."""
+        normal = noise[..., -1, 0].transpose(1, 2)
+        if not self.acts_alone:  # one candidate of all agents: the joint draw
+            values, normal = values.sum(2, keepdim=True).expand_as(values), normal[..., :1]
         if self._draws_among_candidates:
-            normal = noise[..., -1, 0].transpose(1, 2)
             gumbel = -torch.log(-torch.special.log_ndtr(normal))
             values = values / self.selection_temperature + gumbel
         return values.argmax(1)
 
     def _sample(self, condition: Tensor, noise: Tensor) -> Tensor:
-        def clip(x: Tensor) -> Tensor:
-            return x.clamp(-self.clip_range, self.clip_range)
+        return self.local_sample(condition, noise) if self.acts_alone else self.joint_sample(condition, noise)
 
+    def joint_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """x_tot^0 `[B, N, A]` of the centralised chain on `chain_noise`, whether it is the one that acts or not."""
         parts = (self.denoiser, self.noise_factorization, self.data_factorization)
-        return clip(sample_locally(*parts, self.sampler, clip, condition, noise))
+        return self._clip(sample_jointly(*parts, self.sampler, self._clip, condition, noise))
+
+    def local_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """x_i^0 `[B, N, A]` of every agent's own chain; TypeError where f or h has no local form."""
+        parts = (self.denoiser, self.noise_factorization, self.data_factorization)
+        return self._clip(sample_locally(*parts, self.sampler, self._clip, condition, noise))
+
+    def joint_prediction(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+        """eps_tot `[B, N, A]` as a function of the agents' x^k `[B, N, A]`."""
+        return self.noise_factorization.join(self.denoiser(x, k, condition).to(x.dtype), condition)
+
+    def chain_noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        """The noise of B chains, `[S, B, N, A]` in float64."""
+        shape = (self.sampler.n_noises, rows, *self.action_mask.shape)
+        noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64)
+        return noise * self.action_mask
+
+    def _clip(self, x: Tensor) -> Tensor:
+        return x.clamp(-self.clip_range, self.clip_range) * self.action_mask
 
 
 def sample_locally(
@@ -154,3 +192,27 @@ def sample_locally(
 
     sampled = sampler.sample(predict, noise, lambda x0: pin(clip(x0)))
     return pin(data_factorization.local(sampled))
+
+
+def sample_jointly(
+    denoiser: ConditionalDenoiser,
+    noise_factorization: Factorization,
+    data_factorization: Factorization,
+    sampler: Sampler,
+    clip: Clip,
+    condition: Tensor,
+    noise: Tensor,
+    pin: Clip = lambda x: x,
+) -> Tensor:
+    """The centralised chain: its state is x_tot^k, its noise f(eps), its data h(x^0); arguments as `sample_locally`."""
+    f = noise_factorization
+
+    def clip_jointly(joint: Tensor) -> Tensor:
+        return f.as_state(pin(clip(f.as_parts(joint))))
+
+    def predict(joint: Tensor, k: Tensor) -> Tensor:
+        return f.join(denoiser(pin(f.as_parts(joint)), k, condition).to(joint.dtype), condition)
+
+    joint_noise = torch.stack([f.as_state(draw) for draw in noise])
+    parts = f.as_parts(sampler.sample(predict, joint_noise, clip_jointly))
+    return pin(data_factorization.join(parts, condition))

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from dof_lightning.actors.diffusion import sample_locally
+from dof_lightning.actors.diffusion import Execution, sample_jointly, sample_locally
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.diffusion.guidance import ConditionalDenoiser
 from dof_lightning.diffusion.sampler import Sampler
@@ -28,7 +28,7 @@ class Denoised:
     Attributes:
         k: `[B]` diffusion steps in 1..K.
         noise: `[B, N, ...]`, the agents' true noise eps_i.
-        prediction: `[B, N, ...]`, eps_theta_i(x_i^k, k).
+        prediction: `[B, N, ...]`, eps_theta_i(x_i^k, k); joined already by an f that has no inverse.
         x0: `[B, N, ...]`, the one-step estimate of the data, clipped (see `clip_with_way_back`).
         clipped_share: scalar, share of the estimate's entries that the clip changed.
     """
@@ -82,6 +82,10 @@ class DoFLightningModule(Algorithm):
         ema_decay: of the moving average of denoisers, f and h, in [0, 1).
         data_mask: broadcasts against `[N, ...]`, False where an agent's data are padding or known: no noise, no loss.
         clip_range: data lie in [-clip_range, clip_range].
+        execution: `decentralized` (every agent its own chain) or `centralized` (the joint chain acts).
+
+    Raises:
+        UserError: f or h cannot run locally and execution is decentralised.
     """
 
     data_mask: Tensor
@@ -98,6 +102,7 @@ class DoFLightningModule(Algorithm):
         ema_decay: float,
         data_mask: Tensor,
         clip_range: float = 1.0,
+        execution: Execution = "decentralized",
     ) -> None:
         super().__init__(spec, seed)
         self.denoiser = denoiser
@@ -111,11 +116,8 @@ class DoFLightningModule(Algorithm):
         self.average_denoiser = ema_copy(self.denoiser)
         self.average_noise_factorization = ema_copy(self.noise_factorization)
         self.average_data_factorization = ema_copy(self.data_factorization)
-        if not self.noise_factorization.local_execution or not self.data_factorization.local_execution:
-            raise UserError(
-                "noise_factorization and data_factorization must run locally (local_execution) for decentralised "
-                "execution; choose concat or wconcat"
-            )
+        self.execution: Execution = execution
+        check_execution(execution, self.noise_factorization, self.data_factorization)
 
     def draw_noise(self, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """Standard normal noise `[..., N, ...]` with none on padding."""
@@ -134,15 +136,18 @@ class DoFLightningModule(Algorithm):
         k = torch.randint(1, self.schedule.steps + 1, x0.shape[:1], generator=generator, device=x0.device)
         noise = self.draw_noise(x0.shape, generator, x0.dtype)
         network = self.average_denoiser if average else self.denoiser
+        f = self.average_noise_factorization if average else self.noise_factorization
         noised = self.pin(self.schedule.add_noise(x0, noise, k), known=x0)
         prediction = network(noised, k, condition).to(x0.dtype)
+        if not f.invertible:
+            prediction = f.join(prediction, condition) * self.data_mask
         estimate = self.pin(self.schedule.predict_x0(noised, prediction, k), known=x0)
         clipped_share = (estimate.detach().abs() > self.clip_range).float().mean()
         return Denoised(k, noise, prediction, clip_with_way_back(estimate, self.clip_range), clipped_share)
 
     def pin(self, x: Tensor, known: Tensor | None) -> Tensor:
-        """Writes what is known over x where nothing diffuses (in-painting); without anything known, x as it is."""
-        return x if known is None else torch.where(self.data_mask, x, known)
+        """Writes what is known over x where nothing diffuses (in-painting); without anything known, zeros (padding)."""
+        return x * self.data_mask if known is None else torch.where(self.data_mask, x, known)
 
     def acting_denoiser(self) -> ConditionalDenoiser:
         """What predicts the noise at execution, `(x, k, condition) -> eps`."""
@@ -155,7 +160,8 @@ class DoFLightningModule(Algorithm):
             denoised: from `denoise`.
             weight: `[B, N, ...]`, sums to 1 over the real entries of a full batch (see `entry_weight`).
         """
-        error = self.noise_factorization.join(denoised.prediction) - self.noise_factorization.join(denoised.noise)
+        f = self.noise_factorization
+        error = f.as_state(denoised.prediction) - f.as_state(denoised.noise)
         return (weight * error.square()).sum()
 
     def reconstruction_loss(self, denoised: Denoised, x0: Tensor, weight: Tensor) -> Tensor:
@@ -187,43 +193,36 @@ class DoFLightningModule(Algorithm):
         Returns:
             x_tot^0 `[B, N, ...]`.
         """
-        sampler = sampler or self.sampler
-        f, denoiser = self.average_noise_factorization, self.acting_denoiser()
-
-        def clip(joint: Tensor) -> Tensor:
-            return f.join(self.pin(f.split(joint).clamp(-self.clip_range, self.clip_range), known))
-
-        def predict(joint: Tensor, k: Tensor) -> Tensor:
-            return f.join(denoiser(self.pin(f.split(joint), known), k, condition).to(joint.dtype))
-
-        joint_noise = torch.stack([f.join(draw) for draw in noise])
-        joint = sampler.sample(predict, joint_noise, clip)
-        return self.pin(self.average_data_factorization.join(f.split(joint)), known)
+        parts = (self.acting_denoiser(), self.average_noise_factorization, self.average_data_factorization)
+        pin = partial(self.pin, known=known)
+        return pin(sample_jointly(*parts, sampler or self.sampler, self._clip, condition, noise, pin))
 
     def local_sample(
         self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None, known: Tensor | None = None
     ) -> Tensor:
         """N chains, agent i's on its own unweighted x_i^k; arguments as in `joint_sample`."""
-
-        def clip(x: Tensor) -> Tensor:
-            return x.clamp(-self.clip_range, self.clip_range)
-
         parts = (self.acting_denoiser(), self.average_noise_factorization, self.average_data_factorization)
         pin = partial(self.pin, known=known)
-        return sample_locally(*parts, sampler or self.sampler, clip, condition, noise, pin)
+        return pin(sample_locally(*parts, sampler or self.sampler, self._clip, condition, noise, pin))
+
+    def acting_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+        """Whichever of `local_sample` and `joint_sample` acts (`execution`)."""
+        sample = self.local_sample if self.execution == "decentralized" else self.joint_sample
+        return sample(condition, noise, sampler)
 
     def learning_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler) -> Tensor:
-        """As `local_sample`, by the denoisers and h that are trained, with gradients through the whole chain.
+        """As `acting_sample`, by the denoisers and h that are trained, with gradients through the whole chain.
 
         The clips are `clip_with_way_back`: a saturated estimate may come back in. Memory grows with the sampler's
         steps, whose activations are all kept.
         """
 
         def clip(x: Tensor) -> Tensor:
-            return clip_with_way_back(x, self.clip_range)
+            return clip_with_way_back(x, self.clip_range) * self.data_mask
 
         parts = (self.denoiser, self.noise_factorization, self.data_factorization)
-        return clip(sample_locally(*parts, sampler, clip, condition, noise))
+        sample = sample_locally if self.execution == "decentralized" else sample_jointly
+        return clip(sample(*parts, sampler, clip, condition, noise))
 
     def entry_weight(self, like: Tensor, alive: Tensor | None) -> Tensor:
         """Weights of a masked mean whose divisor is a constant of the batch, the same on every rank.
@@ -246,3 +245,26 @@ class DoFLightningModule(Algorithm):
         ema_update(self.average_denoiser, self.denoiser, self.ema_decay)
         ema_update(self.average_noise_factorization, self.noise_factorization, self.ema_decay)
         ema_update(self.average_data_factorization, self.data_factorization, self.ema_decay)
+
+    def _clip(self, x: Tensor) -> Tensor:
+        return x.clamp(-self.clip_range, self.clip_range) * self.data_mask
+
+
+def check_execution(execution: str, f: Factorization, h: Factorization) -> None:
+    """Refuses what no agent could run alone, unless centralised execution is asked for.
+
+    Raises:
+        UserError: names the key and the fix.
+    """
+    if execution not in get_args(Execution):
+        choices = " or ".join(get_args(Execution))
+        raise UserError(f"algorithm.execution={execution} is unknown; choose {choices}")
+    for group, part, local in (
+        ("noise_factorization", f, "concat, wconcat or dec_attention"),
+        ("data_factorization", h, "concat or wconcat"),
+    ):
+        if execution == "decentralized" and not part.local_execution:
+            raise UserError(
+                f"{group}: {type(part).__name__} cannot run locally (local_execution), agents would need one another's "
+                f"data to act; choose {local}, or execution=centralized, which is labelled so wherever it is reported"
+            )

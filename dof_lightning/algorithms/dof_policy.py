@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dof_lightning.actors.actions import CODECS
-from dof_lightning.actors.diffusion import DiffusionActor, Selection
+from dof_lightning.actors.diffusion import DiffusionActor, Execution, Selection
 from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.dof import Denoised, DoFLightningModule, clip_with_way_back
 from dof_lightning.algorithms.policy_settings import Critics, QGradient, check_settings
@@ -53,6 +53,7 @@ class DoFPolicy(DoFLightningModule):
         candidates: M, actions an agent draws at execution and ranks by its own Q_i.
         selection: `argmax` takes the best candidate, `softmax` draws one with probability ~ exp(Q_i / temperature).
         selection_temperature: in the rewards' own unit, above 0.
+        execution: `decentralized` or `centralized`, see `DoFLightningModule`.
         observation_normalizer: `identity`, `limits`, `gaussian` or `cdf`.
         learning_rate: of the denoisers, f and h.
         critic_learning_rate: of critics and mixer.
@@ -100,6 +101,7 @@ class DoFPolicy(DoFLightningModule):
         local_head: bool = True,
         selection: Selection = "argmax",
         selection_temperature: float = 1.0,
+        execution: Execution = "decentralized",
     ) -> None:
         bank = denoiser(spec, condition_dim=spec.observation_dim)
         super().__init__(
@@ -112,6 +114,7 @@ class DoFPolicy(DoFLightningModule):
             sampler,
             ema_decay,
             data_mask=spec.environment.action_mask(),
+            execution=execution,
         )
         settings = {
             "critics": critics,
@@ -226,6 +229,7 @@ class DoFPolicy(DoFLightningModule):
             self.spec.action_kind,
             self.selection,
             self.selection_temperature * (1.0 if self.critic is None else self.critic.reward_scale),
+            self.execution,
         )
         return actor.eval()
 
@@ -257,7 +261,7 @@ class DoFPolicy(DoFLightningModule):
         """The row after the current one, and the averaged actors' actions `[B, N, A]` there."""
         following = self._situation(batch, batch.history + 1)
         noise = self._chain_noise(self.target_sampler, following.condition, generator)
-        actions = self.local_sample(following.condition, noise, self.target_sampler)
+        actions = self.acting_sample(following.condition, noise, self.target_sampler)
         actions = actions.clamp(-self.clip_range, self.clip_range)
         return following, self.codec.finish(actions, self.data_mask, following.legal)
 

@@ -18,6 +18,7 @@ from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.guidance import ConditionalDenoiser, guided_noise
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
+from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.networks.denoiser import Diffuses
@@ -118,6 +119,7 @@ class DoFTrajectory(DoFLightningModule):
         data_mask = spec.environment.observation_mask()[:, None] & ahead[:, None]
         clip_range = math.inf if normalizer.clip_range is None else normalizer.clip_range
         super().__init__(spec, seed, bank, *parts, data_mask, clip_range)
+        self._check_factorizations()
         self.window = window
         self.inverse = inverse(spec)
         self.average_inverse = ema_copy(self.inverse)
@@ -226,6 +228,15 @@ class DoFTrajectory(DoFLightningModule):
         """Moves the averages of what acts."""
         super().after_step()
         ema_update(self.average_inverse, self.inverse, self.ema_decay)
+
+    def _check_factorizations(self) -> None:
+        for group in ("noise_factorization", "data_factorization"):
+            part = getattr(self, group)
+            if not part.invertible:
+                raise UserError(
+                    f"{group}: {type(part).__name__} mixes agents' actions, not windows of observations; "
+                    f"choose {group}=concat or wconcat with algorithm=dof_trajectory"
+                )
 
     def _windows(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         """The data `[B, N, T, O]`, and the weights of a masked mean whose divisor is a constant of the batch."""

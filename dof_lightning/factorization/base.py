@@ -18,25 +18,43 @@ class Factorization(nn.Module, ABC):
         parts, joint: `[B, N, ...]`
 
     Attributes:
-        local_execution: agent i can run its own part of it from its own data.
+        local_execution: agent i can run its own part of it from its own data. Where False, `local` and `select_agent`
+            raise TypeError, and acting needs `algorithm.execution=centralized`.
         satisfies_igd: the joint law it trains is the product of the agents' laws (seed, Definition 2, eq. 3).
+        invertible: `split` undoes `join` in closed form. Then f joins states, true noises and predictions alike (seed,
+            eqs. 9-11, B.26-B.28). Where False, `split` raises TypeError, and f is a head on the predictions: states and
+            true noises stay side by side (`as_state` and `as_parts` are the identity).
     """
 
     fsdp_role: ClassVar[FsdpRole] = "replicate"  # a few numbers, read by several methods
     local_execution: bool
     satisfies_igd: bool
+    invertible: bool = True
 
     @abstractmethod
-    def join(self, parts: Tensor) -> Tensor:
-        """From the agents' parts to the joint quantity."""
+    def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor:
+        """From the agents' parts to the joint quantity.
+
+        Args:
+            parts: `[B, N, ...]`.
+            condition: `[B, N, C]`, all agents' conditioning, which centralised factorisations may read, or None.
+        """
 
     @abstractmethod
     def split(self, joint: Tensor) -> Tensor:
-        """Inverse of `join`."""
+        """Inverse of `join`; TypeError where there is none (`invertible`)."""
 
     @abstractmethod
     def local(self, parts: Tensor) -> Tensor:
-        """What agent i does to its own part at execution."""
+        """What agent i does to its own part at execution; TypeError where it cannot (`local_execution`)."""
+
+    def as_state(self, parts: Tensor) -> Tensor:
+        """Of the agents' data or true noises, the joint ones that diffuse: joined by f where it has an inverse."""
+        return self.join(parts) if self.invertible else parts
+
+    def as_parts(self, state: Tensor) -> Tensor:
+        """Inverse of `as_state`."""
+        return self.split(state) if self.invertible else state
 
     def metrics(self) -> dict[str, Tensor]:
         """Scalars for TensorBoard by tag (e.g. the learned weight of each agent); empty where there is nothing."""

@@ -21,7 +21,7 @@ class Concatenation(Factorization):
     local_execution = True
     satisfies_igd = True
 
-    def join(self, parts: Tensor) -> Tensor:
+    def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor:
         """The parts as they are."""
         return parts
 
@@ -57,7 +57,7 @@ class WeightedConcatenation(Factorization):
     def weight(self) -> Tensor:
         """`[N]`, positive."""
 
-    def join(self, parts: Tensor) -> Tensor:
+    def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor:
         """w_i x_i."""
         return parts * per_agent(self.weight, like=parts)
 

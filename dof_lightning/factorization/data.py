@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from dof_lightning.factorization.concat import Concatenation, WeightedConcatenation, per_agent
+from dof_lightning.factorization.mixing import ResidualAttention
 from dof_lightning.spec import DatasetSpec
 
 
@@ -44,3 +45,11 @@ class WConcat(WeightedConcatenation):
     def local(self, parts: Tensor) -> Tensor:
         """w_i x_i: what agent i does to its own data."""
         return parts * per_agent(self.weight, like=parts)
+
+
+class Attention(ResidualAttention):
+    """x_i + softmax(Q K^T / sqrt(d)) V over all agents' denoised data (seed, slide 'Data Factorization').
+
+    Applied once, to the finished x_1^0..x_N^0. It needs the others' data, so it is centralised; how the seed runs it at
+    decentralised execution is not said. [Formula inferred, with a residual term so that training starts at concat.]
+    """

@@ -60,3 +60,65 @@ class Monotone(ValueMixer):
         hidden = functional.elu(torch.sum(values * first_weight, dim=1) + self.first_bias(context))
         second_weight = self.second_weight(context).abs()
         return torch.sum(hidden * second_weight, dim=1, keepdim=True) + self.second_bias(context)
+
+
+class Weighted(ValueMixer):
+    """Q_tot = sum_i w_i Q_i with learned constants w_i > 0: h = WConcat for values [inferred]; w_i = 1 at the start.
+
+    The TD target fixes the scale of Q_tot, so the weights need no constraint.
+
+    Args:
+        spec: the dataset's spec; N weights are learned.
+        state_dim: S, not read.
+
+    Shapes:
+        values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
+    """
+
+    satisfies_igm = True
+
+    def __init__(self, spec: DatasetSpec, state_dim: int) -> None:
+        super().__init__()
+        self.log_weight = nn.Parameter(torch.zeros(spec.n_agents))
+
+    def forward(self, values: Tensor, state: Tensor) -> Tensor:
+        """The weighted sum over agents."""
+        return (values * self.log_weight.exp()[:, None]).sum(dim=1)
+
+
+class Attention(ValueMixer):
+    """Q_tot = b(s) + N sum_h |w_h(s)| sum_i softmax_i(q_h(s) . k_h,i(s) / sqrt(d)) Q_i (Qatten, Yang et al., 2020).
+
+    h = Atten for values. Queries and keys come from the state only, so the weights of the Q_i are positive whatever the
+    Q_i are, and Q_tot is monotone in each; scores made from the Q_i themselves would break that. [Inferred: the seed
+    gives no formula.]
+
+    Args:
+        spec: the dataset's spec.
+        state_dim: S, 0 where there is nothing to condition on (the weights are then constants that are learned).
+        heads: H.
+        embed: d, width of queries and keys.
+
+    Shapes:
+        values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
+    """
+
+    satisfies_igm = True
+
+    def __init__(self, spec: DatasetSpec, state_dim: int, heads: int = 4, embed: int = 16) -> None:
+        super().__init__()
+        self.n_agents, self.heads, self.embed = spec.n_agents, heads, embed
+        inputs = state_dim + 1  # a constant stands beside the state, as in `Monotone`
+        self.query = nn.Linear(inputs, heads * embed)
+        self.key = nn.Linear(inputs, heads * spec.n_agents * embed)
+        self.head_weight = nn.Linear(inputs, heads)
+        self.bias = nn.Sequential(nn.Linear(inputs, 2 * embed), nn.ReLU(), nn.Linear(2 * embed, 1))
+
+    def forward(self, values: Tensor, state: Tensor) -> Tensor:
+        """Mixes; the derivative with respect to every value is positive."""
+        context = functional.pad(state, (0, 1), value=1.0)
+        query = self.query(context).unflatten(1, (self.heads, self.embed, 1))
+        key = self.key(context).unflatten(1, (self.heads, self.n_agents, self.embed))
+        weight = (key @ query / self.embed**0.5).softmax(2)  # [B, H, N, 1]
+        of_heads = self.n_agents * (weight * values[:, None]).sum((2, 3))  # as large as a sum's
+        return (of_heads * self.head_weight(context).abs()).sum(1, keepdim=True) + self.bias(context)

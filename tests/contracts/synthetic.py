@@ -30,6 +30,17 @@ PARTS = [  # those that the algorithms' own cases do not have
     (group, option) for group in PART_GROUPS for option in configuration.options(group) if option != _DEFAULTS[group]
 ]
 ALGORITHMS = configuration.options("algorithm")
+CENTRALIZED = {
+    ("noise_factorization", "attention"),
+    ("noise_factorization", "qmix"),
+    ("data_factorization", "attention"),
+}
+
+
+def case(group: str, option: str) -> tuple[str, ...]:
+    """Overrides that pick a part, with the execution that it asks for."""
+    picked = f"{group}={option}"
+    return (picked, "execution=centralized") if (group, option) in CENTRALIZED else (picked,)
 
 
 def synthetic_spec() -> DatasetSpec:

@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from dof_lightning.errors import UserError
 from dof_lightning.rollout import certify
 from tests.contracts.synthetic import (
     ALGORITHMS,
+    CENTRALIZED,
     PARTS,
     build_algorithm,
+    case,
     fitting_algorithm,
     random_batch,
     synthetic_spec,
@@ -17,12 +20,13 @@ from tests.contracts.synthetic import (
     training_step,
 )
 
+PLANNABLE = ("concat", "wconcat")  # factorisations that act on each agent's part alone, whatever the part is
 CASES = [(f"algorithm={name}",) for name in ALGORITHMS]
-CASES += [(f"algorithm={fitting_algorithm(group, option)}", f"{group}={option}") for group, option in PARTS]
+CASES += [(f"algorithm={fitting_algorithm(group, option)}", *case(group, option)) for group, option in PARTS]
 CASES += [  # what plans windows of observations, with every part that it shares with what diffuses actions
     ("algorithm=dof_trajectory", f"{group}={option}")
     for group, option in PARTS
-    if group in ("noise_factorization", "data_factorization", "schedule", "sampler")
+    if group in ("schedule", "sampler") or (group.endswith("_factorization") and option in PLANNABLE)
 ]
 CASES += [  # where no yaml of their own picks them
     ("algorithm.critics=joint", "algorithm.q_gradient=full", "algorithm.selection=softmax"),
@@ -112,13 +116,25 @@ def test_one_batch_can_be_learned(overrides: tuple[str, ...]) -> None:
 @every_case
 def test_agents_act_alone(overrides: tuple[str, ...]) -> None:
     algorithm = build_algorithm(*overrides)
-    certificate = certify(algorithm.policy(), toy_env(), seed=0, n_episodes=4)
-    assert certificate.passed, certificate
+    if "data_factorization=attention" in overrides:  # away from concat, which it starts as
+        with torch.no_grad():
+            algorithm.average_data_factorization.attention.out.weight += 0.3
+    if "noise_factorization=attention" in overrides:
+        with torch.no_grad():
+            algorithm.average_noise_factorization.attention.out.weight += 0.3
+    policy = algorithm.policy()
+    assert policy.acts_alone == ("execution=centralized" not in overrides)
+    certificate = certify(policy, toy_env(), seed=0, n_episodes=4)
+    assert certificate.passed == policy.acts_alone, certificate
 
 
 @every_case
 def test_exported_agents_act_as_the_batched_policy_on_the_same_noise(overrides: tuple[str, ...]) -> None:
     policy = build_algorithm(*overrides).policy()
+    if not policy.acts_alone:
+        with pytest.raises(UserError, match="nothing to export"):
+            policy.export(0)
+        return
     spec = synthetic_spec()
     observations = torch.randn(6, spec.n_agents, spec.observation_dim, generator=torch.Generator().manual_seed(0))
     noise = policy.draw_noise(6, torch.Generator().manual_seed(1))
@@ -131,6 +147,12 @@ def test_exported_agents_act_as_the_batched_policy_on_the_same_noise(overrides: 
             carry = single.initial_carry(6, torch.device("cpu"))
             alone, _ = single.act_on_noise(observations[:, mine], carry, None, noise[:, mine])
             torch.testing.assert_close(alone, together[:, mine], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("group", "option"), sorted(CENTRALIZED))
+def test_what_needs_all_agents_is_refused_unless_it_is_asked_for(group: str, option: str) -> None:
+    with pytest.raises(UserError, match=f"{group}.*execution=centralized"):
+        build_algorithm(f"{group}={option}")
 
 
 def test_the_same_seed_gives_the_same_loss_and_another_seed_another() -> None:

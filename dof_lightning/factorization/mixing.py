@@ -1,0 +1,59 @@
+"""What factorisations that mix the agents have in common: they are heads on the predictions, without an inverse."""
+
+from typing import NoReturn
+
+from torch import Tensor, nn
+
+from dof_lightning.factorization.attention import AgentAttention
+from dof_lightning.factorization.base import Factorization
+from dof_lightning.spec import DatasetSpec
+
+
+class Mixing(Factorization):
+    """Each agent's joint quantity depends on the other agents' parts.
+
+    Gaussian noises joined by a nonlinear mixture would not be Gaussian, and no closed form undoes it, so `invertible`
+    is False: what f joins is the predictions, x_tot and the true noises stay side by side [inferred; the released code
+    joins the predictions only as well].
+    """
+
+    invertible = False
+    local_execution = False
+    satisfies_igd = False
+
+    def split(self, joint: Tensor) -> NoReturn:
+        """There is no inverse."""
+        raise TypeError(f"{type(self).__name__} has no inverse (invertible is False)")
+
+    def local(self, parts: Tensor) -> Tensor:
+        """No agent has what it would need."""
+        raise TypeError(f"{type(self).__name__} needs all agents' parts (local_execution is False)")
+
+
+class ResidualAttention(Mixing):
+    """Each agent's own part plus what attention over all agents adds to it; the parts side by side before training.
+
+    Args:
+        spec: the dataset's spec; tokens are as wide as the wider of observations and actions.
+        embed: width of the attention.
+        heads: of the attention, divides `embed`.
+
+    Shapes:
+        parts, joint: `[B, N, ..., D]`
+    """
+
+    def __init__(self, spec: DatasetSpec, embed: int = 64, heads: int = 4) -> None:
+        super().__init__()
+        self.attention = attention(spec, embed, heads)
+        nn.init.zeros_(self.attention.out.weight)
+        nn.init.zeros_(self.attention.out.bias)
+
+    def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor:
+        """x_i + Att_i(x_1..x_N)."""
+        added: Tensor = self.attention(parts)
+        return parts + added
+
+
+def attention(spec: DatasetSpec, embed: int, heads: int) -> AgentAttention:
+    """Attention over the agents' observations or actions, whichever diffuse."""
+    return AgentAttention(spec.n_agents, max(spec.observation_dim, spec.action_dim), embed, heads)

@@ -1,0 +1,72 @@
+"""The IGD gauge: what factorises passes, what mixes agents fails where it shows, on data that no product has."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from dof_lightning.factorization import noise
+from dof_lightning.igd import P_VALUE_LIMIT, energy_test, gauge_at, product_draws
+from dof_lightning.networks.mlp import MLPDenoiser
+from tests.unit.small_dof import cloning, generator, small_batch, small_dof_policy
+from tests.unit.small_spec import small_spec
+
+STEPS = 1200
+
+
+def trained_on_xor(f: Any) -> Any:
+    """Two agents that see nothing useful; one acts at +0.8, the other at -0.8, and a coin says which."""
+    spec = small_spec(action_dims=(1, 1), observation_dim=1)
+    execution = "decentralized" if f in (noise.Concat, noise.WConcat, noise.DecAttention) else "centralized"
+    denoiser = partial(MLPDenoiser, hidden=(32, 32))
+    changes = cloning(noise_factorization=f, denoiser=denoiser, execution=execution, learning_rate=3e-3, ema_decay=0.98)
+    model = small_dof_policy(spec, **changes)
+    optimizer = model.configure_optimizers()
+    draw = generator(5)
+    batch = small_batch(spec, size=256)
+    batch.observations.zero_()
+    for step in range(STEPS):
+        side = torch.randint(2, (256, 1), generator=draw) * 2.0 - 1
+        actions = 0.8 * torch.cat([side, -side], dim=1) + 0.05 * torch.randn(256, 2, generator=draw)
+        batch.actions = actions[:, :, None, None]
+        optimizer.zero_grad()
+        model.losses(batch, generator(step))["loss"].backward()
+        optimizer.step()
+        model.after_step()
+    return model.policy()
+
+
+@pytest.mark.parametrize("f", [noise.Concat, noise.WConcat])
+def test_concat_and_wconcat_pass_on_xor_data(f: Any) -> None:
+    found = gauge_at(trained_on_xor(f), torch.zeros(2, 2, 1), seed=0)
+    assert found.passed, found
+    assert found.jacobian_ratio == 0
+    assert found.control_p_value > P_VALUE_LIMIT
+
+
+@pytest.mark.parametrize("f", [noise.QMix, noise.Attention])
+def test_qmix_and_attention_fail_on_xor_data_by_every_check(f: Any) -> None:
+    found = gauge_at(trained_on_xor(f), torch.zeros(2, 2, 1), seed=0)
+    assert not found.passed
+    assert found.p_value < P_VALUE_LIMIT, found
+    assert found.jacobian_ratio > 0.01
+    assert found.pathwise_error is None
+    assert found.control_p_value > P_VALUE_LIMIT
+
+
+def test_dec_attention_does_not_execute_what_it_trained() -> None:
+    found = gauge_at(trained_on_xor(noise.DecAttention), torch.zeros(2, 2, 1), seed=0)
+    assert found.pathwise_error is not None
+    assert found.pathwise_error > 1e-2
+    assert not found.passed
+
+
+def test_the_energy_test_tells_a_dependent_pair_from_its_product_and_keeps_its_level() -> None:
+    x = torch.randn(2, 200, 2, 1, generator=generator(), dtype=torch.float64)
+    other = torch.randn(2, 200, 2, 1, generator=generator(1), dtype=torch.float64)
+    dependent = torch.stack([x[:, :, 0], x[:, :, 0] + 0.3 * other[:, :, 0]], dim=2)
+    product = product_draws(dependent.roll(1, 1), generator(2))
+    assert torch.equal(product.sort(1).values, dependent.sort(1).values)
+    assert energy_test(dependent.flatten(2), product.flatten(2), 2000, generator(3))[1] < P_VALUE_LIMIT
+    assert energy_test(x.flatten(2), other.flatten(2), 2000, generator(4))[1] > P_VALUE_LIMIT
