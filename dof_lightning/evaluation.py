@@ -61,7 +61,7 @@ def evaluate(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Score:
         return_mean=return_mean,
         return_std=float(returns.std(correction=0)),
         normalized_score=normalize(env, return_mean),
-        certificate=asdict(certificate),
+        certificate=certificate.to_dict(),
     )
 
 
