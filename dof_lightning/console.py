@@ -26,7 +26,9 @@ def show_start(
     environment = spec.environment
     discrete = "discrete " if spec.action_kind == "discrete" else ""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("dataset", f"{spec.name} ({spec.fingerprint}), return {spec.statistics.return_mean:.1f}")
+    table.add_row(
+        "dataset", f"{spec.name} ({spec.fingerprint}), return {spec.statistics.return_mean:.1f} (training part)"
+    )
     table.add_row(
         "environment",
         f"{environment.name}: {spec.n_agents} agents, observations {spec.observation_dim}, "

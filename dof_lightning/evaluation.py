@@ -34,8 +34,9 @@ class Score:
     execution: str = "decentralized"
 
     def to_dict(self) -> dict[str, Any]:
-        """For `results.json`."""
-        return asdict(self)
+        """For `results.json`; decentralised execution, which is what is meant, is not said."""
+        values = asdict(self)
+        return values if values.pop("execution") == "decentralized" else values | {"execution": self.execution}
 
 
 def evaluate(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Score:
@@ -63,7 +64,7 @@ def evaluate(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Score:
         return_mean=return_mean,
         return_std=float(returns.std(correction=0)),
         normalized_score=normalize(env, return_mean),
-        certificate=asdict(certificate),
+        certificate=certificate.to_dict(),
         execution="decentralized" if policy.acts_alone else "centralized",
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,11 @@ class Certificate:
     passed: bool
     max_abs_delta: float
     observes_rewards: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; what holds for most agents (`observes_rewards` False) is not said."""
+        told = {"observes_rewards": True} if self.observes_rewards else {}
+        return {"passed": self.passed, "max_abs_delta": self.max_abs_delta} | told
 
 
 def certify(policy: DecentralizedPolicy, env: VectorEnv, seed: int, n_episodes: int = 16) -> Certificate:

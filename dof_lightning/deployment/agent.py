@@ -93,12 +93,20 @@ class Agent:
         """
         if self._seed is None:
             raise UserError(f"{self.name}: call reset(seed) before the first act()")
+        self._check_kind(observation)
         n_episodes = 1 if observation.ndim == 1 else len(observation)
         noise = own_noise(self.decision.policy, n_episodes, self._seed, self.index, self._step)[:, 0]
         return self.act_on_noise(observation, noise if observation.ndim > 1 else noise[0], legal)
 
+    def _check_kind(self, observation: object) -> None:
+        if not isinstance(observation, (np.ndarray, Tensor)):
+            raise UserError(
+                f"{self.name}: observation must be a numpy array or a torch tensor, got {type(observation)}"
+            )
+
     def act_on_noise(self, observation: ArrayT, noise: Tensor, legal: ArrayT | None = None) -> ArrayT:
         """The same on given noise, `[...]` or `[E, ...]` (its shape is the record's `noise_shape`)."""
+        self._check_kind(observation)
         seen = self._tensor("observation", observation, self.observation_dim).to(torch.float32)
         allowed = None if legal is None else self._tensor("legal", legal, self.action_dim).to(torch.bool)
         self._check(seen, allowed, noise if observation.ndim > 1 else noise[None])

@@ -44,7 +44,7 @@ def _only_line(code: int, printed: str) -> str:
         (("experiment=mpe_spread_random", "denoiser=temporal_unet"), ("denoiser=temporal_unet", "choose denoiser=mlp")),
         (
             ("experiment=mpe_spread_random", "algorithm=dof_trajectory", "denoiser=mlp"),
-            ("denoiser=mlp", "choose denoiser=temporal_unet"),
+            ("denoiser=mlp", "choose denoiser=temporal_", "temporal_unet or"),
         ),
         (
             ("experiment=mpe_spread_random", "algorithm=dof_trajectory", "algorithm.horizon=1"),

@@ -15,7 +15,6 @@ from tests.end_to_end.conftest import UNINTERRUPTED
 from tests.end_to_end.workplace import SMALL, Workplace, succeeded
 
 SCORE = {"episodes": int, "return_mean": float, "return_std": float, "normalized_score": float, "certificate": dict}
-SCORE |= {"execution": str}
 RESULTS = {
     "algorithm": str,
     "experiment": str,

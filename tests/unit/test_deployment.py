@@ -236,6 +236,8 @@ def test_what_an_agent_cannot_see_is_refused(agents: list[Agent], observation: T
 
 def test_other_mistakes_of_a_caller_are_named(agents: list[Agent]) -> None:
     agent = agents[0]
+    with pytest.raises(UserError, match="agent_0: observation must be a numpy array"):
+        agent.act_on_noise([0.0] * 4, torch.zeros(1))
     with pytest.raises(UserError, match="agent_0: call reset"):
         agent.act(torch.zeros(4))
     with pytest.raises(UserError, match="seed=-1"):
