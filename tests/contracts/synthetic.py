@@ -30,11 +30,6 @@ PARTS = [  # those that the algorithms' own cases do not have
     (group, option) for group in PART_GROUPS for option in configuration.options(group) if option != _DEFAULTS[group]
 ]
 ALGORITHMS = configuration.options("algorithm")
-CENTRALIZED = {
-    ("noise_factorization", "attention"),
-    ("noise_factorization", "qmix"),
-    ("data_factorization", "attention"),
-}
 
 
 def case(group: str, option: str) -> tuple[str, ...]:
@@ -46,6 +41,20 @@ def case(group: str, option: str) -> tuple[str, ...]:
 def synthetic_spec() -> DatasetSpec:
     """Of a dataset collected in `ToyEnv`."""
     return small_spec(action_dims=(ACTION_DIM,) * N_AGENTS, observation_dim=OBSERVATION_DIM)
+
+
+def needs_all_agents(group: str, option: str) -> bool:
+    """Whether a factorisation says of itself that no agent can run it alone."""
+    typed = ["experiment=mpe_spread_random", f"{group}={option}"]
+    return not configuration.build(configuration.compose(typed)[group])(synthetic_spec()).local_execution
+
+
+CENTRALIZED = {
+    (group, option)
+    for group in ("noise_factorization", "data_factorization")
+    for option in configuration.options(group)
+    if needs_all_agents(group, option)
+}
 
 
 def toy_env() -> ToyEnv:
