@@ -42,7 +42,7 @@ class Gauge:
         return asdict(self)
 
 
-def gauge(policy: DecentralizedPolicy, env: VectorEnv, seed: int, conditions: int = 4, draws: int = 512) -> Gauge:
+def gauge(policy: DecentralizedPolicy, env: VectorEnv, seed: int, conditions: int = 4, draws: int = 1024) -> Gauge:
     """Measures a policy at observations of its world's first step.
 
     Raises:
@@ -56,7 +56,7 @@ def gauge(policy: DecentralizedPolicy, env: VectorEnv, seed: int, conditions: in
 
 
 @torch.no_grad()
-def gauge_at(policy: Any, observations: Tensor, seed: int, draws: int = 512, permutations: int = 2000) -> Gauge:
+def gauge_at(policy: Any, observations: Tensor, seed: int, draws: int = 1024, permutations: int = 2000) -> Gauge:
     """Measures at fixed observations `[C, N, O]`; see `Gauge`.
 
     Args:
