@@ -101,6 +101,6 @@ def test_what_no_study_can_do_is_refused(
 def test_every_cell_is_checked_before_the_first_is_trained(
     workplace: Workplace, run_study: Callable[..., None]
 ) -> None:
-    with pytest.raises(UserError, match=r"data\.episodes must be at least 1"):
-        run_study("+study.axes.more.few=['data.episodes=0']", "run_dir=refused")
+    with pytest.raises(UserError, match=r"rollout\.episodes must be at least 1"):
+        run_study("+study.axes.more.few=['rollout.episodes=0']", "run_dir=refused")
     assert not (workplace.path / "refused").exists()
