@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.subjects import PAPER, PRESET, Update, made_up_batch, made_up_spec, make_dof_policy
-from benchmarks.table import Row, interleaved, ratio
+from benchmarks.table import Row, ratio
+from dof_lightning.timing import interleaved
 
 SETTINGS = (("preset", PRESET, 256, 30), ("paper's sizes", PAPER, 1024, 5))
 SQUARE = 1024

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.table import Row, interleaved, ratio
+from benchmarks.table import Row, ratio
 from dof_lightning.envs.particle import HORIZON, ParticleEnv
+from dof_lightning.timing import interleaved
 
 N_ENVIRONMENTS = 256
 

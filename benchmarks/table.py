@@ -1,8 +1,7 @@
-"""Interleaved timing, and the one table that everything is reported in."""
+"""Ratios of times, and the one table that everything is reported in."""
 
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 HEADER = ("benchmark", "measured", "against", "ratio", "aim", "remark")
@@ -38,29 +37,6 @@ def markdown(rows: Sequence[Row]) -> str:
     """The rows as one Markdown table."""
     lines = [HEADER, ("---",) * len(HEADER), *(row.cells() for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def interleaved(functions: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """Times functions in turn, so that what else the machine does falls on all of them alike.
-
-    Each is called once before anything is timed.
-
-    Args:
-        functions: by name.
-        repetitions: timed calls of each.
-
-    Returns:
-        seconds of every repetition, by name.
-    """
-    for function in functions.values():
-        function()
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repetitions):
-        for name, function in functions.items():
-            started = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:

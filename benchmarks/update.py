@@ -7,11 +7,12 @@ import torch
 
 from benchmarks.agent_loop import LoopUpdate, loop_actor, loop_algorithm
 from benchmarks.subjects import PAPER, PRESET, Update, made_up_batch, made_up_spec, make_dof_policy
-from benchmarks.table import Row, interleaved, ratio
+from benchmarks.table import Row, ratio
 from benchmarks.two_chains import CANDIDATES, STEPS, TwoChains
 from dof_lightning.actors.diffusion import DiffusionActor
 from dof_lightning.errors import UserError
 from dof_lightning.seeding import make_generator
+from dof_lightning.timing import interleaved
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ from dof_lightning.errors import UserError
 from dof_lightning.plain import split_tail
 from dof_lightning.targets import check_arguments
 
-_EVAL_HELP = "roll a checkpoint out: dof eval checkpoint=<path> [rollout.report_episodes=200] [env=mpe_spread]"
+_EVAL_HELP = (
+    "roll a checkpoint out: dof eval checkpoint=<path> [rollout.report_episodes=200] [env=mpe_spread]; a list gives a "
+    "table and a figure: sampler.steps=[1,2,5] sampler=[ddim,dpm_solver] [output=<folder>]"
+)
 _EXPORT_HELP = (
     "write one pair of files an agent: dof export checkpoint=<path> [output=<folder>] "
     "[format=safetensors|torch_export] [sampler.steps=5] [algorithm.candidates=1]"
@@ -57,17 +60,39 @@ def run(arguments: Sequence[str]) -> None:
 
 def _evaluate(tails: list[str]) -> None:
     from dof_lightning import checkpoint as checkpoints
-    from dof_lightning import console
+    from dof_lightning import console, sweep
     from dof_lightning.evaluation import evaluate
     from dof_lightning.overrides import override
 
     path, others = _take_checkpoint(tails)
     checkpoint = checkpoints.read(path)
+    output, others = _take(others, "output")
+    if any(sweep.listed(checkpoint.config, others)):
+        _evaluate_each(checkpoint, others, None if output is None else Path(output))
+        return
+    if output is not None:
+        raise UserError(
+            "output= is where the table of a sweep goes; there is no key with a list, as sampler.steps=[2,5]"
+        )
     config = override(checkpoint.config, others)
     score = evaluate(checkpoint, config).to_dict()
     env = checkpoints.build_env(config).spec
     console.show_scores(console.make_console(stderr=True), {f"step {checkpoint.step}": score}, checkpoint.behavior, env)
     print(json.dumps(score))
+
+
+def _evaluate_each(checkpoint: Any, tails: list[str], output: Path | None) -> None:
+    from dof_lightning import checkpoint as checkpoints
+    from dof_lightning import console, sweep, sweep_report
+
+    keys = sweep.listed(checkpoint.config, tails)
+    variants = sweep.expand(checkpoint.config, tails)
+    where = sweep_report.files(checkpoint.path, keys, output)
+    results = sweep.measure(checkpoint, variants)
+    sweep_report.show(console.make_console(stderr=True), results)
+    sweep_report.write(where, checkpoint, tails, results, checkpoints.build_env(variants[0].config))
+    print(f"written: {where.table}, {where.values}, {where.figure}", file=sys.stderr)
+    print(json.dumps({"step": checkpoint.step, "results": [result.to_dict() for result in results]}))
 
 
 def _export(tails: list[str]) -> None:

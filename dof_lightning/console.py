@@ -71,16 +71,12 @@ def show_scores(
     for column in ("policy", "return", "normalised score", "std over episodes", "episodes", "acts alone"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for name, score in scores.items():
-        certificate = score["certificate"]
-        verdict = "certified" if certificate["passed"] else f"NO (delta {certificate['max_abs_delta']:.2g})"
-        verdict += ", told its rewards" if certificate.get("observes_rewards") else ""
-        if score.get("execution") == "centralized":
-            verdict, name = f"NO, centralised (delta {certificate['max_abs_delta']:.2g})", f"{name} (centralised)"
-        normalized = _number(score["normalized_score"])
+        name = f"{name} (centralised)" if score.get("execution") == "centralized" else name
+        normalized = number(score["normalized_score"])
         row = (f"{score['return_mean']:.1f}", normalized, f"{score['return_std']:.1f}", str(score["episodes"]))
-        table.add_row(name, *row, verdict)
+        table.add_row(name, *row, acts_alone(score))
     reference, returns = env.reference, behavior["return_mean"]
-    normalized = _number(None if reference is None else reference.normalize(returns))
+    normalized = number(None if reference is None else reference.normalize(returns))
     table.add_row("behaviour (data)", f"{returns:.1f}", normalized, f"{behavior['return_std']:.1f}")
     if reference is not None:
         table.add_row("random", f"{reference.random:.1f}", "0.0")
@@ -88,7 +84,18 @@ def show_scores(
     console.print(table)
 
 
-def _number(value: float | None) -> str:
+def acts_alone(score: Mapping[str, Any]) -> str:
+    """What a score's certificate says, in a table's cell."""
+    certificate = score["certificate"]
+    delta = f"delta {certificate['max_abs_delta']:.2g}"
+    if score.get("execution") == "centralized":
+        return f"NO, centralised ({delta})"
+    told = ", told its rewards" if certificate.get("observes_rewards") else ""
+    return ("certified" if certificate["passed"] else f"NO ({delta})") + told
+
+
+def number(value: float | None) -> str:
+    """With one digit, in a table's cell."""
     return "-" if value is None else f"{value:.1f}"
 
 

@@ -9,6 +9,7 @@ import torch
 
 from dof_lightning.checkpoint import Checkpoint, build_algorithm, build_env
 from dof_lightning.envs.base import VectorEnv
+from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout import certify, evaluation_seeds, run_rollout
 from dof_lightning.spec import check_compatible
 
@@ -51,10 +52,19 @@ def evaluate(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Score:
     Raises:
         UserError: environment and dataset do not fit, or weights and configuration.
     """
+    return score(*build_policy(checkpoint, config), config)
+
+
+def build_policy(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[DecentralizedPolicy, VectorEnv]:
+    """What is evaluated, and where; arguments and errors as `evaluate`."""
     torch.set_num_threads(cores_per_process(1))
     env = build_env(config)
     check_compatible(checkpoint.spec, env.spec)
-    policy = build_algorithm(checkpoint, config).policy()
+    return build_algorithm(checkpoint, config).policy(), env
+
+
+def score(policy: DecentralizedPolicy, env: VectorEnv, config: Mapping[str, Any]) -> Score:
+    """Rolls a policy out on the report seeds of a configuration and certifies it."""
     seed, episodes = config["seed"], config["rollout"]["report_episodes"]
     returns = run_rollout(policy, env, evaluation_seeds(seed, "report", episodes), (seed, "report")).returns
     certificate = certify(policy, env, seed)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from dof_lightning import configuration
 from dof_lightning.checkpoint import MODEL_KEYS
@@ -52,13 +54,25 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
     return plain
 
 
+def parse(key: str, text: str) -> Any:
+    """What a user typed as a value: a number, a truth value, null, text, or a list of them.
+
+    Raises:
+        UserError: it is none of them, names the key.
+    """
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"cannot read {key}={text}; write {key}=<value>, or {key}=[<value>,<value>]") from error
+
+
 def _set(plain: dict[str, Any], key: str, text: str, command: str) -> None:
     known = [name for name, _ in leaves(plain) if _is_read(name)]
     if key not in known:
         if key in dict(leaves(plain)) or key in plain:
             raise UserError(f"{command} does not read `{key}`; it reads {_READ}")
         raise UserError(configuration.unknown_key(key, known))
-    value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
+    value = parse(key, text)
     configuration.check_value(key, value, dict(leaves(plain)).get(key))
     _place(plain, key.split("."), value)
 

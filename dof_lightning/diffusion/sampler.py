@@ -1,4 +1,4 @@
-"""Samplers: from noise to data in a few steps, in whatever space the caller's x lives.
+"""Samplers: from noise to data in a few steps, in whatever space the caller's x lives (dpm_solver.py has another).
 
 They hold numbers only, so a joint chain and N local chains run through the same arithmetic while the code that
 calls the denoisers stays apart.
@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,12 +22,14 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class StepCoefficients:
-    """One sub-step: x0 = clip((x - sigma_k eps) / signal_k), then x <- on_x0 x0 + on_x x + on_noise noise.
+    """One sub-step: x0 = clip((x - sigma_k eps) / signal_k), then a sum that gives the next x.
+
+    x <- on_x0 x0 + on_previous (x0 of the sub-step before) + on_x x + on_noise noise
 
     Attributes:
         signal_k: sqrt(alpha_bar_k).
         sigma_k: sqrt(1 - alpha_bar_k).
-        on_x0, on_x, on_noise: weights of the three terms.
+        on_x0, on_x, on_noise, on_previous: weights of the four terms.
     """
 
     signal_k: float
@@ -34,6 +37,16 @@ class StepCoefficients:
     on_x0: float
     on_x: float
     on_noise: float
+    on_previous: float = 0.0
+
+
+class Weights(NamedTuple):
+    """The last four of `StepCoefficients`."""
+
+    on_x0: float
+    on_x: float
+    on_noise: float = 0.0
+    on_previous: float = 0.0
 
 
 class Sampler(ABC):
@@ -64,40 +77,63 @@ class Sampler(ABC):
         self.temperature = temperature
         self.timesteps = [schedule.steps - round(j * schedule.steps / count) for j in range(count)]
         alpha_bars = schedule.alpha_bars.tolist()
-        targets = [*self.timesteps[1:], 0]
+        levels = [alpha_bars[k] for k in (*self.timesteps, 0)]
+        befores = [None, *levels[:-2]]
         self.coefficients = [
-            self._coefficients(alpha_bars[k], alpha_bars[target])
-            for k, target in zip(self.timesteps, targets, strict=True)
+            self._coefficients(alpha_bar, target, before)
+            for alpha_bar, target, before in zip(levels[:-1], levels[1:], befores, strict=True)
         ]
         self.n_noises = 1 + sum(step.on_noise > 0 for step in self.coefficients)
 
     @abstractmethod
-    def _weights(self, alpha_bar: float, target: float) -> tuple[float, float, float]:
-        """`on_x0, on_x, on_noise` for a sub-step from a level alpha_bar to a cleaner one."""
+    def _weights(self, alpha_bar: float, target: float, before: float | None) -> Weights:
+        """Of a sub-step.
+
+        Args:
+            alpha_bar: the level it leaves.
+            target: the cleaner level it reaches; 1, the data, in the last one only.
+            before: the level that the sub-step before it left; None in the first one.
+        """
 
     def start(self, noise: Tensor) -> Tensor:
         """Where the chain begins: temperature times standard normal noise, `[B, ...]`."""
         return noise if self.temperature == 1.0 else self.temperature * noise
 
-    def step(self, x: Tensor, eps: Tensor, index: int, noise: Tensor | None, clip: Clip | None = None) -> Tensor:
-        """One sub-step.
+    def estimate(self, x: Tensor, eps: Tensor, index: int, clip: Clip | None = None) -> Tensor:
+        """The data that a sub-step's noise leaves.
 
         Args:
             x: `[B, ...]` at level `timesteps[index]`.
             eps: `[B, ...]`, the noise predicted in x.
             index: 0..S-1.
+            clip: keeps the result in range; None leaves it.
+
+        Returns:
+            x0 `[B, ...]`, at least float32.
+        """
+        own = self.coefficients[index]
+        x0 = (_at_least_float32(x) - own.sigma_k * eps) / own.signal_k
+        return x0 if clip is None else clip(x0)
+
+    def step(
+        self, x: Tensor, x0: Tensor, index: int, noise: Tensor | None = None, previous: Tensor | None = None
+    ) -> Tensor:
+        """One sub-step, once the data are estimated.
+
+        Args:
+            x: `[B, ...]` at level `timesteps[index]`.
+            x0: `[B, ...]` from `estimate`.
+            index: 0..S-1.
             noise: `[B, ...]` standard normal; not read where the sub-step adds none (`step_noise` gives None).
-            clip: keeps the predicted x0 in range; None leaves it.
+            previous: `[B, ...]`, x0 of the sub-step before; None in the first one, and not read by one-step methods.
 
         Returns:
             `[B, ...]` at the next level, at least float32; data after the last sub-step.
         """
         own = self.coefficients[index]
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        x0 = (x - own.sigma_k * eps) / own.signal_k
-        if clip is not None:
-            x0 = clip(x0)
-        mean = own.on_x0 * x0 + own.on_x * x
+        mean = own.on_x0 * x0 + own.on_x * _at_least_float32(x)
+        if own.on_previous != 0 and previous is not None:
+            mean = mean + own.on_previous * previous
         return mean if own.on_noise == 0 or noise is None else mean + own.on_noise * noise
 
     def step_noise(self, noises: Tensor, index: int) -> Tensor | None:
@@ -110,19 +146,22 @@ class Sampler(ABC):
         Args:
             denoise: from x `[B, ...]` and k `[B]` int64 to the predicted noise `[B, ...]`.
             noises: `[n_noises, B, ...]` standard normal, the start first.
-            clip: see `step`.
+            clip: see `estimate`.
 
         Returns:
             `[B, ...]`, data.
         """
-        x = self.start(noises[0])
+        x, previous = self.start(noises[0]), None
         for index, k in enumerate(self.timesteps):
             steps = torch.full((x.shape[0],), k, dtype=torch.int64, device=x.device)
-            x = self.step(x, denoise(x, steps), index, self.step_noise(noises, index), clip)
+            x0 = self.estimate(x, denoise(x, steps), index, clip)
+            x = self.step(x, x0, index, self.step_noise(noises, index), previous)
+            previous = x0
         return x
 
-    def _coefficients(self, alpha_bar: float, target: float) -> StepCoefficients:
-        return StepCoefficients(math.sqrt(alpha_bar), math.sqrt(1.0 - alpha_bar), *self._weights(alpha_bar, target))
+    def _coefficients(self, alpha_bar: float, target: float, before: float | None) -> StepCoefficients:
+        weights = self._weights(alpha_bar, target, before)
+        return StepCoefficients(math.sqrt(alpha_bar), math.sqrt(1.0 - alpha_bar), *weights)
 
 
 class DDPM(Sampler):
@@ -132,11 +171,11 @@ class DDPM(Sampler):
     2021, section 4).
     """
 
-    def _weights(self, alpha_bar: float, target: float) -> tuple[float, float, float]:
+    def _weights(self, alpha_bar: float, target: float, before: float | None) -> Weights:
         kept = alpha_bar / target
         on_x0 = math.sqrt(target) * (1.0 - kept) / (1.0 - alpha_bar)
         on_x = math.sqrt(kept) * (1.0 - target) / (1.0 - alpha_bar)
-        return on_x0, on_x, math.sqrt((1.0 - target) / (1.0 - alpha_bar) * (1.0 - kept))
+        return Weights(on_x0, on_x, math.sqrt((1.0 - target) / (1.0 - alpha_bar) * (1.0 - kept)))
 
 
 class DDIM(Sampler):
@@ -161,7 +200,11 @@ class DDIM(Sampler):
         self.eta = eta
         super().__init__(schedule, steps, temperature)
 
-    def _weights(self, alpha_bar: float, target: float) -> tuple[float, float, float]:
+    def _weights(self, alpha_bar: float, target: float, before: float | None) -> Weights:
         variance = self.eta**2 * (1.0 - target) / (1.0 - alpha_bar) * (1.0 - alpha_bar / target)
         on_x = math.sqrt(max(1.0 - target - variance, 0.0)) / math.sqrt(1.0 - alpha_bar)
-        return math.sqrt(target) - on_x * math.sqrt(alpha_bar), on_x, math.sqrt(variance)
+        return Weights(math.sqrt(target) - on_x * math.sqrt(alpha_bar), on_x, math.sqrt(variance))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

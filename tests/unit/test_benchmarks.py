@@ -14,7 +14,7 @@ from benchmarks.gemm import RecordedProducts, count_flops, gemm
 from benchmarks.options import options
 from benchmarks.particle import particle, play
 from benchmarks.subjects import PRESET, Update, made_up_batch, made_up_spec, make_dof_policy
-from benchmarks.table import Row, interleaved, markdown, ratio
+from benchmarks.table import Row, markdown, ratio
 from benchmarks.time_to_score import TAG, first_time_at
 from benchmarks.two_chains import TwoChains
 from benchmarks.update import Setting, decision, update
@@ -22,6 +22,7 @@ from dof_lightning.actors.diffusion import DiffusionActor
 from dof_lightning.batch import Window
 from dof_lightning.envs.particle import HORIZON, ParticleEnv
 from dof_lightning.errors import UserError
+from dof_lightning.timing import interleaved
 
 TINY = (*PRESET, "denoiser.hidden=[8,8]", "algorithm.critic.hidden=[8]")
 TINY_SETTING = Setting("tiny", TINY, 2, 4, repetitions=1)

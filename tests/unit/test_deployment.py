@@ -16,6 +16,7 @@ from dof_lightning.deployment.program import trace
 from dof_lightning.deployment.serve import answer
 from dof_lightning.deployment.structure import describe, rebuild
 from dof_lightning.diffusion import sampler
+from dof_lightning.diffusion.dpm_solver import DPMSolver
 from dof_lightning.errors import UserError
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.policy import DecentralizedPolicy
@@ -27,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "shared": {"denoiser": partial(MLPDenoiser, hidden=(16, 16), sharing="shared")},
     "cdf, ddim": {"observation_normalizer": "cdf", "sampler": partial(sampler.DDIM, steps=3, eta=0.5)},
+    "dpm_solver": {"sampler": partial(DPMSolver, steps=4)},
     "cloning": cloning(),
 }
 
@@ -204,8 +206,9 @@ def test_a_discrete_agent_chooses_what_is_legal() -> None:
     assert torch.equal(program(observations, noise, legal), agent.act_on_noise(observations, noise, legal))
 
 
-def test_a_program_decides_as_the_agent_for_any_number_of_episodes(tmp_path: Path) -> None:
-    policy = small_dof_policy(**VARIANTS["shared"], **VARIANTS["cdf, ddim"]).policy()
+@pytest.mark.parametrize("sampling", ["cdf, ddim", "dpm_solver"])
+def test_a_program_decides_as_the_agent_for_any_number_of_episodes(tmp_path: Path, sampling: str) -> None:
+    policy = small_dof_policy(**VARIANTS["shared"], **VARIANTS[sampling]).policy()
     agent = load_agent(write_agents(tmp_path, policy)[0])
     program = trace(agent).module()
     for n_episodes in (1, 2, 33):

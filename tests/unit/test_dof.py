@@ -10,6 +10,7 @@ from torch import nn
 
 from dof_lightning.algorithms.dof import clip_with_way_back
 from dof_lightning.diffusion import sampler, schedule
+from dof_lightning.diffusion.dpm_solver import DPMSolver
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
 from dof_lightning.factorization.concat import Concatenation
@@ -18,7 +19,13 @@ from dof_lightning.networks.mlp import MLPDenoiser
 from tests.unit.small_dof import cloning, generator, small_batch, small_dof_policy
 from tests.unit.small_spec import small_spec
 
-SAMPLERS = [sampler.DDPM, partial(sampler.DDPM, steps=4), sampler.DDIM, partial(sampler.DDIM, steps=3)]
+SAMPLERS = [
+    sampler.DDPM,
+    partial(sampler.DDPM, steps=4),
+    sampler.DDIM,
+    partial(sampler.DDIM, steps=3),
+    partial(DPMSolver, steps=5),
+]
 
 
 def randomize_weights(module: nn.Module) -> None:

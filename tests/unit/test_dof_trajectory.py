@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dof_lightning.actors.planning import PlanningActor
 from dof_lightning.diffusion import sampler
+from dof_lightning.diffusion.dpm_solver import DPMSolver
 from dof_lightning.diffusion.guidance import guided_noise
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
@@ -18,7 +19,7 @@ from tests.unit.small_trajectory import HISTORY, HORIZON, small_dof_trajectory, 
 from tests.unit.test_dof import randomize_weights
 
 T = HISTORY + HORIZON
-SAMPLERS = [sampler.DDPM, partial(sampler.DDPM, steps=5), partial(sampler.DDIM, steps=3)]
+SAMPLERS = [sampler.DDPM, partial(sampler.DDPM, steps=5), partial(sampler.DDIM, steps=3), partial(DPMSolver, steps=5)]
 
 
 def chain_inputs(model: Any, size: int = 8) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,6 +3,7 @@ import torch
 from small_spec import small_spec
 from torch.func import jacrev
 
+from dof_lightning.diffusion.dpm_solver import DPMSolver
 from dof_lightning.diffusion.sampler import DDIM, DDPM
 from dof_lightning.diffusion.schedule import vp
 from dof_lightning.factorization import data, noise, value
@@ -102,7 +103,7 @@ def test_noise_weights_have_geometric_mean_one_and_do_not_collapse():
     assert f.weight.min() > 0.1
 
 
-@pytest.mark.parametrize("sampler", [DDPM(vp(10)), DDIM(vp(10), 3)])
+@pytest.mark.parametrize("sampler", [DDPM(vp(10)), DDIM(vp(10), 3), DPMSolver(vp(10), 5)])
 @pytest.mark.parametrize("factory", [noise.Concat, noise.WConcat])
 def test_the_joint_chain_and_each_agents_own_chain_are_one_path(factory, sampler):
     f, network = build(factory).double(), MLPDenoiser(small_spec(), D, hidden=(16,)).double()

@@ -49,7 +49,7 @@ def test_a_checkpoint_cannot_vouch_for_itself(stored: dict[str, Any]) -> None:
     ("tail", "words"),
     [
         ("algorithm=dof_cloning", "the one it was trained with"),
-        ("sampler=nonsense", "sampler=nonsense does not exist; choose one of ddim, ddpm"),
+        ("sampler=nonsense", "sampler=nonsense does not exist; choose one of ddim, ddpm, dpm_solver"),
         ("data=mpe_spread_expert", "does not read `data`"),
         ("trainer.max_steps=3", "does not read `trainer.max_steps`"),
         ("sampler.stepz=3", "did you mean `sampler.steps`"),

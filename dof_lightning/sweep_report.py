@@ -1,0 +1,195 @@
+"""A sweep's table on screen, in Markdown and CSV, and its figure."""
+
+import csv
+import io
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dof_lightning.checkpoint import Checkpoint
+from dof_lightning.console import acts_alone, number
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.errors import UserError
+from dof_lightning.evaluation import normalize
+from dof_lightning.sweep import REPETITIONS, Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+STEPS = "sampler.steps"
+COLUMNS = ("return", "standard error", "normalised score", "ms a decision", "acts alone")
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a sweep is written.
+
+    Attributes:
+        table: Markdown.
+        values: the same in CSV, not rounded.
+        figure: PNG.
+    """
+
+    table: Path
+    values: Path
+    figure: Path
+
+
+def files(checkpoint: Path, keys: Sequence[str], output: Path | None = None) -> Files:
+    """`<run_dir>/sweeps/<checkpoint>_<keys>.{md,csv,png}`; another sweep over the same keys takes their place.
+
+    Args:
+        checkpoint: whose run folder it is; beside a checkpoint that lies outside of one.
+        keys: that are listed.
+        output: another folder than `<run_dir>/sweeps`.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    run_dir = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    folder = run_dir / "sweeps" if output is None else output
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={folder} cannot be made: {error.strerror}; choose another output=") from error
+    name = "_".join((checkpoint.stem, *keys))
+    return Files(folder / f"{name}.md", folder / f"{name}.csv", folder / f"{name}.png")
+
+
+def show(console: Console, results: Sequence[Result]) -> None:
+    """Prints the table."""
+    keys = list(results[0].variant.settings)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in (*keys, *COLUMNS):
+        table.add_column(column, justify="left" if column == "acts alone" else "right")
+    for result in results:
+        table.add_row(*_cells(result))
+    console.print(table)
+    console.print(_circumstances(), highlight=False, soft_wrap=True)
+
+
+def write(
+    where: Files, checkpoint: Checkpoint, tails: Sequence[str], results: Sequence[Result], env: VectorEnv
+) -> None:
+    """Writes the three files.
+
+    Args:
+        where: from `files`.
+        checkpoint: what was evaluated.
+        tails: what the user typed beside the checkpoint.
+        results: at least one.
+        env: where, whose reference normalises the behaviour's return.
+
+    Raises:
+        UserError: one of them cannot be written.
+    """
+    try:
+        where.table.write_text(_markdown(where, checkpoint, tails, results))
+        where.values.write_text(_csv(results))
+        _draw(where.figure, checkpoint, results, env)
+    except OSError as error:
+        raise UserError(f"output={where.table.parent} cannot be written: {error.strerror}") from error
+
+
+def _cells(result: Result) -> list[str]:
+    score = result.score
+    error = score.return_std / math.sqrt(score.episodes)
+    settings = ["null" if value is None else str(value) for value in result.variant.settings.values()]
+    numbers = [number(value) for value in (score.return_mean, error, score.normalized_score)]
+    return [*settings, *numbers, f"{result.decision_ms:.3g}", acts_alone(score.to_dict())]
+
+
+def _circumstances() -> str:
+    return (
+        f"ms a decision: all agents of one episode at once, median of {REPETITIONS} interleaved repetitions, measured "
+        f"on this machine ({platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__})"
+    )
+
+
+def _markdown(where: Files, checkpoint: Checkpoint, tails: Sequence[str], results: Sequence[Result]) -> str:
+    header = [*results[0].variant.settings, *COLUMNS]
+    lines = [header, ["---"] * len(header), *map(_cells, results)]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    behavior, figure = checkpoint.behavior["return_mean"], f"![return and time]({where.figure.name})"
+    return (
+        f"`dof eval checkpoint={checkpoint.path} {' '.join(tails)}` (step {checkpoint.step}, "
+        f"{results[0].score.episodes} report episodes)\n\n{table}\n\n"
+        f"The data's behaviour has a return of {behavior:.1f}. {_circumstances()}.\n\n{figure}\n"
+    )
+
+
+def _csv(results: Sequence[Result]) -> str:
+    rows = [_flat(result) for result in results]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _flat(result: Result) -> dict[str, Any]:
+    values = result.to_dict()
+    certificate = values.pop("certificate")
+    execution = values.pop("execution", "decentralized")
+    return values.pop("settings") | values | {"certified": certificate["passed"], "execution": execution}
+
+
+def _draw(path: Path, checkpoint: Checkpoint, results: Sequence[Result], env: VectorEnv) -> None:
+    """The score above, the time of a decision below, both against the sampler's steps or the first listed key."""
+    from matplotlib.figure import Figure
+
+    keys = list(results[0].variant.settings)
+    across = STEPS if STEPS in keys else keys[0]
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    behavior, normalized = checkpoint.behavior["return_mean"], _all_normalized(results)
+    for name, group in _lines(results, across).items():
+        x = [_place(result, across) for result in group]
+        scores = [result.score.normalized_score if normalized else result.score.return_mean for result in group]
+        above.plot(x, scores, marker="o", label=name)
+        below.plot(x, [result.decision_ms for result in group], marker="o", label=name)
+    height = normalize(env, behavior) if normalized else behavior
+    assert height is not None
+    above.axhline(height, color="grey", linestyle="--", label="behaviour (data)")
+    above.set_ylabel("normalised score" if normalized else "return")
+    above.legend()
+    below.set_ylabel("ms a decision, this machine")
+    below.set_yscale("log")
+    below.set_xlabel(across)
+    _scale(below, [_place(result, across) for result in results])
+    figure.savefig(path, dpi=120)
+
+
+def _all_normalized(results: Sequence[Result]) -> bool:
+    return all(result.score.normalized_score is not None for result in results)
+
+
+def _lines(results: Sequence[Result], across: str) -> dict[str, list[Result]]:
+    """Results that differ in one key, by the values of the others."""
+    lines: dict[str, list[Result]] = {}
+    for result in results:
+        others = [f"{key}={value}" for key, value in result.variant.settings.items() if key != across]
+        lines.setdefault(" ".join(others) or "checkpoint", []).append(result)
+    return lines
+
+
+def _place(result: Result, across: str) -> float | str:
+    """Where on the horizontal axis: a number, or one of the names there."""
+    value = result.variant.sampler_steps if across == STEPS else result.variant.settings[across]
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def _scale(axes: "Axes", places: Sequence[float | str]) -> None:
+    """Powers apart where all places are numbers above 0, with a tick at each."""
+    numbers = sorted({place for place in places if not isinstance(place, str)})
+    if len(numbers) == len(set(places)) and numbers[0] > 0:
+        axes.set_xscale("log")
+        axes.set_xticks(numbers, [f"{place:g}" for place in numbers])
+        axes.set_xticks([], minor=True)

@@ -1,0 +1,30 @@
+"""Interleaved timing: what else the machine does falls on all that is compared."""
+
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+def interleaved(functions: Mapping[Name, Callable[[], object]], repetitions: int) -> dict[Name, list[float]]:
+    """Times functions in turn, so that what else the machine does falls on all of them alike.
+
+    Each is called once before anything is timed.
+
+    Args:
+        functions: by name.
+        repetitions: timed calls of each.
+
+    Returns:
+        seconds of every repetition, by name.
+    """
+    for function in functions.values():
+        function()
+    seconds: dict[Name, list[float]] = {name: [] for name in functions}
+    for _ in range(repetitions):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
