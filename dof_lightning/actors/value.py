@@ -62,6 +62,11 @@ class ValueActor(DecentralizedPolicy):
             `[B, N, 1]`.
         """
 
+    def rate(self, observations: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+        """x_i `[B, N, 1]` of given actions `[B, N, A]` (`[B, N]` where discrete) at observations `[B, N, O]`."""
+        condition = self.normalizer.normalize(observations)
+        return self.values(condition, CODECS[self.action_kind].encode(actions, self.action_mask, like=condition), noise)
+
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
         """Standard normal `[E, N, M, S]`, with A more numbers a candidate where actions are continuous."""
         extra = self.action_mask.shape[-1] if self.action_kind == "continuous" else 0
