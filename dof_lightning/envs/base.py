@@ -59,6 +59,7 @@ class VectorEnv(ABC):
     """
 
     spec: EnvSpec
+    has_random_start = True  # False: every episode starts with the same observations, whatever its seed
     episodes_at_once = 500  # that a collector runs together; a constant, as the noise of a dataset is drawn for so many
 
     @abstractmethod

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dof_lightning.factorization.attention import AgentAttention
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.spec import DatasetSpec
 
@@ -122,3 +123,33 @@ class Attention(ValueMixer):
         weight = (key @ query / self.embed**0.5).softmax(2)  # [B, H, N, 1]
         of_heads = self.n_agents * (weight * values[:, None]).sum((2, 3))  # as large as a sum's
         return (of_heads * self.head_weight(context).abs()).sum(1, keepdim=True) + self.bias(context)
+
+
+class SelfAttention(ValueMixer):
+    """Q_tot = sum_i (Q_i + Att_i(Q_1..Q_N)): h = Atten of the seed for values, tokens made of the Q_i themselves.
+
+    Scores and values of the attention depend on the Q_i, so Q_tot may fall where a Q_i grows: it represents payoffs
+    that no monotone mixer does, and promises no IGM. Training starts at the plain sum, so each Q_i starts out as the
+    agent's additive share. [Formula inferred, as `data.Attention`'s.]
+
+    Args:
+        spec: the dataset's spec.
+        state_dim: S, not read.
+        embed: width of the attention.
+        heads: of the attention, divides `embed`.
+
+    Shapes:
+        values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
+    """
+
+    satisfies_igm = False
+
+    def __init__(self, spec: DatasetSpec, state_dim: int, embed: int = 32, heads: int = 4) -> None:
+        super().__init__()
+        self.attention = AgentAttention(spec.n_agents, 1, embed, heads)
+        nn.init.zeros_(self.attention.out.weight)
+        nn.init.zeros_(self.attention.out.bias)
+
+    def forward(self, values: Tensor, state: Tensor) -> Tensor:
+        """The sum over agents of their own values and of what attention adds."""
+        return (values + self.attention(values)).sum(dim=1)

@@ -1,0 +1,167 @@
+"""How agent i acts by its own value x_i: it rates its own choices and takes the best one."""
+
+import copy
+from abc import abstractmethod
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from dof_lightning.actors.actions import CODECS
+from dof_lightning.actors.diffusion import sample_locally
+from dof_lightning.diffusion.sampler import Sampler
+from dof_lightning.factorization.base import Factorization
+from dof_lightning.networks.mlp import MLPDenoiser
+from dof_lightning.networks.value import AgentwiseValue
+from dof_lightning.normalization import Normalizer
+from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.spec import ActionKind
+
+
+class ValueActor(DecentralizedPolicy):
+    """Agents that take argmax_u x_i(o_i, u): over all legal choices, or over M uniform draws of a continuous action.
+
+    Args:
+        n_agents: N.
+        normalizer: of observations.
+        action_mask: `[N, A]` bool, False where an agent's action is padding.
+        action_kind: `continuous` or `discrete`.
+        candidates: M, continuous actions that are rated at each decision.
+        n_noises: S, standard normal numbers that one value takes.
+    """
+
+    action_mask: Tensor
+
+    def __init__(
+        self,
+        n_agents: int,
+        normalizer: Normalizer,
+        action_mask: Tensor,
+        action_kind: ActionKind,
+        candidates: int,
+        n_noises: int,
+    ) -> None:
+        super().__init__()
+        self.n_agents = n_agents
+        self.normalizer = normalizer
+        self.register_buffer("action_mask", action_mask, persistent=False)
+        self.action_kind: ActionKind = action_kind
+        self.candidates = action_mask.shape[-1] if action_kind == "discrete" else candidates
+        self.n_noises = n_noises
+
+    @abstractmethod
+    def values(self, condition: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+        """x_i of the agents' own actions.
+
+        Args:
+            condition: `[B, N, C]`, normalised observations.
+            actions: `[B, N, A]`, as the codec of the action kind writes them.
+            noise: `[S, B, N, 1]` standard normal.
+
+        Returns:
+            `[B, N, 1]`.
+        """
+
+    def rate(self, observations: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+        """x_i `[B, N, 1]` of given actions `[B, N, A]` (`[B, N]` where discrete) at observations `[B, N, O]`."""
+        condition = self.normalizer.normalize(observations)
+        return self.values(condition, CODECS[self.action_kind].encode(actions, self.action_mask, like=condition), noise)
+
+    def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
+        """Standard normal `[E, N, M, S]`, with A more numbers a candidate where actions are continuous."""
+        extra = self.action_mask.shape[-1] if self.action_kind == "continuous" else 0
+        shape = (n_episodes, self.n_agents, self.candidates, self.n_noises + extra)
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+    def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
+        """Rates the candidates and takes the best legal one; see the base class."""
+        candidates = self._candidates(noise)
+        condition = self.normalizer.normalize(observations)[:, :, None].expand(-1, -1, self.candidates, -1)
+        chains = noise[..., : self.n_noises].movedim(-1, 0)[..., None]
+        condition, rows = (part.transpose(1, 2).flatten(0, 1) for part in (condition, candidates))
+        values = self.values(condition, rows, chains.transpose(2, 3).flatten(1, 2))
+        values = values.unflatten(0, (-1, self.candidates)).squeeze(-1).transpose(1, 2)  # type: ignore[no-untyped-call]
+        if self.action_kind == "discrete":
+            allowed = self.action_mask if legal is None else self.action_mask & legal
+            return values.masked_fill(~allowed, -torch.inf).argmax(-1), carry
+        best = values.argmax(-1)[..., None, None].expand(-1, -1, 1, candidates.shape[-1])
+        return candidates.gather(2, best).squeeze(2), carry
+
+    def export(self, agent: int) -> Self:
+        """Agent `agent` alone, with its own parameters only."""
+        alone = copy.copy(self)
+        alone._modules = {name: module.select_agent(agent) for name, module in self._modules.items()}  # type: ignore
+        alone._buffers = {"action_mask": self.action_mask[agent : agent + 1].clone()}
+        alone.n_agents = 1
+        return alone
+
+    def _candidates(self, noise: Tensor) -> Tensor:
+        """`[E, N, M, A]`: every discrete choice, or uniform actions in [-1, 1] made of normal noise."""
+        if self.action_kind == "continuous":
+            return torch.erf(noise[..., self.n_noises :] / 2**0.5) * self.action_mask[:, None]
+        choices = torch.arange(self.candidates, device=noise.device).expand(self.n_agents, -1).T
+        encoded = CODECS["discrete"].encode(choices, self.action_mask, like=noise)
+        return encoded.transpose(0, 1).expand(len(noise), -1, -1, -1)
+
+
+class DiffusedValueActor(ValueActor):
+    """Each value x_i is drawn by agent i's own reverse chain.
+
+    Args:
+        denoiser: eps_i(x_i^k, k, [o_i | u_i]).
+        noise_factorization: f, applied to agent i's own noise.
+        data_factorization: without anything learned; the mixer is no part of execution.
+        sampler: of the reverse chain.
+        normalizer, action_mask, action_kind, candidates: see `ValueActor`.
+    """
+
+    def __init__(
+        self,
+        denoiser: MLPDenoiser,
+        noise_factorization: Factorization,
+        data_factorization: Factorization,
+        sampler: Sampler,
+        normalizer: Normalizer,
+        action_mask: Tensor,
+        action_kind: ActionKind,
+        candidates: int,
+    ) -> None:
+        super().__init__(denoiser.n_agents, normalizer, action_mask, action_kind, candidates, sampler.n_noises)
+        self.denoiser = denoiser
+        self.noise_factorization = noise_factorization
+        self.data_factorization = data_factorization
+        self.sampler = sampler
+
+    def values(self, condition: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+        """See the base class."""
+        parts = (self.denoiser, self.noise_factorization, self.data_factorization)
+        given = torch.cat([condition, actions], dim=-1)
+        return sample_locally(*parts, self.sampler, _clip, given, noise)
+
+
+class DirectValueActor(ValueActor):
+    """Each value x_i is what a network says: no noise, no chain.
+
+    Args:
+        network: q_i(o_i, u_i).
+        normalizer, action_mask, action_kind, candidates: see `ValueActor`.
+    """
+
+    def __init__(
+        self,
+        network: AgentwiseValue,
+        normalizer: Normalizer,
+        action_mask: Tensor,
+        action_kind: ActionKind,
+        candidates: int,
+    ) -> None:
+        super().__init__(network.n_agents, normalizer, action_mask, action_kind, candidates, n_noises=0)
+        self.network = network
+
+    def values(self, condition: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+        """See the base class."""
+        return self.network(condition, actions)
+
+
+def _clip(x: Tensor) -> Tensor:
+    return x.clamp(-1.0, 1.0)

@@ -1,0 +1,179 @@
+"""DoF for values: each agent's diffusion emits its own value x_i given its own choice; h mixes them to the team's."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from dof_lightning.actors.value import DiffusedValueActor
+from dof_lightning.algorithms.base import ParameterGroup
+from dof_lightning.algorithms.dof import DoFLightningModule
+from dof_lightning.algorithms.team_value import TeamValue, check_settings, current_row
+from dof_lightning.algorithms.values import Situation
+from dof_lightning.batch import EpisodeBatch, Window
+from dof_lightning.diffusion.sampler import Sampler
+from dof_lightning.diffusion.schedule import Schedule
+from dof_lightning.errors import UserError
+from dof_lightning.factorization.base import Factorization, ValueMixer
+from dof_lightning.networks.denoiser import Diffuses
+from dof_lightning.networks.ema import ema_copy, ema_update
+from dof_lightning.networks.mlp import MLPDenoiser
+from dof_lightning.networks.value import AgentwiseValue
+from dof_lightning.normalization import build_normalizer
+from dof_lightning.sharding import whole
+from dof_lightning.spec import DatasetSpec
+
+
+class DoFValue(DoFLightningModule):
+    """Loss: L = L_value + L_diffusion [inferred: the seed shows the game, not its loss].
+
+    L_value = (y - h(q_1..q_N))^2 regresses the team's return through the mixer; it trains h and the targets
+    q_i(o_i, u_i). L_diffusion = ||f(eps_1..eps_N) - f(eps_theta_1..eps_theta_N)||^2 (seed, eq. 11) with x_i^0 =
+    stop_grad(q_i) trains the denoisers eps_theta_i(x_i^k, k, [o_i | u_i]).
+
+    The other candidate was squared error to y through the whole chain. It fixes what h makes of the chains' ends and
+    nothing else: x_i^k would have no law at any k, so that the networks would be generators, not denoisers, tied to
+    the one sampler they were trained through. Here x_i^0 given (o_i, u_i) is q_i, x_i^k its Gaussian blur, f and any
+    sampler mean what they mean elsewhere, and at the optimum the chains' ends are what h was fitted to. The price is
+    that the mixer's regression finds the values, and diffusion generates them: it adds nothing to what h can represent.
+
+    `heldout/value` is the squared error of h on the *generated* values.
+
+    Args:
+        spec: the dataset's spec.
+        seed: the run's seed.
+        denoiser: called with a spec in which each agent's data are one number, and `condition_dim`.
+        noise_factorization, data_factorization, schedule, sampler: see `DoFLightningModule`; here h is the value
+            mixer, so the data factorisation must have nothing to learn.
+        values: q_i, called with the spec and `condition_dim`.
+        value_mixer: h, called with the spec and `state_dim`.
+        candidates: M, uniform draws among which an agent takes the best where actions are continuous.
+        observation_normalizer: `identity`, `limits`, `gaussian` or `cdf`.
+        learning_rate: of denoisers and f.
+        value_learning_rate: of q_i and h.
+        ema_decay: of all of them.
+
+    Raises:
+        UserError: the settings contradict each other.
+    """
+
+    diffuses: ClassVar[Diffuses] = "actions"  # one vector an agent, without a time axis
+    window = Window(history=0, horizon=1)
+    average_denoiser: MLPDenoiser
+    action_mask: Tensor
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        *,
+        seed: int,
+        denoiser: Callable[..., MLPDenoiser],
+        noise_factorization: Callable[[DatasetSpec], Factorization],
+        data_factorization: Callable[[DatasetSpec], Factorization],
+        schedule: Callable[[], Schedule],
+        sampler: Callable[[Schedule], Sampler],
+        values: Callable[..., AgentwiseValue],
+        value_mixer: Callable[..., ValueMixer],
+        candidates: int,
+        observation_normalizer: str,
+        learning_rate: float,
+        value_learning_rate: float,
+        ema_decay: float,
+    ) -> None:
+        check_settings(candidates, ema_decay, learning_rate=learning_rate, value_learning_rate=value_learning_rate)
+        scalar = _with_one_number_an_agent(spec)
+        f, h = noise_factorization(scalar), data_factorization(scalar)
+        _check_factorizations(f, h)
+        bank = denoiser(scalar, condition_dim=spec.observation_dim + spec.action_dim)
+        data_mask = scalar.environment.action_mask()
+        super().__init__(spec, seed, bank, lambda _: f, lambda _: h, schedule, sampler, ema_decay, data_mask)
+        self.register_buffer("action_mask", spec.environment.action_mask(), persistent=False)
+        self.normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
+        self.value = TeamValue(spec, values, value_mixer)
+        self.average_value = ema_copy(self.value)
+        self.candidates = candidates
+        self.learning_rate = learning_rate
+        self.value_learning_rate = value_learning_rate
+
+    def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """`loss` and its parts; see the class and `Algorithm.losses`."""
+        now, actions = self._current(batch)
+        x0 = self.value(now, actions)
+        value = self.value.loss(self.value.mix(x0, now), batch)
+        x0 = x0.detach()
+        denoised = self.denoise(x0, torch.cat([now.condition, actions], dim=-1), generator)
+        diffusion = self.diffusion_loss(denoised, self.entry_weight(x0, now.alive))
+        return {
+            "loss": value + diffusion,
+            "loss/value": value,
+            "loss/diffusion": diffusion,
+            "diffusion/clipped_share": denoised.clipped_share,
+        }
+
+    def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Of the averages: the denoising loss, unweighted by f, and the squared error of h on generated values."""
+        now, actions = self._current(batch)
+        x0 = self.average_value(now, actions)
+        given = torch.cat([now.condition, actions], dim=-1)
+        denoised = self.denoise(x0, given, generator, average=True)
+        error = self.entry_weight(x0, now.alive) * (denoised.prediction - denoised.noise).square()
+        generated = self.local_sample(given, self.draw_noise((self.sampler.n_noises, *x0.shape), generator, x0.dtype))
+        mixed = self.average_value.mix(generated, now)
+        return {"heldout/diffusion": error.sum(), "heldout/value": self.average_value.loss(mixed, batch)}
+
+    def policy(self) -> DiffusedValueActor:
+        """Agents that take the choice whose generated x_i is largest."""
+        actor = DiffusedValueActor(
+            cast(MLPDenoiser, whole(self.average_denoiser)),
+            self.average_noise_factorization,
+            self.average_data_factorization,
+            self.sampler,
+            self.normalizer,
+            self.action_mask,
+            self.spec.action_kind,
+            self.candidates,
+        )
+        return actor.eval()
+
+    def mix(self, values: Tensor, observations: Tensor) -> Tensor:
+        """The team's return `[B, 1]` that the averaged h makes of values `[B, N, 1]` at observations `[B, N, O]`."""
+        now = Situation(self.normalizer.normalize(observations))
+        return self.average_value.team_return(self.average_value.mix(values, now))
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Denoisers, f, and the values with h."""
+        groups = [
+            ParameterGroup("denoiser", (self.denoiser,), self.learning_rate, None),
+            ParameterGroup("factorization", (self.noise_factorization,), self.learning_rate, None),
+            ParameterGroup("value", (self.value,), self.value_learning_rate, None),
+        ]
+        return [group for group in groups if group.parameters()]
+
+    def after_step(self) -> None:
+        """Moves the averages."""
+        super().after_step()
+        ema_update(self.average_value, self.value, self.ema_decay)
+
+    def _current(self, batch: EpisodeBatch) -> tuple[Situation, Tensor]:
+        return current_row(batch, self.normalizer, self.spec, self.action_mask)
+
+
+def _with_one_number_an_agent(spec: DatasetSpec) -> DatasetSpec:
+    """The spec that parts are built from which act on values instead of actions."""
+    agents = tuple(replace(agent, action_dim=1) for agent in spec.environment.agents)
+    return replace(spec, environment=replace(spec.environment, agents=agents))
+
+
+def _check_factorizations(f: Factorization, h: Factorization) -> None:
+    if not f.local_execution:
+        raise UserError(
+            f"noise_factorization: {type(f).__name__} cannot run locally (local_execution), but every agent generates "
+            "its own values with algorithm=dof_value; choose noise_factorization=concat, wconcat or dec_attention"
+        )
+    if not h.local_execution or any(True for _ in h.parameters()):
+        raise UserError(
+            f"data_factorization: {type(h).__name__} is not used with algorithm=dof_value, where h is value_mixer; "
+            "choose data_factorization=concat"
+        )
