@@ -39,6 +39,8 @@ class GaussianGame(VectorEnv):
         UserError: the weights are no such table.
     """
 
+    sigma = SIGMA
+
     def __init__(self, weights: Sequence[Sequence[float]], device: torch.device | str = "cpu") -> None:
         self.weights = _table(weights)
         self._device = torch.device(device)
