@@ -78,11 +78,14 @@ def test_self_attention_may_fall_in_a_value_and_starts_as_the_sum() -> None:
         mixer = value.SelfAttention(game_spec(P1), state_dim=0)
     values, state = torch.randn(64, 2, 1, generator=torch.Generator().manual_seed(0)), torch.zeros(64, 0)
     torch.testing.assert_close(mixer(values, state), values.sum(1))
-    with torch.no_grad():
-        mixer.attention.out.weight.normal_(std=3.0, generator=torch.Generator().manual_seed(1))
     values.requires_grad_()
-    (gradient,) = torch.autograd.grad(mixer(values, state).sum(), values)
-    assert bool((gradient < 0).any())
+    gradients = []
+    for sign in (-1, 1):  # what attention adds rises with one sign of its last layer and falls with the other
+        with torch.no_grad():
+            weight = torch.randn(mixer.attention.out.weight.shape, generator=torch.Generator().manual_seed(1))
+            mixer.attention.out.weight.copy_(100.0 * sign * weight)
+        gradients.append(torch.autograd.grad(mixer(values, state).sum(), values)[0])
+    assert bool((torch.cat(gradients) < 0).any())
 
 
 def test_the_denoisers_learn_from_the_noise_error_and_the_values_from_the_payoff_alone() -> None:
