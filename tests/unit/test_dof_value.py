@@ -52,6 +52,19 @@ def test_no_monotone_mixer_comes_nearer_than_half_the_smaller_reversal(mixer: ty
     assert error_of(algorithm, NONMONOTONE) >= 4.0 - 1e-4
 
 
+def test_with_one_state_the_monotone_mixer_gains_most_where_both_agents_rise() -> None:
+    # Sums of convex functions of rising sums: what docs/games_payoff.md says that QMIX can represent there.
+    generator = torch.Generator().manual_seed(0)
+    low = torch.randn(500, 2, 1, generator=generator)
+    high = low + torch.rand(500, 2, 1, generator=generator)
+    state = torch.zeros(500, 0)
+    mixer = value.Monotone(game_spec(P1), state_dim=0)
+    first, second = torch.tensor([1.0, 0.0])[:, None], torch.tensor([0.0, 1.0])[:, None]
+    both, neither = mixer(high, state), mixer(low, state)
+    one, other = (mixer(low + (high - low) * chosen, state) for chosen in (first, second))
+    assert bool((both + neither >= one + other - 1e-5).all())
+
+
 def test_self_attention_over_values_reproduces_what_no_monotone_mixer_can() -> None:
     algorithm = small_direct_value(game_spec(NONMONOTONE), value.SelfAttention)
     train(algorithm, all_joint_choices(NONMONOTONE), 400)
@@ -60,14 +73,19 @@ def test_self_attention_over_values_reproduces_what_no_monotone_mixer_can() -> N
 
 
 def test_self_attention_may_fall_in_a_value_and_starts_as_the_sum() -> None:
-    mixer = value.SelfAttention(game_spec(P1), state_dim=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        mixer = value.SelfAttention(game_spec(P1), state_dim=0)
     values, state = torch.randn(64, 2, 1, generator=torch.Generator().manual_seed(0)), torch.zeros(64, 0)
     torch.testing.assert_close(mixer(values, state), values.sum(1))
-    with torch.no_grad():
-        mixer.attention.out.weight += 3.0
     values.requires_grad_()
-    (gradient,) = torch.autograd.grad(mixer(values, state).sum(), values)
-    assert bool((gradient < 0).any())
+    gradients = []
+    for sign in (-1, 1):  # what attention adds rises with one sign of its last layer and falls with the other
+        with torch.no_grad():
+            weight = torch.randn(mixer.attention.out.weight.shape, generator=torch.Generator().manual_seed(1))
+            mixer.attention.out.weight.copy_(100.0 * sign * weight)
+        gradients.append(torch.autograd.grad(mixer(values, state).sum(), values)[0])
+    assert bool((torch.cat(gradients) < 0).any())
 
 
 def test_the_denoisers_learn_from_the_noise_error_and_the_values_from_the_payoff_alone() -> None:
