@@ -41,7 +41,7 @@ class ImaginingActor(PlanningActor):
         team = self.view_mask.shape[1]
         is_own = functional.one_hot(self.ego, team).bool()[:, :, None, None]
         seen = torch.where(is_own, known[:, :, None], torch.zeros_like(known[:, :, None])).flatten(0, 1)
-        mask = self.view_mask.expand(len(known), -1, -1, -1, -1).flatten(0, 1)
+        mask = self.view_mask.expand(known.shape[0], -1, -1, -1, -1).flatten(0, 1)
         views = sample_locally(
             self.denoiser,
             self.noise_factorization,

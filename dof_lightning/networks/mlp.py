@@ -54,7 +54,12 @@ class MLPDenoiser(Denoiser):
 
     def forward(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
         """Predicts the noise in x at step k."""
-        parts = [x.transpose(0, 1), self.step(k, x.dtype), condition.transpose(0, 1), self.identity(len(x), x.dtype)]
+        parts = [
+            x.transpose(0, 1),
+            self.step(k, x.dtype),
+            condition.transpose(0, 1),
+            self.identity(x.shape[0], x.dtype),
+        ]
         return self.predict(torch.cat(parts, dim=-1)).transpose(0, 1) * self.action_mask
 
     def predict(self, inputs: Tensor) -> Tensor:

@@ -53,6 +53,6 @@ class TemporalDenoiser(Denoiser):
 
     def embed(self, k: Tensor, condition: Tensor) -> Tensor:
         """`[N, B, 2 E]`: embeddings of step and conditioning."""
-        known = torch.cat([condition.transpose(0, 1), self.identity(len(condition), condition.dtype)], dim=-1)
+        known = torch.cat([condition.transpose(0, 1), self.identity(condition.shape[0], condition.dtype)], dim=-1)
         parts = [self.step(k, condition.dtype), self.condition_network.agents_first(known)]
         return self.activation(torch.cat(parts, dim=-1))
