@@ -226,6 +226,11 @@ class DoFTrajectory(DoFLightningModule):
         super().after_step()
         ema_update(self.average_inverse, self.inverse, self.ema_decay)
 
+    def _check_parts(self) -> None:
+        windows = torch.zeros(1, *self.data_mask.shape)
+        with torch.no_grad():  # an f that reads another conditioning than returns says so here, not in training
+            self.noise_factorization.join(windows, torch.zeros(1, self.spec.n_agents, CONDITION_DIM))
+
     def _windows(self, batch: EpisodeBatch, generator: torch.Generator) -> Windows:
         """The batch as it is diffused; agents know their own histories and current rows."""
         x0 = self.normalizer.normalize(batch.observations[:, :, :-1])
