@@ -137,8 +137,8 @@ def _jacobian_ratio(policy: Any, x0: Tensor, condition: Tensor, generator: torch
 
 
 def _pathwise_error(policy: Any, condition: Tensor, generator: torch.Generator) -> float | None:
-    f, h = policy.noise_factorization, policy.data_factorization
-    if not (f.local_execution and h.local_execution):
+    parts = (policy.denoiser, policy.noise_factorization, policy.data_factorization)
+    if not all(part.local_execution for part in parts):
         return None
     noise = policy.chain_noise(len(condition), generator)
     return float((policy.joint_sample(condition, noise) - policy.local_sample(condition, noise)).abs().max())

@@ -6,6 +6,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from dof_lightning.errors import UserError
+
 
 class DecentralizedPolicy(nn.Module, ABC):
     """N agents acting at once, each from its own history and its own noise only.
@@ -66,6 +68,15 @@ class DecentralizedPolicy(nn.Module, ABC):
         """Draws the noise of one decision and decides (see `act_on_noise`)."""
         noise = self.draw_noise(observations.shape[0], generator)
         return self.act_on_noise(observations, carry, legal, noise)
+
+    def check_exportable(self) -> None:
+        """Refuses to export what only acts together.
+
+        Raises:
+            UserError: no agent can act alone.
+        """
+        if not self.acts_alone:
+            raise UserError("execution=centralized: no agent acts alone, there is nothing to export")
 
     @abstractmethod
     def export(self, agent: int) -> Self:

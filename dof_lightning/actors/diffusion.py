@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from dof_lightning.actors.actions import CODECS
-from dof_lightning.diffusion.guidance import ConditionalDenoiser
+from dof_lightning.diffusion.guidance import ConditionalDenoiser, guided_noise
 from dof_lightning.diffusion.sampler import Clip, Sampler
-from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.critic import AgentwiseCritic
 from dof_lightning.networks.mlp import MLPDenoiser
@@ -108,8 +107,7 @@ class DiffusionActor(DecentralizedPolicy):
         Raises:
             UserError: no agent can act alone.
         """
-        if not self.acts_alone:
-            raise UserError("algorithm.execution=centralized: no agent acts alone, there is nothing to export")
+        self.check_exportable()
         alone = copy.copy(self)
         alone._modules = dict(self._modules)
         for name in ("denoiser", "noise_factorization", "data_factorization", "critic", "normalizer"):
@@ -142,7 +140,9 @@ class DiffusionActor(DecentralizedPolicy):
         return self._clip(sample_jointly(*parts, self.sampler, self._clip, condition, noise))
 
     def local_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """x_i^0 `[B, N, A]` of every agent's own chain; TypeError where f or h has no local form."""
+        """x_i^0 `[B, N, A]` of every agent's own chain; TypeError where f, h or the denoiser has no local form."""
+        if not self.denoiser.local_execution:
+            raise TypeError(f"{type(self.denoiser).__name__} needs all agents' rows (local_execution is False)")
         parts = (self.denoiser, self.noise_factorization, self.data_factorization)
         return self._clip(sample_locally(*parts, self.sampler, self._clip, condition, noise))
 
@@ -169,6 +169,7 @@ def sample_locally(
     condition: Tensor,
     noise: Tensor,
     pin: Clip = lambda x: x,
+    guidance_weight: float = 1.0,
 ) -> Tensor:
     """One reverse chain an agent, then h on its own x_i^0 (seed, Theorems 1 and 2: concat and wconcat cancel).
 
@@ -181,14 +182,17 @@ def sample_locally(
         condition: `[B, N, C]`.
         noise: `[S, B, N, ...]`, S = `sampler.n_noises`.
         pin: writes what is known of x_i^0 over it, before every step and at the end (in-painting).
+        guidance_weight: w of classifier-free guidance, see `guided_noise`; 1 means none.
 
     Returns:
         x_i^0 `[B, N, ...]`.
     """
 
+    def own(x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+        return noise_factorization.local(denoiser(x, k, condition))
+
     def predict(x: Tensor, k: Tensor) -> Tensor:
-        prediction = noise_factorization.local(denoiser(pin(x), k, condition))
-        return prediction.to(x.dtype)
+        return guided_noise(own, pin(x), k, condition, guidance_weight).to(x.dtype)
 
     sampled = sampler.sample(predict, noise, lambda x0: pin(clip(x0)))
     return pin(data_factorization.local(sampled))
@@ -203,15 +207,22 @@ def sample_jointly(
     condition: Tensor,
     noise: Tensor,
     pin: Clip = lambda x: x,
+    guidance_weight: float = 1.0,
 ) -> Tensor:
-    """The centralised chain: its state is x_tot^k, its noise f(eps), its data h(x^0); arguments as `sample_locally`."""
+    """The centralised chain: its state is x_tot^k, its noise f(eps), its data h(x^0); arguments as `sample_locally`.
+
+    Guidance mixes the joint predictions with and without a condition, so that f joins what it has joined in training.
+    """
     f = noise_factorization
 
     def clip_jointly(joint: Tensor) -> Tensor:
         return f.as_state(pin(clip(f.as_parts(joint))))
 
+    def joined(parts: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+        return f.join(denoiser(parts, k, condition).to(parts.dtype), condition)
+
     def predict(joint: Tensor, k: Tensor) -> Tensor:
-        return f.join(denoiser(pin(f.as_parts(joint)), k, condition).to(joint.dtype), condition)
+        return guided_noise(joined, pin(f.as_parts(joint)), k, condition, guidance_weight)
 
     joint_noise = torch.stack([f.as_state(draw) for draw in noise])
     parts = f.as_parts(sampler.sample(predict, joint_noise, clip_jointly))

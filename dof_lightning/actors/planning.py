@@ -4,12 +4,11 @@ import copy
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dof_lightning.actors.actions import CODECS
-from dof_lightning.actors.diffusion import sample_locally
+from dof_lightning.actors.diffusion import Execution, sample_jointly, sample_locally
 from dof_lightning.batch import Window
-from dof_lightning.diffusion.guidance import guided_noise
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.agentwise import Agentwise
@@ -49,6 +48,7 @@ class PlanningActor(DecentralizedPolicy):
         data_mask: `[N, T, O]` bool, False where an agent's window is known or padding.
         action_mask: `[N, A]` bool, False where an agent's action is padding.
         action_kind: `continuous` or `discrete`.
+        execution: `decentralized`, or `centralized`: one joint chain through f and h plans all windows together.
     """
 
     # The first estimate of x0 divides by sqrt(alpha_bar_K), the normaliser's inverse and inverse dynamics multiply:
@@ -77,6 +77,7 @@ class PlanningActor(DecentralizedPolicy):
         data_mask: Tensor,
         action_mask: Tensor,
         action_kind: ActionKind,
+        execution: Execution = "decentralized",
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -98,7 +99,13 @@ class PlanningActor(DecentralizedPolicy):
         self.register_buffer("data_mask", data_mask, persistent=False)
         self.register_buffer("action_mask", action_mask, persistent=False)
         self.action_kind: ActionKind = action_kind
+        self.execution: Execution = execution
         self.n_agents = denoiser.n_agents
+
+    @property
+    def acts_alone(self) -> bool:
+        """Whether agent i needs nothing of the others'."""
+        return self.execution == "decentralized"
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
         """`time` `[E, N]`, `target` `[E, N]`, `history` `[E, N, Hh, O]`; None where a decision needs none of them."""
@@ -141,21 +148,24 @@ class PlanningActor(DecentralizedPolicy):
         """
         known = self.normalizer.normalize(seen)
         ahead = known.new_zeros(*known.shape[:2], self.horizon - 1, known.shape[-1])
-        known = torch.cat([known, ahead], dim=2)
+        return self._sample(torch.cat([known, ahead], dim=2), condition, noise.movedim(2, 0))
 
-        def predict(x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
-            return guided_noise(self.denoiser, x, k, condition, self.guidance_weight)
-
-        return sample_locally(
-            predict,
+    def _sample(self, known: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
+        """Windows `[E, N, T, O]`, known where `data_mask` is False, out of noise `[S, E, N, T, O]`."""
+        return (sample_locally if self.acts_alone else sample_jointly)(
+            self.denoiser,
             self.noise_factorization,
             self.data_factorization,
             self.sampler,
-            lambda x: x.clamp(-self.clip_range, self.clip_range),
+            self._clip,
             condition,
-            noise.movedim(2, 0),
+            noise,
             pin=lambda x: torch.where(self.data_mask, x, known),
+            guidance_weight=self.guidance_weight,
         )
+
+    def _clip(self, x: Tensor) -> Tensor:
+        return x.clamp(-self.clip_range, self.clip_range)
 
     def observe_rewards(self, carry: Any, rewards: Tensor) -> Any:
         """Takes what was earned off the target where `return_update=reward`; see the base class."""
@@ -165,13 +175,23 @@ class PlanningActor(DecentralizedPolicy):
         return {**carry, "target": left}
 
     def export(self, agent: int) -> Self:
-        """Agent `agent` alone, with its own parameters only."""
+        """Agent `agent` alone, with its own parameters only.
+
+        Raises:
+            UserError: no agent can act alone.
+        """
+        self.check_exportable()
         alone = copy.copy(self)
-        alone._modules = {name: module.select_agent(agent) for name, module in self._modules.items()}  # type: ignore
-        own = slice(agent, agent + 1)
-        alone._buffers = {"data_mask": self.data_mask[own].clone(), "action_mask": self.action_mask[own].clone()}
+        alone._modules = {name: self._part_of(agent, name) for name in self._modules}
+        alone._buffers = {name: self.get_buffer(name)[agent : agent + 1].clone() for name in self._buffers}
         alone.n_agents = 1
         return alone
+
+    def _part_of(self, agent: int, name: str) -> nn.Module:
+        """What agent `agent` takes along of a submodule."""
+        part: Any = self.get_submodule(name)
+        selected: nn.Module = part.select_agent(agent)
+        return selected
 
     def _condition(self, observations: Tensor, carry: Any) -> Tensor:
         """`[E, N, 2]`: the return that agent i asks for, and 1 for 'there is a condition'."""

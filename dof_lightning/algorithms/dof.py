@@ -3,18 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, get_args
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dof_lightning.actors.diffusion import Execution, sample_jointly, sample_locally
 from dof_lightning.algorithms.base import Algorithm
-from dof_lightning.diffusion.guidance import ConditionalDenoiser
+from dof_lightning.algorithms.execution import Part, check_execution
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
-from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import Factorization
+from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.spec import DatasetSpec
 
@@ -84,17 +84,24 @@ class DoFLightningModule(Algorithm):
         clip_range: data lie in [-clip_range, clip_range].
         execution: `decentralized` (every agent its own chain) or `centralized` (the joint chain acts).
 
+    Attributes:
+        imagines_teammates: decentralised agents run the denoiser on themselves and on teammates that they imagine, so
+            one in which the agents meet will do.
+        guidance_weight: w of classifier-free guidance at execution; 1 means none.
+
     Raises:
-        UserError: f or h cannot run locally and execution is decentralised.
+        UserError: f, h or the denoiser cannot run locally and execution is decentralised.
     """
 
+    imagines_teammates: ClassVar[bool] = False
+    guidance_weight: float = 1.0
     data_mask: Tensor
 
     def __init__(
         self,
         spec: DatasetSpec,
         seed: int,
-        denoiser: nn.Module,
+        denoiser: Agentwise,
         noise_factorization: Callable[[DatasetSpec], Factorization],
         data_factorization: Callable[[DatasetSpec], Factorization],
         schedule: Callable[[], Schedule],
@@ -117,41 +124,52 @@ class DoFLightningModule(Algorithm):
         self.average_noise_factorization = ema_copy(self.noise_factorization)
         self.average_data_factorization = ema_copy(self.data_factorization)
         self.execution: Execution = execution
-        check_execution(execution, self.noise_factorization, self.data_factorization)
+        parts: dict[str, Part] = {
+            "noise_factorization": self.noise_factorization,
+            "data_factorization": self.data_factorization,
+        }
+        check_execution(execution, parts if self.imagines_teammates else parts | {"denoiser": denoiser})
 
-    def draw_noise(self, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        """Standard normal noise `[..., N, ...]` with none on padding."""
+    def draw_noise(
+        self, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype, mask: Tensor | None = None
+    ) -> Tensor:
+        """Standard normal noise `[..., N, ...]`, none where the mask (None means `data_mask`) is False."""
         noise = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
-        return noise * self.data_mask
+        return noise * (self.data_mask if mask is None else mask)
 
-    def denoise(self, x0: Tensor, condition: Tensor, generator: torch.Generator, average: bool = False) -> Denoised:
-        """Noises data at random steps and predicts the noise; each agent sees its own part only.
+    def denoise(
+        self,
+        x0: Tensor,
+        condition: Tensor,
+        generator: torch.Generator,
+        average: bool = False,
+        mask: Tensor | None = None,
+    ) -> Denoised:
+        """Noises data at random steps and predicts the noise.
 
         Args:
             x0: `[B, N, ...]` data in [-clip_range, clip_range].
             condition: `[B, N, C]`, agent i's own conditioning.
             generator: draws k and the noise.
             average: use the moving average of the denoisers.
+            mask: `[B, N, ...]` bool, False where a sample's data are known or padding; None means `data_mask`.
         """
+        mask = self.data_mask if mask is None else mask
         k = torch.randint(1, self.schedule.steps + 1, x0.shape[:1], generator=generator, device=x0.device)
-        noise = self.draw_noise(x0.shape, generator, x0.dtype)
+        noise = self.draw_noise(x0.shape, generator, x0.dtype, mask)
         network = self.average_denoiser if average else self.denoiser
         f = self.average_noise_factorization if average else self.noise_factorization
-        noised = self.pin(self.schedule.add_noise(x0, noise, k), known=x0)
+        noised = torch.where(mask, self.schedule.add_noise(x0, noise, k), x0)
         prediction = network(noised, k, condition).to(x0.dtype)
         if not f.invertible:
-            prediction = f.join(prediction, condition) * self.data_mask
-        estimate = self.pin(self.schedule.predict_x0(noised, prediction, k), known=x0)
+            prediction = f.join(prediction, condition) * mask
+        estimate = torch.where(mask, self.schedule.predict_x0(noised, prediction, k), x0)
         clipped_share = (estimate.detach().abs() > self.clip_range).float().mean()
         return Denoised(k, noise, prediction, clip_with_way_back(estimate, self.clip_range), clipped_share)
 
     def pin(self, x: Tensor, known: Tensor | None) -> Tensor:
         """Writes what is known over x where nothing diffuses (in-painting); without anything known, zeros (padding)."""
         return x * self.data_mask if known is None else torch.where(self.data_mask, x, known)
-
-    def acting_denoiser(self) -> ConditionalDenoiser:
-        """What predicts the noise at execution, `(x, k, condition) -> eps`."""
-        return self.average_denoiser
 
     def diffusion_loss(self, denoised: Denoised, weight: Tensor) -> Tensor:
         """E ||f(eps_1..eps_N) - f(eps_theta_1..eps_theta_N)||^2 (seed, eq. 11; B.28 for wconcat).
@@ -193,17 +211,39 @@ class DoFLightningModule(Algorithm):
         Returns:
             x_tot^0 `[B, N, ...]`.
         """
-        parts = (self.acting_denoiser(), self.average_noise_factorization, self.average_data_factorization)
+        parts = (self.average_denoiser, self.average_noise_factorization, self.average_data_factorization)
         pin = partial(self.pin, known=known)
-        return pin(sample_jointly(*parts, sampler or self.sampler, self._clip, condition, noise, pin))
+        return pin(
+            sample_jointly(*parts, sampler or self.sampler, self._clip, condition, noise, pin, self.guidance_weight)
+        )
 
     def local_sample(
         self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None, known: Tensor | None = None
     ) -> Tensor:
-        """N chains, agent i's on its own unweighted x_i^k; arguments as in `joint_sample`."""
-        parts = (self.acting_denoiser(), self.average_noise_factorization, self.average_data_factorization)
+        """N chains, agent i's on its own unweighted x_i^k; arguments as in `joint_sample`.
+
+        Raises:
+            TypeError: the agents meet in the denoiser, so none has a chain of its own.
+        """
+        if not self.denoiser.local_execution:
+            raise TypeError(f"{type(self.denoiser).__name__} needs all agents' rows (local_execution is False)")
+        parts = (self.average_denoiser, self.average_noise_factorization, self.average_data_factorization)
         pin = partial(self.pin, known=known)
-        return pin(sample_locally(*parts, sampler or self.sampler, self._clip, condition, noise, pin))
+        return pin(
+            sample_locally(*parts, sampler or self.sampler, self._clip, condition, noise, pin, self.guidance_weight)
+        )
+
+    def _sample(
+        self,
+        chain: Callable[..., Tensor],
+        condition: Tensor,
+        noise: Tensor,
+        sampler: Sampler | None,
+        known: Tensor | None,
+    ) -> Tensor:
+        parts = (self.average_denoiser, self.average_noise_factorization, self.average_data_factorization)
+        chosen, pin = sampler or self.sampler, partial(self.pin, known=known)
+        return pin(chain(*parts, chosen, self._clip, condition, noise, pin, self.guidance_weight))
 
     def acting_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
         """Whichever of `local_sample` and `joint_sample` acts (`execution`)."""
@@ -223,6 +263,9 @@ class DoFLightningModule(Algorithm):
         parts = (self.denoiser, self.noise_factorization, self.data_factorization)
         sample = sample_locally if self.execution == "decentralized" else sample_jointly
         return clip(sample(*parts, sampler, clip, condition, noise))
+
+    def _check_parts(self) -> None:
+        """Refuses parts that do not go together, in one line; called by the algorithm when all are built."""
 
     def entry_weight(self, like: Tensor, alive: Tensor | None) -> Tensor:
         """Weights of a masked mean whose divisor is a constant of the batch, the same on every rank.
@@ -248,23 +291,3 @@ class DoFLightningModule(Algorithm):
 
     def _clip(self, x: Tensor) -> Tensor:
         return x.clamp(-self.clip_range, self.clip_range) * self.data_mask
-
-
-def check_execution(execution: str, f: Factorization, h: Factorization) -> None:
-    """Refuses what no agent could run alone, unless centralised execution is asked for.
-
-    Raises:
-        UserError: names the key and the fix.
-    """
-    if execution not in get_args(Execution):
-        choices = " or ".join(get_args(Execution))
-        raise UserError(f"algorithm.execution={execution} is unknown; choose {choices}")
-    for group, part, local in (
-        ("noise_factorization", f, "concat, wconcat or dec_attention"),
-        ("data_factorization", h, "concat or wconcat"),
-    ):
-        if execution == "decentralized" and not part.local_execution:
-            raise UserError(
-                f"{group}: {type(part).__name__} cannot run locally (local_execution), agents would need one another's "
-                f"data to act; choose {local}, or execution=centralized, which is labelled so wherever it is reported"
-            )

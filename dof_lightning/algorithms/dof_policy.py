@@ -151,6 +151,7 @@ class DoFPolicy(DoFLightningModule):
         self.normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
         parts = (critic, value_mixer, joint_critic)
         self.critic = build_team_critic(spec, critics, *parts, local_head, discount, reward_scale)
+        self._check_parts()
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` and its parts; see the class and `Algorithm.losses`."""

@@ -2,23 +2,23 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from dof_lightning.actors.diffusion import Execution
 from dof_lightning.actors.planning import PlanningActor, ReturnUpdate
 from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.dof import DoFLightningModule
+from dof_lightning.algorithms.execution import check_execution
+from dof_lightning.algorithms.inverse_loss import inverse_loss
 from dof_lightning.algorithms.trajectory_settings import check_settings
 from dof_lightning.batch import EpisodeBatch, Window
-from dof_lightning.diffusion.guidance import ConditionalDenoiser, guided_noise
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
-from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.networks.denoiser import Diffuses
@@ -29,6 +29,23 @@ from dof_lightning.sharding import whole
 from dof_lightning.spec import DatasetSpec
 
 CONDITION_DIM = 2  # the return, and whether there is one
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch as it is diffused.
+
+    Attributes:
+        x0: `[B, N, T, O]`, normalised observations.
+        condition: `[B, N, 2]`: the return from the current row on, in units of `returns_scale`, and 1.
+        mask: bool, broadcasts against x0, False where a sample's data are known or padding.
+        weight: as x0, of a masked mean whose divisor is a constant of the batch.
+    """
+
+    x0: Tensor
+    condition: Tensor
+    mask: Tensor
+    weight: Tensor
 
 
 class DoFTrajectory(DoFLightningModule):
@@ -61,12 +78,14 @@ class DoFTrajectory(DoFLightningModule):
         learning_rate: of all networks.
         gradient_clip: largest norm per agent of the denoisers' gradient, None for no clipping.
         ema_decay: of the denoisers, f, h and inverse dynamics that act.
+        execution: `decentralized` or `centralized`, see `DoFLightningModule`.
 
     Raises:
         UserError: the settings contradict each other.
     """
 
     diffuses: ClassVar[Diffuses] = "trajectories"
+    actor: ClassVar[type[PlanningActor]] = PlanningActor
     average_denoiser: Agentwise
 
     def __init__(
@@ -95,6 +114,7 @@ class DoFTrajectory(DoFLightningModule):
         learning_rate: float,
         gradient_clip: float | None,
         ema_decay: float,
+        execution: Execution = "decentralized",
     ) -> None:
         settings = {
             "history": history,
@@ -118,10 +138,10 @@ class DoFTrajectory(DoFLightningModule):
         parts = (noise_factorization, data_factorization, schedule, sampler, ema_decay)
         data_mask = spec.environment.observation_mask()[:, None] & ahead[:, None]
         clip_range = math.inf if normalizer.clip_range is None else normalizer.clip_range
-        super().__init__(spec, seed, bank, *parts, data_mask, clip_range)
-        self._check_factorizations()
+        super().__init__(spec, seed, bank, *parts, data_mask, clip_range, execution)
         self.window = window
         self.inverse = inverse(spec)
+        check_execution(execution, {"algorithm.inverse.sharing": self.inverse})
         self.average_inverse = ema_copy(self.inverse)
         self.normalizer = normalizer
         self.inverse_normalizer = build_normalizer(inverse_normalizer, spec.statistics.observations)
@@ -136,16 +156,16 @@ class DoFTrajectory(DoFLightningModule):
         self.reconstruction_weight = reconstruction_weight
         self.learning_rate = learning_rate
         self.gradient_clip = gradient_clip
+        self._check_parts()
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` and its parts; see the class and `Algorithm.losses`."""
-        x0, weight = self._windows(batch)
-        condition = self._condition(batch)
-        kept = torch.rand(condition.shape[:2], generator=generator, device=condition.device) >= self.return_dropout
-        denoised = self.denoise(x0, condition * kept[..., None], generator)
-        diffusion = self.diffusion_loss(denoised, weight)
-        reconstruction = self.reconstruction_loss(denoised, x0, weight)
-        inverse = self.inverse_loss(batch, self.inverse)
+        windows = self._windows(batch, generator)
+        condition = windows.condition * self._keeps_return(windows.condition, generator)
+        denoised = self.denoise(windows.x0, condition, generator, mask=windows.mask)
+        diffusion = self.diffusion_loss(denoised, windows.weight)
+        reconstruction = self.reconstruction_loss(denoised, windows.x0, windows.weight)
+        inverse = inverse_loss(self.spec, batch, self.inverse, self.inverse_normalizer)
         return {
             "loss": (diffusion + inverse) / 2 + self.reconstruction_weight * reconstruction,
             "loss/diffusion": diffusion,
@@ -156,39 +176,19 @@ class DoFTrajectory(DoFLightningModule):
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Denoising loss, unweighted by f, all agents' and each agent's, and inverse dynamics', by what acts."""
-        x0, weight = self._windows(batch)
-        denoised = self.denoise(x0, self._condition(batch), generator, average=True)
-        error = weight * (denoised.prediction - denoised.noise).square()
-        agents = error.sum((0, 2, 3)) / weight.sum((0, 2, 3)).clamp_min(1e-12)
-        losses = {"heldout/diffusion": error.sum(), "heldout/inverse": self.inverse_loss(batch, self.average_inverse)}
+        windows = self._windows(batch, generator)
+        denoised = self.denoise(windows.x0, windows.condition, generator, average=True, mask=windows.mask)
+        error = windows.weight * (denoised.prediction - denoised.noise).square()
+        agents = error.sum((0, 2, 3)) / windows.weight.sum((0, 2, 3)).clamp_min(1e-12)
+        inverse = inverse_loss(self.spec, batch, self.average_inverse, self.inverse_normalizer)
+        losses = {"heldout/diffusion": error.sum(), "heldout/inverse": inverse}
         return losses | {
             f"heldout/diffusion_{agent.name}": agents[i] for i, agent in enumerate(self.spec.environment.agents)
         }
 
-    def inverse_loss(self, batch: EpisodeBatch, inverse: InverseDynamics) -> Tensor:
-        """Squared error of continuous actions, cross-entropy over the legal ones of discrete ones.
-
-        The mean over the window's real transitions and the real dimensions; the divisor counts padded rows too, so it
-        is a constant of the batch.
-
-        Args:
-            batch: windows.
-            inverse: the network.
-        """
-        z = self.inverse_normalizer.normalize(batch.observations)
-        rows, agents = batch.transition_mask, self.spec.environment.action_mask()
-        now, following = (_fold_rows(part) for part in (z[:, :, :-1], z[:, :, 1:]))
-        scores = inverse(now, following)
-        taken, mask = _fold_rows(batch.actions), _fold_rows(rows).to(scores.dtype)
-        if self.spec.action_kind == "discrete":
-            legal = None if batch.legal is None else _fold_rows(batch.legal[:, :, :-1])
-            return (mask * _cross_entropy(scores, taken, agents.to(scores.device), legal)).sum() / rows.numel()
-        error = (scores - taken).square() * agents.to(scores.device)
-        return (mask[..., None] * error).sum() / (len(mask) * agents.sum())
-
     def policy(self) -> PlanningActor:
         """Agents with the averaged denoisers, f, h and inverse dynamics."""
-        actor = PlanningActor(
+        actor = self.actor(
             cast(Agentwise, whole(self.average_denoiser)),
             self.average_noise_factorization,
             self.average_data_factorization,
@@ -207,12 +207,9 @@ class DoFTrajectory(DoFLightningModule):
             self.data_mask,
             self.spec.environment.action_mask().to(self.data_mask.device),
             self.spec.action_kind,
+            self.execution,
         )
         return actor.eval()
-
-    def acting_denoiser(self) -> ConditionalDenoiser:
-        """The averaged denoisers, guided."""
-        return partial(guided_noise, self.average_denoiser, weight=self.guidance_weight)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Denoisers, factorisation (f and h), inverse dynamics."""
@@ -229,37 +226,28 @@ class DoFTrajectory(DoFLightningModule):
         super().after_step()
         ema_update(self.average_inverse, self.inverse, self.ema_decay)
 
-    def _check_factorizations(self) -> None:
-        for group in ("noise_factorization", "data_factorization"):
-            part = getattr(self, group)
-            if not part.invertible:
-                raise UserError(
-                    f"{group}: {type(part).__name__} mixes agents' actions, not windows of observations; "
-                    f"choose {group}=concat or wconcat with algorithm=dof_trajectory"
-                )
+    def _check_parts(self) -> None:
+        windows = torch.zeros(1, *self.data_mask.shape)
+        with torch.no_grad():  # an f that reads another conditioning than returns says so here, not in training
+            self.noise_factorization.join(windows, torch.zeros(1, self.spec.n_agents, CONDITION_DIM))
 
-    def _windows(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
-        """The data `[B, N, T, O]`, and the weights of a masked mean whose divisor is a constant of the batch."""
+    def _windows(self, batch: EpisodeBatch, generator: torch.Generator) -> Windows:
+        """The batch as it is diffused; agents know their own histories and current rows."""
         x0 = self.normalizer.normalize(batch.observations[:, :, :-1])
         weight = torch.ones_like(x0) * self.data_mask
         weight[:, :, batch.history + 1] *= self.next_row_weight
         weight = weight / (len(x0) * weight[0].sum())
         weight = weight * batch.diffusion_mask[:, None, :, None]
-        return x0, weight if batch.alive is None else weight * batch.alive[:, :, :-1, None]
+        weight = weight if batch.alive is None else weight * batch.alive[:, :, :-1, None]
+        return Windows(x0, self._condition(batch), self.data_mask, weight)
+
+    def _keeps_return(self, condition: Tensor, generator: torch.Generator) -> Tensor:
+        """`[B, N or 1, 1]`: whose return is not left out; where agents meet in the denoiser, all or nobody's is."""
+        rows = condition.shape[1] if self.denoiser.local_execution else 1
+        kept = torch.rand(len(condition), rows, 1, generator=generator, device=condition.device)
+        return kept >= self.return_dropout
 
     def _condition(self, batch: EpisodeBatch) -> Tensor:
         """`[B, N, 2]`: R_t / returns_scale of agent i from the current row on, and 1."""
         returns = batch.return_to_go[:, :, batch.history] / self.returns_scale
         return torch.stack([returns, torch.ones_like(returns)], dim=-1)
-
-
-def _fold_rows(x: Tensor) -> Tensor:
-    """`[B, N, T, ...]` to `[B * T, N, ...]`."""
-    return x.transpose(1, 2).flatten(0, 1)
-
-
-def _cross_entropy(scores: Tensor, taken: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
-    """`[B, N]` of logits `[B, N, A]` over the legal choices; one that was taken counts as legal."""
-    allowed = mask if legal is None else mask & legal
-    allowed = allowed | functional.one_hot(taken, scores.shape[-1]).bool()
-    return -scores.masked_fill(~allowed, -torch.inf).log_softmax(-1).gather(-1, taken[..., None]).squeeze(-1)

@@ -18,7 +18,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.policy import DecentralizedPolicy
 
 FORMAT = "dof-lightning agent"
-FORMAT_VERSION = 1  # another one whenever the classes of a policy hold other things: files are put together from those
+FORMAT_VERSION = 2  # another one whenever the classes of a policy hold other things: files are put together from those
 
 ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)
 

@@ -28,12 +28,15 @@ class Agentwise(nn.Module):
 
     Attributes:
         agent_buffers: its own buffers whose first dimension is N, whatever the sharing.
+        local_execution: agent i's results are a function of agent i's inputs only. Where False, `select_agent` raises
+            TypeError: no agent has what it would need.
 
     Raises:
         UserError: an unknown sharing.
     """
 
     agent_buffers: ClassVar[tuple[str, ...]] = ()
+    local_execution: bool = True
 
     def __init__(self, n_agents: int, sharing: Sharing) -> None:
         super().__init__()
@@ -47,7 +50,10 @@ class Agentwise(nn.Module):
 
         Raises:
             IndexError: there is no such agent.
+            TypeError: agents cannot run it alone (`local_execution`).
         """
+        if not self.local_execution:
+            raise TypeError(f"{type(self).__name__} needs all agents' inputs (local_execution is False)")
         if not 0 <= agent < self.n_agents:
             raise IndexError(f"agent {agent} of {self.n_agents}")
         selected = copy.deepcopy(self)

@@ -1,5 +1,103 @@
-"""What a denoiser is for: an algorithm and its denoiser must agree on it, and `configuration.check` sees to that."""
+"""What all denoisers have in common: what they are for, whose row they see, and which diffusion step it is."""
 
-from typing import Literal
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dof_lightning.errors import UserError
+from dof_lightning.networks.activation import Activation
+from dof_lightning.networks.agentwise import Agentwise, AgentwiseMLP, Sharing, agent_identities
+from dof_lightning.networks.embedding import build_embedding
+from dof_lightning.sharding import FsdpRole
+from dof_lightning.spec import DatasetSpec
 
 Diffuses = Literal["actions", "trajectories"]
+
+
+class SinusoidalEmbedding(nn.Module):
+    """Sines and cosines of a diffusion step at frequencies from 1 down to 1/10000 (Vaswani et al., 2017).
+
+    Args:
+        dim: of the embedding, even and at least 4.
+
+    Raises:
+        UserError: it is not.
+
+    Shapes:
+        k `[B]` int64, result `[B, dim]`
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        if dim < 4 or dim % 2:
+            raise UserError(f"denoiser.time_embedding={dim} must be even and at least 4")
+        half = dim // 2
+        exponent = torch.arange(half, dtype=torch.float64) / (half - 1)
+        self.register_buffer("frequencies", torch.exp(-math.log(10_000.0) * exponent), persistent=False)
+
+    def forward(self, k: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Embeds steps, in the dtype that the network computes in."""
+        angle = k.to(dtype)[:, None] * self.frequencies.to(dtype)
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class Denoiser(Agentwise):
+    """The noise in agent i's part of x^k, of every agent: `(x, k, condition)` to a prediction of x's shape.
+
+    A network shared by all agents also reads a one-hot agent id or a learned embedding of it. Subclasses build their
+    layers on `identity` and `step`, and set a dimension's prediction to 0 where it is padding.
+
+    Args:
+        spec: the dataset's spec.
+        step_sizes: widths of the network that embeds k, from the sinusoidal embedding on.
+        activation: between its layers.
+        sharing: `independent` networks or one `shared` by all agents.
+        agent_embedding: width of the learned embedding that a shared network reads; None means a one-hot id.
+
+    Shapes:
+        x `[B, N, ...]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, ...]`
+
+    Attributes:
+        diffuses: what x is; an algorithm and its denoiser must agree, and `configuration.check` sees to that.
+        local_execution: see `Agentwise`; False where the agents' rows meet.
+    """
+
+    diffuses: ClassVar[Diffuses]
+    fsdp_role: ClassVar[FsdpRole] = "unit"
+    agent_id: Tensor
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        step_sizes: tuple[int, ...],
+        activation: Activation,
+        sharing: Sharing,
+        agent_embedding: int | None,
+    ) -> None:
+        super().__init__(spec.n_agents, sharing)
+        self.agent_embedding = build_embedding(spec.n_agents, sharing, agent_embedding)
+        identities = agent_identities(spec.n_agents, "independent" if self.agent_embedding else sharing)
+        self.register_buffer("agent_id", identities)
+        self.step_embedding = SinusoidalEmbedding(step_sizes[0])
+        self.step_network = AgentwiseMLP(spec.n_agents, step_sizes, activation, sharing)
+
+    @property
+    def identity_width(self) -> int:
+        """Of `identity`."""
+        return self._identities().shape[1]
+
+    def identity(self, batch: int, dtype: torch.dtype) -> Tensor:
+        """`[N, B, identity_width]`: what tells a shared network whose row it sees; width 0 where nothing must."""
+        return self._identities().to(dtype)[:, None].expand(-1, batch, -1)
+
+    def step(self, k: Tensor, dtype: torch.dtype) -> Tensor:
+        """`[N, B, step_sizes[-1]]`: embeddings of the diffusion steps `[B]`."""
+        sines = self.step_embedding(k, dtype).expand(self.n_agents, -1, -1)
+        return self.step_network.agents_first(sines)
+
+    def _identities(self) -> Tensor:
+        return self.agent_id if self.agent_embedding is None else self.agent_embedding()

@@ -1,19 +1,16 @@
 """Another denoiser of DoF-Trajectory: one small transformer over time per agent."""
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dof_lightning.errors import UserError
-from dof_lightning.networks.activation import ACTIVATIONS, Activation
-from dof_lightning.networks.agentwise import Agentwise, AgentwiseLinear, AgentwiseMLP, Sharing, agent_identities
-from dof_lightning.networks.denoiser import Diffuses
-from dof_lightning.networks.embedding import build_embedding
-from dof_lightning.networks.mlp import SinusoidalEmbedding
-from dof_lightning.sharding import FsdpRole
+from dof_lightning.networks.activation import Activation
+from dof_lightning.networks.agentwise import Agentwise, AgentwiseLinear, AgentwiseMLP, Sharing
+from dof_lightning.networks.denoiser import SinusoidalEmbedding
+from dof_lightning.networks.temporal import TemporalDenoiser
 from dof_lightning.spec import DatasetSpec
 
 
@@ -62,7 +59,7 @@ class TransformerBlock(Agentwise):
         return _rowwise(self.attention_out, mixed.transpose(2, 3).flatten(3))
 
 
-class TemporalTransformer(Agentwise):
+class TemporalTransformer(TemporalDenoiser):
     """eps_i(x_i^k, k, c_i) of every agent: the noise in agent i's window of observations, from its own row only.
 
     Rows of a window are tokens with the place in the window added; attention never leaves an agent, so IGD holds. A
@@ -87,12 +84,6 @@ class TemporalTransformer(Agentwise):
         UserError: a size that does not fit.
     """
 
-    diffuses: ClassVar[Diffuses] = "trajectories"
-    agent_buffers: ClassVar[tuple[str, ...]] = ("observation_mask", "agent_id")
-    fsdp_role: ClassVar[FsdpRole] = "unit"
-    observation_mask: Tensor
-    agent_id: Tensor
-
     def __init__(
         self,
         spec: DatasetSpec,
@@ -105,18 +96,9 @@ class TemporalTransformer(Agentwise):
         sharing: Sharing = "independent",
         agent_embedding: int | None = None,
     ) -> None:
+        _check_sizes(width, depth, heads)
+        super().__init__(spec, condition_dim, embedding, activation, sharing, agent_embedding)
         n_agents = spec.n_agents
-        super().__init__(n_agents, sharing)
-        _check_sizes(width, depth, heads, activation)
-        self.register_buffer("observation_mask", spec.environment.observation_mask())
-        self.agent_embedding = build_embedding(n_agents, sharing, agent_embedding)
-        identities = agent_identities(n_agents, "independent" if self.agent_embedding else sharing)
-        self.register_buffer("agent_id", identities)
-        self.step_embedding = SinusoidalEmbedding(embedding)
-        self.step_network = AgentwiseMLP(n_agents, (embedding, 4 * embedding, embedding), activation, sharing)
-        inputs = condition_dim + self._identity().shape[1]
-        self.condition_network = AgentwiseMLP(n_agents, (inputs, 4 * embedding, embedding), activation, sharing)
-        self.activation = ACTIVATIONS[activation]()
         self.place_embedding = SinusoidalEmbedding(width)
         self.entry = AgentwiseLinear(n_agents, spec.observation_dim, width, sharing)
         self.blocks = nn.ModuleList(
@@ -126,24 +108,13 @@ class TemporalTransformer(Agentwise):
 
     def forward(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
         """Predicts the noise in x at step k."""
-        embedding = self._embed(k, condition.to(x.dtype))
+        embedding = self.embed(k, condition.to(x.dtype))
         places = self.place_embedding(torch.arange(x.shape[2], device=x.device), x.dtype)
         hidden = _rowwise(self.entry, x.transpose(0, 1)) + places
         for block in self.blocks:
             hidden = block(hidden, embedding)
         noise = _rowwise(self.exit, _normalize(hidden)).transpose(0, 1)
         return noise * self.observation_mask[:, None]
-
-    def _embed(self, k: Tensor, condition: Tensor) -> Tensor:
-        """`[N, B, 2 E]`: embeddings of step and conditioning."""
-        step = self.step_embedding(k, condition.dtype).expand(self.n_agents, -1, -1)
-        identity = self._identity().to(condition.dtype)[:, None].expand(-1, condition.shape[0], -1)
-        known = torch.cat([condition.transpose(0, 1), identity], dim=-1)
-        parts = [self.step_network.agents_first(step), self.condition_network.agents_first(known)]
-        return self.activation(torch.cat(parts, dim=-1))
-
-    def _identity(self) -> Tensor:
-        return self.agent_id if self.agent_embedding is None else self.agent_embedding()
 
 
 def _rowwise(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -156,10 +127,8 @@ def _normalize(x: Tensor) -> Tensor:
     return functional.layer_norm(x, x.shape[-1:])
 
 
-def _check_sizes(width: int, depth: int, heads: int, activation: str) -> None:
+def _check_sizes(width: int, depth: int, heads: int) -> None:
     if heads < 1 or width % heads or width < 4 or width % 2:
         raise UserError(f"denoiser.width={width} must be even, at least 4 and a multiple of denoiser.heads={heads}")
     if depth < 1:
         raise UserError(f"denoiser.depth={depth} must be at least 1")
-    if activation not in ACTIVATIONS:
-        raise UserError(f"denoiser.activation={activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")

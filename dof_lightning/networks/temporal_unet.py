@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,7 @@ from torch.nn import functional
 
 from dof_lightning.errors import UserError
 from dof_lightning.networks.activation import ACTIVATIONS, Activation
-from dof_lightning.networks.agentwise import Agentwise, AgentwiseLinear, AgentwiseMLP, Sharing, agent_identities
+from dof_lightning.networks.agentwise import Agentwise, AgentwiseLinear, Sharing
 from dof_lightning.networks.agentwise_conv import (
     AgentwiseConv1d,
     AgentwiseGroupNorm,
@@ -18,10 +17,7 @@ from dof_lightning.networks.agentwise_conv import (
     fold_agents,
     unfold_agents,
 )
-from dof_lightning.networks.denoiser import Diffuses
-from dof_lightning.networks.embedding import build_embedding
-from dof_lightning.networks.mlp import SinusoidalEmbedding
-from dof_lightning.sharding import FsdpRole
+from dof_lightning.networks.temporal import TemporalDenoiser
 from dof_lightning.spec import DatasetSpec
 
 
@@ -72,7 +68,7 @@ class ResidualBlock(Agentwise):
         return hidden + self.short_cut(x)
 
 
-class TemporalUNet(Agentwise):
+class TemporalUNet(TemporalDenoiser):
     """eps_i(x_i^k, k, c_i) of every agent: the noise in agent i's window of observations, from its own row only.
 
     Residual blocks at falling resolutions of time and back (Diffuser, Janner et al., 2022; reference/method.md
@@ -100,12 +96,6 @@ class TemporalUNet(Agentwise):
         UserError: a size that does not fit.
     """
 
-    diffuses: ClassVar[Diffuses] = "trajectories"
-    agent_buffers: ClassVar[tuple[str, ...]] = ("observation_mask", "agent_id")
-    fsdp_role: ClassVar[FsdpRole] = "unit"
-    observation_mask: Tensor
-    agent_id: Tensor
-
     def __init__(
         self,
         spec: DatasetSpec,
@@ -120,19 +110,10 @@ class TemporalUNet(Agentwise):
         sharing: Sharing = "independent",
         agent_embedding: int | None = None,
     ) -> None:
+        _check_sizes(channels, multipliers, blocks, kernel)
+        super().__init__(spec, condition_dim, embedding, activation, sharing, agent_embedding)
         n_agents = spec.n_agents
-        super().__init__(n_agents, sharing)
-        _check_sizes(channels, multipliers, blocks, kernel, activation)
-        self.register_buffer("observation_mask", spec.environment.observation_mask())
-        self.agent_embedding = build_embedding(n_agents, sharing, agent_embedding)
-        identities = agent_identities(n_agents, "independent" if self.agent_embedding else sharing)
-        self.register_buffer("agent_id", identities)
         self.groups = n_agents if sharing == "independent" else 1
-        self.step_embedding = SinusoidalEmbedding(embedding)
-        self.step_network = AgentwiseMLP(n_agents, (embedding, 4 * embedding, embedding), activation, sharing)
-        inputs = condition_dim + self._identity().shape[1]
-        self.condition_network = AgentwiseMLP(n_agents, (inputs, 4 * embedding, embedding), activation, sharing)
-        self.activation = ACTIVATIONS[activation]()
 
         def stack(inside: int, outside: int) -> nn.ModuleList:
             widths = [(inside if index == 0 else outside) for index in range(blocks)]
@@ -153,29 +134,25 @@ class TemporalUNet(Agentwise):
     def forward(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
         """Predicts the noise in x at step k."""
         length, multiple = x.shape[2], 2 ** len(self.shrink)
-        embedding = self._embed(k, condition.to(x.dtype))
+        embedding = self.embed(k, condition.to(x.dtype))
         hidden = fold_agents(x.transpose(2, 3), self.groups)
         if short := -length % multiple:
             hidden = functional.pad(hidden, (0, short), mode="replicate")
         hidden = self.entry(hidden)
-        skipped = []
+        skipped: list[Tensor] = []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
             hidden = _through(blocks, hidden, embedding)
-            skipped.append(hidden)
+            skipped.append(self._meet(len(skipped), hidden))
             hidden = shrink(hidden)
-        hidden = _through(self.bottom, hidden, embedding)
+        hidden = self._meet(len(skipped), _through(self.bottom, hidden, embedding))
         for blocks, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
             hidden = _through(blocks, self._side_by_side(grow(hidden), skipped.pop()), embedding)
         noise = unfold_agents(self.exit(hidden), self.n_agents, self.groups)[..., :length].transpose(2, 3)
         return noise * self.observation_mask[:, None]
 
-    def _embed(self, k: Tensor, condition: Tensor) -> Tensor:
-        """`[N, B, 2 E]`: embeddings of step and conditioning."""
-        step = self.step_embedding(k, condition.dtype).expand(self.n_agents, -1, -1)
-        identity = self._identity().to(condition.dtype)[:, None].expand(-1, condition.shape[0], -1)
-        known = torch.cat([condition.transpose(0, 1), identity], dim=-1)
-        parts = [self.step_network.agents_first(step), self.condition_network.agents_first(known)]
-        return self.activation(torch.cat(parts, dim=-1))
+    def _meet(self, level: int, hidden: Tensor) -> Tensor:
+        """Where agents could meet, at each skip and at the bottleneck (the last level); here they do not."""
+        return hidden
 
     def _side_by_side(self, *parts: Tensor) -> Tensor:
         """Each agent's channels of all parts together."""
@@ -186,9 +163,6 @@ class TemporalUNet(Agentwise):
         super()._keep_agent(agent)
         self.groups = 1
 
-    def _identity(self) -> Tensor:
-        return self.agent_id if self.agent_embedding is None else self.agent_embedding()
-
 
 def _through(blocks: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
     for block in blocks.children():
@@ -196,12 +170,10 @@ def _through(blocks: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
     return x
 
 
-def _check_sizes(channels: int, multipliers: Sequence[int], blocks: int, kernel: int, activation: str) -> None:
+def _check_sizes(channels: int, multipliers: Sequence[int], blocks: int, kernel: int) -> None:
     if channels < 1 or not multipliers or min(multipliers) < 1:
         raise UserError(f"denoiser.channels={channels}, denoiser.multipliers={list(multipliers)} must be at least 1")
     if blocks < 1:
         raise UserError(f"denoiser.blocks={blocks} must be at least 1")
     if kernel < 1 or kernel % 2 == 0:
         raise UserError(f"denoiser.kernel={kernel} must be odd, so that a window keeps its length")
-    if activation not in ACTIVATIONS:
-        raise UserError(f"denoiser.activation={activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")

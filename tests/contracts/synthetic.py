@@ -14,6 +14,7 @@ from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.errors import UserError
 from dof_lightning.plain import leaves
 from dof_lightning.spec import DatasetSpec
+from dof_lightning.targets import attribute
 from tests.toys import ACTION_DIM, N_AGENTS, OBSERVATION_DIM, ToyEnv
 from tests.unit.small_spec import small_spec
 
@@ -38,20 +39,26 @@ def case(group: str, option: str) -> tuple[str, ...]:
     return (picked, "execution=centralized") if (group, option) in CENTRALIZED else (picked,)
 
 
+def is_centralized(overrides: tuple[str, ...]) -> bool:
+    """Whether the agents act as one: asked for by an override, or by the algorithm's own yaml."""
+    execution: str = configuration.compose(["experiment=mpe_spread_random", *overrides]).execution
+    return execution == "centralized"
+
+
 def synthetic_spec() -> DatasetSpec:
     """Of a dataset collected in `ToyEnv`."""
     return small_spec(action_dims=(ACTION_DIM,) * N_AGENTS, observation_dim=OBSERVATION_DIM)
 
 
 def needs_all_agents(group: str, option: str) -> bool:
-    """Whether a factorisation says of itself that no agent can run it alone."""
-    typed = ["experiment=mpe_spread_random", f"{group}={option}"]
-    return not configuration.build(configuration.compose(typed)[group])(synthetic_spec()).local_execution
+    """Whether a factorisation or a denoiser says of itself that no agent can run it alone."""
+    part = configuration.compose(["experiment=mpe_spread_random", f"{group}={option}"])[group]
+    return not attribute(part["_target_"], "local_execution")
 
 
 CENTRALIZED = {
     (group, option)
-    for group in ("noise_factorization", "data_factorization")
+    for group in ("noise_factorization", "data_factorization", "denoiser")
     for option in configuration.options(group)
     if needs_all_agents(group, option)
 }
@@ -82,13 +89,14 @@ def _narrow(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def fitting_algorithm(group: str, option: str) -> str:
-    """The first algorithm, from the default on, that a part can be used with."""
+    """The first algorithm, from the default on, that a part can be used with as `case` picks it."""
     if group != "denoiser":
         return str(_DEFAULTS["algorithm"])
     for name in sorted(ALGORITHMS, key=lambda name: name != _DEFAULTS["algorithm"]):
         with suppress(UserError):
-            typed = ["experiment=mpe_spread_random", f"algorithm={name}", f"denoiser={option}"]
-            configuration.check(configuration.compose(typed))
+            typed = (f"algorithm={name}", *case(group, option))
+            configuration.check(configuration.compose(["experiment=mpe_spread_random", *typed]))
+            build_algorithm(*typed)
             return name
     raise AssertionError(f"conf/denoiser/{option}.yaml fits no algorithm")
 

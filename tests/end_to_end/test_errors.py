@@ -41,10 +41,13 @@ def _only_line(code: int, printed: str) -> str:
         ((), ("experiment=", "mpe_spread_expert", "mpe_spread_random")),
         (("experiment=foo",), ("experiment=foo", "mpe_spread_medium_replay")),
         ((*SMALL, "algorithm=foo"), ("algorithm=foo", "dof_policy")),
-        (("experiment=mpe_spread_random", "denoiser=temporal_unet"), ("denoiser=temporal_unet", "choose denoiser=mlp")),
+        (
+            ("experiment=mpe_spread_random", "denoiser=temporal_unet"),
+            ("denoiser=temporal_unet", "choose denoiser=", "mlp or mlp_shared"),
+        ),
         (
             ("experiment=mpe_spread_random", "algorithm=dof_trajectory", "denoiser=mlp"),
-            ("denoiser=mlp", "choose denoiser=temporal_", "temporal_unet or"),
+            ("denoiser=mlp", "choose denoiser=", "temporal_unet or"),
         ),
         (
             ("experiment=mpe_spread_random", "algorithm=dof_trajectory", "algorithm.horizon=1"),

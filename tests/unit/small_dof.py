@@ -16,7 +16,9 @@ from dof_lightning.spec import DatasetSpec
 from tests.unit.small_spec import small_spec
 
 
-def small_dof_policy(spec: DatasetSpec | None = None, weights_seed: int = 0, **changes: Any) -> DoFPolicy:
+def small_dof_policy(
+    spec: DatasetSpec | None = None, weights_seed: int = 0, kind: type[DoFPolicy] = DoFPolicy, **changes: Any
+) -> DoFPolicy:
     """The default DoF-Policy (f, h wconcat, mixed critic, one-step Q-gradient) with tiny networks."""
     settings: dict[str, Any] = {
         "seed": 0,
@@ -46,7 +48,7 @@ def small_dof_policy(spec: DatasetSpec | None = None, weights_seed: int = 0, **c
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights_seed)
-        return DoFPolicy(spec or small_spec(), **(settings | changes))
+        return kind(spec or small_spec(), **(settings | changes))
 
 
 def cloning(**changes: Any) -> dict[str, Any]:

@@ -23,7 +23,9 @@ def small_unet(**changes: Any) -> partial:
     return partial(TemporalUNet, **({"channels": 8, "norm_groups": 4, "embedding": 8} | changes))
 
 
-def small_dof_trajectory(spec: DatasetSpec | None = None, weights_seed: int = 0, **changes: Any) -> DoFTrajectory:
+def small_dof_trajectory(
+    spec: DatasetSpec | None = None, weights_seed: int = 0, kind: type[DoFTrajectory] = DoFTrajectory, **changes: Any
+) -> DoFTrajectory:
     """DoF-Trajectory (f, h wconcat) with a history, guidance and tiny networks."""
     settings: dict[str, Any] = {
         "seed": 0,
@@ -51,7 +53,7 @@ def small_dof_trajectory(spec: DatasetSpec | None = None, weights_seed: int = 0,
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights_seed)
-        return DoFTrajectory(spec or small_spec(), **(settings | changes))
+        return kind(spec or small_spec(), **(settings | changes))
 
 
 def small_windows(model: DoFTrajectory, size: int = 16, seed: int = 0) -> EpisodeBatch:

@@ -262,7 +262,7 @@ def change_json(path: Path, **changes: Any) -> None:
         (lambda path: path.write_text("{"), r"agent_1\.json is damaged"),
         (lambda path: path.write_text("[]"), r"agent_1\.json does not describe an agent"),
         (lambda path: change_json(path, format="other"), r"agent_1\.json does not describe an agent"),
-        (lambda path: change_json(path, format_version=9), r"format_version 9, .* reads 1; it was written by 0\.0\.9"),
+        (lambda path: change_json(path, format_version=9), r"format_version 9, .* reads 2; it was written by 0\.0\.9"),
         (lambda path: change_json(path, weights_sha256="0"), r"agent_1\.safetensors is damaged.*sha256"),
         (lambda path: change_json(path, agent={}), r"agent_1\.json is damaged: KeyError 'name'"),
         (lambda path: change_json(path, structure={"tensor": "missing"}), r"agent_1\.json: .*'missing'"),

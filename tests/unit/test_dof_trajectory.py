@@ -207,6 +207,8 @@ def test_an_action_that_was_taken_counts_as_legal() -> None:
         ({"return_update": "guess"}, "algorithm.return_update=guess is unknown; choose one of none, time, reward"),
         ({"reconstruction_weight": 0.0}, "data_factorization=concat"),
         ({"target_quantile": 1.5}, "algorithm.target_quantile=1.5 must be between 0 and 1"),
+        ({"noise_factorization": noise.Attention}, "noise_factorization: Attention cannot run locally"),
+        ({"noise_factorization": noise.QMix, "execution": "centralized"}, "noise_factorization=qmix makes its weights"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_in_one_line(changes: dict[str, Any], words: str) -> None:

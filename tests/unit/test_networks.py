@@ -8,8 +8,9 @@ from torch.func import jacrev
 
 from dof_lightning.errors import UserError
 from dof_lightning.networks.critic import AgentwiseCritic
+from dof_lightning.networks.denoiser import SinusoidalEmbedding
 from dof_lightning.networks.ema import ema_copy, ema_update
-from dof_lightning.networks.mlp import MLPDenoiser, SinusoidalEmbedding
+from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.seeding import make_generator
 
 N, B, C, A = 3, 6, 4, 2

@@ -1,0 +1,74 @@
+"""How agent i acts with MADIFF-D: imagine the whole team from its own observations, keep its own plan."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dof_lightning.actors.diffusion import sample_locally
+from dof_lightning.actors.planning import PlanningActor
+from dof_lightning.factorization.concat import Concatenation
+
+
+class ImaginingActor(PlanningActor):
+    """Agents that each denoise a whole team of windows, of which they know their own history and current row only.
+
+    N egos imagine N agents each: a decision runs N^2 windows through the denoiser, all in one batch. What teammates
+    see is nowhere in it; their rows start as the ego's own noise. All rows of ego i's team ask for ego i's return, the
+    only one that it knows. (MADIFF, decentralised; reference/baselines_and_games.md section 1.)
+
+    Args:
+        arguments, keywords: see `PlanningActor`; the denoiser is one network that all agents share.
+    """
+
+    ego: Tensor
+    view_mask: Tensor
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.register_buffer("ego", torch.arange(self.n_agents, device=self.data_mask.device), persistent=False)
+        self.register_buffer("view_mask", imagined_entries(self.data_mask), persistent=False)
+
+    def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
+        """Standard normal `[E, egos, S, N, T, O]`: each ego draws the noise of all whom it imagines itself."""
+        shape = (n_episodes, self.n_agents, self.sampler.n_noises, *self.view_mask.shape[1:])
+        return torch.randn(shape, generator=generator, device=generator.device) * self.view_mask[:, None]
+
+    def _sample(self, known: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
+        """The egos' own windows `[E, egos, T, O]` out of noise `[S, E, egos, N, T, O]`."""
+        team = self.view_mask.shape[1]
+        is_own = functional.one_hot(self.ego, team).bool()[:, :, None, None]
+        seen = torch.where(is_own, known[:, :, None], torch.zeros_like(known[:, :, None])).flatten(0, 1)
+        mask = self.view_mask.expand(known.shape[0], -1, -1, -1, -1).flatten(0, 1)
+        views = sample_locally(
+            self.denoiser,
+            self.noise_factorization,
+            Concatenation(),  # h is applied below, to what is kept
+            self.sampler,
+            self._clip,
+            condition[:, :, None].expand(-1, -1, team, -1).flatten(0, 1),
+            noise.flatten(1, 2),
+            pin=lambda x: torch.where(mask, x, seen),
+            guidance_weight=self.guidance_weight,
+        )
+        kept = views.reshape(*known.shape[:2], *views.shape[1:])[:, torch.arange(self.n_agents), self.ego]
+        return torch.where(self.data_mask, self.data_factorization.local(kept), known)
+
+    def _part_of(self, agent: int, name: str) -> nn.Module:
+        """Its own part of all but what it imagines teammates by: the shared denoiser and f, whole."""
+        if name in ("denoiser", "noise_factorization"):
+            return copy.deepcopy(self.get_submodule(name))
+        return super()._part_of(agent, name)
+
+
+def imagined_entries(data_mask: Tensor) -> Tensor:
+    """`[egos, N, T, O]` bool: what an ego does not know, namely its own rows ahead, and every row of its teammates.
+
+    Args:
+        data_mask: `[N, T, O]` bool, False where an agent's window is known to itself or padding.
+    """
+    teammates = data_mask.any(1, keepdim=True).expand_as(data_mask)
+    is_own = torch.eye(len(data_mask), dtype=torch.bool, device=data_mask.device)[:, :, None, None]
+    return torch.where(is_own, data_mask, teammates)

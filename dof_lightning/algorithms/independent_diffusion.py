@@ -1,0 +1,62 @@
+"""Independent Diffusion: N diffusion models, one an agent, with no loss in common (a baseline of the seed)."""
+
+from dof_lightning.algorithms.dof import DoFLightningModule
+from dof_lightning.algorithms.dof_policy import DoFPolicy
+from dof_lightning.algorithms.dof_trajectory import DoFTrajectory
+from dof_lightning.errors import UserError
+from dof_lightning.factorization.concat import Concatenation
+from dof_lightning.networks.agentwise import Agentwise
+
+
+class IndependentDiffusion(DoFTrajectory):
+    """N planners trained side by side: DoF-Trajectory with f = h = concat and a network of its own for each agent.
+
+    The loss is then a sum of the agents' own losses and gradients are clipped agent by agent, so the weights are those
+    of N separate trainings on the same draws (reference/method.md section 1, 'An identity').
+
+    Args:
+        arguments: see `DoFTrajectory`.
+
+    Raises:
+        UserError: a setting would couple the agents.
+    """
+
+    def _check_parts(self) -> None:
+        _check_apart(self, {"denoiser.sharing": self.denoiser, "algorithm.inverse.sharing": self.inverse})
+
+
+class IndependentDiffusionPolicy(DoFPolicy):
+    """N diffusion policies trained side by side: cloning by DoF-Policy with f = h = concat and networks of their own.
+
+    Args:
+        arguments: see `DoFPolicy`.
+
+    Raises:
+        UserError: a setting would couple the agents.
+    """
+
+    def _check_parts(self) -> None:
+        _check_apart(self, {"denoiser.sharing": self.denoiser})
+        if self.critic is not None:
+            raise UserError("algorithm.critics: Independent Diffusion imitates; set algorithm.critics=none")
+
+
+def _check_apart(algorithm: DoFLightningModule, networks: dict[str, Agentwise]) -> None:
+    """Refuses whatever would let one agent's data reach another's weights."""
+    if algorithm.execution != "decentralized":
+        raise UserError("execution=centralized: Independent Diffusion has no joint chain; set execution=decentralized")
+    for group, part in (
+        ("noise_factorization", algorithm.noise_factorization),
+        ("data_factorization", algorithm.data_factorization),
+    ):
+        if not isinstance(part, Concatenation):
+            raise UserError(
+                f"{group}: {type(part).__name__} couples the agents' losses, Independent Diffusion has none in common; "
+                f"set {group}=concat"
+            )
+    for key, network in networks.items():
+        if network.sharing != "independent" or not network.local_execution:
+            raise UserError(
+                f"{key}: {type(network).__name__} is not a network of its own for each agent, which Independent "
+                f"Diffusion is made of; set {key}=independent"
+            )

@@ -1,0 +1,59 @@
+"""MADIFF-D: each agent imagines the whole team's windows from its own observations, and acts on its own plan."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dof_lightning.actors.imagining import ImaginingActor, imagined_entries
+from dof_lightning.actors.planning import PlanningActor
+from dof_lightning.algorithms.dof_trajectory import DoFTrajectory, Windows
+from dof_lightning.batch import EpisodeBatch
+from dof_lightning.errors import UserError
+
+
+class DecentralizedMADIFF(DoFTrajectory):
+    """DoF-Trajectory through a denoiser in which the agents meet, trained on what one agent, the ego, knows.
+
+    Each sample has an ego, drawn uniformly. Only the ego's history and current row are written into x^k; the
+    teammates' are as unknown as what lies ahead, so they diffuse and enter L_diffusion, which is then a mean over more
+    rows than that of MADIFF-C. All rows are conditioned on the ego's return, the only one that it knows when it acts.
+    The losses, f and h are `DoFTrajectory`'s; with concat for both this is MADIFF-D
+    (reference/baselines_and_games.md section 1) [the ego's draw and the conditioning are inferred].
+
+    Args:
+        arguments: see `DoFTrajectory`; the denoiser is shared by all agents, so that one agent can hold all of it.
+
+    Raises:
+        UserError: the settings contradict each other.
+    """
+
+    imagines_teammates = True
+    actor: ClassVar[type[PlanningActor]] = ImaginingActor
+
+    def _windows(self, batch: EpisodeBatch, generator: torch.Generator) -> Windows:
+        """The batch as it is diffused, seen by one ego a sample."""
+        x0 = self.normalizer.normalize(batch.observations[:, :, :-1])
+        ego = torch.randint(self.spec.n_agents, (len(x0),), generator=generator, device=x0.device)
+        views = imagined_entries(self.data_mask)
+        rows = batch.diffusion_mask.clone()
+        rows[:, : batch.history + 1] = True  # what teammates saw; before an episode's start the first row is repeated
+        share = views.to(x0.dtype)
+        share[:, :, batch.history + 1] *= self.next_row_weight
+        share = share / (len(x0) * share.sum((1, 2, 3)).mean())
+        weight = share[ego] * rows[:, None, :, None]
+        weight = weight if batch.alive is None else weight * batch.alive[:, :, :-1, None]
+        condition: Tensor = self._condition(batch)[torch.arange(len(x0), device=x0.device), ego]
+        return Windows(x0, condition[:, None].expand(-1, self.spec.n_agents, -1), views[ego], weight)
+
+    def _check_parts(self) -> None:
+        if self.execution != "decentralized":
+            raise UserError(
+                "execution=centralized: these agents imagine their teammates and act alone; the joint chain of all "
+                "agents' histories is algorithm=madiff_c"
+            )
+        if self.denoiser.local_execution or self.denoiser.sharing != "shared":
+            raise UserError(
+                "denoiser: agents that imagine their teammates need one shared network in which agents meet; choose "
+                "denoiser=attention_unet with denoiser.sharing=shared"
+            )

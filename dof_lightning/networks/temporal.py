@@ -1,0 +1,58 @@
+"""What denoisers over time have in common: how they are told the step, the conditioning and whose window it is."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dof_lightning.errors import UserError
+from dof_lightning.networks.activation import ACTIVATIONS, Activation
+from dof_lightning.networks.agentwise import AgentwiseMLP, Sharing
+from dof_lightning.networks.denoiser import Denoiser, Diffuses
+from dof_lightning.spec import DatasetSpec
+
+
+class TemporalDenoiser(Denoiser):
+    """eps_i(x_i^k, k, c_i) of every agent: the noise in agent i's window of observations.
+
+    Args:
+        spec: the dataset's spec; D = `spec.observation_dim`.
+        condition_dim: C, of what each agent conditions on.
+        embedding: width E of the embeddings of step and conditioning, even and at least 4.
+        activation: mish, silu, relu or tanh.
+        sharing: `independent` networks or one `shared` by all agents.
+        agent_embedding: width of the learned embedding that a shared network reads; None means a one-hot id.
+
+    Shapes:
+        x `[B, N, T, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, T, D]`
+
+    Raises:
+        UserError: an unknown activation, or a width that does not fit.
+    """
+
+    diffuses: ClassVar[Diffuses] = "trajectories"
+    agent_buffers: ClassVar[tuple[str, ...]] = ("observation_mask", "agent_id")
+    observation_mask: Tensor
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        condition_dim: int,
+        embedding: int,
+        activation: Activation,
+        sharing: Sharing,
+        agent_embedding: int | None,
+    ) -> None:
+        if activation not in ACTIVATIONS:
+            raise UserError(f"denoiser.activation={activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
+        super().__init__(spec, (embedding, 4 * embedding, embedding), activation, sharing, agent_embedding)
+        self.register_buffer("observation_mask", spec.environment.observation_mask())
+        sizes = (condition_dim + self.identity_width, 4 * embedding, embedding)
+        self.condition_network = AgentwiseMLP(spec.n_agents, sizes, activation, sharing)
+        self.activation = ACTIVATIONS[activation]()
+
+    def embed(self, k: Tensor, condition: Tensor) -> Tensor:
+        """`[N, B, 2 E]`: embeddings of step and conditioning."""
+        known = torch.cat([condition.transpose(0, 1), self.identity(condition.shape[0], condition.dtype)], dim=-1)
+        parts = [self.step(k, condition.dtype), self.condition_network.agents_first(known)]
+        return self.activation(torch.cat(parts, dim=-1))
