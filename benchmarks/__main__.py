@@ -12,6 +12,7 @@ from benchmarks.gemm import gemm
 from benchmarks.loader import loader
 from benchmarks.options import options
 from benchmarks.particle import particle
+from benchmarks.planner import planner
 from benchmarks.scaling import scaling
 from benchmarks.table import Row, markdown
 from benchmarks.time_to_score import time_to_score
@@ -27,10 +28,11 @@ BENCHMARKS: Mapping[str, Callable[[], list[Row]]] = {
     "gemm": gemm,
     "loader": loader,
     "particle": particle,
+    "planner": planner,
     "options": options,
     "time_to_score": time_to_score,
 }
-ONLY_WHEN_NAMED = ("options", "time_to_score")
+ONLY_WHEN_NAMED = ("planner", "options", "time_to_score")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import torch
 from dof_lightning import configuration
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.algorithms.dof_policy import DoFPolicy
-from dof_lightning.batch import EpisodeBatch
+from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.networks.agentwise import clip_gradient_norm
 from dof_lightning.seeding import make_generator
 from dof_lightning.spec import AgentSpec, DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
@@ -42,24 +42,37 @@ def made_up_spec(n_agents: int, observation_dim: int = OBSERVATION_DIM, action_d
 
 def made_up_batch(spec: DatasetSpec, size: int, seed: int = 0) -> EpisodeBatch:
     """B windows of one row of that dataset."""
-    generator, n = make_generator(seed, "made-up batch"), spec.n_agents
+    return made_up_windows(spec, Window(history=0, horizon=1), size, seed)
+
+
+def made_up_windows(spec: DatasetSpec, window: Window, size: int, seed: int = 0) -> EpisodeBatch:
+    """B windows of that dataset, without padded rows."""
+    generator, n, rows = make_generator(seed, "made-up batch"), spec.n_agents, window.length
     return EpisodeBatch(
-        observations=torch.randn(size, n, 2, spec.observation_dim, generator=generator),
-        actions=torch.rand(size, n, 1, spec.action_dim, generator=generator) * 2 - 1,
-        rewards=torch.randn(size, n, 1, generator=generator),
-        terminated=torch.zeros(size, 1, dtype=torch.bool),
-        truncated=torch.zeros(size, 1, dtype=torch.bool),
-        return_to_go=torch.zeros(size, n, 1),
-        valid=torch.ones(size, 2, dtype=torch.bool),
-        diffusion_mask=torch.zeros(size, 1, dtype=torch.bool),
-        transition_mask=torch.ones(size, n, 1, dtype=torch.bool),
+        observations=torch.randn(size, n, rows + 1, spec.observation_dim, generator=generator),
+        actions=torch.rand(size, n, rows, spec.action_dim, generator=generator) * 2 - 1,
+        rewards=torch.randn(size, n, rows, generator=generator),
+        terminated=torch.zeros(size, rows, dtype=torch.bool),
+        truncated=torch.zeros(size, rows, dtype=torch.bool),
+        return_to_go=torch.zeros(size, n, rows),
+        valid=torch.ones(size, rows + 1, dtype=torch.bool),
+        diffusion_mask=(torch.arange(rows) > window.history).expand(size, rows),
+        transition_mask=torch.ones(size, n, rows, dtype=torch.bool),
         episode_id=torch.arange(size),
         t=torch.zeros(size, dtype=torch.int64),
+        history=window.history,
     )
 
 
 def make_dof_policy(spec: DatasetSpec, overrides: Sequence[str] = PRESET) -> DoFPolicy:
-    """DoF-Policy as the command line would build it.
+    """DoF-Policy as the command line would build it; see `make_algorithm`."""
+    algorithm = make_algorithm(spec, overrides)
+    assert isinstance(algorithm, DoFPolicy)
+    return algorithm
+
+
+def make_algorithm(spec: DatasetSpec, overrides: Sequence[str]) -> Algorithm:
+    """Any algorithm as the command line would build it.
 
     Raises:
         UserError: an override is refused.
@@ -68,7 +81,7 @@ def make_dof_policy(spec: DatasetSpec, overrides: Sequence[str] = PRESET) -> DoF
     configuration.check(cfg)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        algorithm: DoFPolicy = configuration.build(configuration.to_plain(cfg)["algorithm"])(spec=spec)
+        algorithm: Algorithm = configuration.build(configuration.to_plain(cfg)["algorithm"])(spec=spec)
     return algorithm
 
 

@@ -108,7 +108,7 @@ def _cells(result: Result) -> list[str]:
 
 def _circumstances() -> str:
     return (
-        f"ms a decision: all agents of one episode at once, median of {REPETITIONS} interleaved repetitions, measured "
+        f"ms a decision: all agents of one episode at once, fastest of {REPETITIONS} interleaved repetitions, measured "
         f"on this machine ({platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__})"
     )
 

@@ -22,7 +22,7 @@ class AttentionUNet(TemporalUNet):
     Args:
         spec: the dataset's spec; D = `spec.observation_dim`.
         condition_dim: C, of what each agent conditions on.
-        channels, multipliers, blocks, kernel, norm_groups, embedding, activation: see `TemporalUNet`.
+        channels, multipliers, blocks, bottom_blocks, kernel, norm_groups, embedding, activation: see `TemporalUNet`.
         sharing: `independent` networks or one `shared` by all agents.
         agent_embedding: width of the learned embedding that a shared network reads; None means a one-hot id.
         heads: of the attention; divides the channels of every level.
@@ -49,10 +49,11 @@ class AttentionUNet(TemporalUNet):
         activation: Activation = "mish",
         sharing: Sharing = "shared",
         agent_embedding: int | None = None,
+        bottom_blocks: int | None = None,
         heads: int = 4,
     ) -> None:
         sizes = (channels, multipliers, blocks, kernel, norm_groups, embedding)
-        super().__init__(spec, condition_dim, *sizes, activation, sharing, agent_embedding)
+        super().__init__(spec, condition_dim, *sizes, activation, sharing, agent_embedding, bottom_blocks)
         widths = [channels * multiplier for multiplier in multipliers]
         self.meetings = nn.ModuleList([AttentionOverAgents(spec.n_agents, width, heads, sharing) for width in widths])
 

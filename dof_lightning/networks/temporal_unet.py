@@ -1,6 +1,6 @@
 """The denoiser of DoF-Trajectory: one U-Net over time per agent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -82,6 +82,7 @@ class TemporalUNet(TemporalDenoiser):
         channels: of the first level.
         multipliers: channels of each level, times those of the first.
         blocks: residual blocks a level, on the way down and on the way up.
+        bottom_blocks: residual blocks at the lowest resolution; None means as many as `blocks`.
         kernel: width of the convolutions, odd.
         norm_groups: of the group normalisations; divides the channels of every level.
         embedding: width of the embeddings of step and conditioning, even and at least 4.
@@ -109,14 +110,16 @@ class TemporalUNet(TemporalDenoiser):
         activation: Activation = "mish",
         sharing: Sharing = "independent",
         agent_embedding: int | None = None,
+        bottom_blocks: int | None = None,
     ) -> None:
-        _check_sizes(channels, multipliers, blocks, kernel)
+        at_bottom = blocks if bottom_blocks is None else bottom_blocks
+        _check_sizes(channels, multipliers, {"blocks": blocks, "bottom_blocks": at_bottom}, kernel)
         super().__init__(spec, condition_dim, embedding, activation, sharing, agent_embedding)
         n_agents = spec.n_agents
         self.groups = n_agents if sharing == "independent" else 1
 
-        def stack(inside: int, outside: int) -> nn.ModuleList:
-            widths = [(inside if index == 0 else outside) for index in range(blocks)]
+        def stack(inside: int, outside: int, count: int = blocks) -> nn.ModuleList:
+            widths = [(inside if index == 0 else outside) for index in range(count)]
             sizes = (2 * embedding, kernel, norm_groups, activation, sharing)
             return nn.ModuleList([ResidualBlock(n_agents, width, outside, *sizes) for width in widths])
 
@@ -126,7 +129,7 @@ class TemporalUNet(TemporalDenoiser):
         self.shrink = nn.ModuleList(
             [AgentwiseConv1d(n_agents, own, below, 3, sharing, stride=2) for own, below in pairwise(widths)]
         )
-        self.bottom = stack(widths[-1], widths[-1])
+        self.bottom = stack(widths[-1], widths[-1], at_bottom)
         self.grow = nn.ModuleList([AgentwiseUpsample(n_agents, below, own, sharing) for own, below in pairwise(widths)])
         self.up = nn.ModuleList([stack(2 * width, width) for width in widths[:-1]])
         self.exit = AgentwiseConv1d(n_agents, widths[0], spec.observation_dim, 1, sharing)
@@ -170,10 +173,11 @@ def _through(blocks: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
     return x
 
 
-def _check_sizes(channels: int, multipliers: Sequence[int], blocks: int, kernel: int) -> None:
+def _check_sizes(channels: int, multipliers: Sequence[int], blocks: Mapping[str, int], kernel: int) -> None:
     if channels < 1 or not multipliers or min(multipliers) < 1:
         raise UserError(f"denoiser.channels={channels}, denoiser.multipliers={list(multipliers)} must be at least 1")
-    if blocks < 1:
-        raise UserError(f"denoiser.blocks={blocks} must be at least 1")
+    for key, count in blocks.items():
+        if count < 1:
+            raise UserError(f"denoiser.{key}={count} must be at least 1")
     if kernel < 1 or kernel % 2 == 0:
         raise UserError(f"denoiser.kernel={kernel} must be odd, so that a window keeps its length")

@@ -13,11 +13,13 @@ from benchmarks.agent_loop import LoopUpdate, loop_actor, loop_algorithm
 from benchmarks.gemm import RecordedProducts, count_flops, gemm
 from benchmarks.options import options
 from benchmarks.particle import particle, play
+from benchmarks.planner import OURS, PAPER, Comparison, Planner, planner
 from benchmarks.subjects import PRESET, Update, made_up_batch, made_up_spec, make_dof_policy
 from benchmarks.table import Row, markdown, ratio
 from benchmarks.time_to_score import TAG, first_time_at
 from benchmarks.two_chains import TwoChains
 from benchmarks.update import Setting, decision, update
+from dof_lightning import configuration
 from dof_lightning.actors.diffusion import DiffusionActor
 from dof_lightning.batch import Window
 from dof_lightning.envs.particle import HORIZON, ParticleEnv
@@ -79,6 +81,28 @@ def test_options_are_measured() -> None:
     rows = options([("tiny", TINY, 4, 1)], compiled=False)
     assert len({row.measured for row in rows}) == len(rows) == 7
     assert all(row.ratio is not None and row.ratio > 0 for row in rows)
+
+
+def test_planners_are_measured_and_any_can_be_added() -> None:
+    tiny = Planner("tiny", (*OURS.overrides, "denoiser.channels=8", "denoiser.embedding=8", "algorithm.horizon=4"))
+    slower = Planner("slower", (*tiny.overrides, "sampler=ddpm", "sampler.steps=null"))
+    rows = planner([Comparison(tiny, slower, decision_aim=">= 2")], batch_size=2, repetitions=1)
+    assert [row.aim for row in rows] == [">= 2", ""]
+    assert all(row.ratio is not None and row.ratio > 0 for row in rows)
+
+
+def test_the_papers_planner_has_the_papers_sizes() -> None:
+    cfg = configuration.compose(PAPER.overrides)
+    configuration.check(cfg)
+    denoiser, algorithm = cfg.denoiser, cfg.algorithm
+    assert [denoiser.channels * multiplier for multiplier in denoiser.multipliers] == [128, 512, 1024]
+    assert (denoiser.kernel, denoiser.blocks, denoiser.activation) == (5, 2, "mish")
+    assert (algorithm.horizon, algorithm.history, algorithm.guidance_weight) == (24, 0, 1.2)
+    assert list(algorithm.inverse.hidden) == [256, 256]
+    assert (cfg.schedule.steps, cfg.sampler.steps, cfg.choices.sampler) == (200, None, "ddpm")
+    with torch.device("meta"):
+        bank = configuration.build(denoiser)(made_up_spec(3), condition_dim=2)
+    assert 55e6 < sum(parameter.numel() for parameter in bank.parameters()) < 65e6
 
 
 def test_flops_are_those_of_the_recorded_products() -> None:

@@ -104,12 +104,26 @@ def test_small_presets_are_small() -> None:
         assert sum(parameter.numel() for parameter in network.parameters()) <= 1_000_000
 
 
+def test_blocks_at_the_lowest_resolution_come_on_top_and_matter() -> None:
+    plain, same, deeper = (build("shared", bottom_blocks=count) for count in (None, 1, 3))
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (plain, same, deeper)]
+    own = sum(parameter.numel() for parameter in plain.bottom.parameters())
+    assert sizes == [sizes[0], sizes[0], sizes[0] + 2 * own]
+    x, k, condition = inputs()
+    assert torch.equal(plain(x, k, condition), same(x, k, condition))
+    before = deeper(x, k, condition)
+    with torch.no_grad():
+        deeper.bottom[-1].second.weight *= 2
+    assert not torch.allclose(deeper(x, k, condition), before)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"kernel": 4}, r"denoiser\.kernel=4 must be odd"),
         ({"norm_groups": 3}, r"denoiser\.norm_groups=3 must divide"),
         ({"blocks": 0}, r"denoiser\.blocks=0"),
+        ({"bottom_blocks": 0}, r"denoiser\.bottom_blocks=0"),
         ({"multipliers": ()}, r"denoiser\.multipliers=\[\]"),
         ({"activation": "no"}, r"denoiser\.activation='no' is unknown; choose one of"),
     ],

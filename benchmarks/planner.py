@@ -1,0 +1,112 @@
+"""Planners against each other: DoF-Trajectory as it is shipped, and the paper's preset, both untrained."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from benchmarks.subjects import Update, made_up_spec, made_up_windows, make_algorithm
+from benchmarks.table import Row, ratio
+from dof_lightning.algorithms.base import Algorithm
+from dof_lightning.seeding import make_generator
+from dof_lightning.spec import DatasetSpec
+from dof_lightning.timing import interleaved
+
+N_AGENTS, BATCH_SIZE = 3, 32
+
+
+@dataclass(frozen=True)
+class Planner:
+    """One subject.
+
+    Attributes:
+        name: in the table.
+        overrides: of the configuration.
+    """
+
+    name: str
+    overrides: Sequence[str]
+
+
+OURS = Planner("DoF-Trajectory, preset", ("experiment=mpe_spread_expert", "algorithm=dof_trajectory"))
+LONG = Planner("DoF-Trajectory, preset, H=24", (*OURS.overrides, "algorithm.horizon=24"))
+PAPER = Planner(  # reference/method.md, section 2: sizes of the denoiser and inverse dynamics, K, window, guidance
+    "the paper's preset",
+    (
+        *OURS.overrides,
+        "denoiser=temporal_unet_faithful",
+        "denoiser.activation=mish",
+        "algorithm.inverse.hidden=[256,256]",
+        "algorithm.horizon=24",
+        "algorithm.guidance_weight=1.2",
+        "schedule=cosine",
+        "schedule.steps=200",
+        "sampler=ddpm",
+        "sampler.steps=null",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One ratio: the yardstick's time over the subject's.
+
+    Attributes:
+        measured: the subject.
+        against: the yardstick.
+        decision_aim, update_aim: the ratios aimed at; empty where none is.
+    """
+
+    measured: Planner
+    against: Planner
+    decision_aim: str = ""
+    update_aim: str = ""
+
+
+COMPARISONS = (Comparison(OURS, PAPER, ">= 300", ">= 20"), Comparison(LONG, PAPER))
+
+
+def planner(
+    comparisons: Sequence[Comparison] = COMPARISONS,
+    batch_size: int = BATCH_SIZE,
+    repetitions: int = 3,
+) -> list[Row]:
+    """Time of a decision of all agents in one episode, and of an update.
+
+    Args:
+        comparisons: pairs of subjects; a subject in several of them is built once.
+        batch_size: B of the updates.
+        repetitions: timed calls of each subject.
+    """
+    spec = made_up_spec(N_AGENTS)
+    subjects = dict.fromkeys(part for pair in comparisons for part in (pair.measured, pair.against))
+    algorithms = {subject.name: make_algorithm(spec, subject.overrides) for subject in subjects}
+    deciding = interleaved({name: _decision(spec, own) for name, own in algorithms.items()}, repetitions)
+    updating = interleaved({name: _update(spec, own, batch_size) for name, own in algorithms.items()}, repetitions)
+    rows = []
+    for pair in comparisons:
+        ours, theirs = pair.measured.name, pair.against.name
+        sizes = " against ".join(f"{_millions(algorithms[name]):.3g} M" for name in (ours, theirs))
+        for seconds, what, aim in (
+            (deciding, f"decision, N={N_AGENTS}, one episode", pair.decision_aim),
+            (updating, f"update, N={N_AGENTS}, B={batch_size}", pair.update_aim),
+        ):
+            found = ratio(seconds[theirs], seconds[ours])
+            rows.append(Row("planner", f"{ours}: {what}", theirs, found, aim, f"{sizes} parameters, untrained"))
+    return rows
+
+
+def _decision(spec: DatasetSpec, algorithm: Algorithm) -> Callable[[], object]:
+    policy = algorithm.policy()
+    observations = torch.randn(1, spec.n_agents, spec.observation_dim, generator=make_generator(0, "decision"))
+    carry, generator = policy.initial_carry(1, observations.device), make_generator(0, "noise")
+    return partial(torch.no_grad()(policy.act), observations, carry, None, generator)
+
+
+def _update(spec: DatasetSpec, algorithm: Algorithm, batch_size: int) -> Update:
+    return Update(algorithm, made_up_windows(spec, algorithm.window, batch_size))
+
+
+def _millions(algorithm: Algorithm) -> float:
+    return sum(p.numel() for group in algorithm.parameter_groups() for p in group.parameters()) / 1e6
