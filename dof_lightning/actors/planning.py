@@ -1,16 +1,17 @@
 """How agent i acts with DoF-Trajectory: plan its own next observations, then act to reach the first of them."""
 
 import copy
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from dof_lightning.actors.actions import CODECS
-from dof_lightning.actors.diffusion import sample_locally
+from dof_lightning.actors.diffusion import sample_jointly, sample_locally
 from dof_lightning.batch import Window
-from dof_lightning.diffusion.guidance import guided_noise
-from dof_lightning.diffusion.sampler import Sampler
+from dof_lightning.diffusion.guidance import ConditionalDenoiser, guided_noise
+from dof_lightning.diffusion.sampler import Clip, Sampler
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.networks.inverse import InverseDynamics
@@ -139,23 +140,34 @@ class PlanningActor(DecentralizedPolicy):
             condition: `[E, N, 2]`, see `_condition`.
             noise: from `draw_noise`.
         """
-        known = self.normalizer.normalize(seen)
-        ahead = known.new_zeros(*known.shape[:2], self.horizon - 1, known.shape[-1])
-        known = torch.cat([known, ahead], dim=2)
+        known = self._known(seen)
+        return sample_locally(*self._parts(), condition, noise.movedim(2, 0), pin=partial(self._pin, known=known))
 
-        def predict(x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
-            return guided_noise(self.denoiser, x, k, condition, self.guidance_weight)
+    def chain_condition(self, observations: Tensor) -> Tensor:
+        """What a chain is given at an episode's first step: the observations `[B, N, O]` as they are."""
+        return observations
 
-        return sample_locally(
-            predict,
-            self.noise_factorization,
-            self.data_factorization,
-            self.sampler,
-            lambda x: x.clamp(-self.clip_range, self.clip_range),
-            condition,
-            noise.movedim(2, 0),
-            pin=lambda x: torch.where(self.data_mask, x, known),
-        )
+    def chain_noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        """The noise of B chains, `[S, B, N, T, O]` in float64."""
+        shape = (self.sampler.n_noises, rows, *self.data_mask.shape)
+        noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64)
+        return noise * self.data_mask
+
+    def joint_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """The windows `[B, N, T, O]` of the centralised chain, on `chain_condition` and `chain_noise`."""
+        target, known = self._first_step(condition)
+        return sample_jointly(*self._parts(), target, noise, pin=partial(self._pin, known=known))
+
+    def local_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """The windows `[B, N, T, O]` of every agent's own chain, on `chain_condition` and `chain_noise`."""
+        target, known = self._first_step(condition)
+        return sample_locally(*self._parts(), target, noise, pin=partial(self._pin, known=known))
+
+    def joint_prediction(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+        """eps_tot `[B, N, T, O]` as a function of the agents' x^k `[B, N, T, O]`."""
+        target, known = self._first_step(condition)
+        prediction = self._guided(self._pin(x, known), k, target).to(x.dtype)
+        return self.noise_factorization.join(prediction, target)
 
     def observe_rewards(self, carry: Any, rewards: Tensor) -> Any:
         """Takes what was earned off the target where `return_update=reward`; see the base class."""
@@ -172,6 +184,31 @@ class PlanningActor(DecentralizedPolicy):
         alone._buffers = {"data_mask": self.data_mask[own].clone(), "action_mask": self.action_mask[own].clone()}
         alone.n_agents = 1
         return alone
+
+    def _first_step(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """`_condition` and `_known` where an episode begins: all history is the first observation."""
+        seen = observations[:, :, None].expand(-1, -1, self.history + 1, -1)
+        carry = self.initial_carry(len(observations), observations.device)
+        return self._condition(observations, carry), self._known(seen)
+
+    def _known(self, seen: Tensor) -> Tensor:
+        """`[E, N, T, O]`: normalised history and current observation, zeros after them."""
+        known = self.normalizer.normalize(seen)
+        ahead = known.new_zeros(*known.shape[:2], self.horizon - 1, known.shape[-1])
+        return torch.cat([known, ahead], dim=2)
+
+    def _pin(self, x: Tensor, known: Tensor) -> Tensor:
+        return torch.where(self.data_mask, x, known)
+
+    def _guided(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+        return guided_noise(self.denoiser, x, k, condition, self.guidance_weight)
+
+    def _clip(self, x: Tensor) -> Tensor:
+        return x.clamp(-self.clip_range, self.clip_range)
+
+    def _parts(self) -> tuple[ConditionalDenoiser, Factorization, Factorization, Sampler, Clip]:
+        """What both ways to sample begin with."""
+        return self._guided, self.noise_factorization, self.data_factorization, self.sampler, self._clip
 
     def _condition(self, observations: Tensor, carry: Any) -> Tensor:
         """`[E, N, 2]`: the return that agent i asks for, and 1 for 'there is a condition'."""

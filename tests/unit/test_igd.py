@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dof_lightning.factorization import noise
-from dof_lightning.igd import P_VALUE_LIMIT, energy_test, gauge_at, product_draws
+from dof_lightning.igd import P_VALUE_LIMIT, Effort, gauge, gauge_at
 from dof_lightning.networks.mlp import MLPDenoiser
 from tests.unit.small_dof import cloning, generator, small_batch, small_dof_policy
 from tests.unit.small_spec import small_spec
@@ -43,6 +43,8 @@ def test_concat_and_wconcat_pass_on_xor_data(f: Any) -> None:
     assert found.passed, found
     assert found.jacobian_ratio == 0
     assert found.control_p_value > P_VALUE_LIMIT
+    assert found.hsic < 0.01
+    assert found.c2st_accuracy == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("f", [noise.QMix, noise.Attention])
@@ -50,6 +52,7 @@ def test_qmix_and_attention_fail_on_xor_data_by_every_check(f: Any) -> None:
     found = gauge_at(trained_on_xor(f), torch.zeros(2, 2, 1), seed=0)
     assert not found.passed
     assert found.p_value < P_VALUE_LIMIT, found
+    assert found.hsic_p_value < P_VALUE_LIMIT, found
     assert found.jacobian_ratio > 0.01
     assert found.pathwise_error is None
     assert found.control_p_value > P_VALUE_LIMIT
@@ -60,13 +63,3 @@ def test_dec_attention_does_not_execute_what_it_trained() -> None:
     assert found.pathwise_error is not None
     assert found.pathwise_error > 1e-2
     assert not found.passed
-
-
-def test_the_energy_test_tells_a_dependent_pair_from_its_product_and_keeps_its_level() -> None:
-    x = torch.randn(2, 200, 2, 1, generator=generator(), dtype=torch.float64)
-    other = torch.randn(2, 200, 2, 1, generator=generator(1), dtype=torch.float64)
-    dependent = torch.stack([x[:, :, 0], x[:, :, 0] + 0.3 * other[:, :, 0]], dim=2)
-    product = product_draws(dependent.roll(1, 1), generator(2))
-    assert torch.equal(product.sort(1).values, dependent.sort(1).values)
-    assert energy_test(dependent.flatten(2), product.flatten(2), 2000, generator(3))[1] < P_VALUE_LIMIT
-    assert energy_test(x.flatten(2), other.flatten(2), 2000, generator(4))[1] > P_VALUE_LIMIT
