@@ -58,7 +58,7 @@ def made_up_batch(spec: DatasetSpec, size: int, seed: int = 0) -> EpisodeBatch:
     )
 
 
-def make_dof_policy(spec: DatasetSpec, overrides: Sequence[str] = PRESET) -> DoFPolicy:
+def make_dof_policy(spec: DatasetSpec, overrides: Sequence[str] = PRESET, seed: int = 0) -> DoFPolicy:
     """DoF-Policy as the command line would build it.
 
     Raises:
@@ -67,7 +67,7 @@ def make_dof_policy(spec: DatasetSpec, overrides: Sequence[str] = PRESET) -> DoF
     cfg = configuration.compose(overrides)
     configuration.check(cfg)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         algorithm: DoFPolicy = configuration.build(configuration.to_plain(cfg)["algorithm"])(spec=spec)
     return algorithm
 

@@ -140,7 +140,7 @@ def gauge_at(policy: DecentralizedPolicy, observations: Tensor, seed: int, effor
 
     def sample() -> Tensor:
         """`[C, n, N, D]`."""
-        parts = [chains.joint_sample(c, chains.chain_noise(len(c), generator)) for c in condition.split(_CHUNK)]
+        parts = [chains.joint_sample(c, chains.chain_noise(len(c), generator)) for c in torch.split(condition, _CHUNK)]
         return torch.cat(parts).unflatten(0, (-1, effort.draws)).flatten(3)  # type: ignore[no-untyped-call]
 
     first, second, third = sample(), sample(), sample()

@@ -1,5 +1,6 @@
 """The factorised diffusion model itself: per-agent denoisers, joined by f and h while training, alone at execution."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from dof_lightning.actors.diffusion import Execution, sample_jointly, sample_locally
 from dof_lightning.algorithms.base import Algorithm
+from dof_lightning.batch import EpisodeBatch
 from dof_lightning.diffusion.guidance import ConditionalDenoiser
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
@@ -124,7 +126,33 @@ class DoFLightningModule(Algorithm):
         noise = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
         return noise * self.data_mask
 
-    def denoise(self, x0: Tensor, condition: Tensor, generator: torch.Generator, average: bool = False) -> Denoised:
+    @abstractmethod
+    def heldout_data(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """What is denoised of held-out windows: x0 `[B, N, ...]`, condition `[B, N, C]`, weights of a mean (as x0)."""
+
+    def noise_error(self, x0: Tensor, condition: Tensor, weight: Tensor, k: int, generator: torch.Generator) -> Tensor:
+        """`[B]`: ||eps - eps_theta||^2 at step k, by what acts, summed over all entries of weight above 0.
+
+        Args:
+            x0: `[B, N, ...]` and the following two, from `heldout_data`.
+            condition: `[B, N, C]`.
+            weight: `[B, N, ...]`.
+            k: 1..K.
+            generator: draws the noise.
+        """
+        steps = torch.full(x0.shape[:1], k, dtype=torch.int64, device=x0.device)
+        denoised = self.denoise(x0, condition, generator, average=True, k=steps)
+        error = (denoised.prediction - denoised.noise).square() * (weight > 0)
+        return error.flatten(1).sum(1)
+
+    def denoise(
+        self,
+        x0: Tensor,
+        condition: Tensor,
+        generator: torch.Generator,
+        average: bool = False,
+        k: Tensor | None = None,
+    ) -> Denoised:
         """Noises data at random steps and predicts the noise; each agent sees its own part only.
 
         Args:
@@ -132,8 +160,10 @@ class DoFLightningModule(Algorithm):
             condition: `[B, N, C]`, agent i's own conditioning.
             generator: draws k and the noise.
             average: use the moving average of the denoisers.
+            k: `[B]` steps in 1..K; None draws them.
         """
-        k = torch.randint(1, self.schedule.steps + 1, x0.shape[:1], generator=generator, device=x0.device)
+        if k is None:
+            k = torch.randint(1, self.schedule.steps + 1, x0.shape[:1], generator=generator, device=x0.device)
         noise = self.draw_noise(x0.shape, generator, x0.dtype)
         network = self.average_denoiser if average else self.denoiser
         f = self.average_noise_factorization if average else self.noise_factorization

@@ -204,14 +204,18 @@ class DoFPolicy(DoFLightningModule):
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The denoising loss of the averaged denoisers, unweighted by f, all agents' and each agent's."""
-        now, x0 = self._current(batch)
-        weight = self.entry_weight(x0, now.alive)
-        denoised = self.denoise(x0, now.condition, generator, average=True)
+        x0, condition, weight = self.heldout_data(batch)
+        denoised = self.denoise(x0, condition, generator, average=True)
         error = weight * (denoised.prediction - denoised.noise).square()
         agents = error.sum((0, 2)) / weight.sum((0, 2)).clamp_min(1e-12)
         return {"heldout/diffusion": error.sum()} | {
             f"heldout/diffusion_{agent.name}": agents[i] for i, agent in enumerate(self.spec.environment.agents)
         }
+
+    def heldout_data(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """The current actions `[B, N, A]`, given the observations."""
+        now, x0 = self._current(batch)
+        return x0, now.condition, self.entry_weight(x0, now.alive)
 
     def policy(self) -> DiffusionActor:
         """Agents with the averaged denoisers, f and h, and the target critics to rank candidates."""

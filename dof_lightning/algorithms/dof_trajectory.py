@@ -156,14 +156,19 @@ class DoFTrajectory(DoFLightningModule):
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Denoising loss, unweighted by f, all agents' and each agent's, and inverse dynamics', by what acts."""
-        x0, weight = self._windows(batch)
-        denoised = self.denoise(x0, self._condition(batch), generator, average=True)
+        x0, condition, weight = self.heldout_data(batch)
+        denoised = self.denoise(x0, condition, generator, average=True)
         error = weight * (denoised.prediction - denoised.noise).square()
         agents = error.sum((0, 2, 3)) / weight.sum((0, 2, 3)).clamp_min(1e-12)
         losses = {"heldout/diffusion": error.sum(), "heldout/inverse": self.inverse_loss(batch, self.average_inverse)}
         return losses | {
             f"heldout/diffusion_{agent.name}": agents[i] for i, agent in enumerate(self.spec.environment.agents)
         }
+
+    def heldout_data(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """The windows `[B, N, T, O]`, given their returns."""
+        x0, weight = self._windows(batch)
+        return x0, self._condition(batch), weight
 
     def inverse_loss(self, batch: EpisodeBatch, inverse: InverseDynamics) -> Tensor:
         """Squared error of continuous actions, cross-entropy over the legal ones of discrete ones.
