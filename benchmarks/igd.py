@@ -51,8 +51,13 @@ def _cells(found: Gauge) -> tuple[str, ...]:
     pathwise = "no own chains" if found.pathwise_error is None else f"{found.pathwise_error:.2g}"
     p_values = f"{found.p_value:.2g}", f"{found.control_p_value:.2g}"
     hsic = f"{found.hsic:.2g}", f"{found.hsic_p_value:.2g}"
-    return f"{found.jacobian_ratio:.2g}", pathwise, f"{found.energy_distance:.2g}", *p_values, *hsic, (
-        f"{found.c2st_accuracy:.3f}"
+    return (
+        f"{found.jacobian_ratio:.2g}",
+        pathwise,
+        f"{found.energy_distance:.2g}",
+        *p_values,
+        *hsic,
+        (f"{found.c2st_accuracy:.3f}"),
     )
 
 

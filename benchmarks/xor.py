@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from benchmarks.subjects import make_dof_policy, made_up_batch, made_up_spec
+from benchmarks.subjects import made_up_batch, made_up_spec, make_dof_policy
 from dof_lightning.algorithms.dof_policy import DoFPolicy
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.seeding import make_generator
@@ -47,8 +47,8 @@ def trained_on_xor(option: str, seed: int, steps: int, diffusion_steps: int = 10
     """
     spec = made_up_spec(2, observation_dim=1, action_dim=1)
     execution = "centralized" if option in CENTRALIZED else "decentralized"
-    chosen = (f"noise_factorization={option}", f"schedule.steps={diffusion_steps}", "sampler=ddpm", "sampler.steps=null")
-    model = make_dof_policy(spec, [*SETTINGS, *chosen, f"execution={execution}"], seed)
+    chain = (f"schedule.steps={diffusion_steps}", "sampler=ddpm", "sampler.steps=null")
+    model = make_dof_policy(spec, [*SETTINGS, *chain, f"noise_factorization={option}", f"execution={execution}"], seed)
     optimizer, draw = model.configure_optimizers(), make_generator(seed, "xor", "data")
     for step in range(steps):
         optimizer.zero_grad()

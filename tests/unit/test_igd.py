@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from dof_lightning.errors import UserError
 from dof_lightning.factorization import noise
 from dof_lightning.igd import P_VALUE_LIMIT, Effort, gauge, gauge_at
 from dof_lightning.networks.mlp import MLPDenoiser
+from tests.toys import ToyEnv, ToyModule
 from tests.unit.small_dof import cloning, generator, small_batch, small_dof_policy
 from tests.unit.small_spec import small_spec
+from tests.unit.small_trajectory import small_dof_trajectory
 
 STEPS = 1200
 
@@ -63,3 +66,43 @@ def test_dec_attention_does_not_execute_what_it_trained() -> None:
     assert found.pathwise_error is not None
     assert found.pathwise_error > 1e-2
     assert not found.passed
+
+
+@pytest.mark.parametrize("return_update", ["none", "time"])
+def test_a_planning_actor_of_untrained_networks_passes_and_its_windows_are_what_is_measured(return_update: str) -> None:
+    model = small_dof_trajectory(return_update=return_update)
+    observations = torch.randn(2, 3, 4, generator=generator())
+    found = gauge_at(model.policy(), observations, seed=0, effort=Effort(draws=128, permutations=1000, rows=8))
+    assert found.passed, found
+    assert found.pathwise_error is not None
+
+
+def test_a_planning_actor_whose_chain_mixes_agents_fails() -> None:
+    policy = small_dof_trajectory(noise_factorization=noise.Concat).policy()
+    policy.noise_factorization = noise.DecAttention(small_spec())
+    effort = Effort(draws=64, permutations=100, rows=8)
+    found = gauge_at(policy, torch.randn(2, 3, 4, generator=generator()), seed=0, effort=effort)
+    assert found.jacobian_ratio > 1e-3
+    assert found.pathwise_error is not None
+    assert found.pathwise_error > 1e-3
+    assert not found.passed
+
+
+def test_a_planning_actors_own_chains_are_those_it_acts_by() -> None:
+    policy = small_dof_trajectory(return_update="time").policy()
+    observations = torch.randn(5, 3, 4, generator=generator())
+    noises = policy.chain_noise(5, generator(1)).float()
+    plan = policy.local_sample(policy.chain_condition(observations), noises)
+    carry = policy.initial_carry(5, observations.device)
+    acted, _ = policy.act_on_noise(observations, carry, None, noises.movedim(0, 2))
+    following = policy.normalizer.unnormalize(plan)[:, :, policy.history + 1]
+    rows = (policy.inverse_normalizer.normalize(row) for row in (observations, following))
+    expected = policy.inverse(*rows).clamp(-1, 1) * policy.action_mask
+    torch.testing.assert_close(acted, expected)
+
+
+def test_what_has_no_joint_chain_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match="no joint chain"):
+        gauge(ToyModule().policy(), ToyEnv(), seed=0)
+    with pytest.raises(UserError, match="draws"):
+        gauge(small_dof_policy().policy(), ToyEnv(), seed=0, effort=Effort(draws=1))
