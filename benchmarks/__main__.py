@@ -1,4 +1,7 @@
-"""`python -m benchmarks [names...] [output=<file>] [threads=<n>]`: one Markdown table of ratios."""
+"""`python -m benchmarks [names...] [output=<file>] [threads=<n>]`: one Markdown table of ratios.
+
+`igd` and `coordination_gap` time nothing: each is a table of its own, above the ratios.
+"""
 
 import platform
 import sys
@@ -9,6 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.gemm import gemm
+from benchmarks.igd import coordination_gap, igd
 from benchmarks.loader import loader
 from benchmarks.options import options
 from benchmarks.particle import particle
@@ -32,6 +36,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Row]]] = {
     "options": options,
     "time_to_score": time_to_score,
 }
+TABLES: Mapping[str, Callable[[], str]] = {"igd": igd, "coordination_gap": coordination_gap}
 ONLY_WHEN_NAMED = ("planner", "options", "time_to_score")
 
 
@@ -43,11 +48,15 @@ def main(arguments: Sequence[str]) -> None:
     """
     names, output, threads = parse(arguments)
     torch.set_num_threads(threads)
-    started, rows = time.monotonic(), []
+    started, rows, parts = time.monotonic(), [], []
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        rows += BENCHMARKS[name]()
-    text = f"{markdown(rows)}\n\n{_circumstances(threads, time.monotonic() - started)}\n"
+        if name in TABLES:
+            parts.append(TABLES[name]())
+        else:
+            rows += BENCHMARKS[name]()
+    parts += [markdown(rows)] if rows else []
+    text = "\n\n".join([*parts, _circumstances(threads, time.monotonic() - started)]) + "\n"
     print(text)
     if output is not None:
         output.write_text(text)
@@ -62,8 +71,8 @@ def parse(arguments: Sequence[str]) -> tuple[list[str], Path | None, int]:
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     names = [argument for argument in arguments if "=" not in argument]
     for name in names:
-        if name not in BENCHMARKS:
-            raise UserError(f"unknown benchmark `{name}`; choose from {', '.join(BENCHMARKS)}")
+        if name not in (*BENCHMARKS, *TABLES):
+            raise UserError(f"unknown benchmark `{name}`; choose from {', '.join((*BENCHMARKS, *TABLES))}")
     for key in options:
         if key not in ("output", "threads"):
             raise UserError(f"unknown key `{key}`; choose from output, threads")

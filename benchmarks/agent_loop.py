@@ -49,6 +49,8 @@ class DenoiserLoop(nn.Module):
         bank: the batched networks, whose weights are copied.
     """
 
+    local_execution = True
+
     def __init__(self, bank: MLPDenoiser) -> None:
         super().__init__()
         self.n_agents = bank.n_agents

@@ -64,14 +64,14 @@ def made_up_windows(spec: DatasetSpec, window: Window, size: int, seed: int = 0)
     )
 
 
-def make_dof_policy(spec: DatasetSpec, overrides: Sequence[str] = PRESET) -> DoFPolicy:
+def make_dof_policy(spec: DatasetSpec, overrides: Sequence[str] = PRESET, seed: int = 0) -> DoFPolicy:
     """DoF-Policy as the command line would build it; see `make_algorithm`."""
-    algorithm = make_algorithm(spec, overrides)
+    algorithm = make_algorithm(spec, overrides, seed)
     assert isinstance(algorithm, DoFPolicy)
     return algorithm
 
 
-def make_algorithm(spec: DatasetSpec, overrides: Sequence[str]) -> Algorithm:
+def make_algorithm(spec: DatasetSpec, overrides: Sequence[str], seed: int = 0) -> Algorithm:
     """Any algorithm as the command line would build it.
 
     Raises:
@@ -80,7 +80,7 @@ def make_algorithm(spec: DatasetSpec, overrides: Sequence[str]) -> Algorithm:
     cfg = configuration.compose(overrides)
     configuration.check(cfg)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         algorithm: Algorithm = configuration.build(configuration.to_plain(cfg)["algorithm"])(spec=spec)
     return algorithm
 

@@ -26,7 +26,10 @@ _CERTIFY_HELP = (
     "play with one process an agent, each from its own files, and compare with the batched rollout: "
     "dof certify checkpoint=<path> agents=<folder> [episodes=16] [seed=0]"
 )
-_IGD_HELP = "measure on a checkpoint whether the joint law is the agents' product: dof igd checkpoint=<path> [seed=0]"
+_IGD_HELP = (
+    "measure on a checkpoint whether the joint law is the agents' product: dof igd checkpoint=<path> [seed=0] "
+    "[draws=1024] [conditions=4]; or what it cannot represent: dof igd checkpoint=<factorised> compare=<centralised>"
+)
 _DATA_HELP = "build | list | show <path> | verify <path> | train-behavior task=spread output=<file>"
 
 
@@ -130,18 +133,47 @@ def _certify(tails: list[str]) -> None:
 
 
 def _igd(tails: list[str]) -> None:
+    path, others = _take_checkpoint(tails)
+    other, others = _take(others, "compare")
+    print(json.dumps(_gauge(path, others) if other is None else _coordination_gap(path, Path(other), others)))
+
+
+def _gauge(path: Path, tails: list[str]) -> dict[str, Any]:
     from dof_lightning import checkpoint as checkpoints
-    from dof_lightning.igd import gauge
+    from dof_lightning.igd import Effort, gauge
     from dof_lightning.overrides import override
     from dof_lightning.rollout import certify
 
-    path, others = _take_checkpoint(tails)
+    draws, tails = _take_integer(tails, "draws", default=Effort.draws, least=16)
+    conditions, tails = _take_integer(tails, "conditions", default=Effort.conditions, least=1)
     checkpoint = checkpoints.read(path)
-    config = override(checkpoint.config, others, command="dof igd")
+    config = override(checkpoint.config, tails, command="dof igd")
     policy, env = checkpoints.build_algorithm(checkpoint, config).policy(), checkpoints.build_env(config)
-    measured = gauge(policy, env, config["seed"]).to_dict()
-    certificate = certify(policy, env, config["seed"])
-    print(json.dumps(measured | {"certificate_max_abs_delta": certificate.max_abs_delta}))
+    measured = gauge(policy, env, config["seed"], Effort(conditions=conditions, draws=draws)).to_dict()
+    return measured | {"certificate_max_abs_delta": certify(policy, env, config["seed"]).max_abs_delta}
+
+
+def _coordination_gap(path: Path, other: Path, tails: list[str]) -> dict[str, Any]:
+    from dof_lightning import checkpoint as checkpoints
+    from dof_lightning import engine
+    from dof_lightning.algorithms.dof import DoFLightningModule
+    from dof_lightning.coordination_gap import estimate
+    from dof_lightning.overrides import override
+
+    models = []
+    for checkpoint in (checkpoints.read(path), checkpoints.read(other)):
+        model = checkpoints.build_algorithm(checkpoint, override(checkpoint.config, tails, command="dof igd"))
+        if not isinstance(model, DoFLightningModule):
+            raise UserError(f"{checkpoint.path}: no diffusion model joined by f and h, there is no gap to estimate")
+        models.append(model)
+    config = checkpoints.read(path).config
+    data = configuration.build(config["data"]["module"])(
+        path=engine.locate_dataset(config), window=models[0].window, seed=config["seed"]
+    )
+    data.setup()
+    if data.spec.fingerprint != models[0].spec.fingerprint:
+        raise UserError(f"{data.manifest.location} is not the dataset that {path} was trained on")
+    return estimate(models[0], models[1], data.heldout_batches(), config["seed"]).to_dict()
 
 
 _CHECKPOINT_COMMANDS: dict[str, Any] = {

@@ -2,19 +2,77 @@
 
 import copy
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
+from dof_lightning.independence import classifier_accuracy, energy_test, hsic_test, product_draws
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout import evaluation_seeds
 from dof_lightning.seeding import make_generator
 
 P_VALUE_LIMIT = 1e-3
 PATHWISE_LIMIT = 1e-10
+_CHUNK = 512  # chains that run together; memory of a planner's networks
+
+
+class Chains(Protocol):
+    """What is measured: agents that can sample x_tot^0 by one joint chain, whether or not it is what acts."""
+
+    # Networks, a Factorization each, and a Sampler; callbacks import this module and must know none of them.
+    denoiser: Any
+    noise_factorization: Any
+    data_factorization: Any
+    sampler: Any
+
+    def chain_condition(self, observations: Tensor) -> Tensor:
+        """What a chain is given, `[B, N, C]`, where an episode begins with observations `[B, N, O]`."""
+
+    def chain_noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        """The noise of B chains, `[S, B, N, ...]` in float64."""
+
+    def joint_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """x_tot^0 `[B, N, ...]` of the centralised chain."""
+
+    def local_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """x_i^0 `[B, N, ...]` of every agent's own chain."""
+
+    def joint_prediction(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+        """eps_tot `[B, N, ...]` at x^k `[B, N, ...]` and k `[B]`."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is drawn.
+
+    Attributes:
+        conditions: C, first observations of episodes that are conditioned on.
+        draws: n, joint draws of a sample, for each conditioning.
+        permutations: of each test; below 1000 no p-value can be below 1e-3, and nothing fails by it.
+        rows: draws whose Jacobian is taken, and whose two chains are compared.
+    """
+
+    conditions: int = 4
+    draws: int = 1024
+    permutations: int = 2000
+    rows: int = 64
+
+    def check(self) -> "Effort":
+        """Itself.
+
+        Raises:
+            UserError: a number is too small to measure with.
+        """
+        for name, least in (("conditions", 1), ("draws", 16), ("permutations", 1), ("rows", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name}={getattr(self, name)} of the IGD gauge must be at least {least}")
+        return self
+
+
+FULL = Effort()
 
 
 @dataclass(frozen=True)
@@ -27,7 +85,11 @@ class Gauge:
         energy_distance: between joint draws and their product (each agent's part from another draw), squared.
         p_value: of it, by permutation.
         control_p_value: the same for joint draws against joint draws; small in 1 of 1000 seeds.
-        passed: no agent sees another's x, paths agree, and the p-value is above 1e-3.
+        hsic: normalised HSIC of the most dependent pair of agents given the conditioning, see `hsic_test`.
+        hsic_p_value: of it, by permutation.
+        c2st_accuracy: of a classifier between joint draws and their product; 0.5 where they follow one law. Not in
+            `passed`: it asks what the energy distance asks.
+        passed: no agent sees another's x, paths agree, and both p-values are above 1e-3.
     """
 
     jacobian_ratio: float
@@ -35,6 +97,9 @@ class Gauge:
     energy_distance: float
     p_value: float
     control_p_value: float
+    hsic: float
+    hsic_p_value: float
+    c2st_accuracy: float
     passed: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -42,103 +107,83 @@ class Gauge:
         return asdict(self)
 
 
-def gauge(policy: DecentralizedPolicy, env: VectorEnv, seed: int, conditions: int = 4, draws: int = 1024) -> Gauge:
+def has_joint_chain(policy: DecentralizedPolicy) -> bool:
+    """Whether there is anything to measure: `Chains` are diffusion models joined by f and h."""
+    return hasattr(policy, "joint_prediction")
+
+
+def gauge(policy: DecentralizedPolicy, env: VectorEnv, seed: int, effort: Effort = FULL) -> Gauge:
     """Measures a policy at observations of its world's first step.
 
     Raises:
         UserError: it does not diffuse with a joint chain.
     """
-    if not hasattr(policy, "joint_sample"):
-        raise UserError("dof igd measures diffusion policies with f and h; this algorithm has no joint chain")
-    observations = env.reset(evaluation_seeds(seed, "selection", conditions))
+    if not has_joint_chain(policy):
+        raise UserError("the IGD gauge measures diffusion models joined by f and h; this algorithm has no joint chain")
+    observations = env.reset(evaluation_seeds(seed, "selection", effort.check().conditions))
     device = next(policy.parameters()).device
-    return gauge_at(policy, observations.to(device), seed, draws)
+    return gauge_at(policy, observations.to(device), seed, effort)
 
 
 @torch.no_grad()
-def gauge_at(policy: Any, observations: Tensor, seed: int, draws: int = 1024, permutations: int = 2000) -> Gauge:
+def gauge_at(policy: DecentralizedPolicy, observations: Tensor, seed: int, effort: Effort = FULL) -> Gauge:
     """Measures at fixed observations `[C, N, O]`; see `Gauge`.
 
     Args:
-        policy: a `DiffusionActor`; left as it is.
-        observations: C conditionings.
+        policy: its agents are `Chains`; left as it is.
+        observations: C conditionings; `effort.conditions` is not read.
         seed: of all draws.
-        draws: joint draws of a sample, for each conditioning.
-        permutations: of the two samples' labels; at least 1000, or no p-value could be below 1e-3.
+        effort: how much is drawn.
     """
-    policy = copy.deepcopy(policy).double().eval()
+    chains = cast(Chains, copy.deepcopy(policy).double().eval())
     generator = make_generator(seed, "igd", device=observations.device)
-    condition = policy.normalizer.normalize(observations.double()).repeat_interleave(draws, dim=0)
+    condition = chains.chain_condition(observations.double()).repeat_interleave(effort.draws, dim=0)
 
     def sample() -> Tensor:
-        """`[C, draws, N, A]`."""
-        x: Tensor = policy.joint_sample(condition, policy.chain_noise(len(condition), generator))
-        return x.reshape(len(observations), draws, *x.shape[1:])
+        """`[C, n, N, D]`."""
+        parts = [chains.joint_sample(c, chains.chain_noise(len(c), generator)) for c in torch.split(condition, _CHUNK)]
+        return torch.cat(parts).unflatten(0, (-1, effort.draws)).flatten(3)  # type: ignore[no-untyped-call]
 
     first, second, third = sample(), sample(), sample()
     product = product_draws(third, generator)
-    distance, p_value = energy_test(first.flatten(2), product.flatten(2), permutations, generator)
-    _, control = energy_test(first.flatten(2), second.flatten(2), permutations, generator)
-    ratio = _jacobian_ratio(policy, first.flatten(0, 1), condition, generator)
-    pathwise = _pathwise_error(policy, condition, generator)
+    joint = first.flatten(2)
+    distance, p_value = energy_test(joint, product.flatten(2), effort.permutations, generator)
+    _, control = energy_test(joint, second.flatten(2), effort.permutations, generator)
+    hsic, hsic_p_value = hsic_test(first, effort.permutations, generator)
+    accuracy = classifier_accuracy(joint, product.flatten(2))
+    chosen = torch.randperm(len(condition), generator=generator, device=condition.device)[: effort.rows]
+    ratio = _jacobian_ratio(chains, first.flatten(0, 1)[chosen], condition[chosen], generator)
+    pathwise = _pathwise_error(chains, condition[chosen], generator)
     agree = pathwise is not None and pathwise <= PATHWISE_LIMIT
-    return Gauge(ratio, pathwise, distance, p_value, control, ratio == 0 and agree and p_value > P_VALUE_LIMIT)
+    passed = ratio == 0 and agree and min(p_value, hsic_p_value) > P_VALUE_LIMIT
+    return Gauge(ratio, pathwise, distance, p_value, control, hsic, hsic_p_value, accuracy, passed)
 
 
-def product_draws(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws `[C, n, N, A]` with each agent's part from another draw of its conditioning: the marginals' product."""
-    order = torch.rand(x.shape[:3], generator=generator, device=x.device).argsort(1)
-    return x.gather(1, order[..., None].expand_as(x))
-
-
-def energy_test(x: Tensor, y: Tensor, permutations: int, generator: torch.Generator) -> tuple[float, float]:
-    """Squared energy distance (Szekely and Rizzo, 2013), mean over conditionings, and its permutation p-value.
-
-    With labels s = +-1 of the pooled draws and D their distances, it is -s^T D s / n^2.
-
-    Args:
-        x: `[C, n, D]` draws.
-        y: as many others.
-        permutations: of labels, within each conditioning.
-        generator: draws them.
-    """
-    n = x.shape[1]
-    pooled = torch.cat([x, y], dim=1)
-    scaled = pooled / pooled.std(1, keepdim=True).clamp_min(1e-6)
-    distances = torch.cdist(scaled, scaled)
-    labels = torch.ones(len(x), 1, 2 * n, dtype=x.dtype, device=x.device)
-    labels[..., n:] = -1
-    shuffled = torch.rand(len(x), permutations, 2 * n, generator=generator, device=x.device).argsort(-1)
-    labels = torch.cat([labels, labels.expand(-1, permutations, -1).gather(2, shuffled)], dim=1)
-    statistic = -((labels @ distances) * labels).sum(2).mean(0) / n**2
-    larger = (statistic[1:] >= statistic[0]).sum()
-    return float(statistic[0]), float((1 + larger) / (1 + permutations))
-
-
-def _jacobian_ratio(policy: Any, x0: Tensor, condition: Tensor, generator: torch.Generator, rows: int = 64) -> float:
-    """See `Gauge`; every x^k is data with noise, and the derivatives are summed over entries."""
-    chosen = torch.randperm(len(x0), generator=generator, device=x0.device)[:rows]
-    x0, condition, largest = x0[chosen], condition[chosen], 0.0
-    n_agents = x0.shape[1]
-    probe = torch.randn(x0.shape[1:], generator=generator, device=x0.device, dtype=x0.dtype)
-    probes = torch.eye(n_agents, device=x0.device, dtype=x0.dtype)[:, None, :, None] * probe
-    for k, step in zip(policy.sampler.timesteps, policy.sampler.coefficients, strict=True):
-        noise = policy.chain_noise(len(x0), generator)[0]
+def _jacobian_ratio(chains: Chains, x0: Tensor, condition: Tensor, generator: torch.Generator) -> float:
+    """See `Gauge`; every x^k is data `[R, N, D]` with noise, and the derivatives are summed over entries."""
+    n_agents, largest = x0.shape[1], 0.0
+    shape = chains.chain_noise(1, generator)[0, 0].shape
+    x0 = x0.reshape(-1, *shape)
+    probe = torch.randn(shape, generator=generator, device=x0.device, dtype=x0.dtype)
+    agents = torch.eye(n_agents, device=x0.device, dtype=x0.dtype)
+    probes = agents.reshape(n_agents, 1, n_agents, *[1] * (len(shape) - 1)) * probe
+    for k, step in zip(chains.sampler.timesteps, chains.sampler.coefficients, strict=True):
+        noise = chains.chain_noise(len(x0), generator)[0]
         with torch.enable_grad():
             x = (step.signal_k * x0 + step.sigma_k * noise).requires_grad_()
             steps = torch.full((len(x),), k, dtype=torch.int64, device=x.device)
-            output = policy.joint_prediction(x, steps, condition)
-            (rows_of,) = torch.autograd.grad(output, x, probes.expand(-1, len(x), -1, -1), is_grads_batched=True)
-        size = rows_of.square().sum((1, 3)).sqrt()  # [N, N], of eps_i by x_j
+            output = chains.joint_prediction(x, steps, condition)
+            (rows_of,) = torch.autograd.grad(output, x, probes.expand(-1, *x.shape), is_grads_batched=True)
+        size = rows_of.flatten(3).square().sum((1, 3)).sqrt()  # [N, N], of eps_i by x_j
         own = size.diagonal()
         crossed = (size - torch.diag(own)).amax(1)
         largest = max(largest, float((crossed / own.clamp_min(1e-300)).max()))
     return largest
 
 
-def _pathwise_error(policy: Any, condition: Tensor, generator: torch.Generator) -> float | None:
-    parts = (policy.denoiser, policy.noise_factorization, policy.data_factorization)
+def _pathwise_error(chains: Chains, condition: Tensor, generator: torch.Generator) -> float | None:
+    parts = (chains.denoiser, chains.noise_factorization, chains.data_factorization)
     if not all(part.local_execution for part in parts):
         return None
-    noise = policy.chain_noise(len(condition), generator)
-    return float((policy.joint_sample(condition, noise) - policy.local_sample(condition, noise)).abs().max())
+    noise = chains.chain_noise(len(condition), generator)
+    return float((chains.joint_sample(condition, noise) - chains.local_sample(condition, noise)).abs().max())

@@ -1,9 +1,9 @@
-"""How far a sampled law of two numbers is from the truth: quadrants, total correlation, energy distance."""
+"""How far a sampled law of two numbers is from the truth: quadrants, total variation, energy distance."""
 
 import torch
 from torch import Tensor
 
-from dof_lightning.igd import energy_test
+from dof_lightning.independence import energy_test
 
 
 def quadrant_table(points: Tensor) -> Tensor:
@@ -22,19 +22,10 @@ def total_variation(p: Tensor, q: Tensor) -> float:
     return float((p.double() - q.double()).abs().sum() / 2)
 
 
-def total_correlation(table: Tensor) -> float:
-    """KL divergence, in nats, of a table from the product of its marginals: no product law comes nearer to it.
-
-    That of the mixture is its table's, as modes ten sigma off the axes do not overlap.
-    """
-    table = table.double()
-    return float(torch.special.xlogy(table, table / product_of_marginals(table).clamp_min(1e-300)).sum())
-
-
 def energy_distance(x: Tensor, y: Tensor) -> float:
     """Squared energy distance of two samples `[n, D]` of one size, each dimension in units of the pooled deviation.
 
-    It is the statistic of `dof_lightning.igd.energy_test`, which is biased: samples of one law differ by about
+    It is the statistic of `dof_lightning.independence.energy_test`, which is biased: samples of one law differ by about
     E|x - x'| / n.
 
     Args:

@@ -146,6 +146,10 @@ class DiffusionActor(DecentralizedPolicy):
         parts = (self.denoiser, self.noise_factorization, self.data_factorization)
         return self._clip(sample_locally(*parts, self.sampler, self._clip, condition, noise))
 
+    def chain_condition(self, observations: Tensor) -> Tensor:
+        """What a chain is given, `[B, N, C]`, at observations `[B, N, O]`."""
+        return self.normalizer.normalize(observations)
+
     def joint_prediction(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
         """eps_tot `[B, N, A]` as a function of the agents' x^k `[B, N, A]`."""
         return self.noise_factorization.join(self.denoiser(x, k, condition).to(x.dtype), condition)

@@ -1,6 +1,8 @@
 """How agent i acts with DoF-Trajectory: plan its own next observations, then act to reach the first of them."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from dof_lightning.actors.actions import CODECS
 from dof_lightning.actors.diffusion import Execution, sample_jointly, sample_locally
 from dof_lightning.batch import Window
+from dof_lightning.diffusion.guidance import guided_noise
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.agentwise import Agentwise
@@ -146,13 +149,43 @@ class PlanningActor(DecentralizedPolicy):
             condition: `[E, N, 2]`, see `_condition`.
             noise: from `draw_noise`.
         """
-        known = self.normalizer.normalize(seen)
-        ahead = known.new_zeros(*known.shape[:2], self.horizon - 1, known.shape[-1])
-        return self._sample(torch.cat([known, ahead], dim=2), condition, noise.movedim(2, 0))
+        return self._sample(self._known(seen), condition, noise.movedim(2, 0))
+
+    def chain_condition(self, observations: Tensor) -> Tensor:
+        """What a chain is given at an episode's first step: the observations `[B, N, O]` as they are."""
+        return observations
+
+    def chain_noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        """The noise of B chains, `[S, B, N, T, O]` in float64."""
+        shape = (self.sampler.n_noises, rows, *self.data_mask.shape)
+        noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64)
+        return noise * self.data_mask
+
+    def joint_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """The windows `[B, N, T, O]` of the centralised chain, on `chain_condition` and `chain_noise`."""
+        target, known = self._first_step(condition)
+        return self._run(sample_jointly, known, target, noise)
+
+    def local_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """The windows `[B, N, T, O]` of every agent's own chain, on `chain_condition` and `chain_noise`."""
+        target, known = self._first_step(condition)
+        return self._run(sample_locally, known, target, noise)
+
+    def joint_prediction(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+        """eps_tot `[B, N, T, O]` as a function of the agents' x^k `[B, N, T, O]`."""
+        target, known = self._first_step(condition)
+
+        def joined(parts: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+            return self.noise_factorization.join(self.denoiser(parts, k, condition).to(x.dtype), condition)
+
+        return guided_noise(joined, self._pin(x, known), k, target, self.guidance_weight)
 
     def _sample(self, known: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
         """Windows `[E, N, T, O]`, known where `data_mask` is False, out of noise `[S, E, N, T, O]`."""
-        return (sample_locally if self.acts_alone else sample_jointly)(
+        return self._run(sample_locally if self.acts_alone else sample_jointly, known, condition, noise)
+
+    def _run(self, sample: Callable[..., Tensor], known: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
+        return sample(
             self.denoiser,
             self.noise_factorization,
             self.data_factorization,
@@ -160,7 +193,7 @@ class PlanningActor(DecentralizedPolicy):
             self._clip,
             condition,
             noise,
-            pin=lambda x: torch.where(self.data_mask, x, known),
+            pin=partial(self._pin, known=known),
             guidance_weight=self.guidance_weight,
         )
 
@@ -192,6 +225,21 @@ class PlanningActor(DecentralizedPolicy):
         part: Any = self.get_submodule(name)
         selected: nn.Module = part.select_agent(agent)
         return selected
+
+    def _first_step(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """`_condition` and `_known` where an episode begins: all history is the first observation."""
+        seen = observations[:, :, None].expand(-1, -1, self.history + 1, -1)
+        carry = self.initial_carry(len(observations), observations.device)
+        return self._condition(observations, carry), self._known(seen)
+
+    def _known(self, seen: Tensor) -> Tensor:
+        """`[E, N, T, O]`: normalised history and current observation, zeros after them."""
+        known = self.normalizer.normalize(seen)
+        ahead = known.new_zeros(*known.shape[:2], self.horizon - 1, known.shape[-1])
+        return torch.cat([known, ahead], dim=2)
+
+    def _pin(self, x: Tensor, known: Tensor) -> Tensor:
+        return torch.where(self.data_mask, x, known)
 
     def _condition(self, observations: Tensor, carry: Any) -> Tensor:
         """`[E, N, 2]`: the return that agent i asks for, and 1 for 'there is a condition'."""

@@ -1,5 +1,6 @@
 """The factorised diffusion model itself: per-agent denoisers, joined by f and h while training, alone at execution."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from torch import Tensor
 from dof_lightning.actors.diffusion import Execution, sample_jointly, sample_locally
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.algorithms.execution import Part, check_execution
+from dof_lightning.batch import EpisodeBatch
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
 from dof_lightning.factorization.base import Factorization
@@ -38,6 +40,23 @@ class Denoised:
     prediction: Tensor
     x0: Tensor
     clipped_share: Tensor
+
+
+@dataclass(frozen=True)
+class Diffused:
+    """What of a batch diffuses.
+
+    Attributes:
+        x0: `[B, N, ...]`, data, normalised.
+        condition: `[B, N, C]`, what each agent is told.
+        mask: bool, broadcasts against x0, False where a sample's data are known or padding.
+        weight: as x0, of a masked mean whose divisor is a constant of the batch.
+    """
+
+    x0: Tensor
+    condition: Tensor
+    mask: Tensor
+    weight: Tensor
 
 
 class _ClipWithWayBack(torch.autograd.Function):
@@ -137,6 +156,28 @@ class DoFLightningModule(Algorithm):
         noise = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
         return noise * (self.data_mask if mask is None else mask)
 
+    @abstractmethod
+    def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
+        """What of a batch diffuses, given what.
+
+        Args:
+            batch: windows.
+            generator: draws what is not in the batch.
+        """
+
+    def noise_error(self, diffused: Diffused, k: int, generator: torch.Generator) -> Tensor:
+        """`[B]`: ||eps - eps_theta||^2 at step k, by what acts, summed over all entries of weight above 0.
+
+        Args:
+            diffused: held-out data.
+            k: 1..K.
+            generator: draws the noise.
+        """
+        steps = torch.full(diffused.x0.shape[:1], k, dtype=torch.int64, device=diffused.x0.device)
+        denoised = self.denoise(diffused.x0, diffused.condition, generator, average=True, mask=diffused.mask, k=steps)
+        error = (denoised.prediction - denoised.noise).square() * (diffused.weight > 0)
+        return error.flatten(1).sum(1)
+
     def denoise(
         self,
         x0: Tensor,
@@ -144,6 +185,7 @@ class DoFLightningModule(Algorithm):
         generator: torch.Generator,
         average: bool = False,
         mask: Tensor | None = None,
+        k: Tensor | None = None,
     ) -> Denoised:
         """Noises data at random steps and predicts the noise.
 
@@ -153,9 +195,11 @@ class DoFLightningModule(Algorithm):
             generator: draws k and the noise.
             average: use the moving average of the denoisers.
             mask: `[B, N, ...]` bool, False where a sample's data are known or padding; None means `data_mask`.
+            k: `[B]` steps in 1..K; None draws them.
         """
         mask = self.data_mask if mask is None else mask
-        k = torch.randint(1, self.schedule.steps + 1, x0.shape[:1], generator=generator, device=x0.device)
+        if k is None:
+            k = torch.randint(1, self.schedule.steps + 1, x0.shape[:1], generator=generator, device=x0.device)
         noise = self.draw_noise(x0.shape, generator, x0.dtype, mask)
         network = self.average_denoiser if average else self.denoiser
         f = self.average_noise_factorization if average else self.noise_factorization

@@ -9,7 +9,7 @@ from torch import Tensor
 from dof_lightning.actors.actions import CODECS
 from dof_lightning.actors.diffusion import DiffusionActor, Execution, Selection
 from dof_lightning.algorithms.base import ParameterGroup
-from dof_lightning.algorithms.dof import Denoised, DoFLightningModule, clip_with_way_back
+from dof_lightning.algorithms.dof import Denoised, Diffused, DoFLightningModule, clip_with_way_back
 from dof_lightning.algorithms.policy_settings import Critics, QGradient, check_settings
 from dof_lightning.algorithms.team_critic import TeamCritic, build_team_critic, negative_value
 from dof_lightning.algorithms.values import Situation
@@ -205,14 +205,18 @@ class DoFPolicy(DoFLightningModule):
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The denoising loss of the averaged denoisers, unweighted by f, all agents' and each agent's."""
-        now, x0 = self._current(batch)
-        weight = self.entry_weight(x0, now.alive)
-        denoised = self.denoise(x0, now.condition, generator, average=True)
-        error = weight * (denoised.prediction - denoised.noise).square()
-        agents = error.sum((0, 2)) / weight.sum((0, 2)).clamp_min(1e-12)
+        diffused = self.diffused(batch, generator)
+        denoised = self.denoise(diffused.x0, diffused.condition, generator, average=True)
+        error = diffused.weight * (denoised.prediction - denoised.noise).square()
+        agents = error.sum((0, 2)) / diffused.weight.sum((0, 2)).clamp_min(1e-12)
         return {"heldout/diffusion": error.sum()} | {
             f"heldout/diffusion_{agent.name}": agents[i] for i, agent in enumerate(self.spec.environment.agents)
         }
+
+    def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
+        """The current actions `[B, N, A]`, given the observations."""
+        now, x0 = self._current(batch)
+        return Diffused(x0, now.condition, self.data_mask, self.entry_weight(x0, now.alive))
 
     def policy(self) -> DiffusionActor:
         """Agents with the averaged denoisers, f and h, and the target critics to rank candidates."""

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from dof_lightning.actors.diffusion import Execution
 from dof_lightning.actors.planning import PlanningActor, ReturnUpdate
 from dof_lightning.algorithms.base import ParameterGroup
-from dof_lightning.algorithms.dof import DoFLightningModule
+from dof_lightning.algorithms.dof import Diffused, DoFLightningModule
 from dof_lightning.algorithms.execution import check_execution
 from dof_lightning.algorithms.inverse_loss import inverse_loss
 from dof_lightning.algorithms.trajectory_settings import check_settings
@@ -29,23 +28,6 @@ from dof_lightning.sharding import whole
 from dof_lightning.spec import DatasetSpec
 
 CONDITION_DIM = 2  # the return, and whether there is one
-
-
-@dataclass(frozen=True)
-class Windows:
-    """A batch as it is diffused.
-
-    Attributes:
-        x0: `[B, N, T, O]`, normalised observations.
-        condition: `[B, N, 2]`: the return from the current row on, in units of `returns_scale`, and 1.
-        mask: bool, broadcasts against x0, False where a sample's data are known or padding.
-        weight: as x0, of a masked mean whose divisor is a constant of the batch.
-    """
-
-    x0: Tensor
-    condition: Tensor
-    mask: Tensor
-    weight: Tensor
 
 
 class DoFTrajectory(DoFLightningModule):
@@ -160,7 +142,7 @@ class DoFTrajectory(DoFLightningModule):
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` and its parts; see the class and `Algorithm.losses`."""
-        windows = self._windows(batch, generator)
+        windows = self.diffused(batch, generator)
         condition = windows.condition * self._keeps_return(windows.condition, generator)
         denoised = self.denoise(windows.x0, condition, generator, mask=windows.mask)
         diffusion = self.diffusion_loss(denoised, windows.weight)
@@ -176,7 +158,7 @@ class DoFTrajectory(DoFLightningModule):
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Denoising loss, unweighted by f, all agents' and each agent's, and inverse dynamics', by what acts."""
-        windows = self._windows(batch, generator)
+        windows = self.diffused(batch, generator)
         denoised = self.denoise(windows.x0, windows.condition, generator, average=True, mask=windows.mask)
         error = windows.weight * (denoised.prediction - denoised.noise).square()
         agents = error.sum((0, 2, 3)) / windows.weight.sum((0, 2, 3)).clamp_min(1e-12)
@@ -231,7 +213,7 @@ class DoFTrajectory(DoFLightningModule):
         with torch.no_grad():  # an f that reads another conditioning than returns says so here, not in training
             self.noise_factorization.join(windows, torch.zeros(1, self.spec.n_agents, CONDITION_DIM))
 
-    def _windows(self, batch: EpisodeBatch, generator: torch.Generator) -> Windows:
+    def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
         """The batch as it is diffused; agents know their own histories and current rows."""
         x0 = self.normalizer.normalize(batch.observations[:, :, :-1])
         weight = torch.ones_like(x0) * self.data_mask
@@ -239,7 +221,7 @@ class DoFTrajectory(DoFLightningModule):
         weight = weight / (len(x0) * weight[0].sum())
         weight = weight * batch.diffusion_mask[:, None, :, None]
         weight = weight if batch.alive is None else weight * batch.alive[:, :, :-1, None]
-        return Windows(x0, self._condition(batch), self.data_mask, weight)
+        return Diffused(x0, self._condition(batch), self.data_mask, weight)
 
     def _keeps_return(self, condition: Tensor, generator: torch.Generator) -> Tensor:
         """`[B, N or 1, 1]`: whose return is not left out; where agents meet in the denoiser, all or nobody's is."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dof_lightning.actors.value import DiffusedValueActor
 from dof_lightning.algorithms.base import ParameterGroup
-from dof_lightning.algorithms.dof import DoFLightningModule
+from dof_lightning.algorithms.dof import Diffused, DoFLightningModule
 from dof_lightning.algorithms.team_value import TeamValue, check_settings, current_row
 from dof_lightning.algorithms.values import Situation
 from dof_lightning.batch import EpisodeBatch, Window
@@ -114,14 +114,20 @@ class DoFValue(DoFLightningModule):
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Of the averages: the denoising loss, unweighted by f, and the squared error of h on generated values."""
+        diffused = self.diffused(batch, generator)
+        denoised = self.denoise(diffused.x0, diffused.condition, generator, average=True)
+        error = diffused.weight * (denoised.prediction - denoised.noise).square()
+        shape = (self.sampler.n_noises, *diffused.x0.shape)
+        generated = self.local_sample(diffused.condition, self.draw_noise(shape, generator, diffused.x0.dtype))
+        mixed = self.average_value.mix(generated, self._current(batch)[0])
+        return {"heldout/diffusion": error.sum(), "heldout/value": self.average_value.loss(mixed, batch)}
+
+    def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
+        """The averaged values `[B, N, 1]` of the choices that were made, given observations and choices."""
         now, actions = self._current(batch)
         x0 = self.average_value(now, actions)
-        given = torch.cat([now.condition, actions], dim=-1)
-        denoised = self.denoise(x0, given, generator, average=True)
-        error = self.entry_weight(x0, now.alive) * (denoised.prediction - denoised.noise).square()
-        generated = self.local_sample(given, self.draw_noise((self.sampler.n_noises, *x0.shape), generator, x0.dtype))
-        mixed = self.average_value.mix(generated, now)
-        return {"heldout/diffusion": error.sum(), "heldout/value": self.average_value.loss(mixed, batch)}
+        condition = torch.cat([now.condition, actions], dim=-1)
+        return Diffused(x0, condition, self.data_mask, self.entry_weight(x0, now.alive))
 
     def policy(self) -> DiffusedValueActor:
         """Agents that take the choice whose generated x_i is largest."""

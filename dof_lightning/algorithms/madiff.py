@@ -7,7 +7,8 @@ from torch import Tensor
 
 from dof_lightning.actors.imagining import ImaginingActor, imagined_entries
 from dof_lightning.actors.planning import PlanningActor
-from dof_lightning.algorithms.dof_trajectory import DoFTrajectory, Windows
+from dof_lightning.algorithms.dof import Diffused
+from dof_lightning.algorithms.dof_trajectory import DoFTrajectory
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.errors import UserError
 
@@ -31,7 +32,7 @@ class DecentralizedMADIFF(DoFTrajectory):
     imagines_teammates = True
     actor: ClassVar[type[PlanningActor]] = ImaginingActor
 
-    def _windows(self, batch: EpisodeBatch, generator: torch.Generator) -> Windows:
+    def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
         """The batch as it is diffused, seen by one ego a sample."""
         x0 = self.normalizer.normalize(batch.observations[:, :, :-1])
         ego = torch.randint(self.spec.n_agents, (len(x0),), generator=generator, device=x0.device)
@@ -44,7 +45,7 @@ class DecentralizedMADIFF(DoFTrajectory):
         weight = share[ego] * rows[:, None, :, None]
         weight = weight if batch.alive is None else weight * batch.alive[:, :, :-1, None]
         condition: Tensor = self._condition(batch)[torch.arange(len(x0), device=x0.device), ego]
-        return Windows(x0, condition[:, None].expand(-1, self.spec.n_agents, -1), views[ego], weight)
+        return Diffused(x0, condition[:, None].expand(-1, self.spec.n_agents, -1), views[ego], weight)
 
     def _check_parts(self) -> None:
         if self.execution != "decentralized":

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from benchmarks import igd as igd_tables
 from benchmarks import loader, scaling
-from benchmarks.__main__ import BENCHMARKS, ONLY_WHEN_NAMED, parse
+from benchmarks.__main__ import BENCHMARKS, ONLY_WHEN_NAMED, TABLES, main, parse
 from benchmarks.agent_loop import LoopUpdate, loop_actor, loop_algorithm
 from benchmarks.gemm import RecordedProducts, count_flops, gemm
 from benchmarks.options import options
@@ -24,6 +25,7 @@ from dof_lightning.actors.diffusion import DiffusionActor
 from dof_lightning.batch import Window
 from dof_lightning.envs.particle import HORIZON, ParticleEnv
 from dof_lightning.errors import UserError
+from dof_lightning.igd import Effort
 from dof_lightning.timing import interleaved
 
 TINY = (*PRESET, "denoiser.hidden=[8,8]", "algorithm.critic.hidden=[8]")
@@ -194,9 +196,25 @@ def test_the_table_is_markdown() -> None:
     assert text.splitlines()[2:] == ["| a | b | c | 1.23 | >= 1 | d |", "| a | b | c | - |  |  |"]
 
 
+def test_the_igd_table_has_a_line_for_each_f_and_seed() -> None:
+    effort = Effort(draws=32, permutations=20, rows=2)
+    lines = igd_tables.igd(("wconcat", "attention"), (0,), steps=2, effort=effort).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| wconcat", "| attention"]
+    assert {line.count("|") for line in lines} == {len(igd_tables.HEADER) + 1}
+    gaps = igd_tables.coordination_gap((0, 1), steps=2, diffusion_steps=3).splitlines()
+    assert len(gaps) == 4
+
+
+def test_tables_that_are_no_ratios_are_written_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("benchmarks.__main__.TABLES", {"igd": lambda: "| a table |"})
+    main(["igd", f"output={tmp_path / 'out.md'}", f"threads={torch.get_num_threads()}"])
+    assert (tmp_path / "out.md").read_text().startswith("| a table |\n\n")
+
+
 def test_the_command_line_names_benchmarks() -> None:
     names, output, threads = parse([])
     assert set(BENCHMARKS) - set(names) == set(ONLY_WHEN_NAMED)
+    assert parse(list(TABLES))[0] == list(TABLES)
     assert output is None
     assert threads >= 1
     assert parse(["gemm", "output=a.md", "threads=3"]) == (["gemm"], Path("a.md"), 3)

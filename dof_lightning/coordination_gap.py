@@ -1,0 +1,156 @@
+"""The coordination gap: what no product of the agents' laws can represent, in nats (reference/method.md, section 1).
+
+Gap = sum_i H(x_i | o_i) - H(x_tot | o_tot). In a game with a table it has a closed form. Elsewhere it is estimated from
+two trained models, a factorised one (A) and a centralised one (B). With y = sqrt(snr) x + eps,
+dI(x; y) / dsnr = mmse(snr) / 2 (I-MMSE; Guo, Shamai and Verdu, 2005, theorem 2), so that
+
+    gap = 1/2 int_0^inf (mmse_A - mmse_B) dsnr = 1/2 int (E_A - E_B) dlog(snr),
+
+E = E ||eps - eps_theta||^2 = snr mmse being the squared noise error summed over agents and entries.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dof_lightning.algorithms.dof import DoFLightningModule
+from dof_lightning.batch import EpisodeBatch
+from dof_lightning.errors import UserError
+from dof_lightning.seeding import make_generator
+
+
+@dataclass(frozen=True)
+class CoordinationGap:
+    """What was estimated.
+
+    Attributes:
+        nats: the gap between snr_K and snr_1. Both models err beyond their mmse: B's surplus lowers it, A's raises it.
+        standard_error: of it over held-out windows, the models held fixed.
+        snr_lowest, snr_highest: what the schedule covers; dependence finer than 1 / sqrt(snr_highest) is not seen.
+        windows: how many were denoised.
+    """
+
+    nats: float
+    standard_error: float
+    snr_lowest: float
+    snr_highest: float
+    windows: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For printing."""
+        return asdict(self)
+
+
+def total_correlation(table: Tensor) -> float:
+    """Sum of the marginals' entropies minus the joint entropy, in nats; 0 exactly for products.
+
+    For a mixture of well separated components with independent noise, it is that of the table of their weights.
+
+    Args:
+        table: `[n_1, ..., n_N]`, probability (or any weight, at least 0) of each joint outcome.
+
+    Raises:
+        ValueError: weights are negative, or all zero.
+    """
+    weights = table.double()
+    if bool((weights < 0).any()) or not bool(weights.sum() > 0):
+        raise ValueError("a table of probabilities has weights of at least 0, not all of them 0")
+    joint = weights / weights.sum()
+    axes = range(joint.ndim)
+    marginals = [joint.sum([other for other in axes if other != axis]) if joint.ndim > 1 else joint for axis in axes]
+    return float(sum(_entropy(marginal) for marginal in marginals) - _entropy(joint))
+
+
+def integrate_errors(difference: Tensor, alpha_bars: Tensor) -> Tensor:
+    """1/2 int (E_A - E_B) dlog(snr) by the trapezoidal rule over the schedule's K levels.
+
+    Nothing is added for what lies outside. Below snr_K the integrand falls as snr (if A and B know the same) or
+    slower, and at most snr_K Var(x) / 2 is missed; above snr_1 dependence is missed that so little noise hides.
+
+    Args:
+        difference: `[..., K]`, E_A - E_B at k = 1..K.
+        alpha_bars: `[K + 1]`, of the schedule, k = 0 first.
+
+    Returns:
+        `[...]`, nats.
+    """
+    kept = alpha_bars[1:].double()
+    log_snr = kept.log() - torch.log1p(-kept)
+    return torch.trapezoid(difference.double().flip(-1), log_snr.flip(0), dim=-1) / 2
+
+
+@torch.no_grad()
+def estimate(
+    factorised: DoFLightningModule, centralised: DoFLightningModule, batches: Iterable[EpisodeBatch], seed: int
+) -> CoordinationGap:
+    """The gap of held-out windows; both models denoise the same data with the same noise, with averaged weights.
+
+    Args:
+        factorised: A, whose f satisfies IGD.
+        centralised: B, whose f does not.
+        batches: held-out windows.
+        seed: of the noise.
+
+    Raises:
+        UserError: the two do not go together, or no window is held out.
+    """
+    _check_pair(factorised, centralised)
+    factorised.eval()
+    centralised.eval()
+    alpha_bars, gaps = factorised.schedule.alpha_bars, []
+    for number, batch in enumerate(batches):
+        data, others = (
+            model.diffused(batch, make_generator(seed, "coordination gap", number))
+            for model in (factorised, centralised)
+        )
+        if not _are_alike(data.x0, others.x0) or not _are_alike(data.mask, others.mask):
+            raise UserError(
+                "compare: the two models do not diffuse the same data (windows, normaliser); train them alike"
+            )
+        per_level = []
+        for k in range(1, factorised.schedule.steps + 1):
+            errors = [
+                model.noise_error(about, k, make_generator(seed, "coordination gap", number, k))
+                for model, about in ((factorised, data), (centralised, others))
+            ]
+            per_level.append(errors[0] - errors[1])
+        gaps.append(integrate_errors(torch.stack(per_level, dim=-1), alpha_bars))
+    if not gaps:
+        raise UserError("no window is held out; more episodes (data.episodes) would have some")
+    gap, kept = torch.cat(gaps), alpha_bars[1:]
+    lowest, highest = (float(level / (1 - level)) for level in (kept[-1], kept[0]))
+    error = float(gap.std(correction=0)) / math.sqrt(len(gap))
+    return CoordinationGap(float(gap.mean()), error, lowest, highest, len(gap))
+
+
+def _check_pair(factorised: DoFLightningModule, centralised: DoFLightningModule) -> None:
+    if factorised.spec.fingerprint != centralised.spec.fingerprint:
+        names = f"{factorised.spec.name} and {centralised.spec.name}"
+        raise UserError(f"compare: the two checkpoints were trained on different datasets ({names})")
+    kinds = [type(model.noise_factorization).__name__ for model in (factorised, centralised)]
+    if not _is_factorised(factorised) or _is_factorised(centralised):
+        raise UserError(
+            f"compare: checkpoint= must be a factorised model and compare= a centralised one, got {kinds[0]} and "
+            f"{kinds[1]}; train them with noise_factorization=wconcat and attention"
+        )
+    levels = [model.schedule.alpha_bars for model in (factorised, centralised)]
+    if levels[0].shape != levels[1].shape or not torch.equal(*levels):
+        raise UserError(
+            "compare: the two checkpoints have different noise schedules; train both with the same schedule="
+        )
+
+
+def _is_factorised(model: DoFLightningModule) -> bool:
+    return model.noise_factorization.satisfies_igd and bool(model.denoiser.local_execution)
+
+
+def _are_alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return -torch.special.xlogy(probabilities, probabilities).sum()

@@ -1,0 +1,86 @@
+"""The coordination gap: closed forms of tables and Gaussians, and its estimate from two trained models."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.xor import trained_on_xor, xor_batch
+from dof_lightning.coordination_gap import estimate, integrate_errors, total_correlation
+from dof_lightning.diffusion import schedule
+from dof_lightning.errors import UserError
+from dof_lightning.factorization import noise
+from tests.unit.small_dof import generator, small_batch, small_dof_policy
+
+
+def gaussian_errors(alpha_bars: Tensor, variance: float) -> Tensor:
+    """`[K]`: E (eps - E[eps | y])^2 of a Gaussian coordinate, whose best denoiser is linear."""
+    snr = alpha_bars[1:] / (1 - alpha_bars[1:])
+    return variance * snr / (1 + variance * snr)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.3, 0.9, -0.6])
+def test_the_integral_gives_the_mutual_information_of_a_correlated_gaussian(rho: float) -> None:
+    alpha_bars = schedule.cosine(1000).alpha_bars
+    factorised = 2 * gaussian_errors(alpha_bars, 1.0)
+    centralised = gaussian_errors(alpha_bars, 1 + rho) + gaussian_errors(alpha_bars, 1 - rho)
+    gap = float(integrate_errors(factorised - centralised, alpha_bars))
+    assert gap == pytest.approx(-math.log(1 - rho**2) / 2, abs=1e-3)
+
+
+def test_few_levels_leave_a_small_error() -> None:
+    alpha_bars = schedule.vp(20).alpha_bars
+    difference = 2 * gaussian_errors(alpha_bars, 1.0)
+    difference -= gaussian_errors(alpha_bars, 1.5) + gaussian_errors(alpha_bars, 0.5)
+    assert float(integrate_errors(difference, alpha_bars)) == pytest.approx(-math.log(0.75) / 2, rel=0.1)
+
+
+def test_total_correlation_of_tables() -> None:
+    assert total_correlation(torch.eye(2)) == pytest.approx(math.log(2))
+    assert total_correlation(torch.eye(3)) == pytest.approx(math.log(3))
+    product = torch.tensor([0.2, 0.8])[:, None] * torch.tensor([0.5, 0.1, 0.4])
+    assert total_correlation(product) == pytest.approx(0.0, abs=1e-7)
+    a, b = 0.35, 0.15
+    mild = torch.tensor([[a, b], [b, a]], dtype=torch.float64)
+    assert total_correlation(7 * mild) == pytest.approx(2 * math.log(2) + 2 * (a * math.log(a) + b * math.log(b)))
+    three = torch.zeros(2, 2, 2)
+    three[0, 0, 0] = three[1, 1, 1] = 1
+    assert total_correlation(three) == pytest.approx(2 * math.log(2))
+    assert total_correlation(torch.tensor([0.3, 0.7])) == 0.0
+    for wrong in (torch.zeros(2, 2), torch.tensor([[1.0, -0.1], [0.0, 0.1]])):
+        with pytest.raises(ValueError, match="probabilities"):
+            total_correlation(wrong)
+
+
+def small_pair(**changes) -> tuple:
+    a = small_dof_policy(noise_factorization=noise.WConcat)
+    return a, small_dof_policy(noise_factorization=noise.Attention, execution="centralized", **changes)
+
+
+def test_attention_that_adds_nothing_leaves_no_gap() -> None:
+    a, b = small_pair()
+    found = estimate(a, b, [small_batch(a.spec, 8), small_batch(a.spec, 4)], seed=0)
+    assert found.nats == pytest.approx(0.0, abs=1e-5)
+    assert found.windows == 12
+    assert found.snr_lowest < 0.01 < found.snr_highest
+
+
+def test_models_that_do_not_go_together_are_refused() -> None:
+    a, b = small_pair()
+    batches = [small_batch(a.spec, 4)]
+    for pair, message in (((b, a), "wconcat"), ((a, a), "attention")):
+        with pytest.raises(UserError, match=message):
+            estimate(*pair, batches, seed=0)
+    with pytest.raises(UserError, match="schedule"):
+        estimate(*small_pair(schedule=partial(schedule.vp, steps=7)), batches, seed=0)
+    with pytest.raises(UserError, match="held out"):
+        estimate(a, b, [], seed=0)
+
+
+@pytest.mark.slow
+def test_two_models_of_xor_data_give_the_closed_form() -> None:
+    models = [trained_on_xor(option, seed=0, steps=6000, diffusion_steps=20) for option in ("concat", "attention")]
+    found = estimate(models[0], models[1], [xor_batch(4096, generator(7))], seed=0)
+    assert found.nats == pytest.approx(total_correlation(torch.tensor([[0.0, 0.5], [0.5, 0.0]])), abs=0.1)
