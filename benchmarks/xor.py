@@ -49,13 +49,18 @@ def trained_on_xor(option: str, seed: int, steps: int, diffusion_steps: int = 10
     execution = "centralized" if option in CENTRALIZED else "decentralized"
     chain = (f"schedule.steps={diffusion_steps}", "sampler=ddpm", "sampler.steps=null")
     model = make_dof_policy(spec, [*SETTINGS, *chain, f"noise_factorization={option}", f"execution={execution}"], seed)
+    train_on_xor(model, seed, steps, batch_size)
+    return model
+
+
+def train_on_xor(model: DoFPolicy, seed: int, steps: int, batch_size: int = 256) -> None:
+    """Trains a model of that spec by its own losses; arguments as `trained_on_xor`."""
     optimizer, draw = model.configure_optimizers(), make_generator(seed, "xor", "data")
     for step in range(steps):
         optimizer.zero_grad()
         model.losses(xor_batch(batch_size, draw), make_generator(seed, "xor", step))["loss"].backward()  # type: ignore
         optimizer.step()
         model.after_step()
-    return model
 
 
 def forbidden_share(x: Tensor) -> float:

@@ -91,7 +91,8 @@ def estimate(
 
     Args:
         factorised: A, whose f satisfies IGD.
-        centralised: B, whose f does not.
+        centralised: B, whose agents see one another's x, in f or in the denoiser. This is not checked: with another
+            factorised model the result is about 0.
         batches: held-out windows.
         seed: of the noise.
 
@@ -131,11 +132,10 @@ def _check_pair(factorised: DoFLightningModule, centralised: DoFLightningModule)
     if factorised.spec.fingerprint != centralised.spec.fingerprint:
         names = f"{factorised.spec.name} and {centralised.spec.name}"
         raise UserError(f"compare: the two checkpoints were trained on different datasets ({names})")
-    kinds = [type(model.noise_factorization).__name__ for model in (factorised, centralised)]
     if not _is_factorised(factorised) or _is_factorised(centralised):
         raise UserError(
-            f"compare: checkpoint= must be a factorised model and compare= a centralised one, got {kinds[0]} and "
-            f"{kinds[1]}; train them with noise_factorization=wconcat and attention"
+            "compare: checkpoint= must be a factorised model and compare= one whose f or denoiser sees all agents "
+            "(noise_factorization=attention, denoiser=attention_mlp or attention_unet); swap them, or train the other"
         )
     levels = [model.schedule.alpha_bars for model in (factorised, centralised)]
     if levels[0].shape != levels[1].shape or not torch.equal(*levels):

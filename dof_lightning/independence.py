@@ -38,7 +38,8 @@ def classifier_accuracy(x: Tensor, y: Tensor, folds: int = 4) -> float:
 
     The classifier is the vote of the k nearest neighbours, k = sqrt(training draws) made odd, cross-validated: a draw
     is judged by the other folds. Every fold holds as much of x as of y, so where both follow one law the accuracy is
-    0.5 in expectation; its standard deviation is then about sqrt(1 / (8 C n)).
+    0.5 in expectation. Its standard deviation is then above sqrt(1 / (8 C n)), as neighbours vote alike: 1.26 times
+    that over 100 seeds with C = 2, n = 100, D = 2.
 
     Args:
         x: `[C, n, D]` draws.
