@@ -74,6 +74,8 @@ def show_scores(
         certificate = score["certificate"]
         verdict = "certified" if certificate["passed"] else f"NO (delta {certificate['max_abs_delta']:.2g})"
         verdict += ", told its rewards" if certificate.get("observes_rewards") else ""
+        if "shared_seeds" in score:
+            name = f"{name} (shared seed of {score['shared_seeds']})"
         if score.get("execution") == "centralized":
             verdict, name = f"NO, centralised (delta {certificate['max_abs_delta']:.2g})", f"{name} (centralised)"
         normalized = _number(score["normalized_score"])

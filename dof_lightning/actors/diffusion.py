@@ -9,6 +9,7 @@ from torch import Tensor
 from dof_lightning.actors.actions import CODECS
 from dof_lightning.diffusion.guidance import ConditionalDenoiser
 from dof_lightning.diffusion.sampler import Clip, Sampler
+from dof_lightning.diffusion.shared_seed import with_shared_seed
 from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.critic import AgentwiseCritic
@@ -39,6 +40,7 @@ class DiffusionActor(DecentralizedPolicy):
         selection_temperature: T, above 0, in the critic's unit.
         execution: `decentralized`, or `centralized`: one joint chain through f and h, of which all agents take the same
             candidate, the best by sum_i Q_i. No agent can do that alone.
+        shared_seeds: M; all candidates of an agent are drawn given the episode's seed, which its critic does not know.
     """
 
     action_mask: Tensor
@@ -58,6 +60,7 @@ class DiffusionActor(DecentralizedPolicy):
         selection: Selection = "argmax",
         selection_temperature: float = 1.0,
         execution: Execution = "decentralized",
+        shared_seeds: int | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -73,6 +76,7 @@ class DiffusionActor(DecentralizedPolicy):
         self.selection: Selection = selection
         self.selection_temperature = selection_temperature
         self.execution: Execution = execution
+        self.shared_seeds = shared_seeds
         self.n_agents = denoiser.n_agents
 
     @property
@@ -94,7 +98,9 @@ class DiffusionActor(DecentralizedPolicy):
         repeated = condition.repeat_interleave(self.candidates, dim=0)
         allowed = None if legal is None else legal.repeat_interleave(self.candidates, dim=0)
         chains = noise[..., : self.sampler.n_noises, :].permute(3, 0, 2, 1, 4).flatten(1, 2)
-        samples = codec.finish(self._sample(repeated, chains), self.action_mask, allowed)
+        told = None if carry is None else carry["shared_seed"].repeat_interleave(self.candidates, dim=0)
+        seeded = with_shared_seed(repeated, told, self.shared_seeds)
+        samples = codec.finish(self._sample(seeded, chains), self.action_mask, allowed)
         if self.critic is None:
             return codec.decode(samples), carry
         values = self.critic(repeated, samples).amin(0).reshape(-1, self.candidates, self.n_agents)

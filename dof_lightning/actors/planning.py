@@ -11,6 +11,7 @@ from dof_lightning.actors.diffusion import sample_locally
 from dof_lightning.batch import Window
 from dof_lightning.diffusion.guidance import guided_noise
 from dof_lightning.diffusion.sampler import Sampler
+from dof_lightning.diffusion.shared_seed import with_shared_seed
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.networks.inverse import InverseDynamics
@@ -49,6 +50,7 @@ class PlanningActor(DecentralizedPolicy):
         data_mask: `[N, T, O]` bool, False where an agent's window is known or padding.
         action_mask: `[N, A]` bool, False where an agent's action is padding.
         action_kind: `continuous` or `discrete`.
+        shared_seeds: M; guidance exaggerates the return alone, both of its predictions know the episode's seed.
     """
 
     # The first estimate of x0 divides by sqrt(alpha_bar_K), the normaliser's inverse and inverse dynamics multiply:
@@ -77,6 +79,7 @@ class PlanningActor(DecentralizedPolicy):
         data_mask: Tensor,
         action_mask: Tensor,
         action_kind: ActionKind,
+        shared_seeds: int | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -98,11 +101,12 @@ class PlanningActor(DecentralizedPolicy):
         self.register_buffer("data_mask", data_mask, persistent=False)
         self.register_buffer("action_mask", action_mask, persistent=False)
         self.action_kind: ActionKind = action_kind
+        self.shared_seeds = shared_seeds
         self.n_agents = denoiser.n_agents
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
         """`time` `[E, N]`, `target` `[E, N]`, `history` `[E, N, Hh, O]`; None where a decision needs none of them."""
-        if self.history == 0 and self.return_update == "none":
+        if self.history == 0 and self.return_update == "none" and self.shared_seeds is None:
             return None
         shape = (n_episodes, self.n_agents)
         past = torch.zeros(*shape, self.history, self.data_mask.shape[-1], device=device)
@@ -136,7 +140,7 @@ class PlanningActor(DecentralizedPolicy):
 
         Args:
             seen: `[E, N, Hh + 1, O]`, history and current observation.
-            condition: `[E, N, 2]`, see `_condition`.
+            condition: `[E, N, 2 + M]`, see `_condition`.
             noise: from `draw_noise`.
         """
         known = self.normalizer.normalize(seen)
@@ -144,7 +148,7 @@ class PlanningActor(DecentralizedPolicy):
         known = torch.cat([known, ahead], dim=2)
 
         def predict(x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
-            return guided_noise(self.denoiser, x, k, condition, self.guidance_weight)
+            return guided_noise(self.denoiser, x, k, condition, self.guidance_weight, self.shared_seeds or 0)
 
         return sample_locally(
             predict,
@@ -174,7 +178,7 @@ class PlanningActor(DecentralizedPolicy):
         return alone
 
     def _condition(self, observations: Tensor, carry: Any) -> Tensor:
-        """`[E, N, 2]`: the return that agent i asks for, and 1 for 'there is a condition'."""
+        """`[E, N, 2 + M]`: the return that agent i asks for, 1 for 'there is a condition', and the shared seed if any."""
         target = observations.new_full((*observations.shape[:2], 1), self.target_return)
         if self.return_update == "reward":
             target = carry["target"][..., None].to(target.dtype)
@@ -183,4 +187,5 @@ class PlanningActor(DecentralizedPolicy):
             weights = self.discount ** torch.arange(self.episode_length, device=left.device, dtype=torch.float64)
             share = weights.cumsum(0)[left - 1] / weights.sum()
             target = target * share[..., None].to(target.dtype)
-        return torch.cat([target, torch.ones_like(target)], dim=-1)
+        told = None if carry is None else carry.get("shared_seed")
+        return with_shared_seed(torch.cat([target, torch.ones_like(target)], dim=-1), told, self.shared_seeds)

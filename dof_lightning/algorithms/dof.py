@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dof_lightning.actors.diffusion import Execution, sample_jointly, sample_locally
 from dof_lightning.algorithms.base import Algorithm
+from dof_lightning.algorithms.shared_seed import Assignment, Chain, SharedSeedAssignment, check_shared_seeds
 from dof_lightning.diffusion.guidance import ConditionalDenoiser
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
@@ -83,6 +84,8 @@ class DoFLightningModule(Algorithm):
         data_mask: broadcasts against `[N, ...]`, False where an agent's data are padding or known: no noise, no loss.
         clip_range: data lie in [-clip_range, clip_range].
         execution: `decentralized` (every agent its own chain) or `centralized` (the joint chain acts).
+        shared_seeds: M, how many values the agents' common seed has, None for none (docs/shared_seed.md).
+        known_dim: F, of what `assign_seed` is told of each agent; used with shared seeds.
 
     Raises:
         UserError: f or h cannot run locally and execution is decentralised.
@@ -103,6 +106,8 @@ class DoFLightningModule(Algorithm):
         data_mask: Tensor,
         clip_range: float = 1.0,
         execution: Execution = "decentralized",
+        shared_seeds: int | None = None,
+        known_dim: int = 0,
     ) -> None:
         super().__init__(spec, seed)
         self.denoiser = denoiser
@@ -118,6 +123,10 @@ class DoFLightningModule(Algorithm):
         self.average_data_factorization = ema_copy(self.data_factorization)
         self.execution: Execution = execution
         check_execution(execution, self.noise_factorization, self.data_factorization)
+        check_shared_seeds(shared_seeds, self.noise_factorization, self.data_factorization)
+        self.shared_seeds = shared_seeds
+        assigns = shared_seeds is not None
+        self.seed_assignment = SharedSeedAssignment(shared_seeds or 0, spec.n_agents * known_dim) if assigns else None
 
     def draw_noise(self, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """Standard normal noise `[..., N, ...]` with none on padding."""
@@ -144,6 +153,16 @@ class DoFLightningModule(Algorithm):
         estimate = self.pin(self.schedule.predict_x0(noised, prediction, k), known=x0)
         clipped_share = (estimate.detach().abs() > self.clip_range).float().mean()
         return Denoised(k, noise, prediction, clip_with_way_back(estimate, self.clip_range), clipped_share)
+
+    def assign_seed(
+        self, known: Tensor, x0: Tensor, condition: Tensor, weight: Tensor, generator: torch.Generator, average: bool
+    ) -> Assignment:
+        """The common seed that each sample is learned with; see `SharedSeedAssignment`, whose arguments these are."""
+        if self.seed_assignment is None:
+            return Assignment()
+        network = self.average_denoiser if average else self.denoiser
+        chain = Chain(network, self.schedule, self.draw_noise, self.pin)
+        return self.seed_assignment(chain, known, x0, condition, weight, generator)
 
     def pin(self, x: Tensor, known: Tensor | None) -> Tensor:
         """Writes what is known over x where nothing diffuses (in-painting); without anything known, zeros (padding)."""

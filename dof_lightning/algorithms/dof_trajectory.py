@@ -61,6 +61,7 @@ class DoFTrajectory(DoFLightningModule):
         learning_rate: of all networks.
         gradient_clip: largest norm per agent of the denoisers' gradient, None for no clipping.
         ema_decay: of the denoisers, f, h and inverse dynamics that act.
+        shared_seeds: M, how many values the agents' common seed has, None for none (docs/shared_seed.md).
 
     Raises:
         UserError: the settings contradict each other.
@@ -95,6 +96,7 @@ class DoFTrajectory(DoFLightningModule):
         learning_rate: float,
         gradient_clip: float | None,
         ema_decay: float,
+        shared_seeds: int | None = None,
     ) -> None:
         settings = {
             "history": history,
@@ -111,14 +113,17 @@ class DoFTrajectory(DoFLightningModule):
             "ema_decay": ema_decay,
         }
         check_settings(settings, learns_h=any(True for _ in data_factorization(spec).parameters()))
-        bank = denoiser(spec, condition_dim=CONDITION_DIM)
+        bank = denoiser(spec, condition_dim=CONDITION_DIM + (shared_seeds or 0))
         normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
         window = Window(history, horizon)
         ahead = torch.arange(window.length) > history
         parts = (noise_factorization, data_factorization, schedule, sampler, ema_decay)
         data_mask = spec.environment.observation_mask()[:, None] & ahead[:, None]
         clip_range = math.inf if normalizer.clip_range is None else normalizer.clip_range
-        super().__init__(spec, seed, bank, *parts, data_mask, clip_range)
+        known_dim = (history + 1) * spec.observation_dim + 1
+        super().__init__(
+            spec, seed, bank, *parts, data_mask, clip_range, shared_seeds=shared_seeds, known_dim=known_dim
+        )
         self._check_factorizations()
         self.window = window
         self.inverse = inverse(spec)
@@ -142,22 +147,26 @@ class DoFTrajectory(DoFLightningModule):
         x0, weight = self._windows(batch)
         condition = self._condition(batch)
         kept = torch.rand(condition.shape[:2], generator=generator, device=condition.device) >= self.return_dropout
-        denoised = self.denoise(x0, condition * kept[..., None], generator)
+        told = self.assign_seed(self._known(x0, condition), x0, condition, weight, generator, average=False)
+        denoised = self.denoise(x0, told.tell(condition * kept[..., None]), generator)
         diffusion = self.diffusion_loss(denoised, weight)
         reconstruction = self.reconstruction_loss(denoised, x0, weight)
         inverse = self.inverse_loss(batch, self.inverse)
         return {
-            "loss": (diffusion + inverse) / 2 + self.reconstruction_weight * reconstruction,
+            "loss": told.add_loss((diffusion + inverse) / 2 + self.reconstruction_weight * reconstruction),
             "loss/diffusion": diffusion,
             "loss/inverse": inverse,
             "loss/reconstruction": reconstruction,
             "diffusion/clipped_share": denoised.clipped_share,
+            **told.losses,
         }
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Denoising loss, unweighted by f, all agents' and each agent's, and inverse dynamics', by what acts."""
         x0, weight = self._windows(batch)
-        denoised = self.denoise(x0, self._condition(batch), generator, average=True)
+        condition = self._condition(batch)
+        told = self.assign_seed(self._known(x0, condition), x0, condition, weight, generator, average=True)
+        denoised = self.denoise(x0, told.tell(condition), generator, average=True)
         error = weight * (denoised.prediction - denoised.noise).square()
         agents = error.sum((0, 2, 3)) / weight.sum((0, 2, 3)).clamp_min(1e-12)
         losses = {"heldout/diffusion": error.sum(), "heldout/inverse": self.inverse_loss(batch, self.average_inverse)}
@@ -207,12 +216,13 @@ class DoFTrajectory(DoFLightningModule):
             self.data_mask,
             self.spec.environment.action_mask().to(self.data_mask.device),
             self.spec.action_kind,
+            self.shared_seeds,
         )
         return actor.eval()
 
     def acting_denoiser(self) -> ConditionalDenoiser:
         """The averaged denoisers, guided."""
-        return partial(guided_noise, self.average_denoiser, weight=self.guidance_weight)
+        return partial(guided_noise, self.average_denoiser, weight=self.guidance_weight, kept=self.shared_seeds or 0)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Denoisers, factorisation (f and h), inverse dynamics."""
@@ -222,6 +232,8 @@ class DoFTrajectory(DoFLightningModule):
             ParameterGroup("factorization", factorization, self.learning_rate, None),
             ParameterGroup("inverse", (self.inverse,), self.learning_rate, self.gradient_clip),
         ]
+        if self.seed_assignment is not None:
+            groups += self.seed_assignment.parameter_groups()
         return [group for group in groups if group.parameters()]
 
     def after_step(self) -> None:
@@ -246,6 +258,10 @@ class DoFTrajectory(DoFLightningModule):
         weight = weight / (len(x0) * weight[0].sum())
         weight = weight * batch.diffusion_mask[:, None, :, None]
         return x0, weight if batch.alive is None else weight * batch.alive[:, :, :-1, None]
+
+    def _known(self, x0: Tensor, condition: Tensor) -> Tensor:
+        """`[B, N, F]`, history and current row of the agents' windows, and their returns."""
+        return torch.cat([x0[:, :, : self.window.history + 1].flatten(2), condition[..., :1]], dim=-1)
 
     def _condition(self, batch: EpisodeBatch) -> Tensor:
         """`[B, N, 2]`: R_t / returns_scale of agent i from the current row on, and 1."""
