@@ -37,7 +37,7 @@ class DecentralizedPolicy(nn.Module, ABC):
         return None
 
     def draw_shared_seed(self, n_episodes: int, generator: torch.Generator) -> Tensor | None:
-        """Seeds z `[E]` int64, uniform in 0..M-1, which all agents are told before an episode; None without shared seeds."""
+        """Seeds z `[E]` int64, uniform in 0..M-1, told to all agents before an episode; None without shared seeds."""
         if self.shared_seeds is None:
             return None
         return torch.randint(self.shared_seeds, (n_episodes,), generator=generator, device=generator.device)

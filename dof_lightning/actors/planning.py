@@ -178,7 +178,7 @@ class PlanningActor(DecentralizedPolicy):
         return alone
 
     def _condition(self, observations: Tensor, carry: Any) -> Tensor:
-        """`[E, N, 2 + M]`: the return that agent i asks for, 1 for 'there is a condition', and the shared seed if any."""
+        """`[E, N, 2 + M]`: the return that agent i asks for, 1 for 'there is a condition', and the shared seed."""
         target = observations.new_full((*observations.shape[:2], 1), self.target_return)
         if self.return_update == "reward":
             target = carry["target"][..., None].to(target.dtype)

@@ -1,4 +1,4 @@
-"""Which shared seed the data would have been made with: assignment by denoising errors, balanced given what is known."""
+"""Which shared seed the data may have been made with: by denoising errors, balanced given the joint conditioning."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,13 +66,13 @@ class Chain:
 class SharedSeedAssignment(nn.Module):
     """q(z | x_tot, o_tot): the E-step of a mixture of products whose parts are the denoisers given z (ours).
 
-    q is proportional to exp((b_z(o_tot) - e_z(x_tot) / s) / T), with e_z the joint denoising error given z, on the same
-    noise for all z, and s the standard deviation of the errors' differences over the batch. Execution draws z uniformly,
-    whatever is observed, so q must be uniform *given the joint conditioning*: were it uniform over the batch only, z
-    could tell agent i what its teammates observe, and execution would tell it lies. The potential b is a network that
-    descends on E[sum_z (q_z - 1/M) b_z(o_tot)], which is the gradient of the semi-dual of entropic optimal transport
-    from the data at each conditioning to the uniform law; its fixed point is E[q | o_tot] = 1/M. Sinkhorn steps over the
-    batch balance what the potential has not learned yet. Nothing of this acts.
+    q is proportional to exp((b_z(o_tot) - e_z(x_tot) / s) / T), with e_z the joint denoising error given z, on the
+    same noise for all z, and s the standard deviation of the errors' differences over the batch. Execution draws z
+    uniformly, whatever is observed, so q must be uniform *given the joint conditioning*: were it uniform over the batch
+    only, z could tell agent i what its teammates observe, and execution would tell it lies. The potential b is a
+    network that descends on E[sum_z (q_z - 1/M) b_z(o_tot)], q held constant: the gradient of the semi-dual of entropic
+    optimal transport from the data at each conditioning to the uniform law, whose fixed point is E[q | o_tot] = 1/M.
+    Sinkhorn steps over the batch balance what the potential has not learned yet. Nothing of this acts.
 
     Args:
         shared_seeds: M.

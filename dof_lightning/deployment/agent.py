@@ -127,7 +127,7 @@ class Agent:
             return policy.initial_carry(n_episodes, device)
         if self._seed is None:
             raise UserError(
-                f"{self.name} acts on a seed shared by its team: call reset(seed), the same seed for all, before it acts"
+                f"{self.name} acts on a seed shared by its team: call reset(seed), the same for all, before it acts"
             )
         return policy.begin(n_episodes, device, told_seed(policy, n_episodes, self._seed))
 
