@@ -10,7 +10,7 @@ from dof_lightning import configuration
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    """Hydra's entry; everything else is `engine.run`."""
+    """Hydra's entry; everything else is `engine.run`, or `study.run` where several runs are compared."""
     if configuration.is_job_elsewhere():
         return run(cfg)  # the sweep's launcher brings an error home from the job's process
     # Leaving here keeps Hydra from adding lines of its own to what the user can mend.
@@ -19,11 +19,14 @@ def main(cfg: DictConfig) -> None:
 
 
 def run(cfg: DictConfig) -> None:
-    """One run, or one job of a sweep."""
+    """One run, one study, or one job of a sweep."""
     composed = configuration.composed_by_hydra_main(cfg)
-    from dof_lightning import engine  # torch is imported after --help and typing mistakes have been dealt with
+    from dof_lightning import engine, study  # torch is imported after --help and typing mistakes have been dealt with
 
-    engine.run(composed)
+    if composed.choices["study"] == "none":
+        engine.run(composed)
+    else:
+        study.run(composed)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         UserError: an override names no key, no option, or is not `key=value`.
     """
     try:
-        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        with _hydra():
             cfg = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
@@ -62,6 +63,12 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     with open_dict(cfg):
         del cfg["hydra"]
     return with_choices(cfg, choices)
+
+
+def _hydra() -> AbstractContextManager[Any]:
+    if GlobalHydra.instance().is_initialized():
+        return nullcontext()
+    return hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3")
 
 
 def composed_by_hydra_main(cfg: DictConfig) -> DictConfig:
@@ -170,7 +177,7 @@ def _check_denoiser(plain: Mapping[str, Any]) -> None:
 
 def _check_types(cfg: DictConfig) -> None:
     groups = [f"{group}={option}" for group, option in cfg.choices.items() if option is not None]
-    defaults, values = (dict(leaves(to_plain(config))) for config in (_compose_inside(groups), cfg))
+    defaults, values = (dict(leaves(to_plain(config))) for config in (compose(groups), cfg))
     # Of what is only referred to, the key that a user can type is named.
     for key, _ in leaves(OmegaConf.to_container(cfg, resolve=False)):
         if key not in _SEVERAL_TYPES:
@@ -190,12 +197,6 @@ def check_value(key: str, value: Any, default: Any) -> None:
     for keys, least in ((_POSITIVE, 1), (_NOT_NEGATIVE, 0)):
         if key in keys and (value is None or value < least):
             raise UserError(f"{key} must be at least {least}, got {value}")
-
-
-def _compose_inside(overrides: list[str]) -> DictConfig:
-    if GlobalHydra.instance().is_initialized():
-        return hydra.compose("train", overrides=overrides)
-    return compose(overrides)
 
 
 def _article(value: bool | int | float) -> str:
@@ -247,7 +248,7 @@ def explain(error: Exception) -> str:
 
 
 def _known_keys() -> list[str]:
-    cfg = _compose_inside([f"experiment={options('experiment')[0]}"])
+    cfg = compose([f"experiment={options('experiment')[0]}"])
     plain = OmegaConf.to_container(cfg, resolve=False)
     groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
     return [name for name, _ in leaves(plain)] + groups

@@ -1,6 +1,6 @@
 """What a user reads in the terminal before and after training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,17 @@ def show_scores(
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
+
+
+def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A study's table; columns of numbers stand on the right."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        numbers = all(row[index].lstrip("-")[:1].isdigit() or row[index] == "-" for row in rows)
+        table.add_column(column, justify="right" if numbers else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def show_next_commands(console: Console, run_dir: Path, overrides: str) -> None:

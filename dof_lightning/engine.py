@@ -82,8 +82,12 @@ class Run:
     resumed_from_step: int | None
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig, quiet: bool = False) -> None:
     """Trains, evaluates and reports, in every process of the run.
+
+    Args:
+        cfg: the composed configuration.
+        quiet: say nothing about the run but its progress (one of a study's).
 
     Raises:
         UserError: something the user can mend; nothing has been trained then.
@@ -93,7 +97,7 @@ def run(cfg: DictConfig) -> None:
     configuration.check(cfg)
     config = configuration.to_plain(cfg)
     _quieten()
-    screen = console.make_console(quiet=not is_first_process())
+    screen = console.make_console(quiet=quiet or not is_first_process())
     start = find_start(config)
     if start.finished:
         screen.print(f"{start.folder.path} is finished: its numbers are in {start.folder.results}", soft_wrap=True)

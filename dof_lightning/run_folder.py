@@ -27,7 +27,7 @@ from dof_lightning.plain import config_hash, leaves
 RUN_DIR_VARIABLE = "DOF_RUN_DIR"
 CHECKPOINT_VARIABLE = "DOF_CHECKPOINT"
 
-_RUNS = Path("runs")
+RUNS = Path("runs")
 
 # What a run may be continued with, and what of that it may not.
 _MAY_CHANGE = (
@@ -112,7 +112,7 @@ class RunFolder:
 
     def discard_if_empty(self) -> None:
         """Removes a folder that was claimed for a run that never began, and empty ones of ours above it."""
-        above = [parent for parent in self.path.parents if parent.is_relative_to(_RUNS)]
+        above = [parent for parent in self.path.parents if parent.is_relative_to(RUNS)]
         for folder in (self.path, *above):
             if not folder.is_dir() or any(folder.iterdir()):
                 return
@@ -170,7 +170,7 @@ def find_start(plain: Mapping[str, Any]) -> Start:
     if rank is not None and plain["run_dir"] is None:
         raise UserError("run_dir= is needed under torchrun or SLURM, so that every process writes to the same folder")
     start = _look_up(plain)
-    if not start.finished and not rank and not _claim(start.folder):
+    if not start.finished and not rank and not claim(start.folder):
         raise UserError(f"run_dir={start.folder.path} is in use by another process; choose another run_dir=")
     os.environ[peers.LAUNCHER_VARIABLE] = str(os.getpid())
     os.environ[RUN_DIR_VARIABLE] = str(start.folder.path.resolve())
@@ -222,7 +222,8 @@ def _keep_from_children(descriptor: int) -> None:
 _claimed: set[Path] = set()
 
 
-def _claim(folder: RunFolder) -> bool:
+def claim(folder: RunFolder) -> bool:
+    """Locks a folder for this process, once; False where another process has it."""
     path = folder.path.resolve()
     if path not in _claimed and not folder.lock():
         return False
@@ -238,9 +239,9 @@ def _look_up(plain: Mapping[str, Any]) -> Start:
         return _in_folder(RunFolder(Path(run_dir)), plain)
     if resume == "auto":
         for folder in _unfinished(plain):
-            if _claim(folder):
+            if claim(folder):
                 return Start(folder, folder.last)
-    return Start(_fresh_folder(plain), None)
+    return Start(fresh_folder(_runs_folder(plain)), None)
 
 
 def _from_path(path: Path, plain: Mapping[str, Any]) -> Start:
@@ -251,7 +252,7 @@ def _from_path(path: Path, plain: Mapping[str, Any]) -> Start:
     if plain["run_dir"] is not None and Path(plain["run_dir"]).resolve() != own.path.resolve():
         return _branch_off(checkpoint, RunFolder(Path(plain["run_dir"])), plain)
     if plain["run_dir"] is None and own.read_config() is None:
-        return Start(_fresh_folder(plain), checkpoint)
+        return Start(fresh_folder(_runs_folder(plain)), checkpoint)
     return Start(own, checkpoint, finished=own.is_finished(plain))
 
 
@@ -281,12 +282,12 @@ def _unfinished(plain: Mapping[str, Any]) -> list[RunFolder]:
 
 
 def _runs_folder(plain: Mapping[str, Any]) -> Path:
-    return _RUNS / plain["choices"]["experiment"] / plain["choices"]["algorithm"]
+    return RUNS / plain["choices"]["experiment"] / plain["choices"]["algorithm"]
 
 
-def _fresh_folder(plain: Mapping[str, Any]) -> RunFolder:
+def fresh_folder(parent: Path) -> RunFolder:
+    """Makes a folder named after the time."""
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
-    parent = _runs_folder(plain)
     for number in itertools.count():
         path = parent / (name if number == 0 else f"{name}_{number}")
         try:

@@ -17,8 +17,8 @@ FACTORY = "mpe2.simple_spread_v3.parallel_env"
 APPROACH = 3.0  # wanted speed for each unit of distance to the landmark, per unit of time
 LARGEST_TEAM = 5  # all N! assignments are compared
 
-# mpe2's motion (mpe2 1.1, _mpe_utils/core.py): v <- 0.75 v + 5 u dt with dt = 0.1.
-_KEPT_SPEED, _SPEED_OF_FORCE = 0.75, 0.5
+# mpe2's motion (mpe2 1.1, _mpe_utils/core.py), and that of envs/particle.py: v <- 0.75 v + 5 u dt with dt = 0.1.
+KEPT_SPEED, SPEED_OF_FORCE = 0.75, 0.5
 
 
 class SpreadTeam(DecentralizedPolicy):
@@ -50,7 +50,7 @@ class SpreadTeam(DecentralizedPolicy):
         """The force towards the own landmark; see the class."""
         velocity = observations[..., :2]
         wanted = APPROACH * self.way_to_landmark(observations)
-        force = ((wanted - _KEPT_SPEED * velocity) / _SPEED_OF_FORCE).clamp(-1, 1)
+        force = ((wanted - KEPT_SPEED * velocity) / SPEED_OF_FORCE).clamp(-1, 1)
         # Actions are [nothing, left, right, down, up]; with each in [-1, 1] a force is half of right minus left.
         x, y = force.unbind(-1)
         actions = torch.stack((torch.zeros_like(x), -x, x, -y, y), dim=-1)
@@ -64,20 +64,30 @@ class SpreadTeam(DecentralizedPolicy):
         """
         count = self.n_landmarks
         seen = observations.shape[:-1]
-        landmarks = observations[..., 4 : 4 + 2 * count].reshape(*seen, count, 2)
+        landmarks = self.landmarks(observations)
         others = observations[..., 4 + 2 * count : 2 + 4 * count].reshape(*seen, count - 1, 2)
         # The looking agent comes first, at the origin of its own view.
         agents = torch.cat((torch.zeros_like(others[..., :1, :]), others), dim=-2)
         distances = torch.cdist(agents, landmarks)
         totals = distances[..., torch.arange(count), self.assignments].sum(-1)
         mine = self.assignments[totals.argmin(-1), 0]
-        return landmarks.gather(-2, mine[..., None, None].expand(*mine.shape, 1, 2)).squeeze(-2)
+        return pick(landmarks, mine)
+
+    def landmarks(self, observations: Tensor) -> Tensor:
+        """`[E, N, L, 2]`, from each agent to every landmark."""
+        count = self.n_landmarks
+        return observations[..., 4 : 4 + 2 * count].reshape(*observations.shape[:-1], count, 2)
 
     def export(self, agent: int) -> Self:
         """Agent `agent` alone: all follow the same rule."""
         alone = copy.deepcopy(self)
         alone.n_agents = 1
         return alone
+
+
+def pick(landmarks: Tensor, index: Tensor) -> Tensor:
+    """Of landmarks `[E, N, L, 2]` those with indices `[E, N]`: `[E, N, 2]`."""
+    return landmarks.gather(-2, index[..., None, None].expand(*index.shape, 1, 2)).squeeze(-2)
 
 
 @dataclass(frozen=True)

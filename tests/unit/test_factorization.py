@@ -11,7 +11,7 @@ from dof_lightning.seeding import make_generator
 
 N, B, D = 3, 64, 2
 FACTORIZATIONS = [noise.Concat, noise.WConcat, data.Concat, data.WConcat]
-MIXERS = [value.Sum, value.Monotone]
+MIXERS = [value.Sum, value.Weighted, value.Monotone, value.Attention]
 
 
 def normal(*shape, key="x", dtype=torch.float32):

@@ -1,0 +1,131 @@
+"""What a study is: axes whose product are its cells, a measurement of each cell, and a report on all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from dof_lightning.checkpoint import Checkpoint
+from dof_lightning.errors import UserError
+from dof_lightning.plain import split_tail
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Axes = Mapping[str, Mapping[str, Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run that a study wants.
+
+    Attributes:
+        labels: the label on each axis.
+        seed: of the run.
+        overrides: what makes it differ from the experiment, `key=value`.
+    """
+
+    labels: dict[str, str]
+    seed: int
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Names the run's folder."""
+        parts = [*self.labels.values(), f"seed_{self.seed}"]
+        return "__".join("".join(c if c.isalnum() or c in "-." else "_" for c in part) for part in parts)
+
+    def __str__(self) -> str:
+        return ", ".join([*(f"{axis} {label}" for axis, label in self.labels.items()), f"seed {self.seed}"])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run that is finished.
+
+    Attributes:
+        labels: the label on each axis.
+        seed: of the run.
+        results: its `results.json`.
+        measured: what `Study.measure` found.
+    """
+
+    labels: dict[str, str]
+    seed: int
+    results: dict[str, Any]
+    measured: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a study ends with.
+
+    Attributes:
+        columns: of its table.
+        rows: of its table, texts or numbers.
+        figure: None where there is nothing to draw.
+        results: numbers for the study's `results.json`.
+    """
+
+    columns: list[str]
+    rows: list[list[Any]]
+    figure: Figure | None = None
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+class Study(ABC):
+    """Several runs of one experiment, and what they say together.
+
+    Args:
+        axes: by axis and label, what a label overrides; the cells are the product of the axes.
+        seeds: every cell is run with each.
+
+    Raises:
+        UserError: an axis or the seeds are empty, an override is not `key=value`, or two axes set one key differently.
+    """
+
+    def __init__(self, axes: Axes, seeds: Sequence[int]) -> None:
+        if not seeds or not axes or not all(axes.values()):
+            raise UserError("study.axes and study.seeds must not be empty: a study without cells says nothing")
+        self.axes = {axis: {str(label): list(tails) for label, tails in of.items()} for axis, of in axes.items()}
+        self.seeds = list(seeds)
+
+    def plans(self) -> list[Plan]:
+        """The cells' runs, in the order of the axes, the last one's labels and then the seeds changing fastest.
+
+        Raises:
+            UserError: two axes set one key differently.
+        """
+        combinations = product(*([(axis, label) for label in labels] for axis, labels in self.axes.items()))
+        return [
+            Plan(dict(labels), seed, self._overrides(dict(labels))) for labels in combinations for seed in self.seeds
+        ]
+
+    @property
+    def keys(self) -> set[str]:
+        """What the axes set."""
+        return {split_tail(tail)[0] for labels in self.axes.values() for tails in labels.values() for tail in tails}
+
+    def _overrides(self, labels: Mapping[str, str]) -> tuple[str, ...]:
+        chosen: dict[str, str] = {}
+        for axis, label in labels.items():
+            for key, value in map(split_tail, self.axes[axis][label]):
+                if chosen.setdefault(key, value) != value:
+                    raise UserError(f"study.axes.{axis}: {label} sets {key}={value}, another axis {chosen[key]}")
+        return tuple(f"{key}={value}" for key, value in chosen.items())
+
+    @abstractmethod
+    def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What is measured on a cell's last checkpoint beyond its results; numbers, texts and lists of them.
+
+        Args:
+            checkpoint: the run's last.
+            config: the run's resolved configuration.
+        """
+
+    @abstractmethod
+    def report(self, cells: Sequence[Cell]) -> Report:
+        """The table and the figure, of all cells in the order of `plans`."""

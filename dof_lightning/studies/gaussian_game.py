@@ -1,0 +1,131 @@
+"""The study of two-dimensional data: which methods draw pairs from the true mixture, and which from its marginals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dof_lightning.checkpoint import Checkpoint, build_algorithm, build_env
+from dof_lightning.envs.games import GaussianGame, coordinates
+from dof_lightning.errors import UserError
+from dof_lightning.laws import energy_distance, quadrant_table, total_correlation, total_variation
+from dof_lightning.rollout import evaluation_seeds, run_rollout
+from dof_lightning.seeding import make_generator
+from dof_lightning.studies.base import Cell, Report, Study
+from dof_lightning.studies.tables import by_labels, over_seeds
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SAMPLES = 4096
+COMPARED = 2000  # points that the energy distance and the figure take
+SPAN = 1.5  # of the figure's axes
+NUMBERS = ("total_variation", "energy_distance", "off_modes", "total_correlation")
+
+
+class GaussianGameStudy(Study):
+    """Samples every cell's policy at the game's only observation, and compares with the true law.
+
+    The first axis is the data, the second the method.
+    """
+
+    def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Study.measure` and `judge`; `weights` is the truth, `points` some of the samples."""
+        game, seed = build_env(config), config["seed"]
+        if not isinstance(game, GaussianGame):
+            raise UserError(f"study=game_gaussian measures env=game_gaussian_..., not {game.spec.name}")
+        policy = build_algorithm(checkpoint, config).policy()
+        seeds = evaluation_seeds(seed, "report", SAMPLES)
+        played = run_rollout(policy, game, seeds, (seed, "game_gaussian"), chunk=1024, record=True)
+        assert played.actions is not None
+        points = coordinates(played.actions[:, :, 0])
+        judged = judge(points, game, make_generator(seed, "game_gaussian", "truth"))
+        return judged | {"weights": game.weights.tolist(), "points": _rounded(points[:COMPARED])}
+
+    def report(self, cells: Sequence[Cell]) -> Report:
+        """A row a cell after one of the truth, and a grid of densities."""
+        columns = [*self.axes, "execution", "seeds", "quadrants --, -+, +-, ++", "total variation"]
+        columns += ["energy distance", "off the modes", "total correlation (nats)", "wall time (s)"]
+        rows: list[list[Any]] = []
+        truths: dict[str, dict[str, Any]] = {}
+        for labels, group in by_labels(cells):
+            data, *method = labels.values()
+            if data not in truths:
+                truths[data] = _truth(group[0].measured["weights"])
+                rows.append([data, *(["truth"] * len(method)), "-", "-", *_numbers([truths[data]]), "-"])
+            execution = group[0].results["last"].get("execution", "decentralized")
+            wall = over_seeds([cell.results["wall_seconds"] for cell in group], 0)
+            measured = [cell.measured for cell in group]
+            rows.append([data, *method, execution, len(group), *_numbers(measured), wall])
+        found = [{"labels": c.labels, "seed": c.seed} | _without_points(c.measured) for c in cells]
+        truth = {data: _without_points(judged) for data, judged in truths.items()}
+        return Report(columns, rows, _densities(cells, truths), {"measured": found, "truth": truth})
+
+
+def judge(points: Tensor, game: GaussianGame, generator: torch.Generator) -> dict[str, Any]:
+    """What samples of a game say about the law they come from.
+
+    Args:
+        points: `[M, 2]` coordinates, M at least 2.
+        game: whose law is the truth.
+        generator: draws the fresh true data they are compared with.
+
+    Returns:
+        `quadrants` [2][2]; `total_variation` of that table to the truth; `energy_distance` to fresh true data;
+        `off_modes`, the share of points beyond 3 sigma of every mode; `total_correlation` of the table, nats.
+    """
+    table = quadrant_table(points)
+    compared = points[:COMPARED].cpu()
+    beyond = (points - points.sign()).norm(dim=-1) > 3 * game.sigma
+    return {
+        "quadrants": table.tolist(),
+        "total_variation": total_variation(table, game.weights),
+        "energy_distance": energy_distance(compared, game.draw(len(compared), generator)),
+        "off_modes": float(beyond.double().mean()),
+        "total_correlation": total_correlation(table),
+    }
+
+
+def _truth(weights: list[list[float]]) -> dict[str, Any]:
+    """What a perfect sampler gets, from draws of its own; its total correlation is exact."""
+    game = GaussianGame(weights)
+    points = game.draw(SAMPLES, make_generator(0, "game_gaussian", "perfect"))
+    judged = judge(points, game, make_generator(0, "game_gaussian", "truth"))
+    return judged | {"total_correlation": total_correlation(game.weights), "points": _rounded(points[:COMPARED])}
+
+
+def _numbers(measured: Sequence[Mapping[str, Any]]) -> list[str]:
+    tables = [[value for row in one["quadrants"] for value in row] for one in measured]
+    quadrants = ", ".join(over_seeds(values, 2) for values in zip(*tables, strict=True))
+    return [quadrants, *(over_seeds([one[key] for one in measured], 3) for key in NUMBERS)]
+
+
+def _rounded(points: Tensor) -> list[list[float]]:
+    return [[round(value, 3) for value in point] for point in points.tolist()]
+
+
+def _without_points(measured: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in measured.items() if key != "points"}
+
+
+def _densities(cells: Sequence[Cell], truths: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Rows data, columns truth and methods; of several seeds the first."""
+    from matplotlib.figure import Figure
+
+    drawn: dict[str, dict[str, list]] = {data: {"truth": truth["points"]} for data, truth in truths.items()}
+    for labels, group in by_labels(cells):
+        data, *method = labels.values()
+        drawn[data][", ".join(method)] = group[0].measured["points"]
+    columns = max(map(len, drawn.values()))
+    figure = Figure(figsize=(2.4 * columns, 2.4 * len(drawn)), layout="constrained")
+    grid = figure.subplots(len(drawn), columns, sharex=True, sharey=True, squeeze=False)
+    for axes_of_row, (data, panels) in zip(grid, drawn.items(), strict=True):
+        for axes, (name, points) in zip(axes_of_row, panels.items(), strict=True):
+            x, y = zip(*points, strict=True)
+            axes.hist2d(x, y, bins=60, range=[[-SPAN, SPAN], [-SPAN, SPAN]], cmap="Blues", vmax=len(points) / 150)
+            axes.set_title(f"{data}: {name}", fontsize=8)
+            axes.set_aspect("equal")
+    return figure

@@ -1,0 +1,53 @@
+"""The study that compares returns."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dof_lightning.checkpoint import Checkpoint
+from dof_lightning.studies.base import Cell, Report, Study
+from dof_lightning.studies.tables import by_labels, over_seeds
+
+
+class Scores(Study):
+    """Returns and normalised scores of the last checkpoint, by cell: mean ± standard deviation over seeds."""
+
+    def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Nothing beyond what a run reports."""
+        return {}
+
+    def report(self, cells: Sequence[Cell]) -> Report:
+        """A row a cell, and bars."""
+        columns = [*self.axes, "execution", "seeds", "return", "normalised score", "behaviour's", "wall time (s)"]
+        rows, means = [], {}
+        for labels, group in by_labels(cells):
+            last = [cell.results["last"] for cell in group]
+            scores = [score["normalized_score"] for score in last]
+            known = None not in scores
+            rows.append(
+                [
+                    *labels.values(),
+                    last[0].get("execution", "decentralized"),
+                    len(group),
+                    over_seeds([score["return_mean"] for score in last]),
+                    over_seeds(scores) if known else "-",
+                    over_seeds([group[0].results["behavior"]["normalized_score"]]) if known else "-",
+                    over_seeds([cell.results["wall_seconds"] for cell in group], 0),
+                ]
+            )
+            key = "normalized_score" if known else "return_mean"
+            means[", ".join(labels.values())] = [score[key] for score in last]
+        return Report(columns, rows, _bars(means))
+
+
+def _bars(values: Mapping[str, Sequence[float]]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1 + 0.4 * len(values)), layout="constrained")
+    axes = figure.subplots()
+    names = list(values)
+    axes.barh(names, [sum(values[name]) / len(values[name]) for name in names], color="0.8")
+    for row, name in enumerate(names):
+        axes.plot(values[name], [row] * len(values[name]), "k.")
+    axes.invert_yaxis()
+    axes.set_xlabel("score of the last checkpoint; a dot a seed")
+    return figure

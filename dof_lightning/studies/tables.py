@@ -1,0 +1,44 @@
+"""A study's table as Markdown and CSV, and numbers over seeds."""
+
+import csv
+import io
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dof_lightning.studies.base import Cell
+
+
+def by_labels(cells: Sequence[Cell]) -> Iterator[tuple[dict[str, str], list[Cell]]]:
+    """Cells that differ in the seed only, together."""
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(cell.labels.values()), []).append(cell)
+    for group in groups.values():
+        yield group[0].labels, group
+
+
+def over_seeds(values: Sequence[float], digits: int = 1) -> str:
+    """Mean, and with several seeds the standard deviation over them: `44.8 ± 3.1`."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def text(value: Any, digits: int = 3) -> str:
+    """A number as it stands in a table; anything else as it is."""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def to_markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [list(columns), ["---"] * len(columns), *([text(value) for value in row] for row in rows)]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+
+
+def to_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """The same as comma-separated values, numbers in full."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return buffer.getvalue()

@@ -1,0 +1,169 @@
+"""Runs a study's cells one after another, picks up where an earlier process stopped, and reports.
+
+<run_dir>/
+    config.yaml                 the study's resolved configuration
+    <labels>__seed_<n>/         one run folder a cell, with `measured.json` beside its `results.json`
+    table.md, table.csv         the report
+    figure.png                  the same figure as in TensorBoard, where there is one
+    events.out.tfevents.*       table and figure
+    results.json                written last: a folder that has it is finished
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from omegaconf import DictConfig
+from PIL import Image
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+
+from dof_lightning import checkpoint as checkpoints
+from dof_lightning import configuration, console, engine
+from dof_lightning.errors import UserError
+from dof_lightning.plain import config_hash, leaves, split_tail
+from dof_lightning.run_folder import RUNS, RunFolder, claim, external_rank, fresh_folder, write_atomically
+from dof_lightning.studies.base import Cell, Plan, Report, Study
+from dof_lightning.studies.tables import text, to_csv, to_markdown
+
+_OWN_KEYS = ("study", "seed", "run_dir", "resume")
+
+
+def run(cfg: DictConfig) -> None:
+    """Runs every cell that is not finished, measures it, and writes table, figure and `results.json`.
+
+    Raises:
+        UserError: something the user can mend; no cell that could run has been trained then.
+        SystemExit: a signal has ended a cell's training; the same command goes on.
+    """
+    configuration.check(cfg)
+    config = configuration.to_plain(cfg)
+    study: Study = configuration.build(config["study"])
+    _check_alone(config)
+    cells = _compose_cells(study, configuration.typed())
+    screen = console.make_console()
+    folder = _find_folder(config)
+    if folder.results.exists():
+        screen.print(f"{folder.path} is finished", soft_wrap=True)
+        screen.print((folder.path / "table.md").read_text())
+        return
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder.config, yaml.safe_dump(config, sort_keys=False))
+    finished = []
+    for number, (plan, cell_cfg) in enumerate(cells, start=1):
+        screen.rule(f"{number} of {len(cells)}: {plan}", align="left")
+        finished.append(_run_cell(study, plan, cell_cfg, folder.path / plan.name))
+    _publish(study.report(finished), finished, config, folder, screen)
+
+
+def _check_alone(config: Mapping[str, Any]) -> None:
+    """Refuses several devices, which Lightning would start as studies of their own, and another run's checkpoint."""
+    for key in ("devices", "num_nodes"):
+        if config["trainer"][key] not in (1, "1"):
+            raise UserError(f"a study runs one device a run, got trainer.{key}={config['trainer'][key]}; use 1")
+    if external_rank() is not None:
+        raise UserError("a study cannot be run by torchrun or several SLURM tasks; start it as one process")
+    if config["resume"] not in ("auto", "never"):
+        raise UserError(
+            f"resume={config['resume']}: a study goes on by itself, or with its run_dir=; use auto or never"
+        )
+
+
+def _compose_cells(study: Study, typed: Sequence[str]) -> list[tuple[Plan, DictConfig]]:
+    """The configuration of every run, checked before the first begins."""
+    kept = []
+    for tail in typed:
+        key, _ = split_tail(tail)
+        if key in study.keys:
+            raise UserError(f"{key}= is set by the study's axes; change study.axes, or say study=none for one run")
+        if key.split(".")[0] not in _OWN_KEYS:
+            kept.append(tail)
+    cells = []
+    for plan in study.plans():
+        cfg = configuration.compose([*kept, *plan.overrides, f"seed={plan.seed}", "study=none"])
+        configuration.check(cfg)
+        cells.append((plan, cfg))
+    return cells
+
+
+def _find_folder(config: Mapping[str, Any]) -> RunFolder:
+    """The folder that was named, or the newest unfinished one of this very configuration, or a fresh one."""
+    parent = RUNS / config["choices"]["experiment"] / config["choices"]["study"]
+    if config["run_dir"] is not None:
+        folder = _named_folder(RunFolder(Path(config["run_dir"])), config)
+    elif (unfinished := _newest_unfinished(parent, config)) is not None:
+        folder = unfinished
+    else:
+        folder = fresh_folder(parent)
+    if not claim(folder):
+        raise UserError(f"run_dir={folder.path} is in use by another process; choose another run_dir=")
+    return folder
+
+
+def _named_folder(folder: RunFolder, config: Mapping[str, Any]) -> RunFolder:
+    stored = folder.read_config()
+    if stored is None:
+        return folder
+    if config["resume"] == "never":
+        raise UserError(f"run_dir={folder.path} holds a study already; use resume=auto or choose another run_dir=")
+    if config_hash(stored) != config_hash(config):
+        ours, theirs = dict(leaves(config)), dict(leaves(stored))
+        ours, theirs = ({k: v for k, v in of.items() if k not in ("run_dir", "resume")} for of in (ours, theirs))
+        key = next(key for key in [*ours, *theirs] if ours.get(key) != theirs.get(key))
+        there = f"{key} is {theirs.get(key)!r} there, {ours.get(key)!r} here"
+        raise UserError(f"run_dir={folder.path} holds another run: {there}; choose another run_dir=")
+    return folder
+
+
+def _newest_unfinished(parent: Path, config: Mapping[str, Any]) -> RunFolder | None:
+    if config["resume"] == "never":
+        return None
+    folders = [RunFolder(path.parent) for path in sorted(parent.glob("*/config.yaml"), reverse=True)]
+    wanted = config_hash(config)
+    for folder in folders:
+        if not folder.results.exists() and config_hash(folder.read_config() or {}) == wanted:
+            return folder
+    return None
+
+
+def _run_cell(study: Study, plan: Plan, cfg: DictConfig, path: Path) -> Cell:
+    """Trains unless that is done, and measures unless that is done."""
+    cfg.run_dir = str(path)
+    engine.run(cfg, quiet=True)
+    folder, kept = RunFolder(path), path / "measured.json"
+    results = json.loads(folder.results.read_text())
+    stored = json.loads(kept.read_text()) if kept.exists() else None
+    if stored is None or stored["results"] != results:
+        checkpoint = checkpoints.read(folder.last)
+        stored = {"results": results, "measured": study.measure(checkpoint, checkpoint.config)}
+        write_atomically(kept, json.dumps(stored) + "\n")
+    return Cell(plan.labels, plan.seed, results, stored["measured"])
+
+
+def _publish(
+    report: Report, cells: Sequence[Cell], config: Mapping[str, Any], folder: RunFolder, screen: Console
+) -> None:
+    markdown = to_markdown(report.columns, report.rows)
+    write_atomically(folder.path / "table.md", markdown)
+    write_atomically(folder.path / "table.csv", to_csv(report.columns, report.rows))
+    with SummaryWriter(str(folder.path)) as writer:
+        writer.add_text("study/table", markdown)
+        if report.figure is not None:
+            picture = folder.path / "figure.png"
+            report.figure.savefig(picture, dpi=120)
+            writer.add_image("study/figure", np.asarray(Image.open(picture).convert("RGB")), dataformats="HWC")
+    results = {
+        "experiment": config["choices"]["experiment"],
+        "study": config["choices"]["study"],
+        "wall_seconds": round(sum(cell.results["wall_seconds"] for cell in cells), 2),
+        **report.results,
+        "cells": [{"labels": cell.labels, "seed": cell.seed, "last": cell.results["last"]} for cell in cells],
+    }
+    write_atomically(folder.results, json.dumps(results, indent=2) + "\n")
+    console.show_table(screen, report.columns, [[text(value) for value in row] for row in report.rows])
+    for name in ("table.md", "figure.png", "results.json"):
+        if (folder.path / name).exists():
+            screen.print(f"{folder.path / name}", highlight=False, soft_wrap=True)
