@@ -117,8 +117,9 @@ def certify(policy: DecentralizedPolicy, env: VectorEnv, seed: int, n_episodes: 
 
     Episodes are rolled out first. Then every agent i in turn lives through them again with its own observations,
     legal actions, rewards and noise, while the others, from the first step on and hence in what they remember, get
-    those of other episodes with noise added. A shared seed is the same for all in both lives. Agent i must act as if nothing had happened. Both lives run as batches
-    of the same shape with agent i in the same row, so nothing but a dependence can change a bit.
+    those of other episodes with noise added. A shared seed is the same in both lives, for all. Agent i must act as if
+    nothing had happened. Both lives run as batches of the same shape with agent i in the same row, so nothing but a
+    dependence can change a bit.
 
     Args:
         policy: what is tested; its training modes are restored.

@@ -110,13 +110,16 @@ class SharedSeedAssignment(nn.Module):
             weight: `[B, N, ...]`, of the data's entries in the error.
             generator: draws noise and seeds.
         """
-        errors = joint_errors(chain, self.shared_seeds, x0, condition, weight, generator)
+        return self.draw(joint_errors(chain, self.shared_seeds, x0, condition, weight, generator), known, generator)
+
+    def draw(self, errors: Tensor, known: Tensor, generator: torch.Generator) -> Assignment:
+        """Seeds by errors `[S, B, M]` (see `joint_errors`) and what is known `[B, N, F]`."""
         potential = self.potential(known.flatten(1).float())
         mean = errors.mean(0)
         difference = mean - mean.mean(1, keepdim=True)
         scale = difference.square().mean().sqrt().clamp_min(1e-12)
         share = balance((potential.detach() - difference / scale) / TEMPERATURE)
-        shared_seed = torch.multinomial(share, 1, generator=generator).expand(-1, x0.shape[1])
+        shared_seed = torch.multinomial(share, 1, generator=generator).expand(-1, known.shape[1])
         loss = ((share - 1 / self.shared_seeds) * potential).sum(1).mean()
         losses = {"loss/shared_seed": loss, "shared_seed/gain": _gain(errors)}
         return Assignment(shared_seed, self.shared_seeds, losses)
