@@ -15,7 +15,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.sharding import FsdpRole
 
-ERROR_DRAWS = 4  # noisings of each sample that the seeds are compared on; even: half of them check the other half
+ERROR_DRAWS = 2  # noisings of each sample that the seeds are compared on; even: one half checks the other
 TEMPERATURE = 0.1  # of the assignment, in standard deviations of the errors' differences
 BALANCING_STEPS = 20
 LEARNING_RATE = 1e-3  # of the potential
