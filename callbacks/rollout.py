@@ -29,7 +29,7 @@ class RolloutCallback(Callback):
 
     Logs `rollout/return_mean`, `return_std`, `normalized_score` (where the environment has reference scores),
     `win_rate` (where there is something to win), `steps_per_second`, `certificate_max_abs_delta`, `centralized` (1
-    where the agents act as one), and the constant
+    where the agents act as one), `shared_seeds` (M, where they act on a common seed), and the constant
     lines `behavior_*` and `random_*`, on one chart with the scores.
 
     Args:
@@ -99,6 +99,8 @@ class RolloutCallback(Callback):
         certificate = certify(policy, self.env, self.seed, _CERTIFIED_EPISODES)
         measured["certificate_max_abs_delta"] = certificate.max_abs_delta
         measured["centralized"] = float(not policy.acts_alone)
+        if policy.shared_seeds is not None:
+            measured["shared_seeds"] = float(policy.shared_seeds)
         return {f"rollout/{name}": value for name, value in measured.items()}
 
     def _reduce(self, rollout: Rollout, seconds: float, pl_module: LightningModule) -> dict[str, float]:

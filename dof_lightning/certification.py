@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dof_lightning.checkpoint import Checkpoint, build_algorithm, build_env
 from dof_lightning.deployment.agent import Agent, load_agent, weights_path
-from dof_lightning.deployment.decision import own_noise
+from dof_lightning.deployment.decision import own_noise, told_seed
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation import cores_per_process
@@ -123,12 +123,16 @@ class _OnOwnNoise(DecentralizedPolicy):
         super().__init__()
         self.policy = policy
         self.n_agents = policy.n_agents
+        self.shared_seeds = policy.shared_seeds
         self.seed = seed
         self.step = 0
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
         self.step = 0
         return self.policy.initial_carry(n_episodes, device)
+
+    def draw_shared_seed(self, n_episodes: int, generator: torch.Generator) -> Tensor | None:
+        return told_seed(self.policy, n_episodes, self.seed)
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
         alone = [self.policy.export(agent) for agent in range(self.n_agents)]

@@ -71,6 +71,7 @@ def show_scores(
     for column in ("policy", "return", "normalised score", "std over episodes", "episodes", "acts alone"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for name, score in scores.items():
+        name = f"{name} (shared seed of {score['shared_seeds']})" if "shared_seeds" in score else name
         name = f"{name} (centralised)" if score.get("execution") == "centralized" else name
         normalized = number(score["normalized_score"])
         row = (f"{score['return_mean']:.1f}", normalized, f"{score['return_std']:.1f}", str(score["episodes"]))

@@ -24,6 +24,7 @@ class Score:
         return_std: standard deviation over episodes.
         normalized_score: 0 is random, 100 the reference expert; None where nobody has published references.
         certificate: `passed` and `max_abs_delta`.
+        shared_seeds: M of agents that act on a common seed drawn before the episode; None for agents without one.
         execution: `decentralized`, or `centralized` where the agents acted as one.
     """
 
@@ -33,11 +34,12 @@ class Score:
     normalized_score: float | None
     certificate: dict[str, Any]
     execution: str = "decentralized"
+    shared_seeds: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For `results.json`; decentralised execution, which is what is meant, is not said."""
-        values = asdict(self)
-        return values if values.pop("execution") == "decentralized" else values | {"execution": self.execution}
+        """For `results.json`; decentralised execution without a shared seed, which is what is meant, is not said."""
+        usual = {"execution": "decentralized", "shared_seeds": None}
+        return {key: value for key, value in asdict(self).items() if key not in usual or value != usual[key]}
 
 
 def evaluate(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Score:
@@ -76,6 +78,7 @@ def score(policy: DecentralizedPolicy, env: VectorEnv, config: Mapping[str, Any]
         normalized_score=normalize(env, return_mean),
         certificate=certificate.to_dict(),
         execution="decentralized" if policy.acts_alone else "centralized",
+        shared_seeds=policy.shared_seeds,
     )
 
 

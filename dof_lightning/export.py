@@ -118,6 +118,7 @@ def write_agent(folder: Path, policy: DecentralizedPolicy, about: Mapping[str, A
     record = {
         **about,
         "noise_shape": list(noise_shape),
+        **({} if policy.shared_seeds is None else {"shared_seeds": policy.shared_seeds}),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "structure": structure,
     }

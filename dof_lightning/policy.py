@@ -19,11 +19,14 @@ class DecentralizedPolicy(nn.Module, ABC):
         n_agents: N.
         observes_rewards: agents are told their rewards (see `observe_rewards`), which may depend on what teammates do:
             scores say so, and such agents are not exported.
+        shared_seeds: M: the agents act on a common random seed z in 0..M-1, drawn before the episode and told to all of
+            them (docs/shared_seed.md): scores say so. None where they do not.
         rounding: how far float32 rounding may carry an action when the same decision is computed in another batch.
     """
 
     n_agents: int
     observes_rewards: bool = False
+    shared_seeds: int | None = None
     rounding: float = 1e-5
 
     @property
@@ -35,6 +38,31 @@ class DecentralizedPolicy(nn.Module, ABC):
         """What the agents remember at the start of E episodes: nested dicts of `[E, N, ...]`, or None."""
         return None
 
+    def draw_shared_seed(self, n_episodes: int, generator: torch.Generator) -> Tensor | None:
+        """Seeds z `[E]` int64, uniform in 0..M-1, told to all agents before an episode; None without shared seeds."""
+        if self.shared_seeds is None:
+            return None
+        return torch.randint(self.shared_seeds, (n_episodes,), generator=generator, device=generator.device)
+
+    def begin(self, n_episodes: int, device: torch.device, shared_seed: Tensor | None) -> Any:
+        """What the agents remember at the start of E episodes, each its own copy of the common seed included.
+
+        Args:
+            n_episodes: E.
+            device: where they act.
+            shared_seed: from `draw_shared_seed`.
+
+        Raises:
+            ValueError: they act on a common seed and are not told it.
+        """
+        carry = self.initial_carry(n_episodes, device)
+        if self.shared_seeds is None:
+            return carry
+        if shared_seed is None:
+            raise ValueError(f"these agents act on a shared seed, one of {self.shared_seeds} an episode; give it")
+        told = shared_seed.to(device)[:, None].repeat(1, self.n_agents)
+        return {**(carry or {}), "shared_seed": told}
+
     @abstractmethod
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
         """The randomness of one decision of every agent: `[E, N, ...]`, independent between agents."""
@@ -45,7 +73,7 @@ class DecentralizedPolicy(nn.Module, ABC):
 
         Args:
             observations: `[E, N, O]`.
-            carry: from `initial_carry` or the last decision.
+            carry: from `begin` or the last decision.
             legal: `[E, N, A]` bool or None.
             noise: `[E, N, ...]` from `draw_noise`.
 

@@ -59,10 +59,13 @@ def run_rollout(
         for start in range(0, len(seeds), chunk):
             generator = make_generator(*noise_key, (first_episode + start) // chunk, device=device)
             members = seeds[start : start + chunk]
+            shared_seed = _shared_seed(policy, chunk, (*noise_key, (first_episode + start) // chunk), len(members))
             drawn = None if render_episode is None else render_episode - start
             drawn = drawn if drawn in range(len(members)) else None
             parts.append(
-                _run_chunk(policy, env, members, _noises(policy, chunk, len(members), generator), record, drawn)
+                _run_chunk(
+                    policy, env, members, _noises(policy, chunk, len(members), generator), record, drawn, shared_seed
+                )
             )
             if progress is not None:
                 progress(len(members))
@@ -114,8 +117,9 @@ def certify(policy: DecentralizedPolicy, env: VectorEnv, seed: int, n_episodes: 
 
     Episodes are rolled out first. Then every agent i in turn lives through them again with its own observations,
     legal actions, rewards and noise, while the others, from the first step on and hence in what they remember, get
-    those of other episodes with noise added. Agent i must act as if nothing had happened. Both lives run as batches
-    of the same shape with agent i in the same row, so nothing but a dependence can change a bit.
+    those of other episodes with noise added. A shared seed is the same in both lives, for all. Agent i must act as if
+    nothing had happened. Both lives run as batches of the same shape with agent i in the same row, so nothing but a
+    dependence can change a bit.
 
     Args:
         policy: what is tested; its training modes are restored.
@@ -141,8 +145,9 @@ def certify(policy: DecentralizedPolicy, env: VectorEnv, seed: int, n_episodes: 
     other_rewards = torch.where(own[:, :, None], rewards, rewards.roll(1, dims=0) + 1)
     with _evaluating(policy):
         noise, other_noise = _draw_noises(policy, len(own), env.spec.horizon, seed, own)
-        before = _replay(policy, observations, legal, rewards, noise)
-        after = _replay(policy, disturbed, other_legal, other_rewards, other_noise)
+        told = _shared_seed(policy, len(own), (seed, "certificate"), len(own))
+        before = _replay(policy, observations, legal, rewards, noise, told)
+        after = _replay(policy, disturbed, other_legal, other_rewards, other_noise, told)
     compared = own[:, :, None] & (torch.arange(env.spec.horizon, device=device) < lengths[:, None, None])
     delta = (after.double() - before.double())[compared].abs().max()
     return Certificate(bool(delta == 0), float(delta), policy.observes_rewards)
@@ -155,9 +160,10 @@ def _run_chunk(
     noises: Iterator[Tensor],
     record: bool,
     drawn: int | None,
+    shared_seed: Tensor | None,
 ) -> Rollout:
     observations, device = env.reset(seeds), _device(policy)
-    carry = policy.initial_carry(len(seeds), device)
+    carry = policy.begin(len(seeds), device, shared_seed)
     tally = Tally(observations)
     recorder = Recorder() if record else None
     if recorder is not None:
@@ -188,6 +194,12 @@ def _noises(policy: DecentralizedPolicy, chunk: int, n_episodes: int, generator:
         yield policy.draw_noise(chunk, generator)[:n_episodes]
 
 
+def _shared_seed(policy: DecentralizedPolicy, chunk: int, key: tuple[int | str, ...], n_episodes: int) -> Tensor | None:
+    """What the agents are told before the episodes, of a stream of its own: the noise is what it is without."""
+    seeds = policy.draw_shared_seed(chunk, make_generator(*key, "shared seed", device=_device(policy)))
+    return None if seeds is None else seeds[:n_episodes]
+
+
 def _legal_after_end(legal: Tensor, lengths: Tensor) -> Tensor:
     """Rows after an episode's end are zero; with nothing legal a policy could not even be asked."""
     after_end = torch.arange(legal.shape[2]) >= lengths[:, None]
@@ -213,10 +225,15 @@ def _draw_noises(
 
 
 def _replay(
-    policy: DecentralizedPolicy, observations: Tensor, legal: Tensor | None, rewards: Tensor, noise: list[Tensor]
+    policy: DecentralizedPolicy,
+    observations: Tensor,
+    legal: Tensor | None,
+    rewards: Tensor,
+    noise: list[Tensor],
+    shared_seed: Tensor | None,
 ) -> Tensor:
     """Actions `[rows, N, L]`, or `[rows, N, L, A]` where continuous, of agents that see given observations."""
-    carry = policy.initial_carry(len(observations), observations.device)
+    carry = policy.begin(len(observations), observations.device, shared_seed)
     taken = []
     for t, step_noise in enumerate(noise):
         actions, carry = policy.act_on_noise(

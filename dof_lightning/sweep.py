@@ -108,7 +108,8 @@ def measure(checkpoint: Checkpoint, variants: Sequence[Variant]) -> list[Result]
 def _decision(policy: DecentralizedPolicy, env: VectorEnv) -> partial[Any]:
     """The first decision of an episode, its noise included, as something to call."""
     observations = env.reset(evaluation_seeds(0, "selection", 1))
-    carry, generator = policy.initial_carry(1, observations.device), make_generator(0, "decision")
+    generator = make_generator(0, "decision")
+    carry = policy.begin(1, observations.device, policy.draw_shared_seed(1, generator))
     return partial(torch.no_grad()(policy.act), observations, carry, env.legal, generator)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from dof_lightning.actors.actions import CODECS
 from dof_lightning.diffusion.guidance import ConditionalDenoiser, guided_noise
 from dof_lightning.diffusion.sampler import Clip, Sampler
+from dof_lightning.diffusion.shared_seed import some_seeds, with_shared_seed
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.critic import AgentwiseCritic
 from dof_lightning.networks.mlp import MLPDenoiser
@@ -38,6 +39,7 @@ class DiffusionActor(DecentralizedPolicy):
         selection_temperature: T, above 0, in the critic's unit.
         execution: `decentralized`, or `centralized`: one joint chain through f and h, of which all agents take the same
             candidate, the best by sum_i Q_i. No agent can do that alone.
+        shared_seeds: M; all candidates of an agent are drawn given the episode's seed, which its critic does not know.
     """
 
     action_mask: Tensor
@@ -57,6 +59,7 @@ class DiffusionActor(DecentralizedPolicy):
         selection: Selection = "argmax",
         selection_temperature: float = 1.0,
         execution: Execution = "decentralized",
+        shared_seeds: int | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -72,6 +75,7 @@ class DiffusionActor(DecentralizedPolicy):
         self.selection: Selection = selection
         self.selection_temperature = selection_temperature
         self.execution: Execution = execution
+        self.shared_seeds = shared_seeds
         self.n_agents = denoiser.n_agents
 
     @property
@@ -93,7 +97,9 @@ class DiffusionActor(DecentralizedPolicy):
         repeated = condition.repeat_interleave(self.candidates, dim=0)
         allowed = None if legal is None else legal.repeat_interleave(self.candidates, dim=0)
         chains = noise[..., : self.sampler.n_noises, :].permute(3, 0, 2, 1, 4).flatten(1, 2)
-        samples = codec.finish(self._sample(repeated, chains), self.action_mask, allowed)
+        told = None if carry is None else carry["shared_seed"].repeat_interleave(self.candidates, dim=0)
+        seeded = with_shared_seed(repeated, told, self.shared_seeds)
+        samples = codec.finish(self._sample(seeded, chains), self.action_mask, allowed)
         if self.critic is None:
             return codec.decode(samples), carry
         values = self.critic(repeated, samples).amin(0).reshape(-1, self.candidates, self.n_agents)
@@ -147,8 +153,8 @@ class DiffusionActor(DecentralizedPolicy):
         return self._clip(sample_locally(*parts, self.sampler, self._clip, condition, noise))
 
     def chain_condition(self, observations: Tensor) -> Tensor:
-        """What a chain is given, `[B, N, C]`, at observations `[B, N, O]`."""
-        return self.normalizer.normalize(observations)
+        """What a chain is given, `[B, N, C]`, at observations `[B, N, O]`; each row has another shared seed, if any."""
+        return with_shared_seed(self.normalizer.normalize(observations), *some_seeds(observations, self.shared_seeds))
 
     def joint_prediction(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
         """eps_tot `[B, N, A]` as a function of the agents' x^k `[B, N, A]`."""
@@ -174,6 +180,7 @@ def sample_locally(
     noise: Tensor,
     pin: Clip = lambda x: x,
     guidance_weight: float = 1.0,
+    kept: int = 0,
 ) -> Tensor:
     """One reverse chain an agent, then h on its own x_i^0 (seed, Theorems 1 and 2: concat and wconcat cancel).
 
@@ -187,6 +194,7 @@ def sample_locally(
         noise: `[S, B, N, ...]`, S = `sampler.n_noises`.
         pin: writes what is known of x_i^0 over it, before every step and at the end (in-painting).
         guidance_weight: w of classifier-free guidance, see `guided_noise`; 1 means none.
+        kept: how many of the last entries of the condition guidance leaves alone.
 
     Returns:
         x_i^0 `[B, N, ...]`.
@@ -196,7 +204,7 @@ def sample_locally(
         return noise_factorization.local(denoiser(x, k, condition))
 
     def predict(x: Tensor, k: Tensor) -> Tensor:
-        return guided_noise(own, pin(x), k, condition, guidance_weight).to(x.dtype)
+        return guided_noise(own, pin(x), k, condition, guidance_weight, kept).to(x.dtype)
 
     sampled = sampler.sample(predict, noise, lambda x0: pin(clip(x0)))
     return pin(data_factorization.local(sampled))
@@ -212,6 +220,7 @@ def sample_jointly(
     noise: Tensor,
     pin: Clip = lambda x: x,
     guidance_weight: float = 1.0,
+    kept: int = 0,
 ) -> Tensor:
     """The centralised chain: its state is x_tot^k, its noise f(eps), its data h(x^0); arguments as `sample_locally`.
 
@@ -226,7 +235,7 @@ def sample_jointly(
         return f.join(denoiser(parts, k, condition).to(parts.dtype), condition)
 
     def predict(joint: Tensor, k: Tensor) -> Tensor:
-        return guided_noise(joined, pin(f.as_parts(joint)), k, condition, guidance_weight)
+        return guided_noise(joined, pin(f.as_parts(joint)), k, condition, guidance_weight, kept)
 
     joint_noise = torch.stack([f.as_state(draw) for draw in noise])
     parts = f.as_parts(sampler.sample(predict, joint_noise, clip_jointly))

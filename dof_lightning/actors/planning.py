@@ -13,6 +13,7 @@ from dof_lightning.actors.diffusion import Execution, sample_jointly, sample_loc
 from dof_lightning.batch import Window
 from dof_lightning.diffusion.guidance import guided_noise
 from dof_lightning.diffusion.sampler import Sampler
+from dof_lightning.diffusion.shared_seed import some_seeds, with_shared_seed
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.networks.inverse import InverseDynamics
@@ -52,6 +53,7 @@ class PlanningActor(DecentralizedPolicy):
         action_mask: `[N, A]` bool, False where an agent's action is padding.
         action_kind: `continuous` or `discrete`.
         execution: `decentralized`, or `centralized`: one joint chain through f and h plans all windows together.
+        shared_seeds: M; guidance exaggerates the return alone, both of its predictions know the episode's seed.
     """
 
     # The first estimate of x0 divides by sqrt(alpha_bar_K), the normaliser's inverse and inverse dynamics multiply:
@@ -81,6 +83,7 @@ class PlanningActor(DecentralizedPolicy):
         action_mask: Tensor,
         action_kind: ActionKind,
         execution: Execution = "decentralized",
+        shared_seeds: int | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -103,6 +106,7 @@ class PlanningActor(DecentralizedPolicy):
         self.register_buffer("action_mask", action_mask, persistent=False)
         self.action_kind: ActionKind = action_kind
         self.execution: Execution = execution
+        self.shared_seeds = shared_seeds
         self.n_agents = denoiser.n_agents
 
     @property
@@ -112,7 +116,7 @@ class PlanningActor(DecentralizedPolicy):
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
         """`time` `[E, N]`, `target` `[E, N]`, `history` `[E, N, Hh, O]`; None where a decision needs none of them."""
-        if self.history == 0 and self.return_update == "none":
+        if self.history == 0 and self.return_update == "none" and self.shared_seeds is None:
             return None
         shape = (n_episodes, self.n_agents)
         past = torch.zeros(*shape, self.history, self.data_mask.shape[-1], device=device)
@@ -146,14 +150,14 @@ class PlanningActor(DecentralizedPolicy):
 
         Args:
             seen: `[E, N, Hh + 1, O]`, history and current observation.
-            condition: `[E, N, 2]`, see `_condition`.
+            condition: `[E, N, 2 + M]`, see `_condition`.
             noise: from `draw_noise`.
         """
         return self._sample(self._known(seen), condition, noise.movedim(2, 0))
 
     def chain_condition(self, observations: Tensor) -> Tensor:
-        """What a chain is given at an episode's first step: the observations `[B, N, O]` as they are."""
-        return observations
+        """What a chain is given at an episode's first step: observations `[B, N, O]`, and a shared seed, if any."""
+        return with_shared_seed(observations, *some_seeds(observations, self.shared_seeds))
 
     def chain_noise(self, rows: int, generator: torch.Generator) -> Tensor:
         """The noise of B chains, `[S, B, N, T, O]` in float64."""
@@ -178,7 +182,7 @@ class PlanningActor(DecentralizedPolicy):
         def joined(parts: Tensor, k: Tensor, condition: Tensor) -> Tensor:
             return self.noise_factorization.join(self.denoiser(parts, k, condition).to(x.dtype), condition)
 
-        return guided_noise(joined, self._pin(x, known), k, target, self.guidance_weight)
+        return guided_noise(joined, self._pin(x, known), k, target, self.guidance_weight, self.shared_seeds or 0)
 
     def _sample(self, known: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
         """Windows `[E, N, T, O]`, known where `data_mask` is False, out of noise `[S, E, N, T, O]`."""
@@ -195,6 +199,7 @@ class PlanningActor(DecentralizedPolicy):
             noise,
             pin=partial(self._pin, known=known),
             guidance_weight=self.guidance_weight,
+            kept=self.shared_seeds or 0,
         )
 
     def _clip(self, x: Tensor) -> Tensor:
@@ -226,10 +231,14 @@ class PlanningActor(DecentralizedPolicy):
         selected: nn.Module = part.select_agent(agent)
         return selected
 
-    def _first_step(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+    def _first_step(self, condition: Tensor) -> tuple[Tensor, Tensor]:
         """`_condition` and `_known` where an episode begins: all history is the first observation."""
+        size = self.data_mask.shape[-1]
+        observations, told = condition[..., :size], condition[..., size:]
         seen = observations[:, :, None].expand(-1, -1, self.history + 1, -1)
         carry = self.initial_carry(len(observations), observations.device)
+        if self.shared_seeds is not None:
+            carry = {**carry, "shared_seed": told.argmax(-1)}
         return self._condition(observations, carry), self._known(seen)
 
     def _known(self, seen: Tensor) -> Tensor:
@@ -242,7 +251,7 @@ class PlanningActor(DecentralizedPolicy):
         return torch.where(self.data_mask, x, known)
 
     def _condition(self, observations: Tensor, carry: Any) -> Tensor:
-        """`[E, N, 2]`: the return that agent i asks for, and 1 for 'there is a condition'."""
+        """`[E, N, 2 + M]`: the return that agent i asks for, 1 for 'there is a condition', and the shared seed."""
         target = observations.new_full((*observations.shape[:2], 1), self.target_return)
         if self.return_update == "reward":
             target = carry["target"][..., None].to(target.dtype)
@@ -251,4 +260,5 @@ class PlanningActor(DecentralizedPolicy):
             weights = self.discount ** torch.arange(self.episode_length, device=left.device, dtype=torch.float64)
             share = weights.cumsum(0)[left - 1] / weights.sum()
             target = target * share[..., None].to(target.dtype)
-        return torch.cat([target, torch.ones_like(target)], dim=-1)
+        told = None if carry is None else carry.get("shared_seed")
+        return with_shared_seed(torch.cat([target, torch.ones_like(target)], dim=-1), told, self.shared_seeds)

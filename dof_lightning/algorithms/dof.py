@@ -2,17 +2,19 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dof_lightning.actors.diffusion import Execution, sample_jointly, sample_locally
 from dof_lightning.algorithms.base import Algorithm
+from dof_lightning.algorithms.diffused import Denoised, Diffused
 from dof_lightning.algorithms.execution import Part, check_execution
+from dof_lightning.algorithms.shared_seed import Assignment, Chain, SharedSeedAssignment, check_shared_seeds
 from dof_lightning.batch import EpisodeBatch
+from dof_lightning.diffusion.clip import clip_with_way_back
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
 from dof_lightning.factorization.base import Factorization
@@ -21,66 +23,6 @@ from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.spec import DatasetSpec
 
 RECONSTRUCTION_SNR_LIMIT = 5.0
-
-
-@dataclass(frozen=True)
-class Denoised:
-    """One noising and denoising of a batch.
-
-    Attributes:
-        k: `[B]` diffusion steps in 1..K.
-        noise: `[B, N, ...]`, the agents' true noise eps_i.
-        prediction: `[B, N, ...]`, eps_theta_i(x_i^k, k); joined already by an f that has no inverse.
-        x0: `[B, N, ...]`, the one-step estimate of the data, clipped (see `clip_with_way_back`).
-        clipped_share: scalar, share of the estimate's entries that the clip changed.
-    """
-
-    k: Tensor
-    noise: Tensor
-    prediction: Tensor
-    x0: Tensor
-    clipped_share: Tensor
-
-
-@dataclass(frozen=True)
-class Diffused:
-    """What of a batch diffuses.
-
-    Attributes:
-        x0: `[B, N, ...]`, data, normalised.
-        condition: `[B, N, C]`, what each agent is told.
-        mask: bool, broadcasts against x0, False where a sample's data are known or padding.
-        weight: as x0, of a masked mean whose divisor is a constant of the batch.
-    """
-
-    x0: Tensor
-    condition: Tensor
-    mask: Tensor
-    weight: Tensor
-
-
-class _ClipWithWayBack(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.limit = limit
-        return x.clamp(-limit, limit)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (x,), (gradient,) = ctx.saved_tensors, gradients
-        pushed_out = ((x > ctx.limit) & (gradient < 0)) | ((x < -ctx.limit) & (gradient > 0))
-        return gradient.masked_fill(pushed_out, 0.0), None
-
-
-def clip_with_way_back(x: Tensor, limit: float) -> Tensor:
-    """Clamps to [-limit, limit]; descent may pull saturated entries back in, but not push them further out.
-
-    The clamp's own gradient would leave a saturated action where it is for ever. The identity's (straight-through)
-    promises a gain that the clamp takes away, and lets the Q-gradient push estimates out without bound.
-    """
-    clipped: Tensor = _ClipWithWayBack.apply(x, limit)  # type: ignore[no-untyped-call]
-    return clipped
 
 
 class DoFLightningModule(Algorithm):
@@ -102,6 +44,8 @@ class DoFLightningModule(Algorithm):
         data_mask: broadcasts against `[N, ...]`, False where an agent's data are padding or known: no noise, no loss.
         clip_range: data lie in [-clip_range, clip_range].
         execution: `decentralized` (every agent its own chain) or `centralized` (the joint chain acts).
+        shared_seeds: M, how many values the agents' common seed has, None for none (docs/shared_seed.md).
+        known_dim: F, of what `assign_seed` is told of each agent; used with shared seeds.
 
     Attributes:
         imagines_teammates: decentralised agents run the denoiser on themselves and on teammates that they imagine, so
@@ -129,6 +73,8 @@ class DoFLightningModule(Algorithm):
         data_mask: Tensor,
         clip_range: float = 1.0,
         execution: Execution = "decentralized",
+        shared_seeds: int | None = None,
+        known_dim: int = 0,
     ) -> None:
         super().__init__(spec, seed)
         self.denoiser = denoiser
@@ -148,6 +94,10 @@ class DoFLightningModule(Algorithm):
             "data_factorization": self.data_factorization,
         }
         check_execution(execution, parts if self.imagines_teammates else parts | {"denoiser": denoiser})
+        check_shared_seeds(shared_seeds, self.noise_factorization, self.data_factorization, denoiser)
+        self.shared_seeds = shared_seeds
+        assigns = shared_seeds is not None
+        self.seed_assignment = SharedSeedAssignment(shared_seeds or 0, spec.n_agents * known_dim) if assigns else None
 
     def draw_noise(
         self, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype, mask: Tensor | None = None
@@ -210,6 +160,16 @@ class DoFLightningModule(Algorithm):
         estimate = torch.where(mask, self.schedule.predict_x0(noised, prediction, k), x0)
         clipped_share = (estimate.detach().abs() > self.clip_range).float().mean()
         return Denoised(k, noise, prediction, clip_with_way_back(estimate, self.clip_range), clipped_share)
+
+    def assign_seed(
+        self, known: Tensor, x0: Tensor, condition: Tensor, weight: Tensor, generator: torch.Generator, average: bool
+    ) -> Assignment:
+        """The common seed that each sample is learned with; see `SharedSeedAssignment`, whose arguments these are."""
+        if self.seed_assignment is None:
+            return Assignment()
+        network = self.average_denoiser if average else self.denoiser
+        chain = Chain(network, self.schedule, self.draw_noise, self.pin)
+        return self.seed_assignment(chain, known, x0, condition, weight, generator)
 
     def pin(self, x: Tensor, known: Tensor | None) -> Tensor:
         """Writes what is known over x where nothing diffuses (in-painting); without anything known, zeros (padding)."""

@@ -9,11 +9,14 @@ from torch import Tensor
 from dof_lightning.actors.actions import CODECS
 from dof_lightning.actors.diffusion import DiffusionActor, Execution, Selection
 from dof_lightning.algorithms.base import ParameterGroup
-from dof_lightning.algorithms.dof import Denoised, Diffused, DoFLightningModule, clip_with_way_back
+from dof_lightning.algorithms.diffused import Denoised, Diffused
+from dof_lightning.algorithms.dof import DoFLightningModule
 from dof_lightning.algorithms.policy_settings import Critics, QGradient, check_settings
+from dof_lightning.algorithms.shared_seed import Assignment
 from dof_lightning.algorithms.team_critic import TeamCritic, build_team_critic, negative_value
 from dof_lightning.algorithms.values import Situation
 from dof_lightning.batch import EpisodeBatch, Window
+from dof_lightning.diffusion.clip import clip_with_way_back
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
 from dof_lightning.factorization.base import Factorization, ValueMixer
@@ -61,6 +64,7 @@ class DoFPolicy(DoFLightningModule):
         critic_gradient_clip: the same for the critics.
         ema_decay: of the denoisers and h.
         target_update_rate: tau of the target critics.
+        shared_seeds: M of the agents' common seed, None for none (docs/shared_seed.md); critics are not told it.
 
     Raises:
         UserError: the settings contradict each other.
@@ -102,8 +106,9 @@ class DoFPolicy(DoFLightningModule):
         selection: Selection = "argmax",
         selection_temperature: float = 1.0,
         execution: Execution = "decentralized",
+        shared_seeds: int | None = None,
     ) -> None:
-        bank = denoiser(spec, condition_dim=spec.observation_dim)
+        bank = denoiser(spec, condition_dim=spec.observation_dim + (shared_seeds or 0))
         super().__init__(
             spec,
             seed,
@@ -115,6 +120,8 @@ class DoFPolicy(DoFLightningModule):
             ema_decay,
             data_mask=spec.environment.action_mask(),
             execution=execution,
+            shared_seeds=shared_seeds,
+            known_dim=spec.observation_dim,
         )
         settings = {
             "critics": critics,
@@ -157,22 +164,25 @@ class DoFPolicy(DoFLightningModule):
         """`loss` and its parts; see the class and `Algorithm.losses`."""
         now, x0 = self._current(batch)
         weight = self.entry_weight(x0, now.alive)
-        denoised = self.denoise(x0, now.condition, generator)
+        told = self.assign_seed(now.condition, x0, now.condition, weight, generator, average=False)
+        denoised = self.denoise(x0, told.tell(now.condition), generator)
         diffusion = self.diffusion_loss(denoised, weight)
         reconstruction = self.reconstruction_loss(denoised, x0, weight)
         losses = {
             "loss/diffusion": diffusion,
             "loss/reconstruction": reconstruction,
             "diffusion/clipped_share": denoised.clipped_share,
+            **told.losses,
         }
         loss = diffusion + self.reconstruction_weight * reconstruction
+        loss = told.add_loss(loss)
         if self.critic is not None:
-            losses |= self.critic.losses(batch, now, x0, *self._next_actions(batch, generator))
+            losses |= self.critic.losses(batch, now, x0, *self._next_actions(batch, told, generator))
             loss = loss + losses["loss/critic"] + losses.get("loss/local_head", 0.0)
             if self.q_gradient == "one_step":
                 losses["loss/q"] = self.q_loss(self.critic, denoised, now)
             elif self.q_gradient == "full":
-                losses["loss/q"] = self.full_q_loss(self.critic, now, generator)
+                losses["loss/q"] = self.full_q_loss(self.critic, now, generator, told)
             if "loss/q" in losses:
                 loss = loss + self.q_weight * losses["loss/q"]
         return {"loss": loss, **losses}
@@ -190,16 +200,19 @@ class DoFPolicy(DoFLightningModule):
         values = self._values(critic, self.data_factorization.join(denoised.x0), now)
         return negative_value(values, self.schedule.snr(denoised.k, like=values).clamp(max=1.0))
 
-    def full_q_loss(self, critic: TeamCritic, now: Situation, generator: torch.Generator) -> Tensor:
+    def full_q_loss(
+        self, critic: TeamCritic, now: Situation, generator: torch.Generator, told: Assignment | None = None
+    ) -> Tensor:
         """L_q through every step of the chain that acts: a shorter one would leave the steps it skips to cloning.
 
         Args:
             critic: the team's.
             now: the row to act in.
             generator: draws the chain's noise.
+            told: the samples' shared seeds.
         """
         noise = self._chain_noise(self.sampler, now.condition, generator)
-        actions = self.learning_sample(now.condition, noise, self.sampler)
+        actions = self.learning_sample(now.condition if told is None else told.tell(now.condition), noise, self.sampler)
         values = self._values(critic, actions, now)
         return negative_value(values, torch.ones_like(values))
 
@@ -216,7 +229,9 @@ class DoFPolicy(DoFLightningModule):
     def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
         """The current actions `[B, N, A]`, given the observations."""
         now, x0 = self._current(batch)
-        return Diffused(x0, now.condition, self.data_mask, self.entry_weight(x0, now.alive))
+        weight = self.entry_weight(x0, now.alive)
+        told = self.assign_seed(now.condition, x0, now.condition, weight, generator, average=True)
+        return Diffused(x0, told.tell(now.condition), self.data_mask, weight)
 
     def policy(self) -> DiffusionActor:
         """Agents with the averaged denoisers, f and h, and the target critics to rank candidates."""
@@ -235,6 +250,7 @@ class DoFPolicy(DoFLightningModule):
             self.selection,
             self.selection_temperature * (1.0 if self.critic is None else self.critic.reward_scale),
             self.execution,
+            self.shared_seeds,
         )
         return actor.eval()
 
@@ -248,6 +264,8 @@ class DoFPolicy(DoFLightningModule):
         if self.critic is not None:
             clip = self.critic_gradient_clip
             groups.append(ParameterGroup("critic", (self.critic.online,), self.critic_learning_rate, clip))
+        if self.seed_assignment is not None:
+            groups += self.seed_assignment.parameter_groups()
         return [group for group in groups if group.parameters()]
 
     def after_step(self) -> None:
@@ -262,11 +280,13 @@ class DoFPolicy(DoFLightningModule):
         return now, self.codec.encode(batch.actions[:, :, batch.history], self.data_mask, like=now.condition)
 
     @torch.no_grad()
-    def _next_actions(self, batch: EpisodeBatch, generator: torch.Generator) -> tuple[Situation, Tensor]:
-        """The row after the current one, and the averaged actors' actions `[B, N, A]` there."""
+    def _next_actions(
+        self, batch: EpisodeBatch, told: Assignment, generator: torch.Generator
+    ) -> tuple[Situation, Tensor]:
+        """The row after the current one, and the averaged actors' actions `[B, N, A]` there given the same seed."""
         following = self._situation(batch, batch.history + 1)
         noise = self._chain_noise(self.target_sampler, following.condition, generator)
-        actions = self.acting_sample(following.condition, noise, self.target_sampler)
+        actions = self.acting_sample(told.tell(following.condition), noise, self.target_sampler)
         actions = actions.clamp(-self.clip_range, self.clip_range)
         return following, self.codec.finish(actions, self.data_mask, following.legal)
 

@@ -11,9 +11,11 @@ from torch import Tensor
 from dof_lightning.actors.diffusion import Execution
 from dof_lightning.actors.planning import PlanningActor, ReturnUpdate
 from dof_lightning.algorithms.base import ParameterGroup
-from dof_lightning.algorithms.dof import Diffused, DoFLightningModule
+from dof_lightning.algorithms.diffused import Diffused
+from dof_lightning.algorithms.dof import DoFLightningModule
 from dof_lightning.algorithms.execution import check_execution
 from dof_lightning.algorithms.inverse_loss import inverse_loss
+from dof_lightning.algorithms.shared_seed import Assignment
 from dof_lightning.algorithms.trajectory_settings import check_settings
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.sampler import Sampler
@@ -61,6 +63,7 @@ class DoFTrajectory(DoFLightningModule):
         gradient_clip: largest norm per agent of the denoisers' gradient, None for no clipping.
         ema_decay: of the denoisers, f, h and inverse dynamics that act.
         execution: `decentralized` or `centralized`, see `DoFLightningModule`.
+        shared_seeds: M, how many values the agents' common seed has, None for none (docs/shared_seed.md).
 
     Raises:
         UserError: the settings contradict each other.
@@ -97,6 +100,7 @@ class DoFTrajectory(DoFLightningModule):
         gradient_clip: float | None,
         ema_decay: float,
         execution: Execution = "decentralized",
+        shared_seeds: int | None = None,
     ) -> None:
         settings = {
             "history": history,
@@ -113,14 +117,15 @@ class DoFTrajectory(DoFLightningModule):
             "ema_decay": ema_decay,
         }
         check_settings(settings, learns_h=any(True for _ in data_factorization(spec).parameters()))
-        bank = denoiser(spec, condition_dim=CONDITION_DIM)
+        bank = denoiser(spec, condition_dim=CONDITION_DIM + (shared_seeds or 0))
         normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
         window = Window(history, horizon)
         ahead = torch.arange(window.length) > history
         parts = (noise_factorization, data_factorization, schedule, sampler, ema_decay)
         data_mask = spec.environment.observation_mask()[:, None] & ahead[:, None]
         clip_range = math.inf if normalizer.clip_range is None else normalizer.clip_range
-        super().__init__(spec, seed, bank, *parts, data_mask, clip_range, execution)
+        known_dim = (history + 1) * spec.observation_dim + 1
+        super().__init__(spec, seed, bank, *parts, data_mask, clip_range, execution, shared_seeds, known_dim)
         self.window = window
         self.inverse = inverse(spec)
         check_execution(execution, {"algorithm.inverse.sharing": self.inverse})
@@ -143,23 +148,26 @@ class DoFTrajectory(DoFLightningModule):
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` and its parts; see the class and `Algorithm.losses`."""
         windows = self.diffused(batch, generator)
-        condition = windows.condition * self._keeps_return(windows.condition, generator)
-        denoised = self.denoise(windows.x0, condition, generator, mask=windows.mask)
+        kept = self._keeps_return(windows.condition, generator)
+        told = self._assign(windows, generator, average=False)
+        denoised = self.denoise(windows.x0, told.tell(windows.condition * kept), generator, mask=windows.mask)
         diffusion = self.diffusion_loss(denoised, windows.weight)
         reconstruction = self.reconstruction_loss(denoised, windows.x0, windows.weight)
         inverse = inverse_loss(self.spec, batch, self.inverse, self.inverse_normalizer)
         return {
-            "loss": (diffusion + inverse) / 2 + self.reconstruction_weight * reconstruction,
+            "loss": told.add_loss((diffusion + inverse) / 2 + self.reconstruction_weight * reconstruction),
             "loss/diffusion": diffusion,
             "loss/inverse": inverse,
             "loss/reconstruction": reconstruction,
             "diffusion/clipped_share": denoised.clipped_share,
+            **told.losses,
         }
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Denoising loss, unweighted by f, all agents' and each agent's, and inverse dynamics', by what acts."""
         windows = self.diffused(batch, generator)
-        denoised = self.denoise(windows.x0, windows.condition, generator, average=True, mask=windows.mask)
+        condition = self._assign(windows, generator, average=True).tell(windows.condition)
+        denoised = self.denoise(windows.x0, condition, generator, average=True, mask=windows.mask)
         error = windows.weight * (denoised.prediction - denoised.noise).square()
         agents = error.sum((0, 2, 3)) / windows.weight.sum((0, 2, 3)).clamp_min(1e-12)
         inverse = inverse_loss(self.spec, batch, self.average_inverse, self.inverse_normalizer)
@@ -190,6 +198,7 @@ class DoFTrajectory(DoFLightningModule):
             self.spec.environment.action_mask().to(self.data_mask.device),
             self.spec.action_kind,
             self.execution,
+            self.shared_seeds,
         )
         return actor.eval()
 
@@ -201,6 +210,8 @@ class DoFTrajectory(DoFLightningModule):
             ParameterGroup("factorization", factorization, self.learning_rate, None),
             ParameterGroup("inverse", (self.inverse,), self.learning_rate, self.gradient_clip),
         ]
+        if self.seed_assignment is not None:
+            groups += self.seed_assignment.parameter_groups()
         return [group for group in groups if group.parameters()]
 
     def after_step(self) -> None:
@@ -228,6 +239,12 @@ class DoFTrajectory(DoFLightningModule):
         rows = condition.shape[1] if self.denoiser.local_execution else 1
         kept = torch.rand(len(condition), rows, 1, generator=generator, device=condition.device)
         return kept >= self.return_dropout
+
+    def _assign(self, windows: Diffused, generator: torch.Generator, average: bool) -> Assignment:
+        """The seeds of windows of which the agents know histories, current rows and returns before they act."""
+        rows = windows.x0[:, :, : self.window.history + 1].flatten(2)
+        known = torch.cat([rows, windows.condition[..., :1]], dim=-1)
+        return self.assign_seed(known, windows.x0, windows.condition, windows.weight, generator, average)
 
     def _condition(self, batch: EpisodeBatch) -> Tensor:
         """`[B, N, 2]`: R_t / returns_scale of agent i from the current row on, and 1."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dof_lightning.actors.value import DiffusedValueActor
 from dof_lightning.algorithms.base import ParameterGroup
-from dof_lightning.algorithms.dof import Diffused, DoFLightningModule
+from dof_lightning.algorithms.diffused import Diffused
+from dof_lightning.algorithms.dof import DoFLightningModule
 from dof_lightning.algorithms.team_value import TeamValue, check_settings, current_row
 from dof_lightning.algorithms.values import Situation
 from dof_lightning.batch import EpisodeBatch, Window

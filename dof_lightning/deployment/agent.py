@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dof_lightning import __version__
-from dof_lightning.deployment.decision import Decision, own_noise
+from dof_lightning.deployment.decision import Decision, own_noise, told_seed
 from dof_lightning.deployment.structure import rebuild
 from dof_lightning.errors import UserError
 from dof_lightning.policy import DecentralizedPolicy
@@ -68,7 +68,8 @@ class Agent:
         """Starts an episode (or a batch of them): nothing is remembered, and the noise starts anew.
 
         Args:
-            seed: of the noise, 0 or more; agents of one team may be given the same, their noise is independent.
+            seed: of the noise, 0 or more; agents of one team may be given the same, their noise is independent. Agents
+                that act on a shared seed must be given the same, from which each derives the shared one.
 
         Raises:
             UserError: it is negative.
@@ -112,13 +113,23 @@ class Agent:
         self._check(seen, allowed, noise if observation.ndim > 1 else noise[None])
         if self._n_episodes is None:
             self._n_episodes = len(seen)
-            self._carry = self.decision.policy.initial_carry(len(seen), seen.device)
+            self._carry = self._begin(len(seen), seen.device)
         with torch.no_grad():
             noise = noise.to(seen.device).reshape(len(seen), *self.record["noise_shape"])
             action, self._carry = self.decision(seen, self._carry, allowed, noise)
         self._step += 1
         action = action if observation.ndim > 1 else action[0]
         return action.cpu().numpy() if isinstance(observation, np.ndarray) else action.to(observation.device)
+
+    def _begin(self, n_episodes: int, device: torch.device) -> Any:
+        policy = self.decision.policy
+        if policy.shared_seeds is None:
+            return policy.initial_carry(n_episodes, device)
+        if self._seed is None:
+            raise UserError(
+                f"{self.name} acts on a seed shared by its team: call reset(seed), the same for all, before it acts"
+            )
+        return policy.begin(n_episodes, device, told_seed(policy, n_episodes, self._seed))
 
     def _tensor(self, field: str, given: np.ndarray | Tensor, width: int) -> Tensor:
         """`[E, width]` on the agent's device."""

@@ -27,6 +27,18 @@ def own_noise(policy: DecentralizedPolicy, n_episodes: int, seed: int, agent: in
     return policy.draw_noise(n_episodes, make_generator(seed, "agent", agent, step, device=tensor.device))
 
 
+def told_seed(policy: DecentralizedPolicy, n_episodes: int, seed: int) -> Tensor | None:
+    """The agents' common seed, a function of the episode's: each derives it by itself, and all find the same.
+
+    Args:
+        policy: of one agent or of the team.
+        n_episodes: E; episodes of one batch share the stream, so another E may give others.
+        seed: of the episode, the same for all agents.
+    """
+    tensor = next(iter([*policy.parameters(), *policy.buffers()]), torch.empty(0))
+    return policy.draw_shared_seed(n_episodes, make_generator(seed, "shared seed", device=tensor.device))
+
+
 class Decision(nn.Module):
     """The policy of one agent without the team's dimensions: no agent axis, no padding.
 

@@ -34,6 +34,11 @@ def trace(agent: Agent) -> ExportedProgram:
     """
     policy = agent.decision.policy
     device = next(agent.decision.parameters(), torch.empty(0)).device
+    if policy.shared_seeds is not None:
+        raise UserError(
+            f"format=torch_export: {agent.name} acts on the episode's shared seed, a program of one decision has none; "
+            "use format=safetensors"
+        )
     if policy.initial_carry(1, device) is not None:
         raise UserError(
             f"format=torch_export: {agent.name} remembers its history, a program of one decision cannot; "

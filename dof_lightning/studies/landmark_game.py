@@ -92,7 +92,8 @@ def play(policy: DecentralizedPolicy, env: VectorEnv, seed: int) -> dict[str, An
     played = run_rollout(policy, env, seeds, (seed, "game_landmark", "episodes"), record=True)
     again = run_rollout(policy, env, seeds[:1].expand(DRAWN), (seed, "game_landmark", "drawn"), record=True)
     observations = env.reset(evaluation_seeds(seed, "report", PLANS))
-    carry = policy.initial_carry(PLANS, observations.device)
+    told = policy.draw_shared_seed(PLANS, make_generator(seed, "game_landmark", "shared seed"))
+    carry = policy.begin(PLANS, observations.device, told)
     actions, _ = policy.act(observations, carry, None, make_generator(seed, "game_landmark", "plans"))
     distinct = count_distinct(headings(observations, actions)) == len(Spread.landmarks)
     return judge(played) | {

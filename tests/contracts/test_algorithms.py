@@ -31,6 +31,10 @@ CASES += [  # what plans windows of observations, with every part that it shares
 ]
 CASES += [  # where no yaml of their own picks them
     ("algorithm.critics=joint", "algorithm.q_gradient=full", "algorithm.selection=softmax"),
+    ("algorithm.shared_seeds=2", "algorithm.q_gradient=full"),
+    ("algorithm=dof_cloning", "algorithm.shared_seeds=3"),
+    ("algorithm=dof_trajectory", "algorithm.shared_seeds=2", "algorithm.history=2", "algorithm.horizon=4"),
+    ("algorithm=dof_trajectory", "algorithm.shared_seeds=2", "denoiser=temporal_transformer"),
     ("algorithm=dof_trajectory", "algorithm.history=3", "algorithm.horizon=4", "algorithm.return_update=time"),
     ("algorithm=dof_trajectory", "algorithm.return_update=reward", "algorithm.observation_normalizer=gaussian"),
     ("algorithm=dof_trajectory", "algorithm.inverse.sharing=joint", "execution=centralized"),
@@ -140,13 +144,14 @@ def test_exported_agents_act_as_the_batched_policy_on_the_same_noise(overrides: 
     spec = synthetic_spec()
     observations = torch.randn(6, spec.n_agents, spec.observation_dim, generator=torch.Generator().manual_seed(0))
     noise = policy.draw_noise(6, torch.Generator().manual_seed(1))
+    device, told = torch.device("cpu"), policy.draw_shared_seed(6, torch.Generator().manual_seed(2))
     with torch.no_grad():
-        together, _ = policy.act_on_noise(observations, policy.initial_carry(6, torch.device("cpu")), None, noise)
+        together, _ = policy.act_on_noise(observations, policy.begin(6, device, told), None, noise)
         assert together.shape == (6, spec.n_agents, spec.action_dim)
         assert bool((together.abs() <= 1).all())
         for agent in range(spec.n_agents):
             single, mine = policy.export(agent), slice(agent, agent + 1)
-            carry = single.initial_carry(6, torch.device("cpu"))
+            carry = single.begin(6, device, told)
             alone, _ = single.act_on_noise(observations[:, mine], carry, None, noise[:, mine])
             torch.testing.assert_close(alone, together[:, mine], rtol=1e-5, atol=1e-5)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from dof_lightning.algorithms.dof import clip_with_way_back
 from dof_lightning.diffusion import sampler, schedule
+from dof_lightning.diffusion.clip import clip_with_way_back
 from dof_lightning.diffusion.dpm_solver import DPMSolver
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
