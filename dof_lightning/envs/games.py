@@ -133,9 +133,10 @@ def actions_of(points: Tensor) -> Tensor:
 class LandmarkGame(ParticleEnv):
     """Spread's physics, observations and rewards, from starts where every assignment can be carried out in time.
 
-    Agents start at rest on a ring of radius 0.3, landmarks lie on a ring of radius 0.8, each ring evenly spaced and
-    turned by an angle of its own, in an order of its own. Landmarks are so far apart (1.39) that three discs of radius
-    0.15 can stand on all of them; Spread's own starts are uniform, and often put two landmarks within one disc.
+    The landmarks are always the same corners of a triangle, on a circle of radius 0.8. Agents start at rest, evenly
+    spaced on a circle of radius 0.3, which is turned by any angle and occupied in any order. Landmarks are so far apart
+    (1.39) that three discs of radius 0.15 can stand on all of them; Spread's own starts are uniform, and often put two
+    landmarks within one disc.
 
     Args:
         device: where the episodes live.
@@ -144,21 +145,22 @@ class LandmarkGame(ParticleEnv):
 
     def __init__(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         super().__init__("spread", device=device, dtype=dtype)
-        starts = {"agents": f"ring {AGENT_RING}", "landmarks": f"ring {LANDMARK_RING}, any turn and order of each"}
+        starts = {"agents": f"ring {AGENT_RING}, any turn and order", "landmarks": f"ring {LANDMARK_RING}, fixed"}
         recipe = {**self.spec.recipe, "variant": LANDMARK_GAME_VARIANT, "starts": starts}
         self.spec = replace(self.spec, name="game_landmark", recipe=recipe, reference=None)
 
     def reset(self, seeds: Tensor) -> Tensor:
         """See `VectorEnv.reset` and the class."""
-        drawn = counter_uniform(seeds.to(self._device), 8)
-        agents = AGENT_RING * _ring(drawn[:, 0], drawn[:, 1:4])
-        landmarks = LANDMARK_RING * _ring(drawn[:, 4], drawn[:, 5:8])
+        drawn = counter_uniform(seeds.to(self._device), 4)
+        agents = AGENT_RING * _ring(drawn[:, 0], drawn[:, 1:].argsort(dim=1))
+        corners = torch.arange(3, device=self._device).expand(len(seeds), 3)
+        landmarks = LANDMARK_RING * _ring(torch.full_like(drawn[:, 0], 0.25), corners)
         return self.reset_to(agents, torch.zeros_like(agents), landmarks)
 
 
-def _ring(turn: Tensor, order: Tensor) -> Tensor:
-    """Three points on the unit circle `[E, 3, 2]`, turned by `[E]` in [0, 1) of a circle, in the rank of `[E, 3]`."""
-    angle = 2 * math.pi * (turn[:, None] + order.argsort(dim=1) / 3)
+def _ring(turn: Tensor, place: Tensor) -> Tensor:
+    """Points `[E, 3, 2]` on the unit circle at places `[E, 3]` of three, turned by `[E]` in [0, 1) of a circle."""
+    angle = 2 * math.pi * (turn[:, None] + place / 3)
     return torch.stack([angle.cos(), angle.sin()], dim=-1)
 
 

@@ -37,7 +37,7 @@ def quadrants(points: Tensor) -> Tensor:
     return torch.bincount(index, minlength=4).reshape(2, 2) / len(points)
 
 
-def played(assignment: Assignment, episodes: int = 400, noise: float = 0.2) -> Rollout:
+def played(assignment: Assignment, episodes: int = 400, noise: float = 0.1) -> Rollout:
     return run_rollout(
         LandmarkTeam(assignment, noise), LandmarkGame(), torch.arange(episodes), (0, "test"), record=True
     )
