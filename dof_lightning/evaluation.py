@@ -1,8 +1,9 @@
 """The numbers that are reported: fixed seeds, decentralised execution, and the certificate."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from dof_lightning.checkpoint import Checkpoint, build_algorithm, build_env
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout import certify, evaluation_seeds, run_rollout
+from dof_lightning.seeding import make_generator
 from dof_lightning.spec import check_compatible
 
 
@@ -63,6 +65,14 @@ def build_policy(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Dec
     env = build_env(config)
     check_compatible(checkpoint.spec, env.spec)
     return build_algorithm(checkpoint, config).policy(), env
+
+
+def first_decision(policy: DecentralizedPolicy, env: VectorEnv) -> Callable[[], Any]:
+    """The first decision of an episode for all agents, their noise included, as something to call and time."""
+    observations = env.reset(evaluation_seeds(0, "selection", 1))
+    generator = make_generator(0, "decision", device=observations.device)
+    carry = policy.begin(1, observations.device, policy.draw_shared_seed(1, generator))
+    return partial(torch.no_grad()(policy.act), observations, carry, env.legal, generator)
 
 
 def score(policy: DecentralizedPolicy, env: VectorEnv, config: Mapping[str, Any]) -> Score:

@@ -3,20 +3,13 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import torch
-
 from dof_lightning.checkpoint import Checkpoint
-from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
-from dof_lightning.evaluation import Score, build_policy, score
+from dof_lightning.evaluation import Score, build_policy, first_decision, score
 from dof_lightning.overrides import override, parse
 from dof_lightning.plain import leaves, split_tail
-from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.rollout import evaluation_seeds
-from dof_lightning.seeding import make_generator
 from dof_lightning.timing import interleaved
 
 REPETITIONS = 10  # timed decisions of each variant
@@ -98,19 +91,11 @@ def measure(checkpoint: Checkpoint, variants: Sequence[Variant]) -> list[Result]
         UserError: see `evaluate`.
     """
     built = [build_policy(checkpoint, variant.config) for variant in variants]
-    seconds = interleaved({index: _decision(*parts) for index, parts in enumerate(built)}, REPETITIONS)
+    seconds = interleaved({index: first_decision(*parts) for index, parts in enumerate(built)}, REPETITIONS)
     return [
         Result(variant, score(policy, env, variant.config), 1e3 * min(seconds[index]))
         for index, (variant, (policy, env)) in enumerate(zip(variants, built, strict=True))
     ]
-
-
-def _decision(policy: DecentralizedPolicy, env: VectorEnv) -> partial[Any]:
-    """The first decision of an episode, its noise included, as something to call."""
-    observations = env.reset(evaluation_seeds(0, "selection", 1))
-    generator = make_generator(0, "decision")
-    carry = policy.begin(1, observations.device, policy.draw_shared_seed(1, generator))
-    return partial(torch.no_grad()(policy.act), observations, carry, env.legal, generator)
 
 
 def _values(key: str, text: str) -> list[Any]:

@@ -4,20 +4,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dof_lightning.checkpoint import Checkpoint
+from dof_lightning.evaluation import build_policy, first_decision
 from dof_lightning.studies.base import Cell, Report, Study
 from dof_lightning.studies.tables import by_labels, over_seeds
+from dof_lightning.timing import interleaved
+
+REPETITIONS = 10  # timed decisions
 
 
 class Scores(Study):
-    """Returns and normalised scores of the last checkpoint, by cell: mean ± standard deviation over seeds."""
+    """Returns and normalised scores of the last checkpoint, by cell: mean ± standard deviation over seeds.
+
+    The time of a decision is that of the first in an episode, of all agents, the fastest of several on this machine.
+    """
 
     def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing beyond what a run reports."""
-        return {}
+        """`decision_ms`."""
+        decision = first_decision(*build_policy(checkpoint, config))
+        return {"decision_ms": 1e3 * min(interleaved({"decision": decision}, REPETITIONS)["decision"])}
 
     def report(self, cells: Sequence[Cell]) -> Report:
         """A row a cell, and bars."""
         columns = [*self.axes, "execution", "seeds", "return", "normalised score", "behaviour's", "wall time (s)"]
+        columns.append("decision (ms)")
         rows, means = [], {}
         for labels, group in by_labels(cells):
             last = [cell.results["last"] for cell in group]
@@ -32,6 +41,7 @@ class Scores(Study):
                     over_seeds(scores) if known else "-",
                     over_seeds([group[0].results["behavior"]["normalized_score"]]) if known else "-",
                     over_seeds([cell.results["wall_seconds"] for cell in group], 0),
+                    over_seeds([cell.measured["decision_ms"] for cell in group]),
                 ]
             )
             key = "normalized_score" if known else "return_mean"

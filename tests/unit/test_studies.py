@@ -21,7 +21,9 @@ AXES: Axes = {
 def cell(labels: dict[str, str], seed: int, score: float | None, execution: str | None = None) -> Cell:
     last: dict[str, Any] = {"return_mean": 100.0 + seed, "normalized_score": score}
     last |= {} if execution is None else {"execution": execution}
-    return Cell(labels, seed, {"last": last, "wall_seconds": 9.0, "behavior": {"normalized_score": score}}, {})
+    return Cell(
+        labels, seed, {"last": last, "wall_seconds": 9.0, "behavior": {"normalized_score": score}}, {"decision_ms": 2.0}
+    )
 
 
 def test_cells_are_the_product_of_axes_and_seeds() -> None:
