@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dof_lightning.errors import UserError
-from dof_lightning.igd import gauge_at
+from dof_lightning.igd import Effort, gauge_at
 from dof_lightning.networks.attention_mlp import AttentionMLP
 from dof_lightning.networks.attention_unet import AttentionUNet
 from dof_lightning.networks.mlp import MLPDenoiser
@@ -90,7 +90,7 @@ def test_the_igd_gauge_sees_that_no_agent_has_a_chain_of_its_own() -> None:
     changes = cloning(denoiser=partial(AttentionMLP, hidden=(16,)), execution="centralized")
     policy = small_dof_policy(small_spec((A,) * N), **changes).policy()
     policy.denoiser.meetings[0].gamma.data += 1.0
-    found = gauge_at(policy, torch.zeros(1, N, O), seed=0, draws=32, permutations=10)
+    found = gauge_at(policy, torch.zeros(1, N, O), seed=0, effort=Effort(draws=32, permutations=10))
     assert found.pathwise_error is None
     assert found.jacobian_ratio > 0
     assert not found.passed

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dof_lightning.actors.actions import CODECS
 from dof_lightning.algorithms.dof_policy import DoFPolicy
+from dof_lightning.algorithms.shared_seed import Assignment
 from dof_lightning.diffusion.sampler import DDIM
 from dof_lightning.networks.agentwise import clip_gradient_norm
 from dof_lightning.networks.critic import AgentwiseCritic
@@ -78,7 +79,7 @@ def test_critics_see_legal_one_hot_vectors_in_targets_and_soft_ones_where_the_gr
     model = small_dof_policy(small_spec(CHOICES, action_kind="discrete"))
     batch = small_batch(model.spec)
     assert batch.legal is not None
-    following, actions = model._next_actions(batch, generator(1))
+    following, actions = model._next_actions(batch, Assignment(), generator(1))
     assert following.legal is not None
     assert torch.equal(actions.amax(-1), torch.ones(32, 3))
     assert bool(following.legal.gather(-1, actions.argmax(-1, keepdim=True)).all())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dof_lightning.algorithms.dof_policy import DoFPolicy
+from dof_lightning.algorithms.shared_seed import Assignment
 from dof_lightning.algorithms.team_critic import TeamCritic
 from dof_lightning.algorithms.values import CentralCritic, Situation
 from dof_lightning.batch import EpisodeBatch
@@ -80,7 +81,7 @@ def test_targets_are_the_team_reward_plus_the_joint_value_of_the_next_row() -> N
     layer.weight.data.zero_()
     layer.bias.data.copy_(torch.tensor([5.0, 3.0]).view(2, 1, 1))
     now, _ = model._current(batch)
-    target = critic._target(batch, now, critic._next_values(*model._next_actions(batch, generator(5))))
+    target = critic._target(batch, now, critic._next_values(*model._next_actions(batch, Assignment(), generator(5))))
     team = SCALE * batch.rewards[:, :, 0].mean(1, keepdim=True)
     torch.testing.assert_close(target, team + 0.9 * (1 - batch.terminated.float()) * 3.0)
 
