@@ -48,7 +48,7 @@ class VideoCallback(Callback):
         """Says so where there is nothing to draw (Lightning hook)."""
         self._schedule.start(trainer)
         if trainer.is_global_zero and not self.env.can_render:
-            sys.stderr.write(f"env={self.env.spec.name} cannot draw (no render_mode 'rgb_array'): no videos\n")
+            sys.stderr.write(f"env={self.env.spec.name} cannot draw: no videos\n")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
