@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 4096
 COMPARED = 2000  # points that the energy distance and the figure take
+LARGEST_ROW = 6  # panels side by side in the figure
 SPAN = 1.5  # of the figure's axes
 NUMBERS = ("total_variation", "energy_distance", "off_modes", "total_correlation")
 
@@ -113,20 +114,31 @@ def _without_points(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _densities(cells: Sequence[Cell], truths: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Rows data, columns truth and methods; of several seeds the first."""
+    """Rows data, columns truth and methods, wrapped where there are many; of several seeds the first."""
     from matplotlib.figure import Figure
 
     drawn: dict[str, dict[str, list]] = {data: {"truth": truth["points"]} for data, truth in truths.items()}
     for labels, group in by_labels(cells):
         data, *method = labels.values()
         drawn[data][", ".join(method)] = group[0].measured["points"]
-    columns = max(map(len, drawn.values()))
-    figure = Figure(figsize=(2.4 * columns, 2.4 * len(drawn)), layout="constrained")
-    grid = figure.subplots(len(drawn), columns, sharex=True, sharey=True, squeeze=False)
-    for axes_of_row, (data, panels) in zip(grid, drawn.items(), strict=True):
-        for axes, (name, points) in zip(axes_of_row, panels.items(), strict=True):
+    wrapped = [
+        [(f"{data}: {name}", points) for name, points in row]
+        for data, panels in drawn.items()
+        for row in _rows_of(list(panels.items()))
+    ]
+    columns = max(map(len, wrapped))
+    figure = Figure(figsize=(2.4 * columns, 2.4 * len(wrapped)), layout="constrained")
+    grid = figure.subplots(len(wrapped), columns, sharex=True, sharey=True, squeeze=False)
+    for axes_of_row, row in zip(grid, wrapped, strict=True):
+        for axes in axes_of_row[len(row) :]:
+            axes.set_axis_off()
+        for axes, (title, points) in zip(axes_of_row, row, strict=False):
             x, y = zip(*points, strict=True)
             axes.hist2d(x, y, bins=60, range=[[-SPAN, SPAN], [-SPAN, SPAN]], cmap="Blues", vmax=len(points) / 150)
-            axes.set_title(f"{data}: {name}", fontsize=8)
+            axes.set_title(title, fontsize=8)
             axes.set_aspect("equal")
     return figure
+
+
+def _rows_of(panels: list[tuple[str, list]]) -> list[list[tuple[str, list]]]:
+    return [panels[start : start + LARGEST_ROW] for start in range(0, len(panels), LARGEST_ROW)]
