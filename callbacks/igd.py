@@ -41,7 +41,7 @@ class IGDCallback(Callback):
         rows: int,
     ) -> None:
         self.env, self.seed = env, seed
-        self.effort = Effort(conditions, draws, permutations, rows).check()
+        self.effort = Effort(conditions, draws, permutations, rows).check("callbacks.igd.")
         self._schedule = None if every_n_steps is None else StepSchedule(every_n_steps, "callbacks.igd.every_n_steps")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

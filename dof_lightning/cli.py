@@ -149,6 +149,7 @@ def _gauge(path: Path, tails: list[str]) -> dict[str, Any]:
     checkpoint = checkpoints.read(path)
     config = override(checkpoint.config, tails, command="dof igd")
     policy, env = checkpoints.build_algorithm(checkpoint, config).policy(), checkpoints.build_env(config)
+    conditions = max(conditions, policy.shared_seeds or 0)  # one for each seed: what is measured is the law given it
     measured = gauge(policy, env, config["seed"], Effort(conditions=conditions, draws=draws)).to_dict()
     return measured | {"certificate_max_abs_delta": certify(policy, env, config["seed"]).max_abs_delta}
 
@@ -160,13 +161,14 @@ def _coordination_gap(path: Path, other: Path, tails: list[str]) -> dict[str, An
     from dof_lightning.coordination_gap import estimate
     from dof_lightning.overrides import override
 
-    models = []
+    models, configs = [], []
     for checkpoint in (checkpoints.read(path), checkpoints.read(other)):
-        model = checkpoints.build_algorithm(checkpoint, override(checkpoint.config, tails, command="dof igd"))
+        configs.append(override(checkpoint.config, tails, command="dof igd"))
+        model = checkpoints.build_algorithm(checkpoint, configs[-1])
         if not isinstance(model, DoFLightningModule):
             raise UserError(f"{checkpoint.path}: no diffusion model joined by f and h, there is no gap to estimate")
         models.append(model)
-    config = checkpoints.read(path).config
+    config = configs[0]
     data = configuration.build(config["data"]["module"])(
         path=engine.locate_dataset(config), window=models[0].window, seed=config["seed"]
     )

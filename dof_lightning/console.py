@@ -46,8 +46,10 @@ def show_start(
 def _model(config: Mapping[str, Any]) -> str:
     """The algorithm and its parts, with the numbers that tuned values may have changed."""
     choices = config["choices"]
-    unused = ("value_mixer",) if config["algorithm"].get("critics") != "mixed" else ()
-    parts = [f"{part}={choices[part]}{_steps(config, part)}" for part in _PARTS if part not in unused]
+    used = set(config["algorithm"])
+    if config["algorithm"].get("critics", "mixed") != "mixed":
+        used.discard("value_mixer")
+    parts = [f"{part}={choices[part]}{_steps(config, part)}" for part in _PARTS if part in used]
     return f"{choices['algorithm']} ({', '.join(parts)})"
 
 

@@ -29,13 +29,16 @@ class CoordinationGap:
 
     Attributes:
         nats: the gap between snr_K and snr_1. Both models err beyond their mmse: B's surplus lowers it, A's raises it.
-        standard_error: of it over held-out windows, the models held fixed.
+        standard_error: of it over held-out windows taken as independent (those of one episode are not), the models held
+            fixed.
+        discretization_error: how far the integral over every other level is from it; small K make it large.
         snr_lowest, snr_highest: what the schedule covers; dependence finer than 1 / sqrt(snr_highest) is not seen.
         windows: how many were denoised.
     """
 
     nats: float
     standard_error: float
+    discretization_error: float
     snr_lowest: float
     snr_highest: float
     windows: int
@@ -85,66 +88,75 @@ def integrate_errors(difference: Tensor, alpha_bars: Tensor) -> Tensor:
 
 @torch.no_grad()
 def estimate(
-    factorised: DoFLightningModule, centralised: DoFLightningModule, batches: Iterable[EpisodeBatch], seed: int
+    factorized: DoFLightningModule, centralized: DoFLightningModule, batches: Iterable[EpisodeBatch], seed: int
 ) -> CoordinationGap:
     """The gap of held-out windows; both models denoise the same data with the same noise, with averaged weights.
 
     Args:
-        factorised: A, whose f satisfies IGD.
-        centralised: B, whose agents see one another's x, in f or in the denoiser. This is not checked: with another
-            factorised model the result is about 0.
+        factorized: A, whose f satisfies IGD.
+        centralized: B, whose agents see one another's x, in f or in the denoiser.
         batches: held-out windows.
         seed: of the noise.
 
     Raises:
         UserError: the two do not go together, or no window is held out.
     """
-    _check_pair(factorised, centralised)
-    factorised.eval()
-    centralised.eval()
-    alpha_bars, gaps = factorised.schedule.alpha_bars, []
+    _check_pair(factorized, centralized)
+    factorized.eval()
+    centralized.eval()
+    alpha_bars, gaps, coarse = factorized.schedule.alpha_bars, [], []
     for number, batch in enumerate(batches):
         data, others = (
             model.diffused(batch, make_generator(seed, "coordination gap", number))
-            for model in (factorised, centralised)
+            for model in (factorized, centralized)
         )
         if not _are_alike(data.x0, others.x0) or not _are_alike(data.mask, others.mask):
             raise UserError(
                 "compare: the two models do not diffuse the same data (windows, normaliser); train them alike"
             )
         per_level = []
-        for k in range(1, factorised.schedule.steps + 1):
+        for k in range(1, factorized.schedule.steps + 1):
             errors = [
                 model.noise_error(about, k, make_generator(seed, "coordination gap", number, k))
-                for model, about in ((factorised, data), (centralised, others))
+                for model, about in ((factorized, data), (centralized, others))
             ]
             per_level.append(errors[0] - errors[1])
-        gaps.append(integrate_errors(torch.stack(per_level, dim=-1), alpha_bars))
+        difference = torch.stack(per_level, dim=-1)
+        gaps.append(integrate_errors(difference, alpha_bars))
+        coarse.append(integrate_errors(difference[..., ::2], alpha_bars[[0, *range(1, len(alpha_bars), 2)]]))
     if not gaps:
         raise UserError("no window is held out; more episodes (data.episodes) would have some")
     gap, kept = torch.cat(gaps), alpha_bars[1:]
     lowest, highest = (float(level / (1 - level)) for level in (kept[-1], kept[0]))
     error = float(gap.std(correction=0)) / math.sqrt(len(gap))
-    return CoordinationGap(float(gap.mean()), error, lowest, highest, len(gap))
+    discretization = abs(float(gap.mean() - torch.cat(coarse).mean()))
+    return CoordinationGap(float(gap.mean()), error, discretization, lowest, highest, len(gap))
 
 
-def _check_pair(factorised: DoFLightningModule, centralised: DoFLightningModule) -> None:
-    if factorised.spec.fingerprint != centralised.spec.fingerprint:
-        names = f"{factorised.spec.name} and {centralised.spec.name}"
+def _check_pair(factorized: DoFLightningModule, centralized: DoFLightningModule) -> None:
+    if factorized.spec.fingerprint != centralized.spec.fingerprint:
+        names = f"{factorized.spec.name} and {centralized.spec.name}"
         raise UserError(f"compare: the two checkpoints were trained on different datasets ({names})")
-    if not _is_factorised(factorised) or _is_factorised(centralised):
+    if not _is_factorized(factorized) or _is_factorized(centralized):
         raise UserError(
             "compare: checkpoint= must be a factorised model and compare= one whose f or denoiser sees all agents "
             "(noise_factorization=attention, denoiser=attention_mlp or attention_unet); swap them, or train the other"
         )
-    levels = [model.schedule.alpha_bars for model in (factorised, centralised)]
+    if any(model.shared_seeds for model in (factorized, centralized)):
+        raise UserError(
+            "compare: a model with algorithm.shared_seeds is told a seed made from the data, so its error says nothing "
+            "about what can be known; train with algorithm.shared_seeds=null"
+        )
+    if factorized.window != centralized.window:
+        raise UserError("compare: the two models diffuse windows of different lengths; train them alike")
+    levels = [model.schedule.alpha_bars for model in (factorized, centralized)]
     if levels[0].shape != levels[1].shape or not torch.equal(*levels):
         raise UserError(
             "compare: the two checkpoints have different noise schedules; train both with the same schedule="
         )
 
 
-def _is_factorised(model: DoFLightningModule) -> bool:
+def _is_factorized(model: DoFLightningModule) -> bool:
     return model.noise_factorization.satisfies_igd and bool(model.denoiser.local_execution)
 
 

@@ -60,15 +60,18 @@ class Effort:
     permutations: int = 2000
     rows: int = 64
 
-    def check(self) -> "Effort":
+    def check(self, prefix: str = "") -> "Effort":
         """Itself.
+
+        Args:
+            prefix: of the keys, for the message.
 
         Raises:
             UserError: a number is too small to measure with.
         """
         for name, least in (("conditions", 1), ("draws", 16), ("permutations", 1), ("rows", 1)):
             if getattr(self, name) < least:
-                raise UserError(f"{name}={getattr(self, name)} of the IGD gauge must be at least {least}")
+                raise UserError(f"{prefix}{name}={getattr(self, name)} must be at least {least}")
         return self
 
 
@@ -85,7 +88,8 @@ class Gauge:
         energy_distance: between joint draws and their product (each agent's part from another draw), squared.
         p_value: of it, by permutation.
         control_p_value: the same for joint draws against joint draws; small in 1 of 1000 seeds.
-        hsic: normalised HSIC of the most dependent pair of agents given the conditioning, see `hsic_test`.
+        hsic: normalised HSIC of the most dependent pair of agents given the conditioning, less what its permutations
+            have on average; about 0 where agents are independent, see `hsic_test`.
         hsic_p_value: of it, by permutation.
         c2st_accuracy: of a classifier between joint draws and their product; 0.5 where they follow one law. Not in
             `passed`: it asks what the energy distance asks.
@@ -109,7 +113,7 @@ class Gauge:
 
 def has_joint_chain(policy: DecentralizedPolicy) -> bool:
     """Whether there is anything to measure: `Chains` are diffusion models joined by f and h."""
-    return hasattr(policy, "joint_prediction")
+    return bool(getattr(policy, "has_joint_chain", False))
 
 
 def gauge(policy: DecentralizedPolicy, env: VectorEnv, seed: int, effort: Effort = FULL) -> Gauge:
@@ -149,14 +153,14 @@ def gauge_at(policy: DecentralizedPolicy, observations: Tensor, seed: int, effor
     joint = first.flatten(2)
     distance, p_value = energy_test(joint, product.flatten(2), effort.permutations, generator)
     _, control = energy_test(joint, second.flatten(2), effort.permutations, generator)
-    hsic, hsic_p_value = hsic_test(first, effort.permutations, generator)
+    hsic, hsic_p_value, chance = hsic_test(first, effort.permutations, generator)
     accuracy = classifier_accuracy(joint, product.flatten(2))
     chosen = torch.randperm(len(condition), generator=generator, device=condition.device)[: effort.rows]
     ratio = _jacobian_ratio(chains, first.flatten(0, 1)[chosen], condition[chosen], generator)
     pathwise = _pathwise_error(chains, condition[chosen], generator)
     agree = pathwise is not None and pathwise <= PATHWISE_LIMIT
     passed = ratio == 0 and agree and min(p_value, hsic_p_value) > P_VALUE_LIMIT
-    return Gauge(ratio, pathwise, distance, p_value, control, hsic, hsic_p_value, accuracy, passed)
+    return Gauge(ratio, pathwise, distance, p_value, control, hsic - chance, hsic_p_value, accuracy, passed)
 
 
 def _jacobian_ratio(chains: Chains, x0: Tensor, condition: Tensor, generator: torch.Generator) -> float:

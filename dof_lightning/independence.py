@@ -56,7 +56,7 @@ def classifier_accuracy(x: Tensor, y: Tensor, folds: int = 4) -> float:
     return float((votes.sign() == labels).to(x.dtype).mean())
 
 
-def hsic_test(x: Tensor, permutations: int, generator: torch.Generator) -> tuple[float, float]:
+def hsic_test(x: Tensor, permutations: int, generator: torch.Generator) -> tuple[float, float, float]:
     """Hilbert-Schmidt independence criterion of the most dependent pair of agents, and its permutation p-value.
 
     HSIC_ij = tr(K_i H K_j H) / n^2 (Gretton et al., 2005, eq. 9) with Gaussian kernels, the median distance as
@@ -75,11 +75,12 @@ def hsic_test(x: Tensor, permutations: int, generator: torch.Generator) -> tuple
         generator: draws them.
 
     Returns:
-        the criterion, a little above 0 (about 1 / n) for independent agents, and the p-value; (0, 1) for one agent.
+        the criterion, the p-value, and the criterion's mean over the permutations: what independent agents would show,
+        about 1 / n for single numbers and far more for long vectors; (0, 1, 0) for one agent.
     """
     n, n_agents = x.shape[1:3]
     if n_agents == 1:
-        return 0.0, 1.0
+        return 0.0, 1.0, 0.0
     rounds = -(-permutations // n)
     observed = torch.zeros(n_agents, n_agents, dtype=x.dtype, device=x.device)
     shuffled = observed.new_zeros(rounds, n, n_agents, n_agents)
@@ -92,7 +93,8 @@ def hsic_test(x: Tensor, permutations: int, generator: torch.Generator) -> tuple
             shuffled[index] += _alignments_of_shifts(_reorder(kernels, order)) / len(x)
     above = torch.triu_indices(n_agents, n_agents, offset=1, device=x.device)
     statistic = observed[above[0], above[1]].amax()
-    return float(statistic), _p_value(statistic, shuffled[..., above[0], above[1]].amax(-1).flatten())
+    permuted = shuffled[..., above[0], above[1]].amax(-1).flatten()
+    return float(statistic), _p_value(statistic, permuted), float(permuted.mean())
 
 
 def _p_value(statistic: Tensor, permuted: Tensor) -> float:

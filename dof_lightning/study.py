@@ -10,6 +10,7 @@
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dof_lightning import checkpoint as checkpoints
 from dof_lightning import configuration, console, engine
 from dof_lightning.errors import UserError
-from dof_lightning.plain import config_hash, leaves, split_tail
+from dof_lightning.plain import config_hash, first_difference, split_tail
 from dof_lightning.run_folder import RUNS, RunFolder, claim, external_rank, fresh_folder, write_atomically
 from dof_lightning.studies.base import Cell, Plan, Report, Study
 from dof_lightning.studies.tables import text, to_csv, to_markdown
@@ -43,7 +44,10 @@ def run(cfg: DictConfig) -> None:
     config = configuration.to_plain(cfg)
     study: Study = configuration.build(config["study"])
     _check_alone(config)
-    cells = _compose_cells(study, configuration.typed())
+    if "seed" in (split_tail(tail)[0] for tail in configuration.typed()) and study.seeds != [config["seed"]]:
+        raise UserError(f"seed= is not read here, study.seeds={study.seeds} are; type study.seeds=[{config['seed']}]")
+    cells, started = _compose_cells(study, configuration.typed()), time.monotonic()
+    config["cells"] = {plan.name: config_hash(configuration.to_plain(cfg)) for plan, cfg in cells}
     screen = console.make_console()
     folder = _find_folder(config)
     if folder.results.exists():
@@ -56,10 +60,10 @@ def run(cfg: DictConfig) -> None:
     for number, (plan, cell_cfg) in enumerate(cells, start=1):
         screen.rule(f"{number} of {len(cells)}: {plan}", align="left")
         finished.append(_run_cell(study, plan, cell_cfg, folder.path / plan.name))
-    _publish(study.report(finished), finished, config, folder, screen)
+    _publish(study.report(finished), finished, config, folder, screen, time.monotonic() - started)
 
 
-def _check_alone(config: Mapping[str, Any]) -> None:
+def _check_alone(config: Mapping[str, Any] | DictConfig) -> None:
     """Refuses several devices, which Lightning would start as studies of their own, and another run's checkpoint."""
     for key in ("devices", "num_nodes"):
         if config["trainer"][key] not in (1, "1"):
@@ -85,6 +89,7 @@ def _compose_cells(study: Study, typed: Sequence[str]) -> list[tuple[Plan, DictC
     for plan in study.plans():
         cfg = configuration.compose([*kept, *plan.overrides, f"seed={plan.seed}", "study=none"])
         configuration.check(cfg)
+        _check_alone(cfg)
         cells.append((plan, cfg))
     return cells
 
@@ -110,11 +115,9 @@ def _named_folder(folder: RunFolder, config: Mapping[str, Any]) -> RunFolder:
     if config["resume"] == "never":
         raise UserError(f"run_dir={folder.path} holds a study already; use resume=auto or choose another run_dir=")
     if config_hash(stored) != config_hash(config):
-        ours, theirs = dict(leaves(config)), dict(leaves(stored))
-        ours, theirs = ({k: v for k, v in of.items() if k not in ("run_dir", "resume")} for of in (ours, theirs))
-        key = next(key for key in [*ours, *theirs] if ours.get(key) != theirs.get(key))
-        there = f"{key} is {theirs.get(key)!r} there, {ours.get(key)!r} here"
-        raise UserError(f"run_dir={folder.path} holds another run: {there}; choose another run_dir=")
+        keys = [key for key in {**config, **stored} if key not in ("run_dir", "resume", "trust")]
+        difference = first_difference(config, stored, keys)
+        raise UserError(f"run_dir={folder.path} holds another run: {difference}; choose another run_dir=")
     return folder
 
 
@@ -135,18 +138,22 @@ def _run_cell(study: Study, plan: Plan, cfg: DictConfig, path: Path) -> Cell:
     engine.run(cfg, quiet=True)
     folder, kept = RunFolder(path), path / "measured.json"
     results = json.loads(folder.results.read_text())
+    if results["steps"] > cfg.trainer.max_steps:
+        raise UserError(f"{path} holds a longer run, of {results['steps']:,} steps; choose another run_dir=")
     stored = json.loads(kept.read_text()) if kept.exists() else None
     if stored is None or stored["results"] != results:
         checkpoint = checkpoints.read(folder.last)
         stored = {"results": results, "measured": study.measure(checkpoint, checkpoint.config)}
         write_atomically(kept, json.dumps(stored) + "\n")
-    return Cell(plan.labels, plan.seed, results, stored["measured"])
+    return Cell(plan.labels, plan.seed, results, stored["measured"], results["steps"] < cfg.trainer.max_steps)
 
 
 def _publish(
-    report: Report, cells: Sequence[Cell], config: Mapping[str, Any], folder: RunFolder, screen: Console
+    report: Report, cells: Sequence[Cell], config: Mapping[str, Any], folder: RunFolder, screen: Console, seconds: float
 ) -> None:
-    markdown = to_markdown(report.columns, report.rows)
+    early = [f"{', '.join(cell.labels.values())}, seed {cell.seed}" for cell in cells if cell.stopped_early]
+    note = f"stopped by trainer.max_time before trainer.max_steps: {'; '.join(early)}" if early else ""
+    markdown = to_markdown(report.columns, report.rows) + (f"\n{note}\n" if early else "")
     write_atomically(folder.path / "table.md", markdown)
     write_atomically(folder.path / "table.csv", to_csv(report.columns, report.rows))
     with SummaryWriter(str(folder.path)) as writer:
@@ -158,12 +165,15 @@ def _publish(
     results = {
         "experiment": config["choices"]["experiment"],
         "study": config["choices"]["study"],
-        "wall_seconds": round(sum(cell.results["wall_seconds"] for cell in cells), 2),
+        "wall_seconds": round(seconds, 2),  # of the process that ended it; what earlier ones took is not in it
+        "stopped_early": early,
         **report.results,
         "cells": [{"labels": cell.labels, "seed": cell.seed, "last": cell.results["last"]} for cell in cells],
     }
     write_atomically(folder.results, json.dumps(results, indent=2) + "\n")
     console.show_table(screen, report.columns, [[text(value) for value in row] for row in report.rows])
+    if early:
+        screen.print(note, soft_wrap=True)
     for name in ("table.md", "figure.png", "results.json"):
         if (folder.path / name).exists():
             screen.print(f"{folder.path / name}", highlight=False, soft_wrap=True)

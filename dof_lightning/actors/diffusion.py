@@ -42,6 +42,7 @@ class DiffusionActor(DecentralizedPolicy):
         shared_seeds: M; all candidates of an agent are drawn given the episode's seed, which its critic does not know.
     """
 
+    has_joint_chain = True  # what the IGD gauge measures
     action_mask: Tensor
 
     def __init__(

@@ -23,6 +23,7 @@ class ImaginingActor(PlanningActor):
         arguments, keywords: see `PlanningActor`; the denoiser is one network that all agents share.
     """
 
+    has_joint_chain = False  # each ego runs a chain of its own imagination
     ego: Tensor
     view_mask: Tensor
 

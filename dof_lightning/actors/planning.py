@@ -59,6 +59,7 @@ class PlanningActor(DecentralizedPolicy):
     # The first estimate of x0 divides by sqrt(alpha_bar_K), the normaliser's inverse and inverse dynamics multiply:
     # over whole episodes of Spread 3e-4 was measured with schedule=cosine and 3e-5 with vp.
     rounding = 1e-3
+    has_joint_chain = True  # what the IGD gauge measures
     data_mask: Tensor
     action_mask: Tensor
 
@@ -171,7 +172,13 @@ class PlanningActor(DecentralizedPolicy):
         return self._run(sample_jointly, known, target, noise)
 
     def local_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """The windows `[B, N, T, O]` of every agent's own chain, on `chain_condition` and `chain_noise`."""
+        """The windows `[B, N, T, O]` of every agent's own chain, on `chain_condition` and `chain_noise`.
+
+        Raises:
+            TypeError: the agents meet in the denoiser, so none has a chain of its own.
+        """
+        if not self.denoiser.local_execution:
+            raise TypeError(f"{type(self.denoiser).__name__} needs all agents' rows (local_execution is False)")
         target, known = self._first_step(condition)
         return self._run(sample_locally, known, target, noise)
 

@@ -34,6 +34,7 @@ class DirectValue(Algorithm):
         observation_normalizer: `identity`, `limits`, `gaussian` or `cdf`.
         value_learning_rate: of q_i and h.
         ema_decay: of both.
+        execution: `decentralized`, there is no other.
 
     Raises:
         UserError: a value is out of range.
@@ -53,8 +54,9 @@ class DirectValue(Algorithm):
         observation_normalizer: str,
         value_learning_rate: float,
         ema_decay: float,
+        execution: str = "decentralized",
     ) -> None:
-        check_settings(candidates, ema_decay, value_learning_rate=value_learning_rate)
+        check_settings(execution, candidates, ema_decay, value_learning_rate=value_learning_rate)
         super().__init__(spec, seed)
         self.register_buffer("action_mask", spec.environment.action_mask(), persistent=False)
         self.normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)

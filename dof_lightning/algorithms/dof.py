@@ -215,11 +215,7 @@ class DoFLightningModule(Algorithm):
         Returns:
             x_tot^0 `[B, N, ...]`.
         """
-        parts = (self.average_denoiser, self.average_noise_factorization, self.average_data_factorization)
-        pin = partial(self.pin, known=known)
-        return pin(
-            sample_jointly(*parts, sampler or self.sampler, self._clip, condition, noise, pin, self.guidance_weight)
-        )
+        return self._sample(sample_jointly, condition, noise, sampler, known)
 
     def local_sample(
         self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None, known: Tensor | None = None
@@ -231,11 +227,7 @@ class DoFLightningModule(Algorithm):
         """
         if not self.denoiser.local_execution:
             raise TypeError(f"{type(self.denoiser).__name__} needs all agents' rows (local_execution is False)")
-        parts = (self.average_denoiser, self.average_noise_factorization, self.average_data_factorization)
-        pin = partial(self.pin, known=known)
-        return pin(
-            sample_locally(*parts, sampler or self.sampler, self._clip, condition, noise, pin, self.guidance_weight)
-        )
+        return self._sample(sample_locally, condition, noise, sampler, known)
 
     def _sample(
         self,
@@ -247,7 +239,8 @@ class DoFLightningModule(Algorithm):
     ) -> Tensor:
         parts = (self.average_denoiser, self.average_noise_factorization, self.average_data_factorization)
         chosen, pin = sampler or self.sampler, partial(self.pin, known=known)
-        return pin(chain(*parts, chosen, self._clip, condition, noise, pin, self.guidance_weight))
+        guidance = (self.guidance_weight, self.shared_seeds or 0)
+        return pin(chain(*parts, chosen, self._clip, condition, noise, pin, *guidance))
 
     def acting_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
         """Whichever of `local_sample` and `joint_sample` acts (`execution`)."""

@@ -13,7 +13,7 @@ from dof_lightning.algorithms.diffused import Denoised, Diffused
 from dof_lightning.algorithms.dof import DoFLightningModule
 from dof_lightning.algorithms.policy_settings import Critics, QGradient, check_settings
 from dof_lightning.algorithms.shared_seed import Assignment
-from dof_lightning.algorithms.team_critic import TeamCritic, build_team_critic, negative_value
+from dof_lightning.algorithms.team_critic import TeamCritic, build_team_critic, check_ranking, negative_value
 from dof_lightning.algorithms.values import Situation
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.clip import clip_with_way_back
@@ -158,6 +158,7 @@ class DoFPolicy(DoFLightningModule):
         self.normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
         parts = (critic, value_mixer, joint_critic)
         self.critic = build_team_critic(spec, critics, *parts, local_head, discount, reward_scale)
+        check_ranking(self.critic, candidates)
         self._check_parts()
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:

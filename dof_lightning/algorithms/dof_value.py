@@ -55,6 +55,7 @@ class DoFValue(DoFLightningModule):
         learning_rate: of denoisers and f.
         value_learning_rate: of q_i and h.
         ema_decay: of all of them.
+        execution: `decentralized`, there is no other.
 
     Raises:
         UserError: the settings contradict each other.
@@ -82,8 +83,10 @@ class DoFValue(DoFLightningModule):
         learning_rate: float,
         value_learning_rate: float,
         ema_decay: float,
+        execution: str = "decentralized",
     ) -> None:
-        check_settings(candidates, ema_decay, learning_rate=learning_rate, value_learning_rate=value_learning_rate)
+        rates = {"learning_rate": learning_rate, "value_learning_rate": value_learning_rate}
+        check_settings(execution, candidates, ema_decay, **rates)
         scalar = _with_one_number_an_agent(spec)
         f, h = noise_factorization(scalar), data_factorization(scalar)
         _check_factorizations(f, h)

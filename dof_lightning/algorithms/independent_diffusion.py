@@ -54,6 +54,11 @@ def _check_apart(algorithm: DoFLightningModule, networks: dict[str, Agentwise]) 
                 f"{group}: {type(part).__name__} couples the agents' losses, Independent Diffusion has none in common; "
                 f"set {group}=concat"
             )
+    if algorithm.shared_seeds is not None:
+        raise UserError(
+            f"algorithm.shared_seeds={algorithm.shared_seeds}: a common seed is chosen by all agents' data, but "
+            "Independent Diffusion shares nothing; set algorithm.shared_seeds=null"
+        )
     for key, network in networks.items():
         if network.sharing != "independent" or not network.local_execution:
             raise UserError(

@@ -186,12 +186,16 @@ def check_shared_seeds(shared_seeds: int | None, f: Factorization, h: Factorizat
     if not denoiser.local_execution:
         raise UserError(
             f"algorithm.shared_seeds={shared_seeds} makes a mixture of products, but the agents meet in denoiser: "
-            f"{type(denoiser).__name__}; choose one of one agent's own data, or algorithm.shared_seeds=null"
+            f"{type(denoiser).__name__}; choose a denoiser without attention over agents, or "
+            "algorithm.shared_seeds=null"
         )
 
 
 def _gain(errors: Tensor) -> Tensor:
     """Share of the error that is saved by the seed which was best on other noise."""
-    chosen_on, measured_on = errors[::2].mean(0), errors[1::2].mean(0)
-    chosen = measured_on.gather(1, chosen_on.argmin(1, keepdim=True)).mean()
-    return 1 - chosen / measured_on.mean().clamp_min(1e-12)
+    halves = errors[::2].mean(0), errors[1::2].mean(0)
+    chosen = sum(
+        measured_on.gather(1, chosen_on.argmin(1, keepdim=True)).mean()
+        for chosen_on, measured_on in (halves, halves[::-1])
+    )
+    return 1 - chosen / torch.stack([half.mean() for half in halves]).sum().clamp_min(1e-12)

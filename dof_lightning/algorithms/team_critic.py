@@ -12,6 +12,7 @@ from dof_lightning.algorithms.base import mean_over_ranks
 from dof_lightning.algorithms.policy_settings import Critics
 from dof_lightning.algorithms.values import CentralCritic, MixedCritic, Situation, at_least_float32
 from dof_lightning.batch import EpisodeBatch
+from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
 from dof_lightning.networks.ema import ema_copy, ema_update
@@ -115,6 +116,21 @@ def negative_value(values: Tensor, weight: Tensor) -> Tensor:
     """
     scale = mean_over_ranks(values.detach().abs().mean(0)).clamp_min(1e-6)
     return -(weight * values).mean(0).div(scale).mean()
+
+
+def check_ranking(critic: TeamCritic | None, candidates: int) -> None:
+    """Refuses to rank by values Q_i with which the team's need not grow.
+
+    Raises:
+        UserError: the mixer does not satisfy IGM, and there are several candidates.
+    """
+    mixer = None if critic is None else getattr(critic.online, "mixer", None)
+    if candidates > 1 and mixer is not None and not mixer.satisfies_igm:
+        raise UserError(
+            f"value_mixer: {type(mixer).__name__} need not grow with each Q_i (satisfies_igm), so agents cannot rank "
+            "candidates by their own; choose value_mixer=sum, weighted, monotone or attention, or "
+            "algorithm.candidates=1"
+        )
 
 
 def build_team_critic(

@@ -90,10 +90,11 @@ def current_row(
     return now, codec.encode(batch.actions[:, :, batch.history], mask, like=now.condition)
 
 
-def check_settings(candidates: int, ema_decay: float, **rates: float) -> None:
+def check_settings(execution: str, candidates: int, ema_decay: float, **rates: float) -> None:
     """Refuses values out of range.
 
     Args:
+        execution: `decentralized`.
         candidates: M.
         ema_decay: of the averages.
         rates: learning rates by name.
@@ -101,6 +102,10 @@ def check_settings(candidates: int, ema_decay: float, **rates: float) -> None:
     Raises:
         UserError: names the key and what would fit.
     """
+    if execution != "decentralized":
+        raise UserError(
+            f"execution={execution}: agents read their own values and act alone; use execution=decentralized"
+        )
     if candidates < 1:
         raise UserError(f"algorithm.candidates={candidates} must be at least 1")
     if not 0.0 <= ema_decay < 1.0:

@@ -35,8 +35,8 @@ def told_seed(policy: DecentralizedPolicy, n_episodes: int, seed: int) -> Tensor
         n_episodes: E; episodes of one batch share the stream, so another E may give others.
         seed: of the episode, the same for all agents.
     """
-    tensor = next(iter([*policy.parameters(), *policy.buffers()]), torch.empty(0))
-    return policy.draw_shared_seed(n_episodes, make_generator(seed, "shared seed", device=tensor.device))
+    # On the CPU, wherever the agent runs: another kind of device would draw another seed.
+    return policy.draw_shared_seed(n_episodes, make_generator(seed, "shared seed"))
 
 
 class Decision(nn.Module):

@@ -72,6 +72,7 @@ class ValueMixer(nn.Module, ABC):
         satisfies_igm: Q_tot is monotone in each Q_i, so ranking by Q_i ranks by Q_tot (IGM; seed, slide 'IGM').
     """
 
+    fsdp_role: ClassVar[FsdpRole] = "replicate"  # a few numbers
     satisfies_igm: bool
 
     @abstractmethod

@@ -21,6 +21,7 @@ class SinusoidalEmbedding(nn.Module):
 
     Args:
         dim: of the embedding, even and at least 4.
+        key: what a user sets it by, for the message.
 
     Raises:
         UserError: it is not.
@@ -31,10 +32,10 @@ class SinusoidalEmbedding(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, key: str = "denoiser.time_embedding") -> None:
         super().__init__()
         if dim < 4 or dim % 2:
-            raise UserError(f"denoiser.time_embedding={dim} must be even and at least 4")
+            raise UserError(f"{key}={dim} must be even and at least 4")
         half = dim // 2
         exponent = torch.arange(half, dtype=torch.float64) / (half - 1)
         self.register_buffer("frequencies", torch.exp(-math.log(10_000.0) * exponent), persistent=False)
@@ -68,6 +69,7 @@ class Denoiser(Agentwise):
 
     diffuses: ClassVar[Diffuses]
     fsdp_role: ClassVar[FsdpRole] = "unit"
+    embedding_key: ClassVar[str] = "denoiser.embedding"  # what sets the width of the step's embedding
     agent_id: Tensor
 
     def __init__(
@@ -82,7 +84,7 @@ class Denoiser(Agentwise):
         self.agent_embedding = build_embedding(spec.n_agents, sharing, agent_embedding)
         identities = agent_identities(spec.n_agents, "independent" if self.agent_embedding else sharing)
         self.register_buffer("agent_id", identities)
-        self.step_embedding = SinusoidalEmbedding(step_sizes[0])
+        self.step_embedding = SinusoidalEmbedding(step_sizes[0], self.embedding_key)
         self.step_network = AgentwiseMLP(spec.n_agents, step_sizes, activation, sharing)
 
     @property

@@ -33,6 +33,7 @@ class MLPDenoiser(Denoiser):
     """
 
     diffuses: ClassVar[Diffuses] = "actions"
+    embedding_key = "denoiser.time_embedding"
     agent_buffers: ClassVar[tuple[str, ...]] = ("action_mask", "agent_id")
     action_mask: Tensor
 

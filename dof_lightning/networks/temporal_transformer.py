@@ -99,7 +99,7 @@ class TemporalTransformer(TemporalDenoiser):
         _check_sizes(width, depth, heads)
         super().__init__(spec, condition_dim, embedding, activation, sharing, agent_embedding)
         n_agents = spec.n_agents
-        self.place_embedding = SinusoidalEmbedding(width)
+        self.place_embedding = SinusoidalEmbedding(width, "denoiser.width")
         self.entry = AgentwiseLinear(n_agents, spec.observation_dim, width, sharing)
         self.blocks = nn.ModuleList(
             [TransformerBlock(n_agents, width, heads, 2 * embedding, activation, sharing) for _ in range(depth)]

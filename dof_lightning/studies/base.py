@@ -51,12 +51,14 @@ class Cell:
         seed: of the run.
         results: its `results.json`.
         measured: what `Study.measure` found.
+        stopped_early: `trainer.max_time` ended it before `trainer.max_steps`.
     """
 
     labels: dict[str, str]
     seed: int
     results: dict[str, Any]
     measured: dict[str, Any]
+    stopped_early: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Study(ABC):
         seeds: every cell is run with each.
 
     Raises:
-        UserError: an axis or the seeds are empty, an override is not `key=value`, or two axes set one key differently.
+        UserError: an axis or the seeds are empty.
     """
 
     def __init__(self, axes: Axes, seeds: Sequence[int]) -> None:
@@ -97,12 +99,16 @@ class Study(ABC):
         """The cells' runs, in the order of the axes, the last one's labels and then the seeds changing fastest.
 
         Raises:
-            UserError: two axes set one key differently.
+            UserError: two axes set one key differently, or two cells would share a folder.
         """
         combinations = product(*([(axis, label) for label in labels] for axis, labels in self.axes.items()))
-        return [
+        plans = [
             Plan(dict(labels), seed, self._overrides(dict(labels))) for labels in combinations for seed in self.seeds
         ]
+        names = [plan.name for plan in plans]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"study.axes: two cells would share the folder {twice}; choose other labels or seeds")
+        return plans
 
     @property
     def keys(self) -> set[str]:

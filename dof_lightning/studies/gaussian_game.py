@@ -16,7 +16,7 @@ from dof_lightning.laws import energy_distance, quadrant_table, total_variation
 from dof_lightning.rollout import evaluation_seeds, run_rollout
 from dof_lightning.seeding import make_generator
 from dof_lightning.studies.base import Cell, Report, Study
-from dof_lightning.studies.tables import by_labels, over_seeds
+from dof_lightning.studies.tables import by_labels, execution, over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,10 +58,9 @@ class GaussianGameStudy(Study):
             if data not in truths:
                 truths[data] = _truth(group[0].measured["weights"])
                 rows.append([data, *(["truth"] * len(method)), "-", "-", *_numbers([truths[data]]), "-"])
-            execution = group[0].results["last"].get("execution", "decentralized")
             wall = over_seeds([cell.results["wall_seconds"] for cell in group], 0)
             measured = [cell.measured for cell in group]
-            rows.append([data, *method, execution, len(group), *_numbers(measured), wall])
+            rows.append([data, *method, execution(group), len(group), *_numbers(measured), wall])
         found = [{"labels": c.labels, "seed": c.seed} | _without_points(c.measured) for c in cells]
         truth = {data: _without_points(judged) for data, judged in truths.items()}
         return Report(columns, rows, _densities(cells, truths), {"measured": found, "truth": truth})

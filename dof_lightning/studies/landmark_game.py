@@ -19,7 +19,7 @@ from dof_lightning.recording import Rollout
 from dof_lightning.rollout import evaluation_seeds, run_rollout
 from dof_lightning.seeding import make_generator
 from dof_lightning.studies.base import Cell, Report, Study
-from dof_lightning.studies.tables import by_labels, over_seeds
+from dof_lightning.studies.tables import by_labels, execution, over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,9 +65,8 @@ class LandmarkGameStudy(Study):
             if data not in drawn:
                 drawn[data] = {"truth": truth["drawn"]}
                 rows.append([data, *(["truth"] * len(method)), "-", "-", *_numbers([truth]), "-"])
-            execution = group[0].results["last"].get("execution", "decentralized")
             wall = over_seeds([cell.results["wall_seconds"] for cell in group], 0)
-            rows.append([data, *method, execution, len(group), *_numbers([c.measured for c in group]), wall])
+            rows.append([data, *method, execution(group), len(group), *_numbers([c.measured for c in group]), wall])
             drawn[data][", ".join(method)] = group[0].measured["drawn"]
         found = [{"labels": c.labels, "seed": c.seed} | {key: c.measured[key] for key in NUMBERS} for c in cells]
         demonstrations = {c.labels[next(iter(c.labels))]: c.measured["demonstrations"] for c in cells}

@@ -60,6 +60,8 @@ class PayoffGame(Study):
 
     def report(self, cells: Sequence[Cell]) -> Report:
         """A row a cell after that of the best additive fit, and a heat map each."""
+        if any(cell.measured["payoff"] != cells[0].measured["payoff"] for cell in cells):
+            raise UserError("study.axes: cells of several games cannot be one table of reconstructions; use one game")
         payoff = torch.tensor(cells[0].measured["payoff"], dtype=torch.float64)
         fit = best_additive_fit(payoff)
         best = float(payoff.max())

@@ -6,7 +6,7 @@ from typing import Any
 from dof_lightning.checkpoint import Checkpoint
 from dof_lightning.evaluation import build_policy, first_decision
 from dof_lightning.studies.base import Cell, Report, Study
-from dof_lightning.studies.tables import by_labels, over_seeds
+from dof_lightning.studies.tables import by_labels, execution, over_seeds
 from dof_lightning.timing import interleaved
 
 REPETITIONS = 10  # timed decisions
@@ -35,7 +35,7 @@ class Scores(Study):
             rows.append(
                 [
                     *labels.values(),
-                    last[0].get("execution", "decentralized"),
+                    execution(group),
                     len(group),
                     over_seeds([score["return_mean"] for score in last]),
                     over_seeds(scores) if known else "-",

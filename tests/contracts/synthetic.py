@@ -35,8 +35,11 @@ ALGORITHMS = configuration.options("algorithm")
 
 def case(group: str, option: str) -> tuple[str, ...]:
     """Overrides that pick a part, with the execution that it asks for."""
-    picked = f"{group}={option}"
-    return (picked, "execution=centralized") if (group, option) in CENTRALIZED else (picked,)
+    picked = (f"{group}={option}",)
+    part = configuration.compose(["experiment=mpe_spread_random", *picked])[group]
+    if group == "value_mixer" and not attribute(part["_target_"], "satisfies_igm"):
+        picked += ("algorithm.candidates=1",)  # no agent can rank by its own value
+    return (*picked, "execution=centralized") if (group, option) in CENTRALIZED else picked
 
 
 def is_centralized(overrides: tuple[str, ...]) -> bool:

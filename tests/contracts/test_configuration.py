@@ -31,6 +31,13 @@ def test_every_option_composes_with_the_defaults(group: str, option: str) -> Non
     assert cfg.choices[group] == option
 
 
+@pytest.mark.parametrize("option", [option for option in configuration.options("study") if option != "none"])
+def test_every_cell_of_every_study_can_be_configured(option: str) -> None:
+    made = configuration.build(configuration.compose(["experiment=mpe_spread_expert", f"study={option}"]).study)
+    for plan in made.plans():
+        configuration.check(configuration.compose(["experiment=mpe_spread_expert", *plan.overrides]))
+
+
 def test_a_denoiser_of_other_data_is_refused_with_those_that_fit() -> None:
     for algorithm, denoiser, fitting in (
         ("dof_policy", "temporal_unet", ".*mlp or mlp_shared"),

@@ -74,6 +74,9 @@ def test_models_that_do_not_go_together_are_refused() -> None:
         estimate(b, a, batches, seed=0)
     with pytest.raises(UserError, match="schedule"):
         estimate(*small_pair(schedule=partial(schedule.vp, steps=7)), batches, seed=0)
+    seeded = small_dof_policy(noise_factorization=noise.WConcat, shared_seeds=2)
+    with pytest.raises(UserError, match="shared_seeds"):
+        estimate(seeded, b, batches, seed=0)
     with pytest.raises(UserError, match="held out"):
         estimate(a, b, [], seed=0)
 

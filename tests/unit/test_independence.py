@@ -54,10 +54,11 @@ def test_hsic_is_the_plain_formula_of_the_most_dependent_pair() -> None:
 
 
 def test_hsic_sees_dependence_without_correlation_and_none_where_there_is_none() -> None:
-    value, p_value = hsic_test(circle(2, 300), 2000, generator())
+    value, p_value, _ = hsic_test(circle(2, 300), 2000, generator())
     assert p_value < LIMIT
-    apart, p_apart = hsic_test(product_draws(circle(2, 300), generator(5)), 2000, generator())
+    apart, p_apart, chance = hsic_test(product_draws(circle(2, 300), generator(5)), 2000, generator())
     assert p_apart > LIMIT
+    assert 0 < chance < 0.02
     assert apart < 0.02 < value
 
 
@@ -91,9 +92,9 @@ def test_p_values_of_independent_draws_are_near_uniform() -> None:
 def test_what_never_moves_is_independent_of_everything() -> None:
     x = normal(1, 64, 2, 1)
     x[:, :, 1] = 0.25
-    value, p_value = hsic_test(x, 64, generator())
+    value, p_value, _ = hsic_test(x, 64, generator())
     assert value == pytest.approx(0.0, abs=1e-6)
-    assert hsic_test(x[:, :, :1], 64, generator()) == (0.0, 1.0)
+    assert hsic_test(x[:, :, :1], 64, generator()) == (0.0, 1.0, 0.0)
     assert p_value > LIMIT
 
 

@@ -97,6 +97,8 @@ class _Loner:
         (planner, {"denoiser": partial(AttentionUNet, sharing="independent")}, "AttentionUNet cannot run locally"),
         (planner, {"inverse": partial(InverseDynamics, sharing="shared")}, r"algorithm\.inverse\.sharing=independent"),
         (planner, {"execution": "centralized"}, "execution=decentralized"),
+        (planner, {"shared_seeds": 2}, r"algorithm\.shared_seeds=null"),
+        (policy, {"shared_seeds": 2}, r"algorithm\.shared_seeds=null"),
         (policy, {"noise_factorization": noise.WConcat}, "noise_factorization=concat"),
         (policy, {"denoiser": partial(MLPDenoiser, sharing="shared")}, r"denoiser\.sharing=independent"),
         (policy, {"denoiser": AttentionMLP}, "AttentionMLP cannot run locally"),

@@ -16,6 +16,7 @@ from dof_lightning.deployment.structure import describe
 from dof_lightning.errors import UserError
 from dof_lightning.export import write_agent
 from dof_lightning.factorization import data, noise
+from dof_lightning.igd import has_joint_chain
 from dof_lightning.networks.attention_unet import AttentionUNet
 from dof_lightning.networks.inverse import InverseDynamics
 from tests.unit.small_agents import about_agent
@@ -205,3 +206,8 @@ def test_joint_inverse_dynamics_reads_all_agents_and_learns_legal_choices() -> N
 def test_settings_that_do_not_fit_are_refused_in_one_line(kind: Any, changes: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         small_madiff(kind, **changes)
+
+
+def test_the_igd_gauge_does_not_take_imagined_teams_for_a_joint_chain() -> None:
+    assert not has_joint_chain(small_madiff().policy())
+    assert has_joint_chain(small_dof_trajectory().policy())

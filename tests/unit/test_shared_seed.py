@@ -141,6 +141,17 @@ def test_guidance_without_a_return_knows_the_seed() -> None:
     assert seen[0].flatten(1).tolist() == [[0.0, 0.0, 0.0, 1.0], [2.0, 1.0, 0.0, 1.0]]
 
 
+def test_the_model_samples_what_its_agents_do() -> None:
+    model = small_dof_trajectory(shared_seeds=3)
+    actor = model.policy().double()
+    observations = torch.randn(3, actor.n_agents, model.spec.observation_dim, generator=generator()).double()
+    told = actor.chain_condition(observations)
+    chains = actor.chain_noise(3, generator(1))
+    condition, known = actor._first_step(told)
+    for own, models in ((actor.local_sample, model.double().local_sample), (actor.joint_sample, model.joint_sample)):
+        torch.testing.assert_close(models(condition, chains, known=known), own(told, chains), rtol=0, atol=1e-9)
+
+
 def test_exported_agents_find_the_same_seed_by_themselves(tmp_path: Path) -> None:
     policy = small_dof_policy(shared_seeds=1000).policy()
     agents = [load_agent(path) for path in write_agents(tmp_path, policy)]

@@ -10,7 +10,7 @@ import pytest
 from dof_lightning.errors import UserError
 from dof_lightning.studies.base import Axes, Cell
 from dof_lightning.studies.scores import Scores
-from dof_lightning.studies.tables import over_seeds, to_csv, to_markdown
+from dof_lightning.studies.tables import execution, over_seeds, to_csv, to_markdown
 
 AXES: Axes = {
     "f": {"concat": ["noise_factorization=concat"], "qmix": ["noise_factorization=qmix", "execution=centralized"]},
@@ -18,9 +18,10 @@ AXES: Axes = {
 }
 
 
-def cell(labels: dict[str, str], seed: int, score: float | None, execution: str | None = None) -> Cell:
+def cell(labels: dict[str, str], seed: int, score: float | None, acted: str | None = None) -> Cell:
     last: dict[str, Any] = {"return_mean": 100.0 + seed, "normalized_score": score}
-    last |= {} if execution is None else {"execution": execution}
+    last["certificate"] = {"passed": acted is None}
+    last |= {} if acted is None else {"execution": acted}
     return Cell(
         labels, seed, {"last": last, "wall_seconds": 9.0, "behavior": {"normalized_score": score}}, {"decision_ms": 2.0}
     )
@@ -63,6 +64,21 @@ def test_scores_are_means_over_seeds_and_centralised_ones_say_so() -> None:
     assert [row["execution"] for row in rows] == ["decentralized", "centralized"]
     assert [row["seeds"] for row in rows] == [2, 1]
     assert report.figure is not None
+
+
+def test_a_score_says_how_the_agents_acted() -> None:
+    alone, seeded, broken = (cell({"f": "concat", "h": "concat"}, seed, 1.0) for seed in range(3))
+    seeded.results["last"] |= {"shared_seeds": 6}
+    broken.results["last"]["certificate"] = {"passed": False}
+    assert execution([alone]) == "decentralized"
+    assert execution([seeded]) == "decentralized, shared seed of 6"
+    assert execution([alone, broken]) == "NOT CERTIFIED"
+    assert execution([cell({}, 0, 1.0, "centralized")]) == "centralized"
+
+
+def test_labels_that_would_share_a_folder_are_refused() -> None:
+    with pytest.raises(UserError, match="share the folder"):
+        Scores({"f": {"a + b": ["x=1"], "a / b": ["x=2"]}}, [0]).plans()
 
 
 def test_without_published_references_returns_are_compared() -> None:
