@@ -87,7 +87,7 @@ def test_the_demonstrations_are_judged_as_what_they_are() -> None:
 
 
 def cells(measured: Any) -> list[Cell]:
-    results = {"last": {"return_mean": 0.5}, "wall_seconds": 9.0}
+    results = {"last": {"certificate": {"passed": True}, "return_mean": 0.5}, "wall_seconds": 9.0}
     labels = [{"data": data, "method": method} for data in ("a", "b") for method in ("one", "two")]
     return [Cell(label, seed, results, measured) for label in labels for seed in (0, 1)]
 
