@@ -140,7 +140,7 @@ def _igd(tails: list[str]) -> None:
 
 def _gauge(path: Path, tails: list[str]) -> dict[str, Any]:
     from dof_lightning import checkpoint as checkpoints
-    from dof_lightning.igd import Effort, gauge
+    from dof_lightning.igd import Effort, gauge, has_joint_chain
     from dof_lightning.overrides import override
     from dof_lightning.rollout import certify
 
@@ -149,6 +149,12 @@ def _gauge(path: Path, tails: list[str]) -> dict[str, Any]:
     checkpoint = checkpoints.read(path)
     config = override(checkpoint.config, tails, command="dof igd")
     policy, env = checkpoints.build_algorithm(checkpoint, config).policy(), checkpoints.build_env(config)
+    if not has_joint_chain(policy):
+        name = config["choices"]["algorithm"]
+        raise UserError(
+            f"checkpoint={path}: algorithm={name} has no joint chain of f and h to measure; dof_policy, dof_cloning, "
+            "dof_trajectory, madiff_c and independent_diffusion have"
+        )
     conditions = max(conditions, policy.shared_seeds or 0)  # one for each seed: what is measured is the law given it
     measured = gauge(policy, env, config["seed"], Effort(conditions=conditions, draws=draws)).to_dict()
     return measured | {"certificate_max_abs_delta": certify(policy, env, config["seed"]).max_abs_delta}
@@ -175,7 +181,10 @@ def _coordination_gap(path: Path, other: Path, tails: list[str]) -> dict[str, An
     data.setup()
     if data.spec.fingerprint != models[0].spec.fingerprint:
         raise UserError(f"{data.manifest.location} is not the dataset that {path} was trained on")
-    return estimate(models[0], models[1], data.heldout_batches(), config["seed"]).to_dict()
+    gap = estimate(models[0], models[1], data.heldout_batches(), config["seed"])
+    if gap.nats < -3 * gap.standard_error:
+        print("a gap below 0 cannot be: the model of compare= is not trained enough", file=sys.stderr)
+    return gap.to_dict()
 
 
 _CHECKPOINT_COMMANDS: dict[str, Any] = {

@@ -4,6 +4,7 @@ import difflib
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -235,6 +236,8 @@ def explain(error: Exception) -> str:
         if group == "hydra/launcher":
             return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib and submitit"
         return f"{group}={option} does not exist; choose one of {', '.join(options(group))}"
+    if re.match(r"Could not override 'study\.", text):
+        return "there is no study here; name one by study=<name>, or use an experiment that has one (docs/studies.md)"
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return unknown_key(unknown[1], _known_keys())
     if appended := re.match(r"Could not append to config. An item is already at '([^']+)'", text):
@@ -269,6 +272,9 @@ def exit_with_one_line(main: Callable[[], Any]) -> int:
             raise
         where = f" ({error.filename})" if error.filename else ""
         line = f"the disk is full{where}; make room, then the same command, with its run_dir, goes on from last.ckpt"
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what was saved stays, and the same command goes on from it\n")
+        return 128 + signal.SIGINT
     else:
         return 0
     if os.environ.get("LOCAL_RANK", "0") == os.environ.get("SLURM_PROCID", "0") == "0":

@@ -94,6 +94,7 @@ def acts_alone(score: Mapping[str, Any]) -> str:
     if score.get("execution") == "centralized":
         return f"NO, centralised ({delta})"
     told = ", told its rewards" if certificate.get("observes_rewards") else ""
+    told += f", shared seed of {score['shared_seeds']}" if score.get("shared_seeds") else ""
     return ("certified" if certificate["passed"] else f"NO ({delta})") + told
 
 

@@ -2,10 +2,8 @@
 
 import inspect
 import json
-import logging
 import shlex
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,25 +32,11 @@ from dof_lightning.errors import UserError
 from dof_lightning.evaluation import cores_per_process, evaluate
 from dof_lightning.fitting import fit
 from dof_lightning.plain import leaves
+from dof_lightning.quiet import quieten
 from dof_lightning.run_folder import RunFolder, Start, find_start, is_first_process, write_atomically
 from dof_lightning.seeding import derive_seed
 from dof_lightning.spec import EnvSpec, check_compatible, check_same_world
 from dof_lightning.strategies import cluster_plugins, make_strategy
-
-_NOISE_TO_USERS = (
-    "The 'train_dataloader' does not have many workers",
-    "The 'val_dataloader' does not have many workers",
-    "The number of training batches .* is smaller than the logging interval",
-    "Found .* module\\(s\\) in eval mode at the start of training",
-    "The ``compute`` method of metric WinRate was called before the ``update`` method",
-    "You're resuming from a checkpoint that ended before the epoch ended",  # our loaders start at the trainer's step
-    "Total length of `list` across ranks is zero",
-    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*'TimeLimit'",
-    "Checkpoint directory .* exists and is not empty",
-    "It is recommended to use `self.log.*sync_dist=True`",
-    "FSDP2-wrapped module .* returned a view tensor",  # none is changed in place
-    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
-)
 
 
 @dataclass(frozen=True)
@@ -82,12 +66,12 @@ class Run:
     resumed_from_step: int | None
 
 
-def run(cfg: DictConfig, quiet: bool = False) -> None:
+def run(cfg: DictConfig, study_dir: Path | None = None) -> None:
     """Trains, evaluates and reports, in every process of the run.
 
     Args:
         cfg: the composed configuration.
-        quiet: say nothing about the run but its progress (one of a study's).
+        study_dir: of the study that the run is a cell of, which says all but its progress; None: a run of its own.
 
     Raises:
         UserError: something the user can mend; nothing has been trained then.
@@ -96,8 +80,8 @@ def run(cfg: DictConfig, quiet: bool = False) -> None:
     started = time.monotonic()
     configuration.check(cfg)
     config = configuration.to_plain(cfg)
-    _quieten()
-    screen = console.make_console(quiet=quiet or not is_first_process())
+    quieten()
+    screen = console.make_console(quiet=study_dir is not None or not is_first_process())
     start = find_start(config)
     if start.finished:
         screen.print(f"{start.folder.path} is finished: its numbers are in {start.folder.results}", soft_wrap=True)
@@ -112,7 +96,8 @@ def run(cfg: DictConfig, quiet: bool = False) -> None:
         start.folder.open(config)
         _show_start(screen, job)
     last = next(callback for callback in job.trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint))
-    fit(job.trainer, job.algorithm, job.data, start, lambda: job.interruption.received, lambda: last.saved_step)
+    signals = (lambda: job.interruption.received, lambda: last.saved_step)
+    fit(job.trainer, job.algorithm, job.data, start, *signals, run_dir=study_dir or start.folder.path)
     if job.trainer.is_global_zero:
         finish(job, screen, started)
 
@@ -123,11 +108,7 @@ def build(config: dict[str, Any], start: Start) -> Run:
     Raises:
         UserError: they do not.
     """
-    env = checkpoints.build_env(config)
-    manifest = read_manifest(locate_dataset(config, env.spec))
-    check_compatible(manifest.spec, env.spec)
-    torch.manual_seed(derive_seed(config["seed"], "weights"))
-    algorithm = configuration.build(config["algorithm"])(spec=manifest.spec)
+    env, manifest, algorithm = build_algorithm(config)
     data = configuration.build(config["data"]["module"])(
         path=manifest.location, window=algorithm.window, seed=config["seed"]
     )
@@ -143,6 +124,19 @@ def build(config: dict[str, Any], start: Start) -> Run:
     data.check_batch_size(trainer.world_size)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
     return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step)
+
+
+def build_algorithm(config: Mapping[str, Any]) -> tuple[VectorEnv, DatasetManifest, Algorithm]:
+    """World, dataset and untrained algorithm; the dataset is built if it is not there.
+
+    Raises:
+        UserError: they do not fit together.
+    """
+    env = checkpoints.build_env(config)
+    manifest = read_manifest(locate_dataset(config, env.spec))
+    check_compatible(manifest.spec, env.spec)
+    torch.manual_seed(derive_seed(config["seed"], "weights"))
+    return env, manifest, configuration.build(config["algorithm"])(spec=manifest.spec)
 
 
 def locate_dataset(config: Mapping[str, Any], environment: EnvSpec | None = None) -> Path | str:
@@ -306,11 +300,3 @@ def _show_start(screen: Console, job: Run) -> None:
     done = job.resumed_from_step
     where = f"{'from the start' if done is None else f'going on from step {done:,}'}, in {job.start.folder.path}"
     console.show_start(screen, job.config, job.manifest.spec, job.algorithm, hardware, where)
-
-
-def _quieten() -> None:
-    """Hides what Lightning tells everybody and no user of this command can act on, message by message."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in _NOISE_TO_USERS:
-        warnings.filterwarnings("ignore", message=f".*{message}")

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
@@ -20,6 +21,7 @@ def fit(
     start: Start,
     received: Callable[[], signal.Signals | None],
     saved_step: Callable[[], int],
+    run_dir: Path,
 ) -> None:
     """Trains to the end and leaves the process group.
 
@@ -30,16 +32,16 @@ def fit(
         start: what training goes on from.
         received: which signal has ended the training, None where none has.
         saved_step: the step that `last.ckpt` holds.
+        run_dir: with which the same command goes on.
 
     Raises:
         SystemExit: a signal has ended it, or another rank has died; the code says which.
     """
-    run_dir = str(start.folder.path)
-    with peers.watching_parent(run_dir):
+    with peers.watching_parent(str(run_dir)):
         try:
             trainer.fit(algorithm, data, ckpt_path=start.checkpoint, weights_only=True)
         except SIGTERMException:
-            _say_goodbye(trainer.global_step, saved_step(), run_dir, received() or signal.SIGTERM)
+            _say_goodbye(trainer.global_step, saved_step(), str(run_dir), received() or signal.SIGTERM)
         except UserError as error:
             if trainer.global_rank and not isinstance(error, SharedError):
                 sys.stderr.write(f"rank {trainer.global_rank}: {error}\n")  # rank zero does not know of it
@@ -48,7 +50,7 @@ def fit(
             sign = peers.sign_of_lost_peer(error)
             if trainer.world_size == 1 or sign is None:
                 raise
-            sys.stderr.write(peers.farewell(f"rank {trainer.global_rank} has lost another rank ({sign})", run_dir))
+            sys.stderr.write(peers.farewell(f"rank {trainer.global_rank} has lost another rank ({sign})", str(run_dir)))
             sys.exit(peers.LOST_PEER_EXIT_CODE)
         _leave_process_group()
 

@@ -9,6 +9,7 @@
     results.json                written last: a folder that has it is finished
 """
 
+import csv
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -48,18 +49,24 @@ def run(cfg: DictConfig) -> None:
         raise UserError(f"seed= is not read here, study.seeds={study.seeds} are; type study.seeds=[{config['seed']}]")
     cells, started = _compose_cells(study, configuration.typed()), time.monotonic()
     config["cells"] = {plan.name: config_hash(configuration.to_plain(cfg)) for plan, cfg in cells}
+    for plan, cell_cfg in cells:
+        _rehearse(plan, cell_cfg)
     screen = console.make_console()
     folder = _find_folder(config)
     if folder.results.exists():
         screen.print(f"{folder.path} is finished", soft_wrap=True)
-        screen.print((folder.path / "table.md").read_text())
+        columns, *rows = csv.reader((folder.path / "table.csv").read_text().splitlines())
+        console.show_table(screen, columns, rows)
         return
+    screen.print(f"{len(cells)} runs, in {folder.path}", highlight=False, soft_wrap=True)
     folder.path.mkdir(parents=True, exist_ok=True)
     write_atomically(folder.config, yaml.safe_dump(config, sort_keys=False))
     finished = []
     for number, (plan, cell_cfg) in enumerate(cells, start=1):
-        screen.rule(f"{number} of {len(cells)}: {plan}", align="left")
-        finished.append(_run_cell(study, plan, cell_cfg, folder.path / plan.name))
+        path = folder.path / plan.name
+        before = " (finished before)" if RunFolder(path).results.exists() else ""
+        screen.rule(f"{number} of {len(cells)}: {plan}{before}", align="left")
+        finished.append(_run_cell(study, plan, cell_cfg, path))
     _publish(study.report(finished), finished, config, folder, screen, time.monotonic() - started)
 
 
@@ -92,6 +99,14 @@ def _compose_cells(study: Study, typed: Sequence[str]) -> list[tuple[Plan, DictC
         _check_alone(cfg)
         cells.append((plan, cfg))
     return cells
+
+
+def _rehearse(plan: Plan, cfg: DictConfig) -> None:
+    """Builds what a cell trains, for what only the model itself can refuse; its dataset is built if need be."""
+    try:
+        engine.build_algorithm(configuration.to_plain(cfg))
+    except UserError as error:
+        raise UserError(f"cell {plan}: {error}") from error
 
 
 def _find_folder(config: Mapping[str, Any]) -> RunFolder:
@@ -135,7 +150,7 @@ def _newest_unfinished(parent: Path, config: Mapping[str, Any]) -> RunFolder | N
 def _run_cell(study: Study, plan: Plan, cfg: DictConfig, path: Path) -> Cell:
     """Trains unless that is done, and measures unless that is done."""
     cfg.run_dir = str(path)
-    engine.run(cfg, quiet=True)
+    engine.run(cfg, study_dir=path.parent)
     folder, kept = RunFolder(path), path / "measured.json"
     results = json.loads(folder.results.read_text())
     if results["steps"] > cfg.trainer.max_steps:
@@ -174,6 +189,6 @@ def _publish(
     console.show_table(screen, report.columns, [[text(value) for value in row] for row in report.rows])
     if early:
         screen.print(note, soft_wrap=True)
-    for name in ("table.md", "figure.png", "results.json"):
+    for name in ("table.md", "table.csv", "figure.png", "results.json"):
         if (folder.path / name).exists():
             screen.print(f"{folder.path / name}", highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,10 +56,9 @@ def files(checkpoint: Path, keys: Sequence[str], output: Path | None = None) -> 
     """
     run_dir = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     folder = run_dir / "sweeps" if output is None else output
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output={folder} cannot be made: {error.strerror}; choose another output=") from error
+    above = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"output={folder} cannot be made, {above} is in the way; choose another output=")
     name = "_".join((checkpoint.stem, *keys))
     return Files(folder / f"{name}.md", folder / f"{name}.csv", folder / f"{name}.png")
 
@@ -91,6 +91,7 @@ def write(
         UserError: one of them cannot be written.
     """
     try:
+        where.table.parent.mkdir(parents=True, exist_ok=True)
         where.table.write_text(_markdown(where, checkpoint, tails, results))
         where.values.write_text(_csv(results))
         _draw(where.figure, checkpoint, results, env)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class Plan:
     def name(self) -> str:
         """Names the run's folder."""
         parts = [*self.labels.values(), f"seed_{self.seed}"]
-        return "__".join("".join(c if c.isalnum() or c in "-." else "_" for c in part) for part in parts)
+        return "__".join(re.sub(r"[^\w.-]+", "_", part).strip("_") for part in parts)
 
     def __str__(self) -> str:
         return ", ".join([*(f"{axis} {label}" for axis, label in self.labels.items()), f"seed {self.seed}"])
@@ -86,12 +87,16 @@ class Study(ABC):
         seeds: every cell is run with each.
 
     Raises:
-        UserError: an axis or the seeds are empty.
+        UserError: an axis or the seeds are empty, or a label is no list of overrides.
     """
 
-    def __init__(self, axes: Axes, seeds: Sequence[int]) -> None:
+    def __init__(self, axes: Axes | None = None, seeds: Sequence[int] = ()) -> None:
         if not seeds or not axes or not all(axes.values()):
             raise UserError("study.axes and study.seeds must not be empty: a study without cells says nothing")
+        for axis, of in axes.items():
+            for label, tails in of.items():
+                if isinstance(tails, str) or not all("=" in str(tail) for tail in tails):
+                    raise UserError(f"study.axes.{axis}.{label}={tails} must be a list of overrides, [key=value, ...]")
         self.axes = {axis: {str(label): list(tails) for label, tails in of.items()} for axis, of in axes.items()}
         self.seeds = list(seeds)
 

@@ -50,20 +50,18 @@ def test_it_goes_on_and_reports(
     limit = 2
     fit = engine.fit
 
-    def watched(trainer: Any, algorithm: Any, *others: Any) -> None:
+    def watched(trainer: Any, algorithm: Any, *others: Any, **named: Any) -> None:
         if len(trained) == limit:
             raise StoppedError
         trained.append(Path(trainer.default_root_dir).name)
-        fit(trainer, algorithm, *others)
+        fit(trainer, algorithm, *others, **named)
 
     monkeypatch.setattr(engine, "fit", watched)
     with pytest.raises(StoppedError):
         run_study()
     (folder,) = (workplace.path / "runs" / "ablation_spread_medium" / "factorization_pairs").iterdir()
     assert not (folder / "results.json").exists()
-    monkeypatch.setattr(
-        engine, "fit", lambda *parts: (trained.append(Path(parts[0].default_root_dir).name), fit(*parts))
-    )
+    limit = CELLS
     run_study()  # finds the unfinished one by itself
     assert len(trained) == len(set(trained)) == CELLS
     with (folder / "table.csv").open() as file:
@@ -98,9 +96,16 @@ def test_what_no_study_can_do_is_refused(
     assert not (workplace.path / "refused").exists()
 
 
+@pytest.mark.parametrize(
+    ("tail", "message"),
+    [
+        ("rollout.episodes=0", r"rollout\.episodes must be at least 1"),
+        ("denoiser=attention_mlp", r"cell .*concat, concat.*AttentionMLP cannot run locally"),
+    ],
+)
 def test_every_cell_is_checked_before_the_first_is_trained(
-    workplace: Workplace, run_study: Callable[..., None]
+    workplace: Workplace, run_study: Callable[..., None], tail: str, message: str
 ) -> None:
-    with pytest.raises(UserError, match=r"rollout\.episodes must be at least 1"):
-        run_study("+study.axes.more.few=['rollout.episodes=0']", "run_dir=refused")
+    with pytest.raises(UserError, match=message):
+        run_study(f"+study.axes.more.few=['{tail}']", "run_dir=refused")
     assert not (workplace.path / "refused").exists()
