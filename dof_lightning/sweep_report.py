@@ -101,7 +101,7 @@ def write(
 
 def _cells(result: Result) -> list[str]:
     score = result.score
-    error = score.return_std / math.sqrt(score.episodes)
+    error = _standard_error(result, None)
     settings = ["null" if value is None else str(value) for value in result.variant.settings.values()]
     numbers = [number(value) for value in (score.return_mean, error, score.normalized_score)]
     return [*settings, *numbers, f"{result.decision_ms:.3g}", acts_alone(score.to_dict())]
@@ -143,7 +143,7 @@ def _flat(result: Result) -> dict[str, Any]:
 
 
 def _draw(path: Path, checkpoint: Checkpoint, results: Sequence[Result], env: VectorEnv) -> None:
-    """The score above, the time of a decision below, both against the sampler's steps or the first listed key."""
+    """The score with its standard error above, the time of a decision below, both against the sampler's steps or the first listed key."""
     from matplotlib.figure import Figure
 
     keys = list(results[0].variant.settings)
@@ -154,7 +154,8 @@ def _draw(path: Path, checkpoint: Checkpoint, results: Sequence[Result], env: Ve
     for name, group in _lines(results, across).items():
         x = [_place(result, across) for result in group]
         scores = [result.score.normalized_score if normalized else result.score.return_mean for result in group]
-        above.plot(x, scores, marker="o", label=name)
+        errors = [_standard_error(result, env if normalized else None) for result in group]
+        above.errorbar(x, scores, errors, marker="o", capsize=3, label=name)
         below.plot(x, [result.decision_ms for result in group], marker="o", label=name)
     height = normalize(env, behavior) if normalized else behavior
     assert height is not None
@@ -163,9 +164,19 @@ def _draw(path: Path, checkpoint: Checkpoint, results: Sequence[Result], env: Ve
     above.legend()
     below.set_ylabel("ms a decision, this machine")
     below.set_yscale("log")
+    below.yaxis.set_major_formatter("{x:g}")
+    below.yaxis.set_minor_formatter("{x:g}")
     below.set_xlabel(across)
     _scale(below, [_place(result, across) for result in results])
     figure.savefig(path, dpi=120)
+
+
+def _standard_error(result: Result, env: VectorEnv | None) -> float:
+    """Of the return's mean over episodes, in units of the normalised score where an environment is given."""
+    error = result.score.return_std / math.sqrt(result.score.episodes)
+    if env is None or env.spec.reference is None:
+        return error
+    return env.spec.reference.normalize(error) - env.spec.reference.normalize(0.0)
 
 
 def _all_normalized(results: Sequence[Result]) -> bool:

@@ -72,20 +72,10 @@ def test_self_attention_over_values_reproduces_what_no_monotone_mixer_can() -> N
     assert not algorithm.value.mixer.satisfies_igm
 
 
-def test_self_attention_may_fall_in_a_value_and_starts_as_the_sum() -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        mixer = value.SelfAttention(game_spec(P1), state_dim=0)
-    values, state = torch.randn(64, 2, 1, generator=torch.Generator().manual_seed(0)), torch.zeros(64, 0)
-    torch.testing.assert_close(mixer(values, state), values.sum(1))
-    values.requires_grad_()
-    gradients = []
-    for sign in (-1, 1):  # what attention adds rises with one sign of its last layer and falls with the other
-        with torch.no_grad():
-            weight = torch.randn(mixer.attention.out.weight.shape, generator=torch.Generator().manual_seed(1))
-            mixer.attention.out.weight.copy_(100.0 * sign * weight)
-        gradients.append(torch.autograd.grad(mixer(values, state).sum(), values)[0])
-    assert bool((torch.cat(gradients) < 0).any())
+def test_self_attention_starts_as_the_sum() -> None:
+    mixer = value.SelfAttention(game_spec(P1), state_dim=0)
+    values = torch.randn(64, 2, 1, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mixer(values, torch.zeros(64, 0)), values.sum(1))
 
 
 def test_the_denoisers_learn_from_the_noise_error_and_the_values_from_the_payoff_alone() -> None:
