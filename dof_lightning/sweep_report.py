@@ -143,7 +143,7 @@ def _flat(result: Result) -> dict[str, Any]:
 
 
 def _draw(path: Path, checkpoint: Checkpoint, results: Sequence[Result], env: VectorEnv) -> None:
-    """The score with its standard error above, the time of a decision below, both against the sampler's steps or the first listed key."""
+    """Scores with standard errors above, times of a decision below, against sampler steps or the first listed key."""
     from matplotlib.figure import Figure
 
     keys = list(results[0].variant.settings)
