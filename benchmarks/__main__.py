@@ -16,7 +16,7 @@ from benchmarks.igd import coordination_gap, igd
 from benchmarks.loader import loader
 from benchmarks.options import options
 from benchmarks.particle import particle
-from benchmarks.planner import planner
+from benchmarks.planner import methods, planner
 from benchmarks.scaling import scaling
 from benchmarks.table import Row, markdown
 from benchmarks.time_to_score import time_to_score
@@ -33,11 +33,12 @@ BENCHMARKS: Mapping[str, Callable[[], list[Row]]] = {
     "loader": loader,
     "particle": particle,
     "planner": planner,
+    "methods": methods,
     "options": options,
     "time_to_score": time_to_score,
 }
 TABLES: Mapping[str, Callable[[], str]] = {"igd": igd, "coordination_gap": coordination_gap}
-ONLY_WHEN_NAMED = ("planner", "options", "time_to_score")
+ONLY_WHEN_NAMED = ("planner", "methods", "options", "time_to_score")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -65,12 +65,17 @@ class Comparison:
 
 
 COMPARISONS = (Comparison(OURS, PAPER, ">= 300", ">= 20"), Comparison(LONG, PAPER))
+METHODS = tuple(
+    Comparison(Planner(f"{name}, preset", (OURS.overrides[0], f"algorithm={name}")), OURS)
+    for name in ("dof_policy", "dof_cloning", "independent_diffusion", "madiff_d", "madiff_c")
+)
 
 
 def planner(
     comparisons: Sequence[Comparison] = COMPARISONS,
     batch_size: int = BATCH_SIZE,
     repetitions: int = 3,
+    name: str = "planner",
 ) -> list[Row]:
     """Time of a decision of all agents in one episode, and of an update.
 
@@ -78,12 +83,14 @@ def planner(
         comparisons: pairs of subjects; a subject in several of them is built once.
         batch_size: B of the updates.
         repetitions: timed calls of each subject.
+        name: of the benchmark.
     """
     spec = made_up_spec(N_AGENTS)
     subjects = dict.fromkeys(part for pair in comparisons for part in (pair.measured, pair.against))
     algorithms = {subject.name: make_algorithm(spec, subject.overrides) for subject in subjects}
-    deciding = interleaved({name: _decision(spec, own) for name, own in algorithms.items()}, repetitions)
-    updating = interleaved({name: _update(spec, own, batch_size) for name, own in algorithms.items()}, repetitions)
+    decisions = {subject: _decision(spec, own) for subject, own in algorithms.items()}
+    updates = {subject: _update(spec, own, batch_size) for subject, own in algorithms.items()}
+    deciding, updating = interleaved(decisions, repetitions), interleaved(updates, repetitions)
     rows = []
     for pair in comparisons:
         ours, theirs = pair.measured.name, pair.against.name
@@ -93,14 +100,19 @@ def planner(
             (updating, f"update, N={N_AGENTS}, B={batch_size}", pair.update_aim),
         ):
             found = ratio(seconds[theirs], seconds[ours])
-            rows.append(Row("planner", f"{ours}: {what}", theirs, found, aim, f"{sizes} parameters, untrained"))
+            rows.append(Row(name, f"{ours}: {what}", theirs, found, aim, f"{sizes} parameters, untrained"))
     return rows
+
+
+def methods() -> list[Row]:
+    """The diffusion methods as they are shipped for Spread, against DoF-Trajectory."""
+    return planner(METHODS, batch_size=256, repetitions=7, name="methods")
 
 
 def _decision(spec: DatasetSpec, algorithm: Algorithm) -> Callable[[], object]:
     policy = algorithm.policy()
     observations = torch.randn(1, spec.n_agents, spec.observation_dim, generator=make_generator(0, "decision"))
-    carry, generator = policy.initial_carry(1, observations.device), make_generator(0, "noise")
+    carry, generator = policy.begin(1, observations.device, None), make_generator(0, "noise")
     return partial(torch.no_grad()(policy.act), observations, carry, None, generator)
 
 
