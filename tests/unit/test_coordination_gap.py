@@ -12,6 +12,7 @@ from dof_lightning.coordination_gap import estimate, integrate_errors, total_cor
 from dof_lightning.diffusion import schedule
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import noise
+from dof_lightning.networks.attention_mlp import AttentionMLP
 from tests.unit.small_dof import cloning, generator, small_batch, small_dof_policy
 
 
@@ -97,12 +98,17 @@ class JointDenoiser(nn.Module):
 
 
 @pytest.mark.slow
-def test_two_models_of_xor_data_give_the_closed_form() -> None:
-    factorised = trained_on_xor("concat", seed=0, steps=6000, diffusion_steps=20)
-    settings = {"denoiser": lambda spec, condition_dim: JointDenoiser(), "ema_decay": 0.98, "learning_rate": 3e-3}
+@pytest.mark.parametrize(
+    "denoiser",
+    [lambda spec, condition_dim: JointDenoiser(), partial(AttentionMLP, hidden=(64, 64))],
+    ids=["a plain joint network", "attention_mlp"],
+)
+def test_two_models_of_xor_data_give_the_closed_form(denoiser) -> None:
+    factorized = trained_on_xor("concat", seed=0, steps=6000, diffusion_steps=20)
+    settings = {"denoiser": denoiser, "ema_decay": 0.98, "learning_rate": 3e-3, "execution": "centralized"}
     settings["schedule"] = partial(schedule.vp, steps=20)
-    centralised = small_dof_policy(factorised.spec, **cloning(**settings))
-    train_on_xor(centralised, seed=0, steps=6000)
-    found = estimate(factorised, centralised, [xor_batch(4096, generator(7))], seed=0)
+    centralized = small_dof_policy(factorized.spec, **cloning(**settings))
+    train_on_xor(centralized, seed=0, steps=6000)
+    found = estimate(factorized, centralized, [xor_batch(4096, generator(7))], seed=0)
     expected = total_correlation(torch.tensor([[0.0, 0.5], [0.5, 0.0]]))
     assert found.nats == pytest.approx(expected, abs=0.1)
