@@ -10,6 +10,7 @@ from callbacks.finite import check_finite
 from callbacks.schedule import StepSchedule
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.igd import Effort, gauge, has_joint_chain
+from dof_lightning.independence import total_correlation
 from dof_lightning.policy import DecentralizedPolicy
 
 
@@ -68,6 +69,8 @@ class IGDCallback(Callback):
         measured = gauge(policy, self.env, self.seed, self.effort).to_dict()
         del measured["passed"]
         values = {f"igd/{name}": value for name, value in measured.items() if value is not None}
+        if self.env.law is not None:
+            values["igd/coordination_gap"] = total_correlation(self.env.law)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
 

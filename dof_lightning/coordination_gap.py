@@ -48,26 +48,6 @@ class CoordinationGap:
         return asdict(self)
 
 
-def total_correlation(table: Tensor) -> float:
-    """Sum of the marginals' entropies minus the joint entropy, in nats; 0 exactly for products.
-
-    For a mixture of well separated components with independent noise, it is that of the table of their weights.
-
-    Args:
-        table: `[n_1, ..., n_N]`, probability (or any weight, at least 0) of each joint outcome.
-
-    Raises:
-        ValueError: weights are negative, or all zero.
-    """
-    weights = table.double()
-    if bool((weights < 0).any()) or not bool(weights.sum() > 0):
-        raise ValueError("a table of probabilities has weights of at least 0, not all of them 0")
-    joint = weights / weights.sum()
-    axes = range(joint.ndim)
-    marginals = [joint.sum([other for other in axes if other != axis]) if joint.ndim > 1 else joint for axis in axes]
-    return float(sum(_entropy(marginal) for marginal in marginals) - _entropy(joint))
-
-
 def integrate_errors(difference: Tensor, alpha_bars: Tensor) -> Tensor:
     """1/2 int (E_A - E_B) dlog(snr) by the trapezoidal rule over the schedule's K levels.
 
@@ -162,7 +142,3 @@ def _is_factorized(model: DoFLightningModule) -> bool:
 
 def _are_alike(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    return -torch.special.xlogy(probabilities, probabilities).sum()

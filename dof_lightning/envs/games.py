@@ -44,7 +44,7 @@ class GaussianGame(VectorEnv):
     has_random_start = False
 
     def __init__(self, weights: Sequence[Sequence[float]], device: torch.device | str = "cpu") -> None:
-        self.weights = _table(weights)
+        self.weights = self.law = _table(weights)
         self._device = torch.device(device)
         self._n_episodes: int | None = None
         recipe = {

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dof_lightning.checkpoint import Checkpoint, build_algorithm, build_env
-from dof_lightning.coordination_gap import total_correlation
 from dof_lightning.envs.games import GaussianGame, coordinates
 from dof_lightning.errors import UserError
+from dof_lightning.independence import total_correlation
 from dof_lightning.laws import energy_distance, quadrant_table, total_variation
 from dof_lightning.rollout import evaluation_seeds, run_rollout
 from dof_lightning.seeding import make_generator

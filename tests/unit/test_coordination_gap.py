@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.xor import train_on_xor, trained_on_xor, xor_batch
-from dof_lightning.coordination_gap import estimate, integrate_errors, total_correlation
+from dof_lightning.coordination_gap import estimate, integrate_errors
 from dof_lightning.diffusion import schedule
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import noise
+from dof_lightning.independence import total_correlation
 from dof_lightning.networks.attention_mlp import AttentionMLP
 from tests.unit.small_dof import cloning, generator, small_batch, small_dof_policy
 

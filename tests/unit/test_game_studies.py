@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from data_modules.behavior.games import LandmarkTeam
-from dof_lightning.coordination_gap import total_correlation
 from dof_lightning.envs.games import GaussianGame, LandmarkGame
+from dof_lightning.independence import total_correlation
 from dof_lightning.laws import energy_distance, product_of_marginals, quadrant_table, total_variation
 from dof_lightning.studies.base import Axes, Cell, Study
 from dof_lightning.studies.gaussian_game import GaussianGameStudy, judge

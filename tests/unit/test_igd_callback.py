@@ -1,5 +1,6 @@
 """The IGD gauge in a real training: it logs, and the training does not notice."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def train(folder: Path, model: Algorithm | ToyModule, loader: object, *callbacks
 def batches(model: Algorithm, trajectory: bool = False) -> DataLoader:
     made = [small_windows(model, 8, s) if trajectory else small_batch(model.spec, 8, s) for s in range(10)]
     return DataLoader(made, batch_size=None)
+
+
+def test_a_game_with_a_known_law_shows_what_no_product_represents(tmp_path: Path) -> None:
+    model, callback = small_dof_policy(), measuring()
+    callback.env.law = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
+    events = train(tmp_path, model, batches(model), callback)
+    assert events.Scalars("igd/coordination_gap")[-1].value == pytest.approx(math.log(2))
 
 
 @pytest.mark.parametrize("trajectory", [False, True])
