@@ -60,9 +60,7 @@ class VectorEnv(ABC):
 
     spec: EnvSpec
     has_random_start = True  # False: every episode starts with the same observations, whatever its seed
-    law: Tensor | None = (
-        None  # of a game: probabilities of the joint outcomes in its data, one dimension an agent
-    )
+    law: Tensor | None = None  # of a game: probabilities of the joint outcomes in its data, one dimension an agent
     episodes_at_once = 500  # that a collector runs together; a constant, as the noise of a dataset is drawn for so many
 
     @abstractmethod
