@@ -7,12 +7,10 @@ from typing import Any
 
 from dof_lightning.checkpoint import Checkpoint
 from dof_lightning.errors import UserError
-from dof_lightning.evaluation import Score, build_policy, first_decision, score
+from dof_lightning.evaluation import DECISION_REPETITIONS, Score, build_policy, first_decision, score
 from dof_lightning.overrides import override, parse
 from dof_lightning.plain import leaves, split_tail
 from dof_lightning.timing import interleaved
-
-REPETITIONS = 10  # timed decisions of each variant
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def measure(checkpoint: Checkpoint, variants: Sequence[Variant]) -> list[Result]
         UserError: see `evaluate`.
     """
     built = [build_policy(checkpoint, variant.config) for variant in variants]
-    seconds = interleaved({index: first_decision(*parts) for index, parts in enumerate(built)}, REPETITIONS)
+    seconds = interleaved({index: first_decision(*parts) for index, parts in enumerate(built)}, DECISION_REPETITIONS)
     return [
         Result(variant, score(policy, env, variant.config), 1e3 * min(seconds[index]))
         for index, (variant, (policy, env)) in enumerate(zip(variants, built, strict=True))

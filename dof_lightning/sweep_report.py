@@ -1,7 +1,5 @@
 """A sweep's table on screen, in Markdown and CSV, and its figure."""
 
-import csv
-import io
 import math
 import os
 import platform
@@ -12,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from dof_lightning.checkpoint import Checkpoint
-from dof_lightning.console import acts_alone, number
+from dof_lightning.console import acts_alone, number, show_table
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
-from dof_lightning.evaluation import normalize
-from dof_lightning.sweep import REPETITIONS, Result
+from dof_lightning.evaluation import DECISION_REPETITIONS, normalize
+from dof_lightning.studies.tables import to_csv, to_markdown
+from dof_lightning.sweep import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,13 +63,7 @@ def files(checkpoint: Path, keys: Sequence[str], output: Path | None = None) -> 
 
 def show(console: Console, results: Sequence[Result]) -> None:
     """Prints the table."""
-    keys = list(results[0].variant.settings)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in (*keys, *COLUMNS):
-        table.add_column(column, justify="left" if column == "acts alone" else "right")
-    for result in results:
-        table.add_row(*_cells(result))
-    console.print(table)
+    show_table(console, _columns(results), list(map(_cells, results)))
     console.print(_circumstances(), highlight=False, soft_wrap=True)
 
 
@@ -99,6 +91,10 @@ def write(
         raise UserError(f"output={where.table.parent} cannot be written: {error.strerror}") from error
 
 
+def _columns(results: Sequence[Result]) -> list[str]:
+    return [*results[0].variant.settings, *COLUMNS]
+
+
 def _cells(result: Result) -> list[str]:
     score = result.score
     error = _standard_error(result, None)
@@ -109,30 +105,24 @@ def _cells(result: Result) -> list[str]:
 
 def _circumstances() -> str:
     return (
-        f"ms a decision: all agents of one episode at once, fastest of {REPETITIONS} interleaved repetitions, measured "
-        f"on this machine ({platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__})"
+        f"ms a decision: all agents of one episode at once, fastest of {DECISION_REPETITIONS} interleaved repetitions, "
+        f"measured on this machine ({platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__})"
     )
 
 
 def _markdown(where: Files, checkpoint: Checkpoint, tails: Sequence[str], results: Sequence[Result]) -> str:
-    header = [*results[0].variant.settings, *COLUMNS]
-    lines = [header, ["---"] * len(header), *map(_cells, results)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = to_markdown(_columns(results), list(map(_cells, results)))
     behavior, figure = checkpoint.behavior["return_mean"], f"![return and time]({where.figure.name})"
     return (
         f"`dof eval checkpoint={checkpoint.path} {' '.join(tails)}` (step {checkpoint.step}, "
-        f"{results[0].score.episodes} report episodes)\n\n{table}\n\n"
+        f"{results[0].score.episodes} report episodes)\n\n{table}\n"
         f"The data's behaviour has a return of {behavior:.1f}. {_circumstances()}.\n\n{figure}\n"
     )
 
 
 def _csv(results: Sequence[Result]) -> str:
     rows = [_flat(result) for result in results]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return to_csv(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _flat(result: Result) -> dict[str, Any]:

@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dof_lightning.checkpoint import Checkpoint
-from dof_lightning.evaluation import build_policy, first_decision
+from dof_lightning.evaluation import DECISION_REPETITIONS, build_policy, first_decision
 from dof_lightning.studies.base import Cell, Report, Study
 from dof_lightning.studies.tables import by_labels, execution, over_seeds
 from dof_lightning.timing import interleaved
-
-REPETITIONS = 10  # timed decisions
 
 
 class Scores(Study):
@@ -21,7 +19,7 @@ class Scores(Study):
     def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
         """`decision_ms`."""
         decision = first_decision(*build_policy(checkpoint, config))
-        return {"decision_ms": 1e3 * min(interleaved({"decision": decision}, REPETITIONS)["decision"])}
+        return {"decision_ms": 1e3 * min(interleaved({"decision": decision}, DECISION_REPETITIONS)["decision"])}
 
     def report(self, cells: Sequence[Cell]) -> Report:
         """A row a cell, and bars."""
