@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dof_lightning import configuration
+from dof_lightning import configuration, data_commands
 from dof_lightning.errors import UserError
-from dof_lightning.plain import split_tail
-from dof_lightning.targets import check_arguments
+from dof_lightning.tails import take, take_integer
 
 _EVAL_HELP = (
     "roll a checkpoint out: dof eval checkpoint=<path> [rollout.report_episodes=200] [env=mpe_spread]; a list gives a "
@@ -30,7 +27,6 @@ _IGD_HELP = (
     "measure on a checkpoint whether the joint law is the agents' product: dof igd checkpoint=<path> [seed=0] "
     "[draws=1024] [conditions=4]; or what it cannot represent: dof igd checkpoint=<factorised> compare=<centralised>"
 )
-_DATA_HELP = "build | list | show <path> | verify <path> | train-behavior task=spread output=<file>"
 
 
 def main() -> None:
@@ -49,16 +45,16 @@ def run(arguments: Sequence[str]) -> None:
     for name, (_, explanation) in _CHECKPOINT_COMMANDS.items():
         command = commands.add_parser(name, help=explanation, description=explanation)
         command.add_argument("tails", nargs="+", metavar="key=value", help="checkpoint=<path> and what to change")
-    data = commands.add_parser("data", help=_DATA_HELP, description=_DATA_HELP)
-    actions = data.add_subparsers(dest="action", required=True, metavar="{build,list,show,verify,train-behavior}")
-    for name, (_, explanation) in _DATA_ACTIONS.items():
+    data = commands.add_parser("data", help=data_commands.HELP, description=data_commands.HELP)
+    actions = data.add_subparsers(dest="action", required=True, metavar="{" + ",".join(data_commands.ACTIONS) + "}")
+    for name, (_, explanation) in data_commands.ACTIONS.items():
         action = actions.add_parser(name, help=explanation, description=explanation)
         action.add_argument("tails", nargs="*", metavar="key=value", help="as for train.py; show, verify: or a path")
     options = parser.parse_args(arguments)
     if options.command in _CHECKPOINT_COMMANDS:
         _CHECKPOINT_COMMANDS[options.command][0](options.tails)
     else:
-        _DATA_ACTIONS[options.action][0](options.tails)
+        data_commands.ACTIONS[options.action][0](options.tails)
 
 
 def _evaluate(tails: list[str]) -> None:
@@ -69,7 +65,7 @@ def _evaluate(tails: list[str]) -> None:
 
     path, others = _take_checkpoint(tails)
     checkpoint = checkpoints.read(path)
-    output, others = _take(others, "output")
+    output, others = take(others, "output")
     if any(sweep.listed(checkpoint.config, others)):
         _evaluate_each(checkpoint, others, None if output is None else Path(output))
         return
@@ -103,8 +99,8 @@ def _export(tails: list[str]) -> None:
     from dof_lightning.export import export_agents
 
     path, others = _take_checkpoint(tails)
-    output, others = _take(others, "output")
-    file_format, others = _take(others, "format")
+    output, others = take(others, "output")
+    file_format, others = take(others, "format")
     where = None if output is None else Path(output)
     print(export_agents(checkpoints.read(path), others, where, file_format or "safetensors"))
 
@@ -115,11 +111,11 @@ def _certify(tails: list[str]) -> None:
     from dof_lightning.certification import certify_agents
 
     path, others = _take_checkpoint(tails)
-    folder, others = _take(others, "agents")
+    folder, others = take(others, "agents")
     if folder is None:
         raise UserError("agents= is missing; it is the folder that `dof export` wrote")
-    episodes, others = _take_integer(others, "episodes", default=16, least=1)
-    seed, others = _take_integer(others, "seed", default=0, least=0)
+    episodes, others = take_integer(others, "episodes", default=16, least=1)
+    seed, others = take_integer(others, "seed", default=0, least=0)
     compared = certify_agents(checkpoints.read(path), Path(folder), others, episodes, seed).to_dict()
     verdict = "bit-identical" if compared["identical"] else "not to the last bit"
     console.make_console(stderr=True).print(
@@ -134,7 +130,7 @@ def _certify(tails: list[str]) -> None:
 
 def _igd(tails: list[str]) -> None:
     path, others = _take_checkpoint(tails)
-    other, others = _take(others, "compare")
+    other, others = take(others, "compare")
     print(json.dumps(_gauge(path, others) if other is None else _coordination_gap(path, Path(other), others)))
 
 
@@ -144,8 +140,8 @@ def _gauge(path: Path, tails: list[str]) -> dict[str, Any]:
     from dof_lightning.overrides import override
     from dof_lightning.rollout import certify
 
-    draws, tails = _take_integer(tails, "draws", default=Effort.draws, least=16)
-    conditions, tails = _take_integer(tails, "conditions", default=Effort.conditions, least=1)
+    draws, tails = take_integer(tails, "draws", default=Effort.draws, least=16)
+    conditions, tails = take_integer(tails, "conditions", default=Effort.conditions, least=1)
     checkpoint = checkpoints.read(path)
     config = override(checkpoint.config, tails, command="dof igd")
     policy, env = checkpoints.build_algorithm(checkpoint, config).policy(), checkpoints.build_env(config)
@@ -195,97 +191,10 @@ _CHECKPOINT_COMMANDS: dict[str, Any] = {
 }
 
 
-def _build(tails: list[str]) -> None:
-    from dof_lightning import engine
-
-    cfg = configuration.compose(tails)
-    configuration.check(cfg)
-    print(engine.locate_dataset(configuration.to_plain(cfg)))
-
-
-def _list(tails: list[str]) -> None:
-    from data_modules.inspect import list_datasets
-    from dof_lightning import console
-
-    console.make_console().print(list_datasets(Path(_data_root(tails))))
-
-
-def _show(tails: list[str]) -> None:
-    from data_modules.inspect import describe
-    from dof_lightning import console
-
-    for path in _dataset_paths(tails):
-        console.make_console().print(describe(path))
-
-
-def _verify(tails: list[str]) -> None:
-    from data_modules.verify import verify_dataset
-
-    for path in _dataset_paths(tails):
-        found = verify_dataset(path)
-        print(f"{path}: {found.n_shards} shards, {found.n_bytes:,} bytes, all as they should be")
-        for warning in found.warnings:
-            print(f"  but look: {warning}")
-
-
-def _train_behavior(tails: list[str]) -> None:
-    from data_modules.behavior import train
-
-    values = {key: yaml.safe_load(value) for key, value in map(split_tail, tails)}
-    check_arguments({"_target_": "data_modules.behavior.train.main", **values})
-    train.main(**values)
-
-
-_DATA_ACTIONS: dict[str, Any] = {
-    "build": (_build, "build a dataset: dof data build experiment=mpe_spread_medium [data.episodes=1000]"),
-    "list": (_list, "the datasets below data.root: dof data list [data.root=data]"),
-    "show": (_show, "what a dataset holds: dof data show <path>, or experiment=<name>"),
-    "verify": (_verify, "read a dataset in full and check it: dof data verify <path>, or experiment=<name>"),
-    "train-behavior": (_train_behavior, "train behaviour policies: dof data train-behavior task=spread output=<file>"),
-}
-
-
-def _data_root(tails: list[str]) -> str:
-    root, others = _take(tails, "data.root")
-    if others:
-        raise UserError(f"dof data list knows data.root= only, got {others[0]!r}")
-    return root if root is not None else str(configuration.compose([]).data.root)
-
-
-def _dataset_paths(tails: list[str]) -> list[Path | str]:
-    """Paths as typed, or the dataset that an experiment's configuration names."""
-    if not tails:
-        raise UserError("which dataset? give its folder, or experiment=<name>")
-    if "=" not in tails[0]:
-        return list(tails)
-    cfg = configuration.compose(tails)
-    configuration.check(cfg)
-    if cfg.data.path is not None:
-        return [str(cfg.data.path)]
-    source = configuration.build(cfg.data.source)
-    if not source.exists():
-        raise UserError(f"{source.path} is not there; build it with `dof data build {' '.join(tails)}`")
-    return [source.path]
-
-
 def _take_checkpoint(tails: list[str]) -> tuple[Path, list[str]]:
     if tails[:1] and "=" not in tails[0]:
         raise UserError(f"cannot read {tails[0]!r}; write key=value, checkpoint={tails[0]} perhaps")
-    path, others = _take(tails, "checkpoint")
+    path, others = take(tails, "checkpoint")
     if path is None:
         raise UserError("checkpoint= is missing; a run keeps them in <run_dir>/checkpoints/{last,best}.ckpt")
     return Path(path), others
-
-
-def _take_integer(tails: list[str], wanted: str, default: int, least: int) -> tuple[int, list[str]]:
-    text, others = _take(tails, wanted)
-    if text is not None and not (text.isdecimal() and int(text) >= least):
-        raise UserError(f"{wanted} must be an integer, at least {least}, got {text!r}")
-    return (default if text is None else int(text)), others
-
-
-def _take(tails: list[str], wanted: str) -> tuple[str | None, list[str]]:
-    """The value of one key, and the tails without it."""
-    pairs = [split_tail(tail) for tail in tails]
-    values = [value for key, value in pairs if key == wanted]
-    return (values[-1] if values else None), [f"{key}={value}" for key, value in pairs if key != wanted]
