@@ -83,7 +83,8 @@ def make_jaxmarl(n_environments: int) -> Callable[[], object]:
         return jax.lax.scan(move, start, jax.random.split(key, HORIZON))
 
     compiled, key = jax.jit(episode), jax.random.PRNGKey(0)
-    return lambda: jax.block_until_ready(compiled(key))
+    wait: Any = jax.block_until_ready
+    return lambda: wait(compiled(key))
 
 
 def _make_mpe2() -> Any:

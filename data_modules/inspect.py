@@ -1,20 +1,35 @@
-"""What `dof data list` and `dof data show` print: tables of datasets and the card of one."""
+"""What `dof data list` and `dof data show` print: the known datasets and those on disk, and the card of one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from data_modules.card import Section, sections, size
 from data_modules.manifest import FILE_NAME, DatasetManifest, read_manifest
 from dof_lightning.errors import UserError
-from dof_lightning.spec import AgentSpec, DimensionStatistics
 
-_BARS = " ▁▂▃▄▅▆▇█"
-_HISTOGRAM_BINS = 48
+_COLUMNS = ("dataset", "environment", "agents", "episodes", "return", "score", "won", "size", "fingerprint", "folder")
+_NOT_KNOWN = "-"
+
+
+@dataclass(frozen=True)
+class KnownDataset:
+    """A dataset that the configuration can name.
+
+    Attributes:
+        name: what its manifest is called.
+        environment: option of group env, for people.
+        build: the command that makes it.
+    """
+
+    name: str
+    environment: str
+    build: str
 
 
 def find_datasets(root: Path) -> list[Path]:
@@ -23,18 +38,31 @@ def find_datasets(root: Path) -> list[Path]:
     return sorted(file.parent for file in files if not file.parent.name.startswith("."))
 
 
-def list_datasets(root: Path) -> RenderableType:
-    """One line for each dataset below `root`; damaged ones say what is wrong."""
-    folders = find_datasets(root)
-    if not folders:
-        return Text(f"no datasets in {root}: build one with `dof data build`, or correct data.root")
-    table = Table("dataset", "environment", "episodes", "steps", "return", "size", "fingerprint", title=str(root))
-    for folder in folders:
+def list_datasets(root: Path, known: Sequence[KnownDataset] = ()) -> RenderableType:
+    """One line for each dataset below `root`, and how to make the known ones that are not there.
+
+    Damaged ones say what is wrong.
+    """
+    table = Table(*_COLUMNS, title=f"on disk, in {root}")
+    names = set()
+    for folder in find_datasets(root):
+        where = str(folder.relative_to(root))
         try:
-            table.add_row(*_summary(read_manifest(folder)))
+            manifest = read_manifest(folder)
         except UserError as error:
-            table.add_row(folder.name, Text(str(error), style="red"))
-    return table
+            table.add_row(where, Text(str(error), style="red"))
+            continue
+        names.add(manifest.spec.name)
+        table.add_row(*_summary(manifest), where)
+    missing = [dataset for dataset in known if dataset.name not in names]
+    on_disk = (
+        table
+        if table.row_count
+        else Text(f"no datasets in {root}: make one with a command below, or correct data.root")
+    )
+    if not known and not table.row_count:
+        return Text(f"no datasets in {root}: build one with `dof data build`, or correct data.root")
+    return Group(on_disk, *([_missing(missing)] if missing else []))
 
 
 def describe(path: Path | str) -> RenderableType:
@@ -44,97 +72,42 @@ def describe(path: Path | str) -> RenderableType:
         UserError: see `read_manifest`.
     """
     manifest = read_manifest(path)
-    spec = manifest.spec
-    facts = _facts(
-        {
-            "folder": manifest.location,
-            "fingerprint": spec.fingerprint,
-            "environment": f"{spec.environment.name} ({spec.environment.fingerprint})",
-            "agents": _agents(spec.environment.agents),
-            "actions": spec.action_kind,
-            "global state": f"{spec.state_dim} dimensions" if spec.state_dim else "none",
-            "episodes": f"{manifest.n_episodes:,} of at most {spec.horizon} steps (longest {manifest.longest})",
-            "steps": f"{manifest.n_steps:,}, as many training or held-out windows",
-            "ends": _ends(manifest),
-            "arrays": ", ".join(sorted(manifest.members)),
-            "shards": f"{len(manifest.shards)}, {_size(manifest.n_bytes)}",
-        }
-    )
-    agents = spec.environment.agents
-    parts: list[RenderableType] = [
-        facts,
-        _titled("behaviour", _facts(dict(manifest.behavior))),
-        _titled("returns", _returns(manifest)),
-    ]
-    observed = {agent.name: agent.observation_dim for agent in agents}
-    parts.append(_titled("observations, all dimensions of an agent", _ranges(observed, spec.statistics.observations)))
-    if spec.statistics.actions is not None:
-        acted = {agent.name: agent.action_dim for agent in agents}
-        parts.append(_titled("actions, all dimensions of an agent", _ranges(acted, spec.statistics.actions)))
-    return Panel(Group(*parts), title=spec.name, title_align="left")
+    parts = [Text(f"folder  {manifest.location}", style="bold")]
+    return Panel(Group(*parts, *map(_print, sections(manifest))), title=manifest.spec.name, title_align="left")
 
 
-def histogram(samples: np.ndarray, bins: int = _HISTOGRAM_BINS) -> str:
-    """A one-line bar chart of `samples` `[n]` from their minimum to their maximum."""
-    counts, _ = np.histogram(samples, bins=bins)
-    heights = np.ceil(counts / max(counts.max(), 1) * (len(_BARS) - 1)).astype(int)
-    return "".join(_BARS[height] for height in heights)
+def _missing(datasets: Sequence[KnownDataset]) -> Table:
+    table = Table("dataset", "environment", "make it with", title="known, not on disk")
+    for dataset in datasets:
+        table.add_row(dataset.name, dataset.environment, dataset.build)
+    return table
 
 
-def _summary(manifest: DatasetManifest) -> Iterable[str]:
+def _summary(manifest: DatasetManifest) -> Iterator[str]:
     spec, behavior = manifest.spec, manifest.behavior
-    returns = f"{behavior['return_mean']:.2f} ± {behavior['return_std']:.2f}"
-    counts = (f"{manifest.n_episodes:,}", f"{manifest.n_steps:,}")
-    return spec.name, spec.environment.name, *counts, returns, _size(manifest.n_bytes), spec.fingerprint
+    reference, won = spec.environment.reference, behavior.get("win_rate")
+    yield spec.name
+    yield spec.environment.name
+    yield str(spec.n_agents)
+    yield f"{manifest.n_episodes:,}"
+    yield f"{behavior['return_mean']:.2f} ± {behavior['return_std']:.2f}"
+    yield _NOT_KNOWN if reference is None else f"{reference.normalize(behavior['return_mean']):.1f}"
+    yield _NOT_KNOWN if won is None else f"{100 * won:.0f} %"
+    yield size(manifest.n_bytes)
+    yield spec.fingerprint
 
 
-def _returns(manifest: DatasetManifest) -> RenderableType:
-    knots, behavior = manifest.return_knots, manifest.behavior
-    low, median, high = np.quantile(knots, (0.0, 0.5, 1.0))
-    mean = float(behavior["return_mean"])
-    lines = [
-        f"{mean:.2f} ± {behavior['return_std']:.2f} over all episodes (sum of rewards, mean over agents)",
-        f"{low:.1f} {histogram(knots)} {high:.1f}   median {median:.1f}",
-    ]
-    reference = manifest.spec.environment.reference
-    if reference is not None:
-        lines.append(f"normalised score {reference.normalize(mean):.1f} ({reference.source})")
-    return Text("\n".join(lines))
-
-
-def _ranges(dimensions: dict[str, int], statistics: DimensionStatistics) -> RenderableType:
-    table = Table("agent", "minimum", "maximum", "largest |mean|", "std (smallest to largest)", box=None)
-    for i, (agent, count) in enumerate(dimensions.items()):
-        mean, std = np.abs(statistics.mean[i, :count]), statistics.std[i, :count]
-        low, high = statistics.minimum[i, :count].min(), statistics.maximum[i, :count].max()
-        numbers = f"{low:.3f}", f"{high:.3f}", f"{mean.max():.3f}", f"{std.min():.3f} to {std.max():.3f}"
-        table.add_row(agent, *numbers)
-    return table
-
-
-def _ends(manifest: DatasetManifest) -> str:
-    terminated, total = manifest.n_terminated, manifest.n_episodes
-    return f"{terminated:,} terminated, {total - terminated:,} cut by a time limit (truncated)"
-
-
-def _agents(agents: tuple[AgentSpec, ...]) -> str:
-    kinds = {(agent.observation_dim, agent.action_dim) for agent in agents}
-    if len(kinds) == 1:
-        (observation, action), names = kinds.pop(), ", ".join(agent.name for agent in agents)
-        return f"{len(agents)} ({names}), each {observation} observations and {action} actions"
-    return ", ".join(f"{agent.name} ({agent.observation_dim}, {agent.action_dim})" for agent in agents)
-
-
-def _facts(values: dict[str, object]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for name, value in values.items():
-        table.add_row(Text(name, style="bold"), Text(f"{value:.4g}" if isinstance(value, float) else str(value)))
-    return table
-
-
-def _titled(title: str, body: RenderableType) -> Group:
-    return Group("", Text(title, style="bold underline"), body)
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.1f} MB"
+def _print(section: Section) -> RenderableType:
+    parts: list[RenderableType] = ["", Text(section.title, style="bold underline")] if section.title else [""]
+    if section.facts is not None:
+        facts = Table.grid(padding=(0, 2))
+        for name, value in section.facts.items():
+            facts.add_row(Text(name, style="bold"), Text(value))
+        parts.append(facts)
+    if section.rows:
+        table = Table(*section.header, box=None)
+        for row in section.rows:
+            table.add_row(*row)
+        parts.append(table)
+    parts.extend(Text(line) for line in section.lines)
+    return Group(*parts)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from data_modules.arrays import EpisodeRows, Episodes, concatenate, find_fault
+from data_modules.card import write_card
 from data_modules.manifest import DatasetManifest, read_manifest, write_manifest
 from data_modules.shards import write_shards
 from data_modules.statistics import StatisticsAccumulator, quantile_knots
@@ -88,6 +89,7 @@ def write_dataset(
                 return_knots=quantile_knots(returns),
             )
             write_manifest(draft, manifest)
+            write_card(draft, manifest)
     return read_manifest(path)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from data_modules.arrays import find_fault
+from data_modules.arrays import EpisodeRows, find_fault
 from data_modules.manifest import DatasetManifest, read_manifest
 from data_modules.shards import open_url, read_shard
 from dof_lightning.errors import UserError
@@ -38,6 +38,7 @@ def verify_dataset(path: Path | str, progress: bool = True) -> Verification:
     manifest = read_manifest(path)
     ids: list[np.ndarray] = []
     ends: list[tuple[int, int]] = []
+    illegal = 0
     shards = manifest.shards
     console = Console(stderr=True)
     quiet = not (progress and console.is_terminal)
@@ -50,19 +51,32 @@ def verify_dataset(path: Path | str, progress: bool = True) -> Verification:
             at_limit = rows.length == manifest.spec.horizon
             ends.append((int(at_limit.sum()), int((at_limit & rows.terminated).sum())))
             ids.append(rows.episode_id)
+            illegal += _count_illegal(rows)
     if len(np.unique(np.concatenate(ids))) != manifest.n_episodes:
         raise UserError(f"{manifest.location}: an episode_id appears twice; build the dataset again")
-    return Verification(len(shards), manifest.n_bytes, _warnings(manifest, ends))
+    return Verification(len(shards), manifest.n_bytes, _warnings(manifest, ends, illegal))
 
 
-def _warnings(manifest: DatasetManifest, ends: list[tuple[int, int]]) -> tuple[str, ...]:
+def _warnings(manifest: DatasetManifest, ends: list[tuple[int, int]], illegal: int) -> tuple[str, ...]:
     at_limit, terminated_at_limit = map(sum, zip(*ends, strict=True))
     found = []
     if at_limit and at_limit == terminated_at_limit and manifest.spec.horizon > 1:
         found.append("every episode at the time limit is marked as terminated: time limits may be stored as terminals")
     if at_limit < manifest.n_episodes and manifest.n_terminated == 0:
         found.append("episodes end before the time limit but none is marked as terminated: terminals may be missing")
+    if illegal:
+        found.append(f"{illegal:,} of {manifest.n_steps * manifest.spec.n_agents:,} actions were not legal when taken")
     return tuple(found)
+
+
+def _count_illegal(rows: EpisodeRows) -> int:
+    """Actions that `legal` forbids in the row they were taken in."""
+    if rows.legal is None or rows.actions.dtype.kind == "f":
+        return 0
+    acted = np.ones(len(rows.legal), dtype=bool)
+    acted[np.cumsum(rows.length + 1) - 1] = False
+    allowed = np.take_along_axis(rows.legal[acted], rows.actions[..., None], axis=-1)
+    return int(np.count_nonzero(~allowed))
 
 
 def _check_hash(url: str, expected: str) -> None:

@@ -49,12 +49,14 @@ def run(arguments: Sequence[str]) -> None:
     actions = data.add_subparsers(dest="action", required=True, metavar="{" + ",".join(data_commands.ACTIONS) + "}")
     for name, (_, explanation) in data_commands.ACTIONS.items():
         action = actions.add_parser(name, help=explanation, description=explanation)
-        action.add_argument("tails", nargs="*", metavar="key=value", help="as for train.py; show, verify: or a path")
+        action.add_argument("tails", nargs="*", metavar="key=value", help="as for train.py, or a dataset's folder")
+        if name == "stats":
+            action.add_argument("--plot", action="store_const", const=["--plot"], default=[], help="draw a PNG too")
     options = parser.parse_args(arguments)
     if options.command in _CHECKPOINT_COMMANDS:
         _CHECKPOINT_COMMANDS[options.command][0](options.tails)
     else:
-        data_commands.ACTIONS[options.action][0](options.tails)
+        data_commands.ACTIONS[options.action][0]([*options.tails, *getattr(options, "plot", [])])
 
 
 def _evaluate(tails: list[str]) -> None:

@@ -1,5 +1,8 @@
 """`dof data`: what is done to datasets."""
 
+import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from dof_lightning.plain import split_tail
 from dof_lightning.tails import take
 from dof_lightning.targets import check_arguments
 
-HELP = "build | list | show <path> | verify <path> | train-behavior task=spread output=<file>"
+HELP = "make, list, show, check, merge and cut datasets; `dof data <command> --help` says what each wants"
 
 
 def _build(tails: list[str]) -> None:
@@ -25,8 +28,11 @@ def _build(tails: list[str]) -> None:
 def _list(tails: list[str]) -> None:
     from data_modules.inspect import list_datasets
     from dof_lightning import console
+    from dof_lightning.known_datasets import known_datasets
 
-    console.make_console().print(list_datasets(Path(_data_root(tails))))
+    root, others = _take_root(tails)
+    _refuse(others, "list", ["data.root"])
+    console.make_console().print(list_datasets(root, known_datasets()))
 
 
 def _show(tails: list[str]) -> None:
@@ -47,6 +53,71 @@ def _verify(tails: list[str]) -> None:
             print(f"  but look: {warning}")
 
 
+def _stats(tails: list[str]) -> None:
+    from data_modules.manifest import read_manifest
+    from data_modules.summary import plot, summarize
+
+    wanted, others = ("--plot" in tails), [tail for tail in tails if tail != "--plot"]
+    output = None
+    if any(tail.startswith("output=") for tail in others):
+        keys = [tail for tail in others if "=" in tail]
+        output, keys = take(keys, "output")
+        others = [tail for tail in others if "=" not in tail] + keys
+    paths = _dataset_paths(others)
+    if output is not None and len(paths) > 1:
+        raise UserError(f"output={output} is one file, but {len(paths)} datasets are named; name one")
+    for path in paths:
+        manifest = read_manifest(path)
+        print(json.dumps(summarize(manifest)))
+        if wanted or output is not None:
+            file = Path(output if output is not None else f"{manifest.spec.name}.png")
+            _check_png(file)
+            plot(manifest, file)
+            print(f"written: {file}", file=sys.stderr)
+
+
+def _check_png(file: Path) -> None:
+    if file.suffix != ".png":
+        raise UserError(f"output={file} must end in .png")
+    if not file.resolve().parent.is_dir():
+        raise UserError(f"output={file}: there is no folder {file.parent}; make it, or choose another")
+
+
+def _merge(tails: list[str]) -> None:
+    from data_modules.derive import merge
+
+    values, root = _values(tails, "merge", required=("datasets", "name"), optional=("seed",))
+    if not isinstance(values["datasets"], list):
+        raise UserError("datasets= must be a list of folders: datasets=[first,second]")
+    print(merge([str(path) for path in values["datasets"]], root, str(values["name"]), values.get("seed", 0)))
+
+
+def _subsample(tails: list[str]) -> None:
+    from data_modules.derive import subsample
+
+    values, root = _values(tails, "subsample", required=("dataset", "name"), optional=("quantiles", "episodes", "seed"))
+    path, name = str(values.pop("dataset")), str(values.pop("name"))
+    print(subsample(path, root, name, **values))
+
+
+def _values(
+    tails: list[str], command: str, required: Sequence[str], optional: Sequence[str]
+) -> tuple[dict[str, Any], Path]:
+    """The values of a command's keys, and data.root."""
+    root, others = _take_root(tails)
+    _refuse(others, command, [*required, *optional, "data.root"])
+    values = {key: yaml.safe_load(value) for key, value in map(split_tail, others)}
+    for key in required:
+        if values.get(key) is None:
+            raise UserError(f"{key}= is missing; see `dof data {command} --help`")
+    for key in ("episodes", "seed"):
+        if key in values and not (isinstance(values[key], int) and values[key] >= 0):
+            raise UserError(f"{key}={values[key]} must be an integer, at least 0")
+    if "/" in str(values["name"]):
+        raise UserError(f"name={values['name']} must be a plain name; data.root= says where the folder goes")
+    return values, root
+
+
 def _train_behavior(tails: list[str]) -> None:
     from data_modules.behavior import train
 
@@ -57,18 +128,35 @@ def _train_behavior(tails: list[str]) -> None:
 
 ACTIONS: dict[str, Any] = {
     "build": (_build, "build a dataset: dof data build experiment=mpe_spread_medium [data.episodes=1000]"),
-    "list": (_list, "the datasets below data.root: dof data list [data.root=data]"),
+    "list": (_list, "the known datasets, on disk or not, and others below data.root: dof data list [data.root=data]"),
     "show": (_show, "what a dataset holds: dof data show <path>, or experiment=<name>"),
     "verify": (_verify, "read a dataset in full and check it: dof data verify <path>, or experiment=<name>"),
+    "stats": (
+        _stats,
+        "numbers as JSON, and a picture: dof data stats <path> [--plot] [output=<file.png>], or experiment=<name>",
+    ),
+    "merge": (
+        _merge,
+        "several datasets of one environment as one: dof data merge datasets=[<path>,<path>] name=<name> [seed=0]",
+    ),
+    "subsample": (
+        _subsample,
+        "some episodes, by return: dof data subsample dataset=<path> name=<name> [quantiles=[0.5,1.0]] [episodes=1000]",
+    ),
     "train-behavior": (_train_behavior, "train behaviour policies: dof data train-behavior task=spread output=<file>"),
 }
 
 
-def _data_root(tails: list[str]) -> str:
+def _take_root(tails: list[str]) -> tuple[Path, list[str]]:
     root, others = take(tails, "data.root")
-    if others:
-        raise UserError(f"dof data list knows data.root= only, got {others[0]!r}")
-    return root if root is not None else str(configuration.compose([]).data.root)
+    return Path(root if root is not None else str(configuration.compose([]).data.root)), others
+
+
+def _refuse(tails: list[str], command: str, known: Sequence[str]) -> None:
+    """Keys that a command does not know."""
+    for tail in tails:
+        if split_tail(tail)[0] not in known:
+            raise UserError(f"dof data {command} knows {', '.join(f'{key}=' for key in known)}, got {tail!r}")
 
 
 def _dataset_paths(tails: list[str]) -> list[Path | str]:

@@ -6,7 +6,8 @@ import numpy as np
 from rich.console import Console, RenderableType
 from small_dataset import build, make_episodes
 
-from data_modules.inspect import describe, find_datasets, histogram, list_datasets
+from data_modules.card import histogram
+from data_modules.inspect import describe, find_datasets, list_datasets
 
 
 def text(renderable: RenderableType) -> str:
