@@ -1,6 +1,7 @@
 """The order in which episodes are written: a permutation of a whole dataset, of any size, in bounded memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -54,28 +55,21 @@ def _hash(rows: EpisodeRows, seed: int) -> np.ndarray:
 
 
 def _buckets(
-    buffers: Iterator[EpisodeRows], seed: int, n_episodes: int, buffer_bytes: int, scratch: Path
+    buffers: Iterator[tuple[list[EpisodeRows], bool]], seed: int, n_episodes: int, buffer_bytes: int, scratch: Path
 ) -> Iterator[EpisodeRows]:
     """Episodes by ascending ranges of their hash, in the order of their arrival within each."""
-    first = next(buffers, None)
-    second = next(buffers, None)
-    if second is None:
-        if first is not None:
-            yield first
+    first, complete = next(buffers, ([], True))
+    if complete:
+        if first:
+            yield _drain(first)
         return
-    assert first is not None
-    total = _n_bytes(first) * n_episodes / first.n_episodes
+    total = sum(map(_n_bytes, first)) * n_episodes / sum(block.n_episodes for block in first)
     count = int(min(MOST_BUCKETS, n_episodes, -(-2 * total // buffer_bytes)))
     files = [scratch / f"{number:04d}" for number in range(count)]
-    names = sorted(first.arrays())
+    names = sorted(first[0].arrays())
     scratch.mkdir()
-    _deal(first, files, seed)
-    del first
-    _deal(second, files, seed)
-    del second
-    for buffer in buffers:
-        _deal(buffer, files, seed)
-        del buffer
+    for buffer, _ in chain([(first, complete)], buffers):
+        _deal(_drain(buffer), files, seed)
     for file in files:
         if file.exists():
             yield _read(file, names)
@@ -83,7 +77,8 @@ def _buckets(
     scratch.rmdir()
 
 
-def _buffers(blocks: Iterable[EpisodeRows], buffer_bytes: int) -> Iterator[EpisodeRows]:
+def _buffers(blocks: Iterable[EpisodeRows], buffer_bytes: int) -> Iterator[tuple[list[EpisodeRows], bool]]:
+    """Successive blocks that fill a buffer, and whether none come after them."""
     names: set[str] = set()
     buffer: list[EpisodeRows] = []
     size = 0
@@ -91,14 +86,14 @@ def _buffers(blocks: Iterable[EpisodeRows], buffer_bytes: int) -> Iterator[Episo
         names = names or set(block.arrays())
         if set(block.arrays()) != names:
             raise ValueError(f"some blocks hold {sorted(block.arrays())}, others {sorted(names)}")
+        if size >= buffer_bytes:
+            yield buffer, False
+            buffer, size = [], 0
         buffer.append(block)
         size += _n_bytes(block)
         del block
-        if size >= buffer_bytes:
-            yield _drain(buffer)
-            size = 0
     if buffer:
-        yield _drain(buffer)
+        yield buffer, True
 
 
 def _drain(buffer: list[EpisodeRows]) -> EpisodeRows:
