@@ -24,12 +24,14 @@ from webdataset.writer import ShardWriter
 
 from data_modules.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, EpisodeRows
 from data_modules.order import is_heldout
+from data_modules.remote import open_remote
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 
 PROTOCOLS = ("", "file", "http", "https", "s3")
 
 _REPAIR = "the file is damaged: delete the dataset's folder and build (or download) it again"
+_REPAIR_COPY = "the copy at this address is damaged: upload it again"
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None
     """
     n_episodes = n_steps = 0
     wanted = {f"{name}.npy" for name in members}
-    with open_url(url) as file:
+    with open_url(url, None if entry is None else entry.n_bytes) as file:
         stream = _HashingReader(file)
         files = tar_file_expander(
             [{"url": url, "stream": stream}], select_files=lambda name: name.partition(".")[2] in wanted
@@ -170,24 +172,30 @@ def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None
                 raise ValueError("it was changed after it was written (another sha256)")
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
             reason = str(error.args[0]) if error.args else type(error).__name__
-            raise UserError(f"{url}: {reason}; {_REPAIR}") from error
+            raise UserError(f"{url}: {reason}; {_REPAIR_COPY if '://' in url else _REPAIR}") from error
+        except UserError as error:
+            raise (stream.failure or error) from error.__cause__
 
 
-def open_url(url: str) -> IO[bytes]:
+def open_url(url: str, n_bytes: int | None = None) -> IO[bytes]:
     """Opens a local path, `http(s)://` or `s3://` address for reading.
 
+    Args:
+        url: what to open.
+        n_bytes: the size that a file at an address must have, None: any.
+
     Raises:
-        UserError: it is not there, cannot be reached, or is of another kind.
+        UserError: it is not there, cannot be reached, or is of another kind; see `open_remote`.
     """
     protocol = url.partition("://")[0] if "://" in url else ""
     if protocol not in PROTOCOLS or "::" in url:
         raise UserError(f"{url}: only local paths, http(s):// and s3:// are read; copy the data to one of them")
+    if protocol not in ("", "file"):
+        return open_remote(url, n_bytes)
     try:
         return fsspec.open(url, "rb").open()
     except FileNotFoundError as error:
         raise UserError(f"{url} is missing: build the dataset (`dof data build`) or correct the path") from error
-    except ImportError as error:
-        raise UserError(f"{url}: reading {protocol}:// needs another package ({error})") from error
     except OSError as error:
         raise UserError(f"{url} cannot be opened ({error}): check the path and its permissions") from error
 
@@ -198,10 +206,15 @@ class _HashingReader:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._sha256 = hashlib.sha256()
+        self.failure: UserError | None = None
 
     def read(self, size: int = -1) -> bytes:
-        """Reads and counts in."""
-        data = self._file.read(size)
+        """Reads and counts in; keeps a failure as it was, because WebDataset adds to the exceptions it passes on."""
+        try:
+            data = self._file.read(size)
+        except UserError as error:
+            self.failure = UserError(*error.args)
+            raise
         self._sha256.update(data)
         return data
 
