@@ -16,7 +16,7 @@ class Server(ThreadingHTTPServer):
 
     Attributes:
         ranges: whether it can send a part.
-        cuts: after how many bytes of a body the connection is closed, for each of the next shards asked for; None: never.
+        cuts: after how many bytes of a body the connection breaks, for each of the next shards asked for; None: never.
         kept: so many bytes of each shard is all the server has of it.
         status: what it answers instead of a shard, for each of the next ones asked for.
         asked: path and range of every request.
