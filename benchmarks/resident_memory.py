@@ -57,3 +57,4 @@ def watched(every_s: float = 0.02) -> Iterator[Growth]:
     finally:
         ended.set()
         thread.join()
+        growth.peak_mb = max(growth.peak_mb, anonymous_mb())
