@@ -1,6 +1,7 @@
 """`python -m benchmarks [names...] [output=<file>] [threads=<n>]`: one Markdown table of ratios.
 
-`igd` and `coordination_gap` time nothing: each is a table of its own, above the ratios.
+`igd` and `coordination_gap` time nothing: each is a table of its own, above the ratios; so is `scale`, which has keys
+of its own (`size_gb=20 folder=/scratch`).
 """
 
 import platform
@@ -17,6 +18,7 @@ from benchmarks.loader import loader
 from benchmarks.options import options
 from benchmarks.particle import particle
 from benchmarks.planner import methods, planner
+from benchmarks.scale import Settings, scale
 from benchmarks.scaling import scaling
 from benchmarks.table import Row, markdown
 from benchmarks.time_to_score import time_to_score
@@ -38,6 +40,9 @@ BENCHMARKS: Mapping[str, Callable[[], list[Row]]] = {
     "time_to_score": time_to_score,
 }
 TABLES: Mapping[str, Callable[[], str]] = {"igd": igd, "coordination_gap": coordination_gap}
+WITH_SETTINGS: Mapping[str, Callable[[Mapping[str, str]], str]] = {
+    "scale": lambda values: scale(Settings.parse(values))
+}
 ONLY_WHEN_NAMED = ("planner", "methods", "options", "time_to_score")
 
 
@@ -47,13 +52,15 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UserError: a name or a key is unknown.
     """
-    names, output, threads = parse(arguments)
+    names, output, threads, settings = parse(arguments)
     torch.set_num_threads(threads)
     started, rows, parts = time.monotonic(), [], []
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
         if name in TABLES:
             parts.append(TABLES[name]())
+        elif name in WITH_SETTINGS:
+            parts.append(WITH_SETTINGS[name](settings))
         else:
             rows += BENCHMARKS[name]()
     parts += [markdown(rows)] if rows else []
@@ -63,25 +70,26 @@ def main(arguments: Sequence[str]) -> None:
         output.write_text(text)
 
 
-def parse(arguments: Sequence[str]) -> tuple[list[str], Path | None, int]:
-    """Names, file and number of threads.
+def parse(arguments: Sequence[str]) -> tuple[list[str], Path | None, int, dict[str, str]]:
+    """Names, file, number of threads, and what is left for a benchmark that has keys of its own.
 
     Raises:
         UserError: a name or a key is unknown.
     """
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     names = [argument for argument in arguments if "=" not in argument]
+    known = (*BENCHMARKS, *TABLES, *WITH_SETTINGS)
     for name in names:
-        if name not in (*BENCHMARKS, *TABLES):
-            raise UserError(f"unknown benchmark `{name}`; choose from {', '.join((*BENCHMARKS, *TABLES))}")
-    for key in options:
-        if key not in ("output", "threads"):
-            raise UserError(f"unknown key `{key}`; choose from output, threads")
+        if name not in known:
+            raise UserError(f"unknown benchmark `{name}`; choose from {', '.join(known)}")
+    settings = {key: value for key, value in options.items() if key not in ("output", "threads")}
+    if settings and not set(names) & set(WITH_SETTINGS):
+        raise UserError(f"unknown key `{next(iter(settings))}`; choose from output, threads")
     threads = options.get("threads", str(cores_per_process(1)))
     if not threads.isdecimal() or threads == "0":
         raise UserError(f"threads={threads} must be a positive integer")
     output = Path(options["output"]) if "output" in options else None
-    return names or [name for name in BENCHMARKS if name not in ONLY_WHEN_NAMED], output, int(threads)
+    return names or [name for name in BENCHMARKS if name not in ONLY_WHEN_NAMED], output, int(threads), settings
 
 
 def _circumstances(threads: int, seconds: float) -> str:

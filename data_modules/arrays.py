@@ -101,6 +101,15 @@ class EpisodeRows(_EpisodeArrays):
         index = dict.fromkeys(ROW_ARRAYS, rows) | dict.fromkeys(STEP_ARRAYS, steps)
         return type(self)(**{name: array[index.get(name, episodes)] for name, array in self.arrays().items()})
 
+    def slice(self, first: int, last: int) -> Self:
+        """The episodes `first` to `last - 1`, as views."""
+        ends = np.concatenate(([0], np.cumsum(self.length, dtype=np.int64)))
+        steps = slice(int(ends[first]), int(ends[last]))
+        rows = slice(steps.start + first, steps.stop + last)
+        index = dict.fromkeys(ROW_ARRAYS, rows) | dict.fromkeys(STEP_ARRAYS, steps)
+        arrays = {name: array[index.get(name, slice(first, last))] for name, array in self.arrays().items()}
+        return type(self)(**arrays)
+
     def padded(self) -> Episodes:
         """The same episodes padded to the longest one."""
         longest = int(self.length.max())

@@ -18,8 +18,6 @@ from dof_lightning.errors import UserError
 from dof_lightning.seeding import counter_uniform, derive_seed
 from dof_lightning.spec import check_same_world
 
-BUFFER_BYTES = 1 << 26
-
 
 @dataclass(frozen=True)
 class EpisodeIndex:
@@ -167,7 +165,6 @@ def _write(
             n_episodes=n_episodes,
             seed=seed,
             discount=spec.discount,
-            buffer_bytes=BUFFER_BYTES,
         )
     return path
 

@@ -24,12 +24,15 @@ from webdataset.writer import ShardWriter
 
 from data_modules.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, EpisodeRows
 from data_modules.order import is_heldout
+from data_modules.remote import open_remote
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 
 PROTOCOLS = ("", "file", "http", "https", "s3")
+READ_BYTES = 1 << 17  # large, because every read and hash gives up the interpreter's lock and has to wait for it again
 
 _REPAIR = "the file is damaged: delete the dataset's folder and build (or download) it again"
+_REPAIR_COPY = "the copy at this address is damaged: upload it again"
 
 
 @dataclass(frozen=True)
@@ -152,11 +155,10 @@ def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None
     """
     n_episodes = n_steps = 0
     wanted = {f"{name}.npy" for name in members}
-    with open_url(url) as file:
-        stream = _HashingReader(file)
-        files = tar_file_expander(
-            [{"url": url, "stream": stream}], select_files=lambda name: name.partition(".")[2] in wanted
-        )
+    with open_url(url, None if entry is None else entry.n_bytes) as file:
+        hashed = _HashingFile(file)
+        source = {"url": url, "stream": io.BufferedReader(hashed, READ_BYTES)}
+        files = tar_file_expander([source], select_files=lambda name: name.partition(".")[2] in wanted)
         try:
             for sample in group_by_keys(files):
                 rows = _decode(sample, members)
@@ -166,48 +168,64 @@ def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None
                 yield rows
             if entry is not None and (n_episodes, n_steps) != (entry.n_episodes, entry.n_steps):
                 raise ValueError(f"it holds {n_episodes} episodes, expected {entry.n_episodes}")
-            if entry is not None and stream.finish() != entry.sha256:
+            if entry is not None and hashed.finish() != entry.sha256:
                 raise ValueError("it was changed after it was written (another sha256)")
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            reason = str(error.args[0]) if error.args else type(error).__name__
-            raise UserError(f"{url}: {reason}; {_REPAIR}") from error
+            reason = str(error.args[0]).partition(" @ <")[0] if error.args else type(error).__name__
+            raise UserError(f"{url}: {reason}; {_REPAIR_COPY if '://' in url else _REPAIR}") from error
+        except UserError as error:
+            raise (hashed.failure or error) from error.__cause__
 
 
-def open_url(url: str) -> IO[bytes]:
+def open_url(url: str, n_bytes: int | None = None) -> IO[bytes]:
     """Opens a local path, `http(s)://` or `s3://` address for reading.
 
+    Args:
+        url: what to open.
+        n_bytes: the size that a file at an address must have, None: any.
+
     Raises:
-        UserError: it is not there, cannot be reached, or is of another kind.
+        UserError: it is not there, cannot be reached, or is of another kind; see `open_remote`.
     """
     protocol = url.partition("://")[0] if "://" in url else ""
     if protocol not in PROTOCOLS or "::" in url:
         raise UserError(f"{url}: only local paths, http(s):// and s3:// are read; copy the data to one of them")
+    if protocol not in ("", "file"):
+        return open_remote(url, n_bytes)
     try:
         return fsspec.open(url, "rb").open()
     except FileNotFoundError as error:
         raise UserError(f"{url} is missing: build the dataset (`dof data build`) or correct the path") from error
-    except ImportError as error:
-        raise UserError(f"{url}: reading {protocol}:// needs another package ({error})") from error
     except OSError as error:
         raise UserError(f"{url} cannot be opened ({error}): check the path and its permissions") from error
 
 
-class _HashingReader:
+class _HashingFile(io.RawIOBase):
     """A file whose sha256 is known once it has been read, without reading it twice."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._sha256 = hashlib.sha256()
+        self.failure: UserError | None = None
 
-    def read(self, size: int = -1) -> bytes:
-        """Reads and counts in."""
-        data = self._file.read(size)
-        self._sha256.update(data)
-        return data
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Reads and counts in; keeps a failure as it was, because WebDataset adds to the exceptions it passes on."""
+        try:
+            size: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        except UserError as error:
+            self.failure = UserError(*error.args)
+            raise
+        self._sha256.update(memoryview(buffer)[:size])
+        return size
 
     def finish(self) -> str:
         """Reads what is left; the sha256 of the whole, hexadecimal."""
-        while self.read(1 << 14):
+        rest = bytearray(READ_BYTES)
+        while self.readinto(rest):
             pass
         return self._sha256.hexdigest()
 

@@ -12,8 +12,11 @@ from dof_lightning.spec import DatasetStatistics, DimensionStatistics, EnvSpec
 
 N_KNOTS = 1001
 KNOT_EPISODES = 8192
+KNOT_BYTES = 1 << 26
+RETURN_EPISODES = 1 << 20
 
 _KNOT_KEY = derive_seed("episodes behind quantile knots")
+_RETURN_KEY = derive_seed("episodes behind return knots")
 
 
 @dataclass
@@ -41,11 +44,54 @@ class Moments:
         self.count = total
 
 
+class ReturnStatistics:
+    """Mean, deviation and quantiles of episode returns.
+
+    Up to `RETURN_EPISODES` episodes all of it is exact. Of more, quantiles are those of about so many, chosen by a hash
+    of their id, with the exact minimum and maximum at the ends: memory does not grow with the dataset.
+
+    Args:
+        n_episodes: how many are to come, at most.
+    """
+
+    def __init__(self, n_episodes: int) -> None:
+        self._fraction = RETURN_EPISODES / n_episodes
+        self._moments = Moments()
+        self._kept: list[np.ndarray] = []
+
+    def update(self, returns: np.ndarray, episode_id: np.ndarray) -> None:
+        """Adds episodes: two `[n]`."""
+        self._moments.update(returns[:, None])
+        if self._fraction < 1:
+            returns = returns[
+                counter_uniform(torch.from_numpy(episode_id) ^ _RETURN_KEY, 1)[:, 0].numpy() < self._fraction
+            ]
+        self._kept.append(returns)
+
+    def __len__(self) -> int:
+        """Episodes that were added."""
+        return self._moments.count
+
+    def mean_and_std(self) -> tuple[float, float]:
+        """Over all episodes."""
+        if self._fraction >= 1:
+            returns = np.concatenate(self._kept)
+            return float(returns.mean()), float(returns.std())
+        return float(self._moments.mean[0]), float(np.sqrt(self._moments.squares[0] / self._moments.count))
+
+    def knots(self) -> np.ndarray:
+        """`[Q]` float32; see `quantile_knots`."""
+        knots = quantile_knots(np.concatenate(self._kept))
+        knots[0], knots[-1] = self._moments.minimum[0], self._moments.maximum[0]
+        return knots
+
+
 class StatisticsAccumulator:
     """Statistics of observations, actions and returns, over the episodes that are not held out.
 
     Means, deviations and ranges are over all rows. Quantile knots are over all rows of up to about `KNOT_EPISODES`
-    episodes, chosen by a hash of their id, with the exact minimum and maximum at the ends; returns use every episode.
+    episodes (fewer where those could take more than `KNOT_BYTES`), chosen by a hash of their id, with the exact
+    minimum and maximum at the ends; for returns see `ReturnStatistics`.
 
     Args:
         environment: the environment's spec.
@@ -55,17 +101,18 @@ class StatisticsAccumulator:
     Attributes:
         longest: steps of the longest episode.
         n_terminated: episodes that really ended.
+        returns: undiscounted, of all episodes, held-out ones included.
     """
 
     def __init__(self, environment: EnvSpec, discount: float, n_episodes: int) -> None:
         self._discount = discount
-        self._knot_fraction = KNOT_EPISODES / n_episodes
+        self._knot_fraction = min(KNOT_EPISODES, KNOT_BYTES / _largest_episode(environment)) / n_episodes
         self._continuous = environment.action_kind == "continuous"
         self._moments = (Moments(), Moments())
-        self._knot_rows: list[tuple[np.ndarray, np.ndarray]] = []
-        self._returns: list[np.ndarray] = []
-        self._discounted_returns: list[np.ndarray] = []
-        self._all_returns: list[np.ndarray] = []
+        self._knot_rows: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        self._returns = ReturnStatistics(n_episodes)
+        self._discounted_returns = ReturnStatistics(n_episodes)
+        self.returns = ReturnStatistics(n_episodes)
         self.longest = 0
         self.n_terminated = 0
 
@@ -73,39 +120,50 @@ class StatisticsAccumulator:
         """Adds a block of episodes, held-out ones included."""
         self.longest = max(self.longest, int(rows.length.max()))
         self.n_terminated += int(rows.terminated.sum())
-        self._all_returns.append(episode_returns(rows, 1.0))
+        self.returns.update(episode_returns(rows, 1.0), rows.episode_id)
         episode_id = torch.from_numpy(rows.episode_id)
         training = rows.select(np.flatnonzero(~is_heldout(episode_id).numpy()))
-        self._returns.append(episode_returns(training, 1.0))
-        self._discounted_returns.append(episode_returns(training, self._discount))
+        self._returns.update(episode_returns(training, 1.0), training.episode_id)
+        self._discounted_returns.update(episode_returns(training, self._discount), training.episode_id)
         self._moments[0].update(training.observations)
         if self._continuous:
             self._moments[1].update(training.actions)
         chosen = counter_uniform(torch.from_numpy(training.episode_id) ^ _KNOT_KEY, 1)[:, 0] < self._knot_fraction
         sample = training.select(np.flatnonzero(chosen.numpy()))
-        self._knot_rows.append((sample.observations, sample.actions))
+        self._knot_rows[0].append(sample.observations)
+        if self._continuous:
+            self._knot_rows[1].append(sample.actions)
 
     def finish(self) -> DatasetStatistics:
-        """The statistics.
+        """The statistics; what they are made of is given up.
 
         Raises:
             ValueError: every episode is held out.
         """
-        returns = np.concatenate(self._returns)
-        if len(returns) == 0:
+        if len(self._returns) == 0:
             raise ValueError("every episode is held out: collect more of them")
-        observations, actions = (np.concatenate(arrays) for arrays in zip(*self._knot_rows, strict=True))
+        mean, std = self._returns.mean_and_std()
+        observed, acted = self._moments
         return DatasetStatistics(
-            observations=_dimension_statistics(self._moments[0], observations),
-            actions=_dimension_statistics(self._moments[1], actions) if self._continuous else None,
-            return_mean=float(returns.mean()),
-            return_std=float(returns.std()),
-            discounted_return_knots=quantile_knots(np.concatenate(self._discounted_returns)),
+            observations=_dimension_statistics(observed, _drain(self._knot_rows[0])),
+            actions=_dimension_statistics(acted, _drain(self._knot_rows[1])) if self._continuous else None,
+            return_mean=mean,
+            return_std=std,
+            discounted_return_knots=self._discounted_returns.knots(),
         )
 
-    def returns(self) -> np.ndarray:
-        """Undiscounted returns of all episodes, held-out ones included: `[n]` float64."""
-        return np.concatenate(self._all_returns)
+
+def _largest_episode(environment: EnvSpec) -> int:
+    """Bytes of the observations and actions of an episode that lasts to the horizon."""
+    widths = environment.observation_dim * (environment.horizon + 1) + environment.action_dim * environment.horizon
+    return 4 * environment.n_agents * widths
+
+
+def _drain(parts: list[np.ndarray]) -> np.ndarray:
+    """All parts as one, of which the list keeps nothing alive."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
 
 
 def episode_returns(rows: EpisodeRows, discount: float) -> np.ndarray:

@@ -5,22 +5,23 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from data_modules.arrays import EpisodeRows, Episodes, concatenate, find_fault
+from data_modules.arrays import EpisodeRows, Episodes, find_fault
 from data_modules.card import write_card
+from data_modules.disk_order import permute
 from data_modules.manifest import DatasetManifest, read_manifest, write_manifest
 from data_modules.shards import write_shards
-from data_modules.statistics import StatisticsAccumulator, quantile_knots
+from data_modules.statistics import StatisticsAccumulator
 from dof_lightning.errors import UserError
-from dof_lightning.seeding import counter_uniform, derive_seed
 from dof_lightning.spec import DatasetSpec, EnvSpec, fingerprint
+
+SAMPLE_BYTES = 1 << 22
+MOST_EPISODES = 256
 
 _log = logging.getLogger(__name__)
 
@@ -36,9 +37,9 @@ def write_dataset(
     n_episodes: int,
     seed: int,
     discount: float = 0.99,
-    episodes_per_sample: int = 256,
+    episodes_per_sample: int | None = None,
     samples_per_shard: int = 16,
-    buffer_bytes: int = 1 << 30,
+    buffer_bytes: int = 1 << 26,
 ) -> DatasetManifest:
     """Builds a dataset, or finds it built.
 
@@ -46,8 +47,8 @@ def write_dataset(
     complete. A file lock makes a second builder wait and then find the first one's work; `blocks` is not touched
     until the lock is held, so a lazy collector does nothing twice. The same arguments give the same bytes.
 
-    Episodes are permuted by a hash of (seed, id). The permutation is over the whole set where that fits
-    `buffer_bytes`, else within successive buffers of that size; peak memory is about three times that.
+    Episodes are permuted by a hash of (seed, id). Memory does not grow with the dataset (see `permute`); where it is
+    larger than the buffer, as much free disk as the episodes take is needed for a while.
 
     Args:
         path: the dataset's folder.
@@ -59,9 +60,9 @@ def write_dataset(
         n_episodes: how many there are in all blocks together.
         seed: of the permutation.
         discount: gamma of discounted returns.
-        episodes_per_sample: episodes in one WebDataset sample.
+        episodes_per_sample: episodes in one WebDataset sample; None: 256, or fewer where they are large.
         samples_per_shard: samples in one tar.
-        buffer_bytes: see above.
+        buffer_bytes: episodes held at once; changes no byte of what is written.
 
     Raises:
         UserError: the folder holds another dataset, is damaged, or the disk is full.
@@ -73,24 +74,40 @@ def write_dataset(
             return _accept(path, recipe)
         with _draft(path) as draft:
             statistics = StatisticsAccumulator(environment, discount, n_episodes)
-            samples = _samples(blocks, environment, statistics, seed, episodes_per_sample, buffer_bytes)
+            size = episodes_per_sample or fitting_sample(environment)
+            scratch = draft / ".unsorted"
+            permuted = partial(
+                permute, seed=seed, n_episodes=n_episodes, group_size=size, buffer_bytes=buffer_bytes, scratch=scratch
+            )
+            samples = _samples(blocks, environment, statistics, permuted)
             members, shards = write_shards(draft, samples, environment, samples_per_shard)
             if (found := sum(shard.n_episodes for shard in shards)) != n_episodes:
                 raise ValueError(f"the blocks hold {found} episodes, announced were {n_episodes}")
-            returns = statistics.returns()
+            mean, std = statistics.returns.mean_and_std()
             manifest = DatasetManifest(
                 location=str(path),
                 spec=DatasetSpec(name, environment, discount, recipe, statistics.finish()),
-                behavior={**behavior, "return_mean": float(returns.mean()), "return_std": float(returns.std())},
+                behavior={**behavior, "return_mean": mean, "return_std": std},
                 members=members,
                 shards=shards,
                 longest=statistics.longest,
                 n_terminated=statistics.n_terminated,
-                return_knots=quantile_knots(returns),
+                return_knots=statistics.returns.knots(),
             )
             write_manifest(draft, manifest)
             write_card(draft, manifest)
     return read_manifest(path)
+
+
+def fitting_sample(environment: EnvSpec) -> int:
+    """How many of the longest episodes that the environment allows take `SAMPLE_BYTES`; between 1 and 256.
+
+    So that no shard is too large to be streamed within a small `data.memory_mb`.
+    """
+    n, steps = environment.n_agents, environment.horizon
+    row = n * environment.observation_dim + environment.state_dim
+    step = n * (1 + environment.action_dim)
+    return max(1, min(MOST_EPISODES, SAMPLE_BYTES // (4 * (row * (steps + 1) + step * steps))))
 
 
 def _accept(path: Path, recipe: Mapping[str, Any]) -> DatasetManifest:
@@ -108,33 +125,22 @@ def _samples(
     blocks: Iterable[Episodes],
     environment: EnvSpec,
     statistics: StatisticsAccumulator,
-    seed: int,
-    episodes_per_sample: int,
-    buffer_bytes: int,
+    permuted: Callable[[Iterable[EpisodeRows]], Iterator[EpisodeRows]],
 ) -> Iterator[EpisodeRows]:
     """Permuted groups of episodes; statistics see each group as it passes."""
-    for rows in _buffers(blocks, buffer_bytes):
+    for sample in permuted(_checked(blocks, environment)):
+        statistics.update(sample)
+        yield sample
+
+
+def _checked(blocks: Iterable[Episodes], environment: EnvSpec) -> Iterator[EpisodeRows]:
+    for block in blocks:
+        rows = block.flatten()
+        del block
         if fault := find_fault(rows, environment):
             raise ValueError(fault)
-        key = torch.from_numpy(rows.episode_id.astype(np.int64)) ^ derive_seed(seed, "order of episodes on disk")
-        order = counter_uniform(key, 1)[:, 0].argsort(stable=True).numpy()
-        for start in range(0, len(order), episodes_per_sample):
-            sample = rows.select(order[start : start + episodes_per_sample])
-            statistics.update(sample)
-            yield sample
-
-
-def _buffers(blocks: Iterable[Episodes], buffer_bytes: int) -> Iterator[EpisodeRows]:
-    buffer: list[EpisodeRows] = []
-    size = 0
-    for block in blocks:
-        buffer.append(block.flatten())
-        size += sum(array.nbytes for array in buffer[-1].arrays().values())
-        if size >= buffer_bytes:
-            yield concatenate(buffer)
-            buffer, size = [], 0
-    if buffer:
-        yield concatenate(buffer)
+        yield rows
+        del rows
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tests.end_to_end.test_run import assert_identical
 from tests.end_to_end.workplace import SMALL, Workplace
 from tests.processes import start
 from tests.unit.reading import read_all
+from tests.unit.small_server import serve
 
 STREAMED = (
     *(*SMALL, "data.path=small_shards", "data.memory_mb=1", "trainer.max_steps=50"),
@@ -107,3 +110,42 @@ def test_a_shard_damaged_in_mid_run_is_named_and_the_run_goes_on_when_it_is_mend
         shard.write_bytes(content)
     train(*order)
     assert workplace.results("stream_damaged")["resumed_from_step"] > 0
+
+
+def test_a_run_streams_from_a_server_and_from_a_bucket_what_it_streams_from_a_folder(
+    workplace: Workplace, small_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ("trainer.max_steps=4", "rollout.report_episodes=2")
+    train("run_dir=stream_folder", *few)
+    with serve(workplace.path) as server:
+        server.cuts = [20_000]
+        train("run_dir=stream_http", f"data.path={server.address}/{small_shards.name}", "data.num_workers=2", *few)
+        assert server.cuts == []
+    with bucket_of(small_shards, monkeypatch) as address:
+        train("run_dir=stream_s3", f"data.path={address}", *few)
+    weights = workplace.checkpoint("stream_folder")["state_dict"]
+    for run in ("stream_http", "stream_s3"):
+        assert_identical(workplace.checkpoint(run)["state_dict"], weights, run)
+
+
+@contextmanager
+def bucket_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A folder in a bucket on this machine, where the environment says that buckets are."""
+    moto_server, s3fs = pytest.importorskip("moto.server"), pytest.importorskip("s3fs")
+    server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    values = {
+        "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "none",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    system = s3fs.S3FileSystem()
+    system.mkdir("s3://end-to-end")
+    system.put(str(folder), "s3://end-to-end", recursive=True)
+    yield f"s3://end-to-end/{folder.name}"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()

@@ -29,8 +29,8 @@ def hold_out(monkeypatch: pytest.MonkeyPatch, fraction: float) -> None:
         monkeypatch.setattr(f"data_modules.{module}.is_heldout", partial(is_heldout, fraction=fraction))
 
 
-def make_data(path: Path, window: Window, batch: int = 16, **options: Any) -> EpisodeDataModule:
-    if not path.exists():
+def make_data(path: Path | str, window: Window, batch: int = 16, **options: Any) -> EpisodeDataModule:
+    if isinstance(path, Path) and not path.exists():
         build(path, make_episodes(60), discount=DISCOUNT)
     return EpisodeDataModule(path, window, batch, seed=3, **options)
 

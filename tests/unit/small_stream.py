@@ -30,10 +30,10 @@ def memory_for(path: Path, shards_a_block: float = SHARDS_A_BLOCK) -> float:
 
 
 def make_stream(
-    path: Path, rank: int = 0, world_size: int = 1, step: int = 0, window: Window = ONE_STEP, **options: Any
+    path: Path | str, rank: int = 0, world_size: int = 1, step: int = 0, window: Window = ONE_STEP, **options: Any
 ) -> EpisodeDataModule:
     """A data module that streams, as one rank of a trainer sees it, set up."""
-    if not path.exists():
+    if isinstance(path, Path) and not path.exists():
         build_shards(path)
     data = make_data(path, window, **({"memory_mb": memory_for(path)} | options))
     data.trainer = FakeTrainer(rank, world_size, step)

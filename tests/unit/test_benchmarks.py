@@ -212,12 +212,12 @@ def test_tables_that_are_no_ratios_are_written_too(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_command_line_names_benchmarks() -> None:
-    names, output, threads = parse([])
+    names, output, threads, _ = parse([])
     assert set(BENCHMARKS) - set(names) == set(ONLY_WHEN_NAMED)
     assert parse(list(TABLES))[0] == list(TABLES)
     assert output is None
     assert threads >= 1
-    assert parse(["gemm", "output=a.md", "threads=3"]) == (["gemm"], Path("a.md"), 3)
+    assert parse(["gemm", "output=a.md", "threads=3"]) == (["gemm"], Path("a.md"), 3, {})
     for wrong in ("gem", "outptu=a.md", "threads=0"):
         with pytest.raises(UserError, match=wrong.partition("=")[0]):
             parse([wrong])

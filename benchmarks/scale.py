@@ -1,0 +1,155 @@
+"""Writing and streaming datasets larger than memory: seconds, windows a second, and what memory does. When named only.
+
+Every measurement is made in a process of its own, whose memory has seen nothing else.
+"""
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from benchmarks import large_data
+from benchmarks.resident_memory import watched
+from data_modules.episodes import EpisodeDataModule
+from dof_lightning.batch import Window
+from dof_lightning.errors import UserError
+
+IN_MEMORY_GB = 0.2
+WINDOWS = ((Window(history=0, horizon=1), 512), (Window(history=0, horizon=24), 64))
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `key=value` tails may set.
+
+    Attributes:
+        size_gb: of the shards, 10^9 bytes; as much again is needed on disk for a moment.
+        folder: where they are written, and deleted afterwards.
+        memory_mb: `data.memory_mb` of the stream.
+        num_workers: `data.num_workers`.
+        seconds: for how long each stream is read after its first batch.
+    """
+
+    size_gb: float = 2.0
+    folder: str = "."
+    memory_mb: float = 250.0
+    num_workers: int = 0
+    seconds: float = 30.0
+
+    @classmethod
+    def parse(cls, values: Mapping[str, str]) -> Self:
+        """From the command line.
+
+        Raises:
+            UserError: a key is unknown, or its value no number.
+        """
+        kinds: dict[str, Callable[[str], Any]] = {name: type(value) for name, value in asdict(cls()).items()}
+        for key in values:
+            if key not in kinds:
+                raise UserError(f"unknown key `{key}`; scale knows {', '.join(kinds)}")
+        try:
+            settings = cls(**{key: kinds[key](value) for key, value in values.items()})
+        except ValueError as error:
+            raise UserError(f"scale: {error}; give a number") from error
+        if not Path(settings.folder).is_dir():
+            raise UserError(f"folder={settings.folder} is not there; create it")
+        return settings
+
+
+@dataclass(frozen=True)
+class Written:
+    """How a dataset was written.
+
+    Attributes:
+        n_bytes: of its shards.
+        n_shards: how many.
+        seconds: it took.
+        growth_mb: of anonymous memory while it was written.
+    """
+
+    n_bytes: int
+    n_shards: int
+    seconds: float
+    growth_mb: float
+
+
+@dataclass(frozen=True)
+class Read:
+    """How batches came.
+
+    Attributes:
+        first_batch_s: from the manifest to the first batch, held-out episodes included.
+        windows_a_second: from then on.
+        growth_mb: of anonymous memory, all of it.
+    """
+
+    first_batch_s: float
+    windows_a_second: float
+    growth_mb: float
+
+
+def scale(settings: Settings) -> str:
+    """Two Markdown tables: what was written, and how it was read."""
+    with tempfile.TemporaryDirectory(dir=settings.folder, prefix="scale-") as folder:
+        large, small = Path(folder) / "large", Path(folder) / "small"
+        written = alone(write, large, settings.size_gb)
+        alone(write, small, IN_MEMORY_GB)
+        rows = [_describe(f"written, {written.n_shards} shards", written.n_bytes, written)]
+        streamed = [_row(large, settings, window, size, written.n_bytes, small) for window, size in WINDOWS]
+    header = "| data | GB | seconds | MB/s | growth of anonymous memory, MB |"
+    table = [header, "|---|---|---|---|---|", *rows, ""]
+    header = "| batches | in memory, windows/s | streamed, windows/s | ratio | first batch, s | growth, MB |"
+    return "\n".join([*table, header, "|---|---|---|---|---|---|", *streamed])
+
+
+def write(path: Path, size_gb: float) -> Written:
+    """A made-up dataset, block by block."""
+    started = time.perf_counter()
+    with watched() as memory:
+        manifest = large_data.write_shards(path, large_data.episodes_for(size_gb * 1e9))
+    return Written(manifest.n_bytes, len(manifest.shards), time.perf_counter() - started, memory.mb)
+
+
+def read(
+    path: Path, window: Window, batch_size: int, memory_mb: float | None, num_workers: int, seconds: float
+) -> Read:
+    """Batches for a while, and nothing else."""
+    data = EpisodeDataModule(path, window, batch_size, seed=0, memory_mb=memory_mb, num_workers=num_workers)
+    with watched() as memory:
+        started = time.perf_counter()
+        data.setup()
+        batches = iter(data.train_dataloader())
+        next(batches)
+        first = time.perf_counter()
+        n_batches = 0
+        while time.perf_counter() - first < seconds:
+            next(batches)
+            n_batches += 1
+        speed = n_batches * batch_size / (time.perf_counter() - first)
+    return Read(first - started, speed, memory.mb)
+
+
+def alone(function: Callable[..., Result], *arguments: object) -> Result:
+    """Calls a function of a module in a fresh process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(function, *arguments).result()
+
+
+def _row(large: Path, settings: Settings, window: Window, size: int, n_bytes: int, small: Path) -> str:
+    held = alone(read, small, window, size, None, 0, settings.seconds / 3)
+    found = alone(read, large, window, size, settings.memory_mb, settings.num_workers, settings.seconds)
+    what = f"{n_bytes / 1e9:.1f} GB, {window.length} rows, B = {size}, memory_mb = {settings.memory_mb:g}"
+    ratio = found.windows_a_second / held.windows_a_second
+    speeds = f"{held.windows_a_second:,.0f} | {found.windows_a_second:,.0f} | {ratio:.2f}"
+    return f"| {what} | {speeds} | {found.first_batch_s:.1f} | {found.growth_mb:.0f} |"
+
+
+def _describe(what: str, n_bytes: int, written: Written) -> str:
+    speed = n_bytes / 1e6 / written.seconds
+    return f"| {what} | {n_bytes / 1e9:.1f} | {written.seconds:.0f} | {speed:.0f} | {written.growth_mb:.0f} |"

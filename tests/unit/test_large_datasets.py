@@ -1,0 +1,57 @@
+"""Memory of writing and streaming a gigabyte, in processes of their own (slow; `benchmarks scale` writes 20)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import large_data
+from benchmarks.resident_memory import watched
+from benchmarks.scale import WINDOWS, Settings, alone, read, scale, write
+from dof_lightning.errors import UserError
+
+LIMIT_MB = 300
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_and_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
+    sizes = (0.4, 1.2)
+    written = [alone(write, tmp_path / str(size), size) for size in sizes]
+    streamed = [alone(read, tmp_path / str(size), *WINDOWS[0], 250.0, 0, 8.0) for size in sizes]
+    for growth in ([found.growth_mb for found in phase] for phase in (written, streamed)):
+        assert max(growth) < LIMIT_MB
+        assert growth[1] < growth[0] + 50
+
+
+def test_allocations_are_seen() -> None:
+    with watched(every_s=0.001) as memory:
+        held = np.ones(50_000_000, np.uint8)
+    assert 45 < memory.mb < 80
+    assert held.sum() == 50_000_000
+
+
+def test_what_is_written_is_as_large_as_was_asked_for(tmp_path: Path) -> None:
+    n_episodes = large_data.episodes_for(3e7)
+    assert large_data.write_shards(tmp_path / "shards", n_episodes).n_bytes == pytest.approx(3e7, rel=0.2)
+    n_bytes = large_data.write_omar_folder(tmp_path / "omar", large_data.omar_episodes_for(3e7))
+    assert n_bytes == pytest.approx(3e7, rel=0.3)
+    first = np.load(tmp_path / "omar" / "obs_0.npy", mmap_mode="r")
+    assert np.array_equal(np.load(tmp_path / "omar" / "next_obs_0.npy", mmap_mode="r")[:24], first[1:25])
+
+
+def test_settings_of_the_command_line(tmp_path: Path) -> None:
+    assert Settings.parse({"size_gb": "20", "folder": str(tmp_path)}).size_gb == 20.0
+    for wrong, words in (
+        ({"size": "1"}, "unknown key"),
+        ({"size_gb": "x"}, "number"),
+        ({"folder": "/no"}, "not there"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Settings.parse(wrong)
+
+
+@pytest.mark.slow
+def test_the_benchmark_leaves_nothing_behind(tmp_path: Path) -> None:
+    table = scale(Settings(size_gb=0.3, folder=str(tmp_path), seconds=1.0))
+    assert table.count("\n| 0.3 GB") == len(WINDOWS)
+    assert not list(tmp_path.iterdir())
