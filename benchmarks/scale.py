@@ -4,17 +4,21 @@ Every measurement is made in a process of its own, whose memory has seen nothing
 """
 
 import multiprocessing
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from benchmarks import large_data
 from benchmarks.resident_memory import watched
 from data_modules.episodes import EpisodeDataModule
+from data_modules.manifest import read_manifest
 from dof_lightning.batch import Window
 from dof_lightning.errors import UserError
 
@@ -34,6 +38,8 @@ class Settings:
         memory_mb: `data.memory_mb` of the stream.
         num_workers: `data.num_workers`.
         seconds: for how long each stream is read after its first batch.
+        importer: dotted name of a function that makes a dataset (second argument) of a folder in OMAR's layout (first);
+            `size_gb` is then that folder's. Empty: shards are written from a generator.
     """
 
     size_gb: float = 2.0
@@ -41,6 +47,7 @@ class Settings:
     memory_mb: float = 250.0
     num_workers: int = 0
     seconds: float = 30.0
+    importer: str = ""
 
     @classmethod
     def parse(cls, values: Mapping[str, str]) -> Self:
@@ -68,12 +75,14 @@ class Written:
 
     Attributes:
         n_bytes: of its shards.
+        source_bytes: of what it was imported from, else of its shards.
         n_shards: how many.
         seconds: it took.
         growth_mb: of anonymous memory while it was written.
     """
 
     n_bytes: int
+    source_bytes: int
     n_shards: int
     seconds: float
     growth_mb: float
@@ -98,22 +107,33 @@ def scale(settings: Settings) -> str:
     """Two Markdown tables: what was written, and how it was read."""
     with tempfile.TemporaryDirectory(dir=settings.folder, prefix="scale-") as folder:
         large, small = Path(folder) / "large", Path(folder) / "small"
-        written = alone(write, large, settings.size_gb)
+        written = alone(write, large, settings.size_gb, settings.importer)
         alone(write, small, IN_MEMORY_GB)
-        rows = [_describe(f"written, {written.n_shards} shards", written.n_bytes, written)]
         streamed = [_row(large, settings, window, size, written.n_bytes, small) for window, size in WINDOWS]
-    header = "| data | GB | seconds | MB/s | growth of anonymous memory, MB |"
-    table = [header, "|---|---|---|---|---|", *rows, ""]
+    header = "| written | GB | from, GB | seconds | from, MB/s | growth of anonymous memory, MB |"
+    table = [header, "|---|---|---|---|---|---|", _describe(written), ""]
     header = "| batches | in memory, windows/s | streamed, windows/s | ratio | first batch, s | growth, MB |"
     return "\n".join([*table, header, "|---|---|---|---|---|---|", *streamed])
 
 
-def write(path: Path, size_gb: float) -> Written:
-    """A made-up dataset, block by block."""
+def write(path: Path, size_gb: float, importer: str = "") -> Written:
+    """A made-up dataset, block by block: generated, or imported from a folder that is deleted then."""
+    source_bytes = 0
+    if importer:
+        source = path.with_name("omar") / "seed_0_data"
+        source_bytes = alone(large_data.write_omar_folder, source, large_data.omar_episodes_for(size_gb * 1e9))
+        module, _, name = importer.rpartition(".")
+        make = partial(getattr(import_module(module), name), source, path)
+    else:
+        make = partial(large_data.write_shards, path, large_data.episodes_for(size_gb * 1e9))
     started = time.perf_counter()
     with watched() as memory:
-        manifest = large_data.write_shards(path, large_data.episodes_for(size_gb * 1e9))
-    return Written(manifest.n_bytes, len(manifest.shards), time.perf_counter() - started, memory.mb)
+        make()
+    seconds = time.perf_counter() - started
+    if importer:
+        shutil.rmtree(source)
+    manifest = read_manifest(path)
+    return Written(manifest.n_bytes, source_bytes or manifest.n_bytes, len(manifest.shards), seconds, memory.mb)
 
 
 def read(
@@ -150,6 +170,11 @@ def _row(large: Path, settings: Settings, window: Window, size: int, n_bytes: in
     return f"| {what} | {speeds} | {found.first_batch_s:.1f} | {found.growth_mb:.0f} |"
 
 
-def _describe(what: str, n_bytes: int, written: Written) -> str:
-    speed = n_bytes / 1e6 / written.seconds
-    return f"| {what} | {n_bytes / 1e9:.1f} | {written.seconds:.0f} | {speed:.0f} | {written.growth_mb:.0f} |"
+def _describe(written: Written) -> str:
+    size, source, speed = (
+        written.n_bytes / 1e9,
+        written.source_bytes / 1e9,
+        written.source_bytes / 1e6 / written.seconds,
+    )
+    numbers = f"{size:.1f} | {source:.1f} | {written.seconds:.0f} | {speed:.0f} | {written.growth_mb:.0f}"
+    return f"| {written.n_shards} shards | {numbers} |"

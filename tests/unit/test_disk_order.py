@@ -63,18 +63,18 @@ def test_arrays_that_only_some_blocks_have_are_refused(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     def made(n: int) -> Iterator[EpisodeRows]:
-        for first in range(0, n, 500):
-            yield make_episodes(500, first_id=first, optional=False).flatten()
+        for first in range(0, n, 100):
+            yield make_episodes(100, first_id=first, optional=False).flatten()
 
     peaks = []
-    for n in (2_000, 8_000):
+    for n in (3_000, 12_000):
         tracemalloc.start()
-        found = sum(group.n_episodes for group in permute(made(n), 0, n, 64, 100_000, tmp_path / "scratch"))
+        found = sum(group.n_episodes for group in permute(made(n), 0, n, 64, 200_000, tmp_path / "scratch"))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert found == n
-    assert peaks[1] < 1.2 * peaks[0]
-    assert peaks[0] < 5 * 100_000
+    assert peaks[1] < 1.5 * peaks[0], peaks
+    assert max(peaks) < 5 * 200_000, peaks  # small arrays count for much here
 
 
 def test_samples_of_large_episodes_hold_fewer_of_them() -> None:

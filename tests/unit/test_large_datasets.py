@@ -8,6 +8,7 @@ import pytest
 from benchmarks import large_data
 from benchmarks.resident_memory import watched
 from benchmarks.scale import WINDOWS, Settings, alone, read, scale, write
+from data_modules.manifest import read_manifest
 from dof_lightning.errors import UserError
 
 LIMIT_MB = 300
@@ -37,6 +38,19 @@ def test_what_is_written_is_as_large_as_was_asked_for(tmp_path: Path) -> None:
     assert n_bytes == pytest.approx(3e7, rel=0.3)
     first = np.load(tmp_path / "omar" / "obs_0.npy", mmap_mode="r")
     assert np.array_equal(np.load(tmp_path / "omar" / "next_obs_0.npy", mmap_mode="r")[:24], first[1:25])
+
+
+def import_some(source: Path, path: Path) -> None:
+    assert np.load(source / "acs_2.npy", mmap_mode="r").shape[1:] == (2,)
+    large_data.write_shards(path, large_data.BLOCK_EPISODES)
+
+
+def test_an_importer_is_called_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.scale.alone", lambda function, *arguments: function(*arguments))
+    found = write(tmp_path / "large", 0.012, f"{__name__}.{import_some.__name__}")
+    assert found.source_bytes == pytest.approx(1.2e7, rel=0.1)
+    assert found.n_bytes == read_manifest(tmp_path / "large").n_bytes
+    assert not (tmp_path / "omar" / "seed_0_data").exists()
 
 
 def test_settings_of_the_command_line(tmp_path: Path) -> None:
