@@ -1,6 +1,8 @@
 """The order in which episodes are written: a permutation of a whole dataset, of any size, in bounded memory."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -8,13 +10,22 @@ import numpy as np
 import torch
 
 from data_modules.arrays import EpisodeRows, concatenate
+from data_modules.journal import Journal
 from dof_lightning.seeding import counter_uniform, derive_seed
 
 MOST_BUCKETS = 4096
 
+Key = Callable[[EpisodeRows], np.ndarray]
+
 
 def permute(
-    blocks: Iterable[EpisodeRows], seed: int, n_episodes: int, group_size: int, buffer_bytes: int, scratch: Path
+    blocks: Iterable[EpisodeRows],
+    seed: int,
+    n_episodes: int,
+    group_size: int,
+    buffer_bytes: int,
+    scratch: Path,
+    journal: Journal | None = None,
 ) -> Iterator[EpisodeRows]:
     """All episodes, ordered by a hash of (seed, id).
 
@@ -28,6 +39,38 @@ def permute(
         group_size: episodes in each group but the last.
         buffer_bytes: episodes that are held at once; peak memory is about two and a half times that, and the blocks.
         scratch: a folder to make for the files; it takes as much as the episodes, and is gone in the end.
+        journal: of files that a killed process may have left in its folder, which is used for `scratch` then: `blocks`
+            holds the episodes after those already dealt, and the files stay until the journal is removed.
+
+    Returns:
+        groups of episodes.
+
+    Raises:
+        ValueError: some blocks hold arrays that others do not.
+    """
+    key = partial(_hash, seed=seed)
+    return arrange(blocks, key, n_episodes, group_size, buffer_bytes, scratch, journal)
+
+
+def arrange(
+    blocks: Iterable[EpisodeRows],
+    key: Key,
+    n_episodes: int,
+    group_size: int,
+    buffer_bytes: int,
+    scratch: Path,
+    journal: Journal | None = None,
+) -> Iterator[EpisodeRows]:
+    """All episodes, ordered by ascending keys; see `permute`.
+
+    Args:
+        blocks: the episodes.
+        key: from n episodes to `[n]` numbers in [0, 1), spread about evenly.
+        n_episodes: about how many there are.
+        group_size: episodes in each group but the last.
+        buffer_bytes: episodes that are held at once.
+        scratch: a folder to make for files.
+        journal: of files that were left by a killed process.
 
     Yields:
         groups of episodes.
@@ -36,10 +79,11 @@ def permute(
         ValueError: some blocks hold arrays that others do not.
     """
     rest: list[EpisodeRows] = []
-    for bucket in _buckets(_buffers(blocks, buffer_bytes), seed, n_episodes, buffer_bytes, scratch):
+    dealing = _Dealing(key, n_episodes, buffer_bytes, scratch, journal)
+    for bucket in dealing.buckets(_buffers(blocks, buffer_bytes)):
         rows = concatenate([*rest, bucket])
         del bucket
-        order = _hash(rows, seed).argsort(kind="stable")
+        order = key(rows).argsort(kind="stable")
         full = len(order) // group_size * group_size
         for start in range(0, full, group_size):
             yield rows.select(order[start : start + group_size])
@@ -54,27 +98,61 @@ def _hash(rows: EpisodeRows, seed: int) -> np.ndarray:
     return counter_uniform(key, 1)[:, 0].numpy()
 
 
-def _buckets(
-    buffers: Iterator[tuple[list[EpisodeRows], bool]], seed: int, n_episodes: int, buffer_bytes: int, scratch: Path
-) -> Iterator[EpisodeRows]:
-    """Episodes by ascending ranges of their hash, in the order of their arrival within each."""
-    first, complete = next(buffers, ([], True))
-    if complete:
-        if first:
-            yield _drain(first)
-        return
-    total = sum(map(_n_bytes, first)) * n_episodes / sum(block.n_episodes for block in first)
-    count = int(min(MOST_BUCKETS, n_episodes, -(-2 * total // buffer_bytes)))
-    files = [scratch / f"{number:04d}" for number in range(count)]
-    names = sorted(first[0].arrays())
-    scratch.mkdir()
-    for buffer, _ in chain([(first, complete)], buffers):
-        _deal(_drain(buffer), files, seed)
-    for file in files:
-        if file.exists():
-            yield _read(file, names)
-            file.unlink()
-    scratch.rmdir()
+class _Dealing:
+    """Episodes by ascending ranges of their key, in the order of their arrival within each.
+
+    Arguments are `arrange`'s.
+    """
+
+    def __init__(self, key: Key, n_episodes: int, buffer_bytes: int, scratch: Path, journal: Journal | None) -> None:
+        self._key, self._n_episodes, self._buffer_bytes = key, n_episodes, buffer_bytes
+        self._scratch = scratch if journal is None else journal.folder
+        self._journal = journal
+
+    def buckets(self, buffers: Iterator[tuple[list[EpisodeRows], bool]]) -> Iterator[EpisodeRows]:
+        """What fits into one buffer as it is, more through files."""
+        dealt = None if self._journal is None else self._journal.dealt
+        if dealt is None:
+            first, complete = next(buffers, ([], True))
+            if complete:
+                if first:
+                    yield _drain(first)
+                return
+            names, files = sorted(first[0].arrays()), self._files(self._count(first))
+            self._scratch.mkdir()
+            self._deal(chain([(first, complete)], buffers), names, files, 0)
+        else:
+            assert self._journal is not None
+            names, files = list(dealt.names), self._files(len(dealt.sizes))
+            self._journal.restore(files)
+            self._deal(buffers, names, files, dealt.episodes)
+        yield from self._collect(names, files)
+
+    def _count(self, first: list[EpisodeRows]) -> int:
+        total = sum(map(_n_bytes, first)) * self._n_episodes / sum(block.n_episodes for block in first)
+        return int(min(MOST_BUCKETS, self._n_episodes, -(-2 * total // self._buffer_bytes)))
+
+    def _files(self, count: int) -> list[Path]:
+        return [self._scratch / f"{number:04d}" for number in range(count)]
+
+    def _deal(
+        self, buffers: Iterable[tuple[list[EpisodeRows], bool]], names: list[str], files: list[Path], done: int
+    ) -> None:
+        for buffer, _ in buffers:
+            rows = _drain(buffer)
+            done += rows.n_episodes
+            _deal(rows, files, self._key)
+            if self._journal is not None:
+                self._journal.save(done, names, files)
+
+    def _collect(self, names: list[str], files: list[Path]) -> Iterator[EpisodeRows]:
+        for file in files:
+            if file.exists() and file.stat().st_size:
+                yield _read(file, names)
+                if self._journal is None:
+                    file.unlink()
+        if self._journal is None:
+            shutil.rmtree(self._scratch)
 
 
 def _buffers(blocks: Iterable[EpisodeRows], buffer_bytes: int) -> Iterator[tuple[list[EpisodeRows], bool]]:
@@ -107,9 +185,9 @@ def _n_bytes(rows: EpisodeRows) -> int:
     return sum(array.nbytes for array in rows.arrays().values())
 
 
-def _deal(rows: EpisodeRows, files: list[Path], seed: int) -> None:
+def _deal(rows: EpisodeRows, files: list[Path], key: Key) -> None:
     """Appends each episode to the file of its range."""
-    number = (_hash(rows, seed) * len(files)).astype(np.int64)
+    number = (key(rows) * len(files)).astype(np.int64)
     rows = rows.select(number.argsort(kind="stable"))
     ends = np.bincount(number, minlength=len(files)).cumsum()
     for file, first, last in zip(files, [0, *ends[:-1]], ends, strict=True):

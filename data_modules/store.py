@@ -7,13 +7,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_modules.arrays import EpisodeRows, Episodes, find_fault
 from data_modules.card import write_card
 from data_modules.disk_order import permute
+from data_modules.journal import Journal
 from data_modules.manifest import DatasetManifest, read_manifest, write_manifest
 from data_modules.shards import write_shards
 from data_modules.statistics import StatisticsAccumulator
@@ -22,6 +22,8 @@ from dof_lightning.spec import DatasetSpec, EnvSpec, fingerprint
 
 SAMPLE_BYTES = 1 << 22
 MOST_EPISODES = 256
+
+Block = Episodes | EpisodeRows
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ def write_dataset(
     environment: EnvSpec,
     recipe: Mapping[str, Any],
     behavior: Mapping[str, Any],
-    blocks: Iterable[Episodes],
+    blocks: Iterable[Block] | Callable[[int], Iterable[Block]],
     n_episodes: int,
     seed: int,
     discount: float = 0.99,
@@ -56,7 +58,9 @@ def write_dataset(
         environment: the world the episodes come from.
         recipe: everything that changes the data's meaning; its fingerprint is the dataset's.
         behavior: who acted (name, hash of weights, noise); the returns of all episodes are added.
-        blocks: the episodes, whose ids are all different.
+        blocks: the episodes, whose ids are all different, padded or end to end. A function, called with n, that gives
+            them without the first n: then a writing that was killed goes on where it was, which takes as much disk
+            again until it is done.
         n_episodes: how many there are in all blocks together.
         seed: of the permutation.
         discount: gamma of discounted returns.
@@ -75,11 +79,10 @@ def write_dataset(
         with _draft(path) as draft:
             statistics = StatisticsAccumulator(environment, discount, n_episodes)
             size = episodes_per_sample or fitting_sample(environment)
-            scratch = draft / ".unsorted"
-            permuted = partial(
-                permute, seed=seed, n_episodes=n_episodes, group_size=size, buffer_bytes=buffer_bytes, scratch=scratch
-            )
-            samples = _samples(blocks, environment, statistics, permuted)
+            journal, remaining = _remaining(blocks, path, recipe, (seed, n_episodes, buffer_bytes))
+            checked, scratch = _checked(remaining, environment), draft / ".unsorted"
+            groups = permute(checked, seed, n_episodes, size, buffer_bytes, scratch, journal)
+            samples = _samples(groups, statistics)
             members, shards = write_shards(draft, samples, environment, samples_per_shard)
             if (found := sum(shard.n_episodes for shard in shards)) != n_episodes:
                 raise ValueError(f"the blocks hold {found} episodes, announced were {n_episodes}")
@@ -96,7 +99,22 @@ def write_dataset(
             )
             write_manifest(draft, manifest)
             write_card(draft, manifest)
+        if journal is not None:
+            journal.remove()
     return read_manifest(path)
+
+
+def _remaining(
+    blocks: Iterable[Block] | Callable[[int], Iterable[Block]],
+    path: Path,
+    recipe: Mapping[str, Any],
+    dealing: tuple[int, ...],
+) -> tuple[Journal | None, Iterable[Block]]:
+    """What is still to be read, and the note of what was."""
+    if not callable(blocks):
+        return None, blocks
+    journal = Journal(path.with_name(f".{path.name}.unsorted"), fingerprint({**recipe, "dealing": list(dealing)}))
+    return journal, blocks(0 if journal.dealt is None else journal.dealt.episodes)
 
 
 def fitting_sample(environment: EnvSpec) -> int:
@@ -121,21 +139,16 @@ def _accept(path: Path, recipe: Mapping[str, Any]) -> DatasetManifest:
     return manifest
 
 
-def _samples(
-    blocks: Iterable[Episodes],
-    environment: EnvSpec,
-    statistics: StatisticsAccumulator,
-    permuted: Callable[[Iterable[EpisodeRows]], Iterator[EpisodeRows]],
-) -> Iterator[EpisodeRows]:
-    """Permuted groups of episodes; statistics see each group as it passes."""
-    for sample in permuted(_checked(blocks, environment)):
+def _samples(groups: Iterable[EpisodeRows], statistics: StatisticsAccumulator) -> Iterator[EpisodeRows]:
+    """Statistics see each group as it passes."""
+    for sample in groups:
         statistics.update(sample)
         yield sample
 
 
-def _checked(blocks: Iterable[Episodes], environment: EnvSpec) -> Iterator[EpisodeRows]:
+def _checked(blocks: Iterable[Block], environment: EnvSpec) -> Iterator[EpisodeRows]:
     for block in blocks:
-        rows = block.flatten()
+        rows = block.flatten() if isinstance(block, Episodes) else block
         del block
         if fault := find_fault(rows, environment):
             raise ValueError(fault)

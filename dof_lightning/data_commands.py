@@ -110,12 +110,51 @@ def _values(
     for key in required:
         if values.get(key) is None:
             raise UserError(f"{key}= is missing; see `dof data {command} --help`")
-    for key in ("episodes", "seed"):
+    for key in ("episodes", "seed", "horizon", "learned"):
         if key in values and not (isinstance(values[key], int) and values[key] >= 0):
             raise UserError(f"{key}={values[key]} must be an integer, at least 0")
-    if "/" in str(values["name"]):
+    if not 0 < values.get("discount", 1.0) <= 1:
+        raise UserError(f"discount={values['discount']} must be above 0 and at most 1")
+    if "/" in str(values.get("name", "")):
         raise UserError(f"name={values['name']} must be a plain name; data.root= says where the folder goes")
     return values, root
+
+
+def _import(tails: list[str]) -> None:
+    from data_modules.convert.importing import FORMATS, OPTIONS, import_dataset
+
+    world, others = _split_env(tails)
+    options = sorted({key for keys in OPTIONS.values() for key in keys})
+    keys = ["format", "source", "name", "discount", "seed", "data.root"]
+    _refuse(others, "import", [*keys, "env", *options])
+    values, root = _values(
+        others, "import", required=("format", "source", "name"), optional=("discount", "seed", *options)
+    )
+    if values["format"] not in FORMATS:
+        raise UserError(f"format={values['format']} is unknown; choose one of {', '.join(FORMATS)}")
+    given = {key: values[key] for key in options if key in values}
+    others_given = {key: values[key] for key in ("discount", "seed") if key in values}
+    spec = configuration.build(world.env).spec if world is not None else None
+    source, name = Path(str(values["source"])), str(values["name"])
+    print(import_dataset(values["format"], source, name, root, spec, given, **others_given))
+
+
+def _split_env(tails: list[str]) -> tuple[Any, list[str]]:
+    """The configuration of the environment that is named, if any, and the other tails."""
+    mine = [tail for tail in tails if split_tail(tail)[0].split(".")[0] == "env" or tail.startswith("trust=")]
+    others = [tail for tail in tails if tail not in mine]
+    if not mine:
+        return None, others
+    cfg = configuration.compose([f"experiment={configuration.options('experiment')[0]}", *mine])
+    configuration.check(cfg)
+    return cfg, others
+
+
+def _export(tails: list[str]) -> None:
+    from data_modules.convert.exporting import export_dataset
+
+    values, _ = _values(tails, "export", required=("dataset", "format", "output"), optional=())
+    print(export_dataset(str(values["dataset"]), str(values["format"]), Path(str(values["output"]))))
 
 
 def _train_behavior(tails: list[str]) -> None:
@@ -134,6 +173,15 @@ ACTIONS: dict[str, Any] = {
     "stats": (
         _stats,
         "numbers as JSON, and a picture: dof data stats <path> [--plot] [output=<file.png>], or experiment=<name>",
+    ),
+    "import": (
+        _import,
+        "others' episodes as a dataset: dof data import format=omar|vault|madiff|minari source=<path> name=<name> "
+        "[env=mpe_tag] [data.root=data] (docs/import.md)",
+    ),
+    "export": (
+        _export,
+        "a dataset in another format: dof data export dataset=<path> format=omar|vault output=<new folder>",
     ),
     "merge": (
         _merge,

@@ -1,0 +1,174 @@
+"""What an importer hands over, and what all of them check."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_modules.arrays import EpisodeRows
+from dof_lightning.errors import UserError
+from dof_lightning.spec import ActionKind, AgentSpec, EnvSpec
+
+BLOCK_BYTES = 1 << 24  # of episodes that are converted at once
+_SAMPLE = 1 << 16  # bytes at each end of a file that tell one version of it from another
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a source's arrays look like.
+
+    Attributes:
+        agents: the learned agents.
+        action_kind: `continuous` or `discrete`.
+        horizon: steps of the longest episode.
+        state_dim: S, 0 where no global state is stored.
+    """
+
+    agents: tuple[AgentSpec, ...]
+    action_kind: ActionKind
+    horizon: int
+    state_dim: int
+
+    def to_spec(self, name: str) -> EnvSpec:
+        """An environment that nobody can roll out in: train with `rollout=none`."""
+        recipe = {
+            "family": "imported",
+            "agents": [[agent.name, agent.observation_dim, agent.action_dim] for agent in self.agents],
+            "action_kind": self.action_kind,
+            "horizon": self.horizon,
+        }
+        return EnvSpec(f"{name}_imported", self.agents, self.action_kind, self.horizon, self.state_dim, recipe)
+
+
+class EpisodeSource(ABC):
+    """Episodes in another format, read a block at a time; opening one reads headers, not data.
+
+    Attributes:
+        location: file or folder, for messages.
+        n_episodes: how many there are.
+        layout: what they look like.
+        episode_id: None, or `[n]` int64, the ids under which they were exported.
+    """
+
+    location: Path
+    n_episodes: int
+    layout: Layout
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Everything that tells this source from others, for the dataset's recipe; JSON values only."""
+
+    @abstractmethod
+    def blocks(self, first: int) -> Iterator[EpisodeRows]:
+        """Episodes `first`, `first + 1`, ..., end to end, about `BLOCK_BYTES` at once.
+
+        Where blocks end does not depend on `first` except for the first of them.
+
+        Raises:
+            UserError: something is wrong in a file; the message names it and the index.
+        """
+
+
+def digest(files: Iterable[Path], root: Path) -> str:
+    """Tells versions of some files apart: names, sizes, and 64 KiB at each end of every one."""
+    sha256 = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        sha256.update(f"{file.relative_to(root)} {size}\n".encode())
+        with file.open("rb") as stream:
+            sha256.update(stream.read(_SAMPLE))
+            stream.seek(max(0, size - _SAMPLE))
+            sha256.update(stream.read(_SAMPLE))
+    return sha256.hexdigest()
+
+
+def load_array(file: Path) -> np.ndarray:
+    """A `.npy` file, mapped, not read.
+
+    Raises:
+        UserError: it is missing, damaged, or holds Python objects.
+    """
+    try:
+        array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing; is source= the right folder, and complete?") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{file} is no plain .npy array ({error}); files with Python objects are never read") from None
+    return array
+
+
+def check_shape(file: Path | str, array: Any, expected: tuple[int | None, ...]) -> None:
+    """Refuses an array of another shape; None stands for any size."""
+    found = tuple(array.shape)
+    if len(found) != len(expected) or any(e not in (None, f) for e, f in zip(expected, found, strict=False)):
+        told = ", ".join("any" if size is None else str(size) for size in expected)
+        raise UserError(f"{file} has shape {list(found)}, expected [{told}]")
+
+
+def check_finite(file: Path | str, array: np.ndarray, first_row: int) -> None:
+    """Refuses NaN and infinity, naming the row (`first_row` is the array's first)."""
+    if not np.isfinite(array).all():
+        bad = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
+        raise UserError(f"{file}, row {first_row + bad}: a value is not finite; repair or cut the file")
+
+
+def check_actions(file: Path | str, actions: np.ndarray, first_row: int, choices: int | None) -> None:
+    """Refuses actions outside [-1, 1], or outside `choices` where they are discrete."""
+    flat = actions.reshape(len(actions), -1)
+    wrong = np.abs(flat) > 1 + 1e-5 if choices is None else (flat < 0) | (flat >= choices)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong.any(axis=1))[0])
+        allowed = "-1 to 1" if choices is None else f"0 to {choices - 1}"
+        value = flat[row][wrong[row]][0]
+        raise UserError(f"{file}, row {first_row + row}: action {value:g} is not within {allowed}")
+
+
+def check_layout(layout: Layout, environment: EnvSpec, location: Path) -> None:
+    """Refuses data that cannot be of an environment, before anything is written.
+
+    Raises:
+        UserError: names what differs.
+    """
+    theirs = {
+        "agents": len(layout.agents),
+        "observation sizes": [agent.observation_dim for agent in layout.agents],
+        "action sizes": [agent.action_dim for agent in layout.agents],
+        "action kind": layout.action_kind,
+    }
+    ours = {
+        "agents": environment.n_agents,
+        "observation sizes": [agent.observation_dim for agent in environment.agents],
+        "action sizes": [agent.action_dim for agent in environment.agents],
+        "action kind": environment.action_kind,
+    }
+    wrong = [f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if theirs[key] != ours[key]]
+    wrong += [f"a state of {layout.state_dim} instead of {environment.state_dim}"] * (
+        layout.state_dim not in (0, environment.state_dim)
+    )
+    wrong += [f"episodes of {layout.horizon} steps, at most {environment.horizon} are allowed"] * (
+        layout.horizon > environment.horizon
+    )
+    if wrong:
+        raise UserError(f"{location} does not fit env={environment.name}: {'; '.join(wrong)}; choose another env=")
+
+
+def pad(array: np.ndarray, size: int) -> np.ndarray:
+    """The last dimension filled up with zeros."""
+    missing = size - array.shape[-1]
+    return array if missing == 0 else np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
+
+
+def episodes_a_block(steps: int, row_bytes: int) -> int:
+    """Of so many steps each, at least one."""
+    return max(1, BLOCK_BYTES // (max(steps, 1) * max(row_bytes, 1)))
+
+
+def refuse_options(options: Mapping[str, Any], known: Iterable[str], format_: str) -> None:
+    """Keys that a format does not know."""
+    for key in options:
+        if key not in known:
+            raise UserError(f"{key}= is no option of format={format_}; it knows {', '.join(known) or 'none'}")

@@ -1,0 +1,88 @@
+"""Our shards as OMAR's folder of `.npy` files; the layout is described in `omar.py`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_modules.arrays import EpisodeRows
+from data_modules.manifest import DatasetManifest
+from dof_lightning.errors import UserError
+
+
+def export_omar(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folder: Path) -> None:
+    """Writes `seed_0_data/` with one file an agent of each kind, agents that are not learned last.
+
+    Args:
+        manifest: of the dataset.
+        groups: all its episodes, in order.
+        folder: exists.
+
+    Raises:
+        UserError: actions are discrete, or episodes differ in length, which OMAR's layout cannot say.
+    """
+    spec = manifest.spec
+    if spec.action_kind == "discrete":
+        raise UserError(f"{manifest.location}: OMAR's layout holds continuous actions only; use format=vault")
+    if manifest.n_steps != manifest.n_episodes * manifest.longest:
+        raise UserError(f"{manifest.location}: OMAR's layout holds episodes of one length only; use format=vault")
+    target = folder / "seed_0_data"
+    target.mkdir()
+    sizes = [(agent.observation_dim, agent.action_dim) for agent in spec.environment.agents]
+    learned, extra = len(sizes), manifest.members.get("extra_observations")
+    if extra is not None:
+        sizes += [(extra.shape[1], manifest.members["extra_actions"].shape[1])] * extra.shape[0]
+    files = [_Agent(target, i, manifest.n_steps, *size) for i, size in enumerate(sizes)]
+    start, length = 0, manifest.longest
+    for rows in groups:
+        end = start + rows.n_steps
+        done = np.zeros((rows.n_episodes, length), dtype=bool)
+        done[:, -1] = rows.terminated
+        for i, file in enumerate(files):
+            if i < learned:
+                seen, taken, earned = rows.observations[:, i], rows.actions[:, i], rows.rewards[:, i]
+            else:
+                seen, taken, earned = _extra(rows, i - learned)
+            file.write(start, end, seen.reshape(rows.n_episodes, length + 1, -1), taken, earned, done)
+        start = end
+    for file in files:
+        file.close()
+
+
+class _Agent:
+    """The five files of one agent, filled in order; file-backed, so nothing is held."""
+
+    def __init__(self, folder: Path, agent: int, n_rows: int, observation_dim: int, action_dim: int) -> None:
+        self._sizes = observation_dim, action_dim
+        shapes: dict[str, tuple[int, ...]] = {"rews": (n_rows,), "dones": (n_rows,), "acs": (n_rows, action_dim)}
+        shapes |= dict.fromkeys(("obs", "next_obs"), (n_rows, observation_dim))
+        self._maps = {
+            kind: np.lib.format.open_memmap(
+                folder / f"{kind}_{agent}.npy", "w+", bool if kind == "dones" else np.float32, shape
+            )
+            for kind, shape in shapes.items()
+        }
+
+    def write(
+        self, start: int, end: int, seen: np.ndarray, taken: np.ndarray, earned: np.ndarray, done: np.ndarray
+    ) -> None:
+        """Rows start to end, of observations `[n, L+1, O]`, actions, rewards and `[n, L]` flags."""
+        observation_dim, action_dim = self._sizes
+        self._maps["obs"][start:end] = seen[:, :-1, :observation_dim].reshape(end - start, -1)
+        self._maps["next_obs"][start:end] = seen[:, 1:, :observation_dim].reshape(end - start, -1)
+        self._maps["acs"][start:end] = taken[:, :action_dim]
+        self._maps["rews"][start:end] = earned
+        self._maps["dones"][start:end] = done.reshape(-1)
+
+    def close(self) -> None:
+        """Everything is on its way to the disk."""
+        for array in self._maps.values():
+            array.flush()
+        self._maps = {}
+
+
+def _extra(rows: EpisodeRows, agent: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What an agent that is not learned saw, did and earned."""
+    arrays = (rows.extra_observations, rows.extra_actions, rows.extra_rewards)
+    seen, taken, earned = (np.asarray(array)[:, agent] for array in arrays)
+    return seen, taken, earned

@@ -1,0 +1,80 @@
+"""`dof data export`: one of our datasets in another format, episodes in the order of their ids."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from data_modules.arrays import EpisodeRows
+from data_modules.convert.export_omar import export_omar
+from data_modules.convert.export_vault import export_vault
+from data_modules.disk_order import arrange
+from data_modules.manifest import DatasetManifest, read_manifest
+from data_modules.shards import read_shard
+from dof_lightning.errors import UserError
+
+FORMATS: dict[str, Callable[[DatasetManifest, Iterator[EpisodeRows], Path], None]] = {
+    "omar": export_omar,
+    "vault": export_vault,
+}
+
+_BUFFER_BYTES = 1 << 26
+_GROUP = 256
+
+
+def export_dataset(path: Path | str, format_: str, output: Path) -> Path:
+    """Writes a dataset in another format; all or nothing, in bounded memory.
+
+    Args:
+        path: the dataset's folder or address.
+        format_: a key of `FORMATS`.
+        output: a folder that does not exist yet.
+
+    Returns:
+        `output`.
+
+    Raises:
+        UserError: the format is unknown or cannot hold this dataset, or `output` exists.
+    """
+    if format_ not in FORMATS:
+        raise UserError(f"format={format_} is unknown; choose one of {', '.join(FORMATS)}")
+    if output.exists():
+        raise UserError(f"output={output} exists; name another folder, or delete it")
+    if not output.parent.is_dir():
+        raise UserError(f"output={output}: there is no folder {output.parent}; make it, or choose another")
+    manifest = read_manifest(path)
+    draft = output.with_name(f".{output.name}.exporting")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        with Progress(console=Console(stderr=True)) as bars:
+            bar = bars.add_task(f"exporting {manifest.spec.name}", total=manifest.n_episodes)
+            groups = _told(_in_order(manifest, draft / ".unsorted"), lambda count: bars.advance(bar, count))
+            FORMATS[format_](manifest, groups, draft)
+        draft.rename(output)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return output
+
+
+def _in_order(manifest: DatasetManifest, scratch: Path) -> Iterator[EpisodeRows]:
+    ids = np.sort(np.concatenate([rows.episode_id for rows in _read(manifest)]))
+
+    def place(rows: EpisodeRows) -> np.ndarray:
+        return np.searchsorted(ids, rows.episode_id) / len(ids)
+
+    return arrange(_read(manifest), place, len(ids), _GROUP, _BUFFER_BYTES, scratch)
+
+
+def _read(manifest: DatasetManifest) -> Iterator[EpisodeRows]:
+    for shard in manifest.shards:
+        yield from read_shard(manifest.url(shard), manifest.members, shard)
+
+
+def _told(groups: Iterator[EpisodeRows], progress: Callable[[int], None]) -> Iterator[EpisodeRows]:
+    for rows in groups:
+        yield rows
+        progress(rows.n_episodes)

@@ -1,0 +1,123 @@
+"""`dof data import`: another format's episodes as one of our datasets."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from data_modules.arrays import EpisodeRows
+from data_modules.convert.base import EpisodeSource, check_layout, refuse_options
+from data_modules.manifest import FORMAT_VERSION
+from data_modules.store import write_dataset
+from data_modules.verify import verify_dataset
+from dof_lightning.errors import UserError
+from dof_lightning.spec import EnvSpec
+
+FORMATS = ("omar", "vault", "madiff", "minari")
+OPTIONS = {"omar": ("horizon", "learned"), "vault": (), "madiff": (), "minari": ()}
+
+
+def open_source(format_: str, path: Path, environment: EnvSpec | None, options: Mapping[str, Any]) -> EpisodeSource:
+    """The source of a format.
+
+    Args:
+        format_: one of `FORMATS`.
+        path: the source's file or folder.
+        environment: whose episodes they are; None: whatever they look like.
+        options: of the format.
+
+    Raises:
+        UserError: the format or an option is unknown, or the source is not what it should be.
+    """
+    if format_ not in FORMATS:
+        raise UserError(f"format={format_} is unknown; choose one of {', '.join(FORMATS)}")
+    refuse_options(options, OPTIONS[format_], format_)
+    if not path.exists():
+        raise UserError(f"source={path} is not there; correct the path")
+    if format_ == "omar":
+        from data_modules.convert.omar import EPISODE_LENGTH, OmarSource
+
+        learned = options.get("learned") if environment is None else environment.n_agents
+        return OmarSource(path, learned, int(options.get("horizon", EPISODE_LENGTH)))
+    if format_ == "vault":
+        from data_modules.convert.vault import VaultSource
+
+        return VaultSource(path, environment)
+    if format_ == "madiff":
+        from data_modules.convert.madiff import MadiffSource
+
+        return MadiffSource(path, environment)
+    from data_modules.convert.minari import MinariSource
+
+    return MinariSource(path)
+
+
+def import_dataset(
+    format_: str,
+    path: Path,
+    name: str,
+    root: Path,
+    environment: EnvSpec | None = None,
+    options: Mapping[str, Any] | None = None,
+    discount: float = 0.99,
+    seed: int = 0,
+) -> Path:
+    """Writes a source's episodes as `root/name`, in bounded memory; killed, it goes on where it was.
+
+    Args:
+        format_: one of `FORMATS`.
+        path: the source's file or folder.
+        name: of the dataset, and of its folder.
+        root: folder of all datasets.
+        environment: whose episodes they are; None: whatever they look like.
+        options: of the format.
+        discount: gamma of the returns that are stored.
+        seed: of the order in which episodes are stored.
+
+    Returns:
+        The dataset's folder.
+
+    Raises:
+        UserError: data and environment do not fit, something in a file is wrong (named with its index), or the folder
+            holds another dataset.
+    """
+    source = open_source(format_, path, environment, options or {})
+    if environment is not None:
+        check_layout(source.layout, environment, source.location)
+    spec = source.layout.to_spec(name) if environment is None else environment
+    identity = source.identity()
+    with Progress(console=Console(stderr=True)) as bars:
+        bar = bars.add_task(f"importing {name}", total=source.n_episodes)
+
+        def blocks(first: int) -> Iterator[EpisodeRows]:
+            bars.update(bar, completed=first)
+            for rows in source.blocks(first):
+                count = rows.n_episodes
+                yield rows
+                del rows
+                bars.advance(bar, count)
+
+        try:
+            write_dataset(
+                root / name,
+                name=name,
+                environment=spec,
+                recipe={
+                    "format_version": FORMAT_VERSION,
+                    "environment": dict(spec.recipe),
+                    "imported": identity,
+                    "seed": seed,
+                    "discount": discount,
+                },
+                behavior={"name": "imported", "format": format_},
+                blocks=blocks,
+                n_episodes=source.n_episodes,
+                seed=seed,
+                discount=discount,
+            )
+        except ValueError as error:
+            raise UserError(f"{source.location}: {error}") from None
+    verify_dataset(root / name)
+    return root / name

@@ -1,0 +1,70 @@
+"""How far episodes have been dealt out to files, so that an import that was killed goes on where it was."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+_FILE = "journal.json"
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """What has been dealt out.
+
+    Attributes:
+        episodes: how many, of those the source has in its own order.
+        names: the arrays of an episode.
+        sizes: bytes of each file.
+    """
+
+    episodes: int
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+
+class Journal:
+    """Beside the files, one line of JSON that is replaced after every buffer.
+
+    Args:
+        folder: of the files.
+        key: of what is written; another one's files are thrown away.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self._key = folder, key
+        self.dealt = self._load()
+        if self.dealt is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def save(self, episodes: int, names: list[str], files: list[Path]) -> None:
+        """Notes that the files are complete up to here."""
+        sizes = tuple(file.stat().st_size if file.exists() else 0 for file in files)
+        self.dealt = Dealt(episodes, tuple(names), sizes)
+        draft = self.folder / f"{_FILE}.new"
+        draft.write_text(json.dumps({"key": self._key, **asdict(self.dealt)}))
+        draft.replace(self.folder / _FILE)
+
+    def restore(self, files: list[Path]) -> None:
+        """Cuts off what was written after the last note."""
+        assert self.dealt is not None
+        for file, size in zip(files, self.dealt.sizes, strict=True):
+            if file.exists():
+                os.truncate(file, size)
+
+    def remove(self) -> None:
+        """Everything is where it belongs."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _load(self) -> Dealt | None:
+        try:
+            note = json.loads((self.folder / _FILE).read_text())
+            if note["key"] != self._key:
+                return None
+            dealt = Dealt(int(note["episodes"]), tuple(note["names"]), tuple(note["sizes"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        files = (self.folder / f"{number:04d}" for number in range(len(dealt.sizes)))
+        found = [file.stat().st_size if file.exists() else 0 for file in files]
+        return dealt if all(map(int.__ge__, found, dealt.sizes)) else None
