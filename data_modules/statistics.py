@@ -13,7 +13,7 @@ from dof_lightning.spec import DatasetStatistics, DimensionStatistics, EnvSpec
 N_KNOTS = 1001
 KNOT_EPISODES = 8192
 KNOT_BYTES = 1 << 26
-RETURN_EPISODES = 1 << 20
+RETURN_EPISODES = 1 << 18
 
 _KNOT_KEY = derive_seed("episodes behind quantile knots")
 _RETURN_KEY = derive_seed("episodes behind return knots")

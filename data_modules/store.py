@@ -41,7 +41,7 @@ def write_dataset(
     discount: float = 0.99,
     episodes_per_sample: int | None = None,
     samples_per_shard: int = 16,
-    buffer_bytes: int = 1 << 26,
+    buffer_bytes: int = 48 << 20,
 ) -> DatasetManifest:
     """Builds a dataset, or finds it built.
 
