@@ -150,6 +150,32 @@ def _split_env(tails: list[str]) -> tuple[Any, list[str]]:
     return cfg, others
 
 
+def _collect(tails: list[str]) -> None:
+    from data_modules.behavior.function import FunctionBehavior
+    from data_modules.collect import CollectedDataset
+
+    world, others = _split_env(tails)
+    values, root = _values(
+        others, "collect", required=("policy", "name", "episodes"), optional=("version", "seed", "discount")
+    )
+    if world is None:
+        raise UserError("env= is missing: where shall the policy act?")
+    if not world.trust:
+        raise UserError(f"policy={values['policy']} runs code of yours; add trust=true")
+    sys.path.insert(0, ".")
+    behavior = FunctionBehavior(str(values["policy"]), values.get("version", 1))
+    made = CollectedDataset(
+        name=str(values["name"]),
+        environment=configuration.build(world.env),
+        behavior=behavior,
+        episodes=values["episodes"],
+        seed=values.get("seed", 0),
+        discount=values.get("discount", 0.99),
+        root=str(root),
+    )
+    print(made.ensure())
+
+
 def _export(tails: list[str]) -> None:
     from data_modules.convert.exporting import export_dataset
 
@@ -178,6 +204,11 @@ ACTIONS: dict[str, Any] = {
         _import,
         "others' episodes as a dataset: dof data import format=omar|vault|madiff|minari source=<path> name=<name> "
         "[env=mpe_tag] [data.root=data] (docs/import.md)",
+    ),
+    "collect": (
+        _collect,
+        "a policy of yours rolled out: dof data collect env=<name> policy=<module>:<function> name=<name> episodes=<n> "
+        "trust=true [version=1] (docs/import.md)",
     ),
     "export": (
         _export,

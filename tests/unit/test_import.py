@@ -210,6 +210,7 @@ def test_madiffs_battles(tmp_path: Path, identities: bool) -> None:
 
 def test_minaris_dictionaries(tmp_path: Path) -> None:
     import gymnasium
+    import minari
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.dataset.minari_dataset import MinariDataset
     from minari.dataset.minari_storage import MinariStorage
@@ -233,7 +234,7 @@ def test_minaris_dictionaries(tmp_path: Path) -> None:
         for i, n in enumerate(lengths)
     ]
     storage.update_episodes(buffers)
-    storage.update_metadata({"dataset_id": "made/up-v0", "minari_version": ">=0.5"})
+    storage.update_metadata({"dataset_id": "made/up-v0", "minari_version": minari.__version__})
     assert MinariDataset(storage).total_episodes == 3
     found = episodes_of(import_dataset("minari", tmp_path / "set", "mine", tmp_path))
     assert [int(found[i].length[0]) for i in range(3)] == lengths
