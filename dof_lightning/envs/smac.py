@@ -94,7 +94,9 @@ class SmacEnv(VectorEnv):
         for episode in np.flatnonzero(~rows.over).tolist():
             reward, over, info = self._games[episode].step(chosen[episode])
             if "battle_won" not in info:  # the packages restart a game that has stopped answering, and say nothing
-                raise UserError(f"env={self.spec.name}: StarCraft II stopped in mid-battle; type the same command again")
+                raise UserError(
+                    f"env={self.spec.name}: StarCraft II stopped in mid-battle; type the same command again"
+                )
             rows.rewards[episode] = reward
             cut = bool(info.get("episode_limit", False))
             rows.terminated[episode], rows.truncated[episode] = over and not cut, over and cut
