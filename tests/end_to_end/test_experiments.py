@@ -21,13 +21,19 @@ def is_imported(experiment: str) -> bool:
     return bool(source._target_ == f"{ImportedDataset.__module__}.{ImportedDataset.__name__}")
 
 
+def width(experiment: str) -> int:
+    """Of what the experiment's agents observe."""
+    dim: int = configuration.build(configuration.compose([f"experiment={experiment}"])["env"]).spec.observation_dim
+    return dim
+
+
 def case(experiment: str) -> Any:
-    """Imported data sets go one way whatever their dimensions: one of them stands for the others."""
+    """Imported data sets go one way whatever their dimensions: the smallest stands for the others."""
     slow = pytest.mark.slow if experiment in IMPORTED[1:] else ()
     return pytest.param(experiment, "dof_policy", marks=slow)
 
 
-IMPORTED = [experiment for experiment in configuration.options("experiment") if is_imported(experiment)]
+IMPORTED = sorted(filter(is_imported, configuration.options("experiment")), key=width)
 CASES = [case(experiment) for experiment in configuration.options("experiment")]
 CASES += [("mpe_spread_random", name) for name in configuration.options("algorithm") if name != "dof_policy"]
 CASES += [(experiment, "dof_trajectory") for experiment in IMPORTED[:1]]
