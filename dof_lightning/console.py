@@ -130,6 +130,9 @@ def show_next_commands(console: Console, run_dir: Path, overrides: str, checkpoi
     for purpose, command in (
         ("curves and videos", f"tensorboard --logdir {run_dir}"),
         ("train further", f"python train.py {overrides} run_dir={run_dir} trainer.max_steps=<more>"),
-        ("evaluate again", f"dof eval checkpoint={run_dir}/checkpoints/{checkpoint}.ckpt"),
+        (
+            "evaluate again" if checkpoint == "best" else "evaluate",
+            f"dof eval checkpoint={run_dir}/checkpoints/{checkpoint}.ckpt",
+        ),
     ):
         console.print(f"{purpose:18} {command}", highlight=False, soft_wrap=True)
