@@ -16,10 +16,13 @@ _SHOWN = {
     "rollout/normalized_score": "normalised score {:.1f}",
 }
 _SHOWN_WITHOUT_REFERENCE = {"rollout/return_mean": "return {:.1f}"}
+_SHOWN_WITHOUT_ROLLOUTS = {"heldout/diffusion": "held-out {:.4g}"}
 
 
 class Progress(Callback):
-    """Shows steps, loss, windows/s and the newest normalised score (the return where there is no reference for one).
+    """Shows steps, loss, windows/s and the newest normalised score.
+
+    Where there is no reference for one, the return takes its place, and the held-out loss where nothing is played.
 
     Args:
         seconds_between_lines: seconds between two lines where there is no terminal.
@@ -71,7 +74,8 @@ class Progress(Callback):
 
     def _describe(self, trainer: Trainer) -> str:
         metrics = trainer.callback_metrics
-        shown = _SHOWN if "rollout/normalized_score" in metrics else _SHOWN | _SHOWN_WITHOUT_REFERENCE
+        others = _SHOWN_WITHOUT_REFERENCE if "rollout/return_mean" in metrics else _SHOWN_WITHOUT_ROLLOUTS
+        shown = _SHOWN if "rollout/normalized_score" in metrics else _SHOWN | others
         return "  ".join(form.format(float(metrics[name])) for name, form in shown.items() if name in metrics)
 
     def _close(self) -> None:

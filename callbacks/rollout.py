@@ -37,7 +37,7 @@ class RolloutCallback(Callback):
         episodes: how many, over all ranks.
         every_n_steps: optimiser steps between rollouts.
         seed: the run's seed.
-        chunk: episodes that go through the policy together; the unit of splitting over ranks.
+        chunk: episodes that go through the policy together, at most; the unit of splitting over ranks.
         behavior_return: mean return of the policy that made the data, if known.
         random_return: mean return of the random policy; default: the environment's reference, if it has one.
 
@@ -55,7 +55,7 @@ class RolloutCallback(Callback):
         behavior_return: float | None = None,
         random_return: float | None = None,
     ) -> None:
-        self.env, self.episodes, self.seed, self.chunk = env, episodes, seed, chunk
+        self.env, self.episodes, self.seed, self.chunk = env, episodes, seed, min(chunk, env.episodes_at_once)
         self._schedule = StepSchedule(every_n_steps, "rollout.every_n_steps")
         reference = env.spec.reference
         if random_return is None and reference is not None:

@@ -134,6 +134,11 @@ def with_choices(cfg: DictConfig, choices: Mapping[str, str | None]) -> DictConf
     return cfg
 
 
+def rolls_out(config: Mapping[str, Any]) -> bool:
+    """Whether a run plays its environment; configurations stored before there was a choice do."""
+    return bool(config["rollout"].get("enabled", True))
+
+
 def options(group: str) -> list[str]:
     """The options of a group in `conf/`; names that start with an underscore are shared bases."""
     return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml") if not path.stem.startswith("_"))

@@ -73,6 +73,9 @@ def show_scores(
     for column in ("policy", "return", "normalised score", "std over episodes", "episodes", "acts alone"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for name, score in scores.items():
+        if status := score.get("status"):
+            table.add_row(name, str(status))
+            continue
         name = f"{name} (shared seed of {score['shared_seeds']})" if "shared_seeds" in score else name
         name = f"{name} (centralised)" if score.get("execution") == "centralized" else name
         normalized = number(score["normalized_score"])
@@ -85,6 +88,14 @@ def show_scores(
         table.add_row("random", f"{reference.random:.1f}", "0.0")
         table.add_row("expert (reference)", f"{reference.expert:.1f}", "100.0")
     console.print(table)
+
+
+def show_heldout(console: Console, losses: Mapping[str, float]) -> None:
+    """What there is to read where nothing was played."""
+    if not losses:
+        console.print("no episode is held out: there is no loss to report either")
+    for name, value in losses.items():
+        console.print(f"{name:32} {value:.4g}", highlight=False)
 
 
 def acts_alone(score: Mapping[str, Any]) -> str:
@@ -114,11 +125,14 @@ def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence
     console.print(table)
 
 
-def show_next_commands(console: Console, run_dir: Path, overrides: str) -> None:
-    """What to type next."""
+def show_next_commands(console: Console, run_dir: Path, overrides: str, checkpoint: str) -> None:
+    """What to type next; `checkpoint` is the one to evaluate, `best` or `last`."""
     for purpose, command in (
         ("curves and videos", f"tensorboard --logdir {run_dir}"),
         ("train further", f"python train.py {overrides} run_dir={run_dir} trainer.max_steps=<more>"),
-        ("evaluate again", f"dof eval checkpoint={run_dir}/checkpoints/best.ckpt"),
+        (
+            "evaluate again" if checkpoint == "best" else "evaluate",
+            f"dof eval checkpoint={run_dir}/checkpoints/{checkpoint}.ckpt",
+        ),
     ):
         console.print(f"{purpose:18} {command}", highlight=False, soft_wrap=True)

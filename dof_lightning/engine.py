@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.accelerators import CUDAAccelerator
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -29,14 +27,15 @@ from dof_lightning import configuration, console
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
-from dof_lightning.evaluation import cores_per_process, evaluate
+from dof_lightning.evaluation import NOT_EVALUATED, cores_per_process, evaluate
 from dof_lightning.fitting import fit
-from dof_lightning.plain import leaves
+from dof_lightning.heldout import heldout_losses
+from dof_lightning.hyperparameters import log_hyperparameters
 from dof_lightning.quiet import quieten
 from dof_lightning.run_folder import RunFolder, Start, find_start, is_first_process, write_atomically
 from dof_lightning.seeding import derive_seed
 from dof_lightning.spec import EnvSpec, check_compatible, check_same_world
-from dof_lightning.strategies import cluster_plugins, make_strategy
+from dof_lightning.strategies import accelerator, cluster_plugins, make_strategy
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,11 @@ def build_algorithm(config: Mapping[str, Any]) -> tuple[VectorEnv, DatasetManife
     """World, dataset and untrained algorithm; the dataset is built if it is not there.
 
     Raises:
-        UserError: they do not fit together.
+        UserError: they do not fit together, or the environment is to be played and cannot be.
     """
     env = checkpoints.build_env(config)
+    if configuration.rolls_out(config):
+        env.check_available()
     manifest = read_manifest(locate_dataset(config, env.spec))
     check_compatible(manifest.spec, env.spec)
     torch.manual_seed(derive_seed(config["seed"], "weights"))
@@ -174,7 +175,10 @@ def _build_trainer(
     provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior))
     callbacks: list[Callback] = [provenance, *ours]
     for node in config["callbacks"].values():
-        made = _call_with_what_it_asks_for(configuration.build(node), available)
+        callback = configuration.build(node)
+        if not configuration.rolls_out(config) and "env" in inspect.signature(callback).parameters:
+            continue
+        made = _call_with_what_it_asks_for(callback, available)
         callbacks.extend(made if isinstance(made, list) else [made])
     loggers = [_call_with_what_it_asks_for(configuration.build(node), available) for node in config["logger"].values()]
     validation, batches_per_step = config["validation"], config["trainer"]["accumulate_grad_batches"]
@@ -193,16 +197,11 @@ def _build_trainer(
             use_distributed_sampler=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            **_accelerator(config["trainer"]["accelerator"]),
+            **accelerator(config["trainer"]["accelerator"]),
         )
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
     return trainer
-
-
-def _accelerator(wanted: str) -> dict[str, str]:
-    """Auto means an NVIDIA GPU or the CPU; Lightning's own would take Apple's GPU, which has no float64."""
-    return {"accelerator": "gpu" if CUDAAccelerator.is_available() else "cpu"} if wanted == "auto" else {}
 
 
 def _call_with_what_it_asks_for(factory: Callable[..., Any], available: Mapping[str, Any]) -> Any:
@@ -212,12 +211,15 @@ def _call_with_what_it_asks_for(factory: Callable[..., Any], available: Mapping[
 
 
 def finish(job: Run, screen: Console, started: float) -> None:
-    """Evaluates last and best on the report seeds, writes `results.json`, shows the table and what to type next."""
+    """Evaluates last and best on the report seeds, writes `results.json`, shows the table and what to type next.
+
+    Where nothing is played (rollout=none), held-out losses of the last checkpoint take the place of scores.
+    """
     folder, limits = job.start.folder, job.config["trainer"]
     last = _last_checkpoint(job)
-    scores = {"last": evaluate(last, job.config).to_dict()}
-    best = checkpoints.read(folder.best) if folder.best.exists() else last
-    scores["best"] = scores["last"] if best.step == last.step else evaluate(best, job.config).to_dict()
+    plays = configuration.rolls_out(job.config)
+    scores = _evaluate(job, last) if plays else {which: dict(NOT_EVALUATED) for which in ("last", "best")}
+    heldout = None if plays else heldout_losses(last, job.config, job.manifest.location)
     results = {
         "algorithm": job.config["choices"]["algorithm"],
         "experiment": job.config["choices"]["experiment"],
@@ -229,20 +231,30 @@ def finish(job: Run, screen: Console, started: float) -> None:
         "peak_memory_mb": round(peak_memory_mb(job.trainer.strategy.root_device), 1),
         "resumed_from_step": job.resumed_from_step,
         **scores,
+        **({} if heldout is None else {"heldout": heldout}),
         "behavior": _describe_behavior(job),
     }
-    _log_hyperparameters(job, scores)
+    log_hyperparameters(job.trainer.loggers, job.config, scores, heldout)
     write_atomically(folder.results, json.dumps(results, indent=2) + "\n")
     console.show_scores(screen, scores, job.manifest.behavior, job.env.spec)
+    if heldout is not None:
+        console.show_heldout(screen, heldout)
     overrides = shlex.join(
         a
         for a in configuration.typed()
         if not a.startswith(("run_dir=", "resume=", "trainer.max_steps=", "trainer.max_time="))
     )
-    console.show_next_commands(screen, folder.path, overrides)
+    console.show_next_commands(screen, folder.path, overrides, "best" if plays else "last")
     if last.step < limits["max_steps"]:
         stopped = f"stopped by trainer.max_time={limits['max_time']} at step {last.step:,} of {limits['max_steps']:,}"
         screen.print(f"{stopped}; a longer one with run_dir={folder.path} goes on", highlight=False, soft_wrap=True)
+
+
+def _evaluate(job: Run, last: checkpoints.Checkpoint) -> dict[str, dict[str, Any]]:
+    folder, scores = job.start.folder, {"last": evaluate(last, job.config).to_dict()}
+    best = checkpoints.read(folder.best) if folder.best.exists() else last
+    scores["best"] = scores["last"] if best.step == last.step else evaluate(best, job.config).to_dict()
+    return scores
 
 
 def _last_checkpoint(job: Run) -> checkpoints.Checkpoint:
@@ -274,22 +286,6 @@ def _describe_behavior(job: Run) -> dict[str, Any]:
         "return_std": behavior["return_std"],
         "normalized_score": score,
     }
-
-
-def _log_hyperparameters(job: Run, scores: Mapping[str, Mapping[str, Any]]) -> None:
-    described = {key: job.config[key] for key in ("choices", "seed", "algorithm")}
-    described |= {"data": {key: job.config["data"][key] for key in ("episodes", "global_batch_size")}}
-    parameters = {key: value for key, value in leaves(described) if isinstance(value, (int, float, str))}
-    metrics = {
-        f"final/{which}_{name}": float(score[name])
-        for which, score in scores.items()
-        for name in ("return_mean", "return_std", "normalized_score")
-        if score[name] is not None
-    }
-    for logger in job.trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(parameters, metrics)
-            logger.finalize("success")
 
 
 def _show_start(screen: Console, job: Run) -> None:

@@ -16,6 +16,16 @@ from dof_lightning.seeding import make_generator
 from dof_lightning.spec import check_compatible
 
 DECISION_REPETITIONS = 10  # how often a decision is timed; the fastest counts
+_CHUNK = 100  # report episodes that go through the policy together, where the environment plays so many
+
+NOT_EVALUATED: Mapping[str, Any] = {
+    "status": "not evaluated",
+    "episodes": 0,
+    "return_mean": None,
+    "return_std": None,
+    "normalized_score": None,
+    "certificate": None,
+}  # what takes the place of a score where no episode was played (rollout=none)
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,8 @@ def first_decision(policy: DecentralizedPolicy, env: VectorEnv) -> Callable[[], 
 def score(policy: DecentralizedPolicy, env: VectorEnv, config: Mapping[str, Any]) -> Score:
     """Rolls a policy out on the report seeds of a configuration and certifies it."""
     seed, episodes = config["seed"], config["rollout"]["report_episodes"]
-    returns = run_rollout(policy, env, evaluation_seeds(seed, "report", episodes), (seed, "report")).returns
+    seeds, chunk = evaluation_seeds(seed, "report", episodes), min(_CHUNK, env.episodes_at_once)
+    returns = run_rollout(policy, env, seeds, (seed, "report"), chunk).returns
     certificate = certify(policy, env, seed)
     return_mean = float(returns.mean())
     return Score(

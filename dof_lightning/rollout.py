@@ -128,7 +128,8 @@ def certify(policy: DecentralizedPolicy, env: VectorEnv, seed: int, n_episodes: 
         n_episodes: E; N times as many are replayed.
     """
     seeds = evaluation_seeds(seed, "selection", n_episodes)
-    played = run_rollout(policy, env, seeds, (seed, "certificate", "rollout"), chunk=n_episodes, record=True)
+    chunk = min(n_episodes, env.episodes_at_once)
+    played = run_rollout(policy, env, seeds, (seed, "certificate", "rollout"), chunk=chunk, record=True)
     n_agents, device = env.spec.n_agents, _device(policy)
     assert played.observations is not None
     assert played.rewards is not None

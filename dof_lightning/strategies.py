@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, ParallelStrategy, Strategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
@@ -192,6 +193,11 @@ def make_strategy(trainer: Mapping[str, Any], timeout_seconds: float) -> str | S
     if name == "ddp" or trainer["num_nodes"] > 1 or _local_devices(trainer) > 1:
         return DDP(timeout)
     return "auto"
+
+
+def accelerator(wanted: str) -> dict[str, str]:
+    """Auto means an NVIDIA GPU or the CPU; Lightning's own would take Apple's GPU, which has no float64."""
+    return {"accelerator": "gpu" if CUDAAccelerator.is_available() else "cpu"} if wanted == "auto" else {}
 
 
 def cluster_plugins() -> list[SLURMEnvironment]:

@@ -31,6 +31,7 @@ from dof_lightning.run_folder import RUNS, RunFolder, claim, external_rank, fres
 from dof_lightning.studies.base import Cell, Plan, Report, Study
 from dof_lightning.studies.tables import text, to_csv, to_markdown
 
+_ADVICE = "say rollout=default, or study=none for one run"
 _OWN_KEYS = ("study", "seed", "run_dir", "resume")
 
 
@@ -97,6 +98,8 @@ def _compose_cells(study: Study, typed: Sequence[str]) -> list[tuple[Plan, DictC
         cfg = configuration.compose([*kept, *plan.overrides, f"seed={plan.seed}", "study=none"])
         configuration.check(cfg)
         _check_alone(cfg)
+        if not configuration.rolls_out(cfg):
+            raise UserError(f"cell {plan}: a study compares what is played, and rollout=none plays nothing; {_ADVICE}")
         cells.append((plan, cfg))
     return cells
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 
 
@@ -61,7 +62,7 @@ class VectorEnv(ABC):
     spec: EnvSpec
     has_random_start = True  # False: every episode starts with the same observations, whatever its seed
     law: Tensor | None = None  # of a game: probabilities of the joint outcomes in its data, one dimension an agent
-    episodes_at_once = 500  # that a collector runs together; a constant, as the noise of a dataset is drawn for so many
+    episodes_at_once = 500  # at most; a constant, as a collector draws the noise of a dataset for so many at a time
 
     @abstractmethod
     def reset(self, seeds: Tensor) -> Tensor:
@@ -88,6 +89,23 @@ class VectorEnv(ABC):
     @abstractmethod
     def render(self, index: int) -> np.ndarray:
         """A picture of episode `index` now: `[height, width, 3]` uint8; needs no display."""
+
+    @property
+    def missing(self) -> str | None:
+        """What has to be installed before episodes can be played, in one line; None: nothing.
+
+        The spec is there without it, so that one can train on data of the environment (`rollout=none`).
+        """
+        return None
+
+    def check_available(self) -> None:
+        """Refuses to play where something is missing.
+
+        Raises:
+            UserError: says what to install, and that training needs none of it.
+        """
+        if self.missing is not None:
+            raise UserError(f"env={self.spec.name} cannot be played: {self.missing}; to train without: rollout=none")
 
     @property
     def can_render(self) -> bool:

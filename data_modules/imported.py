@@ -1,0 +1,53 @@
+"""Datasets that somebody else has collected and `dof data import` has written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_modules.manifest import read_manifest
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class ImportedDataset:
+    """A dataset that cannot be made here: it is downloaded and imported by the user, once.
+
+    Args:
+        name: of its folder, e.g. `smac_3m_good`.
+        environment: where it was collected, as our environments describe it.
+        root: folder of all datasets.
+        origin: what to download, for people.
+        format: how it is published, as `dof data import` names it.
+    """
+
+    name: str
+    environment: VectorEnv
+    root: str
+    origin: str
+    format: str
+
+    @property
+    def path(self) -> Path:
+        """The dataset's folder."""
+        return Path(self.root) / self.name
+
+    def exists(self) -> bool:
+        """Whether it is on disk, complete."""
+        return (self.path / "dataset.json").exists()
+
+    def ensure(self, progress: bool = True) -> Path:
+        """Looks whether it is there.
+
+        Args:
+            progress: nothing takes long here.
+
+        Raises:
+            UserError: it is not, and how to bring it in; or it is damaged.
+        """
+        if not self.exists():
+            raise UserError(
+                f"{self.path} is not there: download {self.origin}, then dof data import format={self.format} "
+                f"source=<what was downloaded> env={self.environment.spec.name} name={self.name} data.root={self.root}"
+            )
+        read_manifest(self.path)
+        return self.path
