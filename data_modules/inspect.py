@@ -96,9 +96,9 @@ def _returns(manifest: DatasetManifest) -> RenderableType:
         f"{mean:.2f} ± {behavior['return_std']:.2f} over all episodes (sum of rewards, mean over agents)",
         f"{low:.1f} {histogram(knots)} {high:.1f}   median {median:.1f}",
     ]
-    reference = manifest.spec.environment.reference
-    if reference is not None:
-        lines.append(f"normalised score {reference.normalize(mean):.1f} ({reference.source})")
+    titles = {"normalized_score": "normalised score", "own_normalized_score": "own score"}
+    for name, reference in manifest.spec.environment.references.items():
+        lines.append(f"{titles[name]} {reference.normalize(mean):.1f} ({reference.source})")
     return Text("\n".join(lines))
 
 

@@ -266,14 +266,14 @@ def _last_checkpoint(job: Run) -> checkpoints.Checkpoint:
 
 
 def _describe_behavior(job: Run) -> dict[str, Any]:
-    behavior, reference = job.manifest.behavior, job.env.spec.reference
-    score = None if reference is None else reference.normalize(behavior["return_mean"])
+    behavior, references = job.manifest.behavior, job.env.spec.references
+    scores = {name: reference.normalize(behavior["return_mean"]) for name, reference in references.items()}
     return {
         "episodes": job.manifest.n_episodes,
         "return_mean": behavior["return_mean"],
         "return_std": behavior["return_std"],
-        "normalized_score": score,
-    }
+        "normalized_score": None,
+    } | scores
 
 
 def _log_hyperparameters(job: Run, scores: Mapping[str, Mapping[str, Any]]) -> None:
@@ -283,8 +283,8 @@ def _log_hyperparameters(job: Run, scores: Mapping[str, Mapping[str, Any]]) -> N
     metrics = {
         f"final/{which}_{name}": float(score[name])
         for which, score in scores.items()
-        for name in ("return_mean", "return_std", "normalized_score")
-        if score[name] is not None
+        for name in ("return_mean", "return_std", "normalized_score", "own_normalized_score")
+        if score.get(name) is not None
     }
     for logger in job.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

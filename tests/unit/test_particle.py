@@ -49,7 +49,7 @@ def test_shapes_dtypes_and_time_limit(task: str) -> None:
 def test_prey_is_reported_and_not_learned(task: str) -> None:
     env = ParticleEnv(task)
     env.reset(torch.arange(4))
-    before = env.prey_observations
+    before = env.extra_observations
     assert before is not None
     info = env.step(actions_for(4)[0]).info
     assert info.extra_observations is not None
