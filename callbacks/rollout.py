@@ -27,10 +27,10 @@ class RolloutCallback(Callback):
     `trainer.callback_metrics` before any checkpoint callback runs. Training is not touched: the same seed gives the
     same weights with and without this callback.
 
-    Logs `rollout/return_mean`, `return_std`, `normalized_score` and `own_normalized_score` (where the environment has such
-    reference scores), `win_rate` (where there is something to win), `steps_per_second`, `certificate_max_abs_delta`, `centralized` (1
-    where the agents act as one), `shared_seeds` (M, where they act on a common seed), and the constant
-    lines `behavior_*` and `random_*`, on one chart with the scores.
+    Logs `rollout/return_mean`, `return_std`, `normalized_score` and `own_normalized_score` (where the environment has
+    such reference scores), `win_rate` (where there is something to win), `steps_per_second`,
+    `certificate_max_abs_delta`, `centralized` (1 where the agents act as one), `shared_seeds` (M, where they act on a
+    common seed), and the constant lines `behavior_*` and `random_*`, on one chart with the scores.
 
     Args:
         env: where to act.

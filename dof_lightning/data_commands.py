@@ -60,7 +60,10 @@ ACTIONS: dict[str, Any] = {
     "list": (_list, "the datasets below data.root: dof data list [data.root=data]"),
     "show": (_show, "what a dataset holds: dof data show <path>, or experiment=<name>"),
     "verify": (_verify, "read a dataset in full and check it: dof data verify <path>, or experiment=<name>"),
-    "train-behavior": (_train_behavior, "train behaviour policies: dof data train-behavior task=spread output=<file>"),
+    "train-behavior": (
+        _train_behavior,
+        "train behaviour policies: dof data train-behavior task=spread|tag|world output=<file>",
+    ),
 }
 
 

@@ -69,14 +69,9 @@ def main(
     Raises:
         UserError: an unknown task, no snapshot within `updates`, or a file that must not or cannot be written.
     """
-    if task not in CHOICE:
-        raise UserError(f"task={task!r} has no behaviour policies yet; choose one of {', '.join(CHOICE)}")
-    if not 0 < evaluate_every <= updates:
-        raise UserError(f"evaluate_every={evaluate_every} must be 1 to updates={updates}, or no snapshot is taken")
+    _check(task, updates, prey_updates, prey, evaluate_every)
     path = _destination(WEIGHTS / f"mpe_{task}.safetensors" if output is None else Path(output), overwrite)
     own_prey = None
-    if task == "spread" and prey is not None:
-        raise UserError(f"prey={prey!r}: task=spread has no prey; remove prey=, or choose tag or world")
     if task != "spread" and prey is None:
         own_prey = _destination(shipped_prey(task) if output is None else _beside(path, "prey"), overwrite)
     told = {"prey_updates": prey_updates, "prey": prey, "evaluate_every": evaluate_every}
@@ -108,6 +103,17 @@ def main(
         console.print(f"{complaint}: raise updates=")
     console.print(f"written: {path}")
     return path
+
+
+def _check(task: str, updates: int, prey_updates: int, prey: str | None, evaluate_every: int) -> None:
+    if task not in CHOICE:
+        raise UserError(f"task={task!r} has no behaviour policies yet; choose one of {', '.join(CHOICE)}")
+    if not 0 < evaluate_every <= updates:
+        raise UserError(f"evaluate_every={evaluate_every} must be 1 to updates={updates}, or no snapshot is taken")
+    if task == "spread" and prey is not None:
+        raise UserError(f"prey={prey!r}: task=spread has no prey; remove prey=, or choose tag or world")
+    if prey_updates < 1:
+        raise UserError(f"prey_updates={prey_updates} must be at least 1; name a prey that is there with prey=")
 
 
 def _destination(path: Path, overwrite: bool) -> Path:

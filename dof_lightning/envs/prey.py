@@ -186,7 +186,9 @@ def read_scores(prey: Path, sha256: str) -> ReferenceScores | None:
         LookupError: it lacks something.
     """
     path = _scores_file(prey)
-    told = json.loads(path.read_text()) if path.is_file() else {"prey_sha256": None}
+    if not path.is_file():
+        return None
+    told: dict[str, Any] = json.loads(path.read_text())
     if told["prey_sha256"] != sha256:
         return None
     return ReferenceScores(told["random"], told["expert"], f"against this prey ({sha256[:8]}): {told['source']}")
