@@ -87,7 +87,7 @@ def test_the_other_tasks_prey_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_prey_is_refused_with_the_choices() -> None:
-    with pytest.raises(UserError, match=r"rabbit.*still, scripted"):
+    with pytest.raises(UserError, match=r"rabbit.*trained, scripted, still"):
         ParticleEnv("tag", prey="rabbit")
 
 
