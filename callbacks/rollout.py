@@ -27,10 +27,10 @@ class RolloutCallback(Callback):
     `trainer.callback_metrics` before any checkpoint callback runs. Training is not touched: the same seed gives the
     same weights with and without this callback.
 
-    Logs `rollout/return_mean`, `return_std`, `normalized_score` (where the environment has reference scores),
-    `win_rate` (where there is something to win), `steps_per_second`, `certificate_max_abs_delta`, `centralized` (1
-    where the agents act as one), `shared_seeds` (M, where they act on a common seed), and the constant
-    lines `behavior_*` and `random_*`, on one chart with the scores.
+    Logs `rollout/return_mean`, `return_std`, `normalized_score` and `own_normalized_score` (where the environment has
+    such reference scores), `win_rate` (where there is something to win), `steps_per_second`,
+    `certificate_max_abs_delta`, `centralized` (1 where the agents act as one), `shared_seeds` (M, where they act on a
+    common seed), and the constant lines `behavior_*` and `random_*`, on one chart with the scores.
 
     Args:
         env: where to act.
@@ -39,7 +39,7 @@ class RolloutCallback(Callback):
         seed: the run's seed.
         chunk: episodes that go through the policy together, at most; the unit of splitting over ranks.
         behavior_return: mean return of the policy that made the data, if known.
-        random_return: mean return of the random policy; default: the environment's reference, if it has one.
+        random_return: mean return of the random policy; default: the environment's own reference, or the published.
 
     Raises:
         UserError: `every_n_steps` is not positive.
@@ -57,7 +57,7 @@ class RolloutCallback(Callback):
     ) -> None:
         self.env, self.episodes, self.seed, self.chunk = env, episodes, seed, min(chunk, env.episodes_at_once)
         self._schedule = StepSchedule(every_n_steps, "rollout.every_n_steps")
-        reference = env.spec.reference
+        reference = env.spec.own_reference or env.spec.reference
         if random_return is None and reference is not None:
             random_return = reference.random
         self._lines = self._constant_lines(behavior=behavior_return, random=random_return)
@@ -117,29 +117,27 @@ class RolloutCallback(Callback):
             "return_std": float(summary["std"]),
             "steps_per_second": float(steps.compute() / longest.compute()),
         }
-        if self.env.spec.reference is not None:
-            score = NormalizedScore(self.env.spec.reference).to(device)
+        for name, reference in self.env.spec.references.items():
+            score = NormalizedScore(reference).to(device)
             score.update(rollout.returns)
-            measured["normalized_score"] = float(score.compute())
+            measured[name] = float(score.compute())
         # A rank without episodes cannot know whether there was something to win: all ask, and see who has an answer.
         win_rate = float(wins.compute())
         return measured if win_rate != win_rate else measured | {"win_rate": win_rate}
 
     def _constant_lines(self, **returns: float | None) -> dict[str, float]:
         known = {who: value for who, value in returns.items() if value is not None}
+        self._known = tuple(known)
         lines = {f"rollout/{who}_return": value for who, value in known.items()}
-        reference = self.env.spec.reference
-        if reference is not None:
-            scores = {f"rollout/{who}_normalized_score": reference.normalize(value) for who, value in known.items()}
-            lines |= scores
+        for name, reference in self.env.spec.references.items():
+            lines |= {f"rollout/{who}_{name}": reference.normalize(value) for who, value in known.items()}
         return lines
 
     def _layout(self) -> dict[str, dict[str, list[Any]]]:
-        measured = {"return": "rollout/return_mean", "normalized_score": "rollout/normalized_score"}
-        if self.env.spec.reference is None:
-            del measured["normalized_score"]
+        measured = {"return": "rollout/return_mean"}
+        measured |= {name: f"rollout/{name}" for name in self.env.spec.references}
         charts = {
-            kind: ["Multiline", [tag, *(line for line in self._lines if line.endswith(f"_{kind}"))]]
+            kind: ["Multiline", [tag, *(f"rollout/{who}_{kind}" for who in self._known)]]
             for kind, tag in measured.items()
         }
         return {"rollout": charts}

@@ -106,9 +106,9 @@ def _returns(manifest: DatasetManifest) -> Iterator[str]:
 
 
 def _scores(spec: DatasetSpec, mean: float) -> Iterator[str]:
-    reference = spec.environment.reference
-    if reference is not None:
-        yield f"normalised score {reference.normalize(mean):.1f} ({reference.source})"
+    titles = {"normalized_score": "normalised score", "own_normalized_score": "own score"}
+    for name, reference in spec.environment.references.items():
+        yield f"{titles[name]} {reference.normalize(mean):.1f} ({reference.source})"
 
 
 def _ranges(title: str, dimensions: Mapping[str, int], statistics: DimensionStatistics) -> Section:

@@ -25,6 +25,8 @@ from dof_lightning.spec import fingerprint
 
 BLOCK = 2_000
 
+_OPTIONAL = ("state", "legal", "alive", "extra_observations", "extra_actions", "extra_rewards")
+
 
 @dataclass(frozen=True)
 class CollectedDataset:
@@ -133,7 +135,7 @@ def as_episodes(rollout: Rollout, ids: np.ndarray) -> Episodes:
         ids: `[n]`, the episodes' ids.
     """
     terminated = recorded(rollout.terminated).gather(1, rollout.lengths[:, None] - 1)
-    optional = {name: getattr(rollout, name) for name in ("state", "legal", "alive")}
+    optional = {name: getattr(rollout, name) for name in _OPTIONAL}
     return Episodes(
         observations=recorded(rollout.observations).numpy(),
         actions=recorded(rollout.actions).numpy(),

@@ -10,6 +10,8 @@ from rich.table import Table
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.spec import DatasetSpec, EnvSpec
 
+SCORE_TITLES = {"normalized_score": "normalised score", "own_normalized_score": "own score"}
+
 _PARTS = ("denoiser", "noise_factorization", "data_factorization", "value_mixer", "schedule", "sampler")
 
 
@@ -70,7 +72,9 @@ def show_scores(
 ) -> None:
     """The table of scores, with the behaviour's and the random policy's rows to compare with."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("policy", "return", "normalised score", "std over episodes", "episodes", "acts alone"):
+    names = list(env.references) if env.own_reference is not None else ["normalized_score"]
+    titles = [SCORE_TITLES[name] for name in names]
+    for column in ("policy", "return", *titles, "std over episodes", "episodes", "acts alone"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for name, score in scores.items():
         if status := score.get("status"):
@@ -78,16 +82,24 @@ def show_scores(
             continue
         name = f"{name} (shared seed of {score['shared_seeds']})" if "shared_seeds" in score else name
         name = f"{name} (centralised)" if score.get("execution") == "centralized" else name
-        normalized = number(score["normalized_score"])
-        row = (f"{score['return_mean']:.1f}", normalized, f"{score['return_std']:.1f}", str(score["episodes"]))
+        normalized = [number(score.get(which)) for which in names]
+        row = (f"{score['return_mean']:.1f}", *normalized, f"{score['return_std']:.1f}", str(score["episodes"]))
         table.add_row(name, *row, acts_alone(score))
-    reference, returns = env.reference, behavior["return_mean"]
-    normalized = number(None if reference is None else reference.normalize(returns))
-    table.add_row("behaviour (data)", f"{returns:.1f}", normalized, f"{behavior['return_std']:.1f}")
-    if reference is not None:
-        table.add_row("random", f"{reference.random:.1f}", "0.0")
-        table.add_row("expert (reference)", f"{reference.expert:.1f}", "100.0")
+    references, returns = env.references, behavior["return_mean"]
+    normalized = [number(references[which].normalize(returns) if which in references else None) for which in names]
+    table.add_row("behaviour (data)", f"{returns:.1f}", *normalized, f"{behavior['return_std']:.1f}")
+    for which, reference in references.items():
+        whose = " of the own score" if which == "own_normalized_score" else ""
+        for end, value, hundredth in (("random", reference.random, "0.0"), ("expert", reference.expert, "100.0")):
+            table.add_row(_reference_row(end, whose), f"{value:.1f}", *(hundredth if n == which else "" for n in names))
     console.print(table)
+    if env.own_reference is not None:
+        for which, reference in references.items():
+            console.print(f"{SCORE_TITLES[which]}: {reference.source}", highlight=False, soft_wrap=True)
+
+
+def _reference_row(end: str, whose: str) -> str:
+    return f"{end}{whose}" if whose or end == "random" else f"{end} (reference)"
 
 
 def show_heldout(console: Console, losses: Mapping[str, float]) -> None:

@@ -222,7 +222,10 @@ ACTIONS: dict[str, Any] = {
         _subsample,
         "some episodes, by return: dof data subsample dataset=<path> name=<name> [quantiles=[0.5,1.0]] [episodes=1000]",
     ),
-    "train-behavior": (_train_behavior, "train behaviour policies: dof data train-behavior task=spread output=<file>"),
+    "train-behavior": (
+        _train_behavior,
+        "train behaviour policies: dof data train-behavior task=spread|tag|world output=<file>",
+    ),
 }
 
 

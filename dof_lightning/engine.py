@@ -278,14 +278,14 @@ def _last_checkpoint(job: Run) -> checkpoints.Checkpoint:
 
 
 def _describe_behavior(job: Run) -> dict[str, Any]:
-    behavior, reference = job.manifest.behavior, job.env.spec.reference
-    score = None if reference is None else reference.normalize(behavior["return_mean"])
+    behavior, references = job.manifest.behavior, job.manifest.spec.environment.references
+    scores = {name: reference.normalize(behavior["return_mean"]) for name, reference in references.items()}
     return {
         "episodes": job.manifest.n_episodes,
         "return_mean": behavior["return_mean"],
         "return_std": behavior["return_std"],
-        "normalized_score": score,
-    }
+        "normalized_score": None,
+    } | scores
 
 
 def _show_start(screen: Console, job: Run) -> None:

@@ -37,6 +37,7 @@ class Score:
         return_mean: episode return, mean over agents and episodes.
         return_std: standard deviation over episodes.
         normalized_score: 0 is random, 100 the reference expert; None where nobody has published references.
+        own_normalized_score: the same with references measured against the environment's own prey, where they were.
         certificate: `passed` and `max_abs_delta`.
         shared_seeds: M of agents that act on a common seed drawn before the episode; None for agents without one.
         execution: `decentralized`, or `centralized` where the agents acted as one.
@@ -49,10 +50,11 @@ class Score:
     certificate: dict[str, Any]
     execution: str = "decentralized"
     shared_seeds: int | None = None
+    own_normalized_score: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For `results.json`; decentralised execution without a shared seed, which is what is meant, is not said."""
-        usual = {"execution": "decentralized", "shared_seeds": None}
+        usual = {"execution": "decentralized", "shared_seeds": None, "own_normalized_score": None}
         return {key: value for key, value in asdict(self).items() if key not in usual or value != usual[key]}
 
 
@@ -93,7 +95,7 @@ def score(policy: DecentralizedPolicy, env: VectorEnv, config: Mapping[str, Any]
     seeds, chunk = evaluation_seeds(seed, "report", episodes), min(_CHUNK, env.episodes_at_once)
     returns = run_rollout(policy, env, seeds, (seed, "report"), chunk).returns
     certificate = certify(policy, env, seed)
-    return_mean = float(returns.mean())
+    return_mean, own = float(returns.mean()), env.spec.own_reference
     return Score(
         episodes=episodes,
         return_mean=return_mean,
@@ -102,6 +104,7 @@ def score(policy: DecentralizedPolicy, env: VectorEnv, config: Mapping[str, Any]
         certificate=certificate.to_dict(),
         execution="decentralized" if policy.acts_alone else "centralized",
         shared_seeds=policy.shared_seeds,
+        own_normalized_score=None if own is None else own.normalize(return_mean),
     )
 
 

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from dof_lightning.plain import leaves
 
-_SCORES = ("return_mean", "return_std", "normalized_score")
+_SCORES = ("return_mean", "return_std", "normalized_score", "own_normalized_score")
 
 
 def log_hyperparameters(
@@ -31,7 +31,7 @@ def log_hyperparameters(
         f"final/{which}_{name}": float(score[name])
         for which, score in scores.items()
         for name in _SCORES
-        if score[name] is not None
+        if score.get(name) is not None
     }
     metrics |= {f"final/{name}": value for name, value in (heldout or {}).items()}
     for logger in loggers:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dof_lightning.envs.base import StepResult
 
-_ONE_ROW_MORE = ("observations", "legal", "state", "alive")
+_ONE_ROW_MORE = ("observations", "legal", "state", "alive", "extra_observations")
 _WITHOUT_AGENTS = ("state", "terminated")
 
 
@@ -34,7 +34,7 @@ class Rollout:
         legal: `[E, N, L+1, A]` bool.
         state: `[E, L+1, S]`.
         alive: `[E, N, L+1]` bool.
-        extra_observations: `[E, M, L, O']`, what the agents that are not learned saw after each step.
+        extra_observations: `[E, M, L+1, O']`, what the agents that are not learned saw.
         extra_actions: `[E, M, L, A']`.
         extra_rewards: `[E, M, L]`.
         frames: pictures `[height, width, 3]` uint8 of the rendered episode, first one before its first step.

@@ -168,7 +168,13 @@ def _run_chunk(
     tally = Tally(observations)
     recorder = Recorder() if record else None
     if recorder is not None:
-        recorder.add(tally.active, observations=observations, legal=env.legal, state=env.state)
+        recorder.add(
+            tally.active,
+            observations=observations,
+            legal=env.legal,
+            state=env.state,
+            extra_observations=env.extra_observations,
+        )
     frames = [env.render(drawn)] if drawn is not None else None
     for _ in range(env.spec.horizon):
         legal = env.legal

@@ -71,6 +71,7 @@ class EnvSpec:
         recipe: everything that changes the meaning of its data (task variant, reward, observation layout, horizon,
             opponent); JSON values only.
         reference: the returns behind normalised scores, None where nobody has published any.
+        own_reference: the same measured here, where published ones are of another opponent than the recipe's.
     """
 
     name: str
@@ -80,6 +81,7 @@ class EnvSpec:
     state_dim: int
     recipe: Mapping[str, Any]
     reference: ReferenceScores | None = None
+    own_reference: ReferenceScores | None = None
 
     @property
     def n_agents(self) -> int:
@@ -101,6 +103,12 @@ class EnvSpec:
         """Fingerprint of the recipe."""
         return fingerprint(self.recipe)
 
+    @property
+    def references(self) -> dict[str, ReferenceScores]:
+        """By the name of the score that each is behind: `normalized_score`, `own_normalized_score`, or none."""
+        known = {"normalized_score": self.reference, "own_normalized_score": self.own_reference}
+        return {name: reference for name, reference in known.items() if reference is not None}
+
     def observation_mask(self) -> Tensor:
         """`[N, O]` bool, False where padded."""
         sizes = torch.tensor([agent.observation_dim for agent in self.agents])
@@ -117,15 +125,11 @@ class EnvSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "EnvSpec":
-        """Inverse of `to_dict`."""
-        reference = data["reference"]
-        return cls(
-            **{
-                **data,
-                "agents": tuple(AgentSpec(**agent) for agent in data["agents"]),
-                "reference": None if reference is None else ReferenceScores(**reference),
-            }
-        )
+        """Inverse of `to_dict`; older ones have no `own_reference`."""
+        told = {name: data.get(name) for name in ("reference", "own_reference")}
+        references = {name: None if value is None else ReferenceScores(**value) for name, value in told.items()}
+        agents = tuple(AgentSpec(**agent) for agent in data["agents"])
+        return cls(**{**data, "agents": agents, **references})
 
 
 @dataclass(frozen=True)

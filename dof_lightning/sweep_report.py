@@ -92,7 +92,11 @@ def write(
 
 
 def _columns(results: Sequence[Result]) -> list[str]:
-    return [*results[0].variant.settings, *COLUMNS]
+    return [*results[0].variant.settings, *COLUMNS, *(["own score"] if _has_own(results[0]) else [])]
+
+
+def _has_own(result: Result) -> bool:
+    return result.score.own_normalized_score is not None
 
 
 def _cells(result: Result) -> list[str]:
@@ -100,7 +104,8 @@ def _cells(result: Result) -> list[str]:
     error = _standard_error(result, None)
     settings = ["null" if value is None else str(value) for value in result.variant.settings.values()]
     numbers = [number(value) for value in (score.return_mean, error, score.normalized_score)]
-    return [*settings, *numbers, f"{result.decision_ms:.3g}", acts_alone(score.to_dict())]
+    own = [number(score.own_normalized_score)] if _has_own(result) else []
+    return [*settings, *numbers, f"{result.decision_ms:.3g}", acts_alone(score.to_dict()), *own]
 
 
 def _circumstances() -> str:

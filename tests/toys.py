@@ -72,6 +72,10 @@ class ToyEnv(VectorEnv):
     def state(self) -> Tensor | None:
         return self.positions.mean(dim=1) if self._battle else None
 
+    @property
+    def extra_observations(self) -> Tensor | None:
+        return self.positions[:, :1]
+
     def _observe(self) -> Tensor:
         return torch.cat((self.positions, torch.full_like(self.positions, self._time / HORIZON)), dim=-1)
 

@@ -5,6 +5,7 @@ agents and one backward pass improves all actors.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from data_modules.behavior.actors import ActorBank
 from data_modules.behavior.replay_buffer import ReplayBuffer
-from dof_lightning.envs.base import VectorEnv
+from dof_lightning.envs.base import StepResult, VectorEnv
 from dof_lightning.networks.agentwise import AgentwiseMLP
 from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.seeding import derive_seed, make_generator
@@ -55,60 +56,45 @@ class MATD3Settings:
     critic_hidden: int = 128
 
 
-class MATD3:
-    """N deterministic actors and twin centralised critics, trained online.
+class TeamLearner:
+    """N deterministic actors and twin centralised critics that learn from a replay buffer, whoever fills it.
 
     Args:
-        env: where to learn.
+        n_agents: N; 1 makes it TD3.
+        observation_dim: O.
+        action_dim: A.
         settings: hyper-parameters.
-        seed: of initial weights, environments and noise.
+        seed: of initial weights and noise.
     """
 
-    def __init__(self, env: VectorEnv, settings: MATD3Settings, seed: int) -> None:
-        self.env, self.settings, self.seed = env, settings, seed
-        spec = env.spec
+    def __init__(
+        self, n_agents: int, observation_dim: int, action_dim: int, settings: MATD3Settings, seed: int
+    ) -> None:
+        self.settings, self.seed = settings, seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "matd3-weights"))
-            self.actors = ActorBank(spec.n_agents, spec.observation_dim, spec.action_dim)
-            joint_dim = spec.n_agents * (spec.observation_dim + spec.action_dim)
+            self.actors = ActorBank(n_agents, observation_dim, action_dim)
+            joint_dim = n_agents * (observation_dim + action_dim)
             hidden = settings.critic_hidden
             self.critics = AgentwiseMLP(2, (joint_dim, hidden, hidden, 1), activation="relu", sharing="independent")
         self.target_actors, self.target_critics = ema_copy(self.actors), ema_copy(self.critics)
         self.actor_optimizer = torch.optim.Adam(self.actors.parameters(), lr=settings.learning_rate, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=settings.learning_rate, fused=True)
-        self.buffer = ReplayBuffer(settings.buffer_size, spec.n_agents, spec.observation_dim, spec.action_dim)
+        self.buffer = ReplayBuffer(settings.buffer_size, n_agents, observation_dim, action_dim)
         self.generator = make_generator(seed, "matd3-noise")
         self.updates = 0
 
-    def train(self, total_updates: int) -> Iterator[int]:
-        """Trains whole episodes; yields the number of updates done after each step of all environments."""
-        step = 0
-        while self.updates < total_updates:
-            observations = self.env.reset(self._episode_seeds(step))
-            ended = False
-            while not ended:
-                actions = self._explore(observations, uniform=step < self.settings.warmup_steps)
-                result = self.env.step(actions)
-                self.buffer.add(observations, actions, result.rewards.mean(1), result.observations)
-                observations, step = result.observations, step + 1
-                ended = bool((result.terminated | result.truncated).all())
-                if step >= self.settings.warmup_steps:
-                    self._update_several()
-                    yield self.updates
-
-    def _episode_seeds(self, step: int) -> Tensor:
-        generator = make_generator(self.seed, "matd3-episodes", step)
-        return torch.randint(2**62, (self.settings.n_environments,), generator=generator)
-
     @torch.no_grad()
-    def _explore(self, observations: Tensor, uniform: bool) -> Tensor:
-        shape = (*observations.shape[:2], self.env.spec.action_dim)
+    def explore(self, observations: Tensor, uniform: bool) -> Tensor:
+        """Actions `[E, N, A]` with exploration noise on observations `[E, N, O]`, or uniform ones."""
+        shape = self.actors(observations).shape
         if uniform:
             return torch.rand(shape, generator=self.generator) * 2 - 1
         noise = torch.randn(shape, generator=self.generator) * self.settings.exploration_noise
         return (self.actors(observations) + noise).clamp(-1, 1)
 
-    def _update_several(self) -> None:
+    def update_several(self) -> None:
+        """What follows a step of all environments."""
         for _ in range(self.settings.updates_per_step):
             batch = self.buffer.sample(self.settings.batch_size, self.generator)
             self._update_critics(*batch)
@@ -148,3 +134,47 @@ class MATD3:
     def _values(critics: nn.Module, observations: Tensor, actions: Tensor) -> Tensor:
         joint = torch.cat([observations, actions], -1).flatten(1)
         return critics(joint[:, None].expand(-1, 2, -1))[..., 0]
+
+
+class MATD3(TeamLearner):
+    """A team that learns online, by acting in environments.
+
+    Args:
+        env: where to learn.
+        settings: hyper-parameters.
+        seed: of initial weights, environments and noise.
+    """
+
+    def __init__(self, env: VectorEnv, settings: MATD3Settings, seed: int) -> None:
+        self.env = env
+        spec = env.spec
+        super().__init__(spec.n_agents, spec.observation_dim, spec.action_dim, settings, seed)
+
+    def train(self, total_updates: int) -> Iterator[int]:
+        """Trains whole episodes; yields the number of updates done after each step of all environments."""
+        step = 0
+        while self.updates < total_updates:
+            observations = self.env.reset(self._episode_seeds(step))
+            ended = False
+            while not ended:
+                actions = self.explore(observations, uniform=step < self.settings.warmup_steps)
+                result = self.env.step(actions)
+                self.remember(observations, actions, result)
+                observations, step = result.observations, step + 1
+                ended = bool((result.terminated | result.truncated).all())
+                if step >= self.settings.warmup_steps:
+                    self.update_several()
+                    yield self.updates
+
+    def remember(self, observations: Tensor, actions: Tensor, result: StepResult) -> None:
+        """Stores one step of all environments: observations `[E, N, O]` before it, actions `[E, N, A]`."""
+        self.buffer.add(observations, actions, result.rewards.mean(1), result.observations)
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Around greedy episodes between two steps of training: nobody explores."""
+        yield
+
+    def _episode_seeds(self, step: int) -> Tensor:
+        generator = make_generator(self.seed, "matd3-episodes", step)
+        return torch.randint(2**62, (self.settings.n_environments,), generator=generator)

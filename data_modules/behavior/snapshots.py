@@ -52,13 +52,17 @@ class SnapshotChoice:
         medium_return: the medium policy's greedy return should be near this.
         expert_return: the expert's.
         ladder_start: return of the ladder's first snapshot.
+        tolerance: of return; beyond it a snapshot is not what its name says.
         ladder_size: snapshots on the way to medium, evenly spaced in return.
+        ladder_end: return of the ladder's last snapshot; None: one step short of medium.
     """
 
     medium_return: float
     expert_return: float
     ladder_start: float
+    tolerance: float = 25.0
     ladder_size: int = 7
+    ladder_end: float | None = None
 
     def choose(self, history: Sequence[Snapshot]) -> dict[str, Snapshot]:
         """Names the shipped snapshots: `ladder_0` ..., `medium` and `expert`.
@@ -68,13 +72,27 @@ class SnapshotChoice:
         expert = min(history, key=lambda snapshot: abs(snapshot.return_mean - self.expert_return))
         medium = min(history, key=lambda snapshot: abs(snapshot.return_mean - self.medium_return))
         before = [snapshot for snapshot in history if snapshot.updates < medium.updates]
-        levels = torch.linspace(self.ladder_start, medium.return_mean, self.ladder_size + 1)[:-1].tolist()
+        levels = self._levels(medium.return_mean)
         rungs = {min(before, key=lambda s: abs(s.return_mean - level)).updates for level in levels if before}
         ladder = [snapshot for snapshot in before if snapshot.updates in rungs]
         return {f"ladder_{rung}": snapshot for rung, snapshot in enumerate(ladder)} | {
             "medium": medium,
             "expert": expert,
         }
+
+    def _levels(self, medium_return: float) -> list[float]:
+        if self.ladder_end is not None:
+            return torch.linspace(self.ladder_start, self.ladder_end, self.ladder_size).tolist()
+        return torch.linspace(self.ladder_start, medium_return, self.ladder_size + 1)[:-1].tolist()
+
+    def complaints(self, chosen: Mapping[str, Snapshot]) -> list[str]:
+        """What is not as good, or as bad, as its name says; a sentence each."""
+        wanted = {"medium": self.medium_return, "expert": self.expert_return}
+        return [
+            f"{name} returns {chosen[name].return_mean:.1f}, wanted {value:.1f}"
+            for name, value in wanted.items()
+            if abs(chosen[name].return_mean - value) > self.tolerance
+        ]
 
 
 def save_snapshots(path: Path, snapshots: Mapping[str, Snapshot], story: Mapping[str, Any]) -> None:

@@ -121,3 +121,8 @@ class VectorEnv(ABC):
     def state(self) -> Tensor | None:
         """`[E, S]` float32, the global state now; None where there is none."""
         return None
+
+    @property
+    def extra_observations(self) -> Tensor | None:
+        """`[E, M, O']`, what agents that are not learned (prey) see now; None where there are none."""
+        return None

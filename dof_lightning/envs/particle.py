@@ -37,9 +37,10 @@ class ParticleEnv(VectorEnv):
 
     Args:
         task: `spread`, `tag` or `world`.
-        prey: Tag and World only: `scripted` (the default), `still`, or the path of the prey that OMAR ships.
+        prey: Tag and World only: `trained` (the default), `scripted`, `still`, or a prey's file (`make_prey`).
         device: where the episodes live.
         dtype: of positions, velocities, observations and rewards.
+        opponent: a prey made in Python, instead of one with a name.
 
     Raises:
         UserError: the task or the prey is unknown, or Spread was given a prey.
@@ -51,12 +52,13 @@ class ParticleEnv(VectorEnv):
         prey: str | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        opponent: Prey | None = None,
     ) -> None:
         if task not in SCENARIOS:
             raise UserError(f"env.task={task!r} is unknown; choose one of {', '.join(SCENARIOS)}")
         self._scenario = SCENARIOS[task]()
         self._device, self._dtype = torch.device(device), dtype
-        self._prey = self._choose_prey(prey)
+        self._prey = opponent or self._choose_prey(prey)
         self.spec = self._make_spec(task)
         self._make_constants()
         self._time = 0
@@ -81,8 +83,8 @@ class ParticleEnv(VectorEnv):
         return self._entities[: self._n_landmarks].permute(2, 0, 1).clone()
 
     @property
-    def prey_observations(self) -> Tensor | None:
-        """`[E, 1, O']`, what the prey sees now; None where there is none."""
+    def extra_observations(self) -> Tensor | None:
+        """See `VectorEnv.extra_observations`: the prey's, `[E, 1, O']`."""
         return None if self._prey_sees is None else self._prey_sees.t()[:, None]
 
     def reset(self, seeds: Tensor) -> Tensor:
@@ -183,14 +185,14 @@ class ParticleEnv(VectorEnv):
         if prey_actions is None or self._world is None:
             return StepInfo()
         return StepInfo(
-            extra_observations=self.prey_observations,
+            extra_observations=self.extra_observations,
             extra_actions=prey_actions.t()[:, None],
             extra_rewards=cast(PreyScenario, self._scenario).prey_rewards(self._world).t(),
         )
 
     def _choose_prey(self, prey: str | None) -> Prey | None:
         if self._scenario.has_prey:
-            return make_prey("scripted" if prey is None else prey, self._scenario, self._device, self._dtype)
+            return make_prey("trained" if prey is None else prey, self._scenario, self._device, self._dtype)
         if prey is not None:
             raise UserError(f"env.prey={prey!r}: env.task=spread has no prey; remove env.prey, or choose tag or world")
         return None
@@ -216,6 +218,7 @@ class ParticleEnv(VectorEnv):
             state_dim=0,
             recipe=recipe,
             reference=self._reference(),
+            own_reference=None if self._prey is None else self._prey.reference,
         )
 
     def _reference(self) -> ReferenceScores:

@@ -59,6 +59,7 @@ class Scenario(ABC):
     """One task. Observations and rewards are functions of a snapshot.
 
     Attributes:
+        task: its name.
         agents: P bodies that move: the N = 3 learned ones, then the prey where there is one.
         landmarks: L bodies that do not.
         landmark_range: landmarks start uniformly in [-range, range]^2; agents in [-1, 1]^2.
@@ -71,6 +72,7 @@ class Scenario(ABC):
         reference: published returns behind the normalised score.
     """
 
+    task: ClassVar[str]
     agents: ClassVar[tuple[Body, ...]]
     landmarks: ClassVar[tuple[Body, ...]]
     landmark_range: ClassVar[float]
@@ -122,6 +124,7 @@ class PreyScenario(Scenario):
 class Spread(Scenario):
     """Three agents cover three landmarks and keep out of each other's way."""
 
+    task = "spread"
     agents = (Body("agent", 0.15, True, force=5.0),) * N_LEARNED
     landmarks = (Body("target", 0.05, False),) * 3
     landmark_range = 1.0
@@ -147,6 +150,7 @@ class Spread(Scenario):
 class Tag(PreyScenario):
     """Three predators chase one faster prey around two obstacles (predator-prey)."""
 
+    task = "tag"
     agents = (
         *(Body("predator", 0.075, True, force=9.0, max_speed=1.0),) * N_LEARNED,
         Body("prey", 0.05, True, force=16.0, max_speed=1.3),
@@ -186,6 +190,7 @@ class Tag(PreyScenario):
 class World(PreyScenario):
     """Three predators chase one prey that eats; forests mark places and hide nobody."""
 
+    task = "world"
     agents = (
         *(Body("predator", 0.075, True, force=9.0, max_speed=1.0),) * N_LEARNED,
         Body("prey", 0.045, True, force=16.0, max_speed=1.3),
@@ -239,7 +244,7 @@ class World(PreyScenario):
         return inside.to(world.distances.dtype).mul_(2.0).sub_(1.0)
 
 
-SCENARIOS: dict[str, type[Scenario]] = {"spread": Spread, "tag": Tag, "world": World}
+SCENARIOS: dict[str, type[Scenario]] = {scenario.task: scenario for scenario in (Spread, Tag, World)}
 
 
 def _out_of_bounds(positions: Tensor) -> Tensor:

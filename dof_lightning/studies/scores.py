@@ -13,6 +13,8 @@ from dof_lightning.timing import interleaved
 class Scores(Study):
     """Returns and normalised scores of the last checkpoint, by cell: mean ± standard deviation over seeds.
 
+    Where the environment has references of its own (Tag, World: against its own prey), the own score comes too.
+
     The time of a decision is that of the first in an episode, of all agents, the fastest of several on this machine.
     """
 
@@ -25,6 +27,8 @@ class Scores(Study):
         """A row a cell, and bars."""
         columns = [*self.axes, "execution", "seeds", "return", "normalised score", "behaviour's", "wall time (s)"]
         columns.append("decision (ms)")
+        own = all("own_normalized_score" in cell.results["last"] for cell in cells)
+        columns += ["own score"] if own else []
         rows, means = [], {}
         for labels, group in by_labels(cells):
             last = [cell.results["last"] for cell in group]
@@ -40,6 +44,7 @@ class Scores(Study):
                     over_seeds([group[0].results["behavior"]["normalized_score"]]) if known else "-",
                     over_seeds([cell.results["wall_seconds"] for cell in group], 0),
                     over_seeds([cell.measured["decision_ms"] for cell in group]),
+                    *([over_seeds([score["own_normalized_score"] for score in last])] if own else []),
                 ]
             )
             key = "normalized_score" if known else "return_mean"

@@ -80,8 +80,8 @@ def test_noise_is_drawn_where_its_generator_is(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_missing_behavior_names_what_there_is() -> None:
-    with pytest.raises(UserError, match=r"mpe_tag.*mpe_spread"):
-        read_story("mpe_tag")
+    with pytest.raises(UserError, match=r"mpe_hide.*mpe_spread"):
+        read_story("mpe_hide")
 
 
 def test_snapshots_are_chosen_by_return() -> None:
@@ -176,6 +176,9 @@ def test_training_command_writes_snapshots(tmp_path: Path, monkeypatch: pytest.M
     [
         ({}, r"mpe_spread\.safetensors exists.*output="),
         ({"updates": 100, "output": "new.safetensors"}, "evaluate_every=250"),
+        ({"prey": "still", "output": "new.safetensors"}, "task=spread has no prey"),
+        ({"task": "tag", "prey": "rabbit", "output": "new.safetensors"}, "rabbit.*scripted"),
+        ({"task": "tag", "prey_updates": 0, "output": "new.safetensors"}, "prey_updates=0"),
         ({"output": "nowhere/new.safetensors"}, "nowhere is no folder"),
     ],
 )

@@ -53,7 +53,7 @@ def test_omars_prey_is_its_network_on_what_the_prey_saw(task: str, tmp_path: Pat
     env = ParticleEnv(task, prey=str(path))
     env.reset(torch.arange(6))
     for _ in range(5):
-        seen = env.prey_observations
+        seen = env.extra_observations
         assert seen is not None
         info = env.step(torch.zeros(6, 3, 2)).info
         torch.testing.assert_close(info.extra_actions[:, 0], network(seen[:, 0]).detach(), atol=1e-5, rtol=1e-5)
@@ -87,7 +87,7 @@ def test_the_other_tasks_prey_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_prey_is_refused_with_the_choices() -> None:
-    with pytest.raises(UserError, match=r"rabbit.*still, scripted"):
+    with pytest.raises(UserError, match=r"rabbit.*trained, scripted, still"):
         ParticleEnv("tag", prey="rabbit")
 
 

@@ -43,7 +43,7 @@ def test_shapes_of_what_is_recorded() -> None:
         "legal": (episodes, N_AGENTS, HORIZON + 1, ACTION_DIM),
         "state": (episodes, HORIZON + 1, 2),
         "alive": (episodes, N_AGENTS, HORIZON + 1),
-        "extra_observations": (*extra, 2),
+        "extra_observations": (30, 1, HORIZON + 1, 2),
         "extra_actions": (*extra, 2),
         "extra_rewards": extra,
     }
