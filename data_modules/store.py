@@ -53,7 +53,8 @@ def write_dataset(
         name: for people.
         environment: the world the episodes come from.
         recipe: everything that changes the data's meaning; its fingerprint is the dataset's.
-        behavior: who acted (name, hash of weights, noise); the returns of all episodes are added.
+        behavior: who acted (name, hash of weights, noise), read after the blocks, which may complete it (win rate); the
+            returns of all episodes are added.
         blocks: the episodes, whose ids are all different.
         n_episodes: how many there are in all blocks together.
         seed: of the permutation.

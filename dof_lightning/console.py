@@ -23,11 +23,12 @@ def show_start(
     console: Console, config: Mapping[str, Any], spec: DatasetSpec, algorithm: Algorithm, hardware: str, where: str
 ) -> None:
     """What is about to be trained, on what, where."""
-    environment = spec.environment
+    environment, returns = spec.environment, spec.statistics.return_mean
     discrete = "discrete " if spec.action_kind == "discrete" else ""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row(
-        "dataset", f"{spec.name} ({spec.fingerprint}), return {spec.statistics.return_mean:.1f} (training part)"
+        "dataset",
+        f"{spec.name} ({spec.fingerprint}), return {return_number(returns, returns)} (training part)",
     )
     table.add_row(
         "environment",
@@ -70,21 +71,37 @@ def show_scores(
 ) -> None:
     """The table of scores, with the behaviour's and the random policy's rows to compare with."""
     table = Table(box=None, padding=(0, 2, 0, 0))
+    returns = float(behavior["return_mean"])
+    winnable = any("win_rate" in score for score in scores.values())
     for column in ("policy", "return", "normalised score", "std over episodes", "episodes", "acts alone"):
         table.add_column(column, justify="left" if column == "policy" else "right")
+    if winnable:
+        table.add_column("win rate", justify="right")
     for name, score in scores.items():
         name = f"{name} (shared seed of {score['shared_seeds']})" if "shared_seeds" in score else name
         name = f"{name} (centralised)" if score.get("execution") == "centralized" else name
         normalized = number(score["normalized_score"])
-        row = (f"{score['return_mean']:.1f}", normalized, f"{score['return_std']:.1f}", str(score["episodes"]))
-        table.add_row(name, *row, acts_alone(score))
-    reference, returns = env.reference, behavior["return_mean"]
+        spread = return_number(score["return_std"], returns)
+        row = (return_number(score["return_mean"], returns), normalized, spread, str(score["episodes"]))
+        table.add_row(name, *row, acts_alone(score), *_wins(score, winnable))
+    reference = env.reference
     normalized = number(None if reference is None else reference.normalize(returns))
-    table.add_row("behaviour (data)", f"{returns:.1f}", normalized, f"{behavior['return_std']:.1f}")
+    row = (return_number(returns, returns), normalized, return_number(behavior["return_std"], returns))
+    table.add_row("behaviour (data)", *row, "", "", *_wins(behavior, winnable))
     if reference is not None:
         table.add_row("random", f"{reference.random:.1f}", "0.0")
         table.add_row("expert (reference)", f"{reference.expert:.1f}", "100.0")
     console.print(table)
+
+
+def _wins(measured: Mapping[str, Any], winnable: bool) -> tuple[str, ...]:
+    """The cell of the column that there is where something can be won."""
+    return (f"{measured['win_rate']:.3f}" if "win_rate" in measured else "-",) if winnable else ()
+
+
+def return_number(value: float, like: float) -> str:
+    """A return in a table's cell: one digit, three where returns `like` that are below 10."""
+    return f"{value:.1f}" if abs(like) >= 10 else f"{value:.3f}"
 
 
 def acts_alone(score: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ class Score:
         certificate: `passed` and `max_abs_delta`.
         shared_seeds: M of agents that act on a common seed drawn before the episode; None for agents without one.
         execution: `decentralized`, or `centralized` where the agents acted as one.
+        win_rate: share of battles won; None where there is nothing to win.
     """
 
     episodes: int
@@ -39,10 +40,11 @@ class Score:
     certificate: dict[str, Any]
     execution: str = "decentralized"
     shared_seeds: int | None = None
+    win_rate: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For `results.json`; decentralised execution without a shared seed, which is what is meant, is not said."""
-        usual = {"execution": "decentralized", "shared_seeds": None}
+        """For `results.json`; what is usual is not said: decentralised, no shared seed, nothing to win."""
+        usual = {"execution": "decentralized", "shared_seeds": None, "win_rate": None}
         return {key: value for key, value in asdict(self).items() if key not in usual or value != usual[key]}
 
 
@@ -80,7 +82,8 @@ def first_decision(policy: DecentralizedPolicy, env: VectorEnv) -> Callable[[], 
 def score(policy: DecentralizedPolicy, env: VectorEnv, config: Mapping[str, Any]) -> Score:
     """Rolls a policy out on the report seeds of a configuration and certifies it."""
     seed, episodes = config["seed"], config["rollout"]["report_episodes"]
-    returns = run_rollout(policy, env, evaluation_seeds(seed, "report", episodes), (seed, "report")).returns
+    rollout = run_rollout(policy, env, evaluation_seeds(seed, "report", episodes), (seed, "report"))
+    returns = rollout.returns
     certificate = certify(policy, env, seed)
     return_mean = float(returns.mean())
     return Score(
@@ -91,6 +94,7 @@ def score(policy: DecentralizedPolicy, env: VectorEnv, config: Mapping[str, Any]
         certificate=certificate.to_dict(),
         execution="decentralized" if policy.acts_alone else "centralized",
         shared_seeds=policy.shared_seeds,
+        win_rate=None if rollout.won is None else float(rollout.won.double().mean()),
     )
 
 

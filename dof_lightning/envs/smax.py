@@ -30,7 +30,7 @@ class SMAXEnv(VectorEnv):
         UserError: the map is unknown.
     """
 
-    episodes_at_once = 256
+    episodes_at_once = 128
 
     def __init__(self, map: str) -> None:
         if map not in BATTLES:

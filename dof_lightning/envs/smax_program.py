@@ -7,8 +7,9 @@ import importlib.metadata
 import importlib.util
 import io
 import os
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from dof_lightning.errors import UserError
 RELEASE = "0.2"  # of jaxmarl: what the recipe says and what was tested; another one may simulate another battle
 INSTALL = "pip install -c constraints.txt -e '.[smax]'"
 
-_SMALLEST_BATCH = 16
+_SMALLEST_BATCH = 128
 
 
 @cache
@@ -55,7 +56,7 @@ class SMAXProgram:
     def __init__(self, name: str) -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
-        with redirect_stdout(io.StringIO()):  # it greets
+        with _silence():
             import jax
             from jaxmarl import make
             from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
@@ -94,6 +95,18 @@ class SMAXProgram:
             "health": units.unit_health / self._env.unit_type_health[units.unit_types],
             "radii": self._env.unit_type_radiuses[units.unit_types],
         }
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing printed: jaxmarl greets when it is imported, after putting `sys.__stdout__` where `sys.stdout` was."""
+    kept, nowhere = sys.__stdout__, io.StringIO()
+    sys.__stdout__ = nowhere  # type: ignore[misc]
+    try:
+        with redirect_stdout(nowhere):
+            yield
+    finally:
+        sys.__stdout__ = kept  # type: ignore[misc]
 
 
 def split_seeds(seeds: np.ndarray, size: int) -> np.ndarray:
