@@ -31,6 +31,7 @@ def main(
     task: str = "smax_3m",
     seed: int = 1,
     updates: int = 600,
+    battles: int = MAPPOSettings.n_battles,
     entropy_weight: float = MAPPOSettings.entropy_weight,
     evaluation_episodes: int = 1_000,
     output: str | None = None,
@@ -41,7 +42,8 @@ def main(
     Args:
         task: a map's environment, e.g. `smax_3m`.
         seed: of everything random.
-        updates: rounds of 256 battles.
+        updates: rounds of battles.
+        battles: played in a round.
         entropy_weight: of the learner; what a policy explores.
         evaluation_episodes: battles that measure a chosen snapshot.
         output: safetensors file to write; None means the file that ships with the package.
@@ -56,16 +58,16 @@ def main(
     """
     if task not in TASKS:
         raise UserError(f"task={task!r} is no map of SMAX; choose one of {', '.join(TASKS)}")
-    if min(updates, evaluation_episodes) < 1:
-        raise UserError(f"updates={updates} and evaluation_episodes={evaluation_episodes} must be at least 1")
+    if min(updates, battles, evaluation_episodes) < 1:
+        raise UserError(f"{updates=}, {battles=} and {evaluation_episodes=} must be at least 1")
     path = _destination(task, output, overwrite)
     torch.set_flush_denormal(True)
-    settings = MAPPOSettings(entropy_weight=entropy_weight)
+    settings = MAPPOSettings(n_battles=battles, entropy_weight=entropy_weight)
     learner = MAPPO(SMAXEnv(TASKS[task]), settings, seed)
     console = Console()
     chosen = choose(learner, _train(learner, updates, console), evaluation_episodes)
     story = {
-        "command": f"dof data train-behavior task={task} seed={seed} updates={updates} {entropy_weight=}",
+        "command": f"dof data train-behavior task={task} seed={seed} {updates=} {battles=} {entropy_weight=}",
         "environment": task,
         "environment_fingerprint": learner.env.spec.fingerprint,
         "settings": asdict(settings),
