@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from dof_lightning import configuration, engine
 from tests.end_to_end.workplace import SMALL, Workplace
+from tests.heavy import marked
 
 TINY = (*SMALL[1:], "trainer.max_steps=2", "data.episodes=50", "rollout.report_episodes=2", "rollout.episodes=2")
 CASES = [(experiment, "dof_policy") for experiment in configuration.options("experiment")]
@@ -19,7 +20,7 @@ def those_that_exist(typed: list[str], choices: list[str]) -> list[str]:
     return [item for item in typed if OmegaConf.select(cfg, item.partition("=")[0], default=cfg) is not cfg]
 
 
-@pytest.mark.parametrize(("experiment", "algorithm"), CASES)
+@pytest.mark.parametrize(("experiment", "algorithm"), marked(CASES))
 def test_it_runs_to_its_end(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, experiment: str, algorithm: str
 ) -> None:

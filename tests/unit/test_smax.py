@@ -101,11 +101,11 @@ def test_steps_after_the_end_and_choices_that_are_none_are_refused(battles: SMAX
 
 
 def test_an_unknown_map_and_a_missing_or_other_package_are_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="2c_vs_64zg.*choose one of 3m"):
+    with pytest.raises(UserError, match=r"2c_vs_64zg.*choose one of 3m"):
         SMAXEnv("2c_vs_64zg")
     load = smax_program.load_program.__wrapped__
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1.0")
-    with pytest.raises(UserError, match=r"jaxmarl 0\.1\.0 .* \[smax\]|jaxmarl 0\.1\.0"):
+    with pytest.raises(UserError, match=r"jaxmarl 0\.1\.0 is installed"):
         load("3m")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install .*\[smax\]"):
@@ -166,5 +166,5 @@ def test_shipped_behaviors_act_alone_and_as_well_as_their_story_says(battles: SM
         spread = (told["win_rate"] * (1 - told["win_rate"]) * (1 / 512 + 1 / story["evaluation_episodes"])) ** 0.5
         assert abs(float(won.double().mean()) - told["win_rate"]) < 4 * spread + 0.01, quality
         assert certify(policy, battles, seed=0, n_episodes=4).passed
-    with pytest.raises(UserError, match="'expert'.*good"):
+    with pytest.raises(UserError, match=r"'expert'.*good"):
         BattleSnapshots("expert").identity(battles.spec)
