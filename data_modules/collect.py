@@ -96,13 +96,14 @@ class CollectedDataset:
         with Progress(console=Console(stderr=True), disable=not progress) as bars:
             bar = bars.add_task(f"Collecting {self.name}", total=self.episodes)
 
+            behavior = self.behavior.identity(self.environment.spec)
             write_dataset(
                 self.path,
                 name=self.name,
                 environment=self.environment.spec,
                 recipe=self.recipe,
-                behavior=self.behavior.identity(self.environment.spec),
-                blocks=self._collect(lambda episodes: bars.advance(bar, episodes)),
+                behavior=behavior,
+                blocks=self._collect(behavior, lambda episodes: bars.advance(bar, episodes)),
                 n_episodes=self.episodes,
                 seed=self.seed,
                 discount=self.discount,
@@ -110,8 +111,12 @@ class CollectedDataset:
         verify_dataset(self.path, progress=progress)
         return self.path
 
-    def _collect(self, progress: Callable[[int], None]) -> Iterator[Episodes]:
-        """Blocks of episodes, the policies taking turns in equal shares of the whole set."""
+    def _collect(self, told: dict[str, Any], progress: Callable[[int], None]) -> Iterator[Episodes]:
+        """Blocks of episodes, the policies taking turns in equal shares of the whole set.
+
+        Where there is something to win, `told` gets the `win_rate` of them all after the last block.
+        """
+        won: list[Tensor] = []
         environment, who = self.environment, self.behavior.name
         policies = self.behavior.policies(environment.spec)
         borders = np.linspace(0, self.episodes, len(policies) + 1).astype(int).tolist()
@@ -124,7 +129,10 @@ class CollectedDataset:
                 rollout = run_rollout(
                     policy, environment, seeds, noise_key, chunk=chunk, record=True, progress=progress
                 )
+                won += [] if rollout.won is None else [rollout.won]
                 yield as_episodes(rollout, ids)
+        if won:
+            told["win_rate"] = float(torch.cat(won).double().mean())
 
 
 def as_episodes(rollout: Rollout, ids: np.ndarray) -> Episodes:

@@ -26,7 +26,8 @@ class DatasetManifest:
     Attributes:
         location: the folder's path or address.
         spec: what algorithms see of it.
-        behavior: who acted: name, hash of weights, noise, and `return_mean`, `return_std` over all episodes.
+        behavior: who acted: name, hash of weights, noise, and `return_mean`, `return_std` over all episodes, with
+            `win_rate` where there was something to win.
         members: the arrays of every sample.
         shards: in order.
         longest: steps of the longest episode.

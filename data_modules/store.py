@@ -57,7 +57,8 @@ def write_dataset(
         name: for people.
         environment: the world the episodes come from.
         recipe: everything that changes the data's meaning; its fingerprint is the dataset's.
-        behavior: who acted (name, hash of weights, noise); the returns of all episodes are added.
+        behavior: who acted (name, hash of weights, noise), read after the blocks, which may complete it (win rate); the
+            returns of all episodes are added.
         blocks: the episodes, whose ids are all different, padded or end to end. A function, called with n, that gives
             them without the first n: then a writing that was killed goes on where it was, which takes as much disk
             again until it is done.

@@ -25,11 +25,12 @@ def show_start(
     console: Console, config: Mapping[str, Any], spec: DatasetSpec, algorithm: Algorithm, hardware: str, where: str
 ) -> None:
     """What is about to be trained, on what, where."""
-    environment = spec.environment
+    environment, returns = spec.environment, spec.statistics.return_mean
     discrete = "discrete " if spec.action_kind == "discrete" else ""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row(
-        "dataset", f"{spec.name} ({spec.fingerprint}), return {spec.statistics.return_mean:.1f} (training part)"
+        "dataset",
+        f"{spec.name} ({spec.fingerprint}), return {return_number(returns, returns)} (training part)",
     )
     table.add_row(
         "environment",
@@ -74,8 +75,12 @@ def show_scores(
     table = Table(box=None, padding=(0, 2, 0, 0))
     names = list(env.references) if env.own_reference is not None else ["normalized_score"]
     titles = [SCORE_TITLES[name] for name in names]
+    returns = float(behavior["return_mean"])
+    winnable = any("win_rate" in score for score in scores.values())
     for column in ("policy", "return", *titles, "std over episodes", "episodes", "acts alone"):
         table.add_column(column, justify="left" if column == "policy" else "right")
+    if winnable:
+        table.add_column("win rate", justify="right")
     for name, score in scores.items():
         if status := score.get("status"):
             table.add_row(name, str(status))
@@ -83,11 +88,13 @@ def show_scores(
         name = f"{name} (shared seed of {score['shared_seeds']})" if "shared_seeds" in score else name
         name = f"{name} (centralised)" if score.get("execution") == "centralized" else name
         normalized = [number(score.get(which)) for which in names]
-        row = (f"{score['return_mean']:.1f}", *normalized, f"{score['return_std']:.1f}", str(score["episodes"]))
-        table.add_row(name, *row, acts_alone(score))
-    references, returns = env.references, behavior["return_mean"]
+        spread = return_number(score["return_std"], returns)
+        row = (return_number(score["return_mean"], returns), *normalized, spread, str(score["episodes"]))
+        table.add_row(name, *row, acts_alone(score), *_wins(score, winnable))
+    references = env.references
     normalized = [number(references[which].normalize(returns) if which in references else None) for which in names]
-    table.add_row("behaviour (data)", f"{returns:.1f}", *normalized, f"{behavior['return_std']:.1f}")
+    row = (return_number(returns, returns), *normalized, return_number(behavior["return_std"], returns))
+    table.add_row("behaviour (data)", *row, "", "", *_wins(behavior, winnable))
     for which, reference in references.items():
         whose = " of the own score" if which == "own_normalized_score" else ""
         for end, value, hundredth in (("random", reference.random, "0.0"), ("expert", reference.expert, "100.0")):
@@ -108,6 +115,16 @@ def show_heldout(console: Console, losses: Mapping[str, float]) -> None:
         console.print("no episode is held out: there is no loss to report either")
     for name, value in losses.items():
         console.print(f"{name:32} {value:.4g}", highlight=False)
+
+
+def _wins(measured: Mapping[str, Any], winnable: bool) -> tuple[str, ...]:
+    """The cell of the column that there is where something can be won."""
+    return (f"{measured['win_rate']:.3f}" if "win_rate" in measured else "-",) if winnable else ()
+
+
+def return_number(value: float, like: float) -> str:
+    """A return in a table's cell: one digit, three where returns `like` that are below 10."""
+    return f"{value:.1f}" if abs(like) >= 10 else f"{value:.3f}"
 
 
 def acts_alone(score: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """`dof data`: what is done to datasets."""
 
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -184,11 +185,14 @@ def _export(tails: list[str]) -> None:
 
 
 def _train_behavior(tails: list[str]) -> None:
-    from data_modules.behavior import train
-
     values = {key: yaml.safe_load(value) for key, value in map(split_tail, tails)}
-    check_arguments({"_target_": "data_modules.behavior.train.main", **values})
-    train.main(**values)
+    prefix = str(values.get("task", "")).partition("_")[0]
+    trainer = importlib.import_module(f"data_modules.behavior.{_TRAINERS.get(prefix, 'train')}")
+    check_arguments({"_target_": f"{trainer.__name__}.main", **values})
+    trainer.main(**values)
+
+
+_TRAINERS = {"smax": "train_battles", "smacv2": "train_battles"}  # by what a task's name begins with; others: train
 
 
 ACTIONS: dict[str, Any] = {

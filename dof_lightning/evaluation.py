@@ -41,6 +41,7 @@ class Score:
         certificate: `passed` and `max_abs_delta`.
         shared_seeds: M of agents that act on a common seed drawn before the episode; None for agents without one.
         execution: `decentralized`, or `centralized` where the agents acted as one.
+        win_rate: share of battles won; None where there is nothing to win.
     """
 
     episodes: int
@@ -51,10 +52,11 @@ class Score:
     execution: str = "decentralized"
     shared_seeds: int | None = None
     own_normalized_score: float | None = None
+    win_rate: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For `results.json`; decentralised execution without a shared seed, which is what is meant, is not said."""
-        usual = {"execution": "decentralized", "shared_seeds": None, "own_normalized_score": None}
+        """For `results.json`; what is usual is not said: decentralised, no shared seed, one score, nothing to win."""
+        usual = {"execution": "decentralized", "shared_seeds": None, "own_normalized_score": None, "win_rate": None}
         return {key: value for key, value in asdict(self).items() if key not in usual or value != usual[key]}
 
 
@@ -93,7 +95,8 @@ def score(policy: DecentralizedPolicy, env: VectorEnv, config: Mapping[str, Any]
     """Rolls a policy out on the report seeds of a configuration and certifies it."""
     seed, episodes = config["seed"], config["rollout"]["report_episodes"]
     seeds, chunk = evaluation_seeds(seed, "report", episodes), min(_CHUNK, env.episodes_at_once)
-    returns = run_rollout(policy, env, seeds, (seed, "report"), chunk).returns
+    rollout = run_rollout(policy, env, seeds, (seed, "report"), chunk)
+    returns = rollout.returns
     certificate = certify(policy, env, seed)
     return_mean, own = float(returns.mean()), env.spec.own_reference
     return Score(
@@ -105,6 +108,7 @@ def score(policy: DecentralizedPolicy, env: VectorEnv, config: Mapping[str, Any]
         execution="decentralized" if policy.acts_alone else "centralized",
         shared_seeds=policy.shared_seeds,
         own_normalized_score=None if own is None else own.normalize(return_mean),
+        win_rate=None if rollout.won is None else float(rollout.won.double().mean()),
     )
 
 

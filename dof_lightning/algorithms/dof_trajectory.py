@@ -59,6 +59,8 @@ class DoFTrajectory(DoFLightningModule):
         reconstruction_weight: lambda.
         observation_normalizer: of what diffuses: `identity`, `limits`, `gaussian` or `cdf`.
         inverse_normalizer: of what inverse dynamics sees.
+        inverse_noise: added to the next observations that inverse dynamics learns from, so that it does not trust a
+            plan more than plans deserve (ours); its standard deviation in normalised units.
         learning_rate: of all networks.
         gradient_clip: largest norm per agent of the denoisers' gradient, None for no clipping.
         ema_decay: of the denoisers, f, h and inverse dynamics that act.
@@ -101,6 +103,7 @@ class DoFTrajectory(DoFLightningModule):
         ema_decay: float,
         execution: Execution = "decentralized",
         shared_seeds: int | None = None,
+        inverse_noise: float = 0.0,
     ) -> None:
         settings = {
             "history": history,
@@ -112,6 +115,7 @@ class DoFTrajectory(DoFLightningModule):
             "return_update": return_update,
             "next_row_weight": next_row_weight,
             "reconstruction_weight": reconstruction_weight,
+            "inverse_noise": inverse_noise,
             "learning_rate": learning_rate,
             "gradient_clip": gradient_clip,
             "ema_decay": ema_decay,
@@ -131,6 +135,7 @@ class DoFTrajectory(DoFLightningModule):
         check_execution(execution, {"algorithm.inverse.sharing": self.inverse})
         self.average_inverse = ema_copy(self.inverse)
         self.normalizer = normalizer
+        self.inverse_noise = inverse_noise
         self.inverse_normalizer = build_normalizer(inverse_normalizer, spec.statistics.observations)
         knots = spec.statistics.discounted_return_knots
         self.returns_scale = float(max(np.abs(knots).max(), 1e-6)) if returns_scale is None else returns_scale
@@ -153,7 +158,7 @@ class DoFTrajectory(DoFLightningModule):
         denoised = self.denoise(windows.x0, told.tell(windows.condition * kept), generator, mask=windows.mask)
         diffusion = self.diffusion_loss(denoised, windows.weight)
         reconstruction = self.reconstruction_loss(denoised, windows.x0, windows.weight)
-        inverse = inverse_loss(self.spec, batch, self.inverse, self.inverse_normalizer)
+        inverse = inverse_loss(self.spec, batch, self.inverse, self.inverse_normalizer, self.inverse_noise, generator)
         return {
             "loss": told.add_loss((diffusion + inverse) / 2 + self.reconstruction_weight * reconstruction),
             "loss/diffusion": diffusion,

@@ -1,5 +1,6 @@
 """What teaches inverse dynamics which action led from one observation to the next."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -9,7 +10,14 @@ from dof_lightning.normalization import Normalizer
 from dof_lightning.spec import DatasetSpec
 
 
-def inverse_loss(spec: DatasetSpec, batch: EpisodeBatch, inverse: InverseDynamics, normalizer: Normalizer) -> Tensor:
+def inverse_loss(
+    spec: DatasetSpec,
+    batch: EpisodeBatch,
+    inverse: InverseDynamics,
+    normalizer: Normalizer,
+    noise: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Squared error of continuous actions, cross-entropy over the legal ones of discrete ones.
 
     The mean over the window's real transitions and the real dimensions; the divisor counts padded rows too, so it
@@ -20,10 +28,15 @@ def inverse_loss(spec: DatasetSpec, batch: EpisodeBatch, inverse: InverseDynamic
         batch: windows.
         inverse: the network.
         normalizer: of the observations it sees.
+        noise: standard deviation of what is added to the normalised observation after the action, as plans err.
+        generator: draws it.
     """
     z = normalizer.normalize(batch.observations)
     rows, agents = batch.transition_mask, spec.environment.action_mask()
     now, following = (_fold_rows(part) for part in (z[:, :, :-1], z[:, :, 1:]))
+    if noise:
+        drawn = torch.randn(following.shape, generator=generator, device=following.device, dtype=following.dtype)
+        following = following + noise * drawn * spec.environment.observation_mask().to(following.device)
     scores = inverse(now, following)
     taken, mask = _fold_rows(batch.actions), _fold_rows(rows).to(scores.dtype)
     if spec.action_kind == "discrete":

@@ -12,7 +12,11 @@ _RANGES: tuple[tuple[tuple[str, ...], _Fits, str], ...] = (
     (("return_dropout",), lambda value: 0.0 <= value < 1.0, "at least 0 and below 1"),
     (("learning_rate", "next_row_weight"), lambda value: value > 0.0, "above 0"),
     (("gradient_clip", "returns_scale"), lambda value: value > 0.0, "above 0, or null"),
-    (("guidance_weight", "reconstruction_weight", "history"), lambda value: value >= 0.0, "at least 0"),
+    (
+        ("guidance_weight", "reconstruction_weight", "history", "inverse_noise"),
+        lambda value: value >= 0.0,
+        "at least 0",
+    ),
     (("horizon",), lambda value: value >= 2, "at least 2: the current row and one that is planned"),
 )
 

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from dof_lightning import configuration
 from dof_lightning.envs.base import StepResult, VectorEnv
+from tests.heavy import marked
 
 SEEDS = torch.tensor([3, 14, 15, 92])
-every_env = pytest.mark.parametrize("option", configuration.options("env"))
+every_env = pytest.mark.parametrize("option", marked((option,) for option in configuration.options("env")))
 
 
 def make_env(option: str) -> VectorEnv:

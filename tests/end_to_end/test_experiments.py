@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -10,33 +9,15 @@ from omegaconf import OmegaConf
 from data_modules.imported import ImportedDataset
 from dof_lightning import configuration, engine
 from tests.end_to_end.workplace import SMALL, Workplace
+from tests.heavy import marked
 from tests.imported_dataset import write_imported
 
 TINY = (*SMALL[1:], "trainer.max_steps=2", "data.episodes=50", "rollout.report_episodes=2", "rollout.episodes=2")
 
 
-def is_imported(experiment: str) -> bool:
-    """Whether the data are somebody else's, which a test has to stand in for."""
-    source = configuration.compose([f"experiment={experiment}"]).data.source
-    return bool(source._target_ == f"{ImportedDataset.__module__}.{ImportedDataset.__name__}")
-
-
-def width(experiment: str) -> int:
-    """Of what the experiment's agents observe."""
-    dim: int = configuration.build(configuration.compose([f"experiment={experiment}"])["env"]).spec.observation_dim
-    return dim
-
-
-def case(experiment: str) -> Any:
-    """Imported data sets go one way whatever their dimensions: the smallest stands for the others."""
-    slow = pytest.mark.slow if experiment in IMPORTED[1:] else ()
-    return pytest.param(experiment, "dof_policy", marks=slow)
-
-
-IMPORTED = sorted(filter(is_imported, configuration.options("experiment")), key=width)
-CASES = [case(experiment) for experiment in configuration.options("experiment")]
+CASES = [(experiment, "dof_policy") for experiment in configuration.options("experiment")]
 CASES += [("mpe_spread_random", name) for name in configuration.options("algorithm") if name != "dof_policy"]
-CASES += [(experiment, "dof_trajectory") for experiment in IMPORTED[:1]]
+CASES += [("smac_3m_good", "dof_trajectory")]
 
 
 def those_that_exist(typed: list[str], choices: list[str]) -> list[str]:
@@ -46,20 +27,20 @@ def those_that_exist(typed: list[str], choices: list[str]) -> list[str]:
 
 
 def import_stand_in(experiment: str) -> None:
-    source: ImportedDataset = configuration.build(configuration.compose([f"experiment={experiment}"]).data.source)
-    if not source.exists():
+    """Writes what a test has to stand in for: data that are somebody else's."""
+    source = configuration.build(configuration.compose([f"experiment={experiment}"]).data.source)
+    if isinstance(source, ImportedDataset) and not source.exists():
         write_imported(Path(source.path), source.name, source.environment.spec, n_episodes=100)
 
 
-@pytest.mark.parametrize(("experiment", "algorithm"), CASES)
+@pytest.mark.parametrize(("experiment", "algorithm"), marked(CASES))
 def test_it_runs_to_its_end(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, experiment: str, algorithm: str
 ) -> None:
     monkeypatch.chdir(workplace.path)
     run_dir = f"tiny_{experiment}_{algorithm}"
     choices = [f"experiment={experiment}", f"algorithm={algorithm}", f"run_dir={run_dir}"]
-    if experiment in IMPORTED:
-        import_stand_in(experiment)
+    import_stand_in(experiment)
     narrow = [*TINY, *(["algorithm.candidates=1"] if algorithm != "dof_policy" else [])]
     engine.run(configuration.compose([*choices, *those_that_exist(narrow, choices)]))
     results = json.loads((workplace.path / run_dir / "results.json").read_text())
