@@ -244,6 +244,12 @@ def check_same_world(dataset_name: str, collected_in: EnvSpec, environment: EnvS
 
 
 def _difference(key: str, theirs: Any, ours: Any) -> str:
-    """Short values are told, long ones only named."""
-    told = f"{key}: {theirs!r} in the data, {ours!r} here"
+    """Short values are told, long ones only named; of somebody with a kind (the prey), the kind and first digits."""
+    told = f"{key}: {_shortened(theirs)} in the data, {_shortened(ours)} here"
     return told if len(told) < 80 else key
+
+
+def _shortened(value: Any) -> str:
+    if not isinstance(value, Mapping) or "kind" not in value:
+        return repr(value)
+    return " ".join([value["kind"], *([value["sha256"][:8]] if "sha256" in value else [])])

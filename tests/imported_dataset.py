@@ -10,13 +10,12 @@ from dof_lightning.spec import EnvSpec
 
 
 def write_imported(path: Path, name: str, spec: EnvSpec, n_episodes: int = 60, longest: int = 10) -> None:
-    """Short episodes of any discrete environment, with masks, states and agents that die."""
+    """Short episodes of any discrete environment, with the masks and states that a vault has."""
     rng = np.random.default_rng(0)
     n, steps, agents = n_episodes, min(longest, spec.horizon), spec.n_agents
     legal = rng.random((n, agents, steps + 1, spec.action_dim)) < 0.6
     legal[..., 0] = True
     length = rng.integers(2, steps + 1, n).astype(np.int32)
-    dies = rng.integers(steps // 2, steps + 2, (n, agents))
     actions = np.where(legal[:, :, :-1], rng.random((n, agents, steps, spec.action_dim)), -1.0).argmax(-1)
     reward = rng.random((n, 1, steps)).astype(np.float32)
     episodes = Episodes(
@@ -28,7 +27,6 @@ def write_imported(path: Path, name: str, spec: EnvSpec, n_episodes: int = 60, l
         episode_id=np.arange(n),
         state=rng.normal(size=(n, steps + 1, spec.state_dim)).astype(np.float32) if spec.state_dim else None,
         legal=legal,
-        alive=np.arange(steps + 1) < dies[..., None],
     )
     write_dataset(
         path,

@@ -75,10 +75,10 @@ def make_game(name: str, scenario: Scenario, seed: int) -> Game:
         seed: given to the game at construction (its lowest 31 bits) and, in SMACv2, to what draws teams and positions.
 
     Raises:
-        UserError: the installed package plays the scenario with other dimensions than the datasets'.
+        UserError: the package cannot be imported, or plays the scenario with other dimensions than the datasets'.
     """
     seed &= _SEED_BITS
-    module: Any = importlib.import_module(_MODULES[scenario.version])
+    module = _import(scenario.version)
     # With continuing_episode the game says whether it was the time limit that ended the battle.
     if scenario.version == 1:
         game: Any = module.StarCraft2Env(map_name=name, seed=seed, continuing_episode=True)
@@ -113,8 +113,19 @@ def seeded_shuffles(seed: int) -> Iterator[None]:
 def _has_module(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
+    except ImportError:  # of what stands above it
         return False
+
+
+def _import(version: int) -> Any:
+    try:
+        return importlib.import_module(_MODULES[version])
+    except (ImportError, TypeError) as error:  # generated code that is too old for protobuf raises TypeError
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"the package {_PACKAGES[version]!r} cannot be imported ({reason}); StarCraft's protocol wants "
+            f"protobuf<3.21, in an environment of its own ({_ADVICE})"
+        ) from error
 
 
 def _seed_draws(distributions: list[Any], seed: int) -> None:

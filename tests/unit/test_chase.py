@@ -61,7 +61,7 @@ def test_another_weight_is_another_world_and_nothing_was_measured_in_it(tmp_path
     assert other.own_reference is None
     assert other.reference is not None
     data = DatasetSpec("tag_other", other, 0.99, {}, statistics=None)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"opponent.*choose the env="):
+    with pytest.raises(UserError, match=r"opponent: trained \w{8} in the data, trained \w{8} here.*choose the env="):
         check_compatible(data, ours)
 
 

@@ -212,7 +212,7 @@ def test_recipes_are_json_and_tell_environments_apart() -> None:
 def test_data_of_another_prey_are_refused() -> None:
     data = DatasetSpec("tag_still", ParticleEnv("tag", prey="still").spec, 0.99, {}, statistics=None)  # type: ignore[arg-type]
     check_compatible(data, ParticleEnv("tag", prey="still").spec)
-    with pytest.raises(UserError, match="opponent"):
+    with pytest.raises(UserError, match="opponent: still in the data, trained"):
         check_compatible(data, ParticleEnv("tag").spec)
 
 

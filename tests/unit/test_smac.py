@@ -150,6 +150,16 @@ def test_a_game_that_stops_answering_is_one_line(monkeypatch: pytest.MonkeyPatch
         env.step(torch.ones(len(SEEDS), 3, dtype=torch.int64))
 
 
+@pytest.mark.usefixtures("double")
+def test_a_package_that_clashes_with_protobuf_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise TypeError("Descriptors cannot be created directly.\nIf this call came from a _pb2.py file ...")
+
+    monkeypatch.setattr("importlib.import_module", fail)
+    with pytest.raises(UserError, match=r"'smac' cannot be imported \(Descriptors.*protobuf<3\.21"):
+        SmacEnv(scenario="3m").reset(SEEDS)
+
+
 def test_what_is_missing_is_said_step_by_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     env = SmacEnv(scenario="3m")
     monkeypatch.setitem(sys.modules, "smac", None)
