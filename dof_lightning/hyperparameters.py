@@ -31,7 +31,7 @@ def log_hyperparameters(
         f"final/{which}_{name}": float(score[name])
         for which, score in scores.items()
         for name in _SCORES
-        if score[name] is not None
+        if score.get(name) is not None
     }
     metrics |= {f"final/{name}": value for name, value in (heldout or {}).items()}
     for logger in loggers:
