@@ -22,6 +22,7 @@ from callbacks.throughput import ThroughputCallback, peak_memory_mb
 from callbacks.video import VideoCallback
 from dof_lightning.errors import UserError
 from dof_lightning.rollout import evaluation_seeds, run_rollout
+from dof_lightning.spec import ReferenceScores
 from tests.toys import ToyEnv, ToyModule, toy_loader
 from tests.two_rank_rollout import measure
 
@@ -111,6 +112,24 @@ def test_without_a_reference_the_return_is_shown_and_nothing_is_normalized(tmp_p
     (written,) = events.Tensors("custom_scalars__config__")
     layout = Layout.FromString(written.tensor_proto.string_val[0])
     assert [chart.title for chart in layout.category[0].chart] == ["return"]
+
+
+def test_both_scores_are_drawn_where_references_were_measured_here(tmp_path: Path) -> None:
+    env = ToyEnv()
+    env.spec = replace(env.spec, own_reference=ReferenceScores(random=-5.0, expert=15.0, source="measured"))
+    events = train_with_tensorboard(tmp_path, rollouts(env, behavior_return=5.0), max_steps=4)
+    (score,), (own,) = (events.Scalars(f"rollout/{name}") for name in ("normalized_score", "own_normalized_score"))
+    mean = events.Scalars("rollout/return_mean")[0].value
+    assert (score.value, own.value) == pytest.approx((5 * (mean + 10), 5 * (mean + 5)), rel=1e-5)
+    assert [e.value for e in events.Scalars("rollout/behavior_own_normalized_score")] == [50.0]
+    assert [e.value for e in events.Scalars("rollout/random_return")] == [-5.0]
+    (written,) = events.Tensors("custom_scalars__config__")
+    layout = Layout.FromString(written.tensor_proto.string_val[0])
+    charts = {chart.title: set(chart.multiline.tag) for chart in layout.category[0].chart}
+    assert charts["own_normalized_score"] == {
+        f"rollout/{who}own_normalized_score" for who in ("", "behavior_", "random_")
+    }
+    assert charts["normalized_score"] == {f"rollout/{who}normalized_score" for who in ("", "behavior_", "random_")}
 
 
 def test_win_rate_where_there_is_something_to_win(tmp_path: Path) -> None:

@@ -66,6 +66,16 @@ def test_scores_are_means_over_seeds_and_centralised_ones_say_so() -> None:
     assert report.figure is not None
 
 
+def test_an_own_score_has_a_column_where_there_is_one() -> None:
+    labels = {"f": "concat", "h": "concat"}
+    cells = [cell(labels, 0, 10.0), cell(labels, 1, 20.0)]
+    assert "own score" not in Scores(AXES, [0, 1]).report(cells).columns
+    for seed, each in enumerate(cells):
+        each.results["last"]["own_normalized_score"] = 4.0 + 2.0 * seed
+    report = Scores(AXES, [0, 1]).report(cells)
+    assert dict(zip(report.columns, report.rows[0], strict=True))["own score"] == "5.0 ± 1.4"
+
+
 def test_a_score_says_how_the_agents_acted() -> None:
     alone, seeded, broken = (cell({"f": "concat", "h": "concat"}, seed, 1.0) for seed in range(3))
     seeded.results["last"] |= {"shared_seeds": 6}
