@@ -156,9 +156,14 @@ def read(
 
 
 def alone(function: Callable[..., Result], *arguments: object) -> Result:
-    """Calls a function of a module in a fresh process."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+    """Calls a function of a module in a fresh process, which forks its own as any process of a run does."""
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, fresh, _fork_from_now_on) as executor:
         return executor.submit(function, *arguments).result()
+
+
+def _fork_from_now_on() -> None:
+    multiprocessing.set_start_method("fork", force=True)
 
 
 def _row(large: Path, settings: Settings, window: Window, size: int, n_bytes: int, small: Path) -> str:
