@@ -11,7 +11,7 @@ from rich.text import Text
 
 from data_modules.manifest import FILE_NAME, DatasetManifest, read_manifest
 from dof_lightning.errors import UserError
-from dof_lightning.spec import AgentSpec, DimensionStatistics
+from dof_lightning.spec import SCORE_TITLES, AgentSpec, DimensionStatistics
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _HISTOGRAM_BINS = 48
@@ -96,9 +96,8 @@ def _returns(manifest: DatasetManifest) -> RenderableType:
         f"{mean:.2f} ± {behavior['return_std']:.2f} over all episodes (sum of rewards, mean over agents)",
         f"{low:.1f} {histogram(knots)} {high:.1f}   median {median:.1f}",
     ]
-    titles = {"normalized_score": "normalised score", "own_normalized_score": "own score"}
     for name, reference in manifest.spec.environment.references.items():
-        lines.append(f"{titles[name]} {reference.normalize(mean):.1f} ({reference.source})")
+        lines.append(f"{SCORE_TITLES[name]} {reference.normalize(mean):.1f} ({reference.source})")
     return Text("\n".join(lines))
 
 
