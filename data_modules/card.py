@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_modules.manifest import DatasetManifest
-from dof_lightning.spec import AgentSpec, DatasetSpec, DimensionStatistics
+from dof_lightning.spec import SCORE_TITLES, AgentSpec, DatasetSpec, DimensionStatistics
 
 FILE_NAME = "README.md"
 
@@ -106,9 +106,8 @@ def _returns(manifest: DatasetManifest) -> Iterator[str]:
 
 
 def _scores(spec: DatasetSpec, mean: float) -> Iterator[str]:
-    titles = {"normalized_score": "normalised score", "own_normalized_score": "own score"}
     for name, reference in spec.environment.references.items():
-        yield f"{titles[name]} {reference.normalize(mean):.1f} ({reference.source})"
+        yield f"{SCORE_TITLES[name]} {reference.normalize(mean):.1f} ({reference.source})"
 
 
 def _ranges(title: str, dimensions: Mapping[str, int], statistics: DimensionStatistics) -> Section:

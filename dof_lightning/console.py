@@ -8,9 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dof_lightning.algorithms.base import Algorithm
-from dof_lightning.spec import DatasetSpec, EnvSpec
-
-SCORE_TITLES = {"normalized_score": "normalised score", "own_normalized_score": "own score"}
+from dof_lightning.spec import SCORE_TITLES, DatasetSpec, EnvSpec
 
 _PARTS = ("denoiser", "noise_factorization", "data_factorization", "value_mixer", "schedule", "sampler")
 

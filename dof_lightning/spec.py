@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dof_lightning.errors import UserError
 
+SCORE_TITLES = {"normalized_score": "normalised score", "own_normalized_score": "own score"}  # in tables
+
 ActionKind = Literal["continuous", "discrete"]
 
 
