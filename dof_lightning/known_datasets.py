@@ -1,5 +1,7 @@
 """The datasets that the configuration knows, read off `conf/` without composing it."""
 
+from collections.abc import Mapping
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,25 @@ def known_datasets() -> list[KnownDataset]:
     The files are read as they are: composing and building every one would need every optional package.
     """
     experiments = _experiments()
-    return [_known(option, experiments.get(option)) for option in configuration.options("data")]
+    return [_known(option, experiments) for option in configuration.options("data")]
 
 
-def _known(option: str, experiment: str | None) -> KnownDataset:
+def _known(option: str, experiments: Mapping[str, str]) -> KnownDataset:
     content = _read(configuration.CONF_DIR / "data" / f"{option}.yaml")
-    picks = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
-    worlds = [str(value) for entry in picks for key, value in entry.items() if key.startswith("/env@")]
-    named = f"experiment={experiment}" if experiment else f"experiment=<one of its environment> data={option}"
-    name = str(content.get("name", option))
-    return KnownDataset(name, worlds[0] if worlds else "-", f"dof data build {named}")
+    bases = content.get("defaults", [])
+    worlds = [str(value) for base in bases if isinstance(base, dict) for key, value in base.items() if "/env@" in key]
+    name, world = str(content.get("name", option)), worlds[0] if worlds else "-"
+    if any(str(base).startswith("_imported") for base in bases):
+        return KnownDataset(name, world, f"dof data import format=vault source=<vault> env={world} name={name}")
+    return KnownDataset(name, world, f"dof data build {_typed(option, experiments)}")
+
+
+def _typed(option: str, experiments: Mapping[str, str]) -> str:
+    """The experiment of a dataset, or that of the dataset whose name is most like it."""
+    if option in experiments:
+        return f"experiment={experiments[option]}"
+    nearest = max(experiments, key=lambda other: len(commonprefix([option, other])))
+    return f"experiment={experiments[nearest]} data={option}"
 
 
 def _experiments() -> dict[str, str]:
