@@ -1,7 +1,7 @@
 """The datasets that the configuration knows, read off `conf/` without composing it."""
 
 from collections.abc import Mapping
-from os.path import commonprefix
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def _typed(option: str, experiments: Mapping[str, str]) -> str:
     """The experiment of a dataset, or that of the dataset whose name is most like it."""
     if option in experiments:
         return f"experiment={experiments[option]}"
-    nearest = max(experiments, key=lambda other: len(commonprefix([option, other])))
+    nearest = max(experiments, key=lambda other: SequenceMatcher(None, option, other).ratio())
     return f"experiment={experiments[nearest]} data={option}"
 
 
