@@ -1,7 +1,6 @@
 """The datasets that the configuration knows, read off `conf/` without composing it."""
 
 from collections.abc import Mapping
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,14 @@ def _typed(option: str, experiments: Mapping[str, str]) -> str:
     """The experiment of a dataset, or that of the dataset whose name is most like it."""
     if option in experiments:
         return f"experiment={experiments[option]}"
-    nearest = max(experiments, key=lambda other: SequenceMatcher(None, option, other).ratio())
+    nearest = max(experiments, key=lambda other: _shared_beginning(option, other))
     return f"experiment={experiments[nearest]} data={option}"
+
+
+def _shared_beginning(one: str, other: str) -> int:
+    """Length."""
+    differences = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differences, min(len(one), len(other)))
 
 
 def _experiments() -> dict[str, str]:
