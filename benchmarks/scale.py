@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from benchmarks import large_data
 from benchmarks.resident_memory import watched
+from data_modules.convert.importing import import_dataset
 from data_modules.episodes import EpisodeDataModule
 from data_modules.manifest import read_manifest
 from dof_lightning.batch import Window
@@ -38,8 +38,8 @@ class Settings:
         memory_mb: `data.memory_mb` of the stream.
         num_workers: `data.num_workers`.
         seconds: for how long each stream is read after its first batch.
-        importer: dotted name of a function that makes a dataset (second argument) of a folder in OMAR's layout (first);
-            `size_gb` is then that folder's. Empty: shards are written from a generator.
+        importer: `omar`: a folder in OMAR's layout is imported (and verified), and `size_gb` is that folder's. Empty: shards
+            are written from a generator.
     """
 
     size_gb: float = 2.0
@@ -64,6 +64,8 @@ class Settings:
             settings = cls(**{key: kinds[key](value) for key, value in values.items()})
         except ValueError as error:
             raise UserError(f"scale: {error}; give a number") from error
+        if settings.importer not in ("", "omar"):
+            raise UserError(f"importer={settings.importer} is unknown; choose omar, or leave it out")
         if not Path(settings.folder).is_dir():
             raise UserError(f"folder={settings.folder} is not there; create it")
         return settings
@@ -122,8 +124,7 @@ def write(path: Path, size_gb: float, importer: str = "") -> Written:
     if importer:
         source = path.with_name("omar") / "seed_0_data"
         source_bytes = alone(large_data.write_omar_folder, source, large_data.omar_episodes_for(size_gb * 1e9))
-        module, _, name = importer.rpartition(".")
-        make = partial(getattr(import_module(module), name), source, path)
+        make: Callable[[], Any] = partial(import_dataset, importer, source.parent, path.name, path.parent)
     else:
         make = partial(large_data.write_shards, path, large_data.episodes_for(size_gb * 1e9))
     started = time.perf_counter()
@@ -131,7 +132,7 @@ def write(path: Path, size_gb: float, importer: str = "") -> Written:
         make()
     seconds = time.perf_counter() - started
     if importer:
-        shutil.rmtree(source)
+        shutil.rmtree(source.parent)
     manifest = read_manifest(path)
     return Written(manifest.n_bytes, source_bytes or manifest.n_bytes, len(manifest.shards), seconds, memory.mb)
 
