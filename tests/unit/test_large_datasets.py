@@ -18,8 +18,9 @@ LIMIT_MB = 300
 def test_memory_is_bounded_and_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     sizes = (0.4, 1.2)
     written = [alone(write, tmp_path / str(size), size) for size in sizes]
+    imported = [alone(write, tmp_path / f"import_{size}" / "set", size, "omar") for size in sizes]
     streamed = [alone(read, tmp_path / str(size), *WINDOWS[0], 250.0, 0, 8.0) for size in sizes]
-    for growth in ([found.growth_mb for found in phase] for phase in (written, streamed)):
+    for growth in ([found.growth_mb for found in phase] for phase in (written, imported, streamed)):
         assert max(growth) < LIMIT_MB
         assert growth[1] < growth[0] + 50
 
@@ -40,17 +41,14 @@ def test_what_is_written_is_as_large_as_was_asked_for(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "omar" / "next_obs_0.npy", mmap_mode="r")[:24], first[1:25])
 
 
-def import_some(source: Path, path: Path) -> None:
-    assert np.load(source / "acs_2.npy", mmap_mode="r").shape[1:] == (2,)
-    large_data.write_shards(path, large_data.BLOCK_EPISODES)
-
-
-def test_an_importer_is_called_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_is_measured_and_its_source_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.scale.alone", lambda function, *arguments: function(*arguments))
-    found = write(tmp_path / "large", 0.012, f"{__name__}.{import_some.__name__}")
+    found = write(tmp_path / "large", 0.012, "omar")
     assert found.source_bytes == pytest.approx(1.2e7, rel=0.1)
-    assert found.n_bytes == read_manifest(tmp_path / "large").n_bytes
-    assert not (tmp_path / "omar" / "seed_0_data").exists()
+    manifest = read_manifest(tmp_path / "large")
+    assert found.n_bytes == manifest.n_bytes
+    assert manifest.behavior["format"] == "omar"
+    assert not (tmp_path / "omar").exists()
 
 
 def test_settings_of_the_command_line(tmp_path: Path) -> None:
@@ -59,6 +57,7 @@ def test_settings_of_the_command_line(tmp_path: Path) -> None:
         ({"size": "1"}, "unknown key"),
         ({"size_gb": "x"}, "number"),
         ({"folder": "/no"}, "not there"),
+        ({"importer": "csv"}, "choose omar"),
     ):
         with pytest.raises(UserError, match=words):
             Settings.parse(wrong)
