@@ -38,8 +38,8 @@ class Settings:
         memory_mb: `data.memory_mb` of the stream.
         num_workers: `data.num_workers`.
         seconds: for how long each stream is read after its first batch.
-        importer: `omar`: a folder in OMAR's layout is imported (and verified), and `size_gb` is that folder's. Empty: shards
-            are written from a generator.
+        importer: `omar`: a folder in OMAR's layout is imported (and verified), and `size_gb` is that folder's. Empty:
+            shards are written from a generator.
     """
 
     size_gb: float = 2.0
