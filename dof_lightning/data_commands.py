@@ -1,5 +1,6 @@
 """`dof data`: what is done to datasets."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,11 @@ def _verify(tails: list[str]) -> None:
 
 
 def _train_behavior(tails: list[str]) -> None:
-    from data_modules.behavior import train
-
     values = {key: yaml.safe_load(value) for key, value in map(split_tail, tails)}
-    check_arguments({"_target_": "data_modules.behavior.train.main", **values})
-    train.main(**values)
+    of_robots = str(values.get("task")).startswith("mamujoco_")
+    trainer = f"data_modules.behavior.{'train_locomotion' if of_robots else 'train'}"
+    check_arguments({"_target_": f"{trainer}.main", **values})
+    importlib.import_module(trainer).main(**values)
 
 
 ACTIONS: dict[str, Any] = {
