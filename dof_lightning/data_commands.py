@@ -192,7 +192,7 @@ def _train_behavior(tails: list[str]) -> None:
     trainer.main(**values)
 
 
-_TRAINERS = {"smax": "train_battles", "smacv2": "train_battles"}  # by what a task's name begins with; others: train
+_TRAINERS = {"smax": "train_battles", "smacv2": "train_battles", "mamujoco": "train_locomotion"}  # others: train
 
 
 ACTIONS: dict[str, Any] = {

@@ -1,7 +1,11 @@
 """The one exception that reaches a user as a single line."""
 
 _OURS = ("dof_lightning", "data_modules", "callbacks")
-_EXTRAS = {"mpe2": "-e '.[mpe2]'"}  # packages that one of our extras installs
+_EXTRAS = {  # packages that one of our extras installs
+    "mpe2": "-e '.[mpe2]'",
+    "gymnasium_robotics": "-e '.[mamujoco]'",
+    "mujoco": "-e '.[mamujoco]'",
+}
 
 
 class UserError(Exception):

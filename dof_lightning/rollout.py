@@ -18,6 +18,8 @@ __all__ = ["Certificate", "Purpose", "Rollout", "certify", "evaluation_seeds", "
 
 Purpose = Literal["selection", "report"]
 
+_MOST_FRAMES = 250  # of a drawn episode; a longer one is drawn every few steps
+
 
 def run_rollout(
     policy: DecentralizedPolicy,
@@ -44,7 +46,7 @@ def run_rollout(
         noise_key: names the stream of the policy's noise.
         chunk: episodes that share a stream of noise.
         record: keep what a dataset needs.
-        render_episode: index in `seeds` of an episode to draw.
+        render_episode: index in `seeds` of an episode to draw, every few steps where it is long.
         progress: called with the number of episodes that just ended.
         first_episode: global index of the first seed, a multiple of `chunk`.
 
@@ -145,10 +147,11 @@ def certify(policy: DecentralizedPolicy, env: VectorEnv, seed: int, n_episodes: 
     other_legal = None if legal is None else torch.where(own[:, :, None, None], legal, legal.roll(1, dims=0))
     other_rewards = torch.where(own[:, :, None], rewards, rewards.roll(1, dims=0) + 1)
     with _evaluating(policy):
-        noise, other_noise = _draw_noises(policy, len(own), env.spec.horizon, seed, own)
         told = _shared_seed(policy, len(own), (seed, "certificate"), len(own))
-        before = _replay(policy, observations, legal, rewards, noise, told)
-        after = _replay(policy, disturbed, other_legal, other_rewards, other_noise, told)
+        before = _replay(policy, observations, legal, rewards, _replay_noises(policy, own, seed, anew=False), told)
+        after = _replay(
+            policy, disturbed, other_legal, other_rewards, _replay_noises(policy, own, seed, anew=True), told
+        )
     compared = own[:, :, None] & (torch.arange(env.spec.horizon, device=device) < lengths[:, None, None])
     delta = (after.double() - before.double())[compared].abs().max()
     return Certificate(bool(delta == 0), float(delta), policy.observes_rewards)
@@ -176,7 +179,8 @@ def _run_chunk(
             extra_observations=env.extra_observations,
         )
     frames = [env.render(drawn)] if drawn is not None else None
-    for _ in range(env.spec.horizon):
+    steps_between_frames = -(-env.spec.horizon // _MOST_FRAMES)
+    for step in range(env.spec.horizon):
         legal = env.legal
         legal = None if legal is None else legal.to(device)
         actions, carry = policy.act_on_noise(observations.to(device), carry, legal, next(noises))
@@ -185,7 +189,8 @@ def _run_chunk(
         carry = policy.observe_rewards(carry, result.rewards.to(device))
         if recorder is not None:
             recorder.add_step(tally.active, actions, result)
-        if frames is not None and drawn is not None and bool(tally.active[drawn]):
+        due = (step + 1) % steps_between_frames == 0
+        if due and frames is not None and drawn is not None and bool(tally.active[drawn]):
             frames.append(env.render(drawn))
         tally.add(result)
         observations = result.observations
@@ -220,15 +225,15 @@ def _disturb(observations: Tensor, generator: torch.Generator) -> Tensor:
     return observations.roll(1, dims=0) + size * noise
 
 
-def _draw_noises(
-    policy: DecentralizedPolicy, n_rows: int, n_steps: int, seed: int, own: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The noise of every step, and the same with the other agents' part drawn anew."""
+def _replay_noises(policy: DecentralizedPolicy, own: Tensor, seed: int, anew: bool) -> Iterator[Tensor]:
+    """The noise of one step after the other; with `anew`, only the rows and agents in `own` `[rows, N]` keep theirs."""
     ours, theirs = (make_generator(seed, "certificate", whose, device=own.device) for whose in ("own", "others"))
-    noise = [policy.draw_noise(n_rows, ours) for _ in range(n_steps)]
-    anew = [policy.draw_noise(n_rows, theirs) for _ in range(n_steps)]
-    keep = own.view(*own.shape, *[1] * (noise[0].dim() - 2))
-    return noise, [torch.where(keep, a, b) for a, b in zip(noise, anew, strict=True)]
+    while True:
+        noise = policy.draw_noise(len(own), ours)
+        if anew:
+            keep = own.view(*own.shape, *[1] * (noise.dim() - 2))
+            noise = torch.where(keep, noise, policy.draw_noise(len(own), theirs))
+        yield noise
 
 
 def _replay(
@@ -236,15 +241,15 @@ def _replay(
     observations: Tensor,
     legal: Tensor | None,
     rewards: Tensor,
-    noise: list[Tensor],
+    noises: Iterator[Tensor],
     shared_seed: Tensor | None,
 ) -> Tensor:
     """Actions `[rows, N, L]`, or `[rows, N, L, A]` where continuous, of agents that see given observations."""
     carry = policy.begin(len(observations), observations.device, shared_seed)
     taken = []
-    for t, step_noise in enumerate(noise):
+    for t in range(rewards.shape[2]):
         actions, carry = policy.act_on_noise(
-            observations[:, :, t], carry, None if legal is None else legal[:, :, t], step_noise
+            observations[:, :, t], carry, None if legal is None else legal[:, :, t], next(noises)
         )
         carry = policy.observe_rewards(carry, rewards[:, :, t])
         taken.append(actions)

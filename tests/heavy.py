@@ -12,7 +12,7 @@ REPRESENTATIVES = {
     "smax": ("smax_3m", "smax_3m_good"),
     "smac": ("smac_3m", "smac_3m_good"),
     "smacv2": (),
-    "mamujoco": ("mamujoco_halfcheetah_2x3",),
+    "mamujoco": ("mamujoco_halfcheetah_2x3", "mamujoco_halfcheetah_2x3_good"),
 }
 
 

@@ -12,17 +12,18 @@ from dof_lightning.spec import EnvSpec
 
 
 class ActorBank(nn.Module):
-    """N actors: 64-64 ReLU, tanh output (the OMAR paper's sizes).
+    """N actors: two ReLU layers, tanh output.
 
     Args:
         n_agents: N.
         observation_dim: O.
         action_dim: A.
+        hidden: width of the layers; 64 is the OMAR paper's.
     """
 
-    def __init__(self, n_agents: int, observation_dim: int, action_dim: int) -> None:
+    def __init__(self, n_agents: int, observation_dim: int, action_dim: int, hidden: int = 64) -> None:
         super().__init__()
-        sizes = (observation_dim, 64, 64, action_dim)
+        sizes = (observation_dim, hidden, hidden, action_dim)
         self.network = AgentwiseMLP(n_agents, sizes, activation="relu", sharing="independent")
 
     def forward(self, observations: Tensor) -> Tensor:

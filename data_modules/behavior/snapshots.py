@@ -135,9 +135,12 @@ def load_actors(spec: EnvSpec, snapshot: str) -> ActorBank:
         spec: the environment's spec; its name finds the file.
         snapshot: e.g. `expert`.
     """
-    actors = ActorBank(spec.n_agents, spec.observation_dim, spec.action_dim)
+    prefix = f"{snapshot}/"
     with _open(spec.name) as file:
-        weights = {key: file.get_tensor(f"{snapshot}/{key}").float() for key in actors.state_dict()}
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
+        weights = {name.removeprefix(prefix): file.get_tensor(name).float() for name in names}
+    hidden = weights["network.layers.0.weight"].shape[-1]
+    actors = ActorBank(spec.n_agents, spec.observation_dim, spec.action_dim, hidden)
     actors.load_state_dict(weights)
     return actors.eval().requires_grad_(False)
 

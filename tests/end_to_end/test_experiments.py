@@ -13,6 +13,7 @@ from tests.heavy import marked
 from tests.imported_dataset import write_imported
 
 TINY = (*SMALL[1:], "trainer.max_steps=2", "data.episodes=50", "rollout.report_episodes=2", "rollout.episodes=2")
+LONG = 200  # steps of an episode that are too many for a test of everything
 
 
 CASES = [(experiment, "dof_policy") for experiment in configuration.options("experiment")]
@@ -33,6 +34,12 @@ def import_stand_in(experiment: str) -> None:
         write_imported(Path(source.path), source.name, source.environment.spec, n_episodes=100)
 
 
+def shortened(choices: list[str]) -> list[str]:
+    """Episodes of a thousand steps are cut, in the data and where policies are rolled out."""
+    horizon = OmegaConf.select(configuration.compose(choices), "env.horizon")
+    return [f"{env}.horizon=20" for env in ("env", "data.source.environment")] if (horizon or 0) > LONG else []
+
+
 @pytest.mark.parametrize(("experiment", "algorithm"), marked(CASES))
 def test_it_runs_to_its_end(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, experiment: str, algorithm: str
@@ -42,7 +49,7 @@ def test_it_runs_to_its_end(
     choices = [f"experiment={experiment}", f"algorithm={algorithm}", f"run_dir={run_dir}"]
     import_stand_in(experiment)
     narrow = [*TINY, *(["algorithm.candidates=1"] if algorithm != "dof_policy" else [])]
-    engine.run(configuration.compose([*choices, *those_that_exist(narrow, choices)]))
+    engine.run(configuration.compose([*choices, *those_that_exist(narrow, choices), *shortened(choices)]))
     results = json.loads((workplace.path / run_dir / "results.json").read_text())
     assert (results["experiment"], results["algorithm"], results["steps"]) == (experiment, algorithm, 2)
     if not configuration.compose(choices).rollout.enabled:

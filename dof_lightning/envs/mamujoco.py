@@ -1,0 +1,117 @@
+"""Multi-agent MuJoCo: a robot whose joints are shared out among agents."""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.metadata
+import io
+import os
+import sys
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from pettingzoo import ParallelEnv
+
+from dof_lightning.envs.pettingzoo import PettingZooEnv
+from dof_lightning.errors import UserError, explain_missing_module
+
+_FACTORY = "gymnasium_robotics.envs.multiagent_mujoco.mamujoco_v1.parallel_env"
+_LONGEST = 1000  # steps after which the package ends an episode itself
+_USELESS_WARNING = "compiler attribute 'settotalmass' is deprecated"  # of the robot's file, once a copy
+
+
+class MaMuJoCoEnv(PettingZooEnv):
+    """`gymnasium_robotics`' MaMuJoCo (de Witt et al. 2020; Peng et al. 2021) through the PettingZoo adapter.
+
+    Agent i moves its own joints and sees them, those nearby and the robot's trunk; the reward is the team's. All
+    physics are MuJoCo's, so its version is part of the recipe. A time limit is a truncation; an ant that falls or
+    jumps terminates.
+
+    Args:
+        name: for people and folders.
+        scenario: the robot, e.g. `HalfCheetah`, `Ant`, `Hopper`, `Walker2d`.
+        agent_conf: how many agents and joints each, e.g. `2x3`; which there are says the package.
+        agent_obsk: joints up to this many links away from its own are seen by an agent.
+        horizon: steps after which an episode is truncated, 1000 at most.
+        global_state: record the robot's observation as the state.
+        picture_size: height and width of pictures, pixels.
+
+    Raises:
+        UserError: a package is missing, there is no such robot or partition, or `horizon` is too long.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        scenario: str,
+        agent_conf: str,
+        agent_obsk: int,
+        horizon: int = _LONGEST,
+        global_state: bool = True,
+        picture_size: int = 128,
+    ) -> None:
+        if horizon > _LONGEST:
+            raise UserError(f"env.horizon={horizon}: episodes of MaMuJoCo have {_LONGEST} steps at most")
+        _prepare()
+        task = {"scenario": scenario, "agent_conf": agent_conf, "agent_obsk": agent_obsk}
+        super().__init__(
+            name=name,
+            factory=_FACTORY,
+            horizon=horizon,
+            arguments=task | {"width": picture_size, "height": picture_size},
+            global_state=global_state,
+        )
+        versions = {"mujoco": importlib.metadata.version("mujoco")}
+        recipe = dict(self.spec.recipe) | {"arguments": task, "depends_on": versions}
+        self.spec = dataclasses.replace(self.spec, recipe=recipe)
+
+    @property
+    def can_render(self) -> bool:
+        """See `VectorEnv.can_render`: MuJoCo finds something to draw with that needs no display."""
+        return super().can_render and _has_graphics()
+
+    def _make(self, arguments: Mapping[str, Any]) -> ParallelEnv:
+        try:
+            env = super()._make(arguments)
+        except Exception as error:  # the package raises bare ones for what it does not know
+            if type(error) not in (Exception, NotImplementedError):
+                raise
+            raise UserError(
+                f"env.scenario={arguments['scenario']} with env.agent_conf={arguments['agent_conf']}: "
+                f"MaMuJoCo refuses them ({' '.join(str(error).split())})"
+            ) from error
+        # A processor draws without shadows and with one sample a pixel in a small part of the time.
+        quality = env.single_agent_env.unwrapped.model.vis.quality
+        quality.shadowsize, quality.offsamples = 0, 0
+        return env
+
+
+def _prepare() -> None:
+    """Imports the packages without what they say to everybody, and lets MuJoCo draw without a display."""
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        mujoco = importlib.import_module("mujoco")
+        with contextlib.redirect_stderr(io.StringIO()):  # a note about other robots, whenever it is imported
+            importlib.import_module("gymnasium_robotics")
+    except ModuleNotFoundError as error:
+        raise UserError(explain_missing_module("env", _FACTORY, error)) from error
+    mujoco.set_mju_user_warning(_warn)
+
+
+def _warn(message: str) -> None:
+    """MuJoCo's own handler would write every warning to a file in the working folder, too."""
+    if _USELESS_WARNING not in message:
+        sys.stderr.write(f"MuJoCo: {message}\n")
+
+
+@cache
+def _has_graphics() -> bool:
+    """Whether a picture can be made here; MUJOCO_GL says with what."""
+    backend = os.environ["MUJOCO_GL"]
+    try:
+        importlib.import_module(f"mujoco.{backend}").GLContext(8, 8).free()
+    except Exception:  # whatever drivers and their loaders raise: there is no common class
+        return False
+    return True
