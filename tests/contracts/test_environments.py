@@ -40,7 +40,13 @@ def actions_of(env: VectorEnv, n_steps: int) -> Tensor:
 
 
 def play(env: VectorEnv, seeds: Tensor, actions: Tensor) -> tuple[Tensor, list[StepResult]]:
-    return env.reset(seeds), [env.step(legal_actions(env, each)) for each in actions]
+    """All steps, or as many as there are before the last episode is over."""
+    first, results = env.reset(seeds), []
+    for each in actions:
+        results.append(env.step(legal_actions(env, each)))
+        if bool((results[-1].terminated | results[-1].truncated).all()):
+            break
+    return first, results
 
 
 def legal_actions(env: VectorEnv, actions: Tensor) -> Tensor:
