@@ -86,8 +86,9 @@ def show_scores(
         table.add_row(name, *row, acts_alone(score), *_wins(score, winnable))
     reference = env.reference
     normalized = number(None if reference is None else reference.normalize(returns))
-    row = (return_number(returns, returns), normalized, return_number(behavior["return_std"], returns))
-    table.add_row("behaviour (data)", *row, "", "", *_wins(behavior, winnable))
+    spread = return_number(behavior["return_std"], returns)
+    cells = (return_number(returns, returns), normalized, spread, "", "", *_wins(behavior, winnable))
+    table.add_row("behaviour (data)", *cells)
     if reference is not None:
         table.add_row("random", f"{reference.random:.1f}", "0.0")
         table.add_row("expert (reference)", f"{reference.expert:.1f}", "100.0")

@@ -101,7 +101,7 @@ class SMAXProgram:
 def _silence() -> Iterator[None]:
     """Nothing printed: jaxmarl greets when it is imported, after putting `sys.__stdout__` where `sys.stdout` was."""
     kept, nowhere = sys.__stdout__, io.StringIO()
-    sys.__stdout__ = nowhere  # type: ignore[misc]
+    sys.__stdout__ = nowhere  # type: ignore[misc, assignment]
     try:
         with redirect_stdout(nowhere):
             yield
