@@ -273,6 +273,7 @@ def _describe_behavior(job: Run) -> dict[str, Any]:
         "return_mean": behavior["return_mean"],
         "return_std": behavior["return_std"],
         "normalized_score": score,
+        **{key: behavior[key] for key in ("win_rate",) if key in behavior},
     }
 
 
