@@ -285,6 +285,7 @@ def _describe_behavior(job: Run) -> dict[str, Any]:
         "return_mean": behavior["return_mean"],
         "return_std": behavior["return_std"],
         "normalized_score": None,
+        **{key: behavior[key] for key in ("win_rate",) if key in behavior},
     } | scores
 
 

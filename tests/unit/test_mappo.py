@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from data_modules.behavior import train_battles
+from data_modules.behavior.battles import BattleSnapshot
 from data_modules.behavior.choosing import ChoosingActors, ChoosingBehavior
 from data_modules.behavior.mappo import MAPPO, MAPPOSettings, Round
 from dof_lightning.envs.base import StepInfo, StepResult
@@ -80,13 +81,13 @@ def test_draws_follow_the_actors_and_keep_to_what_is_legal() -> None:
 def test_only_what_wins_is_called_good(monkeypatch: pytest.MonkeyPatch, win_rate: float) -> None:
     returns = {0: 0.1, 1: 0.5, 2: 1.1, 3: 1.8}
 
-    def measure(learner: object, updates: int, weights: object, episodes: int) -> train_battles.BattleSnapshot:
-        return train_battles.BattleSnapshot(updates, returns[updates], 0.0, {}, win_rate)
+    def measure(learner: object, updates: int, weights: object, episodes: int) -> BattleSnapshot:
+        return BattleSnapshot(updates, returns[updates], 0.0, {}, win_rate)
 
     monkeypatch.setattr(train_battles, "_measure", measure)
     learner = MAPPO(SignalBattle(), SETTINGS, 0)
     learner.updates = 3
-    history = [(Round(returns[updates], 0.0), {}) for updates in range(3)]
+    history: train_battles.History = [(Round(returns[updates], 0.0), {}) for updates in range(3)]
     chosen = train_battles.choose(learner, history, 10)
     found = {name: snapshot.updates for name, snapshot in chosen.items()}
     assert found == ({"good": 3, "medium": 2, "poor": 1} if win_rate > 0.8 else {"trained": 3})
@@ -102,4 +103,4 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_played(tmp_path: P
         ({"output": str(tmp_path / "nowhere" / "x.safetensors")}, "no folder"),
     ):
         with pytest.raises(UserError, match=words):
-            train_battles.main(**arguments)  # type: ignore[arg-type]
+            train_battles.main(**arguments)
