@@ -31,7 +31,13 @@ def actions_of(env: VectorEnv, n_steps: int) -> Tensor:
 
 
 def play(env: VectorEnv, seeds: Tensor, actions: Tensor) -> tuple[Tensor, list[StepResult]]:
-    return env.reset(seeds), [env.step(each) for each in actions]
+    """All steps, or as many as there are before the last episode is over."""
+    first, results = env.reset(seeds), []
+    for each in actions:
+        results.append(env.step(each))
+        if bool((results[-1].terminated | results[-1].truncated).all()):
+            break
+    return first, results
 
 
 @every_env
