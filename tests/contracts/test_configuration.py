@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -67,16 +66,17 @@ def test_experiments_only_pick_groups(experiment: str) -> None:
 
 
 def test_tuned_values_belong_to_an_algorithm_and_a_dataset_and_lose_against_the_command_line() -> None:
-    typed_over: set[tuple[str, str]] = set()
+    """The same file for the same algorithm, of another quality or task, is composed once: that is what takes long."""
+    composed = set()
     for name in configuration.options("tuned"):
-        typed = _check_tuned(name)
-        same = (typed[0], (CONF / "tuned" / f"{name}.yaml").read_text())
-        if same not in typed_over:  # one of those with the same values says what the command line does to them
-            typed_over.add(same)
-            _check_that_the_command_line_wins(typed, _tuned_values(name))
+        algorithm, data = _whose(name)
+        written = (algorithm, (CONF / "tuned" / f"{name}.yaml").read_text())
+        if written not in composed:
+            _check_tuned(name, algorithm, data)
+        composed.add(written)
 
 
-def _check_tuned(name: str) -> list[str]:
+def _whose(name: str) -> tuple[str, str]:
     pairs = [
         (algorithm, data)
         for algorithm in configuration.options("algorithm")
@@ -84,23 +84,22 @@ def _check_tuned(name: str) -> list[str]:
         if f"{algorithm}_{data}" == name
     ]
     assert pairs, f"conf/tuned/{name}.yaml is never loaded: no algorithm and dataset make that name"
-    (algorithm, data), *_ = pairs
+    return pairs[0]
+
+
+def _check_tuned(name: str, algorithm: str, data: str) -> None:
     typed = [f"algorithm={algorithm}", "experiment=mpe_spread_expert", f"data={data}"]
     values = _tuned_values(name)
     assert values
     composed = dict(leaves(configuration.to_plain(configuration.compose(typed))))
     assert {key: composed[key] for key in values} == values
-    return typed
-
-
-def _check_that_the_command_line_wins(typed: list[str], values: dict[str, Any]) -> None:
     numbers = {key: value for key, value in values.items() if type(value) in (int, float)}
     typed_over = configuration.compose([*typed, *(f"{key}={value + 1}" for key, value in numbers.items())])
     changed = dict(leaves(configuration.to_plain(typed_over)))
     assert {key: changed[key] for key in numbers} == {key: value + 1 for key, value in numbers.items()}
 
 
-def _tuned_values(name: str) -> dict[str, Any]:
+def _tuned_values(name: str) -> dict[str, object]:
     """Its own values over those of its bases, by dotted key."""
     content = yaml.safe_load((CONF / "tuned" / f"{name}.yaml").read_text())
     bases = [base for base in content.pop("defaults", []) if base != "_self_"]
