@@ -174,7 +174,7 @@ def _build_trainer(
     }
     provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior))
     callbacks: list[Callback] = [provenance, *ours]
-    for node in config["callbacks"].values():
+    for node in filter(None, config["callbacks"].values()):
         callback = configuration.build(node)
         if not configuration.rolls_out(config) and "env" in inspect.signature(callback).parameters:
             continue
