@@ -69,9 +69,16 @@ def write_card(folder: Path, manifest: DatasetManifest) -> None:
 
 def histogram(samples: np.ndarray, bins: int = _HISTOGRAM_BINS) -> str:
     """A one-line bar chart of `samples` `[n]` from their minimum to their maximum."""
-    counts, _ = np.histogram(samples, bins=bins)
+    counts, _ = np.histogram(samples, bins=bins, range=histogram_range(samples))
     heights = np.ceil(counts / max(counts.max(), 1) * (len(_BARS) - 1)).astype(int)
     return "".join(_BARS[height] for height in heights)
+
+
+def histogram_range(samples: np.ndarray) -> tuple[float, float]:
+    """Minimum and maximum, drawn apart where all samples are the same up to rounding."""
+    low, high = float(samples.min()), float(samples.max())
+    least = 1e-4 * max(1.0, abs(low), abs(high))
+    return (low, high) if high - low >= least else (low - least, high + least)
 
 
 def size(n_bytes: int) -> str:

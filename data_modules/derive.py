@@ -51,7 +51,7 @@ def merge(paths: Sequence[str], root: Path, name: str, seed: int = 0) -> Path:
     """All episodes of several datasets of one environment as one dataset.
 
     An episode keeps its id, and with it whether it is held out, where the parts' ids are all different; otherwise
-    every part but the first gets new ones after those before it.
+    every part but the first gets new ones after those before it; parts that share episodes are refused.
 
     Args:
         paths: folders or addresses, at least two.
@@ -77,9 +77,19 @@ def merge(paths: Sequence[str], root: Path, name: str, seed: int = 0) -> Path:
         raise UserError(f"datasets={list(paths)}: the same dataset is named twice")
     indices = [read_index(manifest) for manifest in manifests]
     ids = _distinct_ids([index.episode_id for index in indices])
+    if ids is None:
+        _check_unrelated(manifests)
+        ids = _renumbered([index.episode_id for index in indices])
     keep = [np.ones(len(each), dtype=bool) for each in ids]
     return _write(
-        root, name, manifests, keep, ids, seed, recipe={"merged": parts}, behavior=_merged_behavior(manifests)
+        root,
+        name,
+        manifests,
+        keep,
+        ids,
+        seed,
+        recipe={"merged": parts, "seed": seed},
+        behavior=_merged_behavior(manifests),
     )
 
 
@@ -155,7 +165,7 @@ def _write(
                     yield block
                     bars.advance(bar, block.n_episodes)
 
-        write_dataset(
+        _written(
             path,
             name=name,
             environment=spec.environment,
@@ -167,6 +177,13 @@ def _write(
             discount=spec.discount,
         )
     return path
+
+
+def _written(path: Path, **arguments: Any) -> None:
+    try:
+        write_dataset(path, **arguments)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _selected(manifest: DatasetManifest, keep: np.ndarray, ids: np.ndarray) -> Iterator[Episodes]:
@@ -181,9 +198,26 @@ def _selected(manifest: DatasetManifest, keep: np.ndarray, ids: np.ndarray) -> I
                 yield rows.select(np.flatnonzero(keep[mine])).padded()
 
 
-def _distinct_ids(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    if len(np.unique(np.concatenate(parts))) == sum(map(len, parts)):
-        return list(parts)
+def _distinct_ids(parts: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+    """The ids as they are; None where some appear twice."""
+    return list(parts) if len(np.unique(np.concatenate(parts))) == sum(map(len, parts)) else None
+
+
+def _check_unrelated(manifests: Sequence[DatasetManifest]) -> None:
+    """Refuses the same episodes twice: under new ids, those held out would be trained on."""
+    seen: set[str] = set()
+    for manifest in manifests:
+        origins = {manifest.spec.fingerprint, str(manifest.spec.recipe.get("subsampled", ""))} - {""}
+        origins |= set(manifest.spec.recipe.get("merged", ()))
+        if origins & seen:
+            raise UserError(
+                f"{manifest.location} shares episodes with another of the datasets: one was cut from the other, or "
+                "both from the same; choose quantiles= that do not overlap"
+            )
+        seen |= origins
+
+
+def _renumbered(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
     moved, following = [], 0
     for ids in parts:
         moved.append(ids + following)

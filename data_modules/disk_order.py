@@ -11,6 +11,7 @@ import torch
 
 from data_modules.arrays import EpisodeRows, concatenate
 from data_modules.journal import Journal
+from dof_lightning.errors import UserError
 from dof_lightning.seeding import counter_uniform, derive_seed
 
 MOST_BUCKETS = 4096
@@ -26,6 +27,7 @@ def permute(
     buffer_bytes: int,
     scratch: Path,
     journal: Journal | None = None,
+    most_bytes: int = 0,
 ) -> Iterator[EpisodeRows]:
     """All episodes, ordered by a hash of (seed, id).
 
@@ -41,6 +43,7 @@ def permute(
         scratch: a folder to make for the files; it takes as much as the episodes, and is gone in the end.
         journal: of files that a killed process may have left in its folder, which is used for `scratch` then: `blocks`
             holds the episodes after those already dealt, and the files stay until the journal is removed.
+        most_bytes: that one episode can take; 0: about what the first ones do.
 
     Returns:
         groups of episodes.
@@ -49,7 +52,7 @@ def permute(
         ValueError: some blocks hold arrays that others do not.
     """
     key = partial(_hash, seed=seed)
-    return arrange(blocks, key, n_episodes, group_size, buffer_bytes, scratch, journal)
+    return arrange(blocks, key, n_episodes, group_size, buffer_bytes, scratch, journal, most_bytes)
 
 
 def arrange(
@@ -60,6 +63,7 @@ def arrange(
     buffer_bytes: int,
     scratch: Path,
     journal: Journal | None = None,
+    most_bytes: int = 0,
 ) -> Iterator[EpisodeRows]:
     """All episodes, ordered by ascending keys; see `permute`.
 
@@ -71,6 +75,7 @@ def arrange(
         buffer_bytes: episodes that are held at once.
         scratch: a folder to make for files.
         journal: of files that were left by a killed process.
+        most_bytes: that one episode can take; 0: about what the first ones do.
 
     Yields:
         groups of episodes.
@@ -79,7 +84,7 @@ def arrange(
         ValueError: some blocks hold arrays that others do not.
     """
     rest: list[EpisodeRows] = []
-    dealing = _Dealing(key, n_episodes, buffer_bytes, scratch, journal)
+    dealing = _Dealing(key, n_episodes, buffer_bytes, scratch, journal, most_bytes)
     for bucket in dealing.buckets(_buffers(blocks, buffer_bytes)):
         rows = concatenate([*rest, bucket])
         del bucket
@@ -104,8 +109,16 @@ class _Dealing:
     Arguments are `arrange`'s.
     """
 
-    def __init__(self, key: Key, n_episodes: int, buffer_bytes: int, scratch: Path, journal: Journal | None) -> None:
-        self._key, self._n_episodes, self._buffer_bytes = key, n_episodes, buffer_bytes
+    def __init__(
+        self,
+        key: Key,
+        n_episodes: int,
+        buffer_bytes: int,
+        scratch: Path,
+        journal: Journal | None,
+        most_bytes: int,
+    ) -> None:
+        self._key, self._n_episodes, self._buffer_bytes, self._most_bytes = key, n_episodes, buffer_bytes, most_bytes
         self._scratch = scratch if journal is None else journal.folder
         self._journal = journal
 
@@ -129,7 +142,8 @@ class _Dealing:
         yield from self._collect(names, files)
 
     def _count(self, first: list[EpisodeRows]) -> int:
-        total = sum(map(_n_bytes, first)) * self._n_episodes / sum(block.n_episodes for block in first)
+        seen = sum(map(_n_bytes, first)) / sum(block.n_episodes for block in first)
+        total = max(seen, self._most_bytes) * self._n_episodes
         return int(min(MOST_BUCKETS, self._n_episodes, -(-2 * total // self._buffer_bytes)))
 
     def _files(self, count: int) -> list[Path]:
@@ -145,10 +159,21 @@ class _Dealing:
             if self._journal is not None:
                 self._journal.save(done, names, files)
 
+    def _read(self, file: Path, names: Sequence[str]) -> EpisodeRows:
+        try:
+            return _read(file, names)
+        except (ValueError, EOFError):
+            if self._journal is None:
+                raise
+            self._journal.remove()
+            raise UserError(
+                f"{file}, where episodes waited, was damaged; it is deleted: type the same command again"
+            ) from None
+
     def _collect(self, names: list[str], files: list[Path]) -> Iterator[EpisodeRows]:
         for file in files:
             if file.exists() and file.stat().st_size:
-                yield _read(file, names)
+                yield self._read(file, names)
                 if self._journal is None:
                     file.unlink()
         if self._journal is None:

@@ -188,7 +188,8 @@ class EpisodeDataModule(LightningDataModule):
         """This rank's slices of the held-out batches."""
         if self._heldout is not None:
             gather = self._gather_numbered(*self._heldout)
-            for windows in torch.split(self._heldout_sample(), self.global_batch_size):
+            sample = self._heldout_sample()
+            for windows in torch.split(sample, self.global_batch_size) if len(sample) else ():
                 yield gather(windows.chunk(self.world_size)[self.rank])
 
     def n_heldout_batches(self) -> int:

@@ -114,7 +114,7 @@ def write_shards(
         return files[-1]
 
     writer = ShardWriter(
-        str(folder / "shard-%06d.tar"),
+        str(folder / "shard").replace("%", "%%") + "-%06d.tar",
         maxcount=samples_per_shard,
         maxsize=float("inf"),
         opener=open_file,

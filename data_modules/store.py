@@ -76,13 +76,17 @@ def write_dataset(
     path = Path(path)
     with _lock(path):
         if path.exists():
-            return _accept(path, recipe)
+            manifest = _accept(path, recipe)
+            if callable(blocks):
+                shutil.rmtree(_unsorted(path), ignore_errors=True)  # of a process that was killed after the rename
+            return manifest
         with _draft(path) as draft:
             statistics = StatisticsAccumulator(environment, discount, n_episodes)
             size = episodes_per_sample or fitting_sample(environment)
             journal, remaining = _remaining(blocks, path, recipe, (seed, n_episodes, buffer_bytes))
             checked, scratch = _checked(remaining, environment), draft / ".unsorted"
-            groups = permute(checked, seed, n_episodes, size, buffer_bytes, scratch, journal)
+            most = episode_bytes(environment)
+            groups = permute(checked, seed, n_episodes, size, buffer_bytes, scratch, journal, most)
             samples = _samples(groups, statistics)
             members, shards = write_shards(draft, samples, environment, samples_per_shard)
             if (found := sum(shard.n_episodes for shard in shards)) != n_episodes:
@@ -114,8 +118,13 @@ def _remaining(
     """What is still to be read, and the note of what was."""
     if not callable(blocks):
         return None, blocks
-    journal = Journal(path.with_name(f".{path.name}.unsorted"), fingerprint({**recipe, "dealing": list(dealing)}))
+    journal = Journal(_unsorted(path), fingerprint({**recipe, "dealing": list(dealing)}))
     return journal, blocks(0 if journal.dealt is None else journal.dealt.episodes)
+
+
+def _unsorted(path: Path) -> Path:
+    """Where episodes wait that a resumable writing has read."""
+    return path.with_name(f".{path.name}.unsorted")
 
 
 def fitting_sample(environment: EnvSpec) -> int:
@@ -123,10 +132,15 @@ def fitting_sample(environment: EnvSpec) -> int:
 
     So that no shard is too large to be streamed within a small `data.memory_mb`.
     """
+    return max(1, min(MOST_EPISODES, SAMPLE_BYTES // episode_bytes(environment)))
+
+
+def episode_bytes(environment: EnvSpec) -> int:
+    """About what the longest episode that the environment allows takes."""
     n, steps = environment.n_agents, environment.horizon
     row = n * environment.observation_dim + environment.state_dim
     step = n * (1 + environment.action_dim)
-    return max(1, min(MOST_EPISODES, SAMPLE_BYTES // (4 * (row * (steps + 1) + step * steps))))
+    return 4 * (row * (steps + 1) + step * steps)
 
 
 def _accept(path: Path, recipe: Mapping[str, Any]) -> DatasetManifest:

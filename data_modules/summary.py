@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from data_modules.card import histogram_range
 from data_modules.manifest import DatasetManifest
 from dof_lightning.spec import DimensionStatistics
 
@@ -79,7 +80,7 @@ def _dimensions(manifest: DatasetManifest, statistics: DimensionStatistics, size
 
 
 def _draw_returns(ax: Any, knots: np.ndarray, mean: float, title: str) -> None:
-    ax.hist(knots, bins=60, weights=np.full(len(knots), 100 / len(knots)), color="C0")
+    ax.hist(knots, bins=60, range=histogram_range(knots), weights=np.full(len(knots), 100 / len(knots)), color="C0")
     ax.axvline(mean, color="C3", linewidth=1, label=f"mean {mean:.4g}")
     ax.set(title=title, xlabel="mean over agents", ylabel="% of the episodes")
     ax.legend(frameon=False)

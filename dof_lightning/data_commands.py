@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,18 +108,35 @@ def _values(
     """The values of a command's keys, and data.root."""
     root, others = _take_root(tails)
     _refuse(others, command, [*required, *optional, "data.root"])
-    values = {key: yaml.safe_load(value) for key, value in map(split_tail, others)}
+    typed = dict(map(split_tail, others))
     for key in required:
-        if values.get(key) is None:
+        if not typed.get(key) or typed[key] == "null":
             raise UserError(f"{key}= is missing; see `dof data {command} --help`")
-    for key in ("episodes", "seed", "horizon", "learned"):
-        if key in values and not (isinstance(values[key], int) and values[key] >= 0):
-            raise UserError(f"{key}={values[key]} must be an integer, at least 0")
-    if not 0 < values.get("discount", 1.0) <= 1:
-        raise UserError(f"discount={values['discount']} must be above 0 and at most 1")
-    if "/" in str(values.get("name", "")):
-        raise UserError(f"name={values['name']} must be a plain name; data.root= says where the folder goes")
+    values = {key: _value(key, text) for key, text in typed.items()}
+    if "name" in typed and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", typed["name"]):
+        raise UserError(
+            f"name={typed['name']} must be a plain name: letters, digits, _ . + -; data.root= says where it goes"
+        )
     return values, root
+
+
+def _value(key: str, text: str) -> Any:
+    """What was typed, as the number it must be, or as YAML reads it."""
+    if key in _TEXTS:
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{key}={text} cannot be read; quote it, or write it another way") from None
+    if key in _LEAST and not (type(value) is int and value >= _LEAST[key]):
+        raise UserError(f"{key}={text} must be an integer, at least {_LEAST[key]}")
+    if key == "discount" and not (isinstance(value, (int, float)) and 0 < value <= 1):
+        raise UserError(f"discount={text} must be a number above 0 and at most 1")
+    return value
+
+
+_LEAST = {"episodes": 1, "seed": 0, "horizon": 1, "learned": 1, "version": 0}
+_TEXTS = ("name", "source", "dataset", "output", "policy", "format")
 
 
 def _import(tails: list[str]) -> None:
@@ -144,8 +162,10 @@ def _split_env(tails: list[str]) -> tuple[Any, list[str]]:
     """The configuration of the environment that is named, if any, and the other tails."""
     mine = [tail for tail in tails if split_tail(tail)[0].split(".")[0] == "env" or tail.startswith("trust=")]
     others = [tail for tail in tails if tail not in mine]
-    if not mine:
-        return None, others
+    if not any(tail.startswith("env=") for tail in mine):
+        if any(tail.startswith("env.") for tail in mine):
+            raise UserError(f"{mine[0]} changes an environment that is not named; add env=")
+        return None, [tail for tail in others if not tail.startswith("trust=")]
     cfg = configuration.compose([f"experiment={configuration.options('experiment')[0]}", *mine])
     configuration.check(cfg)
     return cfg, others

@@ -51,6 +51,11 @@ class FunctionPolicy(DecentralizedPolicy):
         if actions.shape != shape or actions.is_floating_point() == discrete:
             wanted = f"integers {list(shape)}" if discrete else f"numbers {list(shape)}"
             raise UserError(f"policy= returned {actions.dtype} {list(actions.shape)}, {self._spec.name} wants {wanted}")
+        n_choices = self._spec.action_dim
+        fitting = (actions >= 0) & (actions < n_choices) if discrete else actions.abs() <= 1
+        if not bool(fitting.all()):  # NaN compares false
+            allowed = f"0 to {n_choices - 1}" if discrete else "-1 to 1"
+            raise UserError(f"policy= returned an action that is not within {allowed}")
         return (actions if discrete else actions.to(observations.dtype)), carry
 
     def export(self, agent: int) -> Self:

@@ -2,19 +2,20 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 from data_modules.arrays import EpisodeRows
 from dof_lightning.errors import UserError
 from dof_lightning.spec import ActionKind, AgentSpec, EnvSpec
 
 BLOCK_BYTES = 1 << 24  # of episodes that are converted at once
-_SAMPLE = 1 << 16  # bytes at each end of a file that tell one version of it from another
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,16 @@ class EpisodeSource(ABC):
         """
 
 
-def digest(files: Iterable[Path], root: Path) -> str:
-    """Tells versions of some files apart: names, sizes, and 64 KiB at each end of every one."""
-    sha256 = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        sha256.update(f"{file.relative_to(root)} {size}\n".encode())
-        with file.open("rb") as stream:
-            sha256.update(stream.read(_SAMPLE))
-            stream.seek(max(0, size - _SAMPLE))
-            sha256.update(stream.read(_SAMPLE))
+def digest(files: Sequence[Path], root: Path) -> str:
+    """The sha256 of the names and all bytes of some files, so that a changed source is another one."""
+    sha256, console = hashlib.sha256(), Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("hashing the source", total=sum(file.stat().st_size for file in files))
+        for file in files:
+            with file.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            sha256.update(f"{file.relative_to(root)} {found}\n".encode())
+            bars.advance(bar, file.stat().st_size)
     return sha256.hexdigest()
 
 

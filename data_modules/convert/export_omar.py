@@ -1,5 +1,6 @@
 """Our shards as OMAR's folder of `.npy` files; the layout is described in `omar.py`."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,9 +58,7 @@ class _Agent:
         shapes: dict[str, tuple[int, ...]] = {"rews": (n_rows,), "dones": (n_rows,), "acs": (n_rows, action_dim)}
         shapes |= dict.fromkeys(("obs", "next_obs"), (n_rows, observation_dim))
         self._maps = {
-            kind: np.lib.format.open_memmap(
-                folder / f"{kind}_{agent}.npy", "w+", bool if kind == "dones" else np.float32, shape
-            )
+            kind: _reserve(folder / f"{kind}_{agent}.npy", bool if kind == "dones" else np.float32, shape)
             for kind, shape in shapes.items()
         }
 
@@ -79,6 +78,15 @@ class _Agent:
         for array in self._maps.values():
             array.flush()
         self._maps = {}
+
+
+def _reserve(file: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """A mapped array whose place on the disk is there: a full one is an OSError now, not a signal later."""
+    np.lib.format.open_memmap(file, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with file.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+    return np.lib.format.open_memmap(file, "r+")
 
 
 def _extra(rows: EpisodeRows, agent: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

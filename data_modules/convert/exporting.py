@@ -1,5 +1,6 @@
 """`dof data export`: one of our datasets in another format, episodes in the order of their ids."""
 
+import errno
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,12 @@ def export_dataset(path: Path | str, format_: str, output: Path) -> Path:
             groups = _told(_in_order(manifest, draft / ".unsorted"), lambda count: bars.advance(bar, count))
             FORMATS[format_](manifest, groups, draft)
         draft.rename(output)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"output={output}: the disk is full; make room, or choose another") from error
+    except ValueError as error:  # tensorstore's way to say what went wrong with a file
+        raise UserError(f"output={output} could not be written: {' '.join(str(error).split())[:200]}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return output

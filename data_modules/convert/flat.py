@@ -93,7 +93,7 @@ class Timeline:
 
     def _observations(self, observations: np.ndarray, first: int) -> np.ndarray:
         """Without agent ids, and zero where an agent has no such dimension (-inf is how some pad)."""
-        observations = without_identities(observations, len(self.sizes), self.identity_columns)
+        observations = self._without_identities(observations, first)
         observations = np.array(observations, dtype=np.float32)
         for agent, size in enumerate(self.sizes):
             padding = observations[:, agent, size:]
@@ -103,12 +103,31 @@ class Timeline:
             observations[:, agent, size:] = 0.0
         return observations[:, :, : max(self.sizes)]
 
+    def _without_identities(self, observations: np.ndarray, first: int) -> np.ndarray:
+        """Takes agent ids off, after a look whether they are agent ids in every row."""
+        count = len(self.sizes)
+        if self.identity_columns is None:
+            return observations
+        columns = slice(0, count) if self.identity_columns == "front" else slice(-count, None)
+        wrong = (observations[..., columns] != np.eye(count)).any(axis=(1, 2))
+        if wrong.any():
+            row = first + int(wrong.argmax())
+            raise UserError(
+                f"{self.location}, row {row}: {count} columns look like one-hot agent ids at first and not here; "
+                "name the environment (env=) whose observations these are"
+            )
+        return without_identities(observations, count, self.identity_columns)
+
     def _check(self, arrays: Mapping[str, np.ndarray], first: int) -> None:
         for name in ("observations", "rewards", "state"):
             if name in arrays:
                 check_finite(f"{self.location}: {name}", arrays[name], first)
         check_finite(f"{self.location}: actions", arrays["actions"].astype(np.float64), first)
         check_actions(f"{self.location}: actions", arrays["actions"], first, self.n_choices)
+        actions = arrays["actions"]
+        if self.n_choices is not None and actions.dtype.kind == "f" and (actions != np.round(actions)).any():
+            row = first + int((actions != np.round(actions)).reshape(len(actions), -1).any(axis=1).argmax())
+            raise UserError(f"{self.location}: actions, row {row}: a choice that is no whole number")
 
 
 def without_identities(observations: np.ndarray, n_agents: int, where: str | None) -> np.ndarray:
@@ -121,7 +140,7 @@ def without_identities(observations: np.ndarray, n_agents: int, where: str | Non
 def find_identities(observations: np.ndarray, wanted: int | None) -> str | None:
     """Whether some rows `[T, N, D]` carry one-hot agent ids, `front` or `back`, and `wanted` (if known) is D - N."""
     n_agents = observations.shape[1]
-    if wanted is not None and observations.shape[2] != wanted + n_agents:
+    if n_agents == 1 or (wanted is not None and observations.shape[2] != wanted + n_agents):
         return None
     identity = np.eye(n_agents)
     if (observations[..., :n_agents] == identity).all():

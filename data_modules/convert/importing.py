@@ -1,6 +1,7 @@
 """`dof data import`: another format's episodes as one of our datasets."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def open_source(format_: str, path: Path, environment: EnvSpec | None, options: 
     if format_ == "omar":
         from data_modules.convert.omar import EPISODE_LENGTH, OmarSource
 
+        if environment is not None and "learned" in options:
+            raise UserError("learned= and env= both say who is learned; leave learned= out")
         learned = options.get("learned") if environment is None else environment.n_agents
         return OmarSource(path, learned, int(options.get("horizon", EPISODE_LENGTH)))
     if format_ == "vault":
@@ -51,7 +54,7 @@ def open_source(format_: str, path: Path, environment: EnvSpec | None, options: 
         return MadiffSource(path, environment)
     from data_modules.convert.minari import MinariSource
 
-    return MinariSource(path)
+    return MinariSource(path, environment)
 
 
 def import_dataset(
@@ -87,8 +90,11 @@ def import_dataset(
     if environment is not None:
         check_layout(source.layout, environment, source.location)
     spec = source.layout.to_spec(name) if environment is None else environment
+    if source.layout.state_dim == 0:
+        spec = replace(spec, state_dim=0)  # nobody may count on a state that is not there
     identity = source.identity()
-    with Progress(console=Console(stderr=True)) as bars:
+    console = Console(stderr=True)
+    with Progress(console=console) as bars:
         bar = bars.add_task(f"importing {name}", total=source.n_episodes)
 
         def blocks(first: int) -> Iterator[EpisodeRows]:
@@ -119,5 +125,6 @@ def import_dataset(
             )
         except ValueError as error:
             raise UserError(f"{source.location}: {error}") from None
-    verify_dataset(root / name)
+    for warning in verify_dataset(root / name).warnings:
+        console.print(f"but look: {warning}", highlight=False, soft_wrap=True)
     return root / name

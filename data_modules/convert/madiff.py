@@ -44,6 +44,8 @@ class MadiffSource(EpisodeSource):
         ids = find_identities(np.array(self._arrays["observations"][: min(n_rows, 256)]), wanted)
         size = self._arrays["observations"].shape[2] - (n_agents if ids else 0)
         choices = self._arrays["legal"].shape[2] if "legal" in self._arrays else int(self._arrays["actions"].max()) + 1
+        if "legal" not in self._arrays and environment is not None:
+            choices = environment.action_dim
         agents = tuple(AgentSpec(f"agent_{i}", size, choices) for i in range(n_agents))
         state = self._arrays["state"].shape[1] if "state" in self._arrays else 0
         self.layout = Layout(agents, "discrete", int(length.max()), state)

@@ -9,27 +9,33 @@ import numpy as np
 from data_modules.arrays import EpisodeRows, concatenate
 from data_modules.convert.base import BLOCK_BYTES, EpisodeSource, Layout, check_actions, check_finite, digest, pad
 from dof_lightning.errors import UserError
-from dof_lightning.spec import ActionKind, AgentSpec
+from dof_lightning.spec import ActionKind, AgentSpec, EnvSpec
 
 INSTALL = "pip install -c constraints.txt -e '.[minari]'"
 
 
 class MinariSource(EpisodeSource):
-    """Agents in the order of the action space; the one reward of a step is everybody's.
+    """Agents in the environment's order, else the action space's; the one reward of a step is everybody's.
 
     Args:
         path: the dataset's folder (the one that holds `data`), or `data` itself.
+        environment: whose data these are; its agents have the same names. None: whatever they look like.
 
     Raises:
         UserError: minari is not installed, or observations and actions are not dictionaries of vectors by agent.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, environment: EnvSpec | None = None) -> None:
         self.location = path
         self._dataset = _load(path)
         self.n_episodes = int(self._dataset.total_episodes)
         spaces = (self._dataset.observation_space, self._dataset.action_space)
         names = _agents(path, *spaces)
+        if environment is not None:
+            wanted = [agent.name for agent in environment.agents]
+            if sorted(wanted) != sorted(names):
+                raise UserError(f"{path} has agents {', '.join(names)}, env={environment.name} {', '.join(wanted)}")
+            names = wanted
         self._observed, self._acted = ([space[name] for name in names] for space in spaces)
         self._names = names
         self._discrete = _check_spaces(path, self._observed, self._acted)

@@ -105,10 +105,11 @@ class OmarSource(EpisodeSource):
         arrays = _stack([parts[i] for i in agents])
         if extra:
             arrays |= {f"extra_{name}": array for name, array in _stack([parts[i] for i in extra]).items()}
-        done = np.logical_and.reduce([self._ends(folder, i, start, end) for i in agents])
+        for agent in (*agents, *extra):
+            self._check_ends(folder, agent, start, end)
         return EpisodeRows(
             **arrays,
-            terminated=done,
+            terminated=np.zeros(end - start, dtype=bool),  # these tasks end by their time limit only
             length=np.full(end - start, self._horizon, dtype=np.int32),
             episode_id=ids.astype(np.int64),
         )
@@ -131,8 +132,8 @@ class OmarSource(EpisodeSource):
         observations = np.concatenate([now, after[:, -1:]], axis=1).reshape(-1, now.shape[2])
         return {"observations": observations, "actions": part["acs"], "rewards": part["rews"].reshape(-1)}
 
-    def _ends(self, folder: _Folder, agent: int, start: int, end: int) -> np.ndarray:
-        """`[n]` bool, whether an agent's last step is marked as done."""
+    def _check_ends(self, folder: _Folder, agent: int, start: int, end: int) -> None:
+        """Done at an episode's last step is its time limit; anywhere else it is another layout."""
         horizon = self._horizon
         done = np.array(folder.arrays["dones"][agent][start * horizon : end * horizon]).reshape(-1, horizon) != 0
         early = np.argwhere(done[:, :-1])
@@ -142,7 +143,6 @@ class OmarSource(EpisodeSource):
                 f"{folder.file('dones', agent)}, row {row}: an episode ends before its last step; OMAR's episodes are "
                 f"{horizon} steps long (horizon=)"
             )
-        return done[:, -1]
 
 
 def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -155,7 +155,9 @@ def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _open(folder: Path, horizon: int) -> _Folder:
-    n_agents = len(list(folder.glob("obs_*.npy")))
+    n_agents = 1 + max(
+        (_number(Path(file.stem)) for kind in KINDS for file in folder.glob(f"{kind}_*.npy")), default=-1
+    )
     arrays = {kind: [load_array(folder / f"{kind}_{i}.npy") for i in range(n_agents)] for kind in KINDS}
     n_rows = len(arrays["obs"][0]) if n_agents else 0
     if n_rows == 0 or n_rows % horizon:

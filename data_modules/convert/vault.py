@@ -63,14 +63,16 @@ class VaultSource(EpisodeSource):
         self._leaves = self._open()
         self._n_rows = _index(self.location)
         n_timelines, n_agents = _shape(self.location, self._leaves)
-        if self._n_rows < 1:
-            raise UserError(f"{self.location}: vault_index is {self._n_rows}, the vault is empty")
+        if not 1 <= self._n_rows <= min(int(leaf.shape[1]) for leaf in self._leaves.values()):
+            raise UserError(f"{self.location}: vault_index is {self._n_rows}, of which there are not so many rows")
         self._n_timelines, self._n_agents = n_timelines, n_agents
         start = self._rows("observations", 0, 0, min(self._n_rows, 256))
         ids = find_identities(start, None if environment is None else environment.observation_dim)
         bare = start if ids is None else start[..., n_agents:] if ids == "front" else start[..., :-n_agents]
         self._cuts = [self._cut(timeline) for timeline in range(n_timelines)]
         kind, choices = self._actions()
+        if environment is not None and "legal" not in self._leaves and kind == environment.action_kind == "discrete":
+            choices = environment.action_dim
         agents = tuple(AgentSpec(f"agent_{i}", size, choices) for i, size in enumerate(observation_sizes(bare)))
         widths = (n_agents, bare.shape[2], choices)
         if environment is not None and widths == _widths(environment):
@@ -109,7 +111,7 @@ class VaultSource(EpisodeSource):
             try:
                 stores[name] = tensorstore().open(leaf_spec(self.location, leaf), open=True, read=True).result()
             except ValueError as error:
-                if name not in _OPTIONAL:
+                if name not in _OPTIONAL or "NOT_FOUND" not in str(error):
                     raise UserError(
                         f"{self.location}: leaf {leaf!r} cannot be read ({' '.join(str(error).split())[:200]}); "
                         "is the vault complete?"
@@ -142,6 +144,10 @@ class VaultSource(EpisodeSource):
             terminal, cut = terminal.reshape(last - first, -1), cut.reshape(last - first, -1)
             ends.append((terminal.all(axis=1), (terminal | cut).all(axis=1)))
         terminated, over = (np.concatenate(parts) for parts in zip(*ends, strict=True))
+        if not over.any():
+            raise UserError(
+                f"{self.location}: neither terminals nor truncations end an episode anywhere; it is no episodes"
+            )
         return Cuts.at_ends(terminated, over)
 
     def _actions(self) -> tuple[ActionKind, int]:
@@ -198,6 +204,10 @@ def _shape(folder: Path, leaves: Mapping[str, Any]) -> tuple[int, int]:
         raise UserError(f"{folder}: observations have shape {list(shape)}, expected [B, T, N, O]")
     batch, _, n_agents, _ = shape
     expected = {"rewards": 3, "terminals": 3, "truncations": 3, "legal": 4, "state": 3}
+    actions = leaves["actions"]
+    single = (batch, None, n_agents) if len(actions.shape) == 3 else (batch, None, n_agents, 1)
+    discrete = actions.dtype.numpy_dtype.kind != "f"
+    check_shape(f"{folder}: {LEAVES['actions']}", actions, single if discrete else (batch, None, n_agents, None))
     for name, dimensions in expected.items():
         if name in leaves:
             per_agent = () if name == "state" else (n_agents,)

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
 from dof_lightning.envs.smax_maps import BATTLES, HORIZON, Battle
-from dof_lightning.envs.smax_program import RELEASE, SMAXProgram, load_program, padded_size, split_seeds
+from dof_lightning.envs.smax_program import (
+    RELEASE,
+    SMAXProgram,
+    load_program,
+    padded_size,
+    split_seeds,
+    what_is_missing,
+)
 from dof_lightning.envs.smax_render import draw
 from dof_lightning.errors import UserError
 from dof_lightning.spec import AgentSpec, EnvSpec
@@ -41,6 +48,11 @@ class SMAXEnv(VectorEnv):
         self._battles: Any = None
         self._seen: Mapping[str, np.ndarray] = {}
         self._n_episodes = self._time = 0
+
+    @property
+    def missing(self) -> str | None:
+        """See `VectorEnv.missing`."""
+        return what_is_missing(self._map)
 
     def reset(self, seeds: Tensor) -> Tensor:
         """See `VectorEnv.reset`.

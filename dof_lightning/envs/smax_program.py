@@ -30,12 +30,19 @@ def load_program(name: str) -> "SMAXProgram":
     Raises:
         UserError: jaxmarl is not installed, or in another release.
     """
+    if missing := what_is_missing(name):
+        raise UserError(missing)
+    return SMAXProgram(name)
+
+
+def what_is_missing(name: str) -> str | None:
+    """Why a map cannot be played here, and what to install; None where it can."""
     if importlib.util.find_spec("jaxmarl") is None:
-        raise UserError(f"env.map={name}: SMAX needs the package jaxmarl; install it with: {INSTALL}")
+        return f"env.map={name}: SMAX needs the package jaxmarl; install it with: {INSTALL}"
     found = importlib.metadata.version("jaxmarl")
     if not found.startswith(f"{RELEASE}."):
-        raise UserError(f"env.map={name}: jaxmarl {found} is installed, SMAX was tested with {RELEASE}: {INSTALL}")
-    return SMAXProgram(name)
+        return f"env.map={name}: jaxmarl {found} is installed, SMAX was tested with {RELEASE}: {INSTALL}"
+    return None
 
 
 def padded_size(n_episodes: int) -> int:

@@ -76,6 +76,12 @@ def test_cutting_and_merging(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["merge", "datasets=a", "name=x"], "must be a list"),
         (["subsample", "name=x"], "dataset= is missing"),
         (["subsample", "dataset=a", "name=x/y"], "plain name"),
+        (["subsample", "dataset=a", "name=.."], "plain name"),
+        (["subsample", "dataset=a", "name=x", "quantiles=["], "cannot be read"),
+        (["import", "format=omar", "source=a", "name=x", "discount=high"], "must be a number above 0"),
+        (["import", "format=omar", "source=a", "name=x", "horizon=0"], "at least 1"),
+        (["import", "format=omar", "source=a", "name=x", "env.prey=still"], "add env="),
+        (["collect", "policy=p:f", "name=x", "episodes=5", "trust=true"], "env= is missing"),
         (["subsample", "dataset=a", "name=x", "episodes=many"], "must be an integer"),
         (["subsample", "dataset=a", "name=x", "fraction=1"], "knows dataset="),
         (["list", "root=x"], "knows data.root="),
@@ -94,6 +100,9 @@ def still(observations, legal, noise):
 
 def wrong(observations, legal, noise):
     return noise[:, 0]
+
+def large(observations, legal, noise):
+    return 2 + noise
 """
 
 
@@ -108,6 +117,8 @@ def test_a_function_collects(
         cli.run([*common, "policy=my_policy:still"])
     with pytest.raises(UserError, match="mpe_spread wants numbers"):
         cli.run([*common, "policy=my_policy:wrong", "trust=true"])
+    with pytest.raises(UserError, match="not within -1 to 1"):
+        cli.run([*common, "policy=my_policy:large", "trust=true"])
     with pytest.raises(UserError, match="cannot be imported"):
         cli.run([*common, "policy=my_policy:none", "trust=true"])
     cli.run([*common, "policy=my_policy:still", "trust=true"])

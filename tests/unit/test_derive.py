@@ -10,6 +10,7 @@ from data_modules.arrays import EpisodeRows
 from data_modules.derive import merge, read_index, subsample
 from data_modules.manifest import DatasetManifest, read_manifest
 from data_modules.shards import read_shard
+from data_modules.summary import plot
 from data_modules.verify import verify_dataset
 from dof_lightning.errors import UserError
 
@@ -99,3 +100,31 @@ def test_another_cut_of_the_same_name_is_refused(tmp_path: Path, whole: DatasetM
     subsample(whole.location, tmp_path, "part", quantiles=[0.5, 1.0])
     with pytest.raises(UserError, match="another dataset"):
         subsample(whole.location, tmp_path, "part", quantiles=[0.0, 0.5])
+
+
+def test_episodes_are_not_merged_with_themselves(tmp_path: Path, whole: DatasetManifest) -> None:
+    parts = [
+        str(subsample(whole.location, tmp_path, name, quantiles=range_))
+        for name, range_ in (("low", [0.0, 0.6]), ("high", [0.4, 1.0]))
+    ]
+    for datasets in (parts, [whole.location, parts[0]]):
+        with pytest.raises(UserError, match="shares episodes"):
+            merge(datasets, tmp_path, "merged")
+
+
+def test_the_seed_of_a_merge_is_part_of_what_it_is(tmp_path: Path, whole: DatasetManifest) -> None:
+    other = build(tmp_path / "other", make_episodes(40, seed=1), recipe={"data": "other"})
+    merge([whole.location, other.location], tmp_path, "merged", seed=0)
+    with pytest.raises(UserError, match="another dataset"):
+        merge([whole.location, other.location], tmp_path, "merged", seed=1)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-7])
+def test_episodes_of_one_return_have_a_card(tmp_path: Path, spread: float) -> None:
+    episodes = make_episodes(50)
+    episodes.rewards[:] = 0.0
+    episodes.rewards[:, :, 0] = 2.0
+    episodes.rewards[::2, :, 0] += np.float32(spread)
+    build(tmp_path / "same", episodes)
+    subsample(str(tmp_path / "same"), tmp_path, "part", quantiles=[0.5, 1.0])
+    plot(read_manifest(tmp_path / "part"), tmp_path / "part.png")

@@ -25,7 +25,7 @@ from data_modules.manifest import read_manifest
 from data_modules.shards import read_shard
 from dof_lightning import cli, configuration
 from dof_lightning.errors import UserError
-from dof_lightning.spec import AgentSpec, EnvSpec
+from dof_lightning.spec import AgentSpec, EnvSpec, check_compatible
 
 LENGTHS = [3, 6, 2, 6]
 
@@ -111,6 +111,7 @@ def _set(row: int, value: float) -> object:
         ("obs_2.npy", lambda array: array[:, :-1], r"next_obs_2\.npy has shape"),
         ("obs_1.npy", lambda array: array.astype(object), r"obs_1\.npy is no plain \.npy array"),
         ("acs_3.npy", lambda array: None, r"acs_3\.npy is missing"),
+        ("obs_3.npy", lambda array: None, r"obs_3\.npy is missing"),
         ("obs_0.npy", lambda array: array[:-1], "not whole episodes of 25 steps"),
     ],
 )
@@ -206,6 +207,59 @@ def test_madiffs_battles(tmp_path: Path, identities: bool) -> None:
     assert [bool(found[i].terminated[0]) for i in range(4)] == [True, False, True, False], "6 steps are the limit"
     np.testing.assert_array_equal(found[2].observations[:-1], arrays["observations"][9:11])
     np.testing.assert_array_equal(found[2].actions, arrays["actions"][9:11])
+
+
+def change_vault(path: Path, **changes: np.ndarray) -> Path:
+    """A vault of these arrays."""
+    arrays = timeline(LENGTHS) | changes
+    with contextlib.redirect_stdout(io.StringIO()):
+        write_vault(path, arrays)
+    return path / "battle.vlt" / "Good"
+
+
+def test_actions_that_are_no_choices_are_refused(tmp_path: Path) -> None:
+    hot = np.eye(4, dtype=np.int32)[timeline(LENGTHS)["actions"]]
+    with pytest.raises(UserError, match=r"actions\. has shape"):
+        import_dataset("vault", change_vault(tmp_path, actions=hot), "battle", tmp_path, battle())
+    halves = timeline(LENGTHS) | {"actions": timeline(LENGTHS)["actions"] * 0.5}
+    write_madiff(tmp_path / "madiff", halves, LENGTHS, identities=False)
+    with pytest.raises(UserError, match="no whole number"):
+        import_dataset("madiff", tmp_path / "madiff", "battle", tmp_path, battle())
+
+
+def test_a_timeline_without_ends_is_no_episodes(tmp_path: Path) -> None:
+    nothing = np.zeros((sum(LENGTHS), 2), bool)
+    with pytest.raises(UserError, match="end an episode"):
+        import_dataset("vault", change_vault(tmp_path, terminals=nothing, truncations=nothing), "x", tmp_path)
+
+
+def test_columns_that_only_begin_like_agent_ids_are_not_thrown_away(tmp_path: Path) -> None:
+    lengths = [6] * 50
+    arrays = timeline(lengths)
+    arrays["observations"][:256, :, :2] = np.eye(2)
+    write_madiff(tmp_path / "madiff", arrays, lengths, identities=False)
+    with pytest.raises(UserError, match=r"row 25[6-9]|row 26\d"):
+        import_dataset("madiff", tmp_path / "madiff", "x", tmp_path)
+    found = episodes_of(import_dataset("madiff", tmp_path / "madiff", "battle", tmp_path, battle()))
+    np.testing.assert_array_equal(found[49].observations[:-1], arrays["observations"][294:])
+
+
+def test_a_source_that_has_changed_is_another_dataset(tmp_path: Path, tag: EnvSpec) -> None:
+    write_omar(tmp_path / "omar" / "seed_0_data", 2000, sizes=((16, 2),) * 3)
+    import_dataset("omar", tmp_path / "omar", "tag", tmp_path, tag)
+    rewards = np.load(tmp_path / "omar" / "seed_0_data" / "rews_0.npy")
+    rewards[len(rewards) // 2] += 1
+    np.save(tmp_path / "omar" / "seed_0_data" / "rews_0.npy", rewards)
+    with pytest.raises(UserError, match="another dataset"):
+        import_dataset("omar", tmp_path / "omar", "tag", tmp_path, tag)
+
+
+def test_a_state_that_is_not_there_is_not_promised(tmp_path: Path) -> None:
+    write_madiff(tmp_path / "madiff", timeline(LENGTHS), LENGTHS)
+    assert battle().state_dim == 7
+    spec = read_manifest(import_dataset("madiff", tmp_path / "madiff", "battle", tmp_path, battle())).spec
+    assert spec.state_dim == 0
+    check_compatible(spec, battle())
 
 
 def test_minaris_dictionaries(tmp_path: Path) -> None:
