@@ -74,6 +74,7 @@ def main(
     own_prey = None
     if task != "spread" and prey is None:
         own_prey = _destination(shipped_prey(task) if output is None else _beside(path, "prey"), overwrite)
+    draft = path.with_name(f".{path.stem}_prey.safetensors")
     told = {"prey_updates": prey_updates, "prey": prey, "evaluate_every": evaluate_every}
     command = _command(task=task, seed=seed, updates=updates, **told, evaluation_episodes=evaluation_episodes)
     torch.set_flush_denormal(True)
@@ -84,8 +85,8 @@ def main(
         if own_prey is not None:
             chase = Chase(task, settings, seed)
             watch.train(chase, prey_updates, f"a prey for mpe_{task}")
-            save_prey(own_prey, layers_of(chase.prey.actors), {"command": command, "updates": chase.prey.updates})
-        env = ParticleEnv(task=task, prey=prey if own_prey is None else str(own_prey))
+            save_prey(draft, layers_of(chase.prey.actors), {"command": command, "updates": chase.prey.updates})
+        env = ParticleEnv(task=task, prey=prey if own_prey is None else str(draft))
         history = watch.train(MATD3(env, settings, seed), updates, env.spec.name)
     story = {
         "command": command,
@@ -96,9 +97,11 @@ def main(
         "torch": torch.__version__,
     }
     chosen = CHOICE[task].choose(history)
+    reference = None if own_prey is None else measure_reference(env, chosen["expert"], seed, command)
     save_snapshots(path, chosen, story)
-    if own_prey is not None:
-        save_scores(own_prey, measure_reference(env, chosen["expert"], seed, command))
+    if own_prey is not None and reference is not None:
+        draft.replace(own_prey)  # with its predators: an interrupted training leaves what belongs together
+        save_scores(own_prey, reference)
     for complaint in CHOICE[task].complaints(chosen):
         console.print(f"{complaint}: raise updates=")
     console.print(f"written: {path}")
