@@ -135,7 +135,8 @@ def build_algorithm(config: Mapping[str, Any]) -> tuple[VectorEnv, DatasetManife
     if configuration.rolls_out(config):
         env.check_available()
     manifest = read_manifest(locate_dataset(config, env.spec))
-    check_compatible(manifest.spec, env.spec)
+    if configuration.rolls_out(config) or manifest.spec.environment.is_playable:
+        check_compatible(manifest.spec, env.spec)
     torch.manual_seed(derive_seed(config["seed"], "weights"))
     return env, manifest, configuration.build(config["algorithm"])(spec=manifest.spec)
 
@@ -236,7 +237,8 @@ def finish(job: Run, screen: Console, started: float) -> None:
     }
     log_hyperparameters(job.trainer.loggers, job.config, scores, heldout)
     write_atomically(folder.results, json.dumps(results, indent=2) + "\n")
-    console.show_scores(screen, scores, job.manifest.behavior, job.env.spec)
+    data = job.manifest
+    console.show_scores(screen, scores, data.behavior, job.env.spec if plays else data.spec.environment)
     if heldout is not None:
         console.show_heldout(screen, heldout)
     overrides = shlex.join(

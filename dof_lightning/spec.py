@@ -14,6 +14,8 @@ from dof_lightning.errors import UserError
 
 SCORE_TITLES = {"normalized_score": "normalised score", "own_normalized_score": "own score"}  # in tables
 
+IMPORTED_FAMILY = "imported"  # in the recipe of data whose world is not known
+
 ActionKind = Literal["continuous", "discrete"]
 
 
@@ -104,6 +106,11 @@ class EnvSpec:
     def fingerprint(self) -> str:
         """Fingerprint of the recipe."""
         return fingerprint(self.recipe)
+
+    @property
+    def is_playable(self) -> bool:
+        """False for what was imported without a world: there is nothing to roll out in."""
+        return self.recipe.get("family") != IMPORTED_FAMILY
 
     @property
     def references(self) -> dict[str, ReferenceScores]:
@@ -235,6 +242,11 @@ def check_same_world(dataset_name: str, collected_in: EnvSpec, environment: EnvS
     """`check_compatible` before there is a dataset; raises alike."""
     if collected_in.fingerprint == environment.fingerprint:
         return
+    if not collected_in.is_playable:
+        raise UserError(
+            f"dataset {dataset_name!r} was imported without env=, so there is no world to play in; add rollout=none, or "
+            "import it again with the env= it came from"
+        )
     ours, theirs = environment.recipe, collected_in.recipe
     fields = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
     differences = ", ".join(_difference(key, theirs.get(key), ours.get(key)) for key in fields)

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from data_modules.arrays import EpisodeRows
 from dof_lightning.errors import UserError
-from dof_lightning.spec import ActionKind, AgentSpec, EnvSpec
+from dof_lightning.spec import IMPORTED_FAMILY, ActionKind, AgentSpec, EnvSpec
 
 BLOCK_BYTES = 1 << 24  # of episodes that are converted at once
 
@@ -37,7 +37,7 @@ class Layout:
     def to_spec(self, name: str) -> EnvSpec:
         """An environment that nobody can roll out in: train with `rollout=none`."""
         recipe = {
-            "family": "imported",
+            "family": IMPORTED_FAMILY,
             "agents": [[agent.name, agent.observation_dim, agent.action_dim] for agent in self.agents],
             "action_kind": self.action_kind,
             "horizon": self.horizon,

@@ -1,18 +1,22 @@
 """rollout=none: the same training, nothing played, and results that say so."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from data_modules.convert.base import Layout
 from dof_lightning import cli, configuration, engine, study
 from dof_lightning.console import make_console, show_scores
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation import NOT_EVALUATED
+from dof_lightning.spec import AgentSpec
 from tests.end_to_end.conftest import UNINTERRUPTED
-from tests.end_to_end.workplace import Workplace, succeeded
+from tests.end_to_end.workplace import SMALL, Workplace, succeeded
+from tests.imported_dataset import write_imported
 
 UNPLAYED = (*UNINTERRUPTED, "rollout=none", "run_dir=unplayed")
 
@@ -117,3 +121,18 @@ def test_the_table_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     show_scores(make_console(), {"last": NOT_EVALUATED}, {"return_mean": 16.49, "return_std": 5.92}, env.spec)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:3] for line in lines if line.startswith("last")] == [["last", "not", "evaluated"]]
+
+
+def test_data_whose_world_nobody_knows_are_trained_on_without_rollouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = Layout((AgentSpec("a", 5, 2), AgentSpec("b", 5, 2)), "discrete", 25, 0).to_spec("mine")
+    write_imported(tmp_path / "mine", "mine", spec, n_episodes=100)
+    typed = [*SMALL, f"data.path={tmp_path}/mine", "trainer.max_steps=2", "run_dir=run"]
+    with pytest.raises(UserError, match="rollout=none"):
+        engine.run(configuration.compose(typed))
+    engine.run(configuration.compose([*typed, "rollout=none"]))
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["last"]["status"] == "not evaluated"
+    assert results["behavior"]["normalized_score"] is None
