@@ -244,8 +244,8 @@ def check_same_world(dataset_name: str, collected_in: EnvSpec, environment: EnvS
         return
     if not collected_in.is_playable:
         raise UserError(
-            f"dataset {dataset_name!r} was imported without env=, so there is no world to play in; add rollout=none, or "
-            "import it again with the env= it came from"
+            f"dataset {dataset_name!r} was imported without env=, so there is no world to play in; add rollout=none "
+            "or import it again with the env= it came from"
         )
     ours, theirs = environment.recipe, collected_in.recipe
     fields = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
