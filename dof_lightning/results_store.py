@@ -1,0 +1,226 @@
+"""The results store: one row a finished run, and its learning curve; CSV files that only grow.
+
+<store>/
+    results.csv    a row a run, see `Record`
+    curves.csv     a row a periodic rollout of a run, see `Point`
+"""
+
+import csv
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from dof_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run.
+
+    Attributes:
+        suite: of which benchmark; empty for a run of its own.
+        experiment, dataset, environment, algorithm: options of the groups.
+        variant: what was changed of the algorithm's preset, as the suite calls it; empty for the preset itself.
+        seed: the run's.
+        config_hash: of the resolved configuration (`plain.config_hash`).
+        dataset_fingerprint, environment_fingerprint: of the recipes; the latter names task variant and opponent.
+        git_revision: of the source tree, with `+changes` where files differed; empty outside a clone.
+        steps: optimiser steps done.
+        budget_steps: `trainer.max_steps`; more than `steps` where time ended the run.
+        windows: seen in training.
+        episodes: of the report.
+        last_return, last_return_std: episode return of the last checkpoint on the report seeds, over its episodes.
+        last_normalized_score, last_own_normalized_score, last_win_rate: None where there is none.
+        best_...: of the checkpoint that was best on the selection seeds, on the same report seeds.
+        behavior_return, behavior_normalized_score, behavior_own_normalized_score, behavior_win_rate: of the data.
+        execution: `decentralized` or `centralized`.
+        shared_seeds: M where the agents were told a common seed; None.
+        certified: the decentralisation certificate passed.
+        wall_seconds: of all processes of the run together, evaluation included.
+        peak_memory_mb: largest of them.
+        decision_ms: milliseconds of one decision of all agents of one episode; None where it was not measured.
+        device: what it ran on, and how many threads.
+        command: reproduces the run.
+    """
+
+    suite: str
+    experiment: str
+    dataset: str
+    environment: str
+    algorithm: str
+    variant: str
+    seed: int
+    config_hash: str
+    dataset_fingerprint: str
+    environment_fingerprint: str
+    git_revision: str
+    steps: int
+    budget_steps: int
+    windows: int
+    episodes: int
+    last_return: float
+    last_return_std: float
+    last_normalized_score: float | None
+    last_own_normalized_score: float | None
+    last_win_rate: float | None
+    best_return: float
+    best_return_std: float
+    best_normalized_score: float | None
+    best_own_normalized_score: float | None
+    best_win_rate: float | None
+    behavior_return: float
+    behavior_normalized_score: float | None
+    behavior_own_normalized_score: float | None
+    behavior_win_rate: float | None
+    execution: str
+    shared_seeds: int | None
+    certified: bool
+    wall_seconds: float
+    peak_memory_mb: float
+    decision_ms: float | None
+    device: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """One periodic rollout of a run, on the selection seeds.
+
+    Attributes:
+        config_hash, dataset_fingerprint: of the run's record.
+        step: optimiser steps done.
+        seconds: of training until then, rollouts included; over all processes of a resumed run.
+        return_mean: episode return.
+        normalized_score, own_normalized_score, win_rate: None where there is none.
+    """
+
+    config_hash: str
+    dataset_fingerprint: str
+    step: int
+    seconds: float
+    return_mean: float
+    normalized_score: float | None
+    own_normalized_score: float | None
+    win_rate: float | None
+
+
+RowT = TypeVar("RowT", Record, Point)
+
+
+class ResultsStore:
+    """Rows on disk, appended by several processes one at a time.
+
+    Args:
+        folder: of the two files; made on the first row.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def results(self) -> Path:
+        """`results.csv`."""
+        return self.folder / "results.csv"
+
+    @property
+    def curves(self) -> Path:
+        """`curves.csv`."""
+        return self.folder / "curves.csv"
+
+    def records(self) -> list[Record]:
+        """All runs, in the order in which they ended; none where there is no store yet.
+
+        Raises:
+            UserError: a row cannot be read.
+        """
+        return _read(self.results, Record)
+
+    def points(self) -> list[Point]:
+        """All curves; errors as `records`."""
+        return _read(self.curves, Point)
+
+    def append(self, record: Record, curve: Sequence[Point]) -> bool:
+        """Adds a run, its curve first: a run that is in `results.csv` is complete.
+
+        Returns:
+            False where the store holds this run (configuration and data) already; nothing is added then.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            if any(identity(other) == identity(record) for other in self.records()):
+                return False
+            known = {(*identity(point), point.step) for point in self.points()}
+            _append(self.curves, Point, [p for p in curve if (*identity(p), p.step) not in known])
+            _append(self.results, Record, [record])
+        return True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def identity(row: Record | Point) -> tuple[str, str]:
+    """What makes two runs the same: configuration (seed included) and data."""
+    return row.config_hash, row.dataset_fingerprint
+
+
+def _append(path: Path, kind: type[RowT], rows: Iterable[RowT]) -> None:
+    """Adds whole lines and waits until they are on the disk; a line that a killed process left half is dropped."""
+    names = [field.name for field in fields(kind)]
+    with path.open("a+", newline="") as file:
+        file.seek(0)
+        text = file.read()
+        if text and not text.endswith("\n"):
+            text = text[: text.rfind("\n") + 1]
+            file.truncate(len(text.encode()))
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        if not text:
+            writer.writeheader()
+        writer.writerows({name: _to_text(value) for name, value in asdict(row).items()} for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path, kind: type[RowT]) -> list[RowT]:
+    if not path.exists():
+        return []
+    text = path.read_text()
+    lines = text[: text.rfind("\n") + 1].splitlines()  # what a killed process left half is no row
+    types = get_type_hints(kind)
+    reader = csv.DictReader(lines)
+    if reader.fieldnames is not None and list(reader.fieldnames) != list(types):
+        unlike = sorted(set(reader.fieldnames) ^ set(types)) or ["their order"]
+        raise UserError(f"{path} is no results store of this version: its columns differ in {', '.join(unlike)}")
+    return [_row(path, number, line, kind, types) for number, line in enumerate(reader, start=2)]
+
+
+def _row(path: Path, number: int, line: Mapping[str, str], kind: type[RowT], types: Mapping[str, Any]) -> RowT:
+    try:
+        return kind(**{name: _from_text(value, types[name]) for name, value in line.items()})
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{path}, line {number} cannot be read ({error}); mend or delete the line") from error
+
+
+def _to_text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _from_text(text: str, wanted: Any) -> Any:
+    if wanted is str:
+        return text
+    if text == "":
+        if wanted in (int, float, bool):
+            raise ValueError("a value is missing")
+        return None
+    if wanted is bool:
+        return {"True": True, "False": False}[text]
+    return int(text) if wanted in (int, int | None) else float(text)
