@@ -24,6 +24,7 @@ from data_modules.manifest import DatasetManifest, read_manifest
 from data_modules.source import DatasetSource
 from dof_lightning import checkpoint as checkpoints
 from dof_lightning import configuration, console
+from dof_lightning.action_kinds import check_action_kind
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
@@ -132,6 +133,7 @@ def build_algorithm(config: Mapping[str, Any]) -> tuple[VectorEnv, DatasetManife
         UserError: they do not fit together, or the environment is to be played and cannot be.
     """
     env = checkpoints.build_env(config)
+    check_action_kind(config, env.spec)
     if configuration.rolls_out(config):
         env.check_available()
     manifest = read_manifest(locate_dataset(config, env.spec))

@@ -3,18 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
 from dof_lightning.batch import EpisodeBatch, Window
+from dof_lightning.errors import UserError
 from dof_lightning.networks.agentwise import clip_gradient_norm
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.seeding import make_generator
 from dof_lightning.sharding import average_gradients, shard
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.spec import ActionKind, DatasetSpec
 
 __all__ = ["Algorithm", "ParameterGroup", "Window"]
 
@@ -28,12 +29,14 @@ class ParameterGroup:
         modules: whose trainable parameters these are.
         learning_rate: of Adam.
         clip: largest gradient norm of the group, per agent where the weights are; None means no clipping.
+        weight_decay: decoupled, as AdamW has it (Loshchilov & Hutter, 2019).
     """
 
     name: str
     modules: tuple[nn.Module, ...]
     learning_rate: float
     clip: float | None
+    weight_decay: float = 0.0
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, in a stable order."""
@@ -49,12 +52,25 @@ class Algorithm(LightningModule, ABC):
     Args:
         spec: the dataset's spec.
         seed: the run's seed; the noise of a step is a function of (seed, step, rank, accumulated batch).
+
+    Attributes:
+        window: rows of an episode that a sample holds.
+        action_kinds: of the datasets it can learn from.
+
+    Raises:
+        UserError: the dataset's actions are of another kind.
     """
 
     window: Window
+    action_kinds: ClassVar[tuple[ActionKind, ...]] = ("continuous", "discrete")
 
     def __init__(self, spec: DatasetSpec, seed: int) -> None:
         super().__init__()
+        if spec.action_kind not in self.action_kinds:
+            raise UserError(
+                f"{type(self).__name__} learns {self.action_kinds[0]} actions, those of {spec.name} are "
+                f"{spec.action_kind}; choose another algorithm= or data="
+            )
         self.spec = spec
         self.seed = seed
         self._whole_while_sharded: list[nn.Parameter] | None = None
@@ -113,12 +129,17 @@ class Algorithm(LightningModule, ABC):
         average_gradients(self._whole_while_sharded or ())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One Adam with a parameter group each (Lightning hook)."""
+        """One AdamW (Adam where nothing decays) with a parameter group each (Lightning hook)."""
         groups: Iterable[dict[str, Any]] = (
-            {"params": group.parameters(), "lr": group.learning_rate, "name": group.name}
+            {
+                "params": group.parameters(),
+                "lr": group.learning_rate,
+                "weight_decay": group.weight_decay,
+                "name": group.name,
+            }
             for group in self.parameter_groups()
         )
-        return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
+        return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0, fused=True)
 
     def configure_gradient_clipping(
         self,

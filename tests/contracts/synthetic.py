@@ -11,10 +11,12 @@ from torch import Tensor
 from dof_lightning import configuration
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.batch import EpisodeBatch, Window
+from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.plain import leaves
 from dof_lightning.spec import DatasetSpec
 from dof_lightning.targets import attribute
+from tests.discrete_toys import SignalEnv, legal_choices, signal_spec
 from tests.toys import ACTION_DIM, N_AGENTS, OBSERVATION_DIM, ToyEnv
 from tests.unit.small_spec import small_spec
 
@@ -48,9 +50,17 @@ def is_centralized(overrides: tuple[str, ...]) -> bool:
     return execution == "centralized"
 
 
-def synthetic_spec() -> DatasetSpec:
-    """Of a dataset collected in `ToyEnv`."""
+def synthetic_spec(*overrides: str) -> DatasetSpec:
+    """Of a dataset collected in `ToyEnv`, or in `SignalEnv` where the algorithm learns nothing but choices."""
+    if chooses(overrides):
+        return signal_spec()
     return small_spec(action_dims=(ACTION_DIM,) * N_AGENTS, observation_dim=OBSERVATION_DIM)
+
+
+def chooses(overrides: tuple[str, ...]) -> bool:
+    """Whether an algorithm learns discrete actions only."""
+    algorithm = configuration.compose(["experiment=mpe_spread_random", *overrides]).algorithm
+    return bool(attribute(algorithm["_target_"], "action_kinds") == ("discrete",))
 
 
 def needs_all_agents(group: str, option: str) -> bool:
@@ -67,15 +77,15 @@ CENTRALIZED = {
 }
 
 
-def toy_env() -> ToyEnv:
-    return ToyEnv()
+def toy_env(*overrides: str) -> VectorEnv:
+    return SignalEnv() if chooses(overrides) else ToyEnv()
 
 
 def build_algorithm(*overrides: str, spec: DatasetSpec | None = None, weights_seed: int = 0) -> Algorithm:
     """As the engine builds it, from the shipped yaml files, with narrow networks."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights_seed)
-        algorithm: Algorithm = configuration.build(_narrow(overrides))(spec=spec or synthetic_spec())
+        algorithm: Algorithm = configuration.build(_narrow(overrides))(spec=spec or synthetic_spec(*overrides))
     return algorithm
 
 
@@ -107,12 +117,14 @@ def fitting_algorithm(group: str, option: str) -> str:
 def random_batch(spec: DatasetSpec, window: Window, size: int = 64, seed: int = 0) -> EpisodeBatch:
     """Windows of `window.history + window.horizon` rows; some end in a terminal, some in a time limit."""
     generator = torch.Generator().manual_seed(seed)
-    n, o, a, t = spec.n_agents, spec.observation_dim, spec.action_dim, window.history + window.horizon
+    n, o, t = spec.n_agents, spec.observation_dim, window.history + window.horizon
     ends = torch.arange(size)[:, None] % 3
     last = torch.arange(t) == t - 1
+    discrete = spec.action_kind == "discrete"
+    legal = _legal((size, n, t + 1), generator) if discrete else None
     return EpisodeBatch(
         observations=torch.randn(size, n, t + 1, o, generator=generator),
-        actions=_actions(spec, (size, n, t), a, generator),
+        actions=_actions(spec, (size, n, t), generator, legal),
         rewards=torch.randn(size, n, t, generator=generator),
         terminated=(ends == 1) & last,
         truncated=(ends == 2) & last,
@@ -123,13 +135,19 @@ def random_batch(spec: DatasetSpec, window: Window, size: int = 64, seed: int = 
         episode_id=torch.arange(size),
         t=torch.zeros(size, dtype=torch.int64),
         history=window.history,
+        legal=legal,
     )
 
 
-def _actions(spec: DatasetSpec, shape: tuple[int, ...], action_dim: int, generator: torch.Generator) -> Tensor:
-    if spec.action_kind == "discrete":
-        return torch.randint(action_dim, shape, generator=generator)
-    return torch.rand(*shape, action_dim, generator=generator) * 2 - 1
+def _legal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """What `SignalEnv` allows after random cues."""
+    cues = torch.randint(4, shape, generator=generator)
+    return legal_choices(cues.movedim(1, 2)).movedim(1, 2)
+
+
+def _actions(spec: DatasetSpec, shape: tuple[int, ...], generator: torch.Generator, legal: Tensor | None) -> Tensor:
+    drawn = torch.rand(*shape, spec.action_dim, generator=generator)
+    return drawn * 2 - 1 if legal is None else drawn.masked_fill(~legal[:, :, :-1], -1.0).argmax(-1)
 
 
 def training_step(algorithm: Algorithm, optimizer: torch.optim.Optimizer, batch: EpisodeBatch, step: int) -> Tensor:

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from data_modules.imported import ImportedDataset
 from dof_lightning import configuration, engine
+from tests.contracts.synthetic import chooses
 from tests.end_to_end.workplace import SMALL, Workplace
 from tests.heavy import marked
 from tests.imported_dataset import write_imported
@@ -17,8 +18,12 @@ LONG = 200  # steps of an episode that are too many for a test of everything
 
 
 CASES = [(experiment, "dof_policy") for experiment in configuration.options("experiment")]
-CASES += [("mpe_spread_random", name) for name in configuration.options("algorithm") if name != "dof_policy"]
-CASES += [("smac_3m_good", "dof_trajectory")]
+CASES += [
+    ("game_payoff_1" if chooses((f"algorithm={name}",)) else "mpe_spread_random", name)
+    for name in configuration.options("algorithm")
+    if name != "dof_policy"
+]
+CASES += [("smac_3m_good", "dof_trajectory"), ("game_payoff_1", "bc")]
 
 
 def those_that_exist(typed: list[str], choices: list[str]) -> list[str]:
@@ -46,7 +51,7 @@ def test_it_runs_to_its_end(
 ) -> None:
     monkeypatch.chdir(workplace.path)
     run_dir = f"tiny_{experiment}_{algorithm}"
-    choices = [f"experiment={experiment}", f"algorithm={algorithm}", f"run_dir={run_dir}"]
+    choices = [f"experiment={experiment}", f"algorithm={algorithm}", "study=none", f"run_dir={run_dir}"]
     import_stand_in(experiment)
     narrow = [*TINY, *(["algorithm.candidates=1"] if algorithm != "dof_policy" else [])]
     engine.run(configuration.compose([*choices, *those_that_exist(narrow, choices), *shortened(choices)]))

@@ -1,0 +1,93 @@
+"""How agent i acts by what a network says directly."""
+
+import copy
+from abc import abstractmethod
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from dof_lightning.networks.actor import AgentwiseActor
+from dof_lightning.networks.recurrent import RecurrentNetwork
+from dof_lightning.normalization import Normalizer
+from dof_lightning.policy import DecentralizedPolicy
+
+
+class _NoiselessActor(DecentralizedPolicy):
+    """What all these actors have in common.
+
+    Args:
+        n_agents: N.
+        normalizer: of observations.
+        action_mask: `[N, A]` bool, False where an agent's action is padding.
+    """
+
+    action_mask: Tensor
+
+    def __init__(self, n_agents: int, normalizer: Normalizer, action_mask: Tensor) -> None:
+        super().__init__()
+        self.n_agents = n_agents
+        self.normalizer = normalizer
+        self.register_buffer("action_mask", action_mask, persistent=False)
+
+    def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
+        """`[E, N, 0]`: nothing is drawn."""
+        return torch.empty(n_episodes, self.n_agents, 0, device=generator.device)
+
+    @abstractmethod
+    def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
+        """See the base class."""
+
+    def export(self, agent: int) -> Self:
+        """Agent `agent` alone, with its own parameters only."""
+        alone = copy.copy(self)
+        alone._modules = {name: module.select_agent(agent) for name, module in self._modules.items()}  # type: ignore
+        alone._buffers = {"action_mask": self.action_mask[agent : agent + 1].clone()}
+        alone.n_agents = 1
+        return alone
+
+
+class DirectActor(_NoiselessActor):
+    """Continuous actions: a_i = tanh(mu_i(o_i)).
+
+    Args:
+        network: mu_i; of what it says, the first A numbers are read.
+        normalizer, action_mask: of the agents.
+    """
+
+    def __init__(self, network: AgentwiseActor, normalizer: Normalizer, action_mask: Tensor) -> None:
+        super().__init__(network.n_agents, normalizer, action_mask)
+        self.network = network
+
+    def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
+        """See the base class."""
+        said = self.network(self.normalizer.normalize(observations))
+        return torch.tanh(said[..., : self.action_mask.shape[-1]]) * self.action_mask, carry
+
+
+class ChoosingActor(_NoiselessActor):
+    """Discrete actions: the legal choice for which a network with a memory says most.
+
+    Args:
+        network: logits or values of the choices.
+        normalizer, action_mask: of the agents.
+    """
+
+    def __init__(self, network: RecurrentNetwork, normalizer: Normalizer, action_mask: Tensor) -> None:
+        super().__init__(network.n_agents, normalizer, action_mask)
+        self.network = network
+
+    def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
+        """Nothing is remembered: `memory` `[E, N, hidden]` of zeros."""
+        return {"memory": torch.zeros(n_episodes, self.n_agents, self.network.hidden, device=device)}
+
+    def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
+        """See the base class."""
+        seen = self.normalizer.normalize(observations)[:, :, None]
+        said, memory = self.network(seen, carry["memory"])
+        return self.choose(said[:, :, 0], legal), {**carry, "memory": memory}
+
+    def choose(self, said: Tensor, legal: Tensor | None) -> Tensor:
+        """`[E, N]`: the largest legal entry of `[E, N, A]`."""
+        allowed = self.action_mask if legal is None else self.action_mask & legal
+        return said.masked_fill(~allowed, -torch.inf).argmax(-1)

@@ -1,0 +1,52 @@
+"""Actors that say directly what to do: no noise, no chain."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dof_lightning.networks.activation import Activation
+from dof_lightning.networks.agentwise import Agentwise, AgentwiseMLP, Sharing, agent_identities
+from dof_lightning.sharding import FsdpRole
+from dof_lightning.spec import DatasetSpec
+
+
+class AgentwiseActor(Agentwise):
+    """mu_i(o_i) of every agent, from its own row only; a network shared by all agents also reads a one-hot agent id.
+
+    Args:
+        spec: the dataset's spec; A = `spec.action_dim`.
+        condition_dim: C, of what each agent conditions on.
+        hidden: widths of the hidden layers.
+        sharing: `independent` networks or one `shared` by all agents.
+        activation: between the layers.
+        outputs: numbers for each entry of an action: 1, or 2 for the mean and the spread of a Gaussian.
+
+    Shapes:
+        condition `[B, N, C]`, result `[B, N, outputs * A]`
+    """
+
+    fsdp_role: ClassVar[FsdpRole] = "unit"
+    agent_buffers: ClassVar[tuple[str, ...]] = ("agent_id",)
+    agent_id: Tensor
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        condition_dim: int,
+        hidden: Sequence[int] = (64, 64),
+        sharing: Sharing = "independent",
+        activation: Activation = "relu",
+        outputs: int = 1,
+    ) -> None:
+        super().__init__(spec.n_agents, sharing)
+        self.register_buffer("agent_id", agent_identities(spec.n_agents, sharing))
+        sizes = (condition_dim + self.agent_id.shape[1], *hidden, outputs * spec.action_dim)
+        self.network = AgentwiseMLP(spec.n_agents, sizes, activation, sharing)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """What the last layer says, without bounds."""
+        identity = self.agent_id.to(condition.dtype).expand(len(condition), -1, -1)
+        result: Tensor = self.network(torch.cat([condition, identity], dim=-1))
+        return result

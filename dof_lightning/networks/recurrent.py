@@ -1,0 +1,61 @@
+"""A network with a memory: one number a discrete choice, from all that an agent has seen."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dof_lightning.networks.agentwise import Agentwise, agent_identities
+from dof_lightning.sharding import FsdpRole
+from dof_lightning.spec import DatasetSpec
+
+
+class RecurrentNetwork(Agentwise):
+    """Linear, ReLU, GRU, ReLU, Linear: one network that all agents share and that also reads a one-hot agent id.
+
+    The common network of discrete baselines (OG-MARL, Formanek et al., 2023; reference/baselines_and_games.md
+    section 1). Row i of a result depends on agent i's own rows only, up to the present one.
+
+    Args:
+        spec: the dataset's spec; A = `spec.action_dim`.
+        condition_dim: C, of what each agent sees.
+        hidden: width of the first layer and of the memory.
+
+    Shapes:
+        seen `[B, N, T, C]`, memory `[B, N, hidden]` or None (nothing is remembered); results `[B, N, T, A]` and the
+        memory after the last row `[B, N, hidden]`
+    """
+
+    fsdp_role: ClassVar[FsdpRole] = "unit"
+    agent_buffers: ClassVar[tuple[str, ...]] = ("agent_id",)
+    agent_id: Tensor
+
+    def __init__(self, spec: DatasetSpec, condition_dim: int, hidden: int = 64) -> None:
+        super().__init__(spec.n_agents, "shared")
+        self.hidden = hidden
+        self.register_buffer("agent_id", agent_identities(spec.n_agents, "shared"))
+        self.first = nn.Linear(condition_dim + spec.n_agents, hidden)
+        self.last = nn.Linear(hidden, spec.action_dim)
+        # The parameters of `nn.GRU`, whose module holds weak references that cannot be exported.
+        bound = hidden**-0.5
+        self.input_weight = nn.Parameter(torch.empty(3 * hidden, hidden).uniform_(-bound, bound))
+        self.memory_weight = nn.Parameter(torch.empty(3 * hidden, hidden).uniform_(-bound, bound))
+        self.input_bias = nn.Parameter(torch.empty(3 * hidden).uniform_(-bound, bound))
+        self.memory_bias = nn.Parameter(torch.empty(3 * hidden).uniform_(-bound, bound))
+
+    def forward(self, seen: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Reads T rows one after another."""
+        batch, agents, rows = seen.shape[:3]
+        identity = self.agent_id.to(seen.dtype)[:, None].expand(batch, -1, rows, -1)
+        first = torch.relu(self.first(torch.cat([seen, identity], dim=-1))).to(self.input_weight.dtype)
+        if memory is None:
+            memory = first.new_zeros(batch, agents, self.hidden)
+        # cuDNN and autocast differ on mixed precisions here; the memory is small, so it stays in full precision.
+        with torch.autocast(seen.device.type, enabled=False):
+            weights: list[Tensor] = [self.input_weight, self.memory_weight, self.input_bias, self.memory_bias]
+            remembered, after = torch.gru(
+                first.flatten(0, 1), memory.reshape(1, batch * agents, self.hidden), weights,
+                True, 1, 0.0, self.training, False, True,
+            )  # fmt: skip
+        results: Tensor = self.last(torch.relu(remembered))
+        return results.reshape(batch, agents, rows, -1), after.reshape(batch, agents, self.hidden)
