@@ -1,0 +1,66 @@
+"""MACQL: every agent's critics are pushed down where the data have no actions."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dof_lightning.algorithms.action_losses import weighted_mean
+from dof_lightning.algorithms.actor_critic import DeterministicActorCritic
+from dof_lightning.algorithms.settings import check_ranges
+from dof_lightning.algorithms.values import Situation, at_least_float32
+from dof_lightning.spec import DatasetSpec
+
+
+class MACQL(DeterministicActorCritic):
+    """Critic: TD error + alpha (log E_u[exp Q_i(o_i, u)] - Q_i(o_i, a_i)), actor: -Q_i + 1e-3 ||pi_i||^2.
+
+    Conservative Q-learning (Kumar et al., 2020, eq. 4) an agent each, as in OMAR's comparison (Pan et al., 2022): the
+    expectation is over `samples` uniform actions, of density 0.5^d. Rewards are scaled, and alpha with them, so that
+    its published values keep their meaning.
+
+    Args:
+        spec: the dataset's spec.
+        alpha: weight of the gap, for rewards in their own unit; at least 0.
+        samples: uniform actions of each row.
+        settings: see `DeterministicActorCritic`.
+    """
+
+    def __init__(self, spec: DatasetSpec, *, alpha: float, samples: int, **settings: Any) -> None:
+        super().__init__(spec, **settings)
+        check_ranges(alpha=alpha, samples=samples)
+        self.alpha = alpha
+        self.samples = samples
+
+    def critic_penalty(self, now: Situation, data: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
+        """The weighted `gap`; see the base class."""
+        return self.alpha * self.critic.reward_scale * self.gap(now, data, weight, generator)
+
+    def gap(self, now: Situation, data: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
+        """E[log E_u[exp Q_i(o_i, u)] - Q_i(o_i, a_i)], summed over the twins; arguments as `actor_loss`."""
+        drawn = torch.rand((self.samples, *data.shape), generator=generator, device=data.device, dtype=data.dtype)
+        anywhere = at_least_float32(self._values_of_each(now, (2 * drawn - 1) * self.action_mask))
+        log_density = self.action_mask.sum(-1) * math.log(0.5)
+        soft = (anywhere - log_density).logsumexp(1) - math.log(self.samples)
+        there = at_least_float32(self.critic.online(now, data))
+        return weighted_mean((soft - there).sum(0), weight)
+
+    def actor_loss(
+        self, now: Situation, actions: Tensor, data: Tensor, weight: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """See the class and the base class."""
+        value = self.mean_value(self.critic.frozen_values(now, actions), weight)
+        return {"loss/actor": self.shrinkage(actions, weight) - value, "loss/q": -value}
+
+    def _values_of_each(self, now: Situation, actions: Tensor) -> Tensor:
+        """Twins `[2, M, B, N]` of M actions `[M, B, N, A]` in each row."""
+        repeated = repeat(now, len(actions))
+        values: Tensor = self.critic.online(repeated, actions.flatten(0, 1))
+        return values.reshape(len(values), len(actions), *actions.shape[1:3])
+
+
+def repeat(now: Situation, times: int) -> Situation:
+    """The rows of a situation, all of them, `times` one after another: `[times * B, N, ...]`."""
+    alive = None if now.alive is None else now.alive.repeat(times, 1)
+    return Situation(condition=now.condition.repeat(times, 1, 1), alive=alive)
