@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from dof_lightning.errors import UserError
 
+_TEMPERATURES = ("actor_temperature", "critic_temperature")
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
         ("discount", "target_update_rate", "target_noise", "search_weight"),
@@ -11,7 +12,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
         "between 0 and 1",
     ),
     (("ema_decay", "dropout"), lambda value: 0.0 <= value < 1.0, "at least 0 and below 1"),
-    (("learning_rate", "critic_learning_rate", "search_std"), lambda value: value > 0.0, "above 0"),
+    (("learning_rate", "critic_learning_rate", "search_std", *_TEMPERATURES), lambda value: value > 0.0, "above 0"),
     (("gradient_clip", "critic_gradient_clip", "reward_scale"), lambda value: value > 0.0, "above 0, or null"),
     (("alpha",), lambda value: value >= 0.0, "at least 0"),
     (("sequence_length", "samples", "search_iterations", "search_samples"), lambda value: value >= 1, "at least 1"),

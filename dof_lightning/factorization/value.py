@@ -87,6 +87,37 @@ class Weighted(ValueMixer):
         return (values * self.log_weight.exp()[:, None]).sum(dim=1)
 
 
+class StateWeighted(ValueMixer):
+    """Q_tot = sum_i k_i(s) Q_i + b(s), k_i >= 0 and sum_i k_i = 1 (ICQ-MA, Yang et al., 2021, section 4.3).
+
+    Args:
+        spec: the dataset's spec.
+        state_dim: S, 0 where there is nothing to condition on (the weights are then constants that are learned).
+        hidden: width of the layer between state and weights.
+
+    Shapes:
+        values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
+    """
+
+    satisfies_igm = True
+
+    def __init__(self, spec: DatasetSpec, state_dim: int, hidden: int = 64) -> None:
+        super().__init__()
+        inputs = state_dim + 1  # a constant stands beside the state, as in `Monotone`
+        self.weight = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, spec.n_agents))
+        self.bias = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def weights(self, state: Tensor) -> Tensor:
+        """The k_i `[B, N]`."""
+        size = self.weight(functional.pad(state, (0, 1), value=1.0)).abs()
+        return size / size.sum(1, keepdim=True).clamp_min(1e-6)
+
+    def forward(self, values: Tensor, state: Tensor) -> Tensor:
+        """The weighted sum over agents, and what the state alone is worth."""
+        weighted = (values.squeeze(-1) * self.weights(state)).sum(1, keepdim=True)
+        return weighted + self.bias(functional.pad(state, (0, 1), value=1.0))
+
+
 class Attention(ValueMixer):
     """Q_tot = b(s) + N sum_h |w_h(s)| sum_i softmax_i(q_h(s) . k_h,i(s) / sqrt(d)) Q_i (Qatten, Yang et al., 2020).
 

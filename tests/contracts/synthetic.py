@@ -92,9 +92,9 @@ def build_algorithm(*overrides: str, spec: DatasetSpec | None = None, weights_se
 @cache
 def _narrow(overrides: tuple[str, ...]) -> dict[str, Any]:
     cfg = configuration.compose(["experiment=mpe_spread_random", *overrides])
-    for key, _ in leaves(OmegaConf.to_container(cfg)):
+    for key, value in leaves(OmegaConf.to_container(cfg)):
         if key.endswith(".hidden"):
-            OmegaConf.update(cfg, key, [32, 32])
+            OmegaConf.update(cfg, key, [32, 32] if isinstance(value, list) else 16)
         elif key == "denoiser.channels":
             OmegaConf.update(cfg, key, 16)
     algorithm: dict[str, Any] = configuration.to_plain(cfg)["algorithm"]
