@@ -40,4 +40,5 @@ def _target(option: str) -> str:
     content: Any = OmegaConf.load(configuration.CONF_DIR / "algorithm" / f"{option}.yaml")
     if "_target_" in content:
         return str(content._target_)
-    return _target(next(base for base in content.defaults if isinstance(base, str) and base != "_self_"))
+    base = next(base for base in content.defaults if isinstance(base, str) and base != "_self_")
+    return _target(base.partition("@")[0])

@@ -46,6 +46,7 @@ class Checkpoint:
         spec: the dataset's spec.
         behavior: the behaviour's returns, from the dataset's manifest.
         weights: the algorithm's `state_dict`.
+        git: revision of the source tree that trained it; None outside a clone.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Checkpoint:
     spec: DatasetSpec
     behavior: dict[str, Any]
     weights: dict[str, torch.Tensor]
+    git: str | None = None
 
 
 def describe(config: Mapping[str, Any], spec: DatasetSpec, behavior: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +85,9 @@ def git_revision() -> str | None:
     root = Path(__file__).resolve().parents[1]
     try:
         revision = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        # A results store grows while its runs go on: that is no other source.
+        paths = ("--", ".", ":(exclude)benchmarks/results")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", *paths)
     except (OSError, subprocess.SubprocessError):
         return None
     return revision + ("+changes" if changed else "")
@@ -117,7 +121,8 @@ def read(path: Path) -> Checkpoint:
             f"use dof-lightning {content['versions']['dof-lightning']}"
         )
     spec = spec_from_plain(content["dataset"])
-    return Checkpoint(path, raw["global_step"], content["config"], spec, content["behavior"], raw["state_dict"])
+    told = (content["config"], spec, content["behavior"], raw["state_dict"], content["git"])
+    return Checkpoint(path, raw["global_step"], *told)
 
 
 def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: DatasetSpec) -> None:

@@ -23,6 +23,11 @@ _CERTIFY_HELP = (
     "play with one process an agent, each from its own files, and compare with the batched rollout: "
     "dof certify checkpoint=<path> agents=<folder> [episodes=16] [seed=0]"
 )
+_BENCH_HELP = (
+    "run a suite as a queue that can be killed and goes on: dof bench suite=<name or path> [jobs=1] [minutes=<no run "
+    "begins after>] [store=benchmarks/results/<suite>] [runs=runs/bench] [keep=true|false] [list=true] "
+    "[launcher=joblib|submitit_local|submitit_slurm [hydra.launcher.<key>=<value>]]"
+)
 _IGD_HELP = (
     "measure on a checkpoint whether the joint law is the agents' product: dof igd checkpoint=<path> [seed=0] "
     "[draws=1024] [conditions=4]; or what it cannot represent: dof igd checkpoint=<factorised> compare=<centralised>"
@@ -41,10 +46,12 @@ def run(arguments: Sequence[str]) -> None:
         UserError: an argument is missing or names nothing.
     """
     parser = argparse.ArgumentParser(prog="dof", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{eval,export,certify,igd,data}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{eval,export,certify,igd,bench,data}")
     for name, (_, explanation) in _CHECKPOINT_COMMANDS.items():
         command = commands.add_parser(name, help=explanation, description=explanation)
         command.add_argument("tails", nargs="+", metavar="key=value", help="checkpoint=<path> and what to change")
+    suite = commands.add_parser("bench", help=_BENCH_HELP, description=_BENCH_HELP)
+    suite.add_argument("tails", nargs="*", metavar="key=value", help="suite=<name or path> and how to run it")
     data = commands.add_parser("data", help=data_commands.HELP, description=data_commands.HELP)
     actions = data.add_subparsers(dest="action", required=True, metavar="{" + ",".join(data_commands.ACTIONS) + "}")
     for name, (_, explanation) in data_commands.ACTIONS.items():
@@ -55,8 +62,16 @@ def run(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.command in _CHECKPOINT_COMMANDS:
         _CHECKPOINT_COMMANDS[options.command][0](options.tails)
+    elif options.command == "bench":
+        _bench(options.tails)
     else:
         data_commands.ACTIONS[options.action][0]([*options.tails, *getattr(options, "plot", [])])
+
+
+def _bench(tails: list[str]) -> None:
+    from dof_lightning.bench.command import bench
+
+    bench(tails)
 
 
 def _evaluate(tails: list[str]) -> None:

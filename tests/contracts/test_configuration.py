@@ -15,7 +15,9 @@ from tests.contracts.synthetic import fitting_algorithm
 CONF = configuration.CONF_DIR
 FILES = sorted(CONF.rglob("*.yaml"))
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-OPTIONS = [(group, option) for group in GROUPS if group != "tuned" for option in configuration.options(group)]
+OPTIONS = [
+    (group, option) for group in GROUPS if group not in ("tuned", "suite") for option in configuration.options(group)
+]
 
 
 def _name(path: Path) -> str:

@@ -1,0 +1,114 @@
+"""`dof bench`: what is typed, and what is said."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from dof_lightning.bench.queue import Outcome, Place, pending, work
+from dof_lightning.bench.suite import Job, read_suite
+from dof_lightning.console import make_console, show_table
+from dof_lightning.errors import UserError
+from dof_lightning.tails import take, take_integer
+
+STORES, RUNS = Path("benchmarks") / "results", Path("runs") / "bench"
+_KNOWN = ("suite", "store", "runs", "jobs", "minutes", "keep", "launcher", "list")
+
+
+def bench(tails: list[str]) -> None:
+    """Runs what of a suite is not in its store yet.
+
+    Raises:
+        UserError: an argument or a run is not as it should be; nothing has been begun then.
+        SystemExit: a run failed, or a signal ended the queue.
+    """
+    launcher_settings = [tail for tail in tails if tail.startswith("hydra.launcher.")]
+    tails = [tail for tail in tails if tail not in launcher_settings]
+    which, tails = take(tails, "suite")
+    if which is None:
+        raise UserError("suite= is missing; name an option of conf/suite or the path of a .yaml file")
+    store, tails = take(tails, "store")
+    runs, tails = take(tails, "runs")
+    at_once, tails = take_integer(tails, "jobs", default=1, least=1)
+    minutes, tails = take(tails, "minutes")
+    keep, tails = _take_truth(tails, "keep", default=True)
+    only_list, tails = _take_truth(tails, "list", default=False)
+    launcher, tails = take(tails, "launcher")
+    if tails:
+        raise UserError(f"unknown key `{tails[0].partition('=')[0]}`; dof bench takes {', '.join(_KNOWN)}")
+    suite = read_suite(which)
+    place = Place(which, suite, Path(store or STORES / suite.name), Path(runs or RUNS), keep)
+    screen = make_console()
+    waiting = pending(place)
+    screen.print(f"{suite.title}: {len(suite.queue)} runs, {len(suite.queue) - len(waiting)} in {place.store}")
+    if only_list:
+        _list(screen, suite.queue, waiting)
+    elif waiting and launcher is not None:
+        _launch(place, waiting, launcher, launcher_settings, at_once, screen)
+    elif waiting:
+        _end(work(place, waiting, at_once, _minutes(minutes), screen), place, screen)
+
+
+def _take_truth(tails: list[str], wanted: str, default: bool) -> tuple[bool, list[str]]:
+    text, others = take(tails, wanted)
+    if text not in (None, "true", "false"):
+        raise UserError(f"{wanted} must be true or false, got {text!r}")
+    return (default if text is None else text == "true"), others
+
+
+def _minutes(text: str | None) -> float | None:
+    try:
+        value = None if text is None else float(text)
+    except ValueError:
+        value = -1.0
+    if value is not None and not value > 0:
+        raise UserError(f"minutes must be a number above 0, got {text!r}")
+    return value
+
+
+def _list(screen: Console, queue: Sequence[Job], waiting: Sequence[Job]) -> None:
+    rows = [[job.experiment, job.label, str(job.seed), "to do" if job in waiting else "done"] for job in queue]
+    show_table(screen, ["experiment", "algorithm", "seed", "state"], rows)
+
+
+def _launch(
+    place: Place, jobs: Sequence[Job], launcher: str, settings: list[str], at_once: int, screen: Console
+) -> None:
+    """Hands all runs to a launcher of Hydra and waits; what it did is in the store afterwards."""
+    told = {"suite": place.which, "store": place.store, "runs": place.runs, "keep": str(place.keep).lower()}
+    command = [sys.executable, "-m", "dof_lightning.bench.launch", "-m", f"hydra/launcher={launcher}", *settings]
+    command += [f"hydra.launcher.n_jobs={at_once}"] if launcher == "joblib" and not settings else []
+    notes = place.runs / place.suite.name / ".hydra"
+    command += [
+        f"hydra.sweep.dir={notes}",
+        "hydra.output_subdir=null",
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
+    ]
+    command += [*(f"+{key}={value}" for key, value in told.items()), f"+job={','.join(job.name for job in jobs)}"]
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // at_once))
+    code = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": threads}, check=False).returncode
+    left = pending(place)
+    screen.print(f"{len(jobs) - len(left)} of {len(jobs)} runs done by launcher={launcher}", highlight=False)
+    if left or code:
+        raise UserError(f"{len(left)} runs are not in {place.store}; the same command does them again")
+
+
+def _end(outcome: Outcome, place: Place, screen: Console) -> None:
+    """Says what is left, and leaves with an exit code that scripts can read."""
+    screen.print(f"{outcome.done} runs added to {place.store}", highlight=False, soft_wrap=True)
+    if outcome.elsewhere:
+        screen.print(f"{len(outcome.elsewhere)} runs are another process's", highlight=False)
+    if outcome.ended_by is not None:
+        sys.stderr.write(f"{outcome.ended_by.name}: the runs have saved what they had; the same command goes on\n")
+        sys.exit(128 + outcome.ended_by)
+    if outcome.left:
+        screen.print(f"{outcome.left} runs were not begun in minutes=; the same command goes on", highlight=False)
+    if outcome.failed:
+        raise UserError(
+            f"{len(outcome.failed)} runs failed, the first is {outcome.failed[0].name}; its log is "
+            f"{place.log(outcome.failed[0])}"
+        )

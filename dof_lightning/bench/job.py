@@ -1,0 +1,92 @@
+"""One run of a suite, in a process of its own: train, time a decision, add a row to the store.
+
+`python -m dof_lightning.bench.job suite=<name or path> job=<name> store=<folder> runs=<folder> [keep=true]`
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from dof_lightning import configuration
+from dof_lightning.bench.suite import Job, read_suite
+from dof_lightning.tails import take
+
+BUSY = 75  # exit code: another process is at this run (EX_TEMPFAIL)
+
+
+def compose(job: Job, runs: Path) -> DictConfig:
+    """The configuration of a run, in its folder `<runs>/<suite>/<name>`.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    cfg = configuration.compose(job.typed)
+    cfg.run_dir = str(run_folder(job, runs))
+    configuration.check(cfg)
+    return cfg
+
+
+def run_folder(job: Job, runs: Path) -> Path:
+    """Where a run lies."""
+    return runs / job.suite / job.name
+
+
+def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
+    """Trains unless that is done, and adds the row unless that is done.
+
+    Args:
+        job: the run.
+        store: folder of the results store.
+        runs: folder of run folders.
+        keep: leave the run folder where it is; else it is deleted once its row is in the store.
+
+    Raises:
+        UserError: the configuration or the data are not as they should be.
+        SystemExit: another process is at it (`BUSY`), or a signal has ended the training.
+    """
+    from dof_lightning import engine
+    from dof_lightning.record import record_of
+    from dof_lightning.results_store import ResultsStore
+    from dof_lightning.run_folder import RunFolder, claim
+
+    cfg, path = compose(job, runs), run_folder(job, runs)
+    if not claim(RunFolder(path)):
+        sys.exit(BUSY)
+    engine.run(cfg)
+    decision_ms = time_decision(path)
+    typed = [text for text in job.typed if text != "study=none"]
+    ResultsStore(store).append(*record_of(path, job.suite, job.variant, decision_ms, typed))
+    if not keep:
+        shutil.rmtree(path)
+
+
+def time_decision(path: Path) -> float:
+    """Milliseconds of one decision of all agents of one episode, by a run's last weights: the fastest of several."""
+    from dof_lightning import checkpoint as checkpoints
+    from dof_lightning.evaluation import DECISION_REPETITIONS, build_policy, first_decision
+    from dof_lightning.timing import interleaved
+
+    checkpoint = checkpoints.read(path)
+    decide = first_decision(*build_policy(checkpoint, checkpoint.config))
+    return round(1e3 * min(interleaved({"": decide}, DECISION_REPETITIONS)[""]), 4)
+
+
+def run(tails: list[str]) -> None:
+    """What the command line asks for.
+
+    Raises:
+        UserError: a key is missing.
+    """
+    values: dict[str, Any] = {}
+    for key in ("suite", "job", "store", "runs", "keep"):
+        values[key], tails = take(tails, key)
+    job = read_suite(values["suite"]).job(values["job"])
+    sys.argv = ["train.py", *job.typed]  # what the run says of itself is what a user would type
+    perform(job, Path(values["store"]), Path(values["runs"]), keep=values["keep"] != "false")
+
+
+if __name__ == "__main__":
+    sys.exit(configuration.exit_with_one_line(lambda: run(sys.argv[1:])))

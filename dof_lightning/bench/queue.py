@@ -1,0 +1,224 @@
+"""The queue: starts a suite's runs, several at a time, and leaves what is done as it is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dof_lightning.bench.job import BUSY, compose
+from dof_lightning.bench.suite import Job, Suite
+from dof_lightning.configuration import build, to_plain
+from dof_lightning.errors import UserError
+from dof_lightning.plain import config_hash
+from dof_lightning.results_store import Record, ResultsStore
+from dof_lightning.spec import fingerprint
+
+_LOOK_EVERY_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a suite is run.
+
+    Attributes:
+        which: the suite as it was typed, an option or a path.
+        suite: what it says.
+        store: folder of its results store.
+        runs: folder of run folders.
+        keep: leave run folders where they are.
+    """
+
+    which: str
+    suite: Suite
+    store: Path
+    runs: Path
+    keep: bool
+
+    def command(self, job: Job) -> list[str]:
+        """Of one run's process."""
+        told = {"suite": self.which, "job": job.name, "store": self.store, "runs": self.runs}
+        tails = [*(f"{key}={value}" for key, value in told.items()), f"keep={'true' if self.keep else 'false'}"]
+        return [sys.executable, "-m", "dof_lightning.bench.job", *tails]
+
+    def log(self, job: Job) -> Path:
+        """What a run's processes print."""
+        return self.runs / self.suite.name / "logs" / f"{job.name}.log"
+
+
+@dataclass
+class Outcome:
+    """How a stretch went.
+
+    Attributes:
+        done: rows that were added.
+        failed: runs that ended in an error.
+        elsewhere: runs that another process is at.
+        left: runs that were not begun.
+        ended_by: the signal that ended it early; None.
+    """
+
+    done: int = 0
+    failed: list[Job] = field(default_factory=list)
+    elsewhere: list[Job] = field(default_factory=list)
+    left: int = 0
+    ended_by: signal.Signals | None = None
+
+
+def pending(place: Place) -> list[Job]:
+    """The runs that are not in the store; every run's configuration is checked before any begins.
+
+    A run is in the store where configuration and data are: data of another recipe, after a change of a behaviour's
+    weights, make another run.
+
+    Raises:
+        UserError: one of them cannot be run.
+    """
+    known = {(record.config_hash, record.dataset_fingerprint) for record in ResultsStore(place.store).records()}
+    told: dict[tuple[Any, ...], tuple[Any, str | None]] = {}
+    waiting = []
+    for job in place.suite.queue:
+        key = (job.experiment, job.algorithm, job.overrides)
+        if key not in told:
+            told[key] = _checked(job, place.runs)
+        cfg, dataset = told[key]
+        cfg.seed = job.seed
+        hashed = config_hash(to_plain(cfg))
+        if not any(hashed == config and dataset in (None, data) for config, data in known):
+            waiting.append(job)
+    return waiting
+
+
+def _checked(job: Job, runs: Path) -> tuple[Any, str | None]:
+    """A run's configuration, and the fingerprint of its data where they build themselves."""
+    from dof_lightning import checkpoint as checkpoints
+    from dof_lightning.action_kinds import check_action_kind
+
+    try:
+        cfg = compose(job, runs)
+        plain = to_plain(cfg)
+        check_action_kind(plain, checkpoints.build_env(plain).spec)
+        if not plain["rollout"]["enabled"]:
+            raise UserError("a benchmark compares what is played, and rollout=none plays nothing")
+        source = None if plain["data"]["path"] else build(plain["data"]["source"])
+    except UserError as error:
+        raise UserError(f"suite={job.suite}, {job.name}: {error}") from error
+    recipe = getattr(source, "recipe", None)
+    return cfg, None if recipe is None else fingerprint(recipe)
+
+
+def work(place: Place, jobs: Sequence[Job], at_once: int, minutes: float | None, screen: Console) -> Outcome:
+    """Runs jobs until all are done, or until no time is left to begin another.
+
+    Args:
+        place: where.
+        jobs: what, in order.
+        at_once: processes at the same time; they share this machine's cores.
+        minutes: after so many no run is begun; None: no limit.
+        screen: for a line a run.
+    """
+    outcome, queue = Outcome(), list(jobs)
+    running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
+    started = time.monotonic()
+    ends = float("inf") if minutes is None else started + 60 * minutes
+    place.log(jobs[0]).parent.mkdir(parents=True, exist_ok=True)
+    with _signals() as received:
+        while running or (queue and received() is None and time.monotonic() < ends):
+            while queue and len(running) < at_once and received() is None and time.monotonic() < ends:
+                job = queue.pop(0)
+                running[_start(place, job, at_once)] = (job, time.monotonic())
+            if received() is not None:
+                _forward(running, received())
+            for process in [process for process in running if process.poll() is not None]:
+                job, since = running.pop(process)
+                _note(place, job, process.returncode, outcome)
+                _say(place, job, process.returncode, time.monotonic() - since, len(queue) + len(running), screen)
+            time.sleep(_LOOK_EVERY_SECONDS)
+        outcome.ended_by = received()
+    outcome.left = len(queue)
+    return outcome
+
+
+def _start(place: Place, job: Job, at_once: int) -> subprocess.Popen[bytes]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // at_once))
+    with place.log(job).open("ab") as log:
+        # A session of its own: Ctrl-C reaches this process only, which tells the others once.
+        return subprocess.Popen(
+            place.command(job),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": threads},
+            start_new_session=True,
+        )
+
+
+def _forward(running: dict[subprocess.Popen[bytes], Any], number: signal.Signals | None) -> None:
+    """Tells the runs to save and end, once each."""
+    for process in running:
+        if number is not None and not getattr(process, "told", False):
+            process.send_signal(signal.SIGTERM)
+            process.told = True  # type: ignore[attr-defined]
+
+
+def _note(place: Place, job: Job, code: int, outcome: Outcome) -> None:
+    if code == 0:
+        outcome.done += 1
+    elif code == BUSY:
+        outcome.elsewhere.append(job)
+    elif code not in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        outcome.failed.append(job)
+
+
+def _say(place: Place, job: Job, code: int, seconds: float, left: int, screen: Console) -> None:
+    what = f"{job.experiment}  {job.label}  seed {job.seed}"
+    if code == 0:
+        record = _newest(place, job)
+        ended = "done" if record is None else _score(record)
+    elif code == BUSY:
+        ended = "another process is at it"
+    elif code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        ended = "stopped and saved"
+    else:
+        ended = f"FAILED with exit code {code}: {last_line(place.log(job))} ({place.log(job)})"
+    screen.print(f"{what}: {ended}, {seconds:.0f} s; {left} to go", highlight=False, soft_wrap=True)
+
+
+def _newest(place: Place, job: Job) -> Record | None:
+    wanted = (job.experiment, job.algorithm, job.variant, job.seed)
+    found = [r for r in ResultsStore(place.store).records() if (r.experiment, r.algorithm, r.variant, r.seed) == wanted]
+    return found[-1] if found else None
+
+
+def _score(record: Record) -> str:
+    score = record.last_normalized_score
+    return f"return {record.last_return:.4g}" + ("" if score is None else f", normalised score {score:.1f}")
+
+
+def last_line(log: Path) -> str:
+    """What a process said last; empty where it said nothing."""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], signal.Signals | None]]:
+    """Collects the first SIGINT or SIGTERM instead of dying of it."""
+    found: list[signal.Signals] = []
+    before = {
+        number: signal.signal(number, lambda number, _: found.append(signal.Signals(number)))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: found[0] if found else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,173 @@
+"""Suite files: which runs a benchmark is made of."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dof_lightning import configuration
+from dof_lightning.errors import UserError
+
+_KEYS = {"title": str, "overrides": list, "max_minutes": (int, float, type(None)), "grids": list}
+_GRID_KEYS = {"experiments": list, "algorithms": dict, "seeds": list, "overrides": list}
+_TAKEN = ("experiment", "seed", "run_dir", "resume", "study")  # what a suite sets itself
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a suite.
+
+    Attributes:
+        suite: the suite's name.
+        experiment: option of group experiment.
+        label: what the suite calls the algorithm with its overrides.
+        algorithm: option of group algorithm.
+        seed: the run's.
+        overrides: everything else that is typed.
+    """
+
+    suite: str
+    experiment: str
+    label: str
+    algorithm: str
+    seed: int
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its run folder; unique in the suite."""
+        return f"{self.experiment}__{self.label}__seed_{self.seed}"
+
+    @property
+    def variant(self) -> str:
+        """The label, where it says more than the algorithm's name; else empty."""
+        return "" if self.label == self.algorithm else self.label
+
+    @property
+    def typed(self) -> list[str]:
+        """What `python train.py` is told."""
+        chosen = (f"experiment={self.experiment}", f"algorithm={self.algorithm}", "study=none")
+        return [*chosen, *self.overrides, f"seed={self.seed}"]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A benchmark.
+
+    Attributes:
+        name: of its file.
+        title: for people.
+        queue: its runs in the order in which they are to be done: every method gets its first seed before any gets
+            its second.
+    """
+
+    name: str
+    title: str
+    queue: tuple[Job, ...]
+
+    def job(self, name: str) -> Job:
+        """The run of a name.
+
+        Raises:
+            UserError: there is none.
+        """
+        for job in self.queue:
+            if job.name == name:
+                return job
+        raise UserError(f"suite={self.name} has no run {name!r}; was its file changed meanwhile?")
+
+
+def read_suite(which: str) -> Suite:
+    """Reads a suite.
+
+    Args:
+        which: an option of `conf/suite`, or the path of a yaml file.
+
+    Raises:
+        UserError: there is none, or it is not as it should be.
+    """
+    path = Path(which)
+    if path.suffix != ".yaml":
+        path = configuration.CONF_DIR / "suite" / f"{which}.yaml"
+    if not path.is_file():
+        known = ", ".join(configuration.options("suite"))
+        raise UserError(f"suite={which} does not exist; choose one of {known}, or the path of a .yaml file")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    _check(str(path), content, _KEYS, required=("grids",))
+    for number, grid in enumerate(content["grids"]):
+        _check(f"{path}: grids[{number}]", grid, _GRID_KEYS, required=("experiments", "algorithms", "seeds"))
+        _check_values(f"{path}: grids[{number}]", grid)
+        for label, overrides in grid["algorithms"].items():
+            _check_algorithm(f"{path}: grids[{number}]: algorithms.{label}", str(label), overrides)
+    jobs = list(_jobs(path.stem, content))
+    twice = next((job.name for index, job in enumerate(jobs) if job.name in {j.name for j in jobs[:index]}), None)
+    if not jobs or twice is not None:
+        raise UserError(f"{path}: {'there is no run' if twice is None else f'{twice} is there twice; name it once'}")
+    return Suite(path.stem, content.get("title") or path.stem, tuple(sorted(jobs, key=lambda job: job.seed)))
+
+
+def _check(where: str, node: Any, known: Mapping[str, Any], required: Sequence[str]) -> None:
+    if not isinstance(node, dict):
+        raise UserError(f"{where} must hold keys: {', '.join(known)}")
+    for key, value in node.items():
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"known are {', '.join(known)}"
+            raise UserError(f"{where}: unknown key `{key}`; {hint}")
+        if not isinstance(value, known[key]) or isinstance(value, bool):
+            raise UserError(f"{where}: {key} has the wrong form: {value!r}")
+    for key in required:
+        if not node.get(key):
+            raise UserError(f"{where}: {key} is missing or empty")
+
+
+def _check_values(where: str, grid: Mapping[str, Any]) -> None:
+    if not all(type(seed) is int and seed >= 0 for seed in grid["seeds"]):
+        raise UserError(f"{where}: seeds={grid['seeds']} must be integers, at least 0")
+    for name in grid["experiments"]:
+        if name not in configuration.options("experiment"):
+            choices = ", ".join(configuration.options("experiment"))
+            raise UserError(f"{where}: experiment {name} does not exist; choose one of {choices}")
+
+
+def _check_algorithm(where: str, label: str, overrides: Any) -> None:
+    if not re.fullmatch(r"[\w.-]+", label):
+        raise UserError(f"{where} must be made of letters, digits, _, - and . only")
+    if not isinstance(overrides, list):
+        raise UserError(f"{where} must be a list of overrides, [] for none")
+    taken = next((key for key in _TAKEN for text in overrides if str(text).startswith(f"{key}=")), None)
+    if taken is not None:
+        raise UserError(f"{where}: {taken}= is set by the suite; drop the override")
+
+
+def _jobs(name: str, content: Mapping[str, Any]) -> Iterator[Job]:
+    common = [*_strings(content.get("overrides"))]
+    minutes = content.get("max_minutes")
+    if minutes is not None:
+        hours, seconds = divmod(round(60 * minutes), 3600)
+        common.append(f"trainer.max_time={hours // 24:02}:{hours % 24:02}:{seconds // 60:02}:{seconds % 60:02}")
+    for grid in content["grids"]:
+        shared = [*common, *_strings(grid.get("overrides"))]
+        for experiment in grid["experiments"]:
+            for label, own in grid["algorithms"].items():
+                algorithm, overrides = _algorithm(str(label), [*shared, *_strings(own)])
+                for seed in grid["seeds"]:
+                    yield Job(name, experiment, str(label), algorithm, seed, tuple(overrides))
+
+
+def _algorithm(label: str, overrides: list[str]) -> tuple[str, list[str]]:
+    """The algorithm that a label stands for, and the other overrides."""
+    named = [text.partition("=")[2] for text in overrides if text.startswith("algorithm=")]
+    others = [text for text in overrides if not text.startswith("algorithm=")]
+    return (named[-1] if named else label), others
+
+
+def _strings(values: Any) -> list[str]:
+    return [str(value) for value in values or []]

@@ -1,0 +1,176 @@
+"""`dof bench`: a queue that is killed and goes on, and one row a run whatever happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dof_lightning import cli
+from dof_lightning.bench.job import perform, run_folder
+from dof_lightning.bench.queue import Place, pending
+from dof_lightning.bench.suite import read_suite
+from dof_lightning.errors import UserError
+from dof_lightning.record import record_of
+from dof_lightning.results_store import ResultsStore
+from tests.end_to_end.workplace import Workplace, environment, succeeded
+
+SMALL = ["data.episodes=50", "rollout.report_episodes=2", "rollout.episodes=2", "debug=default"]
+
+
+@pytest.fixture
+def folder(workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder of its own, with the datasets of all tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DOF_DATA", str(workplace.path / "data"))
+    return tmp_path
+
+
+def write_suite(folder: Path, **changes: object) -> Path:
+    grid = {"experiments": ["mpe_spread_random"], "algorithms": {"bc": [], "cloned": ["algorithm=bc"]}, "seeds": [1, 0]}
+    known = {key: changes.pop(key) for key in list(changes) if key in (*grid, "overrides_of_grid")}
+    content = {"title": "small", "overrides": [*SMALL, "trainer.max_steps=2"], "grids": [grid | known]} | changes
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def bench(folder: Path, *tails: str) -> subprocess.Popen:
+    program = "from dof_lightning.cli import main; main()"
+    command = [sys.executable, "-c", program, "bench", "suite=small.yaml", "store=store", "runs=runs", *tails]
+    variables = environment() | {"DOF_DATA": os.environ["DOF_DATA"]}
+    return subprocess.Popen(
+        command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def ended(process: subprocess.Popen) -> str:
+    said, _ = process.communicate(timeout=300)
+    return succeeded(subprocess.CompletedProcess(process.args, process.returncode, said, said))
+
+
+def test_every_method_gets_its_first_seed_before_any_gets_its_second(folder: Path) -> None:
+    jobs = read_suite(str(write_suite(folder))).queue
+    assert [(job.label, job.algorithm, job.variant, job.seed) for job in jobs] == [
+        ("bc", "bc", "", 0),
+        ("cloned", "bc", "cloned", 0),
+        ("bc", "bc", "", 1),
+        ("cloned", "bc", "cloned", 1),
+    ]
+    assert len({job.name for job in jobs}) == 4
+
+
+def test_minutes_become_the_time_limit_of_a_run(folder: Path) -> None:
+    job = read_suite(str(write_suite(folder, max_minutes=90.5))).queue[0]
+    assert "trainer.max_time=00:01:30:30" in job.typed
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"grid": []}, "unknown key `grid`; did you mean `grids`"),
+        ({"grids": []}, "grids is missing"),
+        ({"experiments": ["mpe_spraed"]}, "experiment mpe_spraed does not exist"),
+        ({"seeds": [-1]}, "at least 0"),
+        ({"seeds": [0, 0]}, "twice"),
+        ({"algorithms": {"bc": ["seed=3"]}}, "seed= is set by the suite"),
+        ({"algorithms": {"a b": ["algorithm=bc"]}}, "letters"),
+        ({"max_minutes": "long"}, "max_minutes"),
+    ],
+)
+def test_a_wrong_suite_is_refused_by_name(folder: Path, changes: dict, words: str) -> None:
+    with pytest.raises(UserError, match=f"small.yaml.*{words}"):
+        read_suite(str(write_suite(folder, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"algorithms": {"bd": []}}, "bd does not exist"),
+        ({"algorithms": {"bc": ["algorithm.alhpa=3"]}}, "alhpa"),
+        ({"algorithms": {"td3_bc": []}, "experiments": ["smac_3m_good"]}, "td3_bc does not learn discrete actions"),
+        ({"experiments": ["smac_3m_good"]}, "rollout=none"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_before_any_begins(folder: Path, changes: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        cli.run(["bench", f"suite={write_suite(folder, **changes)}", "store=store"])
+    assert not (folder / "store").exists()
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "tails", [["suit=smoke"], ["suite=nothing"], ["suite=smoke", "jobs=0"], ["suite=smoke", "x=1"]]
+)
+def test_wrong_arguments_are_refused(folder: Path, tails: list[str]) -> None:
+    with pytest.raises(UserError, match=r"suite=|jobs|unknown key `x`"):
+        cli.run(["bench", *tails])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_killed_queue_goes_on_where_it_was_and_does_nothing_twice(folder: Path, number: signal.Signals) -> None:
+    long = [*SMALL, "trainer.max_steps=2000", "checkpoint.every_n_steps=50", "rollout.every_n_steps=100000"]
+    write_suite(
+        folder, overrides=long, seeds=[0], algorithms={"bc": ["trainer.max_steps=2"], "cloned": ["algorithm=bc"]}
+    )
+    run = folder / "runs" / "small" / "mpe_spread_random__cloned__seed_0"
+    first = bench(folder)
+    while not (run / "checkpoints" / "last.ckpt").exists():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    for process in (first.pid, *(map(int, children) if number == signal.SIGKILL else ())):
+        os.kill(process, number)
+    said, _ = first.communicate(timeout=60)
+    assert first.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    assert number == signal.SIGKILL or "the same command goes on" in said
+    assert [(row.algorithm, row.variant) for row in rows(folder)] == [("bc", "")]
+    assert not (run / "results.json").exists()
+    said = ended(bench(folder))
+    assert "2 runs, 1 in store" in said
+    assert "1 runs added" in said
+    assert [(row.variant, row.steps) for row in rows(folder)] == [("", 2), ("cloned", 2000)]
+    assert json.loads((run / "results.json").read_text())["resumed_from_step"] >= 50
+    assert pending(place(folder)) == []
+
+
+def rows(folder: Path) -> list:
+    return ResultsStore(folder / "store").records()
+
+
+def place(folder: Path) -> Place:
+    return Place("small.yaml", read_suite("small.yaml"), folder / "store", folder / "runs", keep=True)
+
+
+def test_what_was_trained_before_it_was_recorded_is_recorded_without_training(folder: Path) -> None:
+    write_suite(folder, seeds=[0])
+    here = place(folder)
+    for job in here.suite.queue:
+        perform(job, here.store, here.runs)
+    before = {row.config_hash: row for row in rows(folder)}
+    assert pending(here) == []
+    here.store.joinpath("results.csv").unlink()
+    assert len(pending(here)) == 2
+    path = run_folder(here.suite.queue[0], here.runs)
+    perform(here.suite.queue[0], here.store, here.runs, keep=False)
+    assert not path.exists()
+    path = run_folder(here.suite.queue[1], here.runs)
+    trained = (path / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    perform(here.suite.queue[1], here.store, here.runs)
+    assert (path / "checkpoints" / "last.ckpt").stat().st_mtime_ns == trained
+    after = {row.config_hash: row for row in rows(folder)}
+    assert {key: row.last_return for key, row in after.items()} == {key: row.last_return for key, row in before.items()}
+    record, curve = record_of(path)
+    assert (record.algorithm, record.steps) == ("bc", 2)
+    assert record.last_return == before[record.config_hash].last_return
+    assert [point.step for point in curve] == [2]
+
+
+def test_a_folder_without_results_is_no_row(folder: Path) -> None:
+    with pytest.raises(UserError, match="no finished run"):
+        record_of(folder)
