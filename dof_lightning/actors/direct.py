@@ -91,3 +91,53 @@ class ChoosingActor(_NoiselessActor):
         """`[E, N]`: the largest legal entry of `[E, N, A]`."""
         allowed = self.action_mask if legal is None else self.action_mask & legal
         return said.masked_fill(~allowed, -torch.inf).argmax(-1)
+
+
+class LikelyActor(ChoosingActor):
+    """Discrete actions: of the legal choices that a cloning network finds likely enough, the one worth most.
+
+    Args:
+        network: values of the choices.
+        cloning: logits of the data's choices.
+        threshold: see `likely`.
+        normalizer, action_mask: of the agents.
+    """
+
+    def __init__(
+        self,
+        network: RecurrentNetwork,
+        cloning: RecurrentNetwork,
+        threshold: float,
+        normalizer: Normalizer,
+        action_mask: Tensor,
+    ) -> None:
+        super().__init__(network, normalizer, action_mask)
+        self.cloning = cloning
+        self.threshold = threshold
+
+    def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
+        """Nothing is remembered: `memory` and `cloning_memory`, `[E, N, hidden]` of zeros."""
+        memory = torch.zeros(n_episodes, self.n_agents, self.cloning.hidden, device=device)
+        return {**super().initial_carry(n_episodes, device), "cloning_memory": memory}
+
+    def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
+        """See the base class."""
+        seen = self.normalizer.normalize(observations)[:, :, None]
+        said, memory = self.network(seen, carry["memory"])
+        logits, cloning_memory = self.cloning(seen, carry["cloning_memory"])
+        allowed = self.action_mask.expand(len(seen), -1, -1) if legal is None else self.action_mask & legal
+        choice = self.choose(said[:, :, 0], likely(logits[:, :, 0], allowed, self.threshold))
+        return choice, {**carry, "memory": memory, "cloning_memory": cloning_memory}
+
+
+def likely(logits: Tensor, allowed: Tensor, threshold: float) -> Tensor:
+    """The allowed choices with pi(u) / max pi >= threshold (BCQ, Fujimoto et al., 2019a, eq. 11).
+
+    Args:
+        logits: `[..., A]` of pi.
+        allowed: `[..., A]` bool.
+        threshold: in [0, 1]; 0 keeps all, 1 the likeliest only.
+    """
+    logits = logits.float().masked_fill(~allowed, -torch.inf)
+    ratio = (logits - logits.amax(-1, keepdim=True)).exp()
+    return allowed & (ratio >= threshold)

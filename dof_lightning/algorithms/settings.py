@@ -7,7 +7,7 @@ from dof_lightning.errors import UserError
 _TEMPERATURES = ("actor_temperature", "critic_temperature")
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
-        ("discount", "target_update_rate", "target_noise", "search_weight"),
+        ("discount", "target_update_rate", "target_noise", "search_weight", "threshold"),
         lambda value: 0.0 <= value <= 1.0,
         "between 0 and 1",
     ),

@@ -37,6 +37,7 @@ class Monotone(ValueMixer):
         spec: the dataset's spec.
         state_dim: S, 0 where there is nothing to condition on (the weights are then constants that are learned).
         embed: width of the hidden layer.
+        hyper_hidden: width of a layer between the state and the weights; None for none.
 
     Shapes:
         values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
@@ -44,14 +45,14 @@ class Monotone(ValueMixer):
 
     satisfies_igm = True
 
-    def __init__(self, spec: DatasetSpec, state_dim: int, embed: int = 32) -> None:
+    def __init__(self, spec: DatasetSpec, state_dim: int, embed: int = 32, hyper_hidden: int | None = None) -> None:
         super().__init__()
         self.n_agents, self.embed = spec.n_agents, embed
         # One constant input stands beside the state: an empty state would leave the hyper-networks without any.
         inputs = state_dim + 1
-        self.first_weight = nn.Linear(inputs, spec.n_agents * embed)
+        self.first_weight = _hyper_network(inputs, hyper_hidden, spec.n_agents * embed)
         self.first_bias = nn.Linear(inputs, embed)
-        self.second_weight = nn.Linear(inputs, embed)
+        self.second_weight = _hyper_network(inputs, hyper_hidden, embed)
         self.second_bias = nn.Sequential(nn.Linear(inputs, embed), nn.ReLU(), nn.Linear(embed, 1))
 
     def forward(self, values: Tensor, state: Tensor) -> Tensor:
@@ -61,6 +62,12 @@ class Monotone(ValueMixer):
         hidden = functional.elu(torch.sum(values * first_weight, dim=1) + self.first_bias(context))
         second_weight = self.second_weight(context).abs()
         return torch.sum(hidden * second_weight, dim=1, keepdim=True) + self.second_bias(context)
+
+
+def _hyper_network(inputs: int, hidden: int | None, outputs: int) -> nn.Module:
+    if hidden is None:
+        return nn.Linear(inputs, outputs)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
 class Weighted(ValueMixer):

@@ -1,0 +1,47 @@
+"""MACQL on discrete actions: QMIX whose team value is pushed down for joint actions that the data do not have."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dof_lightning.algorithms.qmix import QMIX, Values
+from dof_lightning.algorithms.sequences import Sequences, chosen
+from dof_lightning.algorithms.settings import check_ranges
+from dof_lightning.spec import DatasetSpec
+
+
+class DiscreteMACQL(QMIX):
+    """QMIX's loss + alpha (log sum_u exp Q_tot(s, u) - Q_tot(s, a)) over random legal joint actions u and the data's a.
+
+    Conservative Q-learning (Kumar et al., 2020, eq. 4) of the team's value, as OG-MARL has it (Formanek et al., 2023).
+
+    Args:
+        spec: the dataset's spec.
+        alpha: weight of the gap, at least 0.
+        samples: random legal joint actions of each row.
+        settings: see `QMIX`.
+    """
+
+    def __init__(self, spec: DatasetSpec, *, alpha: float, samples: int, **settings: Any) -> None:
+        super().__init__(spec, **settings)
+        check_ranges(alpha=alpha, samples=samples)
+        self.alpha = alpha
+        self.samples = samples
+
+    def with_penalty(
+        self, losses: dict[str, Tensor], sequences: Sequences, values: Values, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """See the class and the base class."""
+        gap = self.gap(sequences, values, generator)
+        return {**losses, "loss": losses["loss"] + self.alpha * gap, "loss/penalty": self.alpha * gap}
+
+    def gap(self, sequences: Sequences, values: Values, generator: torch.Generator) -> Tensor:
+        """The mean over real rows of log sum_u exp Q_tot(s, u) - Q_tot(s, a); at least 0."""
+        own, allowed = values.online[:, :, :-1], sequences.allowed[:, :, :-1]
+        shape = (self.samples, *allowed.shape)
+        drawn = torch.rand(shape, generator=generator, device=own.device).masked_fill(~allowed, -1.0).argmax(-1)
+        of_drawn = chosen(own.expand(self.samples, *own.shape), drawn)
+        anywhere = sequences.now().mix(self.mixer, of_drawn)
+        soft = torch.cat([anywhere, values.mixed[None]]).float().logsumexp(0)
+        return sequences.mean(soft - values.mixed)

@@ -1,0 +1,120 @@
+"""MAICQ on discrete actions: values of the data's actions only, and actors cloned where these are worth most."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dof_lightning.actors.direct import ChoosingActor
+from dof_lightning.algorithms.action_losses import log_probability, weighted_mean
+from dof_lightning.algorithms.base import ParameterGroup
+from dof_lightning.algorithms.implicit_constraint import batch_weights
+from dof_lightning.algorithms.qmix import QMIX, Values
+from dof_lightning.algorithms.sequences import Sequences, chosen
+from dof_lightning.algorithms.settings import check_ranges
+from dof_lightning.factorization.value import StateWeighted
+from dof_lightning.networks.ema import ema_copy, ema_update
+from dof_lightning.networks.recurrent import RecurrentNetwork
+from dof_lightning.sharding import whole
+from dof_lightning.spec import DatasetSpec
+
+
+class DiscreteMAICQ(QMIX):
+    """ICQ-MA (Yang et al., 2021; reference/baselines_and_games.md section 1) with actors that choose.
+
+    Critic: 1/2 (y - Q_tot(s, a))^2 with y = r + gamma (1 - d) w Q_tot'(s', a'), a' the data's next action and w its
+    batch weight: no action is ever rated that the data do not have. Q_tot = sum_i k_i(s) Q_i + b(s). Actors:
+    -E[N k_i w_i log pi_i(a_i)], w_i the batch weight of A_i = Q_i(a_i) - sum_u pi_i(u) Q_i(u), both over all real rows
+    of the batch. Rows whose next action is not in the sample teach the critic nothing.
+
+    Args:
+        spec: the dataset's spec.
+        recurrent: Q_i, and pi_i too, called with the spec and `condition_dim`.
+        value_mixer: k and b, called with the spec and `state_dim`.
+        actor_temperature: of w_i, in units of the scaled rewards.
+        critic_temperature: of w, likewise.
+        settings: see `QMIX`.
+    """
+
+    mixer: StateWeighted
+    average_mixer: StateWeighted
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        *,
+        recurrent: Callable[..., RecurrentNetwork],
+        value_mixer: Callable[..., StateWeighted],
+        actor_temperature: float,
+        critic_temperature: float,
+        **settings: Any,
+    ) -> None:
+        super().__init__(spec, recurrent=recurrent, value_mixer=value_mixer, **settings)
+        check_ranges(actor_temperature=actor_temperature, critic_temperature=critic_temperature)
+        self.actor_temperature = actor_temperature
+        self.critic_temperature = critic_temperature
+        self.actor = recurrent(spec, condition_dim=spec.observation_dim)
+        self.average_actor = ema_copy(self.actor)
+
+    def with_penalty(
+        self, losses: dict[str, Tensor], sequences: Sequences, values: Values, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The losses with that of the actors; see the class and the base class."""
+        actor = self.actor_loss(sequences, values)
+        return {**losses, "loss": losses["loss"] + actor, "loss/actor": actor}
+
+    def actor_loss(self, sequences: Sequences, values: Values) -> Tensor:
+        """See the class; the critics get no gradient from it."""
+        batch, allowed = sequences.batch, sequences.allowed[:, :, :-1]
+        logits, _ = self.actor(sequences.observations[:, :, :-1])
+        with torch.no_grad():
+            rated = values.average[:, :, :-1]
+            # Where nothing is allowed (behind an episode's end) everything is: such rows count nothing.
+            possible = allowed | ~allowed.any(-1, keepdim=True)
+            policy = logits.float().masked_fill(~possible, -torch.inf).softmax(-1)
+            advantage = chosen(rated, batch.actions) - (policy * rated).sum(-1)
+            share = self.spec.n_agents * self.average_mixer.weights(sequences.state[:, :-1].flatten(0, 1))
+            share = share.reshape(advantage.shape[0], -1, advantage.shape[1]).transpose(1, 2)
+            weight = share * _over_rows(advantage, batch.transition_mask, self.actor_temperature)
+        return -weighted_mean(log_probability(logits, batch.actions, allowed), weight)
+
+    def taught(self, sequences: Sequences) -> Tensor:
+        """Rows that end their episode, or whose next action is in the sample."""
+        return sequences.real & (sequences.batch.terminated[..., None] | _has_next(sequences))
+
+    def following_value(self, sequences: Sequences, values: Values) -> Tensor:
+        """The weighted value of the data's next actions; see the base class."""
+        following = functional.pad(sequences.batch.actions[:, :, 1:], (0, 1))
+        mixed = sequences.following().mix(self.average_mixer, chosen(values.average[:, :, 1:], following))
+        counts = sequences.real & _has_next(sequences) & ~sequences.batch.terminated[..., None]
+        weights = batch_weights(mixed.flatten()[:, None], counts.flatten()[:, None], self.critic_temperature)
+        return mixed * weights.reshape(mixed.shape)
+
+    def policy(self) -> ChoosingActor:
+        """Agents that take the legal choice which their averaged actors find likeliest."""
+        network = cast(RecurrentNetwork, whole(self.average_actor))
+        return ChoosingActor(network, self.normalizer, self.action_mask).eval()
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Values with their mixer, and the actors."""
+        actor = ParameterGroup("actor", (self.actor,), self.learning_rate, self.gradient_clip)
+        return [*super().parameter_groups(), actor]
+
+    def after_step(self) -> None:
+        """Moves the averages."""
+        super().after_step()
+        ema_update(self.average_actor, self.actor, self.ema_decay)
+
+
+def _has_next(sequences: Sequences) -> Tensor:
+    """`[B, T, 1]` bool: something was done in the row after."""
+    return functional.pad(sequences.real[:, 1:], (0, 0, 0, 1))
+
+
+def _over_rows(values: Tensor, counts: Tensor, temperature: float) -> Tensor:
+    """Batch weights `[B, N, T]` over the rows of each agent."""
+    by_agent, counted = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (values, counts))
+    weights = batch_weights(by_agent, counted, temperature)
+    return weights.reshape(values.shape[0], -1, values.shape[1]).transpose(1, 2)
