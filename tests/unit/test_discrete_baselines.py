@@ -51,7 +51,7 @@ def with_masks(batch: EpisodeBatch, gone: Tensor) -> EpisodeBatch:
 def test_the_best_choices_are_learned_and_none_is_illegal(name: str) -> None:
     few = ("algorithm.samples=4",) if name == "macql_discrete" else ()
     algorithm = build_algorithm(f"algorithm={name}", *FAST, *few, spec=signal_spec())
-    train(algorithm, signal_batch(256, seed=0, share_best=0.5), 200)
+    train(algorithm, signal_batch(512, seed=0, share_best=0.5), 200)
     policy, fresh = algorithm.policy(), signal_batch(64, seed=1, share_best=1.0)
     noise = policy.draw_noise(64, generator())
     with torch.no_grad():  # with an empty memory, as single decisions have it
