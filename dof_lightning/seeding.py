@@ -4,6 +4,9 @@ Nothing in this project keeps a random state that has to be saved: what is rando
 made from (seed, purpose, s, ...), so resuming needs the integers only.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,6 +29,18 @@ def derive_seed(*key: int | str) -> int:
 def make_generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A `torch.Generator` that is a pure function of its key (see `derive_seed`)."""
     return torch.Generator(device=device).manual_seed(derive_seed(*key))
+
+
+@contextmanager
+def global_randomness_of(generator: torch.Generator) -> Iterator[None]:
+    """Lets modules that draw from torch's global stream (dropout) draw a function of the generator's seed instead.
+
+    The global stream is what it was afterwards. Nothing waits for a device.
+    """
+    on_gpu = generator.device.type == "cuda"
+    with torch.random.fork_rng(devices=[generator.device] if on_gpu else []):
+        torch.manual_seed(generator.initial_seed())
+        yield
 
 
 def counter_uniform(seeds: Tensor, count: int) -> Tensor:

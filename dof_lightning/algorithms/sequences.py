@@ -72,11 +72,9 @@ class Rows:
         """Q_tot `[..., B, T, 1]` of values `[..., B, N, T]`; dead agents count nothing."""
         values = values if self.alive is None else values * self.alive
         batch, agents, rows = values.shape[-3:]
-        leading = values.shape[:-3]
-        flat = values.transpose(-2, -1).reshape(-1, agents, 1)
-        state = self.state.expand(*leading, batch, rows, -1).reshape(len(flat), -1).to(values.dtype)
-        mixed: Tensor = mixer(flat, state)
-        return mixed.reshape(*leading, batch, rows, 1)
+        flat = values.transpose(-2, -1).reshape(-1, batch * rows, agents, 1)
+        mixed = mixer.each(flat, self.state.flatten(0, 1).to(values.dtype))
+        return mixed.reshape(*values.shape[:-3], batch, rows, 1)
 
 
 def chosen(values: Tensor, actions: Tensor) -> Tensor:

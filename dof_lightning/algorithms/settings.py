@@ -7,14 +7,18 @@ from dof_lightning.errors import UserError
 _TEMPERATURES = ("actor_temperature", "critic_temperature")
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
-        ("discount", "target_update_rate", "target_noise", "search_weight", "threshold"),
+        ("discount", "target_update_rate", "target_noise", "search_weight", "threshold", "target_quantile"),
         lambda value: 0.0 <= value <= 1.0,
         "between 0 and 1",
     ),
     (("ema_decay", "dropout"), lambda value: 0.0 <= value < 1.0, "at least 0 and below 1"),
     (("learning_rate", "critic_learning_rate", "search_std", *_TEMPERATURES), lambda value: value > 0.0, "above 0"),
-    (("gradient_clip", "critic_gradient_clip", "reward_scale"), lambda value: value > 0.0, "above 0, or null"),
-    (("alpha",), lambda value: value >= 0.0, "at least 0"),
+    (
+        ("gradient_clip", "critic_gradient_clip", "reward_scale", "returns_scale"),
+        lambda value: value > 0.0,
+        "above 0, or null",
+    ),
+    (("alpha", "weight_decay"), lambda value: value >= 0.0, "at least 0"),
     (("sequence_length", "samples", "search_iterations", "search_samples"), lambda value: value >= 1, "at least 1"),
 )
 

@@ -86,3 +86,17 @@ class ValueMixer(nn.Module, ABC):
         Returns:
             `[B, 1]`.
         """
+
+    def each(self, values: Tensor, state: Tensor) -> Tensor:
+        """Mixes several joint actions in each state.
+
+        Args:
+            values: `[M, B, N, 1]`.
+            state: `[B, S]`.
+
+        Returns:
+            `[M, B, 1]`.
+        """
+        several, batch = values.shape[:2]
+        mixed: Tensor = self(values.flatten(0, 1), state.repeat(several, 1))
+        return mixed.reshape(several, batch, 1)

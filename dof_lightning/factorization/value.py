@@ -57,11 +57,15 @@ class Monotone(ValueMixer):
 
     def forward(self, values: Tensor, state: Tensor) -> Tensor:
         """Mixes; the derivative with respect to every value is non-negative."""
+        return self.each(values[None], state)[0]
+
+    def each(self, values: Tensor, state: Tensor) -> Tensor:
+        """See the base class; the weights of a state are made once."""
         context = functional.pad(state, (0, 1), value=1.0)
         first_weight = self.first_weight(context).abs().unflatten(1, (self.n_agents, self.embed))
-        hidden = functional.elu(torch.sum(values * first_weight, dim=1) + self.first_bias(context))
+        hidden = functional.elu(torch.sum(values * first_weight, dim=-2) + self.first_bias(context))
         second_weight = self.second_weight(context).abs()
-        return torch.sum(hidden * second_weight, dim=1, keepdim=True) + self.second_bias(context)
+        return torch.sum(hidden * second_weight, dim=-1, keepdim=True) + self.second_bias(context)
 
 
 def _hyper_network(inputs: int, hidden: int | None, outputs: int) -> nn.Module:

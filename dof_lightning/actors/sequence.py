@@ -1,0 +1,110 @@
+"""How agent i acts with MADT: it continues the sequence of what it was asked for, saw and did."""
+
+import copy
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from dof_lightning.networks.causal_transformer import CausalTransformer
+from dof_lightning.normalization import Normalizer
+from dof_lightning.policy import DecentralizedPolicy
+
+SequenceReturnUpdate = Literal["none", "reward"]
+
+
+class SequenceActor(DecentralizedPolicy):
+    """The legal choice for which a causal transformer says most, given the agent's own last T rows.
+
+    Args:
+        network: of T rows.
+        normalizer: of observations.
+        action_mask: `[N, A]` bool, False where an agent's action is padding.
+        target_return: what is asked for at an episode's start, return / returns_scale.
+        return_update: how that goes on: `none` asks for the same at each step; `reward` for what the agent's rewards
+            have left of it, R <- (R - r / returns_scale) / gamma: those are told to the agent (`observes_rewards`).
+        returns_scale: the unit of returns.
+        discount: gamma of the returns.
+    """
+
+    action_mask: Tensor
+
+    def __init__(
+        self,
+        network: CausalTransformer,
+        normalizer: Normalizer,
+        action_mask: Tensor,
+        target_return: float,
+        return_update: SequenceReturnUpdate,
+        returns_scale: float,
+        discount: float,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.normalizer = normalizer
+        self.register_buffer("action_mask", action_mask, persistent=False)
+        self.n_agents = network.n_agents
+        self.target_return = target_return
+        self.return_update: SequenceReturnUpdate = return_update
+        self.observes_rewards = return_update == "reward"
+        self.returns_scale = returns_scale
+        self.discount = discount
+
+    def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
+        """`rows` `[E, N]`, how many there are; `target` `[E, N]`; returns, seen and actions of the last T rows."""
+        shape, kept = (n_episodes, self.n_agents), self.network.rows
+        seen_dim = self.network.of_observation.in_features - self.network.agent_id.shape[1]
+        return {
+            "rows": torch.zeros(shape, dtype=torch.int64, device=device),
+            "target": torch.full(shape, self.target_return, device=device),
+            "returns": torch.zeros(*shape, kept, device=device),
+            "seen": torch.zeros(*shape, kept, seen_dim, device=device),
+            "actions": torch.zeros(*shape, kept, dtype=torch.int64, device=device),
+        }
+
+    def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
+        """`[E, N, 0]`: nothing is drawn."""
+        return torch.empty(n_episodes, self.n_agents, 0, device=generator.device)
+
+    def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
+        """Adds a row and continues it; see the base class."""
+        full = carry["rows"] >= self.network.rows
+        here = carry["rows"].clamp(max=self.network.rows - 1)
+        returns = _put(_shift(carry["returns"], full), here, carry["target"])
+        seen = _put(_shift(carry["seen"], full), here, self.normalizer.normalize(observations))
+        actions = _shift(carry["actions"], full)
+        # What lies behind the present row is no part of what is read: the network looks back only.
+        said = self.network(returns, seen, actions)
+        now = said.gather(2, here[..., None, None].expand(-1, -1, 1, said.shape[-1])).squeeze(2)
+        allowed = self.action_mask if legal is None else self.action_mask & legal
+        choice = now.masked_fill(~allowed, -torch.inf).argmax(-1)
+        memory = {"returns": returns, "seen": seen, "actions": _put(actions, here, choice)}
+        return choice, {**carry, **memory, "rows": carry["rows"] + 1}
+
+    def observe_rewards(self, carry: Any, rewards: Tensor) -> Any:
+        """Takes what was earned off the target where `return_update=reward`; see the base class."""
+        if not self.observes_rewards:
+            return carry
+        left = (carry["target"] - rewards.to(carry["target"].dtype) / self.returns_scale) / self.discount
+        return {**carry, "target": left}
+
+    def export(self, agent: int) -> Self:
+        """Agent `agent` alone, with its own parameters only."""
+        self.check_exportable()
+        alone = copy.copy(self)
+        alone._modules = {name: module.select_agent(agent) for name, module in self._modules.items()}  # type: ignore
+        alone._buffers = {"action_mask": self.action_mask[agent : agent + 1].clone()}
+        alone.n_agents = 1
+        return alone
+
+
+def _shift(memory: Tensor, full: Tensor) -> Tensor:
+    """Drops the oldest of rows `[E, N, T, ...]` where there are T of them already."""
+    return torch.where(full.view(*full.shape, *[1] * (memory.dim() - 2)), memory.roll(-1, dims=2), memory)
+
+
+def _put(memory: Tensor, row: Tensor, value: Tensor) -> Tensor:
+    """Rows `[E, N, T, ...]` with the value `[E, N, ...]` at one of them."""
+    is_there = torch.arange(memory.shape[2], device=row.device) == row[..., None]
+    is_there = is_there.view(*is_there.shape, *[1] * (memory.dim() - 3))
+    return torch.where(is_there, value[:, :, None].to(memory.dtype), memory)
