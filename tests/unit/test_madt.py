@@ -100,9 +100,9 @@ def choosing_batch(asked_for: float | None = None) -> EpisodeBatch:
 
 
 def test_more_is_done_where_more_is_asked_for() -> None:
-    algorithm = small_madt("algorithm.learning_rate=0.01", "algorithm.network.width=16", rows=1)
+    algorithm = small_madt("algorithm.learning_rate=0.01", "algorithm.network.width=32", rows=1)
     optimizer, batch = algorithm.configure_optimizers(), choosing_batch()
-    for step in range(100):
+    for step in range(150):
         training_step(algorithm, optimizer, batch, step)
     earned = {}
     for target in (0.0, 1.0):
