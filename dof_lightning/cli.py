@@ -28,6 +28,10 @@ _BENCH_HELP = (
     "begins after>] [store=benchmarks/results/<suite>] [runs=runs/bench] [keep=true|false] [list=true] "
     "[launcher=joblib|submitit_local|submitit_slurm [hydra.launcher.<key>=<value>]]"
 )
+_REPORT_HELP = (
+    "tables, statistics and figures of results stores and run folders: dof report <folder>... [output=report] "
+    "[title=...] [against=<method>] [target=0.95] [seed=0] [formats=markdown,latex,csv,html]"
+)
 _IGD_HELP = (
     "measure on a checkpoint whether the joint law is the agents' product: dof igd checkpoint=<path> [seed=0] "
     "[draws=1024] [conditions=4]; or what it cannot represent: dof igd checkpoint=<factorised> compare=<centralised>"
@@ -46,12 +50,16 @@ def run(arguments: Sequence[str]) -> None:
         UserError: an argument is missing or names nothing.
     """
     parser = argparse.ArgumentParser(prog="dof", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{eval,export,certify,igd,bench,data}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{eval,export,certify,igd,bench,report,data}"
+    )
     for name, (_, explanation) in _CHECKPOINT_COMMANDS.items():
         command = commands.add_parser(name, help=explanation, description=explanation)
         command.add_argument("tails", nargs="+", metavar="key=value", help="checkpoint=<path> and what to change")
     suite = commands.add_parser("bench", help=_BENCH_HELP, description=_BENCH_HELP)
     suite.add_argument("tails", nargs="*", metavar="key=value", help="suite=<name or path> and how to run it")
+    told = commands.add_parser("report", help=_REPORT_HELP, description=_REPORT_HELP)
+    told.add_argument("arguments", nargs="*", metavar="folder or key=value", help="what to report, and how")
     data = commands.add_parser("data", help=data_commands.HELP, description=data_commands.HELP)
     actions = data.add_subparsers(dest="action", required=True, metavar="{" + ",".join(data_commands.ACTIONS) + "}")
     for name, (_, explanation) in data_commands.ACTIONS.items():
@@ -64,6 +72,8 @@ def run(arguments: Sequence[str]) -> None:
         _CHECKPOINT_COMMANDS[options.command][0](options.tails)
     elif options.command == "bench":
         _bench(options.tails)
+    elif options.command == "report":
+        _report(options.arguments)
     else:
         data_commands.ACTIONS[options.action][0]([*options.tails, *getattr(options, "plot", [])])
 
@@ -72,6 +82,12 @@ def _bench(tails: list[str]) -> None:
     from dof_lightning.bench.command import bench
 
     bench(tails)
+
+
+def _report(arguments: list[str]) -> None:
+    from dof_lightning.report.command import report
+
+    print("\n".join(map(str, report(arguments))))
 
 
 def _evaluate(tails: list[str]) -> None:

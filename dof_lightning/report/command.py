@@ -1,0 +1,98 @@
+"""`dof report`: what is typed, and where it is written."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from dof_lightning.errors import UserError
+from dof_lightning.report.figures import pictures
+from dof_lightning.report.gathering import Group, gather
+from dof_lightning.report.rendering import Report, latex, markdown, page
+from dof_lightning.report.tables import aggregates, commands, details, environments, flat, scores
+from dof_lightning.run_folder import write_atomically
+from dof_lightning.studies.tables import to_csv
+from dof_lightning.tails import take, take_integer
+
+FORMATS = ("markdown", "latex", "csv", "html")
+_KNOWN = ("output", "title", "against", "target", "seed", "formats")
+
+
+def report(arguments: Sequence[str]) -> list[Path]:
+    """Writes a report of stores and run folders.
+
+    Args:
+        arguments: folders, and key=value: `output` (a folder), `title`, `against` (whose probability of scoring more is
+            told), `target` (share of the data's return for the time to reach it), `seed` (of the bootstrap), `formats`.
+
+    Returns:
+        the files.
+
+    Raises:
+        UserError: an argument names nothing, or there is nothing to report.
+    """
+    paths = [Path(text) for text in arguments if "=" not in text or Path(text).exists()]
+    tails = [text for text in arguments if Path(text) not in paths]
+    output, tails = take(tails, "output")
+    title, tails = take(tails, "title")
+    against, tails = take(tails, "against")
+    target, tails = _take_share(tails)
+    seed, tails = take_integer(tails, "seed", default=0, least=0)
+    formats, tails = _take_formats(tails)
+    if tails:
+        raise UserError(f"unknown key `{tails[0].partition('=')[0]}`; dof report takes {', '.join(_KNOWN)}")
+    if not paths:
+        raise UserError("name results stores or run folders, as `dof report benchmarks/results/smoke`")
+    missing = next((path for path in paths if not path.is_dir()), None)
+    if missing is not None:
+        raise UserError(f"{missing} is no folder; name results stores or run folders")
+    groups = gather(paths)
+    if against is not None and against not in {group.label for group in groups}:
+        raise UserError(f"against={against} is none of {', '.join(dict.fromkeys(group.label for group in groups))}")
+    made = _compose(groups, title or "Results", f"Made by `dof report {shlex.join(arguments)}`.", against, target, seed)
+    return _write(made, groups, Path(output or "report"), formats)
+
+
+def _compose(groups: Sequence[Group], title: str, source: str, against: str | None, target: float, seed: int) -> Report:
+    tables = [scores(groups, environment) for environment in environments(groups)]
+    tables += [*aggregates(groups, against, seed), details(groups, target), commands(groups)]
+    return Report(title, source, tuple(tables), tuple(pictures(groups, seed)))
+
+
+def _write(made: Report, groups: Sequence[Group], folder: Path, formats: Sequence[str]) -> list[Path]:
+    texts: dict[Path, str] = {}
+    if "markdown" in formats:
+        texts[folder / "report.md"] = markdown(made, images="figures")
+        texts |= {folder / "figures" / f"{picture.name}.svg": picture.svg() for picture in made.pictures}
+    if "latex" in formats:
+        texts[folder / "report.tex"] = latex(made.tables)
+    if "csv" in formats:
+        texts[folder / "report.csv"] = to_csv(*flat(groups))
+    if "html" in formats:
+        texts[folder / "report.html"] = page(made)
+    try:
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text)
+    except OSError as error:
+        raise UserError(f"output={folder} cannot be written: {error.strerror}") from error
+    return list(texts)
+
+
+def _take_share(tails: list[str]) -> tuple[float, list[str]]:
+    text, others = take(tails, "target")
+    try:
+        value = 0.95 if text is None else float(text)
+    except ValueError:
+        value = -1.0
+    if not value > 0:
+        raise UserError(f"target must be a share of the data's return, above 0, got {text!r}")
+    return value, others
+
+
+def _take_formats(tails: list[str]) -> tuple[list[str], list[str]]:
+    text, others = take(tails, "formats")
+    chosen = list(FORMATS) if text is None else text.strip("[]").split(",")
+    unknown = next((name for name in chosen if name not in FORMATS), None)
+    if unknown is not None:
+        raise UserError(f"formats={text}: {unknown!r} is unknown; choose among {','.join(FORMATS)}")
+    return chosen, others

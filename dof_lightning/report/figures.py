@@ -1,0 +1,130 @@
+"""What a report says in pictures: matplotlib figures as SVG text."""
+
+import io
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dof_lightning.report import statistics as over_runs
+from dof_lightning.report.gathering import Group, behavior_score
+from dof_lightning.report.tables import REPETITIONS, by_kind, curve_of, labels
+
+_COLORS = ("#1f77b4", "#d95f02", "#2a9d5c", "#c03a2b", "#7b5ea7", "#8c6d46", "#d66ba0", "#6b7280", "#a8a13a", "#2aa5b8")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure.
+
+    Attributes:
+        name: for files.
+        title: above it.
+        caption: below it.
+        figure: matplotlib's.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+    def svg(self) -> str:
+        """As text that stands in an HTML page; the same figure gives the same text."""
+        buffer = io.StringIO()
+        import matplotlib as mpl
+
+        with mpl.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "none"}):
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+
+def pictures(groups: Sequence[Group], seed: int) -> Iterator[Picture]:
+    """All figures of a report: aggregates first, then learning curves.
+
+    Args:
+        groups: of runs.
+        seed: of the bootstrap.
+    """
+    colors = {label: _COLORS[index % len(_COLORS)] for index, label in enumerate(labels(groups))}
+    for kind, scored in by_kind(groups).items():
+        tasks = over_runs.common_tasks(scored)
+        if len(scored) > 1 and tasks:
+            told = {label: over_runs.restricted(of_tasks, tasks) for label, of_tasks in scored.items()}
+            yield _interquartile_means(kind, told, colors, seed)
+            yield _profiles(kind, told, colors)
+    for dataset in dict.fromkeys(group.dataset for group in groups):
+        here = [group for group in groups if group.dataset == dataset]
+        if any(len(curve_of(group)[0]) for group in here):
+            yield _curves(dataset, here, colors)
+
+
+def _interquartile_means(
+    kind: str, told: dict[str, dict[str, np.ndarray]], colors: dict[str, str], seed: int
+) -> Picture:
+    figure, axes = _figure(height=0.8 + 0.35 * len(told))
+    for row, (label, of_tasks) in enumerate(reversed(told.items())):
+        generator = np.random.default_rng(seed)
+        low, high = over_runs.interval(over_runs.interquartile_mean, [of_tasks], REPETITIONS, generator)
+        axes.barh(row, high - low, left=low, height=0.5, color=colors[label], alpha=0.6)
+        axes.plot([over_runs.interquartile_mean(of_tasks)] * 2, [row - 0.3, row + 0.3], color="black")
+    axes.set_yticks(range(len(told)), list(reversed(told)))
+    axes.set_xlabel(f"interquartile mean of the {kind}")
+    tasks = ", ".join(next(iter(told.values())))
+    caption = f"Interquartile means with 95 % intervals of the stratified bootstrap, over {tasks}."
+    return Picture(f"iqm_{_slug(kind)}", "Interquartile means", caption, figure)
+
+
+def _profiles(kind: str, told: dict[str, dict[str, np.ndarray]], colors: dict[str, str]) -> Picture:
+    figure, axes = _figure(height=_height(told))
+    everything = np.concatenate([values for of_tasks in told.values() for values in of_tasks.values()])
+    thresholds = np.linspace(everything.min() - 1, everything.max() + 1, 300)
+    for label, of_tasks in told.items():
+        axes.step(thresholds, over_runs.performance_profile(of_tasks, thresholds), color=colors[label], label=label)
+    axes.set_xlabel(f"{kind} τ")
+    axes.set_ylabel("share of runs above τ")
+    _legend(axes)
+    caption = "Performance profiles: the share of runs, mean over tasks, that score more than τ; further right is more."
+    return Picture(f"profile_{_slug(kind)}", "Performance profiles", caption, figure)
+
+
+def _curves(dataset: str, groups: Sequence[Group], colors: dict[str, str]) -> Picture:
+    figure, axes = _figure(height=_height(groups))
+    for label in labels(groups):
+        group = next(group for group in groups if group.label == label)
+        steps, scores = curve_of(group)
+        if len(steps):
+            axes.plot(steps, scores.mean(0), color=colors[label], label=f"{label} ({group.n_seeds})", marker=".")
+            axes.fill_between(steps, scores.min(0), scores.max(0), color=colors[label], alpha=0.15, linewidth=0)
+    axes.axhline(behavior_score(groups[0].records[0]), color="grey", linestyle="--", label="the data")
+    axes.set_xlabel("updates")
+    axes.set_ylabel(groups[0].kind)
+    _legend(axes)
+    caption = (
+        "Periodic rollouts while training, mean over seeds (their number in brackets), band from least to most; on the "
+        "selection episodes, fewer than those of the tables."
+    )
+    return Picture(f"curves_{dataset}", f"Learning curves, {dataset}", caption, figure)
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8.0, height), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _height(lines: Collection[object]) -> float:
+    """Inches that hold a line of the legend each."""
+    return max(3.2, 0.6 + 0.2 * len(lines))
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
+
+
+def _slug(text: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in text).strip("_")

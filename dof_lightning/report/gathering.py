@@ -1,0 +1,131 @@
+"""From run folders and results stores to groups of runs that differ in the seed only."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dof_lightning.errors import UserError
+from dof_lightning.record import record_of
+from dof_lightning.results_store import Point, Record, ResultsStore, identity
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one method on one dataset.
+
+    Attributes:
+        environment, dataset: options of the groups.
+        label: the variant where there is one, else the algorithm.
+        algorithm: option of the group.
+        records: one a seed, in the order of seeds.
+        curves: of the same runs.
+    """
+
+    environment: str
+    dataset: str
+    label: str
+    algorithm: str
+    records: tuple[Record, ...]
+    curves: tuple[tuple[Point, ...], ...]
+
+    @property
+    def n_seeds(self) -> int:
+        """How many runs there are."""
+        return len(self.records)
+
+    @property
+    def kind(self) -> str:
+        """What a score of it is: see `score_kind`."""
+        return score_kind(self.records[0])
+
+    def scores(self, which: str = "last") -> np.ndarray:
+        """`[seeds]`, of the last or the best checkpoints."""
+        return np.array([score_of(record, which) for record in self.records])
+
+    def values(self, name: str) -> list[float]:
+        """A field of the records, as far as they have it."""
+        return [value for record in self.records if (value := getattr(record, name)) is not None]
+
+
+OWN, NORMALIZED, SHARE = "own score", "normalised score", "% of the data's return"
+
+
+def score_kind(record: Record) -> str:
+    """What a run's score is.
+
+    Where the opponent is ours, only references measured against it judge a policy; where nobody has references, the
+    return is told in percent of the data's.
+    """
+    if record.last_own_normalized_score is not None:
+        return OWN
+    return NORMALIZED if record.last_normalized_score is not None else SHARE
+
+
+def score_of(record: Record, which: str = "last") -> float:
+    """The score of a run's last or best checkpoint, of the kind that `score_kind` says."""
+    name = {OWN: "own_normalized_score", NORMALIZED: "normalized_score"}.get(score_kind(record))
+    if name is not None:
+        return float(getattr(record, f"{which}_{name}"))
+    return 100.0 * float(getattr(record, f"{which}_return")) / record.behavior_return
+
+
+def behavior_score(record: Record) -> float:
+    """The data's own score, on the same scale."""
+    kind = score_kind(record)
+    value = {OWN: record.behavior_own_normalized_score, NORMALIZED: record.behavior_normalized_score}.get(kind)
+    return 100.0 if value is None else value
+
+
+def point_score(record: Record, point: Point) -> float:
+    """The score of a point of a run's curve, on the same scale."""
+    kind = score_kind(record)
+    value = {OWN: point.own_normalized_score, NORMALIZED: point.normalized_score}.get(kind)
+    return 100.0 * point.return_mean / record.behavior_return if value is None else value
+
+
+def gather(paths: Sequence[Path]) -> list[Group]:
+    """Reads stores and run folders; a run that is in several of them counts once.
+
+    Raises:
+        UserError: a path is neither, or a run is not finished.
+    """
+    records: dict[tuple[str, str], Record] = {}
+    curves: dict[tuple[str, str], list[Point]] = {}
+    for path in paths:
+        for record, points in _read(path):
+            records.setdefault(identity(record), record)
+            curves.setdefault(identity(record), points)
+    if not records:
+        raise UserError(f"{', '.join(map(str, paths))}: there is no finished run")
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records.values():
+        groups.setdefault((record.environment, record.dataset, record.variant or record.algorithm), []).append(record)
+    return [_group(members, curves) for members in groups.values()]
+
+
+def _group(members: list[Record], curves: dict[tuple[str, str], list[Point]]) -> Group:
+    members = sorted(members, key=lambda record: record.seed)
+    first = members[0]
+    for record in members:
+        if record.seed == first.seed and record is not first:
+            raise UserError(
+                f"{first.experiment}, {first.variant or first.algorithm}, seed {first.seed} is there with two "
+                "configurations or data; report them apart"
+            )
+    told = tuple(tuple(sorted(curves[identity(record)], key=lambda point: point.step)) for record in members)
+    label = first.variant or first.algorithm
+    return Group(first.environment, first.dataset, label, first.algorithm, tuple(members), told)
+
+
+def _read(path: Path) -> Iterable[tuple[Record, list[Point]]]:
+    if (path / "results.csv").exists():
+        store = ResultsStore(path)
+        points: dict[tuple[str, str], list[Point]] = {}
+        for point in store.points():
+            points.setdefault(identity(point), []).append(point)
+        return [(record, points.get(identity(record), [])) for record in store.records()]
+    if (path / "config.yaml").exists():
+        return [record_of(path)]
+    raise UserError(f"{path} is neither a results store (results.csv) nor a run folder (config.yaml)")
