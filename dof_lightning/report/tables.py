@@ -102,6 +102,7 @@ def _caveat(group: Group) -> str:
     said = ["centralized"] if first.execution == "centralized" else []
     said += [f"shared seed of {first.shared_seeds}"] if first.shared_seeds else []
     alone = first.execution == "decentralized"
+    said += ["stopped early"] if any(record.steps < record.budget_steps for record in group.records) else []
     said += ["NOT CERTIFIED"] if alone and not all(record.certified for record in group.records) else []
     return f" [{', '.join(said)}]" if said else ""
 

@@ -128,10 +128,11 @@ def test_without_references_the_return_is_told_in_percent_of_the_datas(tmp_path:
     [
         ({"execution": "centralized", "certified": False}, "[centralized]"),
         ({"certified": False}, "[NOT CERTIFIED]"),
+        ({"steps": 50}, "[stopped early]"),
         ({"shared_seeds": 3}, "[shared seed of 3]"),
     ],
 )
-def test_what_does_not_act_alone_says_so_where_its_number_stands(tmp_path: Path, changes: dict, words: str) -> None:
+def test_what_has_to_be_known_stands_where_the_number_stands(tmp_path: Path, changes: dict, words: str) -> None:
     ResultsStore(tmp_path).append(record(**changes), [])
     assert words in cell(scores(gather([tmp_path]), "mpe_spread"), "dof_policy", "medium, last")
 
