@@ -1,4 +1,7 @@
-"""`python -m tests`: lint, formatting, types, import directions, then every test; stops at the first that fails."""
+"""`python -m tests`: lint, formatting, types, import directions, then every test, a process a core (at most four).
+
+Stops at the first command that fails.
+"""
 
 import os
 import subprocess
@@ -11,13 +14,14 @@ COMMANDS = (
     ("ruff", "format", "--check", "."),
     ("mypy",),
     ("lint-imports",),
-    (sys.executable, "-m", "pytest", *sys.argv[1:]),
+    # Files stay together: what is dear is shared within them.
+    (sys.executable, "-m", "pytest", "-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile", *sys.argv[1:]),
 )
 
 
 def main() -> int:
     tools = str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": os.pathsep.join((tools, os.environ.get("PATH", "")))}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": os.pathsep.join((tools, os.environ.get("PATH", "")))}
     for command in COMMANDS:
         sys.stdout.write(f"$ {' '.join(command)}\n")
         sys.stdout.flush()

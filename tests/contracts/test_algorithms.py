@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from dof_lightning.deployment.structure import describe, rebuild
 from dof_lightning.errors import UserError
+from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout import certify
 from tests.contracts.synthetic import (
     ALGORITHMS,
@@ -163,6 +165,10 @@ def test_exported_agents_act_as_the_batched_policy_on_the_same_noise(overrides: 
             carry = single.begin(6, device, told)
             alone, _ = single.act_on_noise(observations[:, mine], carry, None, noise[:, mine])
             torch.testing.assert_close(alone, together[:, mine], rtol=1e-5, atol=1e-5)
+            from_file = rebuild(*describe(single))
+            assert isinstance(from_file, DecentralizedPolicy)
+            again, _ = from_file.act_on_noise(observations[:, mine], carry, None, noise[:, mine])
+            assert torch.equal(again, alone)
 
 
 @pytest.mark.parametrize(("group", "option"), sorted(CENTRALIZED))
