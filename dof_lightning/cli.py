@@ -30,7 +30,7 @@ _BENCH_HELP = (
 )
 _REPORT_HELP = (
     "tables, statistics and figures of results stores and run folders: dof report <folder>... [output=report] "
-    "[title=...] [against=<method>] [target=0.95] [seed=0] [formats=markdown,latex,csv,html]"
+    "[name=report] [title=...] [against=<method>] [target=0.95] [seed=0] [formats=markdown,latex,csv,html]"
 )
 _IGD_HELP = (
     "measure on a checkpoint whether the joint law is the agents' product: dof igd checkpoint=<path> [seed=0] "

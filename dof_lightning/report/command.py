@@ -14,15 +14,16 @@ from dof_lightning.studies.tables import to_csv
 from dof_lightning.tails import take, take_integer
 
 FORMATS = ("markdown", "latex", "csv", "html")
-_KNOWN = ("output", "title", "against", "target", "seed", "formats")
+_KNOWN = ("output", "name", "title", "against", "target", "seed", "formats")
 
 
 def report(arguments: Sequence[str]) -> list[Path]:
     """Writes a report of stores and run folders.
 
     Args:
-        arguments: folders, and key=value: `output` (a folder), `title`, `against` (whose probability of scoring more is
-            told), `target` (share of the data's return for the time to reach it), `seed` (of the bootstrap), `formats`.
+        arguments: folders, and key=value: `output` (a folder), `name` (of the files), `title`, `against` (whose
+            probability of scoring more is told), `target` (share of the data's return for the time to reach it), `seed`
+            (of the bootstrap), `formats`.
 
     Returns:
         the files.
@@ -33,6 +34,7 @@ def report(arguments: Sequence[str]) -> list[Path]:
     paths = [Path(text) for text in arguments if "=" not in text or Path(text).exists()]
     tails = [text for text in arguments if Path(text) not in paths]
     output, tails = take(tails, "output")
+    name, tails = take(tails, "name")
     title, tails = take(tails, "title")
     against, tails = take(tails, "against")
     target, tails = _take_share(tails)
@@ -49,7 +51,7 @@ def report(arguments: Sequence[str]) -> list[Path]:
     if against is not None and against not in {group.label for group in groups}:
         raise UserError(f"against={against} is none of {', '.join(dict.fromkeys(group.label for group in groups))}")
     made = _compose(groups, title or "Results", f"Made by `dof report {shlex.join(arguments)}`.", against, target, seed)
-    return _write(made, groups, Path(output or "report"), formats)
+    return _write(made, groups, Path(output or "report") / (name or "report"), formats)
 
 
 def _compose(groups: Sequence[Group], title: str, source: str, against: str | None, target: float, seed: int) -> Report:
@@ -58,23 +60,25 @@ def _compose(groups: Sequence[Group], title: str, source: str, against: str | No
     return Report(title, source, tuple(tables), tuple(pictures(groups, seed)))
 
 
-def _write(made: Report, groups: Sequence[Group], folder: Path, formats: Sequence[str]) -> list[Path]:
+def _write(made: Report, groups: Sequence[Group], stem: Path, formats: Sequence[str]) -> list[Path]:
+    """`<stem>.md` with pictures in `<stem>_figures/`, `<stem>.tex`, `<stem>.csv`, `<stem>.html`."""
     texts: dict[Path, str] = {}
     if "markdown" in formats:
-        texts[folder / "report.md"] = markdown(made, images="figures")
-        texts |= {folder / "figures" / f"{picture.name}.svg": picture.svg() for picture in made.pictures}
+        figures = stem.with_name(f"{stem.name}_figures")
+        texts[stem.with_name(f"{stem.name}.md")] = markdown(made, images=figures.name)
+        texts |= {figures / f"{picture.name}.svg": picture.svg() for picture in made.pictures}
     if "latex" in formats:
-        texts[folder / "report.tex"] = latex(made.tables)
+        texts[stem.with_name(f"{stem.name}.tex")] = latex(made.tables)
     if "csv" in formats:
-        texts[folder / "report.csv"] = to_csv(*flat(groups))
+        texts[stem.with_name(f"{stem.name}.csv")] = to_csv(*flat(groups))
     if "html" in formats:
-        texts[folder / "report.html"] = page(made)
+        texts[stem.with_name(f"{stem.name}.html")] = page(made)
     try:
         for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, text)
     except OSError as error:
-        raise UserError(f"output={folder} cannot be written: {error.strerror}") from error
+        raise UserError(f"output={stem.parent} cannot be written: {error.strerror}") from error
     return list(texts)
 
 
