@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dof_lightning import cli
+from dof_lightning import cli, configuration
 from dof_lightning.bench.job import perform, run_folder
 from dof_lightning.bench.queue import Place, pending
 from dof_lightning.bench.suite import read_suite
@@ -63,6 +63,20 @@ def test_every_method_gets_its_first_seed_before_any_gets_its_second(folder: Pat
         ("cloned", "bc", "cloned", 1),
     ]
     assert len({job.name for job in jobs}) == 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == "smoke" else pytest.mark.slow) for name in configuration.options("suite")],
+)
+def test_every_run_of_every_suite_can_be_configured(folder: Path, name: str) -> None:
+    suite = read_suite(name)
+    assert len(pending(Place(name, suite, folder / "store", folder / "runs", keep=True))) == len(suite.queue)
+
+
+@pytest.mark.parametrize("name", configuration.options("suite"))
+def test_every_suite_is_well_formed(name: str) -> None:
+    assert len({job.name for job in read_suite(name).queue}) == len(read_suite(name).queue)
 
 
 def test_minutes_become_the_time_limit_of_a_run(folder: Path) -> None:
