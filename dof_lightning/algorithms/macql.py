@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from dof_lightning.algorithms.action_losses import weighted_mean
-from dof_lightning.algorithms.actor_critic import DeterministicActorCritic
 from dof_lightning.algorithms.settings import check_ranges
+from dof_lightning.algorithms.td3 import DeterministicActorCritic
 from dof_lightning.algorithms.values import Situation, at_least_float32
 from dof_lightning.spec import DatasetSpec
 

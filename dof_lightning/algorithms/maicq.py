@@ -2,31 +2,27 @@
 
 import math
 from collections.abc import Callable
-from typing import ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from dof_lightning.actors.direct import DirectActor
-from dof_lightning.algorithms.action_losses import squared_error, weighted_mean
-from dof_lightning.algorithms.base import Algorithm, ParameterGroup
+from dof_lightning.algorithms.action_losses import weighted_mean
+from dof_lightning.algorithms.actor_critic import ActorCritic
 from dof_lightning.algorithms.implicit_constraint import batch_weights
-from dof_lightning.algorithms.settings import check_local, check_ranges
-from dof_lightning.algorithms.team_critic import TeamCritic
+from dof_lightning.algorithms.settings import check_ranges
 from dof_lightning.algorithms.values import MixedCritic, Situation, at_least_float32
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.factorization.value import StateWeighted
 from dof_lightning.networks.actor import AgentwiseActor
 from dof_lightning.networks.critic import AgentwiseCritic
-from dof_lightning.networks.ema import ema_copy, ema_update
-from dof_lightning.normalization import build_normalizer
 from dof_lightning.sharding import whole
-from dof_lightning.spec import ActionKind, DatasetSpec
+from dof_lightning.spec import DatasetSpec
 
 _LOG_STD = (-3.0, 0.5)  # least and largest; a spread that vanishes would make single rows infinitely likely
 
 
-class MAICQ(Algorithm):
+class MAICQ(ActorCritic):
     """ICQ-MA (Yang et al., 2021; reference/baselines_and_games.md section 1) with Gaussian actors.
 
     Critic: (y - Q_tot(s, a))^2 with y = r + gamma (1 - d) w Q_tot(s', a'), a' the data's next action and w its batch
@@ -36,85 +32,38 @@ class MAICQ(Algorithm):
 
     Args:
         spec: the dataset's spec.
-        seed: the run's seed.
         actor: mean and spread, called with the spec and `condition_dim`; its mean acts.
         critic: twin Q_i, called with the spec and `condition_dim`.
         value_mixer: k and b, called with the spec and `state_dim`.
         actor_temperature: of w_i, in units of the scaled rewards.
         critic_temperature: of w, likewise.
-        discount: gamma.
-        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns.
-        observation_normalizer: `identity`, `limits`, `gaussian` or `cdf`.
-        learning_rate: of the actors.
-        critic_learning_rate: of critics and mixer.
-        gradient_clip: largest norm of each agent's actor's gradient, None for no clipping.
-        critic_gradient_clip: the same of its critics.
-        ema_decay: of the averaged actors that act.
-        target_update_rate: tau of the target critics.
-        execution: `decentralized`, there is no other.
-
-    Raises:
-        UserError: a value is out of range, or actions are discrete.
+        settings: see `ActorCritic`.
     """
 
     window = Window(history=0, horizon=2)
-    action_kinds: ClassVar[tuple[ActionKind, ...]] = ("continuous",)
-    action_mask: Tensor
 
     def __init__(
         self,
         spec: DatasetSpec,
         *,
-        seed: int,
         actor: Callable[..., AgentwiseActor],
         critic: Callable[..., AgentwiseCritic],
         value_mixer: Callable[..., StateWeighted],
         actor_temperature: float,
         critic_temperature: float,
-        discount: float,
-        reward_scale: float | None,
-        observation_normalizer: str,
-        learning_rate: float,
-        critic_learning_rate: float,
-        gradient_clip: float | None,
-        critic_gradient_clip: float | None,
-        ema_decay: float,
-        target_update_rate: float,
-        execution: str = "decentralized",
+        **settings: Any,
     ) -> None:
-        super().__init__(spec, seed)
-        check_local(execution)
-        check_ranges(
-            actor_temperature=actor_temperature,
-            critic_temperature=critic_temperature,
-            discount=discount,
-            reward_scale=reward_scale,
-            learning_rate=learning_rate,
-            critic_learning_rate=critic_learning_rate,
-            gradient_clip=gradient_clip,
-            critic_gradient_clip=critic_gradient_clip,
-            ema_decay=ema_decay,
-            target_update_rate=target_update_rate,
-        )
-        self.register_buffer("action_mask", spec.environment.action_mask(), persistent=False)
-        self.normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
-        self.actor = actor(spec, condition_dim=spec.observation_dim, outputs=2)
-        self.average_actor = ema_copy(self.actor)
+        gaussian = actor(spec, condition_dim=spec.observation_dim, outputs=2)
         mixer = value_mixer(spec, state_dim=spec.n_agents * spec.observation_dim)
-        scale = reward_scale if reward_scale is not None else 1.0 / max(spec.statistics.return_std, 1e-6)
-        self.critic = TeamCritic(MixedCritic(critic(spec, condition_dim=spec.observation_dim), mixer), discount, scale)
+        values = MixedCritic(critic(spec, condition_dim=spec.observation_dim), mixer)
+        super().__init__(spec, actor=gaussian, values=values, **settings)
+        check_ranges(actor_temperature=actor_temperature, critic_temperature=critic_temperature)
         self.actor_temperature = actor_temperature
         self.critic_temperature = critic_temperature
-        self.learning_rate = learning_rate
-        self.critic_learning_rate = critic_learning_rate
-        self.gradient_clip = gradient_clip
-        self.critic_gradient_clip = critic_gradient_clip
-        self.ema_decay = ema_decay
-        self.target_update_rate = target_update_rate
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` and its parts; see the class and `Algorithm.losses`."""
-        now = self._situation(batch, 0)
+        now = self.situation(batch, 0)
         critic = self.critic_loss(batch, now)
         actor = self.actor_loss(batch, now)
         return {"loss": critic + actor, "loss/critic": critic, "loss/actor": actor}
@@ -125,7 +74,7 @@ class MAICQ(Algorithm):
         ends, goes_on = batch.terminated[:, :1], there[:, 1:]
         real = (there[:, :1] & (ends | goes_on)).float()
         with torch.no_grad():
-            following = at_least_float32(self.critic.target(self._situation(batch, 1), batch.actions[:, :, 1])).amin(0)
+            following = at_least_float32(self.critic.target(self.situation(batch, 1), batch.actions[:, :, 1])).amin(0)
             weighted = batch_weights(following, there[:, :1] & goes_on & ~ends, self.critic_temperature) * following
             rewards = batch.rewards[:, :, 0]
             rewards = rewards if now.alive is None else rewards * now.alive
@@ -148,33 +97,3 @@ class MAICQ(Algorithm):
             share = self.spec.n_agents * mixer.weights(condition.flatten(1))
             weight = share * batch_weights(advantage, counts, self.actor_temperature)
         return -weighted_mean(log_likelihood, weight)
-
-    def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """How far the averaged actors are from what the data's did."""
-        said = self.average_actor(self._situation(batch, 0).condition)
-        actions = torch.tanh(said[..., : self.action_mask.shape[-1]])
-        weight = batch.transition_mask[:, :, 0].float()
-        return {"heldout/cloning": squared_error(actions, batch.actions[:, :, 0], self.action_mask, weight)}
-
-    def policy(self) -> DirectActor:
-        """Agents that take the averaged actors' means."""
-        network = cast(AgentwiseActor, whole(self.average_actor))
-        return DirectActor(network, self.normalizer, self.action_mask).eval()
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """Actors, and critics with the mixer."""
-        return [
-            ParameterGroup("actor", (self.actor,), self.learning_rate, self.gradient_clip),
-            ParameterGroup("critic", (self.critic.online,), self.critic_learning_rate, self.critic_gradient_clip),
-        ]
-
-    def after_step(self) -> None:
-        """Moves the averages: what acts, and the target critics."""
-        ema_update(self.average_actor, self.actor, self.ema_decay)
-        self.critic.update_target(self.target_update_rate)
-
-    def _situation(self, batch: EpisodeBatch, row: int) -> Situation:
-        return Situation(
-            condition=self.normalizer.normalize(batch.observations[:, :, row]),
-            alive=None if batch.alive is None else batch.alive[:, :, row],
-        )

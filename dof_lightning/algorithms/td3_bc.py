@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from dof_lightning.algorithms.action_losses import squared_error
-from dof_lightning.algorithms.actor_critic import DeterministicActorCritic
 from dof_lightning.algorithms.settings import check_ranges
+from dof_lightning.algorithms.td3 import DeterministicActorCritic
 from dof_lightning.algorithms.team_critic import negative_value
 from dof_lightning.algorithms.values import Situation
 from dof_lightning.spec import DatasetSpec
