@@ -34,6 +34,20 @@ def run_folder(job: Job, runs: Path) -> Path:
     return runs / job.suite / job.name
 
 
+def command(which: str, name: str, store: Path, runs: Path, keep: bool) -> list[str]:
+    """Of one run's process.
+
+    Args:
+        which: the suite as it was typed, an option or a path.
+        name: the run's.
+        store: folder of the results store.
+        runs: folder of run folders.
+        keep: leave the run folder where it is.
+    """
+    told = {"suite": which, "job": name, "store": store, "runs": runs, "keep": "true" if keep else "false"}
+    return [sys.executable, "-m", "dof_lightning.bench.job", *(f"{key}={value}" for key, value in told.items())]
+
+
 def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
     """Trains unless that is done, and adds the row unless that is done.
 

@@ -4,35 +4,28 @@
 +keep=true +job=<name>,<name>,...`
 """
 
+import subprocess
 import sys
-import traceback
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from dof_lightning.bench.job import perform
-from dof_lightning.bench.suite import read_suite
-from dof_lightning.errors import UserError
+from dof_lightning.bench.job import command
 
 
 @hydra.main(version_base="1.3", config_path=None)
-def main(cfg: DictConfig) -> str | None:
-    """One run; an error ends this run only, and is what the launcher brings home."""
-    job = read_suite(cfg.suite).job(cfg.job)
-    sys.argv = ["train.py", *job.typed]
-    try:
-        perform(job, Path(cfg.store), Path(cfg.runs), keep=cfg.keep)
-    except UserError as error:
-        said = f"{job.name}: error: {error}"
-    except SystemExit as error:
-        said = f"{job.name}: ended with exit code {error.code}"
-    except Exception:  # a launcher that is told of it gives up all other runs
-        said = f"{job.name}: {traceback.format_exc()}"
-    else:
-        return None
-    sys.stderr.write(f"{said}\n")
-    return said
+def main(cfg: DictConfig) -> int:
+    """One run in a process of its own, which composes its own configuration; its exit code is brought home.
+
+    An error ends this run only: a launcher that is told of it would give up all others.
+    """
+    code = subprocess.run(
+        command(cfg.suite, cfg.job, Path(cfg.store), Path(cfg.runs), cfg.keep), check=False
+    ).returncode
+    if code:
+        sys.stderr.write(f"{cfg.job}: ended with exit code {code}\n")
+    return code
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dof_lightning.bench.job import BUSY, compose
+from dof_lightning.bench.job import BUSY, command, compose
 from dof_lightning.bench.suite import Job, Suite
 from dof_lightning.configuration import build, to_plain
 from dof_lightning.errors import UserError
@@ -41,12 +40,6 @@ class Place:
     store: Path
     runs: Path
     keep: bool
-
-    def command(self, job: Job) -> list[str]:
-        """Of one run's process."""
-        told = {"suite": self.which, "job": job.name, "store": self.store, "runs": self.runs}
-        tails = [*(f"{key}={value}" for key, value in told.items()), f"keep={'true' if self.keep else 'false'}"]
-        return [sys.executable, "-m", "dof_lightning.bench.job", *tails]
 
     def log(self, job: Job) -> Path:
         """What a run's processes print."""
@@ -83,6 +76,7 @@ def pending(place: Place) -> list[Job]:
     """
     known = {(record.config_hash, record.dataset_fingerprint) for record in ResultsStore(place.store).records()}
     told: dict[tuple[Any, ...], tuple[Any, str | None]] = {}
+    names: dict[str, str] = {}
     waiting = []
     for job in place.suite.queue:
         key = (job.experiment, job.algorithm, job.overrides)
@@ -91,6 +85,8 @@ def pending(place: Place) -> list[Job]:
         cfg, dataset = told[key]
         cfg.seed = job.seed
         hashed = config_hash(to_plain(cfg))
+        if (other := names.setdefault(hashed, job.name)) != job.name:
+            raise UserError(f"suite={job.suite}: {other} and {job.name} are the same configuration; drop one of them")
         if not any(hashed == config and dataset in (None, data) for config, data in known):
             waiting.append(job)
     return waiting
@@ -152,7 +148,7 @@ def _start(place: Place, job: Job, at_once: int) -> subprocess.Popen[bytes]:
     with place.log(job).open("ab") as log:
         # A session of its own: Ctrl-C reaches this process only, which tells the others once.
         return subprocess.Popen(
-            place.command(job),
+            command(place.which, job.name, place.store, place.runs, place.keep),
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

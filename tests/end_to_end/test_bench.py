@@ -20,6 +20,7 @@ from dof_lightning.record import record_of
 from dof_lightning.results_store import ResultsStore
 from tests.end_to_end.workplace import Workplace, environment, succeeded
 
+CLONED = ["algorithm=bc", "algorithm.learning_rate=0.01"]
 SMALL = ["data.episodes=50", "rollout.report_episodes=2", "rollout.episodes=2", "debug=default"]
 
 
@@ -32,7 +33,7 @@ def folder(workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def write_suite(folder: Path, **changes: object) -> Path:
-    grid = {"experiments": ["mpe_spread_random"], "algorithms": {"bc": [], "cloned": ["algorithm=bc"]}, "seeds": [1, 0]}
+    grid = {"experiments": ["mpe_spread_random"], "algorithms": {"bc": [], "cloned": CLONED}, "seeds": [1, 0]}
     known = {key: changes.pop(key) for key in list(changes) if key in (*grid, "overrides_of_grid")}
     content = {"title": "small", "overrides": [*SMALL, "trainer.max_steps=2"], "grids": [grid | known]} | changes
     path = folder / "small.yaml"
@@ -107,6 +108,7 @@ def test_a_wrong_suite_is_refused_by_name(folder: Path, changes: dict, words: st
     [
         ({"algorithms": {"bd": []}}, "bd does not exist"),
         ({"algorithms": {"bc": ["algorithm.alhpa=3"]}}, "alhpa"),
+        ({"algorithms": {"bc": [], "again": ["algorithm=bc"]}}, "are the same configuration"),
         ({"algorithms": {"td3_bc": []}, "experiments": ["smac_3m_good"]}, "td3_bc does not learn discrete actions"),
         ({"experiments": ["smac_3m_good"]}, "rollout=none"),
     ],
@@ -188,3 +190,13 @@ def test_what_was_trained_before_it_was_recorded_is_recorded_without_training(fo
 def test_a_folder_without_results_is_no_row(folder: Path) -> None:
     with pytest.raises(UserError, match="no finished run"):
         record_of(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_launchers_of_hydra_do_what_is_left(folder: Path, launcher: str) -> None:
+    write_suite(folder, seeds=[0])
+    settings = ["hydra.launcher.cpus_per_task=1"] if launcher == "submitit_local" else []
+    assert f"2 of 2 runs done by launcher={launcher}" in ended(bench(folder, f"launcher={launcher}", *settings))
+    assert len(rows(folder)) == 2
+    assert pending(place(folder)) == []
