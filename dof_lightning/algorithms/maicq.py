@@ -73,7 +73,7 @@ class MAICQ(ActorCritic):
         there = batch.transition_mask.any(1)
         ends, goes_on = batch.terminated[:, :1], there[:, 1:]
         real = (there[:, :1] & (ends | goes_on)).float()
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(batch.rewards.device.type, enabled=False):
             following = at_least_float32(self.critic.target(self.situation(batch, 1), batch.actions[:, :, 1])).amin(0)
             weighted = batch_weights(following, there[:, :1] & goes_on & ~ends, self.critic_temperature) * following
             rewards = batch.rewards[:, :, 0]

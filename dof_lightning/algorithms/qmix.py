@@ -107,8 +107,7 @@ class QMIX(Algorithm):
         """`loss` and its parts; see the class and `Algorithm.losses`."""
         sequences = Sequences.of(batch, self.normalizer, self.action_mask)
         online, _ = self.values(sequences.observations)
-        with torch.no_grad():
-            average, _ = self.average_values(sequences.observations)
+        average = self._averaged(sequences)
         mixed = sequences.now().mix(self.mixer, chosen(online[:, :, :-1], batch.actions))
         values = Values(online, average, mixed)
         target = self._target(sequences, values)
@@ -142,15 +141,23 @@ class QMIX(Algorithm):
     @torch.no_grad()
     def _target(self, sequences: Sequences, values: Values) -> Tensor:
         """`[B, T, 1]`; the row after a time limit counts, that after an end does not."""
-        following = self.following_value(sequences, values)
+        with torch.autocast(self.device.type, enabled=False):
+            following = self.following_value(sequences, values)
         rewards = self.reward_scale * sequences.batch.rewards.mean(1)[..., None]
         goes_on = (~sequences.batch.terminated)[..., None].to(rewards)
         return rewards + self.discount * goes_on * following.to(rewards.dtype)
 
+    @torch.no_grad()
+    def _averaged(self, sequences: Sequences) -> Tensor:
+        """What the averaged values say `[B, N, T+1, A]`, in full precision as TD targets need it."""
+        with torch.autocast(self.device.type, enabled=False):
+            average: Tensor = self.average_values(sequences.observations)[0]
+        return average
+
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The squared TD error of the averages against themselves."""
         sequences = Sequences.of(batch, self.normalizer, self.action_mask)
-        average, _ = self.average_values(sequences.observations)
+        average = self._averaged(sequences)
         mixed = sequences.now().mix(self.average_mixer, chosen(average[:, :, :-1], batch.actions))
         target = self._target(sequences, Values(average, average, mixed))
         return {"heldout/value": 0.5 * sequences.mean((mixed - target).square() * self.taught(sequences))}

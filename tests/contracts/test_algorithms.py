@@ -107,6 +107,20 @@ def test_weights_survive_a_file_that_runs_no_code(overrides: tuple[str, ...], tm
     assert ours == theirs
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_networks_may_run_in_bfloat16(name: str) -> None:
+    algorithm = build_algorithm(f"algorithm={name}")
+    batch = random_batch(algorithm.spec, algorithm.window, size=16)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = algorithm.losses(batch, torch.Generator().manual_seed(0))
+    assert losses["loss"].dtype == torch.float32
+    assert all(bool(value.isfinite()) for value in losses.values())
+    losses["loss"].backward()
+    gradients = [p.grad for p in algorithm.parameters() if p.grad is not None]
+    assert gradients
+    assert all(g.dtype == torch.float32 and bool(g.isfinite().all()) for g in gradients)
+
+
 @every_case
 def test_one_batch_can_be_learned(overrides: tuple[str, ...]) -> None:
     algorithm = build_algorithm(*overrides)
