@@ -1,7 +1,7 @@
 """What a report says in tables."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -232,11 +232,9 @@ def _largest_common(sets: Sequence[set[str]]) -> set[str]:
 def _interquartile_means(kind: str, told: dict[str, dict[str, np.ndarray]], tasks: list[str], seed: int) -> Table:
     rows = []
     for label, of_tasks in told.items():
-        low, high = over_runs.interval(
-            over_runs.interquartile_mean, [of_tasks], REPETITIONS, np.random.default_rng(seed)
-        )
+        between = _interval(over_runs.interquartile_mean, [of_tasks], seed, digits=1)
         middle = f"{over_runs.interquartile_mean(of_tasks):.1f}"
-        rows.append((label, middle, f"{low:.1f} to {high:.1f}", str(sum(map(len, of_tasks.values())))))
+        rows.append((label, middle, between, str(sum(map(len, of_tasks.values())))))
     note = (
         f"Over {', '.join(tasks)}. Interquartile mean of all runs (Agarwal et al., 2021), 95 % stratified bootstrap "
         "over seeds."
@@ -244,15 +242,21 @@ def _interquartile_means(kind: str, told: dict[str, dict[str, np.ndarray]], task
     return Table(f"Interquartile mean of the {kind}", ("method", "IQM", "95 % interval", "runs"), tuple(rows), note)
 
 
+def _interval(statistic: Callable[..., float], scores: Sequence[dict[str, np.ndarray]], seed: int, digits: int) -> str:
+    """`12.3 to 45.6`; one seed of a task says nothing about others."""
+    if min(len(values) for one in scores for values in one.values()) < 2:
+        return "- (one seed)"
+    low, high = over_runs.interval(statistic, scores, REPETITIONS, np.random.default_rng(seed))
+    return f"{low:.{digits}f} to {high:.{digits}f}"
+
+
 def _improvements(kind: str, told: dict[str, dict[str, np.ndarray]], against: str, seed: int) -> Table:
     rows = []
     for label, of_tasks in told.items():
         if label != against:
             pair = [told[against], of_tasks]
-            generator = np.random.default_rng(seed)
-            low, high = over_runs.interval(over_runs.probability_of_improvement, pair, REPETITIONS, generator)
             value = over_runs.probability_of_improvement(*pair)
-            rows.append((label, f"{value:.2f}", f"{low:.2f} to {high:.2f}"))
+            rows.append((label, f"{value:.2f}", _interval(over_runs.probability_of_improvement, pair, seed, digits=2)))
     note = (
         f"How likely a run of {against} scores more than one of the other method on the same task (ties count a half), "
         "mean over tasks; 95 % stratified bootstrap."

@@ -158,6 +158,11 @@ def test_aggregates_compare_methods_on_the_tasks_that_they_share(tmp_path: Path)
     assert cell(improvements, "dof_policy", "probability") == "0.00"
 
 
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    for table in aggregates(gather([fill(tmp_path, seeds=1)]), against=None, seed=0):
+        assert {row[table.columns.index("95 % interval")] for row in table.rows} == {"- (one seed)"}
+
+
 def test_commands_fold_seeds(tmp_path: Path) -> None:
     rows = commands(gather([fill(tmp_path)])).rows
     assert rows[0][-1] == "python train.py -m experiment=mpe_spread_expert algorithm=dof_policy seed=0,1,2"
