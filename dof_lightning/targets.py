@@ -110,17 +110,36 @@ def _typed_key(key: str, written: Any) -> str:
 
 @cache
 def _annotations(target: Any) -> Mapping[str, Any] | None:
-    """Annotations of all arguments; None where they are not known."""
-    function = target.__init__ if inspect.isclass(target) else target
-    if function is None:
-        return None
+    """Annotations of all arguments; None where they are not known.
+
+    What a class takes as further keywords is what the next class takes from which it derives.
+    """
+    if not inspect.isclass(target):
+        known, is_open = _own_annotations(target)
+        return None if is_open else known
+    found: dict[str, Any] = {}
+    for kind in target.__mro__:
+        if kind is object:
+            break
+        if "__init__" in vars(kind):
+            known, is_open = _own_annotations(kind.__init__)  # type: ignore[misc]
+            found = {**(known or {}), **found}
+            if known is None:
+                return None
+            if not is_open:
+                break
+    return {name: hint for name, hint in found.items() if name != "self"}
+
+
+def _own_annotations(function: Any) -> tuple[dict[str, Any] | None, bool]:
+    """Of a function's named arguments (None where they are not known), and whether it takes others too."""
     try:
-        hints, parameters = get_type_hints(function), inspect.signature(target).parameters
+        hints, parameters = get_type_hints(function), inspect.signature(function).parameters
     except (NameError, TypeError, ValueError):
-        return None
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return None
-    return {name: hints.get(name, Any) for name in parameters}
+        return None, False
+    is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    named = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
+    return {name: hints.get(name, Any) for name in named}, is_open
 
 
 def _fits(value: Any, annotation: Any) -> bool:

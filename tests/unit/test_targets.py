@@ -1,9 +1,11 @@
 """Values are judged by the annotations of what they are for; classes by where they come from."""
 
+import re
 from typing import Any
 
 import pytest
 
+from dof_lightning import configuration
 from dof_lightning.envs.pettingzoo import PettingZooEnv
 from dof_lightning.errors import UserError
 from dof_lightning.targets import check_arguments, check_targets
@@ -107,3 +109,17 @@ def test_the_importer_of_factories_cannot_be_a_target_nor_get_them_by_position()
         check_targets({"env": {"_target_": f"{ENV}._find", "dotted": "os.system"}})
     with pytest.raises(TypeError, match="positional"):
         PettingZooEnv("name", "os.system", 3)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "words"),
+    [
+        ("td3_bc", "algorithm.reward_scale=much", "algorithm.reward_scale must be a number or null, got 'much'"),
+        ("omar", "+algorithm.sampels=3", "unknown key `algorithm.sampels`"),
+        ("mabcq", "algorithm.gradient_clip=[1]", "algorithm.gradient_clip must be"),
+    ],
+)
+def test_what_a_class_hands_on_to_its_base_is_judged_too(name: str, typed: str, words: str) -> None:
+    cfg = configuration.compose(["experiment=mpe_spread_random", f"algorithm={name}", typed])
+    with pytest.raises(UserError, match=re.escape(words)):
+        configuration.check(cfg)
