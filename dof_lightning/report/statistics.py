@@ -1,8 +1,10 @@
 """Statistics over seeds and tasks, as Agarwal et al. (2021) ask for them: pure functions of numpy arrays.
 
-A method's scores are one array of seeds a task: `{task: [seeds]}`. Tasks may have different numbers of seeds.
+A method's scores are one array of seeds a task: `{task: [seeds]}`. Tasks may have different numbers of seeds; every
+task counts the same whatever their number.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +14,13 @@ Scores = Mapping[str, np.ndarray]
 
 
 def interquartile_mean(scores: Scores) -> float:
-    """IQM: the mean of the middle half of all runs of all tasks; of n runs floor(n / 4) are left out at either end."""
-    values = np.sort(np.concatenate(list(scores.values())))
+    """IQM: the mean of the middle half of all runs of all tasks; of n runs floor(n / 4) are left out at either end.
+
+    Where tasks have different numbers of seeds, runs are repeated until all have as many (their least common multiple):
+    otherwise the task with most seeds would decide, and methods would be compared on different mixtures of tasks.
+    """
+    alike = math.lcm(*map(len, scores.values()))
+    values = np.sort(np.concatenate([np.repeat(runs, alike // len(runs)) for runs in scores.values()]))
     cut = int(0.25 * len(values))
     return float(values[cut : len(values) - cut].mean())
 

@@ -68,3 +68,12 @@ def test_ties_count_a_half_and_what_is_certain_is_certain() -> None:
     assert statistics.probability_of_improvement(better, ours) == 1.0
     with pytest.raises(ValueError, match="no task in common"):
         statistics.probability_of_improvement(ours, {"b": np.array([1.0])})
+
+
+def test_every_task_counts_the_same_whatever_its_number_of_seeds() -> None:
+    many_easy = {"easy": np.full(4, 90.0), "hard": np.full(1, 10.0)}
+    many_hard = {"easy": np.full(1, 90.0), "hard": np.full(4, 10.0)}
+    assert statistics.interquartile_mean(many_easy) == statistics.interquartile_mean(many_hard) == 50.0
+    mixed = {"a": np.array([1.0, 5.0]), "b": np.array([2.0, 3.0, 9.0])}
+    repeated = {"a": np.repeat(mixed["a"], 3), "b": np.repeat(mixed["b"], 2)}
+    assert statistics.interquartile_mean(mixed) == pytest.approx(metrics.aggregate_iqm(matrix(repeated)), rel=1e-12)
