@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dof_lightning.report import statistics as over_runs
+from dof_lightning.report.aggregates import REPETITIONS, by_kind
 from dof_lightning.report.gathering import Group, behavior_score
-from dof_lightning.report.tables import REPETITIONS, by_kind, curve_of, labels
+from dof_lightning.report.tables import curve_of, labels
 
 _COLORS = ("#1f77b4", "#d95f02", "#2a9d5c", "#c03a2b", "#7b5ea7", "#8c6d46", "#d66ba0", "#6b7280", "#a8a13a", "#2aa5b8")
 

@@ -89,7 +89,8 @@ def gather(paths: Sequence[Path]) -> list[Group]:
     """Reads stores and run folders; a run that is in several of them counts once.
 
     Raises:
-        UserError: a path is neither, or a run is not finished.
+        UserError: a path is neither, a run is not finished, or runs of one method and dataset differ in more than
+            their seed and settings.
     """
     records: dict[tuple[str, str], Record] = {}
     curves: dict[tuple[str, str], list[Point]] = {}
@@ -114,9 +115,29 @@ def _group(members: list[Record], curves: dict[tuple[str, str], list[Point]]) ->
                 f"{first.experiment}, {first.variant or first.algorithm}, seed {first.seed} is there with two "
                 "configurations or data; report them apart"
             )
+        _require_alike(first, record)
     told = tuple(tuple(sorted(curves[identity(record)], key=lambda point: point.step)) for record in members)
     label = first.variant or first.algorithm
     return Group(first.environment, first.dataset, label, first.algorithm, tuple(members), told)
+
+
+_ALIKE = {  # what has to be the same before runs may be one mean
+    "dataset_fingerprint": "datasets",
+    "environment_fingerprint": "worlds",
+    "budget_steps": "numbers of updates",
+    "execution": "ways of acting",
+    "shared_seeds": "shared seeds",
+}
+
+
+def _require_alike(first: Record, other: Record) -> None:
+    unlike = next((name for name in _ALIKE if getattr(first, name) != getattr(other, name)), None)
+    words = "kinds of score" if score_kind(first) != score_kind(other) else _ALIKE.get(unlike or "")
+    if words is not None:
+        raise UserError(
+            f"{first.experiment}, {first.variant or first.algorithm}, seeds {first.seed} and {other.seed} are of two "
+            f"{words}; report them apart"
+        )
 
 
 def _read(path: Path) -> Iterable[tuple[Record, list[Point]]]:

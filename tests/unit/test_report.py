@@ -9,47 +9,14 @@ import pytest
 
 from dof_lightning import cli, configuration
 from dof_lightning.errors import UserError
+from dof_lightning.report.aggregates import aggregates
 from dof_lightning.report.command import report
 from dof_lightning.report.gathering import Group, gather
 from dof_lightning.report.published import published
-from dof_lightning.report.tables import Table, aggregates, commands, details, scores
-from dof_lightning.results_store import Record, ResultsStore
+from dof_lightning.report.tables import details, scores
+from dof_lightning.results_store import ResultsStore
 from tests.unit.small_records import point, record
-
-SPREAD = configuration.build(configuration.compose(["experiment=mpe_spread_random"]).env).spec.fingerprint
-
-
-def fill(path: Path, methods: tuple[str, ...] = ("dof_policy", "td3_bc"), seeds: int = 3, **changes: object) -> Path:
-    """A store of two datasets; later methods score less."""
-    store = ResultsStore(path)
-    for place, method in enumerate(methods):
-        for number, quality in enumerate(("medium", "expert")):
-            for seed in range(seeds):
-                key, score = f"{method}{quality}{seed}", 50.0 + 40 * number - 10 * place + seed
-                name = f"mpe_spread_{quality}"
-                told = {
-                    "algorithm": method,
-                    "experiment": name,
-                    "dataset": name,
-                    "seed": seed,
-                    "config_hash": key,
-                    "dataset_fingerprint": quality,
-                    "environment_fingerprint": SPREAD,
-                    "last_normalized_score": score,
-                    "best_normalized_score": score + 2,
-                    "command": f"python train.py experiment={name} algorithm={method} seed={seed}",
-                }
-                curve = [
-                    point(step, config_hash=key, dataset_fingerprint=quality, normalized_score=score + step / 50 - 4)
-                    for step in (50, 100)
-                ]
-                store.append(record(**{**told, **changes}), curve)
-    return path
-
-
-def cell(table: Table, row: str, column: str) -> str:
-    found = next(cells for cells in table.rows if cells[0] == row)
-    return found[table.columns.index(column)]
+from tests.unit.small_reports import cell, fill
 
 
 def test_a_row_tells_mean_and_spread_over_seeds_and_their_number(tmp_path: Path) -> None:
@@ -163,11 +130,6 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
         assert {row[table.columns.index("95 % interval")] for row in table.rows} == {"- (one seed)"}
 
 
-def test_commands_fold_seeds(tmp_path: Path) -> None:
-    rows = commands(gather([fill(tmp_path)])).rows
-    assert rows[0][-1] == "python train.py -m experiment=mpe_spread_expert algorithm=dof_policy seed=0,1,2"
-
-
 class Loads(HTMLParser):
     """What a page would fetch, and its anchors."""
 
@@ -235,15 +197,6 @@ def test_the_same_runs_give_the_same_files(tmp_path: Path) -> None:
     assert one.replace("/one", "/two") == two
 
 
-def test_a_run_in_two_stores_counts_once_and_two_runs_of_one_seed_are_refused(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        ResultsStore(tmp_path / name).append(record(), [])
-    assert [group.n_seeds for group in gather([tmp_path / "one", tmp_path / "two"])] == [1]
-    ResultsStore(tmp_path / "two").append(record(config_hash="other"), [])
-    with pytest.raises(UserError, match="two configurations"):
-        gather([tmp_path / "two"])
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -262,10 +215,3 @@ def test_what_cannot_be_reported_is_refused_in_one_line(tmp_path: Path, argument
     told = [text.format(store=tmp_path / "store", empty=tmp_path / "empty") for text in arguments]
     with pytest.raises(UserError, match=words):
         cli.run(["report", *told])
-
-
-def test_a_record_of_another_kind_of_run_is_a_group_of_its_own(tmp_path: Path) -> None:
-    members: list[Record] = [record(), record(variant="wide", config_hash="w")]
-    for member in members:
-        ResultsStore(tmp_path).append(member, [])
-    assert [group.label for group in gather([tmp_path])] == ["dof_policy", "wide"]

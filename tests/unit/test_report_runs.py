@@ -1,0 +1,71 @@
+"""Which runs a report takes for seeds of one thing, and what it says reproduces them."""
+
+from pathlib import Path
+
+import pytest
+
+from dof_lightning.errors import UserError
+from dof_lightning.report.gathering import gather
+from dof_lightning.report.tables import commands, scores
+from dof_lightning.results_store import Record, ResultsStore
+from tests.unit.small_records import record
+from tests.unit.small_reports import cell, fill
+
+
+def test_commands_fold_seeds(tmp_path: Path) -> None:
+    rows = commands(gather([fill(tmp_path)])).rows
+    assert rows[0][-1] == "python train.py -m experiment=mpe_spread_expert algorithm=dof_policy seed=0,1,2"
+
+
+def test_another_key_that_ends_in_seed_is_left_alone(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        told = f"python train.py data.order_seed=15 seed={seed} env.prey_seed=1"
+        ResultsStore(tmp_path).append(record(seed=seed, config_hash=str(seed), command=told), [])
+    (row,) = commands(gather([tmp_path])).rows
+    assert row[-1] == "python train.py -m data.order_seed=15 seed=1,2 env.prey_seed=1"
+
+
+def test_runs_that_were_typed_otherwise_say_so_and_keep_their_command(tmp_path: Path) -> None:
+    for seed, setting in enumerate(("", "algorithm.alpha=9 ")):
+        told = f"python train.py {setting}seed={seed}"
+        ResultsStore(tmp_path).append(record(seed=seed, config_hash=str(seed), command=told), [])
+    groups = gather([tmp_path])
+    assert [row[-1] for row in commands(groups).rows] == [
+        "python train.py seed=0",
+        "python train.py algorithm.alpha=9 seed=1",
+    ]
+    assert "[of 2 commands]" in cell(scores(groups, "mpe_spread"), "dof_policy", "medium, last")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dataset_fingerprint": "other"}, "two datasets"),
+        ({"environment_fingerprint": "other"}, "two worlds"),
+        ({"budget_steps": 900}, "two numbers of updates"),
+        ({"execution": "centralized"}, "two ways of acting"),
+        ({"shared_seeds": 3}, "two shared seeds"),
+        ({"last_normalized_score": None}, "two kinds of score"),
+    ],
+)
+def test_seeds_of_unlike_runs_are_no_mean(tmp_path: Path, changes: dict, words: str) -> None:
+    ResultsStore(tmp_path).append(record(), [])
+    ResultsStore(tmp_path).append(record(seed=1, config_hash="c1", **changes), [])
+    with pytest.raises(UserError, match=words):
+        gather([tmp_path])
+
+
+def test_a_run_in_two_stores_counts_once_and_two_runs_of_one_seed_are_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        ResultsStore(tmp_path / name).append(record(), [])
+    assert [group.n_seeds for group in gather([tmp_path / "one", tmp_path / "two"])] == [1]
+    ResultsStore(tmp_path / "two").append(record(config_hash="other"), [])
+    with pytest.raises(UserError, match="two configurations"):
+        gather([tmp_path / "two"])
+
+
+def test_a_record_of_another_kind_of_run_is_a_group_of_its_own(tmp_path: Path) -> None:
+    members: list[Record] = [record(), record(variant="wide", config_hash="w")]
+    for member in members:
+        ResultsStore(tmp_path).append(member, [])
+    assert [group.label for group in gather([tmp_path])] == ["dof_policy", "wide"]
