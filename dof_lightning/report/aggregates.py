@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from dof_lightning.report import statistics as over_runs
-from dof_lightning.report.gathering import Group
-from dof_lightning.report.tables import Table, labels
+from dof_lightning.report.gathering import RETURN, Group
+from dof_lightning.report.tables import LEAST_SEEDS, Table, labels
 
 REPETITIONS = 2000  # draws of the bootstrap
 
@@ -18,14 +18,30 @@ def aggregates(groups: Sequence[Group], against: str | None, seed: int) -> Itera
         if len(scored) < 2 or not tasks:
             continue
         told = {label: over_runs.restricted(of_tasks, tasks) for label, of_tasks in scored.items()}
-        yield _interquartile_means(kind, told, tasks, seed)
-        yield _improvements(kind, told, against if against in told else next(iter(told)), seed)
+        absent = [name for name in labels([group for group in groups if group.kind == kind]) if name not in told]
+        yield _interquartile_means(kind, told, tasks, seed, _reservations(told, absent))
+        first = next(name for name in (against, *_OURS, *told) if name in told)
+        yield _improvements(kind, told, first, seed, _reservations(told, absent))
+
+
+_OURS = ("dof_policy", "dof_trajectory")  # compared with the others where nobody else is named
+
+
+def _reservations(told: dict[str, dict[str, np.ndarray]], absent: Sequence[str]) -> str:
+    """What has to be said below a number over several tasks."""
+    said = f" Left out, as they were not run on all of these: {', '.join(absent)}." if absent else ""
+    if min(len(values) for of_tasks in told.values() for values in of_tasks.values()) < LEAST_SEEDS:
+        said += f" Fewer than {LEAST_SEEDS} seeds in places: a sanity check, from which no ranking follows."
+    return said
 
 
 def by_kind(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """`{kind of score: {method: {task: [seeds]}}}`, methods with the largest mean score first."""
+    """`{kind of score: {method: {task: [seeds]}}}`, in the order of `labels`.
+
+    Without raw returns: those of one task say nothing beside those of another.
+    """
     found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-    for kind in dict.fromkeys(group.kind for group in groups):
+    for kind in dict.fromkeys(group.kind for group in groups if group.kind != RETURN):
         alike = [group for group in groups if group.kind == kind]
         most = _largest_common([{g.dataset for g in alike if g.label == label} for label in labels(alike)])
         found[kind] = {
@@ -42,7 +58,9 @@ def _largest_common(sets: Sequence[set[str]]) -> set[str]:
     return {name for name in every if 2 * sum(name in one for one in sets) >= len(sets)}
 
 
-def _interquartile_means(kind: str, told: dict[str, dict[str, np.ndarray]], tasks: list[str], seed: int) -> Table:
+def _interquartile_means(
+    kind: str, told: dict[str, dict[str, np.ndarray]], tasks: list[str], seed: int, reservations: str
+) -> Table:
     rows = []
     for label, of_tasks in told.items():
         between = _interval(over_runs.interquartile_mean, [of_tasks], seed, digits=1)
@@ -50,20 +68,34 @@ def _interquartile_means(kind: str, told: dict[str, dict[str, np.ndarray]], task
         rows.append((label, middle, between, str(sum(map(len, of_tasks.values())))))
     note = (
         f"Over {', '.join(tasks)}. Interquartile mean of all runs (Agarwal et al., 2021), 95 % stratified bootstrap "
-        "over seeds."
+        f"over seeds.{reservations}"
     )
     return Table(f"Interquartile mean of the {kind}", ("method", "IQM", "95 % interval", "runs"), tuple(rows), note)
 
 
 def _interval(statistic: Callable[..., float], scores: Sequence[dict[str, np.ndarray]], seed: int, digits: int) -> str:
-    """`12.3 to 45.6`; one seed of a task says nothing about others."""
+    between = interval_of(statistic, scores, seed)
+    return "- (one seed)" if between is None else f"{between[0]:.{digits}f} to {between[1]:.{digits}f}"
+
+
+def interval_of(
+    statistic: Callable[..., float], scores: Sequence[over_runs.Scores], seed: int
+) -> tuple[float, float] | None:
+    """A statistic's 95 % interval; None where a task has one seed, which says nothing about others.
+
+    Args:
+        statistic: of one or more methods' scores.
+        scores: of each of these methods.
+        seed: of the bootstrap.
+    """
     if min(len(values) for one in scores for values in one.values()) < 2:
-        return "- (one seed)"
-    low, high = over_runs.interval(statistic, scores, REPETITIONS, np.random.default_rng(seed))
-    return f"{low:.{digits}f} to {high:.{digits}f}"
+        return None
+    return over_runs.interval(statistic, scores, REPETITIONS, np.random.default_rng(seed))
 
 
-def _improvements(kind: str, told: dict[str, dict[str, np.ndarray]], against: str, seed: int) -> Table:
+def _improvements(
+    kind: str, told: dict[str, dict[str, np.ndarray]], against: str, seed: int, reservations: str
+) -> Table:
     rows = []
     for label, of_tasks in told.items():
         if label != against:
@@ -72,7 +104,7 @@ def _improvements(kind: str, told: dict[str, dict[str, np.ndarray]], against: st
             rows.append((label, f"{value:.2f}", _interval(over_runs.probability_of_improvement, pair, seed, digits=2)))
     note = (
         f"How likely a run of {against} scores more than one of the other method on the same task (ties count a half), "
-        "mean over tasks; 95 % stratified bootstrap."
+        f"mean over tasks; 95 % stratified bootstrap.{reservations}"
     )
     title = f"Probability that {against} scores more, {kind}"
     return Table(title, ("than", "probability", "95 % interval"), tuple(rows), note)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dof_lightning.report import statistics as over_runs
-from dof_lightning.report.aggregates import REPETITIONS, by_kind
+from dof_lightning.report.aggregates import by_kind, interval_of
 from dof_lightning.report.gathering import Group, behavior_score
 from dof_lightning.report.tables import curve_of, labels
 
@@ -67,14 +67,17 @@ def _interquartile_means(
 ) -> Picture:
     figure, axes = _figure(height=0.8 + 0.35 * len(told))
     for row, (label, of_tasks) in enumerate(reversed(told.items())):
-        generator = np.random.default_rng(seed)
-        low, high = over_runs.interval(over_runs.interquartile_mean, [of_tasks], REPETITIONS, generator)
-        axes.barh(row, high - low, left=low, height=0.5, color=colors[label], alpha=0.6)
+        between = interval_of(over_runs.interquartile_mean, [of_tasks], seed)
+        if between is not None:
+            axes.barh(row, between[1] - between[0], left=between[0], height=0.5, color=colors[label], alpha=0.6)
         axes.plot([over_runs.interquartile_mean(of_tasks)] * 2, [row - 0.3, row + 0.3], color="black")
     axes.set_yticks(range(len(told)), list(reversed(told)))
     axes.set_xlabel(f"interquartile mean of the {kind}")
     tasks = ", ".join(next(iter(told.values())))
-    caption = f"Interquartile means with 95 % intervals of the stratified bootstrap, over {tasks}."
+    caption = (
+        f"Interquartile means with 95 % intervals of the stratified bootstrap, over {tasks}; without an interval where "
+        "there is one seed of a task."
+    )
     return Picture(f"iqm_{_slug(kind)}", "Interquartile means", caption, figure)
 
 

@@ -49,18 +49,21 @@ class Group:
         return [value for record in self.records if (value := getattr(record, name)) is not None]
 
 
-OWN, NORMALIZED, SHARE = "own score", "normalised score", "% of the data's return"
+OWN, NORMALIZED, SHARE, RETURN = "own score", "normalised score", "% of the data's return", "episode return"
 
 
 def score_kind(record: Record) -> str:
     """What a run's score is.
 
     Where the opponent is ours, only references measured against it judge a policy; where nobody has references, the
-    return is told in percent of the data's.
+    return is told in percent of the data's, and as it is where the data's is not above zero: there percents are upside
+    down.
     """
     if record.last_own_normalized_score is not None:
         return OWN
-    return NORMALIZED if record.last_normalized_score is not None else SHARE
+    if record.last_normalized_score is not None:
+        return NORMALIZED
+    return SHARE if record.behavior_return > 0 else RETURN
 
 
 def score_of(record: Record, which: str = "last") -> float:
@@ -68,21 +71,26 @@ def score_of(record: Record, which: str = "last") -> float:
     name = {OWN: "own_normalized_score", NORMALIZED: "normalized_score"}.get(score_kind(record))
     if name is not None:
         return float(getattr(record, f"{which}_{name}"))
-    return 100.0 * float(getattr(record, f"{which}_return")) / record.behavior_return
+    return _told(record, float(getattr(record, f"{which}_return")))
 
 
 def behavior_score(record: Record) -> float:
     """The data's own score, on the same scale."""
     kind = score_kind(record)
     value = {OWN: record.behavior_own_normalized_score, NORMALIZED: record.behavior_normalized_score}.get(kind)
-    return 100.0 if value is None else value
+    return _told(record, record.behavior_return) if value is None else value
 
 
 def point_score(record: Record, point: Point) -> float:
     """The score of a point of a run's curve, on the same scale."""
     kind = score_kind(record)
     value = {OWN: point.own_normalized_score, NORMALIZED: point.normalized_score}.get(kind)
-    return 100.0 * point.return_mean / record.behavior_return if value is None else value
+    return _told(record, point.return_mean) if value is None else value
+
+
+def _told(record: Record, value: float) -> float:
+    """A return where there is no score."""
+    return value if score_kind(record) == RETURN else 100.0 * value / record.behavior_return
 
 
 def gather(paths: Sequence[Path]) -> list[Group]:

@@ -11,9 +11,10 @@ from dof_lightning import cli, configuration
 from dof_lightning.errors import UserError
 from dof_lightning.report.aggregates import aggregates
 from dof_lightning.report.command import report
+from dof_lightning.report.figures import pictures
 from dof_lightning.report.gathering import Group, gather
 from dof_lightning.report.published import published
-from dof_lightning.report.tables import details, scores
+from dof_lightning.report.tables import details, labels, scores
 from dof_lightning.results_store import ResultsStore
 from tests.unit.small_records import point, record
 from tests.unit.small_reports import cell, fill
@@ -90,6 +91,18 @@ def test_without_references_the_return_is_told_in_percent_of_the_datas(tmp_path:
     assert dict(zip(table.columns, table.rows[0], strict=True))["wins"] == "0.80"
 
 
+@pytest.mark.parametrize("behavior", [0.0, -100.0])
+def test_where_the_data_return_nothing_above_zero_more_is_still_more(tmp_path: Path, behavior: float) -> None:
+    told = {"last_normalized_score": None, "behavior_return": behavior}
+    for method, value in (("dof_policy", -50.0), ("bc", -80.0)):
+        ResultsStore(tmp_path).append(record(algorithm=method, config_hash=method, last_return=value, **told), [])
+    groups = gather([tmp_path])
+    table = scores(groups, "mpe_spread")
+    assert table.title == "mpe_spread: episode return"
+    assert [row[1] for row in table.rows] == [f"{behavior:.1f}", "-50.0 (1)", "-80.0 (1)"]
+    assert list(aggregates(groups, against=None, seed=0)) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -125,9 +138,36 @@ def test_aggregates_compare_methods_on_the_tasks_that_they_share(tmp_path: Path)
     assert cell(improvements, "dof_policy", "probability") == "0.00"
 
 
+def test_aggregates_say_who_is_left_out_and_how_far_few_seeds_go(tmp_path: Path) -> None:
+    fill(tmp_path / "few")
+    ResultsStore(tmp_path / "few").append(record(algorithm="bc", last_normalized_score=1.0), [])
+    for table in aggregates(gather([tmp_path / "few"]), against=None, seed=0):
+        assert "Left out, as they were not run on all of these: bc." in table.note
+        assert "no ranking follows" in table.note
+    for table in aggregates(gather([fill(tmp_path / "many", seeds=5)]), against=None, seed=0):
+        assert not re.search("Left out|no ranking", table.note)
+
+
+def test_nobody_leads_by_having_run_on_the_easy_dataset_only(tmp_path: Path) -> None:
+    fill(tmp_path)
+    easy = {"dataset": "mpe_spread_expert", "experiment": "mpe_spread_expert", "last_normalized_score": 70.0}
+    ResultsStore(tmp_path).append(record(algorithm="bc", **easy), [])
+    assert labels(gather([tmp_path])) == ["dof_policy", "td3_bc", "bc"]
+
+
+def test_dof_is_compared_with_the_others_where_nobody_else_is_named(tmp_path: Path) -> None:
+    _, improvements = aggregates(gather([fill(tmp_path, ("td3_bc", "dof_policy"))]), against=None, seed=0)
+    assert improvements.title == "Probability that dof_policy scores more, normalised score"
+
+
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
-    for table in aggregates(gather([fill(tmp_path, seeds=1)]), against=None, seed=0):
+    groups = gather([fill(tmp_path, seeds=1)])
+    for table in aggregates(groups, against=None, seed=0):
         assert {row[table.columns.index("95 % interval")] for row in table.rows} == {"- (one seed)"}
+    means = next(pictures(groups, seed=0))
+    assert len(means.figure.axes[0].patches) == 0
+    several = next(pictures(gather([fill(tmp_path / "several", seeds=2)]), seed=0))
+    assert len(several.figure.axes[0].patches) == 2
 
 
 class Loads(HTMLParser):
