@@ -13,7 +13,25 @@ from dof_lightning.report.aggregates import by_kind, interval_of
 from dof_lightning.report.gathering import Group, behavior_score
 from dof_lightning.report.tables import curve_of, labels
 
+_LINES = ("-", "--", ":", "-.")  # of the first, second, ... round of colours
 _COLORS = ("#1f77b4", "#d95f02", "#2a9d5c", "#c03a2b", "#7b5ea7", "#8c6d46", "#d66ba0", "#6b7280", "#a8a13a", "#2aa5b8")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method looks in every figure: no two methods alike.
+
+    Attributes:
+        color, line: matplotlib's.
+    """
+
+    color: str
+    line: str
+
+
+def _style(index: int) -> Style:
+    around, place = divmod(index, len(_COLORS))
+    return Style(_COLORS[place], _LINES[around % len(_LINES)])
 
 
 @dataclass(frozen=True)
@@ -49,27 +67,27 @@ def pictures(groups: Sequence[Group], seed: int) -> Iterator[Picture]:
         groups: of runs.
         seed: of the bootstrap.
     """
-    colors = {label: _COLORS[index % len(_COLORS)] for index, label in enumerate(labels(groups))}
+    styles = {label: _style(index) for index, label in enumerate(labels(groups))}
     for kind, scored in by_kind(groups).items():
         tasks = over_runs.common_tasks(scored)
         if len(scored) > 1 and tasks:
             told = {label: over_runs.restricted(of_tasks, tasks) for label, of_tasks in scored.items()}
-            yield _interquartile_means(kind, told, colors, seed)
-            yield _profiles(kind, told, colors)
+            yield _interquartile_means(kind, told, styles, seed)
+            yield _profiles(kind, told, styles)
     for dataset in dict.fromkeys(group.dataset for group in groups):
         here = [group for group in groups if group.dataset == dataset]
         if any(len(curve_of(group)[0]) for group in here):
-            yield _curves(dataset, here, colors)
+            yield _curves(dataset, here, styles)
 
 
 def _interquartile_means(
-    kind: str, told: dict[str, dict[str, np.ndarray]], colors: dict[str, str], seed: int
+    kind: str, told: dict[str, dict[str, np.ndarray]], styles: dict[str, Style], seed: int
 ) -> Picture:
     figure, axes = _figure(height=0.8 + 0.35 * len(told))
     for row, (label, of_tasks) in enumerate(reversed(told.items())):
         between = interval_of(over_runs.interquartile_mean, [of_tasks], seed)
         if between is not None:
-            axes.barh(row, between[1] - between[0], left=between[0], height=0.5, color=colors[label], alpha=0.6)
+            axes.barh(row, between[1] - between[0], left=between[0], height=0.5, color=styles[label].color, alpha=0.6)
         axes.plot([over_runs.interquartile_mean(of_tasks)] * 2, [row - 0.3, row + 0.3], color="black")
     axes.set_yticks(range(len(told)), list(reversed(told)))
     axes.set_xlabel(f"interquartile mean of the {kind}")
@@ -81,12 +99,18 @@ def _interquartile_means(
     return Picture(f"iqm_{_slug(kind)}", "Interquartile means", caption, figure)
 
 
-def _profiles(kind: str, told: dict[str, dict[str, np.ndarray]], colors: dict[str, str]) -> Picture:
+def _profiles(kind: str, told: dict[str, dict[str, np.ndarray]], styles: dict[str, Style]) -> Picture:
     figure, axes = _figure(height=_height(told))
     everything = np.concatenate([values for of_tasks in told.values() for values in of_tasks.values()])
     thresholds = np.linspace(everything.min() - 1, everything.max() + 1, 300)
     for label, of_tasks in told.items():
-        axes.step(thresholds, over_runs.performance_profile(of_tasks, thresholds), color=colors[label], label=label)
+        axes.step(
+            thresholds,
+            over_runs.performance_profile(of_tasks, thresholds),
+            styles[label].line,
+            color=styles[label].color,
+            label=label,
+        )
     axes.set_xlabel(f"{kind} τ")
     axes.set_ylabel("share of runs above τ")
     _legend(axes)
@@ -94,15 +118,22 @@ def _profiles(kind: str, told: dict[str, dict[str, np.ndarray]], colors: dict[st
     return Picture(f"profile_{_slug(kind)}", "Performance profiles", caption, figure)
 
 
-def _curves(dataset: str, groups: Sequence[Group], colors: dict[str, str]) -> Picture:
+def _curves(dataset: str, groups: Sequence[Group], styles: dict[str, Style]) -> Picture:
     figure, axes = _figure(height=_height(groups))
     for label in labels(groups):
         group = next(group for group in groups if group.label == label)
         steps, scores = curve_of(group)
         if len(steps):
-            axes.plot(steps, scores.mean(0), color=colors[label], label=f"{label} ({group.n_seeds})", marker=".")
-            axes.fill_between(steps, scores.min(0), scores.max(0), color=colors[label], alpha=0.15, linewidth=0)
-    axes.axhline(behavior_score(groups[0].records[0]), color="grey", linestyle="--", label="the data")
+            axes.plot(
+                steps,
+                scores.mean(0),
+                styles[label].line,
+                color=styles[label].color,
+                label=f"{label} ({group.n_seeds})",
+                marker=".",
+            )
+            axes.fill_between(steps, scores.min(0), scores.max(0), color=styles[label].color, alpha=0.15, linewidth=0)
+    axes.axhline(behavior_score(groups[0].records[0]), color="grey", linestyle=(0, (1, 1)), label="the data")
     axes.set_xlabel("updates")
     axes.set_ylabel(groups[0].kind)
     _legend(axes)

@@ -160,6 +160,12 @@ def test_dof_is_compared_with_the_others_where_nobody_else_is_named(tmp_path: Pa
     assert improvements.title == "Probability that dof_policy scores more, normalised score"
 
 
+def test_no_two_methods_look_alike_in_a_figure(tmp_path: Path) -> None:
+    for picture in pictures(gather([fill(tmp_path, tuple(f"method_{place}" for place in range(13)))]), seed=0):
+        lines = [line for line in picture.figure.axes[0].lines if str(line.get_label()).startswith("method")]
+        assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines)
+
+
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     groups = gather([fill(tmp_path, seeds=1)])
     for table in aggregates(groups, against=None, seed=0):
