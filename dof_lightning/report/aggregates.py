@@ -1,6 +1,6 @@
 """What a report says over several tasks at once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -20,11 +20,16 @@ def aggregates(groups: Sequence[Group], against: str | None, seed: int) -> Itera
         told = {label: over_runs.restricted(of_tasks, tasks) for label, of_tasks in scored.items()}
         absent = [name for name in labels([group for group in groups if group.kind == kind]) if name not in told]
         yield _interquartile_means(kind, told, tasks, seed, _reservations(told, absent))
-        first = next(name for name in (against, *_OURS, *told) if name in told)
-        yield _improvements(kind, told, first, seed, _reservations(told, absent))
+        yield _improvements(kind, told, compared(told, against), seed, _reservations(told, absent))
 
 
 _OURS = ("dof_policy", "dof_trajectory")  # compared with the others where nobody else is named
+
+
+def compared(told: Iterable[str], against: str | None) -> str:
+    """The method whose probability of improvement is told: `against`, else DoF, else the first."""
+    names = list(told)
+    return next(name for name in (against, *_OURS, *names) if name in names)
 
 
 def _reservations(told: dict[str, dict[str, np.ndarray]], absent: Sequence[str]) -> str:

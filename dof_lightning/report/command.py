@@ -58,7 +58,7 @@ def report(arguments: Sequence[str]) -> list[Path]:
 def _compose(groups: Sequence[Group], title: str, source: str, against: str | None, target: float, seed: int) -> Report:
     tables = [scores(groups, environment) for environment in environments(groups)]
     tables += [*aggregates(groups, against, seed), details(groups, target), commands(groups)]
-    return Report(title, source, tuple(tables), tuple(pictures(groups, seed)))
+    return Report(title, source, tuple(tables), tuple(pictures(groups, against, seed)))
 
 
 def _write(made: Report, groups: Sequence[Group], stem: Path, formats: Sequence[str]) -> list[Path]:

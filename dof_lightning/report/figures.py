@@ -1,7 +1,7 @@
 """What a report says in pictures: matplotlib figures as SVG text."""
 
 import io
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dof_lightning.report import statistics as over_runs
-from dof_lightning.report.aggregates import by_kind, interval_of
+from dof_lightning.report.aggregates import by_kind, compared, interval_of
 from dof_lightning.report.gathering import Group, behavior_score
 from dof_lightning.report.tables import curve_of, labels
 
@@ -60,11 +60,12 @@ class Picture:
         return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
-def pictures(groups: Sequence[Group], seed: int) -> Iterator[Picture]:
+def pictures(groups: Sequence[Group], against: str | None, seed: int) -> Iterator[Picture]:
     """All figures of a report: aggregates first, then learning curves.
 
     Args:
         groups: of runs.
+        against: the method that is compared with the others; None means DoF.
         seed: of the bootstrap.
     """
     styles = {label: _style(index) for index, label in enumerate(labels(groups))}
@@ -74,6 +75,7 @@ def pictures(groups: Sequence[Group], seed: int) -> Iterator[Picture]:
             told = {label: over_runs.restricted(of_tasks, tasks) for label, of_tasks in scored.items()}
             yield _interquartile_means(kind, told, styles, seed)
             yield _profiles(kind, told, styles)
+            yield _improvements(kind, told, compared(told, against), styles, seed)
     for dataset in dict.fromkeys(group.dataset for group in groups):
         here = [group for group in groups if group.dataset == dataset]
         if any(len(curve_of(group)[0]) for group in here):
@@ -83,13 +85,8 @@ def pictures(groups: Sequence[Group], seed: int) -> Iterator[Picture]:
 def _interquartile_means(
     kind: str, told: dict[str, dict[str, np.ndarray]], styles: dict[str, Style], seed: int
 ) -> Picture:
-    figure, axes = _figure(height=0.8 + 0.35 * len(told))
-    for row, (label, of_tasks) in enumerate(reversed(told.items())):
-        between = interval_of(over_runs.interquartile_mean, [of_tasks], seed)
-        if between is not None:
-            axes.barh(row, between[1] - between[0], left=between[0], height=0.5, color=styles[label].color, alpha=0.6)
-        axes.plot([over_runs.interquartile_mean(of_tasks)] * 2, [row - 0.3, row + 0.3], color="black")
-    axes.set_yticks(range(len(told)), list(reversed(told)))
+    scores: dict[str, list[over_runs.Scores]] = {label: [of_tasks] for label, of_tasks in told.items()}
+    figure, axes = _intervals(over_runs.interquartile_mean, scores, styles, seed)
     axes.set_xlabel(f"interquartile mean of the {kind}")
     tasks = ", ".join(next(iter(told.values())))
     caption = (
@@ -118,6 +115,23 @@ def _profiles(kind: str, told: dict[str, dict[str, np.ndarray]], styles: dict[st
     return Picture(f"profile_{_slug(kind)}", "Performance profiles", caption, figure)
 
 
+def _improvements(
+    kind: str, told: dict[str, dict[str, np.ndarray]], first: str, styles: dict[str, Style], seed: int
+) -> Picture:
+    pairs: dict[str, list[over_runs.Scores]] = {
+        label: [told[first], of_tasks] for label, of_tasks in told.items() if label != first
+    }
+    figure, axes = _intervals(over_runs.probability_of_improvement, pairs, styles, seed)
+    axes.axvline(0.5, color="grey", linestyle=(0, (1, 1)))
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xlabel(f"P({first} scores more than …), {kind}")
+    caption = (
+        f"Probabilities of improvement of {first}, mean over tasks, with 95 % intervals of the stratified bootstrap; "
+        "without an interval where there is one seed of a task."
+    )
+    return Picture(f"improvement_{_slug(kind)}", "Probabilities of improvement", caption, figure)
+
+
 def _curves(dataset: str, groups: Sequence[Group], styles: dict[str, Style]) -> Picture:
     figure, axes = _figure(height=_height(groups))
     for label in labels(groups):
@@ -142,6 +156,23 @@ def _curves(dataset: str, groups: Sequence[Group], styles: dict[str, Style]) -> 
         "selection episodes, fewer than those of the tables."
     )
     return Picture(f"curves_{dataset}", f"Learning curves, {dataset}", caption, figure)
+
+
+def _intervals(
+    statistic: Callable[..., float],
+    scores: dict[str, list[over_runs.Scores]],
+    styles: dict[str, Style],
+    seed: int,
+) -> tuple[Figure, Axes]:
+    """A bar a method, the first on top: a statistic of its scores as a line in its interval."""
+    figure, axes = _figure(height=0.8 + 0.35 * len(scores))
+    for row, label in enumerate(reversed(scores)):
+        between = interval_of(statistic, scores[label], seed)
+        if between is not None:
+            axes.barh(row, between[1] - between[0], left=between[0], height=0.5, color=styles[label].color, alpha=0.6)
+        axes.plot([statistic(*scores[label])] * 2, [row - 0.3, row + 0.3], color="black")
+    axes.set_yticks(range(len(scores)), list(reversed(scores)))
+    return figure, axes
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

@@ -14,6 +14,7 @@ from dof_lightning.report.gathering import Group
 from dof_lightning.spec import EnvSpec, fingerprint
 
 SOURCE = "Li et al., DoF, ICLR 2025"
+EITHER = ("madiff_c", "madiff_d")  # one row of the seed's tables, which do not say whose it is
 _NAMES = {  # what the seed's tables call our algorithms
     "dof_policy": "DoF",
     "dof_trajectory": "DoF",
@@ -56,7 +57,13 @@ class Published:
 
 
 def published(group: Group) -> Published | None:
-    """What was published of a method on the dataset of the same name; None where nothing was."""
+    """What was published of a method on the dataset of the same name; None where nothing was.
+
+    A variant of an algorithm has none: what was published is of its authors' settings. The seed's tables do not say
+    whether MADIFF's agents act alone, so `madiff_c` and `madiff_d` have the same row.
+    """
+    if group.label != group.algorithm:
+        return None
     suite, task = _world(group.environment)
     quality = group.dataset.removeprefix(group.environment).strip("_").replace("_", "-")
     row = _table().get((suite, task, quality, _NAMES.get(group.algorithm, "")))

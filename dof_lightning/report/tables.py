@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dof_lightning.report.gathering import Group, behavior_score, point_score, score_of
-from dof_lightning.report.published import SOURCE, Published, published
+from dof_lightning.report.published import EITHER, SOURCE, Published, published
 from dof_lightning.results_store import Record
 
 LEAST_SEEDS = 5  # before a report may be read as a ranking
@@ -135,6 +135,8 @@ def _note(groups: Sequence[Group], told: dict[tuple[str, str], tuple[Group, Publ
     numbers = [number for _, number in told.values() if number is not None]
     if any(number.same_world for number in numbers):
         said.append(f"*published*: {SOURCE}; the same task, but data of other behaviours, so no comparison of methods.")
+    if any(number is not None and group.algorithm in EITHER for group, number in told.values()):
+        said.append("MADIFF's published row does not say whether its agents act alone.")
     worlds = sorted({number.world for number in numbers if not number.same_world})
     if worlds:
         said.append(f"*published in another world*: {SOURCE}, {', '.join(worlds)}: another opponent or another game.")

@@ -58,6 +58,17 @@ def test_published_numbers_of_another_world_stand_apart_and_say_so(
     assert cell(table, algorithm, f"{quality}, published in another world") == number
 
 
+def test_a_variant_has_no_published_number_and_madiffs_says_whose_it_may_be(tmp_path: Path) -> None:
+    for variant in ("", "td3_bc_alpha_10"):
+        ResultsStore(tmp_path).append(record(algorithm="td3_bc", variant=variant, config_hash=variant), [])
+    table = scores(gather([tmp_path]), "mpe_spread")
+    assert cell(table, "td3_bc", "published, of other data") == "32.3 ± 3.8"
+    assert cell(table, "td3_bc_alpha_10", "published, of other data") == "-"
+    assert "MADIFF" not in table.note
+    ResultsStore(tmp_path).append(record(algorithm="madiff_d", config_hash="madiff"), [])
+    assert "does not say whether its agents act alone" in scores(gather([tmp_path]), "mpe_spread").note
+
+
 def test_against_omars_own_prey_the_world_is_the_same(tmp_path: Path) -> None:
     prey = Path(__file__).parents[3] / "shared" / "data" / "omar_prey" / "simple_tag_pretrained_adv_model.pt"
     if not prey.exists():
@@ -161,7 +172,7 @@ def test_dof_is_compared_with_the_others_where_nobody_else_is_named(tmp_path: Pa
 
 
 def test_no_two_methods_look_alike_in_a_figure(tmp_path: Path) -> None:
-    for picture in pictures(gather([fill(tmp_path, tuple(f"method_{place}" for place in range(13)))]), seed=0):
+    for picture in pictures(gather([fill(tmp_path, tuple(f"method_{place}" for place in range(13)))]), None, seed=0):
         lines = [line for line in picture.figure.axes[0].lines if str(line.get_label()).startswith("method")]
         assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines)
 
@@ -170,9 +181,9 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     groups = gather([fill(tmp_path, seeds=1)])
     for table in aggregates(groups, against=None, seed=0):
         assert {row[table.columns.index("95 % interval")] for row in table.rows} == {"- (one seed)"}
-    means = next(pictures(groups, seed=0))
+    means = next(pictures(groups, None, seed=0))
     assert len(means.figure.axes[0].patches) == 0
-    several = next(pictures(gather([fill(tmp_path / "several", seeds=2)]), seed=0))
+    several = next(pictures(gather([fill(tmp_path / "several", seeds=2)]), None, seed=0))
     assert len(several.figure.axes[0].patches) == 2
 
 
@@ -204,7 +215,7 @@ def test_the_page_needs_nothing_else_and_holds_every_table_and_figure(tmp_path: 
     assert page.fetched == []
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert not re.search(r"@import|url\((?!#)", text)
-    assert page.tags.count("svg") == len([path for path in paths if path.suffix == ".svg"]) == 4
+    assert page.tags.count("svg") == len([path for path in paths if path.suffix == ".svg"]) == 5
     assert page.tags.count("table") == 5
     assert page.linked
     assert all(link.removeprefix("#") in page.anchors for link in page.linked)
@@ -215,7 +226,7 @@ def test_markdown_names_pictures_that_are_there_and_latex_is_balanced(tmp_path: 
     report([str(fill(tmp_path / "store")), f"output={tmp_path / 'out'}"])
     markdown = (tmp_path / "out" / "report.md").read_text()
     pictures = re.findall(r"!\[.*\]\((.*)\)", markdown)
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     assert all((tmp_path / "out" / name).exists() for name in pictures)
     latex = (tmp_path / "out" / "report.tex").read_text()
     unescaped = re.sub(r"\\[{}]", "", latex)
