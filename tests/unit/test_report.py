@@ -17,7 +17,7 @@ from dof_lightning.report.published import published
 from dof_lightning.report.tables import details, labels, scores
 from dof_lightning.results_store import ResultsStore
 from tests.unit.small_records import point, record
-from tests.unit.small_reports import cell, fill
+from tests.unit.small_reports import SPREAD, cell, fill
 
 
 def test_a_row_tells_mean_and_spread_over_seeds_and_their_number(tmp_path: Path) -> None:
@@ -59,13 +59,15 @@ def test_published_numbers_of_another_world_stand_apart_and_say_so(
 
 
 def test_a_variant_has_no_published_number_and_madiffs_says_whose_it_may_be(tmp_path: Path) -> None:
+    spread = {"environment_fingerprint": SPREAD, "environment": "mpe_spread", "dataset": "mpe_spread_medium"}
     for variant in ("", "td3_bc_alpha_10"):
-        ResultsStore(tmp_path).append(record(algorithm="td3_bc", variant=variant, config_hash=variant), [])
+        told = record(**spread, algorithm="td3_bc", variant=variant, config_hash=f"td3_bc {variant}")
+        ResultsStore(tmp_path).append(told, [])
     table = scores(gather([tmp_path]), "mpe_spread")
     assert cell(table, "td3_bc", "published, of other data") == "32.3 ± 3.8"
     assert cell(table, "td3_bc_alpha_10", "published, of other data") == "-"
     assert "MADIFF" not in table.note
-    ResultsStore(tmp_path).append(record(algorithm="madiff_d", config_hash="madiff"), [])
+    ResultsStore(tmp_path).append(record(**spread, algorithm="madiff_d", variant="", config_hash="madiff_d"), [])
     assert "does not say whether its agents act alone" in scores(gather([tmp_path]), "mpe_spread").note
 
 
