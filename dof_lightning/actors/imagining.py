@@ -49,10 +49,11 @@ class ImaginingActor(PlanningActor):
             Concatenation(),  # h is applied below, to what is kept
             self.sampler,
             self._clip,
-            condition[:, :, None].expand(-1, -1, team, -1).flatten(0, 1),
+            with_role(condition[:, :, None].expand(-1, -1, team, -1), self.ego).flatten(0, 1),
             noise.flatten(1, 2),
             pin=lambda x: torch.where(mask, x, seen),
             guidance_weight=self.guidance_weight,
+            kept=1 + (self.shared_seeds or 0),
         )
         kept = views.reshape(*known.shape[:2], *views.shape[1:])[:, torch.arange(self.n_agents), self.ego]
         return torch.where(self.data_mask, self.data_factorization.local(kept), known)
@@ -62,6 +63,21 @@ class ImaginingActor(PlanningActor):
         if name in ("denoiser", "noise_factorization"):
             return copy.deepcopy(self.get_submodule(name))
         return super()._part_of(agent, name)
+
+
+def with_role(condition: Tensor, ego: Tensor) -> Tensor:
+    """The condition `[..., N, C]` of an imagined team, to which each row is told whether it is the ego's.
+
+    Args:
+        condition: the return, whether there is one, and what else is told.
+        ego: int64, an index for each team; broadcasts against the leading dimensions of `condition`.
+
+    Returns:
+        `[..., N, C + 1]`, the mark behind the return.
+    """
+    mark = functional.one_hot(ego, condition.shape[-2]).to(condition.dtype)[..., None]
+    mark = mark.expand(*condition.shape[:-1], 1)
+    return torch.cat([condition[..., :2], mark, condition[..., 2:]], dim=-1)
 
 
 def imagined_entries(data_mask: Tensor) -> Tensor:

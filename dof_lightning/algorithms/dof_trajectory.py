@@ -73,6 +73,7 @@ class DoFTrajectory(DoFLightningModule):
 
     diffuses: ClassVar[Diffuses] = "trajectories"
     actor: ClassVar[type[PlanningActor]] = PlanningActor
+    roles: ClassVar[int] = 0  # entries of the condition behind the return, which are never left out
     average_denoiser: Agentwise
 
     def __init__(
@@ -121,7 +122,7 @@ class DoFTrajectory(DoFLightningModule):
             "ema_decay": ema_decay,
         }
         check_settings(settings, learns_h=any(True for _ in data_factorization(spec).parameters()))
-        bank = denoiser(spec, condition_dim=CONDITION_DIM + (shared_seeds or 0))
+        bank = denoiser(spec, condition_dim=CONDITION_DIM + self.roles + (shared_seeds or 0))
         normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
         window = Window(history, horizon)
         ahead = torch.arange(window.length) > history
@@ -153,9 +154,9 @@ class DoFTrajectory(DoFLightningModule):
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` and its parts; see the class and `Algorithm.losses`."""
         windows = self.diffused(batch, generator)
-        kept = self._keeps_return(windows.condition, generator)
+        condition = self._without_some_returns(windows.condition, generator)
         told = self._assign(windows, generator, average=False)
-        denoised = self.denoise(windows.x0, told.tell(windows.condition * kept), generator, mask=windows.mask)
+        denoised = self.denoise(windows.x0, told.tell(condition), generator, mask=windows.mask)
         diffusion = self.diffusion_loss(denoised, windows.weight)
         reconstruction = self.reconstruction_loss(denoised, windows.x0, windows.weight)
         inverse = inverse_loss(self.spec, batch, self.inverse, self.inverse_normalizer, self.inverse_noise, generator)
@@ -227,7 +228,7 @@ class DoFTrajectory(DoFLightningModule):
     def _check_parts(self) -> None:
         windows = torch.zeros(1, *self.data_mask.shape)
         with torch.no_grad():  # an f that reads another conditioning than returns says so here, not in training
-            self.noise_factorization.join(windows, torch.zeros(1, self.spec.n_agents, CONDITION_DIM))
+            self.noise_factorization.join(windows, torch.zeros(1, self.spec.n_agents, CONDITION_DIM + self.roles))
 
     def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
         """The batch as it is diffused; agents know their own histories and current rows."""
@@ -239,11 +240,11 @@ class DoFTrajectory(DoFLightningModule):
         weight = weight if batch.alive is None else weight * batch.alive[:, :, :-1, None]
         return Diffused(x0, self._condition(batch), self.data_mask, weight)
 
-    def _keeps_return(self, condition: Tensor, generator: torch.Generator) -> Tensor:
-        """`[B, N or 1, 1]`: whose return is not left out; where agents meet in the denoiser, all or nobody's is."""
+    def _without_some_returns(self, condition: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns left out here and there; where agents meet in the denoiser, all agents' or nobody's."""
         rows = condition.shape[1] if self.denoiser.local_execution else 1
-        kept = torch.rand(len(condition), rows, 1, generator=generator, device=condition.device)
-        return kept >= self.return_dropout
+        kept = torch.rand(len(condition), rows, 1, generator=generator, device=condition.device) >= self.return_dropout
+        return torch.cat([condition[..., :CONDITION_DIM] * kept, condition[..., CONDITION_DIM:]], dim=-1)
 
     def _assign(self, windows: Diffused, generator: torch.Generator, average: bool) -> Assignment:
         """The seeds of windows of which the agents know histories, current rows and returns before they act."""

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dof_lightning.actors.imagining import ImaginingActor, imagined_entries
+from dof_lightning.actors.imagining import ImaginingActor, imagined_entries, with_role
 from dof_lightning.actors.planning import PlanningActor
 from dof_lightning.algorithms.diffused import Diffused
 from dof_lightning.algorithms.dof_trajectory import DoFTrajectory
@@ -18,9 +18,10 @@ class DecentralizedMADIFF(DoFTrajectory):
 
     Each sample has an ego, drawn uniformly. Only the ego's history and current row are written into x^k; the
     teammates' are as unknown as what lies ahead, so they diffuse and enter L_diffusion, which is then a mean over more
-    rows than that of MADIFF-C. All rows are conditioned on the ego's return, the only one that it knows when it acts.
+    rows than that of MADIFF-C. All rows are conditioned on the ego's return, the only one that it knows when it acts,
+    and each on whether it is the ego's: a first row that is exact and one that is noise look alike where k is small.
     The losses, f and h are `DoFTrajectory`'s; with concat for both this is MADIFF-D
-    (reference/baselines_and_games.md section 1) [the ego's draw and the conditioning are inferred].
+    (reference/baselines_and_games.md section 1) [the ego's draw and the conditioning are inferred, its mark is ours].
 
     Args:
         arguments: see `DoFTrajectory`; the denoiser is shared by all agents, so that one agent can hold all of it.
@@ -30,6 +31,7 @@ class DecentralizedMADIFF(DoFTrajectory):
     """
 
     imagines_teammates = True
+    roles = 1  # whether a row is the ego's
     actor: ClassVar[type[PlanningActor]] = ImaginingActor
 
     def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
@@ -44,8 +46,9 @@ class DecentralizedMADIFF(DoFTrajectory):
         share = share / (len(x0) * share.sum((1, 2, 3)).mean())
         weight = share[ego] * rows[:, None, :, None]
         weight = weight if batch.alive is None else weight * batch.alive[:, :, :-1, None]
-        condition: Tensor = self._condition(batch)[torch.arange(len(x0), device=x0.device), ego]
-        return Diffused(x0, condition[:, None].expand(-1, self.spec.n_agents, -1), views[ego], weight)
+        returns = self._condition(batch)[torch.arange(len(x0), device=x0.device), ego]
+        condition = with_role(returns[:, None].expand(-1, self.spec.n_agents, -1), ego)
+        return Diffused(x0, condition, views[ego], weight)
 
     def _check_parts(self) -> None:
         if self.execution != "decentralized":

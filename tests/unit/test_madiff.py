@@ -60,7 +60,8 @@ def test_the_network_sees_one_ego_and_noise_in_place_of_what_its_teammates_saw()
     assert bool(ego.any(0).all()), "every agent is the ego somewhere"
     assert not known[~ego].any()
     assert not known[:, :, HISTORY + 1 :].any()
-    assert bool((condition == condition[:, :1]).all()), "all rows ask for one return"
+    assert bool((condition[..., :2] == condition[:, :1, :2]).all()), "all rows ask for one return"
+    assert torch.equal(condition[..., 2].bool(), ego), "the ego's row is told that it is the ego's"
     asks = condition[:, 0, 1] == 1
     returns = batch.return_to_go[:, :, HISTORY][ego] / model.returns_scale
     assert torch.equal(condition[asks, 0, 0], returns[asks])
