@@ -104,6 +104,17 @@ def test_an_egos_action_is_the_same_whatever_others_see(f: Any, h: Any) -> None:
         assert not torch.equal(after[:, others], before[:, others])
 
 
+def test_an_ego_knows_its_own_row_with_and_without_the_return() -> None:
+    policy, seen = small_madiff(guidance_weight=3.0).policy(), []
+    policy.denoiser.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[2]))
+    decide(policy, torch.randn(6, N, 4, generator=generator(2)), policy.draw_noise(6, generator(1)))
+    without, following = seen[0].reshape(2, 6, N, N, 3)  # [E, egos, N, C]
+    assert not without[..., :2].any()
+    assert bool((following[..., 1] == 1).all())
+    for condition in (without, following):
+        assert torch.equal(condition[..., 2], torch.eye(N).expand(6, N, N))
+
+
 def test_imagined_teammates_matter() -> None:
     policy = small_madiff().policy()
     draws = policy.draw_noise(6, generator(1))
