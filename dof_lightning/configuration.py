@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dof_lightning.errors import UserError
 from dof_lightning.plain import leaves
-from dof_lightning.targets import attribute, check_arguments, check_targets
+from dof_lightning.targets import asks_for, attribute, check_arguments, check_targets
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 USER_ERROR_EXIT_CODE = 2
@@ -183,19 +183,24 @@ def _check_denoiser(plain: Mapping[str, Any]) -> None:
 
 def _check_types(cfg: DictConfig) -> None:
     groups = [f"{group}={option}" for group, option in cfg.choices.items() if option is not None]
-    defaults, values = (dict(leaves(to_plain(config))) for config in (compose(groups), cfg))
+    plain = to_plain(cfg)
+    defaults, values = dict(leaves(to_plain(compose(groups)))), dict(leaves(plain))
     # Of what is only referred to, the key that a user can type is named.
     for key, _ in leaves(OmegaConf.to_container(cfg, resolve=False)):
         if key not in _SEVERAL_TYPES:
-            check_value(key, values.get(key), defaults.get(key))
+            check_value(plain, key, values.get(key), defaults.get(key))
 
 
-def check_value(key: str, value: Any, default: Any) -> None:
+def check_value(plain: Mapping[str, Any], key: str, value: Any, default: Any) -> None:
     """Refuses a value of another type than the default's, where that is a number or a truth value.
+
+    A default like 5 is whole by chance where the class that gets it takes any number.
 
     Raises:
         UserError: it is, or a number is too small.
     """
+    if type(default) is int and asks_for(plain, key, float):
+        default = float(default)
     if value is not None and isinstance(default, (bool, int, float)):
         accepted = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, accepted) or isinstance(value, bool) != isinstance(default, bool):

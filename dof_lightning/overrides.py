@@ -73,7 +73,7 @@ def _set(plain: dict[str, Any], key: str, text: str, command: str) -> None:
             raise UserError(f"{command} does not read `{key}`; it reads {_READ}")
         raise UserError(configuration.unknown_key(key, known))
     value = parse(key, text)
-    configuration.check_value(key, value, dict(leaves(plain)).get(key))
+    configuration.check_value(plain, key, value, dict(leaves(plain)).get(key))
     _place(plain, key.split("."), value)
 
 

@@ -92,6 +92,18 @@ def check_arguments(config: Mapping[str, Any], written: Mapping[str, Any] | None
                 raise UserError(f"{key} must be {_describe(arguments[name])}, got {value!r}")
 
 
+def asks_for(config: Mapping[str, Any], key: str, kind: type) -> bool:
+    """Whether the class that gets the value of a key, `algorithm.alpha`, says in so many words that it takes a `kind`."""
+    path, _, name = key.rpartition(".")
+    node: Any = config
+    for part in path.split(".") if path else ():
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return False
+    arguments = _annotations(_locate(f"{path}._target_", str(node["_target_"])))
+    return arguments is not None and kind in _options(arguments.get(name, Any))
+
+
 def _nodes(
     config: Mapping[str, Any], written: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:

@@ -123,3 +123,15 @@ def test_what_a_class_hands_on_to_its_base_is_judged_too(name: str, typed: str, 
     cfg = configuration.compose(["experiment=mpe_spread_random", f"algorithm={name}", typed])
     with pytest.raises(UserError, match=re.escape(words)):
         configuration.check(cfg)
+
+
+def test_a_preset_that_is_whole_by_chance_takes_other_numbers() -> None:
+    typed = ["experiment=mpe_tag_medium", "algorithm=macql"]
+    assert type(configuration.compose(typed).algorithm.alpha) is int
+    configuration.check(configuration.compose([*typed, "algorithm.alpha=0.5"]))
+    with pytest.raises(UserError, match=r"algorithm\.alpha must be a number, got True"):
+        configuration.check(configuration.compose([*typed, "algorithm.alpha=true"]))
+    with pytest.raises(UserError, match=r"algorithm\.sequence_length must be an integer"):
+        configuration.check(
+            configuration.compose(["experiment=smax_3m_good", "algorithm=bc", "algorithm.sequence_length=0.5"])
+        )
