@@ -93,7 +93,7 @@ def check_arguments(config: Mapping[str, Any], written: Mapping[str, Any] | None
 
 
 def asks_for(config: Mapping[str, Any], key: str, kind: type) -> bool:
-    """Whether the class that gets the value of a key, `algorithm.alpha`, says in so many words that it takes a `kind`."""
+    """Whether the class that gets the value of a key, such as `algorithm.alpha`, says that it takes a `kind`."""
     path, _, name = key.rpartition(".")
     node: Any = config
     for part in path.split(".") if path else ():

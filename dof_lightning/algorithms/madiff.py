@@ -3,7 +3,6 @@
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from dof_lightning.actors.imagining import ImaginingActor, imagined_entries, with_role
 from dof_lightning.actors.planning import PlanningActor
