@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dof_lightning.errors import UserError
 
-_WHERE_NOT_WHAT = ("run_dir", "resume", "trust")
+_WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root")
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -21,8 +21,33 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def config_hash(plain: Mapping[str, Any]) -> str:
     """Identifies what is run, wherever it is run from and stored."""
-    what = {key: value for key, value in plain.items() if key not in _WHERE_NOT_WHAT}
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    return _hash(_without(plain, lambda key: key in _WHERE_NOT_WHAT))
+
+
+def settings_hash(plain: Mapping[str, Any]) -> str:
+    """Identifies what is run but for its seeds: the same for all runs that may be one mean."""
+    return _hash(_without(plain, lambda key: key in _WHERE_NOT_WHAT or key.rpartition(".")[2] == "seed"))
+
+
+def _hash(what: Any) -> str:
+    return hashlib.sha256(json.dumps(_canonical(what), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _canonical(node: Any) -> Any:
+    """The same with one spelling of each number: 3 and 3.0 are no two configurations."""
+    if isinstance(node, Mapping):
+        return {key: _canonical(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_canonical(value) for value in node]
+    return int(node) if isinstance(node, float) and node.is_integer() else node
+
+
+def _without(node: Any, unwanted: Callable[[str], bool], prefix: str = "") -> Any:
+    """The same nested mappings without some of their dotted keys."""
+    if not isinstance(node, Mapping):
+        return node
+    kept = {str(key): value for key, value in node.items() if not unwanted(f"{prefix}{key}")}
+    return {key: _without(value, unwanted, f"{prefix}{key}.") for key, value in kept.items()}
 
 
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Sequence[str]) -> str | None:

@@ -10,7 +10,7 @@ import torch
 
 from dof_lightning import checkpoint as checkpoints
 from dof_lightning.errors import UserError
-from dof_lightning.plain import config_hash
+from dof_lightning.plain import config_hash, settings_hash
 from dof_lightning.results_store import Point, Record
 from dof_lightning.run_folder import RunFolder
 
@@ -54,6 +54,7 @@ def record_of(
         variant=variant,
         seed=results["seed"],
         config_hash=config_hash(config),
+        settings_hash=settings_hash(config),
         dataset_fingerprint=results["dataset_fingerprint"],
         environment_fingerprint=checkpoint.spec.environment.fingerprint,
         git_revision=checkpoint.git or "",

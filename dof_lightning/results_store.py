@@ -27,6 +27,7 @@ class Record:
         variant: what was changed of the algorithm's preset, as the suite calls it; empty for the preset itself.
         seed: the run's.
         config_hash: of the resolved configuration (`plain.config_hash`).
+        settings_hash: of the same without its seeds (`plain.settings_hash`).
         dataset_fingerprint, environment_fingerprint: of the recipes; the latter names task variant and opponent.
         git_revision: of the source tree, with `+changes` where files differed; empty outside a clone.
         steps: optimiser steps done.
@@ -55,6 +56,7 @@ class Record:
     variant: str
     seed: int
     config_hash: str
+    settings_hash: str
     dataset_fingerprint: str
     environment_fingerprint: str
     git_revision: str

@@ -110,7 +110,8 @@ def _caveat(group: Group) -> str:
     said += [f"shared seed of {first.shared_seeds}"] if first.shared_seeds else []
     alone = first.execution == "decentralized"
     said += ["stopped early"] if any(record.steps < record.budget_steps for record in group.records) else []
-    said += [f"of {several} commands"] if (several := len(_typed_alike(group))) > 1 else []
+    several = len({record.settings_hash for record in group.records})
+    said += [f"of {several} settings"] if several > 1 else []
     said += ["NOT CERTIFIED"] if alone and not all(record.certified for record in group.records) else []
     return f" [{', '.join(said)}]" if said else ""
 
@@ -200,10 +201,10 @@ _SEED = re.compile(r"(?<!\S)seed=\d+")  # the run's own, no other key that ends 
 
 
 def _typed_alike(group: Group) -> list[list[Record]]:
-    """A group's runs by what was typed, the seed aside."""
-    found: dict[str, list[Record]] = {}
+    """A group's runs by what was typed and what it meant, the seed aside: a preset may mean something else later."""
+    found: dict[tuple[str, str], list[Record]] = {}
     for record in group.records:
-        found.setdefault(_SEED.sub("seed=", record.command), []).append(record)
+        found.setdefault((record.settings_hash, _SEED.sub("seed=", record.command)), []).append(record)
     return list(found.values())
 
 

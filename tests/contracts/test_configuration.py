@@ -8,7 +8,7 @@ import yaml
 
 from dof_lightning import configuration
 from dof_lightning.errors import UserError
-from dof_lightning.plain import config_hash, leaves
+from dof_lightning.plain import config_hash, leaves, settings_hash
 from dof_lightning.targets import check_targets
 from tests.contracts.synthetic import fitting_algorithm
 
@@ -151,3 +151,29 @@ def test_the_place_of_a_run_is_no_part_of_what_is_run(key: str) -> None:
     plain = configuration.to_plain(configuration.compose(["experiment=mpe_spread_random"]))
     assert config_hash(plain) == config_hash(plain | {key: "other"})
     assert config_hash(plain) != config_hash(plain | {"seed": 1})
+
+
+def test_the_place_of_the_data_is_no_part_of_what_is_run() -> None:
+    here, there = (
+        configuration.to_plain(configuration.compose(["experiment=mpe_spread_random", *typed]))
+        for typed in ((), ("data.root=elsewhere",))
+    )
+    assert here["data"]["source"]["root"] != there["data"]["source"]["root"]
+    assert config_hash(here) == config_hash(there)
+
+
+def test_a_number_may_be_spelled_in_two_ways() -> None:
+    whole, fraction = (
+        configuration.to_plain(configuration.compose(["experiment=mpe_spread_random", f"algorithm.q_weight={typed}"]))
+        for typed in ("3", "3.0")
+    )
+    assert config_hash(whole) == config_hash(fraction)
+
+
+def test_seeds_are_no_part_of_the_settings_and_everything_else_is() -> None:
+    plain, again, other = (
+        configuration.to_plain(configuration.compose(["experiment=mpe_spread_random", *typed]))
+        for typed in ((), ("seed=5",), ("algorithm.q_weight=9",))
+    )
+    assert settings_hash(plain) == settings_hash(again) != settings_hash(other)
+    assert config_hash(plain) != config_hash(again)

@@ -13,6 +13,7 @@ _RECORD = Record(
     variant="",
     seed=0,
     config_hash="c0",
+    settings_hash="s0",
     dataset_fingerprint="d0",
     environment_fingerprint="e0",
     git_revision="",

@@ -25,16 +25,28 @@ def test_another_key_that_ends_in_seed_is_left_alone(tmp_path: Path) -> None:
     assert row[-1] == "python train.py -m data.order_seed=15 seed=1,2 env.prey_seed=1"
 
 
-def test_runs_that_were_typed_otherwise_say_so_and_keep_their_command(tmp_path: Path) -> None:
+def test_runs_of_other_settings_say_so_and_keep_their_command(tmp_path: Path) -> None:
     for seed, setting in enumerate(("", "algorithm.alpha=9 ")):
-        told = f"python train.py {setting}seed={seed}"
-        ResultsStore(tmp_path).append(record(seed=seed, config_hash=str(seed), command=told), [])
+        told = {"command": f"python train.py {setting}seed={seed}", "settings_hash": f"s{seed}"}
+        ResultsStore(tmp_path).append(record(seed=seed, config_hash=str(seed), **told), [])
     groups = gather([tmp_path])
     assert [row[-1] for row in commands(groups).rows] == [
         "python train.py seed=0",
         "python train.py algorithm.alpha=9 seed=1",
     ]
-    assert "[of 2 commands]" in cell(scores(groups, "mpe_spread"), "dof_policy", "medium, last")
+    assert "[of 2 settings]" in cell(scores(groups, "mpe_spread"), "dof_policy", "medium, last")
+
+
+def test_a_preset_that_changed_between_two_seeds_is_told(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        told = {"command": f"python train.py seed={seed}", "settings_hash": f"s{seed}", "git_revision": f"{seed}" * 7}
+        ResultsStore(tmp_path).append(record(seed=seed, config_hash=str(seed), **told), [])
+    groups = gather([tmp_path])
+    assert [row[-2:] for row in commands(groups).rows] == [
+        ("0000000", "python train.py seed=0"),
+        ("1111111", "python train.py seed=1"),
+    ]
+    assert "[of 2 settings]" in cell(scores(groups, "mpe_spread"), "dof_policy", "medium, last")
 
 
 @pytest.mark.parametrize(
