@@ -81,3 +81,12 @@ def test_a_record_of_another_kind_of_run_is_a_group_of_its_own(tmp_path: Path) -
     for member in members:
         ResultsStore(tmp_path).append(member, [])
     assert [group.label for group in gather([tmp_path])] == ["dof_policy", "wide"]
+
+
+def test_a_table_tells_who_had_other_numbers_of_updates(tmp_path: Path) -> None:
+    assert "Updates:" not in scores(gather([fill(tmp_path / "alike")]), "mpe_spread").note
+    for method, steps in {"dof_policy": 4000, "td3_bc": 4000, "madiff_d": 2000}.items():
+        told = {"algorithm": method, "config_hash": method, "steps": steps, "budget_steps": steps}
+        ResultsStore(tmp_path / "unlike").append(record(**told), [])
+    note = scores(gather([tmp_path / "unlike"]), "mpe_spread").note
+    assert "Updates: 4,000, but 2,000 of madiff_d." in note
