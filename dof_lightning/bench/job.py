@@ -5,6 +5,7 @@
 
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ from omegaconf import DictConfig
 
 from dof_lightning import configuration
 from dof_lightning.bench.suite import Job, read_suite
+from dof_lightning.plain import config_hash
+from dof_lightning.results_store import Record, ResultsStore
+from dof_lightning.run_folder import RunFolder, claim
+from dof_lightning.spec import fingerprint
 from dof_lightning.tails import take
 
-BUSY = 75  # exit code: another process is at this run (EX_TEMPFAIL)
+BUSY = 75  # exit code: another process is at this run (EX_TEMPFAIL), or has done it meanwhile
 
 
 def compose(job: Job, runs: Path) -> DictConfig:
@@ -59,22 +64,54 @@ def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
 
     Raises:
         UserError: the configuration or the data are not as they should be.
-        SystemExit: another process is at it (`BUSY`), or a signal has ended the training.
+        SystemExit: another process is at it or has done it (`BUSY`), or a signal has ended the training.
     """
     from dof_lightning import engine
     from dof_lightning.record import record_of
-    from dof_lightning.results_store import ResultsStore
-    from dof_lightning.run_folder import RunFolder, claim
 
-    cfg, path = compose(job, runs), run_folder(job, runs)
-    if not claim(RunFolder(path)):
+    cfg = compose(job, runs)
+    plain = configuration.to_plain(cfg)
+    folder = _own_folder(run_folder(job, runs), config_hash(plain))
+    cfg.run_dir = str(folder.path)
+    if not claim(folder):
+        sys.exit(BUSY)
+    if folder.read_config() is None and is_stored(plain, dataset_of(plain), ResultsStore(store).records()):
+        folder.discard_if_empty()
         sys.exit(BUSY)
     engine.run(cfg)
-    decision_ms = time_decision(path)
+    decision_ms = time_decision(folder.path)
     typed = [text for text in job.typed if text != "study=none"]
-    ResultsStore(store).append(*record_of(path, job.suite, job.variant, decision_ms, typed))
+    added = ResultsStore(store).append(*record_of(folder.path, job.suite, job.variant, decision_ms, typed))
     if not keep:
-        shutil.rmtree(path)
+        shutil.rmtree(folder.path)
+    if not added:
+        sys.exit(BUSY)
+
+
+def dataset_of(plain: Mapping[str, Any]) -> str | None:
+    """The fingerprint of a run's data; None where they do not build themselves."""
+    source = None if plain["data"]["path"] else configuration.build(plain["data"]["source"])
+    recipe = getattr(source, "recipe", None)
+    return None if recipe is None else fingerprint(recipe)
+
+
+def is_stored(plain: Mapping[str, Any], dataset: str | None, records: Sequence[Record]) -> bool:
+    """Whether a run of this configuration on these data has a row.
+
+    Args:
+        plain: the configuration.
+        dataset: fingerprint of its data; None: any.
+        records: the store's.
+    """
+    hashed = config_hash(plain)
+    return any(row.config_hash == hashed and dataset in (None, row.dataset_fingerprint) for row in records)
+
+
+def _own_folder(path: Path, hashed: str) -> RunFolder:
+    """The run's folder; another where that holds a run of other settings, which may pass for this one."""
+    stored = RunFolder(path).read_config()
+    alike = stored is None or config_hash(stored) == hashed
+    return RunFolder(path if alike else path.with_name(f"{path.name}__{hashed}"))
 
 
 def time_decision(path: Path) -> float:

@@ -12,13 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
-from dof_lightning.bench.job import BUSY, command, compose
+from dof_lightning.bench.job import BUSY, command, compose, dataset_of, is_stored
 from dof_lightning.bench.suite import Job, Suite
-from dof_lightning.configuration import build, to_plain
+from dof_lightning.configuration import to_plain
 from dof_lightning.errors import UserError
 from dof_lightning.plain import config_hash
 from dof_lightning.results_store import Record, ResultsStore
-from dof_lightning.spec import fingerprint
 
 _LOOK_EVERY_SECONDS = 0.2
 
@@ -74,7 +73,7 @@ def pending(place: Place) -> list[Job]:
     Raises:
         UserError: one of them cannot be run.
     """
-    known = {(record.config_hash, record.dataset_fingerprint) for record in ResultsStore(place.store).records()}
+    records = ResultsStore(place.store).records()
     told: dict[tuple[Any, ...], tuple[Any, str | None]] = {}
     names: dict[str, str] = {}
     waiting = []
@@ -84,10 +83,11 @@ def pending(place: Place) -> list[Job]:
             told[key] = _checked(job, place.runs)
         cfg, dataset = told[key]
         cfg.seed = job.seed
-        hashed = config_hash(to_plain(cfg))
+        plain = to_plain(cfg)
+        hashed = config_hash(plain)
         if (other := names.setdefault(hashed, job.name)) != job.name:
             raise UserError(f"suite={job.suite}: {other} and {job.name} are the same configuration; drop one of them")
-        if not any(hashed == config and dataset in (None, data) for config, data in known):
+        if not is_stored(plain, dataset, records):
             waiting.append(job)
     return waiting
 
@@ -103,11 +103,9 @@ def _checked(job: Job, runs: Path) -> tuple[Any, str | None]:
         check_action_kind(plain, checkpoints.build_env(plain).spec)
         if not plain["rollout"]["enabled"]:
             raise UserError("a benchmark compares what is played, and rollout=none plays nothing")
-        source = None if plain["data"]["path"] else build(plain["data"]["source"])
+        return cfg, dataset_of(plain)
     except UserError as error:
         raise UserError(f"suite={job.suite}, {job.name}: {error}") from error
-    recipe = getattr(source, "recipe", None)
-    return cfg, None if recipe is None else fingerprint(recipe)
 
 
 def work(place: Place, jobs: Sequence[Job], at_once: int, minutes: float | None, screen: Console) -> Outcome:
@@ -180,7 +178,7 @@ def _say(place: Place, job: Job, code: int, seconds: float, left: int, screen: C
         record = _newest(place, job)
         ended = "done" if record is None else _score(record)
     elif code == BUSY:
-        ended = "another process is at it"
+        ended = "another process is at it, or has done it"
     elif code in (-signal.SIGTERM, 128 + signal.SIGTERM):
         ended = "stopped and saved"
     else:

@@ -98,7 +98,7 @@ def gather(paths: Sequence[Path]) -> list[Group]:
 
     Raises:
         UserError: a path is neither, a run is not finished, or runs of one method and dataset differ in more than
-            their seed and settings.
+            their seed and settings, or methods on one dataset in their data or world.
     """
     records: dict[tuple[str, str], Record] = {}
     curves: dict[tuple[str, str], list[Point]] = {}
@@ -111,7 +111,9 @@ def gather(paths: Sequence[Path]) -> list[Group]:
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records.values():
         groups.setdefault((record.environment, record.dataset, record.variant or record.algorithm), []).append(record)
-    return [_group(members, curves) for members in groups.values()]
+    found = [_group(members, curves) for members in groups.values()]
+    _require_one_world(found)
+    return found
 
 
 def _group(members: list[Record], curves: dict[tuple[str, str], list[Point]]) -> Group:
@@ -146,6 +148,21 @@ def _require_alike(first: Record, other: Record) -> None:
             f"{first.experiment}, {first.variant or first.algorithm}, seeds {first.seed} and {other.seed} are of two "
             f"{words}; report them apart"
         )
+
+
+_OF_A_COLUMN = {"dataset_fingerprint": "data", "environment_fingerprint": "worlds"}  # what methods are compared on
+
+
+def _require_one_world(groups: Sequence[Group]) -> None:
+    """Methods in one column of a table have seen the same data and played the same world."""
+    first: dict[tuple[str, str], Group] = {}
+    for group in groups:
+        other = first.setdefault((group.environment, group.dataset), group)
+        for name, words in _OF_A_COLUMN.items():
+            if getattr(group.records[0], name) != getattr(other.records[0], name):
+                raise UserError(
+                    f"{group.dataset}: {other.label} and {group.label} are of two {words}; report them apart"
+                )
 
 
 def _read(path: Path) -> Iterable[tuple[Record, list[Point]]]:

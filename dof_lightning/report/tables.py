@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dof_lightning.report.gathering import Group, behavior_score, point_score, score_of
-from dof_lightning.report.published import EITHER, SOURCE, Published, published
+from dof_lightning.report.published import BOTH, EITHER, SOURCE, Published, published
 from dof_lightning.results_store import Record
 
 LEAST_SEEDS = 5  # before a report may be read as a ranking
@@ -137,8 +137,11 @@ def _note(groups: Sequence[Group], told: dict[tuple[str, str], tuple[Group, Publ
     numbers = [number for _, number in told.values() if number is not None]
     if any(number.same_world for number in numbers):
         said.append(f"*published*: {SOURCE}; the same task, but data of other behaviours, so no comparison of methods.")
-    if any(number is not None and group.algorithm in EITHER for group, number in told.values()):
+    beside = {group.algorithm for group, number in told.values() if number is not None}
+    if beside & set(EITHER):
         said.append("MADIFF's published row does not say whether its agents act alone.")
+    if beside >= set(BOTH):
+        said.append(f"The published row of DoF is one: it stands beside {' and '.join(BOTH)}.")
     worlds = sorted({number.world for number in numbers if not number.same_world})
     if worlds:
         said.append(f"*published in another world*: {SOURCE}, {', '.join(worlds)}: another opponent or another game.")
@@ -228,9 +231,15 @@ def commands(groups: Sequence[Group]) -> Table:
             seeds = ",".join(str(record.seed) for record in records)
             command = _SEED.sub(f"seed={seeds}", records[0].command)
             several = command.replace("train.py", "train.py -m", 1) if len(records) > 1 else command
-            revisions = ", ".join(sorted({record.git_revision[:7] or "-" for record in records}))
+            revisions = ", ".join(sorted({_short(record.git_revision) for record in records}))
             rows.append((group.dataset, group.label, revisions, several))
     return Table("What reproduces each row", ("dataset", "method", "revision", "command"), tuple(rows))
+
+
+def _short(revision: str) -> str:
+    """Seven digits, and whether files differed from it."""
+    commit, changed, _ = revision.partition("+")
+    return (commit[:7] or "-") + (" with changes" if changed else "")
 
 
 def flat(groups: Sequence[Group]) -> tuple[list[str], list[list[object]]]:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from dof_lightning import cli, configuration
-from dof_lightning.bench.job import perform, run_folder
+from dof_lightning.bench.job import BUSY, perform, run_folder
 from dof_lightning.bench.queue import Place, pending
 from dof_lightning.bench.suite import read_suite
 from dof_lightning.errors import UserError
@@ -185,6 +185,28 @@ def test_what_was_trained_before_it_was_recorded_is_recorded_without_training(fo
     assert (record.algorithm, record.steps) == ("bc", 2)
     assert record.last_return == before[record.config_hash].last_return
     assert [point.step for point in curve] == [2]
+
+
+def test_what_another_queue_has_done_and_cleared_away_is_not_trained_again(folder: Path) -> None:
+    write_suite(folder, seeds=[0], algorithms={"bc": []})
+    here = place(folder)
+    (job,) = here.suite.queue
+    perform(job, here.store, here.runs, keep=False)
+    with pytest.raises(SystemExit) as ended_with:
+        perform(job, here.store, here.runs, keep=False)
+    assert ended_with.value.code == BUSY
+    assert not run_folder(job, here.runs).exists()
+    assert len(rows(folder)) == 1
+
+
+def test_a_kept_run_of_another_budget_does_not_pass_for_this_one(folder: Path) -> None:
+    for steps in (4, 2):
+        write_suite(folder, seeds=[0], algorithms={"bc": []}, overrides=[*SMALL, f"trainer.max_steps={steps}"])
+        here = place(folder)
+        (job,) = pending(here)
+        perform(job, here.store, here.runs)
+        assert pending(here) == []
+    assert [(row.steps, row.budget_steps) for row in rows(folder)] == [(4, 4), (2, 2)]
 
 
 def test_a_folder_without_results_is_no_row(folder: Path) -> None:

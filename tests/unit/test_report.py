@@ -144,7 +144,8 @@ def test_time_to_a_score_is_that_of_the_first_rollout_there_and_of_all_seeds_or_
 
 def test_aggregates_compare_methods_on_the_tasks_that_they_share(tmp_path: Path) -> None:
     fill(tmp_path)
-    ResultsStore(tmp_path).append(record(algorithm="bc", last_normalized_score=1.0), [])
+    told = {"dataset_fingerprint": "medium", "environment_fingerprint": SPREAD}
+    ResultsStore(tmp_path).append(record(algorithm="bc", last_normalized_score=1.0, **told), [])
     means, improvements = aggregates(gather([tmp_path]), against="td3_bc", seed=0)
     assert [row[0] for row in means.rows] == ["dof_policy", "td3_bc"]
     assert cell(means, "dof_policy", "runs") == "6"
@@ -153,7 +154,8 @@ def test_aggregates_compare_methods_on_the_tasks_that_they_share(tmp_path: Path)
 
 def test_aggregates_say_who_is_left_out_and_how_far_few_seeds_go(tmp_path: Path) -> None:
     fill(tmp_path / "few")
-    ResultsStore(tmp_path / "few").append(record(algorithm="bc", last_normalized_score=1.0), [])
+    told = {"dataset_fingerprint": "medium", "environment_fingerprint": SPREAD}
+    ResultsStore(tmp_path / "few").append(record(algorithm="bc", last_normalized_score=1.0, **told), [])
     for table in aggregates(gather([tmp_path / "few"]), against=None, seed=0):
         assert "Left out, as they were not run on all of these: bc." in table.note
         assert "no ranking follows" in table.note
@@ -163,8 +165,9 @@ def test_aggregates_say_who_is_left_out_and_how_far_few_seeds_go(tmp_path: Path)
 
 def test_nobody_leads_by_having_run_on_the_easy_dataset_only(tmp_path: Path) -> None:
     fill(tmp_path)
-    easy = {"dataset": "mpe_spread_expert", "experiment": "mpe_spread_expert", "last_normalized_score": 70.0}
-    ResultsStore(tmp_path).append(record(algorithm="bc", **easy), [])
+    easy = {"dataset": "mpe_spread_expert", "experiment": "mpe_spread_expert", "dataset_fingerprint": "expert"}
+    told = {"environment_fingerprint": SPREAD, "last_normalized_score": 70.0}
+    ResultsStore(tmp_path).append(record(algorithm="bc", **easy, **told), [])
     assert labels(gather([tmp_path])) == ["dof_policy", "td3_bc", "bc"]
 
 

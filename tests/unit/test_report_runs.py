@@ -90,3 +90,16 @@ def test_a_table_tells_who_had_other_numbers_of_updates(tmp_path: Path) -> None:
         ResultsStore(tmp_path / "unlike").append(record(**told), [])
     note = scores(gather([tmp_path / "unlike"]), "mpe_spread").note
     assert "Updates: 4,000, but 2,000 of madiff_d." in note
+
+
+@pytest.mark.parametrize("name", ["dataset_fingerprint", "environment_fingerprint"])
+def test_methods_of_unlike_data_or_worlds_are_not_compared(tmp_path: Path, name: str) -> None:
+    ResultsStore(tmp_path).append(record(), [])
+    ResultsStore(tmp_path).append(record(algorithm="td3_bc", config_hash="c1", **{name: "other"}), [])
+    with pytest.raises(UserError, match="dof_policy and td3_bc are of two"):
+        gather([tmp_path])
+
+
+def test_a_revision_with_changes_says_so(tmp_path: Path) -> None:
+    ResultsStore(tmp_path).append(record(git_revision="1234567890+changes"), [])
+    assert commands(gather([tmp_path])).rows[0][2] == "1234567 with changes"
