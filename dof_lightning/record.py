@@ -11,6 +11,7 @@ import torch
 from dof_lightning import checkpoint as checkpoints
 from dof_lightning.errors import UserError
 from dof_lightning.plain import config_hash, settings_hash
+from dof_lightning.reproducing import is_preset, overrides_of
 from dof_lightning.results_store import Point, Record
 from dof_lightning.run_folder import RunFolder
 
@@ -19,17 +20,20 @@ _HEADLINE = "rollout/return_mean"
 
 
 def record_of(
-    path: Path, suite: str = "", variant: str = "", decision_ms: float | None = None, typed: Sequence[str] | None = None
+    path: Path,
+    suite: str = "",
+    variant: str | None = None,
+    decision_ms: float | None = None,
+    typed: Sequence[str] | None = None,
 ) -> tuple[Record, list[Point]]:
     """Reads a run folder.
 
     Args:
         path: of the run.
         suite: of which benchmark.
-        variant: what its algorithm is called there.
+        variant: what its algorithm is called there; None: nothing where it is the preset, else that it is changed.
         decision_ms: milliseconds of one decision, where they were measured.
-        typed: overrides that reproduce the run; None: the options of its groups and its seed, which reproduce a run
-            of presets only.
+        typed: overrides that reproduce the run; None: what its configuration has besides its presets.
 
     Raises:
         UserError: it is not finished, was not rolled out, or is no run's folder.
@@ -51,7 +55,7 @@ def record_of(
         dataset=choices["data"],
         environment=choices["env"],
         algorithm=choices["algorithm"],
-        variant=variant,
+        variant=variant if variant is not None else _variant(config),
         seed=results["seed"],
         config_hash=config_hash(config),
         settings_hash=settings_hash(config),
@@ -72,7 +76,7 @@ def record_of(
         peak_memory_mb=results["peak_memory_mb"],
         decision_ms=decision_ms,
         device=_device(),
-        command=" ".join(["python train.py", *(_choices(config) if typed is None else typed)]),
+        command=" ".join(["python train.py", *(overrides_of(config) if typed is None else typed)]),
     )
     return record, curve
 
@@ -86,9 +90,8 @@ def _behavior(behavior: Mapping[str, Any]) -> dict[str, Any]:
     return {"behavior_return": behavior["return_mean"]} | {f"behavior_{name}": behavior.get(name) for name in _SCORES}
 
 
-def _choices(config: Mapping[str, Any]) -> list[str]:
-    chosen = config["choices"]
-    return [*(f"{group}={chosen[group]}" for group in ("experiment", "algorithm")), f"seed={config['seed']}"]
+def _variant(config: Mapping[str, Any]) -> str:
+    return "" if is_preset(config) else f"{config['choices']['algorithm']}, changed"
 
 
 def _device() -> str:
