@@ -51,7 +51,11 @@ def _method(config: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(config: Mapping[str, Any], preset: DictConfig) -> Iterator[tuple[str, Any]]:
     known = dict(leaves(configuration.to_plain(preset)))
     for key, value in leaves(config):
-        unlike = known.get(key) != value and key.partition(".")[0] not in ("choices", "run_dir", "seed")
+        unlike = (key not in known or known[key] != value) and key.partition(".")[0] not in (
+            "choices",
+            "run_dir",
+            "seed",
+        )
         if unlike and not _follows_another(preset, key):
             yield key, value
 
