@@ -17,8 +17,8 @@ class MACQL(DeterministicActorCritic):
     """Critic: TD error + alpha (log E_u[exp Q_i(o_i, u)] - Q_i(o_i, a_i)), actor: -Q_i + 1e-3 ||pi_i||^2.
 
     Conservative Q-learning (Kumar et al., 2020, eq. 4) an agent each, as in OMAR's comparison (Pan et al., 2022): the
-    expectation is over `samples` uniform actions, of density 0.5^d. Rewards are scaled, and alpha with them, so that
-    its published values keep their meaning.
+    expectation is over `samples` uniform actions, of density 0.5^d. Rewards are scaled, and alpha with them; the
+    log-sum-exp is of the scaled values, so it is softer than the paper's.
 
     Args:
         spec: the dataset's spec.
