@@ -17,8 +17,8 @@ class MACQL(DeterministicActorCritic):
     """Critic: TD error + alpha (log E_u[exp Q_i(o_i, u)] - Q_i(o_i, a_i)), actor: -Q_i + 1e-3 ||pi_i||^2.
 
     Conservative Q-learning (Kumar et al., 2020, eq. 4) an agent each, as in OMAR's comparison (Pan et al., 2022): the
-    expectation is over `samples` uniform actions, of density 0.5^d. Rewards are scaled, and alpha with them; the
-    log-sum-exp is of the scaled values, so it is softer than the paper's.
+    expectation is over `samples` uniform actions, of density 0.5^d. Rewards are scaled; alpha and the
+    gap are told in their own unit, so that published values keep their meaning.
 
     Args:
         spec: the dataset's spec.
@@ -38,11 +38,16 @@ class MACQL(DeterministicActorCritic):
         return self.alpha * self.critic.reward_scale * self.gap(now, data, weight, generator)
 
     def gap(self, now: Situation, data: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
-        """E[log E_u[exp Q_i(o_i, u)] - Q_i(o_i, a_i)], summed over the twins; arguments as `actor_loss`."""
+        """E[log E_u[exp Q_i(o_i, u)] - Q_i(o_i, a_i)], summed over the twins; arguments as `actor_loss`.
+
+        The exponents are in the rewards' own unit, as in the paper, and the gap in the critics' (times `reward_scale`):
+        a softmax of scaled values would be nearly a mean, and push down what is high hardly more than what is low.
+        """
+        scale = self.critic.reward_scale
         drawn = torch.rand((self.samples, *data.shape), generator=generator, device=data.device, dtype=data.dtype)
         anywhere = at_least_float32(self._values_of_each(now, (2 * drawn - 1) * self.action_mask))
         log_density = self.action_mask.sum(-1) * math.log(0.5)
-        soft = (anywhere - log_density).logsumexp(1) - math.log(self.samples)
+        soft = scale * ((anywhere / scale - log_density).logsumexp(1) - math.log(self.samples))
         there = at_least_float32(self.critic.online(now, data))
         return weighted_mean((soft - there).sum(0), weight)
 
