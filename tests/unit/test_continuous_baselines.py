@@ -104,6 +104,23 @@ def test_the_penalty_closes_the_gap_between_actions_of_the_data_and_others() -> 
     assert gaps[5.0] < gaps[0.0] - 0.5
 
 
+def test_the_penalty_is_the_same_in_whatever_unit_rewards_are_seen() -> None:
+    penalties, scale = [], 1 / 50
+    for factor in (1.0, scale):
+        algorithm = build_algorithm("algorithm=macql", "algorithm.alpha=2", f"algorithm.reward_scale={factor}")
+        assert isinstance(algorithm, MACQL)
+        batch = one_step_batch(algorithm)
+        situation, data = algorithm.situation(batch, 0), batch.actions[:, :, 0]
+        with torch.no_grad():
+            before = algorithm.critic.online(situation, data)
+            for parameter in list(algorithm.critic.online.parameters())[-2:]:  # of the last layer
+                parameter.mul_(100 * factor)  # values that differ by much more than 1 between actions
+            torch.testing.assert_close(algorithm.critic.online(situation, data), 100 * factor * before)
+            weight = batch.transition_mask[:, :, 0].float()
+            penalties.append(algorithm.critic_penalty(situation, data, weight, generator()))
+    torch.testing.assert_close(penalties[1] / scale**2, penalties[0])  # the squared TD error scales so, too
+
+
 def test_the_search_finds_what_is_worth_at_least_as_much_and_mostly_more() -> None:
     algorithm = build_algorithm("algorithm=omar", *CRITIC)
     assert isinstance(algorithm, OMAR)
