@@ -6,7 +6,7 @@ import numpy as np
 
 from dof_lightning.report import statistics as over_runs
 from dof_lightning.report.gathering import RETURN, Group
-from dof_lightning.report.tables import LEAST_SEEDS, Table, labels
+from dof_lightning.report.tables import LEAST_SEEDS, Table, budgets, labels
 
 REPETITIONS = 2000  # draws of the bootstrap
 
@@ -19,8 +19,10 @@ def aggregates(groups: Sequence[Group], against: str | None, seed: int) -> Itera
             continue
         told = {label: over_runs.restricted(of_tasks, tasks) for label, of_tasks in scored.items()}
         absent = [name for name in labels([group for group in groups if group.kind == kind]) if name not in told]
-        yield _interquartile_means(kind, told, tasks, seed, _reservations(told, absent))
-        yield _improvements(kind, told, compared(told, against), seed, _reservations(told, absent))
+        updates = budgets([group for group in groups if group.label in told and group.dataset in tasks])
+        reservations = _reservations(told, absent) + (f" {updates}" if updates else "")
+        yield _interquartile_means(kind, told, tasks, seed, reservations)
+        yield _improvements(kind, told, compared(told, against), seed, reservations)
 
 
 _OURS = ("dof_policy", "dof_trajectory")  # compared with the others where nobody else is named

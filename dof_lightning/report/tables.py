@@ -133,7 +133,7 @@ def _note(groups: Sequence[Group], told: dict[tuple[str, str], tuple[Group, Publ
     said += ["*best* is the checkpoint that was best on other episodes, on the same report episodes."]
     if min(seeds) < LEAST_SEEDS:
         said.append(f"Fewer than {LEAST_SEEDS} seeds in places: a sanity check, from which no ranking follows.")
-    said += [_budgets(groups)] if len({group.records[0].budget_steps for group in groups}) > 1 else []
+    said += [told_budgets] if (told_budgets := budgets(groups)) else []
     numbers = [number for _, number in told.values() if number is not None]
     if any(number.same_world for number in numbers):
         said.append(f"*published*: {SOURCE}; the same task, but data of other behaviours, so no comparison of methods.")
@@ -148,12 +148,14 @@ def _note(groups: Sequence[Group], told: dict[tuple[str, str], tuple[Group, Publ
     return " ".join(said)
 
 
-def _budgets(groups: Sequence[Group]) -> str:
-    """Who had how many updates, where methods differ in it."""
+def budgets(groups: Sequence[Group]) -> str:
+    """Who had how many updates, where methods differ in it; else nothing."""
     methods: dict[int, list[str]] = {}
     for group in groups:
         known = methods.setdefault(group.records[0].budget_steps, [])
         known += [] if group.label in known else [group.label]
+    if len(methods) < 2:
+        return ""
     most = max(methods, key=lambda steps: len(methods[steps]))
     others = [f"{steps:,} of {', '.join(methods[steps])}" for steps in sorted(methods) if steps != most]
     return f"Updates: {most:,}, but {' and '.join(others)}."

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dof_lightning.errors import UserError
+from dof_lightning.report.aggregates import aggregates
 from dof_lightning.report.gathering import gather
 from dof_lightning.report.tables import commands, scores
 from dof_lightning.results_store import Record, ResultsStore
@@ -88,8 +89,9 @@ def test_a_table_tells_who_had_other_numbers_of_updates(tmp_path: Path) -> None:
     for method, steps in {"dof_policy": 4000, "td3_bc": 4000, "madiff_d": 2000}.items():
         told = {"algorithm": method, "config_hash": method, "steps": steps, "budget_steps": steps}
         ResultsStore(tmp_path / "unlike").append(record(**told), [])
-    note = scores(gather([tmp_path / "unlike"]), "mpe_spread").note
-    assert "Updates: 4,000, but 2,000 of madiff_d." in note
+    groups = gather([tmp_path / "unlike"])
+    for table in (scores(groups, "mpe_spread"), *aggregates(groups, against=None, seed=0)):
+        assert "Updates: 4,000, but 2,000 of madiff_d." in table.note
 
 
 @pytest.mark.parametrize("name", ["dataset_fingerprint", "environment_fingerprint"])
