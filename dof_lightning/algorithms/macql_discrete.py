@@ -15,10 +15,11 @@ class DiscreteMACQL(QMIX):
     """QMIX's loss + alpha (log sum_u exp Q_tot(s, u) - Q_tot(s, a)) over random legal joint actions u and the data's a.
 
     Conservative Q-learning (Kumar et al., 2020, eq. 4) of the team's value, as OG-MARL has it (Formanek et al., 2023).
+    Rewards are scaled; alpha and the gap are told in their own unit, so that published values keep their meaning.
 
     Args:
         spec: the dataset's spec.
-        alpha: weight of the gap, at least 0.
+        alpha: weight of the gap, for rewards in their own unit; at least 0.
         samples: random legal joint actions of each row.
         settings: see `QMIX`.
     """
@@ -33,15 +34,18 @@ class DiscreteMACQL(QMIX):
         self, losses: dict[str, Tensor], sequences: Sequences, values: Values, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """See the class and the base class."""
-        gap = self.gap(sequences, values, generator)
-        return {**losses, "loss": losses["loss"] + self.alpha * gap, "loss/penalty": self.alpha * gap}
+        penalty = self.alpha * self.reward_scale * self.gap(sequences, values, generator)
+        return {**losses, "loss": losses["loss"] + penalty, "loss/penalty": penalty}
 
     def gap(self, sequences: Sequences, values: Values, generator: torch.Generator) -> Tensor:
-        """The mean over real rows of log sum_u exp Q_tot(s, u) - Q_tot(s, a); at least 0."""
+        """The mean over real rows of log sum_u exp Q_tot(s, u) - Q_tot(s, a), at least 0.
+
+        The exponents are in the rewards' own unit, as in the paper, and the gap in the critics' (times `reward_scale`).
+        """
         own, allowed = values.online[:, :, :-1], sequences.allowed[:, :, :-1]
         shape = (self.samples, *allowed.shape)
         drawn = torch.rand(shape, generator=generator, device=own.device).masked_fill(~allowed, -1.0).argmax(-1)
         of_drawn = chosen(own.expand(self.samples, *own.shape), drawn)
         anywhere = sequences.now().mix(self.mixer, of_drawn)
-        soft = torch.cat([anywhere, values.mixed[None]]).float().logsumexp(0)
+        soft = self.reward_scale * (torch.cat([anywhere, values.mixed[None]]).float() / self.reward_scale).logsumexp(0)
         return sequences.mean(soft - values.mixed)

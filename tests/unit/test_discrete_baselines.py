@@ -17,6 +17,7 @@ from dof_lightning.algorithms.qmix import QMIX
 from dof_lightning.algorithms.sequences import Sequences
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.errors import UserError
+from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.recurrent import RecurrentNetwork
 from dof_lightning.rollout import evaluation_seeds, run_rollout
 from tests.contracts.synthetic import build_algorithm, random_batch, training_step
@@ -87,6 +88,30 @@ def test_the_penalty_closes_the_gap_between_joint_choices_of_the_data_and_others
         algorithm.alpha = 1.0
         gaps[alpha] = float(losses(algorithm, batch)["loss/penalty"])
     assert 0 < gaps[3.0] < gaps[0.0] - 0.5
+
+
+class InUnit(ValueMixer):
+    """Another mixer's Q_tot for rewards that are `factor` times as large."""
+
+    satisfies_igm = True
+
+    def __init__(self, mixer: ValueMixer, factor: float) -> None:
+        super().__init__()
+        self.mixer, self.factor = mixer, factor
+
+    def forward(self, values: Tensor, state: Tensor) -> Tensor:
+        mixed: Tensor = self.factor * self.mixer(values, state)
+        return mixed
+
+
+def test_the_penalty_is_the_same_in_whatever_unit_rewards_are_seen() -> None:
+    penalties, scale = [], 1 / 50
+    for factor in (1.0, scale):
+        algorithm = build_algorithm("algorithm=macql_discrete", f"algorithm.reward_scale={factor}")
+        assert isinstance(algorithm, DiscreteMACQL)
+        algorithm.mixer = InUnit(algorithm.mixer, 100 * factor)  # values that differ by much more than 1
+        penalties.append(losses(algorithm, random_batch(algorithm.spec, algorithm.window))["loss/penalty"])
+    torch.testing.assert_close(penalties[1] / scale**2, penalties[0])  # the squared TD error scales so, too
 
 
 def test_only_choices_that_are_likely_enough_are_kept() -> None:
