@@ -111,7 +111,7 @@ def test_the_penalty_is_the_same_in_whatever_unit_rewards_are_seen() -> None:
         assert isinstance(algorithm, DiscreteMACQL)
         algorithm.mixer = InUnit(algorithm.mixer, 100 * factor)  # values that differ by much more than 1
         penalties.append(losses(algorithm, random_batch(algorithm.spec, algorithm.window))["loss/penalty"])
-    torch.testing.assert_close(penalties[1] / scale**2, penalties[0])  # the squared TD error scales so, too
+    torch.testing.assert_close(penalties[1] / scale**2, penalties[0], rtol=1e-4, atol=0)  # as a squared TD error
 
 
 def test_only_choices_that_are_likely_enough_are_kept() -> None:
