@@ -20,6 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from dof_lightning.cores import cores_of_a_job
 from dof_lightning.errors import UserError
 from dof_lightning.plain import leaves
 from dof_lightning.targets import asks_for, attribute, check_arguments, check_targets
@@ -82,7 +83,7 @@ def composed_by_hydra_main(cfg: DictConfig) -> DictConfig:
         for key in ("trainer.devices", "trainer.num_nodes"):
             if (number := OmegaConf.select(cfg, key)) not in (1, "1"):
                 raise UserError(f"a sweep (-m) runs one device a job, got {key}={number}; use {key}=1")
-        os.environ.setdefault("OMP_NUM_THREADS", str(_cores_of_a_job(HydraConfig.get().launcher)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores_of_a_job(HydraConfig.get().launcher)))
     return with_choices(cfg, HydraConfig.get().runtime.choices)
 
 
@@ -99,18 +100,6 @@ def is_job_elsewhere() -> bool:
 def typed() -> list[str]:
     """What the user typed; in a sweep, what this job got of it."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else sys.argv[1:]
-
-
-def _cores_of_a_job(launcher: Mapping[str, Any]) -> int:
-    """A sweep's jobs share this machine's cores: together they must not use more than there are."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if "n_jobs" in launcher:  # joblib; -1: as many as cores
-        return max(1, cores // launcher["n_jobs"]) if launcher["n_jobs"] > 0 else 1
-    if "submitit" not in launcher["_target_"]:
-        return cores
-    if (asked_for := launcher.get("cpus_per_task")) is None:
-        raise UserError("submitit starts all jobs at once: say hydra.launcher.cpus_per_task=<cores of a job>")
-    return int(asked_for)
 
 
 def build(node: Mapping[str, Any] | DictConfig) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dof_lightning.checkpoint import Checkpoint, build_algorithm, build_env
+from dof_lightning.cores import available_cores
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout import certify, evaluation_seeds, run_rollout
@@ -124,12 +125,7 @@ def cores_per_process(processes: int) -> int:
     `OMP_NUM_THREADS` is what somebody has decided for each process, and SLURM's tasks have cores of their own: neither
     is shared out again.
     """
-    return _ASKED_FOR or max(1, _available_cores() // (1 if "SLURM_PROCID" in os.environ else processes))
-
-
-def _available_cores() -> int:
-    """Cores that this process may use; macOS cannot tell."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _ASKED_FOR or max(1, available_cores() // (1 if "SLURM_PROCID" in os.environ else processes))
 
 
 _ASKED_FOR = int(os.environ.get("OMP_NUM_THREADS") or 0)  # read before Lightning's launcher changes it

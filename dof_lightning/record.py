@@ -105,7 +105,7 @@ def _curve(path: Path, hashed: str, dataset: str) -> Iterator[Point]:
     """Periodic rollouts in the order of their steps; what a resumed run repeated counts as its last process saw it."""
     points: dict[int, Point] = {}
     before = 0.0
-    for began, scalars in _events(path):
+    for began, scalars in filter(_trained, _events(path)):
         by_step = {tag: {event.step: event.value for event in events} for tag, events in scalars.items()}
         for event in scalars.get(_HEADLINE, []):
             told = {name: by_step.get(f"rollout/{name}", {}).get(event.step) for name in _SCORES}
@@ -116,21 +116,26 @@ def _curve(path: Path, hashed: str, dataset: str) -> Iterator[Point]:
 
 
 def _earlier_seconds(path: Path) -> float:
-    """How long the processes before the last one trained."""
-    return sum([_last_time(scalars) - began for began, scalars in _events(path)][:-1])
+    """How long the processes before the last one trained; that one says itself how long it took, trained or not."""
+    return sum(_last_time(scalars) - began for began, scalars in filter(_trained, _events(path)[:-1]))
 
 
 def _last_time(scalars: Mapping[str, Sequence[Any]]) -> float:
     return float(max(event.wall_time for events in scalars.values() for event in events))
 
 
-def _events(path: Path) -> Iterator[tuple[float, dict[str, list[Any]]]]:
-    """When every process that trained began, in that order, and its scalars by tag."""
+def _events(path: Path) -> list[tuple[float, dict[str, list[Any]]]]:
+    """When every process of a run began, in that order, and its scalars by tag."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    told = []
     for file in sorted(path.glob("events.out.tfevents.*"), key=lambda file: file.name.split(".")[3]):
         events = EventAccumulator(str(file), size_guidance={"scalars": 0})
         events.Reload()
         scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-        if "loss" in scalars or _HEADLINE in scalars:
-            yield events.FirstEventTimestamp(), scalars
+        told.append((events.FirstEventTimestamp() if scalars else 0.0, scalars))
+    return told
+
+
+def _trained(process: tuple[float, Mapping[str, Any]]) -> bool:
+    return "loss" in process[1] or _HEADLINE in process[1]

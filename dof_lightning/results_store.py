@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TextIO, TypeVar, get_type_hints
 
 from dof_lightning.errors import UserError
 
@@ -155,8 +155,11 @@ class ResultsStore:
         with self._locked():
             if any(identity(other) == identity(record) for other in self.records()):
                 return False
-            known = {(*identity(point), point.step) for point in self.points()}
-            _append(self.curves, Point, [p for p in curve if (*identity(p), p.step) not in known])
+            points = self.points()
+            others = [point for point in points if identity(point) != identity(record)]
+            if len(others) < len(points):  # a curve without its row: of a process that was killed, or of a deleted row
+                _rewrite(self.curves, Point, others)
+            _append(self.curves, Point, curve)
             _append(self.results, Record, [record])
         return True
 
@@ -177,19 +180,30 @@ def identity(row: Record | Point) -> tuple[str, str]:
 
 def _append(path: Path, kind: type[RowT], rows: Iterable[RowT]) -> None:
     """Adds whole lines and waits until they are on the disk; a line that a killed process left half is dropped."""
-    names = [field.name for field in fields(kind)]
     with path.open("a+", newline="") as file:
         file.seek(0)
         text = file.read()
         if text and not text.endswith("\n"):
             text = text[: text.rfind("\n") + 1]
             file.truncate(len(text.encode()))
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        if not text:
-            writer.writeheader()
-        writer.writerows({name: _to_text(value) for name, value in asdict(row).items()} for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
+        _write(file, kind, rows, header=not text)
+
+
+def _rewrite(path: Path, kind: type[RowT], rows: Iterable[RowT]) -> None:
+    """Replaces a file, so that a killed process leaves the old or the new one."""
+    draft = path.with_suffix(".csv.tmp")
+    with draft.open("w", newline="") as file:
+        _write(file, kind, rows, header=True)
+    draft.replace(path)
+
+
+def _write(file: TextIO, kind: type[RowT], rows: Iterable[RowT], header: bool) -> None:
+    writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows({name: _to_text(value) for name, value in asdict(row).items()} for row in rows)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _read(path: Path, kind: type[RowT]) -> list[RowT]:
@@ -202,10 +216,10 @@ def _read(path: Path, kind: type[RowT]) -> list[RowT]:
     if reader.fieldnames is not None and list(reader.fieldnames) != list(types):
         unlike = sorted(set(reader.fieldnames) ^ set(types)) or ["their order"]
         raise UserError(f"{path} is no results store of this version: its columns differ in {', '.join(unlike)}")
-    return [_row(path, number, line, kind, types) for number, line in enumerate(reader, start=2)]
+    return [_row(path, reader.line_num, line, kind, types) for line in reader]
 
 
-def _row(path: Path, number: int, line: Mapping[str, str], kind: type[RowT], types: Mapping[str, Any]) -> RowT:
+def _row(path: Path, number: int, line: Mapping[str, str | None], kind: type[RowT], types: Mapping[str, Any]) -> RowT:
     try:
         return kind(**{name: _from_text(value, types[name]) for name, value in line.items()})
     except (TypeError, ValueError, KeyError) as error:
@@ -216,7 +230,9 @@ def _to_text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _from_text(text: str, wanted: Any) -> Any:
+def _from_text(text: str | None, wanted: Any) -> Any:
+    if text is None:
+        raise ValueError("its last values are missing")
     if wanted is str:
         return text
     if text == "":

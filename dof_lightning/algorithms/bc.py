@@ -9,6 +9,7 @@ from torch import Tensor
 from dof_lightning.actors.direct import ChoosingActor, DirectActor
 from dof_lightning.algorithms.action_losses import cross_entropy, squared_error
 from dof_lightning.algorithms.base import Algorithm, ParameterGroup
+from dof_lightning.algorithms.sequences import allowed_choices
 from dof_lightning.algorithms.settings import check_local, check_ranges
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.networks.actor import AgentwiseActor
@@ -106,5 +107,4 @@ class BC(Algorithm):
             prediction = torch.tanh(network(observations[:, :, 0]))
             return squared_error(prediction, batch.actions[:, :, 0], self.action_mask, weight[:, :, 0])
         logits, _ = network(observations)
-        allowed = self.action_mask[:, None] if batch.legal is None else batch.legal[:, :, :-1]
-        return cross_entropy(logits, batch.actions, allowed, weight)
+        return cross_entropy(logits, batch.actions, allowed_choices(batch, self.action_mask)[:, :, :-1], weight)

@@ -14,10 +14,10 @@ from dof_lightning.spec import DatasetSpec
 
 
 class MACQL(DeterministicActorCritic):
-    """Critic: TD error + alpha (log E_u[exp Q_i(o_i, u)] - Q_i(o_i, a_i)), actor: -Q_i + 1e-3 ||pi_i||^2.
+    """Critic: TD error + alpha (log ∫ exp Q_i(o_i, u) du - Q_i(o_i, a_i)), actor: -Q_i + 1e-3 ||pi_i||^2.
 
     Conservative Q-learning (Kumar et al., 2020, eq. 4) an agent each, as in OMAR's comparison (Pan et al., 2022): the
-    expectation is over `samples` uniform actions, of density 0.5^d. Rewards are scaled; alpha and the
+    integral is estimated by `samples` uniform actions, of density 0.5^d. Rewards are scaled; alpha and the
     gap are told in their own unit, so that published values keep their meaning.
 
     Args:
@@ -38,7 +38,7 @@ class MACQL(DeterministicActorCritic):
         return self.alpha * self.critic.reward_scale * self.gap(now, data, weight, generator)
 
     def gap(self, now: Situation, data: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
-        """E[log E_u[exp Q_i(o_i, u)] - Q_i(o_i, a_i)], summed over the twins; arguments as `actor_loss`.
+        """E[log ∫ exp Q_i(o_i, u) du - Q_i(o_i, a_i)], summed over the twins; arguments as `actor_loss`.
 
         The exponents are in the rewards' own unit, as in the paper, and the gap in the critics' (times `reward_scale`):
         a softmax of scaled values would be nearly a mean, and push down what is high hardly more than what is low.

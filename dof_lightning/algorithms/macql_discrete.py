@@ -39,7 +39,7 @@ class DiscreteMACQL(QMIX):
         return {**losses, "loss": losses["loss"] + penalty, "loss/penalty": penalty}
 
     def gap(self, sequences: Sequences, values: Values, generator: torch.Generator) -> Tensor:
-        """The mean over real rows of log sum_u exp Q_tot(s, u) - Q_tot(s, a), at least 0.
+        """The mean (`Sequences.mean`) of log sum_u exp Q_tot(s, u) - Q_tot(s, a), at least 0.
 
         The exponents are in the rewards' own unit, as in the paper, and the gap in the critics' (times `reward_scale`).
         """

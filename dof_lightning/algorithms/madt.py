@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dof_lightning.actors.sequence import SequenceActor, SequenceReturnUpdate
 from dof_lightning.algorithms.action_losses import cross_entropy
 from dof_lightning.algorithms.base import Algorithm, ParameterGroup
+from dof_lightning.algorithms.sequences import allowed_choices
 from dof_lightning.algorithms.settings import check_local, check_ranges
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.errors import UserError
@@ -121,6 +122,5 @@ class MADT(Algorithm):
     def _loss(self, network: nn.Module, batch: EpisodeBatch) -> Tensor:
         seen = self.normalizer.normalize(batch.observations[:, :, :-1])
         logits = network(batch.return_to_go / self.returns_scale, seen, batch.actions)
-        everything = self.action_mask[:, None].expand(*logits.shape[:-1], -1)
-        allowed = everything if batch.legal is None else batch.legal[:, :, :-1]
+        allowed = allowed_choices(batch, self.action_mask)[:, :, :-1]
         return cross_entropy(logits, batch.actions, allowed, batch.transition_mask.float())

@@ -114,8 +114,8 @@ class QMIX(Algorithm):
         critic = 0.5 * sequences.mean((mixed - target).square() * self.taught(sequences))
         losses = {
             "loss/critic": critic,
-            "q/value": sequences.mean(mixed.detach()) / self.reward_scale,
-            "q/target": sequences.mean(target) / self.reward_scale,
+            "q/value": sequences.mean_of_real(mixed.detach()) / self.reward_scale,
+            "q/target": sequences.mean_of_real(target) / self.reward_scale,
         }
         return self.with_penalty({"loss": critic, **losses}, sequences, values, generator)
 

@@ -29,8 +29,7 @@ class Sequences:
     def of(cls, batch: EpisodeBatch, normalizer: Normalizer, action_mask: Tensor) -> "Sequences":
         """Of a batch of windows without history; `action_mask` is `[N, A]`, False where an action is padding."""
         observations = normalizer.normalize(batch.observations)
-        everything = action_mask[:, None].expand(*observations.shape[:-1], -1)
-        allowed = everything if batch.legal is None else batch.legal & everything
+        allowed = allowed_choices(batch, action_mask)
         if batch.state is not None:
             return cls(batch, observations, allowed, batch.state)
         seen = observations if batch.alive is None else observations * batch.alive[..., None]
@@ -52,8 +51,12 @@ class Sequences:
         return self.batch.transition_mask.any(1)[..., None]
 
     def mean(self, values: Tensor) -> Tensor:
-        """Of `[B, T, 1]` over all rows, those that are not real as 0."""
+        """Of `[B, T, 1]` over all rows, those that are not real as 0: in a loss every real row weighs the same."""
         return (values * self.real).mean()
+
+    def mean_of_real(self, values: Tensor) -> Tensor:
+        """Of `[B, T, 1]` over the real rows alone: what values are, for people."""
+        return (values * self.real).sum() / self.real.sum().clamp_min(1)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,12 @@ class Rows:
         flat = values.transpose(-2, -1).reshape(-1, batch * rows, agents, 1)
         mixed = mixer.each(flat, self.state.flatten(0, 1).to(values.dtype))
         return mixed.reshape(*values.shape[:-3], batch, rows, 1)
+
+
+def allowed_choices(batch: EpisodeBatch, action_mask: Tensor) -> Tensor:
+    """`[B, N, T+1, A]` bool: choices that are legal, and no padding (`action_mask` `[N, A]`)."""
+    everything = action_mask[:, None].expand(*batch.observations.shape[:-1], -1)
+    return everything if batch.legal is None else batch.legal & everything
 
 
 def chosen(values: Tensor, actions: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """`dof bench`: what is typed, and what is said."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,6 +36,7 @@ def bench(tails: list[str]) -> None:
     keep, tails = _take_truth(tails, "keep", default=True)
     only_list, tails = _take_truth(tails, "list", default=False)
     launcher, tails = take(tails, "launcher")
+    _check_launcher(launcher, launcher_settings, minutes)
     if tails:
         raise UserError(f"unknown key `{tails[0].partition('=')[0]}`; dof bench takes {', '.join(_KNOWN)}")
     suite = read_suite(which)
@@ -50,6 +50,21 @@ def bench(tails: list[str]) -> None:
         _launch(place, waiting, launcher, launcher_settings, at_once, screen)
     elif waiting:
         _end(work(place, waiting, at_once, _minutes(minutes), screen), place, screen)
+
+
+def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: str | None) -> None:
+    """Refuses what a launcher would not heed.
+
+    Raises:
+        UserError: names the key.
+    """
+    if launcher is None and settings:
+        raise UserError(f"{settings[0]} is for a launcher of Hydra; say launcher= too")
+    if launcher is not None and minutes is not None:
+        raise UserError("minutes= is of this machine's queue, and a launcher begins all runs; drop one of the two")
+    asked_for = any(text.startswith("hydra.launcher.cpus_per_task=") for text in settings)
+    if launcher is not None and launcher.startswith("submitit") and not asked_for:
+        raise UserError("submitit starts all jobs at once: say hydra.launcher.cpus_per_task=<cores of a job>")
 
 
 def _take_truth(tails: list[str], wanted: str, default: bool) -> tuple[bool, list[str]]:
@@ -80,7 +95,8 @@ def _launch(
     """Hands all runs to a launcher of Hydra and waits; what it did is in the store afterwards."""
     told = {"suite": place.which, "store": place.store, "runs": place.runs, "keep": str(place.keep).lower()}
     command = [sys.executable, "-m", "dof_lightning.bench.launch", "-m", f"hydra/launcher={launcher}", *settings]
-    command += [f"hydra.launcher.n_jobs={at_once}"] if launcher == "joblib" and not settings else []
+    told_n_jobs = any(text.startswith("hydra.launcher.n_jobs=") for text in settings)
+    command += [f"hydra.launcher.n_jobs={at_once}"] if launcher == "joblib" and not told_n_jobs else []
     notes = place.runs / place.suite.name / ".hydra"
     command += [
         f"hydra.sweep.dir={notes}",
@@ -89,8 +105,7 @@ def _launch(
         "hydra/hydra_logging=none",
     ]
     command += [*(f"+{key}={value}" for key, value in told.items()), f"+job={','.join(job.name for job in jobs)}"]
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // at_once))
-    code = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": threads}, check=False).returncode
+    code = subprocess.run(command, check=False).returncode
     left = pending(place)
     screen.print(f"{len(jobs) - len(left)} of {len(jobs)} runs done by launcher={launcher}", highlight=False)
     if left or code:

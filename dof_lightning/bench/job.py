@@ -71,17 +71,17 @@ def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
 
     cfg = compose(job, runs)
     plain = configuration.to_plain(cfg)
-    folder = _own_folder(run_folder(job, runs), config_hash(plain))
+    dataset = dataset_of(plain)
+    folder = _own_folder(run_folder(job, runs), config_hash(plain), dataset)
     cfg.run_dir = str(folder.path)
     if not claim(folder):
         sys.exit(BUSY)
-    if folder.read_config() is None and is_stored(plain, dataset_of(plain), ResultsStore(store).records()):
+    if folder.read_config() is None and is_stored(plain, dataset, ResultsStore(store).records()):
         folder.discard_if_empty()
         sys.exit(BUSY)
     engine.run(cfg)
     decision_ms = time_decision(folder.path)
-    typed = [text for text in job.typed if text != "study=none"]
-    added = ResultsStore(store).append(*record_of(folder.path, job.suite, job.variant, decision_ms, typed))
+    added = ResultsStore(store).append(*record_of(folder.path, job.suite, job.variant, decision_ms, job.reproduces))
     if not keep:
         shutil.rmtree(folder.path)
     if not added:
@@ -107,11 +107,22 @@ def is_stored(plain: Mapping[str, Any], dataset: str | None, records: Sequence[R
     return any(row.config_hash == hashed and dataset in (None, row.dataset_fingerprint) for row in records)
 
 
-def _own_folder(path: Path, hashed: str) -> RunFolder:
-    """The run's folder; another where that holds a run of other settings, which may pass for this one."""
-    stored = RunFolder(path).read_config()
-    alike = stored is None or config_hash(stored) == hashed
-    return RunFolder(path if alike else path.with_name(f"{path.name}__{hashed}"))
+def _own_folder(path: Path, hashed: str, dataset: str | None) -> RunFolder:
+    """The run's folder; another where that holds a run of other settings or data, which may pass for this one."""
+    folder = RunFolder(path)
+    stored = folder.read_config()
+    if stored is not None and config_hash(stored) != hashed:
+        return RunFolder(path.with_name(f"{path.name}__{hashed}"))
+    if dataset is not None and _dataset_there(folder) not in (None, dataset):
+        return RunFolder(path.with_name(f"{path.name}__data_{dataset}"))
+    return folder
+
+
+def _dataset_there(folder: RunFolder) -> str | None:
+    """The fingerprint of the data that a run has been trained on; None where nothing has been."""
+    from dof_lightning import checkpoint as checkpoints
+
+    return checkpoints.read(folder.last).spec.fingerprint if folder.last.exists() else None
 
 
 def time_decision(path: Path) -> float:

@@ -4,14 +4,17 @@
 +keep=true +job=<name>,<name>,...`
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dof_lightning.bench.job import command
+from dof_lightning.cores import cores_of_a_job
 
 
 @hydra.main(version_base="1.3", config_path=None)
@@ -20,9 +23,10 @@ def main(cfg: DictConfig) -> int:
 
     An error ends this run only: a launcher that is told of it would give up all others.
     """
-    code = subprocess.run(
-        command(cfg.suite, cfg.job, Path(cfg.store), Path(cfg.runs), cfg.keep), check=False
-    ).returncode
+    # Counted here, on the machine that trains: the one that submits may have more cores.
+    threads = os.environ.get("OMP_NUM_THREADS") or str(cores_of_a_job(HydraConfig.get().launcher))
+    told = command(cfg.suite, cfg.job, Path(cfg.store), Path(cfg.runs), cfg.keep)
+    code = subprocess.run(told, env=os.environ | {"OMP_NUM_THREADS": threads}, check=False).returncode
     if code:
         sys.stderr.write(f"{cfg.job}: ended with exit code {code}\n")
     return code

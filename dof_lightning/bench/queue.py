@@ -15,6 +15,7 @@ from rich.console import Console
 from dof_lightning.bench.job import BUSY, command, compose, dataset_of, is_stored
 from dof_lightning.bench.suite import Job, Suite
 from dof_lightning.configuration import to_plain
+from dof_lightning.cores import available_cores
 from dof_lightning.errors import UserError
 from dof_lightning.plain import config_hash
 from dof_lightning.results_store import Record, ResultsStore
@@ -141,8 +142,7 @@ def work(place: Place, jobs: Sequence[Job], at_once: int, minutes: float | None,
 
 
 def _start(place: Place, job: Job, at_once: int) -> subprocess.Popen[bytes]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // at_once))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available_cores() // at_once))
     with place.log(job).open("ab") as log:
         # A session of its own: Ctrl-C reaches this process only, which tells the others once.
         return subprocess.Popen(

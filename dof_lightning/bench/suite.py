@@ -1,6 +1,7 @@
 """Suite files: which runs a benchmark is made of."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,12 @@ class Job:
         chosen = (f"experiment={self.experiment}", f"algorithm={self.algorithm}", "study=none")
         return [*chosen, *self.overrides, f"seed={self.seed}"]
 
+    @property
+    def reproduces(self) -> list[str]:
+        """What is told to who wants the run again: `typed`, less the study where its experiment has none."""
+        studied = configuration.compose([f"experiment={self.experiment}"])["choices"]["study"] not in (None, "none")
+        return [text for text in self.typed if text != "study=none" or studied]
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -93,19 +100,25 @@ def read_suite(which: str) -> Suite:
     path = Path(which)
     if path.suffix != ".yaml":
         path = configuration.CONF_DIR / "suite" / f"{which}.yaml"
+    known = configuration.options("suite")
     if not path.is_file():
-        known = ", ".join(configuration.options("suite"))
-        raise UserError(f"suite={which} does not exist; choose one of {known}, or the path of a .yaml file")
+        raise UserError(f"suite={which} does not exist; choose one of {', '.join(known)}, or the path of a .yaml file")
+    if path.stem in known and path.resolve() != (configuration.CONF_DIR / "suite" / path.name).resolve():
+        raise UserError(f"suite={which}: {path.stem} is one of conf/suite, whose store it would share; rename the file")
     try:
         content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     _check(str(path), content, _KEYS, required=("grids",))
+    _check_shared(str(path), content)
+    _check_minutes(str(path), content.get("max_minutes"))
     for number, grid in enumerate(content["grids"]):
-        _check(f"{path}: grids[{number}]", grid, _GRID_KEYS, required=("experiments", "algorithms", "seeds"))
-        _check_values(f"{path}: grids[{number}]", grid)
+        where = f"{path}: grids[{number}]"
+        _check(where, grid, _GRID_KEYS, required=("experiments", "algorithms", "seeds"))
+        _check_shared(where, grid)
+        _check_values(where, grid)
         for label, overrides in grid["algorithms"].items():
-            _check_algorithm(f"{path}: grids[{number}]: algorithms.{label}", str(label), overrides)
+            _check_algorithm(f"{where}: algorithms.{label}", str(label), overrides)
     jobs = list(_jobs(path.stem, content))
     twice = next((job.name for index, job in enumerate(jobs) if job.name in {j.name for j in jobs[:index]}), None)
     if not jobs or twice is not None:
@@ -142,9 +155,23 @@ def _check_algorithm(where: str, label: str, overrides: Any) -> None:
         raise UserError(f"{where} must be made of letters, digits, _, - and . only")
     if not isinstance(overrides, list):
         raise UserError(f"{where} must be a list of overrides, [] for none")
-    taken = next((key for key in _TAKEN for text in overrides if str(text).startswith(f"{key}=")), None)
-    if taken is not None:
-        raise UserError(f"{where}: {taken}= is set by the suite; drop the override")
+    _check_free(where, overrides, _TAKEN)
+
+
+def _check_shared(where: str, node: Mapping[str, Any]) -> None:
+    """Overrides of several algorithms: none of them may say which."""
+    _check_free(f"{where}: overrides", node.get("overrides") or [], (*_TAKEN, "algorithm"))
+
+
+def _check_free(where: str, overrides: Sequence[Any], taken: Sequence[str]) -> None:
+    keys = [re.split("[=@]", str(text).lstrip("+~"))[0] for text in overrides]
+    if (key := next((key for key in keys if key in taken), None)) is not None:
+        raise UserError(f"{where}: {key}= is set by the suite; drop the override")
+
+
+def _check_minutes(where: str, minutes: float | None) -> None:
+    if minutes is not None and not 1 / 60 <= minutes < math.inf:
+        raise UserError(f"{where}: max_minutes={minutes} must be a second (0.017) or more; null for no limit")
 
 
 def _jobs(name: str, content: Mapping[str, Any]) -> Iterator[Job]:

@@ -1,6 +1,7 @@
 """What a report says over several tasks at once."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,8 +12,32 @@ from dof_lightning.report.tables import LEAST_SEEDS, Table, budgets, labels
 REPETITIONS = 2000  # draws of the bootstrap
 
 
-def aggregates(groups: Sequence[Group], against: str | None, seed: int) -> Iterator[Table]:
-    """Over the tasks that several methods have in common: IQM with intervals, and probabilities of improvement."""
+@dataclass(frozen=True)
+class Comparison:
+    """Methods on the tasks that they have in common.
+
+    Attributes:
+        kind: of score.
+        scores: `{method: {task: [seeds]}}`.
+        tasks: all of them.
+        reservations: what has to be said below a number over these tasks; empty, or sentences after a space.
+    """
+
+    kind: str
+    scores: dict[str, dict[str, np.ndarray]]
+    tasks: list[str]
+    reservations: str
+
+    @property
+    def of_means(self) -> str:
+        """The reservations about an interquartile mean."""
+        least = min(sum(map(len, of_tasks.values())) for of_tasks in self.scores.values())
+        plain = " Of fewer than four runs none is left out: there it is the mean." if least < 4 else ""
+        return plain + self.reservations
+
+
+def comparisons(groups: Sequence[Group]) -> Iterator[Comparison]:
+    """One for each kind of score that several methods have on the same tasks."""
     for kind, scored in by_kind(groups).items():
         tasks = over_runs.common_tasks(scored)
         if len(scored) < 2 or not tasks:
@@ -20,9 +45,14 @@ def aggregates(groups: Sequence[Group], against: str | None, seed: int) -> Itera
         told = {label: over_runs.restricted(of_tasks, tasks) for label, of_tasks in scored.items()}
         absent = [name for name in labels([group for group in groups if group.kind == kind]) if name not in told]
         updates = budgets([group for group in groups if group.label in told and group.dataset in tasks])
-        reservations = _reservations(told, absent) + (f" {updates}" if updates else "")
-        yield _interquartile_means(kind, told, tasks, seed, reservations)
-        yield _improvements(kind, told, compared(told, against), seed, reservations)
+        yield Comparison(kind, told, tasks, _reservations(told, absent) + (f" {updates}" if updates else ""))
+
+
+def aggregates(groups: Sequence[Group], against: str | None, seed: int) -> Iterator[Table]:
+    """Over the tasks that several methods have in common: IQM with intervals, and probabilities of improvement."""
+    for comparison in comparisons(groups):
+        yield _interquartile_means(comparison, seed)
+        yield _improvements(comparison, compared(comparison.scores, against), seed)
 
 
 _OURS = ("dof_policy", "dof_trajectory")  # compared with the others where nobody else is named
@@ -65,19 +95,18 @@ def _largest_common(sets: Sequence[set[str]]) -> set[str]:
     return {name for name in every if 2 * sum(name in one for one in sets) >= len(sets)}
 
 
-def _interquartile_means(
-    kind: str, told: dict[str, dict[str, np.ndarray]], tasks: list[str], seed: int, reservations: str
-) -> Table:
+def _interquartile_means(comparison: Comparison, seed: int) -> Table:
     rows = []
-    for label, of_tasks in told.items():
+    for label, of_tasks in comparison.scores.items():
         between = _interval(over_runs.interquartile_mean, [of_tasks], seed, digits=1)
         middle = f"{over_runs.interquartile_mean(of_tasks):.1f}"
         rows.append((label, middle, between, str(sum(map(len, of_tasks.values())))))
     note = (
-        f"Over {', '.join(tasks)}. Interquartile mean of all runs (Agarwal et al., 2021), 95 % stratified bootstrap "
-        f"over seeds.{reservations}"
+        f"Over {', '.join(comparison.tasks)}. Interquartile mean of all runs (Agarwal et al., 2021), 95 % stratified "
+        f"bootstrap over seeds.{comparison.of_means}"
     )
-    return Table(f"Interquartile mean of the {kind}", ("method", "IQM", "95 % interval", "runs"), tuple(rows), note)
+    title = f"Interquartile mean of the {comparison.kind}"
+    return Table(title, ("method", "IQM", "95 % interval", "runs"), tuple(rows), note)
 
 
 def _interval(statistic: Callable[..., float], scores: Sequence[dict[str, np.ndarray]], seed: int, digits: int) -> str:
@@ -100,10 +129,8 @@ def interval_of(
     return over_runs.interval(statistic, scores, REPETITIONS, np.random.default_rng(seed))
 
 
-def _improvements(
-    kind: str, told: dict[str, dict[str, np.ndarray]], against: str, seed: int, reservations: str
-) -> Table:
-    rows = []
+def _improvements(comparison: Comparison, against: str, seed: int) -> Table:
+    told, rows = comparison.scores, []
     for label, of_tasks in told.items():
         if label != against:
             pair = [told[against], of_tasks]
@@ -111,7 +138,7 @@ def _improvements(
             rows.append((label, f"{value:.2f}", _interval(over_runs.probability_of_improvement, pair, seed, digits=2)))
     note = (
         f"How likely a run of {against} scores more than one of the other method on the same task (ties count a half), "
-        f"mean over tasks; 95 % stratified bootstrap.{reservations}"
+        f"mean over tasks; 95 % stratified bootstrap.{comparison.reservations}"
     )
-    title = f"Probability that {against} scores more, {kind}"
+    title = f"Probability that {against} scores more, {comparison.kind}"
     return Table(title, ("than", "probability", "95 % interval"), tuple(rows), note)

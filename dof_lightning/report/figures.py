@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dof_lightning.report import statistics as over_runs
-from dof_lightning.report.aggregates import by_kind, compared, interval_of
+from dof_lightning.report.aggregates import Comparison, compared, comparisons, interval_of
 from dof_lightning.report.gathering import Group, behavior_score
 from dof_lightning.report.tables import curve_of, labels
 
@@ -69,34 +69,30 @@ def pictures(groups: Sequence[Group], against: str | None, seed: int) -> Iterato
         seed: of the bootstrap.
     """
     styles = {label: _style(index) for index, label in enumerate(labels(groups))}
-    for kind, scored in by_kind(groups).items():
-        tasks = over_runs.common_tasks(scored)
-        if len(scored) > 1 and tasks:
-            told = {label: over_runs.restricted(of_tasks, tasks) for label, of_tasks in scored.items()}
-            yield _interquartile_means(kind, told, styles, seed)
-            yield _profiles(kind, told, styles)
-            yield _improvements(kind, told, compared(told, against), styles, seed)
+    for comparison in comparisons(groups):
+        yield _interquartile_means(comparison, styles, seed)
+        yield _profiles(comparison, styles)
+        yield _improvements(comparison, compared(comparison.scores, against), styles, seed)
     for dataset in dict.fromkeys(group.dataset for group in groups):
         here = [group for group in groups if group.dataset == dataset]
         if any(len(curve_of(group)[0]) for group in here):
             yield _curves(dataset, here, styles)
 
 
-def _interquartile_means(
-    kind: str, told: dict[str, dict[str, np.ndarray]], styles: dict[str, Style], seed: int
-) -> Picture:
-    scores: dict[str, list[over_runs.Scores]] = {label: [of_tasks] for label, of_tasks in told.items()}
+def _interquartile_means(comparison: Comparison, styles: dict[str, Style], seed: int) -> Picture:
+    kind = comparison.kind
+    scores: dict[str, list[over_runs.Scores]] = {label: [of_tasks] for label, of_tasks in comparison.scores.items()}
     figure, axes = _intervals(over_runs.interquartile_mean, scores, styles, seed)
     axes.set_xlabel(f"interquartile mean of the {kind}")
-    tasks = ", ".join(next(iter(told.values())))
     caption = (
-        f"Interquartile means with 95 % intervals of the stratified bootstrap, over {tasks}; without an interval where "
-        "there is one seed of a task."
+        f"Interquartile means with 95 % intervals of the stratified bootstrap, over {', '.join(comparison.tasks)}; "
+        f"without an interval where there is one seed of a task.{comparison.of_means}"
     )
-    return Picture(f"iqm_{_slug(kind)}", "Interquartile means", caption, figure)
+    return Picture(f"iqm_{_slug(kind)}", f"Interquartile means, {kind}", caption, figure)
 
 
-def _profiles(kind: str, told: dict[str, dict[str, np.ndarray]], styles: dict[str, Style]) -> Picture:
+def _profiles(comparison: Comparison, styles: dict[str, Style]) -> Picture:
+    kind, told = comparison.kind, comparison.scores
     figure, axes = _figure(height=_height(told))
     everything = np.concatenate([values for of_tasks in told.values() for values in of_tasks.values()])
     thresholds = np.linspace(everything.min() - 1, everything.max() + 1, 300)
@@ -111,13 +107,15 @@ def _profiles(kind: str, told: dict[str, dict[str, np.ndarray]], styles: dict[st
     axes.set_xlabel(f"{kind} τ")
     axes.set_ylabel("share of runs above τ")
     _legend(axes)
-    caption = "Performance profiles: the share of runs, mean over tasks, that score more than τ; further right is more."
-    return Picture(f"profile_{_slug(kind)}", "Performance profiles", caption, figure)
+    caption = (
+        "Performance profiles: the share of runs, mean over tasks, that score more than τ; further right is more."
+        f"{comparison.reservations}"
+    )
+    return Picture(f"profile_{_slug(kind)}", f"Performance profiles, {kind}", caption, figure)
 
 
-def _improvements(
-    kind: str, told: dict[str, dict[str, np.ndarray]], first: str, styles: dict[str, Style], seed: int
-) -> Picture:
+def _improvements(comparison: Comparison, first: str, styles: dict[str, Style], seed: int) -> Picture:
+    kind, told = comparison.kind, comparison.scores
     pairs: dict[str, list[over_runs.Scores]] = {
         label: [told[first], of_tasks] for label, of_tasks in told.items() if label != first
     }
@@ -127,9 +125,9 @@ def _improvements(
     axes.set_xlabel(f"P({first} scores more than …), {kind}")
     caption = (
         f"Probabilities of improvement of {first}, mean over tasks, with 95 % intervals of the stratified bootstrap; "
-        "without an interval where there is one seed of a task."
+        f"without an interval where there is one seed of a task.{comparison.reservations}"
     )
-    return Picture(f"improvement_{_slug(kind)}", "Probabilities of improvement", caption, figure)
+    return Picture(f"improvement_{_slug(kind)}", f"Probabilities of improvement, {kind}", caption, figure)
 
 
 def _curves(dataset: str, groups: Sequence[Group], styles: dict[str, Style]) -> Picture:

@@ -123,7 +123,8 @@ def _group(members: list[Record], curves: dict[tuple[str, str], list[Point]]) ->
         if record.seed == first.seed and record is not first:
             raise UserError(
                 f"{first.experiment}, {first.variant or first.algorithm}, seed {first.seed} is there with two "
-                "configurations or data; report them apart"
+                f"configurations or data (config_hash {first.config_hash} of revision {first.git_revision[:7]}, "
+                f"{record.config_hash} of {record.git_revision[:7]}); delete the row of one from results.csv"
             )
         _require_alike(first, record)
     told = tuple(tuple(sorted(curves[identity(record)], key=lambda point: point.step)) for record in members)

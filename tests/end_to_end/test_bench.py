@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data_modules.behavior.sources import Random
 from dof_lightning import cli, configuration
 from dof_lightning.bench.job import BUSY, perform, run_folder
 from dof_lightning.bench.queue import Place, pending
@@ -34,7 +35,8 @@ def folder(workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def write_suite(folder: Path, **changes: object) -> Path:
     grid = {"experiments": ["mpe_spread_random"], "algorithms": {"bc": [], "cloned": CLONED}, "seeds": [1, 0]}
-    known = {key: changes.pop(key) for key in list(changes) if key in (*grid, "overrides_of_grid")}
+    known = {key: changes.pop(key) for key in list(changes) if key in grid}
+    known |= {"overrides": changes.pop("overrides_of_grid")} if "overrides_of_grid" in changes else {}
     content = {"title": "small", "overrides": [*SMALL, "trainer.max_steps=2"], "grids": [grid | known]} | changes
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -96,6 +98,13 @@ def test_minutes_become_the_time_limit_of_a_run(folder: Path) -> None:
         ({"algorithms": {"bc": ["seed=3"]}}, "seed= is set by the suite"),
         ({"algorithms": {"a b": ["algorithm=bc"]}}, "letters"),
         ({"max_minutes": "long"}, "max_minutes"),
+        ({"max_minutes": -3}, "max_minutes"),
+        ({"max_minutes": 0.001}, "max_minutes"),
+        ({"max_minutes": float("nan")}, "max_minutes"),
+        ({"overrides": ["+seed=7"]}, "seed= is set by the suite"),
+        ({"overrides": ["resume=never"]}, "resume= is set by the suite"),
+        ({"overrides": ["algorithm=omar"]}, "algorithm= is set by the suite"),
+        ({"overrides_of_grid": ["experiment=mpe_tag_medium"]}, "experiment= is set by the suite"),
     ],
 )
 def test_a_wrong_suite_is_refused_by_name(folder: Path, changes: dict, words: str) -> None:
@@ -121,10 +130,21 @@ def test_a_run_that_cannot_be_is_refused_before_any_begins(folder: Path, changes
 
 
 @pytest.mark.parametrize(
-    "tails", [["suit=smoke"], ["suite=nothing"], ["suite=smoke", "jobs=0"], ["suite=smoke", "x=1"]]
+    ("tails", "words"),
+    [
+        (["suit=smoke"], "suite="),
+        (["suite=nothing"], "suite="),
+        (["suite=smoke", "jobs=0"], "jobs"),
+        (["suite=smoke", "x=1"], "unknown key `x`"),
+        (["suite=smoke", "launcher=joblib", "minutes=3"], "minutes="),
+        (["suite=smoke", "launcher=submitit_slurm"], "cpus_per_task"),
+        (["suite=smoke", "hydra.launcher.n_jobs=3"], "launcher="),
+        (["suite=spread.yaml"], "rename the file"),
+    ],
 )
-def test_wrong_arguments_are_refused(folder: Path, tails: list[str]) -> None:
-    with pytest.raises(UserError, match=r"suite=|jobs|unknown key `x`"):
+def test_wrong_arguments_are_refused(folder: Path, tails: list[str], words: str) -> None:
+    (folder / "spread.yaml").write_text("grids: []")
+    with pytest.raises(UserError, match=words):
         cli.run(["bench", *tails])
 
 
@@ -185,6 +205,42 @@ def test_what_was_trained_before_it_was_recorded_is_recorded_without_training(fo
     assert (record.algorithm, record.steps) == ("bc", 2)
     assert record.last_return == before[record.config_hash].last_return
     assert [point.step for point in curve] == [2]
+
+
+def test_a_run_killed_while_it_was_evaluated_counts_the_time_it_trained(folder: Path) -> None:
+    write_suite(folder, seeds=[0], algorithms={"bc": []})
+    here = place(folder)
+    (job,) = here.suite.queue
+    perform(job, here.store, here.runs)
+    path = run_folder(job, here.runs)
+    for file in (path / "results.json", here.store / "results.csv"):
+        file.unlink()
+    perform(job, here.store, here.runs)
+    results = json.loads((path / "results.json").read_text())
+    assert results["resumed_from_step"] == results["steps"]
+    record, curve = record_of(path)
+    assert record.wall_seconds >= results["wall_seconds"] + curve[-1].seconds > results["wall_seconds"]
+
+
+def test_a_kept_run_on_other_data_does_not_pass_for_this_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_suite(folder, seeds=[0], algorithms={"bc": []})
+    here = place(folder)
+    (job,) = here.suite.queue
+    perform(job, here.store, here.runs)
+    monkeypatch.setattr(Random, "identity", lambda self, spec: {"name": self.name, "policy": "another"})
+    assert pending(here) == [job]
+    perform(job, here.store, here.runs)
+    assert pending(here) == []
+    first, second = rows(folder)
+    assert first.config_hash == second.config_hash
+    assert first.dataset_fingerprint != second.dataset_fingerprint
+
+
+def test_a_command_names_the_study_it_is_without(folder: Path) -> None:
+    write_suite(folder, experiments=["mpe_spread_random", "methods_spread_expert"], algorithms={"bc": []}, seeds=[0])
+    plain, studied = read_suite("small.yaml").queue
+    assert "study=none" not in plain.reproduces
+    assert "study=none" in studied.reproduces
 
 
 def test_what_another_queue_has_done_and_cleared_away_is_not_trained_again(folder: Path) -> None:

@@ -4,12 +4,12 @@ import os
 
 import pytest
 
-from dof_lightning import evaluation
+from dof_lightning import cores, evaluation
 
 
 def test_cores_are_known_where_affinity_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert evaluation._available_cores() == os.cpu_count()
+    assert cores.available_cores() == os.cpu_count()
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_threads_are_shared_out_once(
     monkeypatch: pytest.MonkeyPatch, asked_for: int, slurm: bool, threads: int
 ) -> None:
     monkeypatch.setattr(evaluation, "_ASKED_FOR", asked_for)
-    monkeypatch.setattr(evaluation, "_available_cores", lambda: 8)
+    monkeypatch.setattr(evaluation, "available_cores", lambda: 8)
     monkeypatch.delenv("SLURM_PROCID", raising=False)
     if slurm:
         monkeypatch.setenv("SLURM_PROCID", "0")

@@ -48,6 +48,17 @@ def test_a_curve_whose_record_was_never_written_is_not_doubled(tmp_path: Path) -
     assert [row.step for row in store.points()] == [1, 2]
 
 
+def test_a_run_done_again_after_its_row_was_deleted_has_its_new_curve(tmp_path: Path) -> None:
+    store = ResultsStore(tmp_path)
+    other = record(seed=1, config_hash="c1")
+    store.append(other, [point(1, config_hash="c1")])
+    store.append(record(), [point(1), point(2)])
+    lines = store.results.read_text().splitlines(keepends=True)
+    store.results.write_text("".join(lines[:-1]))
+    store.append(record(), [point(1, return_mean=9.0)])
+    assert store.points() == [point(1, config_hash="c1"), point(1, return_mean=9.0)]
+
+
 def test_several_writers_lose_nothing(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         added = list(
@@ -64,6 +75,8 @@ def test_several_writers_lose_nothing(tmp_path: Path) -> None:
         ("300.0", "much", "line 2"),
         ("True", "yes", "line 2"),
         (",300.0,", ",,", "line 2"),
+        (",python train.py experiment=mpe_spread_medium seed=0", "", "line 2.*missing"),
+        ("\nsmall,mpe_spread_medium,", "\n\nsmall,", "line 3"),
     ],
 )
 def test_what_cannot_be_read_names_file_and_line(tmp_path: Path, old: str, new: str, words: str) -> None:
