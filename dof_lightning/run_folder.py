@@ -122,11 +122,11 @@ class RunFolder:
         """Claims the folder until this process ends, however it ends; False where another process has it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise UserError(
                 f"run_dir={self.path} cannot be made a folder ({error.strerror}); choose another"
             ) from error
-        descriptor = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
