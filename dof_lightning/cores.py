@@ -6,6 +6,8 @@ from typing import Any
 
 from dof_lightning.errors import UserError
 
+CORES_UNTOLD = "submitit starts all jobs at once: say hydra.launcher.cpus_per_task=<cores of a job>"
+
 
 def available_cores() -> int:
     """Those that this process may use; macOS cannot tell, and all count there."""
@@ -26,5 +28,5 @@ def cores_of_a_job(launcher: Mapping[str, Any]) -> int:
     if "submitit" not in launcher["_target_"]:
         return available_cores()
     if (asked_for := launcher.get("cpus_per_task")) is None:
-        raise UserError("submitit starts all jobs at once: say hydra.launcher.cpus_per_task=<cores of a job>")
+        raise UserError(CORES_UNTOLD)
     return int(asked_for)

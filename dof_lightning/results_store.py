@@ -1,4 +1,4 @@
-"""The results store: one row a finished run, and its learning curve; CSV files that only grow.
+"""The results store: one row a finished run, and its learning curve; CSV files.
 
 <store>/
     results.csv    a row a run, see `Record`

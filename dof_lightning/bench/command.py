@@ -10,6 +10,7 @@ from rich.console import Console
 from dof_lightning.bench.queue import Outcome, Place, pending, work
 from dof_lightning.bench.suite import Job, read_suite
 from dof_lightning.console import make_console, show_table
+from dof_lightning.cores import CORES_UNTOLD
 from dof_lightning.errors import UserError
 from dof_lightning.tails import take, take_integer
 
@@ -31,12 +32,13 @@ def bench(tails: list[str]) -> None:
         raise UserError("suite= is missing; name an option of conf/suite or the path of a .yaml file")
     store, tails = take(tails, "store")
     runs, tails = take(tails, "runs")
+    told_jobs = any(tail.startswith("jobs=") for tail in tails)
     at_once, tails = take_integer(tails, "jobs", default=1, least=1)
     minutes, tails = take(tails, "minutes")
     keep, tails = _take_truth(tails, "keep", default=True)
     only_list, tails = _take_truth(tails, "list", default=False)
     launcher, tails = take(tails, "launcher")
-    _check_launcher(launcher, launcher_settings, minutes)
+    _check_launcher(launcher, launcher_settings, minutes, told_jobs)
     if tails:
         raise UserError(f"unknown key `{tails[0].partition('=')[0]}`; dof bench takes {', '.join(_KNOWN)}")
     suite = read_suite(which)
@@ -52,8 +54,8 @@ def bench(tails: list[str]) -> None:
         _end(work(place, waiting, at_once, _minutes(minutes), screen), place, screen)
 
 
-def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: str | None) -> None:
-    """Refuses what a launcher would not heed.
+def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: str | None, told_jobs: bool) -> None:
+    """Refuses what a launcher would not heed, `told_jobs` where `jobs=` was typed.
 
     Raises:
         UserError: names the key.
@@ -62,9 +64,11 @@ def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: str 
         raise UserError(f"{settings[0]} is for a launcher of Hydra; say launcher= too")
     if launcher is not None and minutes is not None:
         raise UserError("minutes= is of this machine's queue, and a launcher begins all runs; drop one of the two")
-    asked_for = any(text.startswith("hydra.launcher.cpus_per_task=") for text in settings)
-    if launcher is not None and launcher.startswith("submitit") and not asked_for:
-        raise UserError("submitit starts all jobs at once: say hydra.launcher.cpus_per_task=<cores of a job>")
+    keys = {text.partition("=")[0].removeprefix("hydra.launcher.") for text in settings}
+    if launcher is not None and told_jobs and (launcher != "joblib" or "n_jobs" in keys):
+        raise UserError(f"jobs= is of this machine's queue and of joblib, not of {launcher} as it is told; drop jobs=")
+    if launcher is not None and launcher.startswith("submitit") and "cpus_per_task" not in keys:
+        raise UserError(CORES_UNTOLD)
 
 
 def _take_truth(tails: list[str], wanted: str, default: bool) -> tuple[bool, list[str]]:

@@ -111,11 +111,10 @@ def _own_folder(path: Path, hashed: str, dataset: str | None) -> RunFolder:
     """The run's folder; another where that holds a run of other settings or data, which may pass for this one."""
     folder = RunFolder(path)
     stored = folder.read_config()
-    if stored is not None and config_hash(stored) != hashed:
-        return RunFolder(path.with_name(f"{path.name}__{hashed}"))
-    if dataset is not None and _dataset_there(folder) not in (None, dataset):
-        return RunFolder(path.with_name(f"{path.name}__data_{dataset}"))
-    return folder
+    alike = stored is None or config_hash(stored) == hashed
+    if alike and (dataset is None or _dataset_there(folder) in (None, dataset)):
+        return folder
+    return RunFolder(path.with_name("__".join(filter(None, (path.name, hashed, dataset)))))
 
 
 def _dataset_there(folder: RunFolder) -> str | None:

@@ -164,7 +164,7 @@ def _check_shared(where: str, node: Mapping[str, Any]) -> None:
 
 
 def _check_free(where: str, overrides: Sequence[Any], taken: Sequence[str]) -> None:
-    keys = [re.split("[=@]", str(text).lstrip("+~"))[0] for text in overrides]
+    keys = [re.split("[=@]", str(text).strip().lstrip("+~"))[0] for text in overrides]
     if (key := next((key for key in keys if key in taken), None)) is not None:
         raise UserError(f"{where}: {key}= is set by the suite; drop the override")
 

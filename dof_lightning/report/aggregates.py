@@ -31,9 +31,9 @@ class Comparison:
     @property
     def of_means(self) -> str:
         """The reservations about an interquartile mean."""
-        least = min(sum(map(len, of_tasks.values())) for of_tasks in self.scores.values())
-        plain = " Of fewer than four runs none is left out: there it is the mean." if least < 4 else ""
-        return plain + self.reservations
+        plain = any(over_runs.left_out(of_tasks) == 0 for of_tasks in self.scores.values())
+        said = " Of fewer than four runs none is left out: there it is the mean." if plain else ""
+        return said + self.reservations
 
 
 def comparisons(groups: Sequence[Group]) -> Iterator[Comparison]:

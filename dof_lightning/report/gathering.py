@@ -121,10 +121,12 @@ def _group(members: list[Record], curves: dict[tuple[str, str], list[Point]]) ->
     first = members[0]
     for record in members:
         if record.seed == first.seed and record is not first:
+            unlike = "config_hash" if first.config_hash != record.config_hash else "dataset_fingerprint"
+            told = " and ".join(f"{getattr(one, unlike)} of revision {one.git_revision[:7]}" for one in (first, record))
             raise UserError(
-                f"{first.experiment}, {first.variant or first.algorithm}, seed {first.seed} is there with two "
-                f"configurations or data (config_hash {first.config_hash} of revision {first.git_revision[:7]}, "
-                f"{record.config_hash} of {record.git_revision[:7]}); delete the row of one from results.csv"
+                f"{first.experiment}, {first.variant or first.algorithm}, seed {first.seed} is there twice, with two "
+                f"{'configurations' if unlike == 'config_hash' else 'datasets'} ({unlike} {told}); name one run folder "
+                "or store of them only, or delete the row of one from its results.csv"
             )
         _require_alike(first, record)
     told = tuple(tuple(sorted(curves[identity(record)], key=lambda point: point.step)) for record in members)

@@ -21,8 +21,13 @@ def interquartile_mean(scores: Scores) -> float:
     """
     alike = math.lcm(*map(len, scores.values()))
     values = np.sort(np.concatenate([np.repeat(runs, alike // len(runs)) for runs in scores.values()]))
-    cut = int(0.25 * len(values))
+    cut = left_out(scores)
     return float(values[cut : len(values) - cut].mean())
+
+
+def left_out(scores: Scores) -> int:
+    """How many runs the interquartile mean leaves out at either end, once all tasks have as many."""
+    return int(0.25 * len(scores) * math.lcm(*map(len, scores.values())))
 
 
 def stratified_bootstrap(

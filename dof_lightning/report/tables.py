@@ -149,16 +149,24 @@ def _note(groups: Sequence[Group], told: dict[tuple[str, str], tuple[Group, Publ
 
 
 def budgets(groups: Sequence[Group]) -> str:
-    """Who had how many updates, where methods differ in it; else nothing."""
+    """Who had how many updates, where methods or datasets differ in it; else nothing."""
+    datasets: dict[str, list[str]] = {}
+    for dataset in dict.fromkeys(group.dataset for group in groups):
+        datasets.setdefault(_budgets_on([group for group in groups if group.dataset == dataset]), []).append(dataset)
+    if len(datasets) > 1:
+        return "Updates: " + "; ".join(f"{text} on {', '.join(names)}" for text, names in datasets.items()) + "."
+    text = next(iter(datasets), "")
+    return f"Updates: {text}." if "but" in text else ""
+
+
+def _budgets_on(groups: Sequence[Group]) -> str:
+    """How many updates most methods had on a dataset, and which had others."""
     methods: dict[int, list[str]] = {}
     for group in groups:
-        known = methods.setdefault(group.records[0].budget_steps, [])
-        known += [] if group.label in known else [group.label]
-    if len(methods) < 2:
-        return ""
+        methods.setdefault(group.records[0].budget_steps, []).append(group.label)
     most = max(methods, key=lambda steps: len(methods[steps]))
-    others = [f"{steps:,} of {', '.join(methods[steps])}" for steps in sorted(methods) if steps != most]
-    return f"Updates: {most:,}, but {' and '.join(others)}."
+    others = [f"{steps:,} of {', '.join(sorted(methods[steps]))}" for steps in sorted(methods) if steps != most]
+    return f"{most:,}" + (f", but {' and '.join(others)}" if others else "")
 
 
 def details(groups: Sequence[Group], target: float) -> Table:

@@ -139,6 +139,7 @@ def test_a_run_that_cannot_be_is_refused_before_any_begins(folder: Path, changes
         (["suite=smoke", "launcher=joblib", "minutes=3"], "minutes="),
         (["suite=smoke", "launcher=submitit_slurm"], "cpus_per_task"),
         (["suite=smoke", "hydra.launcher.n_jobs=3"], "launcher="),
+        (["suite=smoke", "launcher=joblib", "jobs=2", "hydra.launcher.n_jobs=3"], "jobs="),
         (["suite=spread.yaml"], "rename the file"),
     ],
 )
@@ -234,6 +235,13 @@ def test_a_kept_run_on_other_data_does_not_pass_for_this_one(folder: Path, monke
     first, second = rows(folder)
     assert first.config_hash == second.config_hash
     assert first.dataset_fingerprint != second.dataset_fingerprint
+    overrides = [*SMALL, "trainer.max_steps=3"]  # other settings, and data that change once more
+    for behavior in ("a third", "a fourth"):
+        monkeypatch.setattr(Random, "identity", lambda self, spec, told=behavior: {"name": self.name, "policy": told})
+        write_suite(folder, seeds=[0], algorithms={"bc": []}, overrides=overrides)
+        (job,) = pending(place(folder))
+        perform(job, here.store, here.runs)
+    assert len({row.dataset_fingerprint for row in rows(folder)}) == len(rows(folder)) == 4
 
 
 def test_a_command_names_the_study_it_is_without(folder: Path) -> None:

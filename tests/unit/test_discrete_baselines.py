@@ -1,7 +1,7 @@
 """What sets QMIX, MACQL, MABCQ and MAICQ on discrete actions apart, and what all of them must not learn from."""
 
 import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -183,6 +183,19 @@ def test_dead_agents_and_rows_behind_the_end_change_nothing(name: str) -> None:
         rewards=torch.where(behind, 7.0, batch.rewards),
     )
     torch.testing.assert_close(losses(algorithm, batch), losses(algorithm, changed))
+
+
+@pytest.mark.parametrize("name", VALUED)
+def test_values_that_people_are_told_are_means_over_real_rows(name: str) -> None:
+    algorithm = build_algorithm(f"algorithm={name}", "algorithm.sequence_length=4", spec=signal_spec())
+    batch = random_batch(algorithm.spec, algorithm.window)
+    gone = torch.zeros(batch.observations.shape[:3], dtype=torch.bool)
+    gone[::2] = True
+    batch = with_masks(batch, gone)
+    tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    real = replace(batch, **{name: value[1::2] for name, value in tensors.items() if isinstance(value, Tensor)})
+    for told in ("q/value", "q/target"):
+        torch.testing.assert_close(losses(algorithm, batch)[told], losses(algorithm, real)[told])
 
 
 @pytest.mark.parametrize("name", VALUED)

@@ -73,8 +73,11 @@ def test_a_run_in_two_stores_counts_once_and_two_runs_of_one_seed_are_refused(tm
         ResultsStore(tmp_path / name).append(record(), [])
     assert [group.n_seeds for group in gather([tmp_path / "one", tmp_path / "two"])] == [1]
     ResultsStore(tmp_path / "two").append(record(config_hash="other"), [])
-    with pytest.raises(UserError, match="two configurations"):
+    with pytest.raises(UserError, match=r"two configurations .config_hash c0 .* and other "):
         gather([tmp_path / "two"])
+    ResultsStore(tmp_path / "three").append(record(dataset_fingerprint="d1"), [])
+    with pytest.raises(UserError, match=r"two datasets .dataset_fingerprint d0 .* and d1 "):
+        gather([tmp_path / "one", tmp_path / "three"])
 
 
 def test_a_record_of_another_kind_of_run_is_a_group_of_its_own(tmp_path: Path) -> None:
@@ -92,6 +95,22 @@ def test_a_table_tells_who_had_other_numbers_of_updates(tmp_path: Path) -> None:
     groups = gather([tmp_path / "unlike"])
     for table in (scores(groups, "mpe_spread"), *aggregates(groups, against=None, seed=0)):
         assert "Updates: 4,000, but 2,000 of madiff_d." in table.note
+
+
+def test_datasets_with_other_numbers_of_updates_are_no_difference_of_methods(tmp_path: Path) -> None:
+    for dataset, steps in {"mpe_spread_medium": 4000, "mpe_spread_expert": 2000}.items():
+        for method in ("dof_policy", "td3_bc"):
+            told = {"algorithm": method, "config_hash": f"{method}{steps}", "steps": steps, "budget_steps": steps}
+            ResultsStore(tmp_path).append(record(dataset=dataset, dataset_fingerprint=dataset, **told), [])
+    groups = gather([tmp_path])
+    for table in (scores(groups, "mpe_spread"), *aggregates(groups, against=None, seed=0)):
+        assert "Updates: 4,000 on mpe_spread_medium; 2,000 on mpe_spread_expert." in table.note
+
+
+def test_an_interquartile_mean_that_leaves_none_out_says_so(tmp_path: Path) -> None:
+    few, more = (next(aggregates(gather([fill(tmp_path / str(n), seeds=n)]), None, 0)).note for n in (1, 2))
+    assert "none is left out" in few
+    assert "none is left out" not in more
 
 
 @pytest.mark.parametrize("name", ["dataset_fingerprint", "environment_fingerprint"])
