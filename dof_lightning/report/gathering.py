@@ -122,10 +122,10 @@ def _group(members: list[Record], curves: dict[tuple[str, str], list[Point]]) ->
     for record in members:
         if record.seed == first.seed and record is not first:
             unlike = "config_hash" if first.config_hash != record.config_hash else "dataset_fingerprint"
-            told = " and ".join(f"{getattr(one, unlike)} of revision {one.git_revision[:7]}" for one in (first, record))
+            twice = " and ".join(f"{getattr(one, unlike)} of revision {one.git_revision[:7]}" for one in (first, record))
             raise UserError(
                 f"{first.experiment}, {first.variant or first.algorithm}, seed {first.seed} is there twice, with two "
-                f"{'configurations' if unlike == 'config_hash' else 'datasets'} ({unlike} {told}); name one run folder "
+                f"{'configurations' if unlike == 'config_hash' else 'datasets'} ({unlike} {twice}); name one run folder "
                 "or store of them only, or delete the row of one from its results.csv"
             )
         _require_alike(first, record)
