@@ -121,17 +121,21 @@ def _group(members: list[Record], curves: dict[tuple[str, str], list[Point]]) ->
     first = members[0]
     for record in members:
         if record.seed == first.seed and record is not first:
-            unlike = "config_hash" if first.config_hash != record.config_hash else "dataset_fingerprint"
-            twice = " and ".join(f"{getattr(one, unlike)} of revision {one.git_revision[:7]}" for one in (first, record))
-            raise UserError(
-                f"{first.experiment}, {first.variant or first.algorithm}, seed {first.seed} is there twice, with two "
-                f"{'configurations' if unlike == 'config_hash' else 'datasets'} ({unlike} {twice}); name one run folder "
-                "or store of them only, or delete the row of one from its results.csv"
-            )
+            raise UserError(_there_twice(first, record))
         _require_alike(first, record)
     told = tuple(tuple(sorted(curves[identity(record)], key=lambda point: point.step)) for record in members)
     label = first.variant or first.algorithm
     return Group(first.environment, first.dataset, label, first.algorithm, tuple(members), told)
+
+
+def _there_twice(one: Record, other: Record) -> str:
+    same = one.config_hash == other.config_hash
+    unlike, words = ("dataset_fingerprint", "datasets") if same else ("config_hash", "configurations")
+    found = " and ".join(f"{getattr(record, unlike)} of revision {record.git_revision[:7]}" for record in (one, other))
+    return (
+        f"{one.experiment}, {one.variant or one.algorithm}, seed {one.seed} is there twice, with two {words} "
+        f"({unlike} {found}); name one run folder or store of them only, or delete the row of one from its results.csv"
+    )
 
 
 _ALIKE = {  # what has to be the same before runs may be one mean
