@@ -60,7 +60,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         with _hydra():
             cfg = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error)) from error
+        raise UserError(explain(error, overrides)) from error
     choices = cfg.hydra.runtime.choices
     with open_dict(cfg):
         del cfg["hydra"]
@@ -227,8 +227,13 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     return f"unknown key `{key}`; {hint}"
 
 
-def explain(error: Exception) -> str:
-    """One line for an exception of Hydra or OmegaConf: the key, and the choices or the fix."""
+def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
+    """One line for an exception of Hydra or OmegaConf: the key, and the choices or the fix.
+
+    Args:
+        error: the exception.
+        overrides: what was typed, whose experiment and algorithm say which keys there are.
+    """
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
@@ -238,7 +243,7 @@ def explain(error: Exception) -> str:
     if re.match(r"Could not override 'study\.", text):
         return "there is no study here; name one by study=<name>, or use an experiment that has one (docs/studies.md)"
     if unknown := re.match(r"Could not override '([^']+)'", text):
-        return unknown_key(unknown[1], _known_keys())
+        return unknown_key(unknown[1], _known_keys(overrides))
     if appended := re.match(r"Could not append to config. An item is already at '([^']+)'", text):
         return f"`{appended[1]}` exists already; drop the + before it"
     if parsed := re.match(r"Error parsing override '(.*?)'", text):
@@ -249,11 +254,21 @@ def explain(error: Exception) -> str:
     return re.sub(r" (See https|full_key:|object_type=).*", "", text)
 
 
-def _known_keys() -> list[str]:
-    cfg = compose([f"experiment={options('experiment')[0]}"])
+def _known_keys(overrides: Sequence[str]) -> list[str]:
+    """Of the experiment and algorithm that are named, as far as they exist."""
+    default = f"experiment={options('experiment')[0]}"
+    named = {text.partition("=")[0]: text for text in (default, *overrides) if _names_options(text)}
+    try:
+        cfg = compose(list(named.values()))
+    except UserError:
+        cfg = compose([default])
     plain = OmegaConf.to_container(cfg, resolve=False)
     groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
     return [name for name, _ in leaves(plain)] + groups
+
+
+def _names_options(text: str) -> bool:
+    return text.partition("=")[0] in ("experiment", "algorithm")
 
 
 def exit_with_one_line(main: Callable[[], Any]) -> int:
@@ -265,7 +280,7 @@ def exit_with_one_line(main: Callable[[], Any]) -> int:
         line = str(error)
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__
-        line = str(cause) if isinstance(cause, UserError) else explain(error)
+        line = str(cause) if isinstance(cause, UserError) else explain(error, sys.argv[1:])
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

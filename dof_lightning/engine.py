@@ -223,6 +223,7 @@ def finish(job: Run, screen: Console, started: float) -> None:
     plays = configuration.rolls_out(job.config)
     scores = _evaluate(job, last) if plays else {which: dict(NOT_EVALUATED) for which in ("last", "best")}
     heldout = None if plays else heldout_losses(last, job.config, job.manifest.location)
+    seconds = time.monotonic() - started
     results = {
         "algorithm": job.config["choices"]["algorithm"],
         "experiment": job.config["choices"]["experiment"],
@@ -230,7 +231,8 @@ def finish(job: Run, screen: Console, started: float) -> None:
         "seed": job.config["seed"],
         "steps": last.step,
         "windows": last.step * job.config["data"]["global_batch_size"] * job.trainer.accumulate_grad_batches,
-        "wall_seconds": round(time.monotonic() - started, 2),
+        "started_at": round(time.time() - seconds, 2),
+        "wall_seconds": round(seconds, 2),
         "peak_memory_mb": round(peak_memory_mb(job.trainer.strategy.root_device), 1),
         "resumed_from_step": job.resumed_from_step,
         **scores,

@@ -72,7 +72,7 @@ def record_of(
         execution=results["last"].get("execution", "decentralized"),
         shared_seeds=results["last"].get("shared_seeds"),
         certified=results["last"]["certificate"]["passed"],
-        wall_seconds=round(results["wall_seconds"] + _earlier_seconds(path), 2),
+        wall_seconds=round(results["wall_seconds"] + _earlier_seconds(path, results["started_at"]), 2),
         peak_memory_mb=results["peak_memory_mb"],
         decision_ms=decision_ms,
         device=_device(),
@@ -115,9 +115,17 @@ def _curve(path: Path, hashed: str, dataset: str) -> Iterator[Point]:
     yield from (points[step] for step in sorted(points))
 
 
-def _earlier_seconds(path: Path) -> float:
-    """How long the processes before the last one trained; that one says itself how long it took, trained or not."""
-    return sum(_last_time(scalars) - began for began, scalars in filter(_trained, _events(path)[:-1]))
+def _earlier_seconds(path: Path, started_at: float) -> float:
+    """How long the processes before the last one trained; that one says itself how long it took, trained or not.
+
+    A process may write several files of events.
+
+    Args:
+        path: of the run.
+        started_at: when the last process began, seconds since 1970.
+    """
+    earlier = [one for one in filter(_trained, _events(path)) if one[0] < started_at]
+    return sum(_last_time(scalars) - began for began, scalars in earlier)
 
 
 def _last_time(scalars: Mapping[str, Sequence[Any]]) -> float:
@@ -125,7 +133,7 @@ def _last_time(scalars: Mapping[str, Sequence[Any]]) -> float:
 
 
 def _events(path: Path) -> list[tuple[float, dict[str, list[Any]]]]:
-    """When every process of a run began, in that order, and its scalars by tag."""
+    """When every file of events began, in that order, and its scalars by tag."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     told = []

@@ -118,14 +118,16 @@ def _launch(
 
 def _end(outcome: Outcome, place: Place, screen: Console) -> None:
     """Says what is left, and leaves with an exit code that scripts can read."""
-    screen.print(f"{outcome.done} runs added to {place.store}", highlight=False, soft_wrap=True)
+    screen.print(f"runs added to {place.store}: {outcome.done}", highlight=False, soft_wrap=True)
     if outcome.elsewhere:
-        screen.print(f"{len(outcome.elsewhere)} runs are another process's", highlight=False)
+        screen.print(f"runs of another process: {len(outcome.elsewhere)}", highlight=False)
+    if outcome.stopped:
+        screen.print(f"runs that were stopped: {len(outcome.stopped)}; the same command goes on", highlight=False)
     if outcome.ended_by is not None:
-        sys.stderr.write(f"{outcome.ended_by.name}: the runs have saved what they had; the same command goes on\n")
+        sys.stderr.write(f"{outcome.ended_by.name}: what the runs have saved stays; the same command goes on\n")
         sys.exit(128 + outcome.ended_by)
     if outcome.left:
-        screen.print(f"{outcome.left} runs were not begun in minutes=; the same command goes on", highlight=False)
+        screen.print(f"runs not begun in minutes=: {outcome.left}; the same command goes on", highlight=False)
     if outcome.failed:
         raise UserError(
             f"{len(outcome.failed)} runs failed, the first is {outcome.failed[0].name}; its log is "

@@ -54,6 +54,7 @@ class Outcome:
         done: rows that were added.
         failed: runs that ended in an error.
         elsewhere: runs that another process is at.
+        stopped: runs that a signal ended.
         left: runs that were not begun.
         ended_by: the signal that ended it early; None.
     """
@@ -61,6 +62,7 @@ class Outcome:
     done: int = 0
     failed: list[Job] = field(default_factory=list)
     elsewhere: list[Job] = field(default_factory=list)
+    stopped: list[Job] = field(default_factory=list)
     left: int = 0
     ended_by: signal.Signals | None = None
 
@@ -129,12 +131,14 @@ def work(place: Place, jobs: Sequence[Job], at_once: int, minutes: float | None,
             while queue and len(running) < at_once and received() is None and time.monotonic() < ends:
                 job = queue.pop(0)
                 running[_start(place, job, at_once)] = (job, time.monotonic())
+                screen.print(f"{_named(job)}: begun, {place.log(job)}", highlight=False, soft_wrap=True)
             if received() is not None:
                 _forward(running, received())
             for process in [process for process in running if process.poll() is not None]:
                 job, since = running.pop(process)
                 _note(place, job, process.returncode, outcome)
-                _say(place, job, process.returncode, time.monotonic() - since, len(queue) + len(running), screen)
+                left = len(queue) + len(running) + len(outcome.stopped)
+                _say(place, job, process.returncode, time.monotonic() - since, left, screen)
             time.sleep(_LOOK_EVERY_SECONDS)
         outcome.ended_by = received()
     outcome.left = len(queue)
@@ -168,22 +172,27 @@ def _note(place: Place, job: Job, code: int, outcome: Outcome) -> None:
         outcome.done += 1
     elif code == BUSY:
         outcome.elsewhere.append(job)
-    elif code not in (-signal.SIGTERM, 128 + signal.SIGTERM):
+    elif code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        outcome.stopped.append(job)
+    else:
         outcome.failed.append(job)
 
 
 def _say(place: Place, job: Job, code: int, seconds: float, left: int, screen: Console) -> None:
-    what = f"{job.experiment}  {job.label}  seed {job.seed}"
     if code == 0:
         record = _newest(place, job)
         ended = "done" if record is None else _score(record)
     elif code == BUSY:
         ended = "another process is at it, or has done it"
     elif code in (-signal.SIGTERM, 128 + signal.SIGTERM):
-        ended = "stopped and saved"
+        ended = "stopped, what it has saved stays"
     else:
         ended = f"FAILED with exit code {code}: {last_line(place.log(job))} ({place.log(job)})"
-    screen.print(f"{what}: {ended}, {seconds:.0f} s; {left} to go", highlight=False, soft_wrap=True)
+    screen.print(f"{_named(job)}: {ended}, {seconds:.0f} s; {left} to go", highlight=False, soft_wrap=True)
+
+
+def _named(job: Job) -> str:
+    return f"{job.experiment}  {job.label}  seed {job.seed}"
 
 
 def _newest(place: Place, job: Job) -> Record | None:

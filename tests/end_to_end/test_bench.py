@@ -170,7 +170,7 @@ def test_a_killed_queue_goes_on_where_it_was_and_does_nothing_twice(folder: Path
     assert not (run / "results.json").exists()
     said = ended(bench(folder))
     assert "2 runs, 1 in store" in said
-    assert "1 runs added" in said
+    assert "runs added to store: 1" in said
     assert [(row.variant, row.steps) for row in rows(folder)] == [("", 2), ("cloned", 2000)]
     assert json.loads((run / "results.json").read_text())["resumed_from_step"] >= 50
     assert pending(place(folder)) == []
@@ -214,6 +214,7 @@ def test_a_run_killed_while_it_was_evaluated_counts_the_time_it_trained(folder: 
     (job,) = here.suite.queue
     perform(job, here.store, here.runs)
     path = run_folder(job, here.runs)
+    assert rows(folder)[0].wall_seconds == json.loads((path / "results.json").read_text())["wall_seconds"]
     for file in (path / "results.json", here.store / "results.csv"):
         file.unlink()
     perform(job, here.store, here.runs)

@@ -55,6 +55,10 @@ def _only_line(code: int, printed: str) -> str:
         ),
         ((*SMALL, "trainer.max_stepz=3"), ("trainer.max_stepz", "did you mean `trainer.max_steps`?")),
         ((*SMALL, "sede=3"), ("sede", "did you mean `seed`?")),
+        (
+            ("experiment=mpe_spread_random", "algorithm=td3_bc", "algorithm.alhpa=3"),
+            ("algorithm.alhpa", "did you mean `algorithm.alpha`?"),
+        ),
         ((*SMALL, "trainer.max_steps=many"), ("trainer.max_steps", "integer", "many")),
         ((*SMALL, "trainer.max_steps=0"), ("trainer.max_steps", "at least 1")),
         ((*SMALL, "data.global_batch_size=2.5"), ("data.global_batch_size", "integer")),

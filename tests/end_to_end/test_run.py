@@ -22,6 +22,7 @@ RESULTS = {
     "seed": int,
     "steps": int,
     "windows": int,
+    "started_at": float,
     "wall_seconds": float,
     "peak_memory_mb": float,
     "resumed_from_step": type(None),
