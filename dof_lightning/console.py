@@ -51,7 +51,7 @@ def _model(config: Mapping[str, Any]) -> str:
     if config["algorithm"].get("critics", "mixed") != "mixed":
         used.discard("value_mixer")
     parts = [f"{part}={choices[part]}{_steps(config, part)}" for part in _PARTS if part in used]
-    return f"{choices['algorithm']} ({', '.join(parts)})"
+    return str(choices["algorithm"]) + (f" ({', '.join(parts)})" if parts else "")
 
 
 def _steps(config: Mapping[str, Any], part: str) -> str:
