@@ -72,7 +72,7 @@ def record_of(
         execution=results["last"].get("execution", "decentralized"),
         shared_seeds=results["last"].get("shared_seeds"),
         certified=results["last"]["certificate"]["passed"],
-        wall_seconds=round(results["wall_seconds"] + _earlier_seconds(path, results["started_at"]), 2),
+        wall_seconds=round(results["wall_seconds"] + _earlier_seconds(path, results.get("started_at", 0.0)), 2),
         peak_memory_mb=results["peak_memory_mb"],
         decision_ms=decision_ms,
         device=_device(),
@@ -122,7 +122,7 @@ def _earlier_seconds(path: Path, started_at: float) -> float:
 
     Args:
         path: of the run.
-        started_at: when the last process began, seconds since 1970.
+        started_at: when the last process began, seconds since 1970; 0 where a run of before does not say, and none counts.
     """
     earlier = [one for one in filter(_trained, _events(path)) if one[0] < started_at]
     return sum(_last_time(scalars) - began for began, scalars in earlier)
