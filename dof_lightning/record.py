@@ -122,7 +122,7 @@ def _earlier_seconds(path: Path, started_at: float) -> float:
 
     Args:
         path: of the run.
-        started_at: when the last process began, seconds since 1970; 0 where a run of before does not say, and none counts.
+        started_at: when the last process began, seconds since 1970; 0 where an older run does not say it: none counts.
     """
     earlier = [one for one in filter(_trained, _events(path)) if one[0] < started_at]
     return sum(_last_time(scalars) - began for began, scalars in earlier)
