@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -20,12 +19,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from dof_lightning.config.catalog import CONF_DIR as CONF_DIR
+from dof_lightning.config.catalog import groups
+from dof_lightning.config.catalog import options as options
+from dof_lightning.config.source import register
 from dof_lightning.cores import cores_of_a_job
 from dof_lightning.errors import UserError
 from dof_lightning.plain import leaves
 from dof_lightning.targets import asks_for, attribute, check_arguments, check_targets
 
-CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
+register()  # the options that are made from their names
+
 USER_ERROR_EXIT_CODE = 2
 
 _POSITIVE = (
@@ -126,11 +130,6 @@ def with_choices(cfg: DictConfig, choices: Mapping[str, str | None]) -> DictConf
 def rolls_out(config: Mapping[str, Any]) -> bool:
     """Whether a run plays its environment; configurations stored before there was a choice do."""
     return bool(config["rollout"].get("enabled", True))
-
-
-def options(group: str) -> list[str]:
-    """The options of a group in `conf/`; names that start with an underscore are shared bases."""
-    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml") if not path.stem.startswith("_"))
 
 
 def check(cfg: DictConfig) -> None:
@@ -240,6 +239,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         if group == "hydra/launcher":
             return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib and submitit"
         return f"{group}={option} does not exist; choose one of {', '.join(options(group))}"
+    if re.match(r"Could not override 'suite'", text):
+        return "a suite of many runs is started by `dof bench suite=<name>` (docs/benchmarking.md), not by train.py"
     if re.match(r"Could not override 'study\.", text):
         return "there is no study here; name one by study=<name>, or use an experiment that has one (docs/studies.md)"
     if unknown := re.match(r"Could not override '([^']+)'", text):
@@ -263,8 +264,7 @@ def _known_keys(overrides: Sequence[str]) -> list[str]:
     except UserError:
         cfg = compose([default])
     plain = OmegaConf.to_container(cfg, resolve=False)
-    groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
-    return [name for name, _ in leaves(plain)] + groups
+    return [name for name, _ in leaves(plain)] + groups()
 
 
 def _names_options(text: str) -> bool:

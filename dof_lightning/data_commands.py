@@ -30,7 +30,7 @@ def _build(tails: list[str]) -> None:
 def _list(tails: list[str]) -> None:
     from data_modules.inspect import list_datasets
     from dof_lightning import console
-    from dof_lightning.known_datasets import known_datasets
+    from dof_lightning.config.catalog import known_datasets
 
     root, others = _take_root(tails)
     _refuse(others, "list", ["data.root"])

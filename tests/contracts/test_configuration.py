@@ -1,12 +1,14 @@
 """Every yaml in `conf/` composes, names classes that may be named, and explains its keys."""
 
-import re
+import fnmatch
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from dof_lightning import configuration
+from dof_lightning.config import catalog, hyperparams
 from dof_lightning.errors import UserError
 from dof_lightning.plain import config_hash, leaves, settings_hash
 from dof_lightning.targets import check_targets
@@ -14,10 +16,8 @@ from tests.contracts.synthetic import fitting_algorithm
 
 CONF = configuration.CONF_DIR
 FILES = sorted(CONF.rglob("*.yaml"))
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-OPTIONS = [
-    (group, option) for group in GROUPS if group not in ("tuned", "suite") for option in configuration.options(group)
-]
+OPTIONS = [(group, option) for group in catalog.groups() for option in configuration.options(group)]
+SECTIONS = hyperparams.sections(CONF / "hyperparams")
 
 
 def _name(path: Path) -> str:
@@ -52,47 +52,97 @@ def test_a_denoiser_of_other_data_is_refused_with_those_that_fit() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_every_key_says_what_it_is(path: Path) -> None:
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        is_key = re.match(r"\s*(- )?[^#:]+:\s+\S", line)
-        assert not is_key or re.search(r"  # \S", line), f"{_name(path)}:{number} needs a comment: {line}"
+    """On its line or at the head of its section; suites and studies say at their head what they compare."""
+    lines = path.read_text().splitlines()
+    if path.parent.name in ("suite", "study"):
+        assert lines[0].startswith("# ")
+    elif _is_list(path):
+        assert all(paragraph.startswith("# ") for paragraph in path.read_text().split("\n\n"))
+    else:
+        assert [f"{_name(path)}:{number}: {line}" for number, line in _unexplained(lines)] == []
+
+
+_SELF_EVIDENT = ("_target_", "_partial_", "name")
+
+
+def _unexplained(lines: list[str]) -> Iterator[tuple[int, str]]:
+    """Keys without a comment on their line, above it, or on a key or list entry that they stand below."""
+    heads: list[int] = []  # indentation of the explained lines that a line is below of
+    is_below_comment = False
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            is_below_comment = bool(line.strip())
+            continue
+        indentation = len(line) - len(line.lstrip())
+        heads = [head for head in heads if head < indentation]
+        key, _, value = line.strip().partition(":")
+        is_explained = is_below_comment or "  # " in line or bool(heads)
+        is_below_comment = False
+        if is_explained:
+            heads.append(indentation)
+        refers = value.strip().startswith(("${", "*")) or not value.strip() or key.startswith("- ")
+        if not (is_explained or refers or key in _SELF_EVIDENT):
+            yield number, line
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
-def test_every_key_is_unique_and_every_file_is_a_mapping(path: Path) -> None:
-    assert isinstance(yaml.safe_load(path.read_text()), dict)
+def test_every_file_is_as_it_is_read(path: Path) -> None:
+    assert isinstance(yaml.safe_load(path.read_text()), list if _is_list(path) else dict)
 
 
-@pytest.mark.parametrize("experiment", configuration.options("experiment"))
-def test_experiments_only_pick_groups(experiment: str) -> None:
-    assert set(yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text())) == {"defaults"}
+def _is_list(path: Path) -> bool:
+    """Of sections, rather than a mapping that Hydra reads."""
+    return path.parent.name == "hyperparams" or path.name == "families.yaml"
 
 
-def test_tuned_values_belong_to_an_algorithm_and_a_dataset_and_lose_against_the_command_line() -> None:
-    """The same file for the same algorithm, of another quality or task, is composed once: that is what takes long."""
-    composed = set()
-    for name in configuration.options("tuned"):
-        algorithm, data = _whose(name)
-        written = (algorithm, (CONF / "tuned" / f"{name}.yaml").read_text())
-        if written not in composed:
-            _check_tuned(name, algorithm, data)
-        composed.add(written)
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=_name)
+def test_experiments_only_pick_groups(path: Path) -> None:
+    assert set(yaml.safe_load(path.read_text())) == {"defaults"}
 
 
-def _whose(name: str) -> tuple[str, str]:
-    pairs = [
-        (algorithm, data)
-        for algorithm in configuration.options("algorithm")
-        for data in configuration.options("data")
-        if f"{algorithm}_{data}" == name
-    ]
-    assert pairs, f"conf/tuned/{name}.yaml is never loaded: no algorithm and dataset make that name"
-    return pairs[0]
+@pytest.mark.parametrize("data", configuration.options("data"))
+def test_every_dataset_is_an_experiment_in_its_own_environment(data: str) -> None:
+    cfg = configuration.compose([f"experiment={data}"])
+    assert cfg.choices.data == (data if not (CONF / "experiment" / f"{data}.yaml").exists() else cfg.data.name)
+    assert cfg.choices.env == catalog.environment_of(cfg.choices.data)
+    assert cfg.data.source.environment == cfg.env
 
 
-def _check_tuned(name: str, algorithm: str, data: str) -> None:
+def test_a_dataset_without_values_of_its_own_needs_no_file() -> None:
+    preset = yaml.safe_load((CONF / "algorithm" / "td3_bc.yaml").read_text())["alpha"]
+    assert configuration.compose(["experiment=mpe2_spread_random", "algorithm=td3_bc"]).algorithm.alpha == preset
+    assert configuration.compose(["experiment=mpe_spread_random", "algorithm=td3_bc"]).algorithm.alpha != preset
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: f"{section.file.stem}-{section.algorithms[0]}")
+def test_every_section_of_hyperparameters_is_for_something_that_exists(section: hyperparams.Section) -> None:
+    assert set(section.algorithms) <= set(configuration.options("algorithm"))
+    for pattern in section.datasets:
+        assert fnmatch.filter(configuration.options("data"), pattern), pattern
+
+
+def test_hyperparameters_are_those_of_all_matching_sections_and_lose_against_the_command_line() -> None:
+    """Pairs with the same values are composed once: that is what takes long."""
+    composed = []
+    for algorithm in configuration.options("algorithm"):
+        for data in configuration.options("data"):
+            values = _merged(algorithm, data)
+            if values and (algorithm, values) not in composed:
+                _check_tuned(algorithm, data, values)
+                composed.append((algorithm, values))
+
+
+def _merged(algorithm: str, data: str) -> dict[str, object]:
+    """By dotted key, in the order of the files: written here again, by another way than the lookup's."""
+    values: dict[str, object] = {}
+    for section in SECTIONS:
+        if algorithm in section.algorithms and any(fnmatch.filter([data], one) for one in section.datasets):
+            values |= dict(leaves(section.values))
+    return values
+
+
+def _check_tuned(algorithm: str, data: str, values: dict[str, object]) -> None:
     typed = [f"algorithm={algorithm}", "experiment=mpe_spread_expert", f"data={data}"]
-    values = _tuned_values(name)
-    assert values
     composed = dict(leaves(configuration.to_plain(configuration.compose(typed))))
     assert {key: composed[key] for key in values} == values
     numbers = {key: value for key, value in values.items() if type(value) in (int, float)}
@@ -101,12 +151,9 @@ def _check_tuned(name: str, algorithm: str, data: str) -> None:
     assert {key: changed[key] for key in numbers} == {key: value + 1 for key, value in numbers.items()}
 
 
-def _tuned_values(name: str) -> dict[str, object]:
-    """Its own values over those of its bases, by dotted key."""
-    content = yaml.safe_load((CONF / "tuned" / f"{name}.yaml").read_text())
-    bases = [base for base in content.pop("defaults", []) if base != "_self_"]
-    inherited = [item for base in bases for item in _tuned_values(base).items()]
-    return dict(inherited) | (dict(leaves(content)) if content else {})
+def test_a_suite_typed_to_train_is_answered_with_the_command_that_runs_it() -> None:
+    with pytest.raises(UserError, match="dof bench suite=<name>"):
+        configuration.compose(["suite=spread"])
 
 
 def test_the_overrides_promised_to_users_exist() -> None:
@@ -143,7 +190,7 @@ def test_a_function_that_one_of_our_modules_merely_imports_is_refused() -> None:
     with pytest.raises(UserError):
         check_targets({"env": {"_target_": "dof_lightning.checkpoint.subprocess.run"}})
     with pytest.raises(UserError, match="trust=true"):
-        check_targets({"env": {"_target_": "dof_lightning.configuration.Path"}})
+        check_targets({"env": {"_target_": "dof_lightning.checkpoint.Path"}})
 
 
 @pytest.mark.parametrize("key", ["run_dir", "resume"])

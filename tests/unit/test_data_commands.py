@@ -8,8 +8,8 @@ from small_dataset import build, make_episodes
 
 from data_modules.manifest import read_manifest
 from dof_lightning import cli, configuration
+from dof_lightning.config.catalog import known_datasets
 from dof_lightning.errors import UserError
-from dof_lightning.known_datasets import known_datasets
 
 
 def test_every_dataset_of_the_configuration_is_known_with_a_command_that_names_it() -> None:

@@ -1,0 +1,129 @@
+"""The options of every group in `conf/`: those with a file, and those that are made from their name.
+
+Four kinds of options need no file:
+
+* `experiment=<dataset>`: the dataset with the environment it was collected in.
+* `env=smax_<map>` and the other families of `conf/families.yaml`, among them the datasets of SMAX and SMAC.
+* `tuned=<algorithm>_<dataset>`, which `conf/train.yaml` asks for: the values of `conf/hyperparams/`.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dof_lightning.config.hyperparams import tuned_values
+
+if TYPE_CHECKING:
+    from data_modules.inspect import KnownDataset
+
+CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+_NO_GROUPS = ("hyperparams", "suite")  # folders that Hydra never reads
+
+
+def groups() -> list[str]:
+    """The groups that can be typed, in alphabetical order."""
+    return sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir() and path.name not in _NO_GROUPS)
+
+
+def options(group: str) -> list[str]:
+    """The options of a group in alphabetical order; names that start with an underscore are shared bases."""
+    datasets = options("data") if group == "experiment" else ()
+    return sorted({*_files(group), *_family_members().get(group, {}), *datasets})
+
+
+def content_of(group: str, option: str) -> dict[str, Any] | None:
+    """What an option says that is made from its name; None for one with a file of its own, and for an unknown one."""
+    if group == "tuned":
+        return _tuned(option)
+    if group == "experiment" and option in options("data"):
+        return _experiment(option)
+    return _family_members().get(group, {}).get(option)
+
+
+def known_datasets() -> list["KnownDataset"]:
+    """One for each option of group data, in alphabetical order; nothing is composed."""
+    from data_modules.inspect import KnownDataset
+
+    return [KnownDataset(_name(option), environment_of(option) or "-", _command(option)) for option in options("data")]
+
+
+def environment_of(data: str) -> str | None:
+    """The option of group env in which a dataset was collected; None where its file does not say."""
+    for entry in _data_content(data).get("defaults", []):
+        if isinstance(entry, Mapping) and "/env@source.environment" in entry:
+            return str(entry["/env@source.environment"])
+        if isinstance(entry, str) and entry != "_self_" and (found := environment_of(entry)) is not None:
+            return found
+    return None
+
+
+def _name(data: str) -> str:
+    return str(_data_content(data).get("name", data))
+
+
+def _command(data: str) -> str:
+    """Makes the dataset, or brings it in."""
+    if not any(base.startswith("_imported") for base in _bases(data)):
+        return f"dof data build experiment={data}"
+    return f"dof data import format=vault source=<vault> env={environment_of(data)} name={_name(data)}"
+
+
+def _experiment(data: str) -> dict[str, Any]:
+    """A dataset with its environment, and what `conf/experiment/<its base>.yaml` adds for all datasets of its kind."""
+    bases = [base for base in _bases(data) if (CONF_DIR / "experiment" / f"{base}.yaml").is_file()]
+    chosen: list[Any] = [*bases, {"override /data": data}]
+    if (environment := environment_of(data)) is not None:
+        chosen.append({"override /env": environment})
+    return {"defaults": chosen}
+
+
+def _tuned(option: str) -> dict[str, Any] | None:
+    for algorithm in _files("algorithm"):
+        if option.startswith(f"{algorithm}_"):
+            values = tuned_values(CONF_DIR / "hyperparams", algorithm, option.removeprefix(f"{algorithm}_"))
+            if values is not None:
+                return values
+    return None
+
+
+def _bases(data: str) -> list[str]:
+    entries = _data_content(data).get("defaults", [])
+    return [entry for entry in entries if isinstance(entry, str) and entry != "_self_"]
+
+
+@cache
+def _data_content(option: str) -> dict[str, Any]:
+    member = _family_members().get("data", {}).get(option)
+    path = CONF_DIR / "data" / f"{option}.yaml"
+    found: dict[str, Any] = member if member is not None else yaml.safe_load(path.read_text())
+    return found
+
+
+@cache
+def _files(group: str) -> tuple[str, ...]:
+    return tuple(path.stem for path in (CONF_DIR / group).glob("*.yaml") if not path.stem.startswith("_"))
+
+
+@cache
+def _family_members() -> dict[str, dict[str, dict[str, Any]]]:
+    """By group and option, what `conf/families.yaml` says of it."""
+    members: dict[str, dict[str, dict[str, Any]]] = {}
+    for family in yaml.safe_load((CONF_DIR / "families.yaml").read_text()):
+        words = family["words"]
+        for values in itertools.product(*words.values()):
+            chosen = dict(zip(words, values, strict=True))
+            option = _fill(family["option"], chosen)
+            members.setdefault(family["group"], {})[option] = json.loads(_fill(json.dumps(family["content"]), chosen))
+    return members
+
+
+def _fill(text: str, words: Mapping[str, str]) -> str:
+    """Puts words in place of `<word>`; `<Word>` is the word with a capital."""
+    both = {**words, **{name.capitalize(): word.capitalize() for name, word in words.items()}}
+    return re.sub(r"<(\w+)>", lambda match: both[match[1]], text)
