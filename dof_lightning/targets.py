@@ -38,8 +38,12 @@ def check_targets(config: Mapping[str, Any]) -> None:
 
 
 def attribute(target: str, name: str) -> Any:
-    """A class attribute of something that may be instantiated; None where it has none, or is not trusted."""
-    return getattr(_locate("_target_", target), name, None)
+    """A class attribute of something that may be instantiated; None where it has none, or is not trusted.
+
+    Settings answer for what is made of them (`makes`).
+    """
+    found = _locate("_target_", target)
+    return getattr(found.makes() if hasattr(found, "makes") else found, name, None)
 
 
 def _named(node: Any, key: str, wanted: str) -> Iterator[tuple[str, Any]]:

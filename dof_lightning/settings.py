@@ -1,0 +1,106 @@
+"""Settings that check themselves: frozen dataclasses whose annotations say which values are allowed."""
+
+import dataclasses
+import math
+import types
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from dof_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers between two bounds, which may be infinite.
+
+    Attributes:
+        low, high: the bounds.
+        excludes: which of the bounds are not allowed themselves.
+        because: what the bound is for, added to the message.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    excludes: Literal["none", "low", "high", "both"] = "none"
+    because: str = ""
+
+    def holds(self, value: float) -> bool:
+        """Whether a number lies in the range; NaN never does."""
+        above = value > self.low if self.excludes in ("low", "both") else value >= self.low
+        below = value < self.high if self.excludes in ("high", "both") else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        if self.excludes == "none" and math.isfinite(self.low) and math.isfinite(self.high):
+            return f"between {self.low:g} and {self.high:g}{self._reason}"
+        low = f"above {self.low:g}" if self.excludes in ("low", "both") else f"at least {self.low:g}"
+        high = f"below {self.high:g}" if self.excludes in ("high", "both") else f"at most {self.high:g}"
+        bounds = (text for text, bound in ((low, self.low), (high, self.high)) if math.isfinite(bound))
+        return " and ".join(bounds) + self._reason
+
+    @property
+    def _reason(self) -> str:
+        return f": {self.because}" if self.because else ""
+
+
+Fraction = Annotated[float, Range(0.0, 1.0)]
+FractionBelowOne = Annotated[float, Range(0.0, 1.0, excludes="high")]
+Positive = Annotated[float, Range(0.0, excludes="low")]
+NonNegative = Annotated[float, Range(0.0)]
+Count = Annotated[int, Range(1)]
+WholeNumber = Annotated[int, Range(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Base of all settings. A subclass is a frozen dataclass; making one checks every value.
+
+    Values are judged by their field's annotation: `Literal` choices, and `Annotated` numbers with a `Range`, as
+    `discount: Fraction = 0.99`; with `| None`, None is allowed too. What several fields have to fulfil together
+    belongs into `check`.
+
+    Attributes:
+        group: where the settings stand in the configuration; messages name `<group>.<field>`.
+
+    Raises:
+        UserError: a value is not allowed; names the key and what would be.
+    """
+
+    group: ClassVar[str] = "algorithm"
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in dataclasses.fields(self):
+            check_value(f"{self.group}.{field.name}", getattr(self, field.name), hints[field.name])
+        self.check()
+
+    def check(self) -> None:
+        """Refuses values that contradict each other.
+
+        Raises:
+            UserError: names the key and the fix.
+        """
+
+
+def check_value(key: str, value: Any, annotation: Any) -> None:
+    """Refuses a value that an annotation does not allow.
+
+    Args:
+        key: as the user types it.
+        value: what was given.
+        annotation: of the field; one without `Literal` choices or `Range` allows everything.
+
+    Raises:
+        UserError: names the key, the value and what would be allowed.
+    """
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    if value is None and type(None) in options:
+        return
+    choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
+    if choices and value not in choices:
+        raise UserError(f"{key}={value} is unknown; choose one of {', '.join(map(str, choices))}")
+    ranges = [extra for option in options for extra in getattr(option, "__metadata__", ()) if isinstance(extra, Range)]
+    or_null = ", or null" if type(None) in options else ""
+    for allowed in ranges:
+        if not isinstance(value, (int, float)) or not allowed.holds(value):
+            raise UserError(f"{key}={value} must be {allowed}{or_null}")
