@@ -25,7 +25,7 @@ from dof_lightning.config.catalog import options as options
 from dof_lightning.config.source import register
 from dof_lightning.cores import cores_of_a_job
 from dof_lightning.errors import UserError
-from dof_lightning.plain import leaves
+from dof_lightning.plain import is_class_of_ours, leaves
 from dof_lightning.targets import asks_for, attribute, check_arguments, check_targets
 
 register()  # the options that are made from their names
@@ -173,10 +173,22 @@ def _check_types(cfg: DictConfig) -> None:
     groups = [f"{group}={option}" for group, option in cfg.choices.items() if option is not None]
     plain = to_plain(cfg)
     defaults, values = dict(leaves(to_plain(compose(groups)))), dict(leaves(plain))
+    _check_classes(values, defaults)
     # Of what is only referred to, the key that a user can type is named.
     for key, _ in leaves(OmegaConf.to_container(cfg, resolve=False)):
         if key not in _SEVERAL_TYPES:
             check_value(plain, key, values.get(key), defaults.get(key))
+
+
+def _check_classes(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuses another class of ours behind a chosen option: a run is known by its choices and values."""
+    for key, value in values.items():
+        if is_class_of_ours(key, value) and defaults.get(key, value) != value:
+            group = key.partition(".")[0]
+            raise UserError(
+                f"{key}={value}: the class of an option cannot be typed; choose an option of group {group}, or write "
+                f"a yaml for it in conf/{group} (docs/extending.md)"
+            )
 
 
 def check_value(plain: Mapping[str, Any], key: str, value: Any, default: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from dof_lightning.errors import UserError
 
+_OURS = ("dof_lightning", "data_modules", "callbacks", "lightning")
 _WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root")
 
 
@@ -34,12 +35,25 @@ def _hash(what: Any) -> str:
 
 
 def _canonical(node: Any) -> Any:
-    """The same with one spelling of each number: 3 and 3.0 are no two configurations."""
+    """Choices and values alone, with one spelling of each number: 3 and 3.0 are no two configurations.
+
+    Which class of ours stands behind an option is no part of it, so that classes may move.
+    """
     if isinstance(node, Mapping):
-        return {key: _canonical(value) for key, value in node.items()}
+        return {key: _canonical(value) for key, value in node.items() if key != "_partial_" and not is_class_of_ours(key, value)}
     if isinstance(node, list | tuple):
         return [_canonical(value) for value in node]
     return int(node) if isinstance(node, float) and node.is_integer() else node
+
+
+def is_class_of_ours(key: str, value: Any) -> bool:
+    """Whether an entry names a class of this project or of Lightning, as the chosen option of its group says already.
+
+    Args:
+        key: dotted.
+        value: what stands there.
+    """
+    return key.rpartition(".")[2] == "_target_" and str(value).partition(".")[0] in _OURS
 
 
 def _without(node: Any, unwanted: Callable[[str], bool], prefix: str = "") -> Any:

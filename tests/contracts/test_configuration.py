@@ -1,5 +1,6 @@
 """Every yaml in `conf/` composes, names classes that may be named, and explains its keys."""
 
+import copy
 import fnmatch
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,3 +225,19 @@ def test_seeds_are_no_part_of_the_settings_and_everything_else_is() -> None:
     )
     assert settings_hash(plain) == settings_hash(again) != settings_hash(other)
     assert config_hash(plain) != config_hash(again)
+
+
+def test_the_class_behind_an_option_is_no_part_of_what_is_run_unless_it_is_a_strangers() -> None:
+    plain = configuration.to_plain(configuration.compose(["experiment=mpe_spread_random"]))
+    moved = copy.deepcopy(plain)
+    moved["denoiser"]["_target_"] = "dof_lightning.elsewhere.MLPDenoiser"
+    moved["algorithm"].pop("_partial_", None)
+    assert config_hash(moved) == config_hash(plain)
+    moved["denoiser"]["_target_"] = "strangers.MLPDenoiser"
+    assert config_hash(moved) != config_hash(plain)
+
+
+def test_another_class_of_ours_behind_an_option_is_refused() -> None:
+    typed = ["experiment=mpe_spread_random", "denoiser._target_=dof_lightning.networks.attention_mlp.AttentionMLP"]
+    with pytest.raises(UserError, match=r"denoiser\._target_=.*choose an option of group denoiser"):
+        configuration.check(configuration.compose(typed))
