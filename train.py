@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from dof_lightning import configuration
+from dof_lightning.config import compose as configuration
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -21,12 +21,13 @@ def main(cfg: DictConfig) -> None:
 def run(cfg: DictConfig) -> None:
     """One run, one study, or one job of a sweep."""
     composed = configuration.composed_by_hydra_main(cfg)
-    from dof_lightning import engine, study  # torch is imported after --help and typing mistakes have been dealt with
+    from dof_lightning.studies import runner  # torch is imported after --help and typing mistakes have been dealt with
+    from dof_lightning.training import run as training
 
     if composed.choices["study"] == "none":
-        engine.run(composed)
+        training.run(composed)
     else:
-        study.run(composed)
+        runner.run(composed)
 
 
 if __name__ == "__main__":

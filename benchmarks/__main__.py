@@ -23,9 +23,9 @@ from benchmarks.scaling import scaling
 from benchmarks.table import Row, markdown
 from benchmarks.time_to_score import time_to_score
 from benchmarks.update import decision, update
-from dof_lightning import configuration
+from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
-from dof_lightning.evaluation import cores_per_process
+from dof_lightning.evaluation.score import cores_per_process
 
 BENCHMARKS: Mapping[str, Callable[[], list[Row]]] = {
     "update": update,

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.subjects import PAPER, PRESET, Update, made_up_batch, made_up_spec, make_dof_policy
 from benchmarks.table import Row, ratio
-from dof_lightning.timing import interleaved
+from dof_lightning.evaluation.timing import interleaved
 
 SETTINGS = (("preset", PRESET, 256, 30), ("paper's sizes", PAPER, 1024, 5))
 SQUARE = 1024

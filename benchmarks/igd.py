@@ -6,8 +6,8 @@ import torch
 
 from benchmarks.xor import OPTIONS, forbidden_share, trained_on_xor, xor_batch
 from dof_lightning.actors.diffusion import DiffusionActor
-from dof_lightning.coordination_gap import estimate
-from dof_lightning.igd import FULL, Effort, Gauge, gauge_at
+from dof_lightning.evaluation.coordination_gap import estimate
+from dof_lightning.evaluation.igd import FULL, Effort, Gauge, gauge_at
 from dof_lightning.seeding import make_generator
 
 HEADER = (

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.subjects import ACTION_DIM, OBSERVATION_DIM, made_up_spec
-from data_modules.arrays import Episodes
-from data_modules.manifest import DatasetManifest
-from data_modules.store import write_dataset
+from data_modules.storage.arrays import Episodes
+from data_modules.storage.manifest import DatasetManifest
+from data_modules.storage.store import write_dataset
 
 N_AGENTS = 3
 BLOCK_EPISODES = 1000

@@ -12,11 +12,11 @@ import torch
 
 from benchmarks.subjects import made_up_spec
 from benchmarks.table import Row, ratio
-from data_modules.arrays import Episodes
 from data_modules.episodes import EpisodeDataModule
-from data_modules.store import write_dataset
+from data_modules.storage.arrays import Episodes
+from data_modules.storage.store import write_dataset
 from dof_lightning.batch import EpisodeBatch, Window
-from dof_lightning.timing import interleaved
+from dof_lightning.evaluation.timing import interleaved
 
 N_EPISODES, BATCHES = 4000, 20
 SHUFFLE_BUFFER = 1000

@@ -7,8 +7,8 @@ from torch import nn
 
 from benchmarks.subjects import PAPER, PRESET, Update, made_up_batch, made_up_spec, make_dof_policy
 from benchmarks.table import Row, ratio
+from dof_lightning.evaluation.timing import interleaved
 from dof_lightning.networks.activation import Mish
-from dof_lightning.timing import interleaved
 
 SETTINGS = (("preset", PRESET, 256, 30), ("paper's sizes", PAPER, 1024, 5))
 

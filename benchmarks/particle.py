@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from benchmarks.table import Row, ratio
-from dof_lightning.envs.particle import HORIZON, ParticleEnv
-from dof_lightning.timing import interleaved
+from dof_lightning.envs.particle.env import HORIZON, ParticleEnv
+from dof_lightning.evaluation.timing import interleaved
 
 N_ENVIRONMENTS = 256
 

@@ -9,9 +9,9 @@ import torch
 from benchmarks.subjects import Update, made_up_spec, made_up_windows, make_algorithm
 from benchmarks.table import Row, ratio
 from dof_lightning.algorithms.base import Algorithm
+from dof_lightning.evaluation.timing import interleaved
 from dof_lightning.seeding import make_generator
 from dof_lightning.spec import DatasetSpec
-from dof_lightning.timing import interleaved
 
 N_AGENTS, BATCH_SIZE = 3, 32
 

@@ -18,7 +18,7 @@ from benchmarks import large_data
 from benchmarks.resident_memory import watched
 from data_modules.convert.importing import import_dataset
 from data_modules.episodes import EpisodeDataModule
-from data_modules.manifest import read_manifest
+from data_modules.storage.manifest import read_manifest
 from dof_lightning.batch import Window
 from dof_lightning.errors import UserError
 

@@ -10,7 +10,7 @@ import torch
 from benchmarks.subjects import Update, made_up_batch, made_up_spec, make_dof_policy
 from benchmarks.table import Row, ratio
 from callbacks.throughput import peak_memory_mb
-from dof_lightning.timing import interleaved
+from dof_lightning.evaluation.timing import interleaved
 
 AGENTS = (4, 16, 64)
 BATCH_SIZE = 256

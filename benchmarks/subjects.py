@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from dof_lightning import configuration
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.algorithms.dof_policy import DoFPolicy
 from dof_lightning.batch import EpisodeBatch, Window
+from dof_lightning.config import compose as configuration
 from dof_lightning.networks.agentwise import clip_gradient_norm
 from dof_lightning.seeding import make_generator
 from dof_lightning.spec import AgentSpec, DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec

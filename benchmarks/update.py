@@ -11,8 +11,8 @@ from benchmarks.table import Row, ratio
 from benchmarks.two_chains import CANDIDATES, STEPS, TwoChains
 from dof_lightning.actors.diffusion import DiffusionActor
 from dof_lightning.errors import UserError
+from dof_lightning.evaluation.timing import interleaved
 from dof_lightning.seeding import make_generator
-from dof_lightning.timing import interleaved
 
 
 @dataclass(frozen=True)

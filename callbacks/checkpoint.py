@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.finite import check_finite
-from callbacks.schedule import StepSchedule
+from callbacks.step_schedule import StepSchedule
 from dof_lightning.errors import UserError
 
 _log = logging.getLogger(__name__)

@@ -7,25 +7,25 @@ from typing import Any, cast
 from lightning import Callback, LightningModule, Trainer
 
 from callbacks.finite import check_finite
-from callbacks.schedule import StepSchedule
+from callbacks.step_schedule import StepSchedule
 from dof_lightning.envs.base import VectorEnv
-from dof_lightning.igd import Effort, gauge, has_joint_chain
-from dof_lightning.independence import total_correlation
+from dof_lightning.evaluation.igd import Effort, gauge, has_joint_chain
+from dof_lightning.evaluation.two_sample import total_correlation
 from dof_lightning.policy import DecentralizedPolicy
 
 
 class IGDCallback(Callback):
     """The IGD gauge every n steps and at the last step, on rank zero with averaged weights.
 
-    Logs `igd/<key>` of `dof_lightning.igd.Gauge`, all but the verdict: so few draws see strong dependence only, and
-    `dof igd` is the one to trust. The draws are a function of the run's seed, the same every time; training is not
-    touched. An algorithm without a joint chain says so once and is left alone.
+    Logs `igd/<key>` of `dof_lightning.evaluation.igd.Gauge`, all but the verdict: so few draws see strong dependence
+    only, and `dof igd` is the one to trust. The draws are a function of the run's seed, the same every time; training
+    is not touched. An algorithm without a joint chain says so once and is left alone.
 
     Args:
         env: whose first observations are conditioned on.
         seed: the run's seed.
         every_n_steps: optimiser steps between two measurements; None for none at all.
-        conditions, draws, permutations, rows: see `dof_lightning.igd.Effort`.
+        conditions, draws, permutations, rows: see `dof_lightning.evaluation.igd.Effort`.
 
     Raises:
         UserError: a number is not positive.

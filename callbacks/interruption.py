@@ -12,7 +12,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
-from callbacks.schedule import StepSchedule
+from callbacks.step_schedule import StepSchedule
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.schedule import StepSchedule
+from callbacks.step_schedule import StepSchedule
 
 
 class LearningRateCallback(Callback):

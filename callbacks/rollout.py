@@ -10,11 +10,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torchmetrics import MaxMetric, SumMetric
 
 from callbacks.finite import check_finite
-from callbacks.schedule import StepSchedule
+from callbacks.step_schedule import StepSchedule
 from dof_lightning.envs.base import VectorEnv
-from dof_lightning.metrics import EpisodeReturns, NormalizedScore, WinRate
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.rollout import Rollout, certify, evaluation_seeds, run_rollout, split_episodes
+from dof_lightning.rollout.metrics import EpisodeReturns, NormalizedScore, WinRate
+from dof_lightning.rollout.run import Rollout, certify, evaluation_seeds, run_rollout, split_episodes
 
 _CERTIFIED_EPISODES = 4  # with more, the certificate would take as long as the rollouts
 

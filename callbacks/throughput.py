@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 
-from callbacks.schedule import StepSchedule
+from callbacks.step_schedule import StepSchedule
 
 _FETCH = "train_dataloader_next"
 

@@ -13,10 +13,10 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from callbacks.schedule import StepSchedule
+from callbacks.step_schedule import StepSchedule
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.rollout import evaluation_seeds, run_rollout
+from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 
 
 class VideoCallback(Callback):

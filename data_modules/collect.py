@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from data_modules.arrays import Episodes
 from data_modules.behavior.base import Behavior
-from data_modules.manifest import FORMAT_VERSION, read_manifest
-from data_modules.store import write_dataset
-from data_modules.verify import verify_dataset
+from data_modules.storage.arrays import Episodes
+from data_modules.storage.manifest import FORMAT_VERSION, read_manifest
+from data_modules.storage.store import write_dataset
+from data_modules.tools.verify import verify_dataset
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
-from dof_lightning.recording import Rollout
-from dof_lightning.rollout import run_rollout
+from dof_lightning.rollout.recorder import Rollout
+from dof_lightning.rollout.run import run_rollout
 from dof_lightning.seeding import derive_seed
 from dof_lightning.spec import fingerprint
 

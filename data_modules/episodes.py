@@ -15,12 +15,19 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from data_modules.agreement import together
-from data_modules.block_order import BlockOrder, Partition
-from data_modules.manifest import DatasetManifest, read_manifest
-from data_modules.order import WindowOrder
-from data_modules.streaming import StreamedBatches, StreamPlan, choose_heldout_shards, plan_stream
-from data_modules.windows import EpisodeTable, WindowIndex, gather_windows, load_heldout, load_table, split_windows
+from data_modules.loading.block_order import BlockOrder, Partition
+from data_modules.loading.order import WindowOrder
+from data_modules.loading.streaming import StreamedBatches, StreamPlan, choose_heldout_shards, plan_stream
+from data_modules.loading.together import together
+from data_modules.loading.windows import (
+    EpisodeTable,
+    WindowIndex,
+    gather_windows,
+    load_heldout,
+    load_table,
+    split_windows,
+)
+from data_modules.storage.manifest import DatasetManifest, read_manifest
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.errors import UserError
 from dof_lightning.spec import DatasetSpec

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_modules.manifest import read_manifest
+from data_modules.storage.manifest import read_manifest
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 

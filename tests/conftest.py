@@ -12,7 +12,7 @@ import pytest
 from omegaconf import DictConfig
 
 import dof_lightning  # noqa: F401  # before torch, so that its threads sleep while they wait
-from dof_lightning import configuration
+from dof_lightning.config import compose as configuration
 
 _compose_once = cache(configuration.compose)
 
@@ -30,7 +30,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subproces
     folder = tmp_path_factory.mktemp("two_ranks")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*command, "-m", "tests.two_ranks", str(folder)],
+        [*command, "-m", "tests.fixtures.two_ranks", str(folder)],
         cwd=Path(__file__).parents[1],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from data_modules.behavior.actors import GaussianBehavior
+from data_modules.behavior.actor_bank import GaussianBehavior
 from data_modules.behavior.base import Behavior
 from data_modules.behavior.snapshots import load_actors, read_story, snapshot_names, weights_sha256
 from dof_lightning.errors import UserError

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data_modules.behavior.actors import ActorBank
+from data_modules.behavior.actor_bank import ActorBank
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 

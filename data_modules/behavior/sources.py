@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from data_modules.behavior.actors import GaussianBehavior, UniformBehavior
+from data_modules.behavior.actor_bank import GaussianBehavior, UniformBehavior
 from data_modules.behavior.base import Behavior
 from data_modules.behavior.snapshots import load_actors, snapshot_names, weights_sha256
 from dof_lightning.policy import DecentralizedPolicy

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from data_modules.arrays import EpisodeRows
+from data_modules.storage.arrays import EpisodeRows
 from dof_lightning.errors import UserError
 from dof_lightning.spec import IMPORTED_FAMILY, ActionKind, AgentSpec, EnvSpec
 

@@ -1,4 +1,4 @@
-"""Our shards as OMAR's folder of `.npy` files; the layout is described in `omar.py`."""
+"""Our shards as OMAR's folder of `.npy` files; the layout is described in `import_omar.py`."""
 
 import os
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_modules.arrays import EpisodeRows
-from data_modules.manifest import DatasetManifest
+from data_modules.storage.arrays import EpisodeRows
+from data_modules.storage.manifest import DatasetManifest
 from dof_lightning.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""Our shards as an OG-MARL vault, written by tensorstore alone; the layout is described in `vault.py`."""
+"""Our shards as an OG-MARL vault, written by tensorstore alone; the layout is described in `import_vault.py`."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from data_modules.arrays import EpisodeRows
-from data_modules.convert.vault import LEAVES, leaf_spec, tensorstore
-from data_modules.manifest import DatasetManifest
+from data_modules.convert.import_vault import LEAVES, leaf_spec, tensorstore
+from data_modules.storage.arrays import EpisodeRows
+from data_modules.storage.manifest import DatasetManifest
 from dof_lightning.spec import EnvSpec
 
 VERSION = 1.2  # of the layout, as flashbax 0.1 writes it

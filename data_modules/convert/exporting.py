@@ -9,12 +9,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from data_modules.arrays import EpisodeRows
 from data_modules.convert.export_omar import export_omar
 from data_modules.convert.export_vault import export_vault
-from data_modules.disk_order import arrange
-from data_modules.manifest import DatasetManifest, read_manifest
-from data_modules.shards import read_shard
+from data_modules.storage.arrays import EpisodeRows
+from data_modules.storage.disk_order import arrange
+from data_modules.storage.manifest import DatasetManifest, read_manifest
+from data_modules.storage.shards import read_shard
 from dof_lightning.errors import UserError
 
 FORMATS: dict[str, Callable[[DatasetManifest, Iterator[EpisodeRows], Path], None]] = {

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from data_modules.arrays import EpisodeRows
 from data_modules.convert.base import check_actions, check_finite, episodes_a_block
+from data_modules.storage.arrays import EpisodeRows
 from dof_lightning.errors import UserError
 
 

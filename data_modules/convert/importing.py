@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from data_modules.arrays import EpisodeRows
 from data_modules.convert.base import EpisodeSource, check_layout, refuse_options
-from data_modules.manifest import FORMAT_VERSION
-from data_modules.store import write_dataset
-from data_modules.verify import verify_dataset
+from data_modules.storage.arrays import EpisodeRows
+from data_modules.storage.manifest import FORMAT_VERSION
+from data_modules.storage.store import write_dataset
+from data_modules.tools.verify import verify_dataset
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 
@@ -38,21 +38,21 @@ def open_source(format_: str, path: Path, environment: EnvSpec | None, options: 
     if not path.exists():
         raise UserError(f"source={path} is not there; correct the path")
     if format_ == "omar":
-        from data_modules.convert.omar import EPISODE_LENGTH, OmarSource
+        from data_modules.convert.import_omar import EPISODE_LENGTH, OmarSource
 
         if environment is not None and "learned" in options:
             raise UserError("learned= and env= both say who is learned; leave learned= out")
         learned = options.get("learned") if environment is None else environment.n_agents
         return OmarSource(path, learned, int(options.get("horizon", EPISODE_LENGTH)))
     if format_ == "vault":
-        from data_modules.convert.vault import VaultSource
+        from data_modules.convert.import_vault import VaultSource
 
         return VaultSource(path, environment)
     if format_ == "madiff":
-        from data_modules.convert.madiff import MadiffSource
+        from data_modules.convert.import_madiff import MadiffSource
 
         return MadiffSource(path, environment)
-    from data_modules.convert.minari import MinariSource
+    from data_modules.convert.import_minari import MinariSource
 
     return MinariSource(path, environment)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from dof_lightning.actors.actions import CODECS
 from dof_lightning.diffusion.guidance import ConditionalDenoiser, guided_noise
 from dof_lightning.diffusion.sampler import Clip, Sampler
-from dof_lightning.diffusion.shared_seed import some_seeds, with_shared_seed
+from dof_lightning.diffusion.seed_conditioning import some_seeds, with_shared_seed
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.critic import AgentwiseCritic
 from dof_lightning.networks.mlp import MLPDenoiser

@@ -13,7 +13,7 @@ from dof_lightning.actors.diffusion import Execution, sample_jointly, sample_loc
 from dof_lightning.batch import Window
 from dof_lightning.diffusion.guidance import guided_noise
 from dof_lightning.diffusion.sampler import Sampler
-from dof_lightning.diffusion.shared_seed import some_seeds, with_shared_seed
+from dof_lightning.diffusion.seed_conditioning import some_seeds, with_shared_seed
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.networks.inverse import InverseDynamics

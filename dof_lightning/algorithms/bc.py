@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from dof_lightning.actors.direct import ChoosingActor, DirectActor
-from dof_lightning.algorithms.action_losses import cross_entropy, squared_error
 from dof_lightning.algorithms.base import Algorithm, ParameterGroup
-from dof_lightning.algorithms.sequences import allowed_choices
-from dof_lightning.algorithms.settings import check_local, check_ranges
+from dof_lightning.algorithms.parts.losses import cross_entropy, squared_error
+from dof_lightning.algorithms.parts.sequences import allowed_choices
+from dof_lightning.algorithms.parts.settings import check_local, check_ranges
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.networks.actor import AgentwiseActor
 from dof_lightning.networks.ema import ema_copy, ema_update

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from dof_lightning.actors.value import DirectValueActor
 from dof_lightning.algorithms.base import Algorithm, ParameterGroup
-from dof_lightning.algorithms.team_value import TeamValue, check_settings, current_row
-from dof_lightning.algorithms.values import Situation
+from dof_lightning.algorithms.parts.critics import Situation
+from dof_lightning.algorithms.parts.team_value import TeamValue, check_settings, current_row
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.ema import ema_copy, ema_update

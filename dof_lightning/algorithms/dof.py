@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dof_lightning.actors.diffusion import Execution, sample_jointly, sample_locally
 from dof_lightning.algorithms.base import Algorithm
-from dof_lightning.algorithms.diffused import Denoised, Diffused
-from dof_lightning.algorithms.execution import Part, check_execution
-from dof_lightning.algorithms.shared_seed import Assignment, Chain, SharedSeedAssignment, check_shared_seeds
+from dof_lightning.algorithms.parts.diffused import Denoised, Diffused
+from dof_lightning.algorithms.parts.execution import Part, check_execution
+from dof_lightning.algorithms.parts.shared_seed import Assignment, Chain, SharedSeedAssignment, check_shared_seeds
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.diffusion.clip import clip_with_way_back
 from dof_lightning.diffusion.sampler import Sampler

@@ -9,12 +9,17 @@ from torch import Tensor
 from dof_lightning.actors.actions import CODECS
 from dof_lightning.actors.diffusion import DiffusionActor, Execution, Selection
 from dof_lightning.algorithms.base import ParameterGroup
-from dof_lightning.algorithms.diffused import Denoised, Diffused
 from dof_lightning.algorithms.dof import DoFLightningModule
-from dof_lightning.algorithms.policy_settings import Critics, QGradient, check_settings
-from dof_lightning.algorithms.shared_seed import Assignment
-from dof_lightning.algorithms.team_critic import TeamCritic, build_team_critic, check_ranking, negative_value
-from dof_lightning.algorithms.values import Situation
+from dof_lightning.algorithms.parts.critics import (
+    Situation,
+    TeamCritic,
+    build_team_critic,
+    check_ranking,
+    negative_value,
+)
+from dof_lightning.algorithms.parts.diffused import Denoised, Diffused
+from dof_lightning.algorithms.parts.policy_settings import Critics, QGradient, check_settings
+from dof_lightning.algorithms.parts.shared_seed import Assignment
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.clip import clip_with_way_back
 from dof_lightning.diffusion.sampler import Sampler

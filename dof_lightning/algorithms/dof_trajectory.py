@@ -11,12 +11,12 @@ from torch import Tensor
 from dof_lightning.actors.diffusion import Execution
 from dof_lightning.actors.planning import PlanningActor, ReturnUpdate
 from dof_lightning.algorithms.base import ParameterGroup
-from dof_lightning.algorithms.diffused import Diffused
 from dof_lightning.algorithms.dof import DoFLightningModule
-from dof_lightning.algorithms.execution import check_execution
-from dof_lightning.algorithms.inverse_loss import inverse_loss
-from dof_lightning.algorithms.shared_seed import Assignment
-from dof_lightning.algorithms.trajectory_settings import check_settings
+from dof_lightning.algorithms.parts.diffused import Diffused
+from dof_lightning.algorithms.parts.execution import check_execution
+from dof_lightning.algorithms.parts.losses import inverse_loss
+from dof_lightning.algorithms.parts.shared_seed import Assignment
+from dof_lightning.algorithms.parts.trajectory_settings import check_settings
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule

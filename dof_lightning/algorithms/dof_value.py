@@ -9,10 +9,10 @@ from torch import Tensor
 
 from dof_lightning.actors.value import DiffusedValueActor
 from dof_lightning.algorithms.base import ParameterGroup
-from dof_lightning.algorithms.diffused import Diffused
 from dof_lightning.algorithms.dof import DoFLightningModule
-from dof_lightning.algorithms.team_value import TeamValue, check_settings, current_row
-from dof_lightning.algorithms.values import Situation
+from dof_lightning.algorithms.parts.critics import Situation
+from dof_lightning.algorithms.parts.diffused import Diffused
+from dof_lightning.algorithms.parts.team_value import TeamValue, check_settings, current_row
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from dof_lightning.actors.direct import LikelyActor, likely
-from dof_lightning.algorithms.action_losses import cross_entropy
 from dof_lightning.algorithms.base import ParameterGroup
+from dof_lightning.algorithms.parts.losses import cross_entropy
+from dof_lightning.algorithms.parts.sequences import Sequences
+from dof_lightning.algorithms.parts.settings import check_ranges
 from dof_lightning.algorithms.qmix import QMIX, Values
-from dof_lightning.algorithms.sequences import Sequences
-from dof_lightning.algorithms.settings import check_ranges
 from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.networks.recurrent import RecurrentNetwork
 from dof_lightning.sharding import whole

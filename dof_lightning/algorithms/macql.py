@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dof_lightning.algorithms.action_losses import weighted_mean
-from dof_lightning.algorithms.settings import check_ranges
-from dof_lightning.algorithms.td3 import DeterministicActorCritic
-from dof_lightning.algorithms.values import Situation, at_least_float32
+from dof_lightning.algorithms.parts.critics import Situation, at_least_float32
+from dof_lightning.algorithms.parts.losses import weighted_mean
+from dof_lightning.algorithms.parts.settings import check_ranges
+from dof_lightning.algorithms.parts.td3 import DeterministicActorCritic
 from dof_lightning.spec import DatasetSpec
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dof_lightning.algorithms.parts.sequences import Sequences, chosen
+from dof_lightning.algorithms.parts.settings import check_ranges
 from dof_lightning.algorithms.qmix import QMIX, Values
-from dof_lightning.algorithms.sequences import Sequences, chosen
-from dof_lightning.algorithms.settings import check_ranges
 from dof_lightning.spec import DatasetSpec
 
 

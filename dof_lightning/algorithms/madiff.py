@@ -6,8 +6,8 @@ import torch
 
 from dof_lightning.actors.imagining import ImaginingActor, imagined_entries, with_role
 from dof_lightning.actors.planning import PlanningActor
-from dof_lightning.algorithms.diffused import Diffused
 from dof_lightning.algorithms.dof_trajectory import DoFTrajectory
+from dof_lightning.algorithms.parts.diffused import Diffused
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.errors import UserError
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dof_lightning.actors.sequence import SequenceActor, SequenceReturnUpdate
-from dof_lightning.algorithms.action_losses import cross_entropy
 from dof_lightning.algorithms.base import Algorithm, ParameterGroup
-from dof_lightning.algorithms.sequences import allowed_choices
-from dof_lightning.algorithms.settings import check_local, check_ranges
+from dof_lightning.algorithms.parts.losses import cross_entropy
+from dof_lightning.algorithms.parts.sequences import allowed_choices
+from dof_lightning.algorithms.parts.settings import check_local, check_ranges
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.errors import UserError
 from dof_lightning.networks.causal_transformer import CausalTransformer

@@ -7,11 +7,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from dof_lightning.algorithms.action_losses import weighted_mean
-from dof_lightning.algorithms.actor_critic import ActorCritic
-from dof_lightning.algorithms.implicit_constraint import batch_weights
-from dof_lightning.algorithms.settings import check_ranges
-from dof_lightning.algorithms.values import MixedCritic, Situation, at_least_float32
+from dof_lightning.algorithms.parts.actor_critic import ActorCritic
+from dof_lightning.algorithms.parts.critics import MixedCritic, Situation, at_least_float32
+from dof_lightning.algorithms.parts.losses import batch_weights, weighted_mean
+from dof_lightning.algorithms.parts.settings import check_ranges
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.factorization.value import StateWeighted
 from dof_lightning.networks.actor import AgentwiseActor

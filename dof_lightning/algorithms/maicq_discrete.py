@@ -8,12 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from dof_lightning.actors.direct import ChoosingActor
-from dof_lightning.algorithms.action_losses import log_probability, weighted_mean
 from dof_lightning.algorithms.base import ParameterGroup
-from dof_lightning.algorithms.implicit_constraint import batch_weights
+from dof_lightning.algorithms.parts.losses import batch_weights, log_probability, weighted_mean
+from dof_lightning.algorithms.parts.sequences import Sequences, chosen
+from dof_lightning.algorithms.parts.settings import check_ranges
 from dof_lightning.algorithms.qmix import QMIX, Values
-from dof_lightning.algorithms.sequences import Sequences, chosen
-from dof_lightning.algorithms.settings import check_ranges
 from dof_lightning.factorization.value import StateWeighted
 from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.networks.recurrent import RecurrentNetwork

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dof_lightning.algorithms.action_losses import squared_error
 from dof_lightning.algorithms.macql import MACQL, repeat
-from dof_lightning.algorithms.settings import check_ranges
-from dof_lightning.algorithms.values import Situation
+from dof_lightning.algorithms.parts.critics import Situation
+from dof_lightning.algorithms.parts.losses import squared_error
+from dof_lightning.algorithms.parts.settings import check_ranges
 from dof_lightning.spec import DatasetSpec
 
 

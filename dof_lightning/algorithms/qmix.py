@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dof_lightning.actors.direct import ChoosingActor
 from dof_lightning.algorithms.base import Algorithm, ParameterGroup
-from dof_lightning.algorithms.sequences import Sequences, chosen
-from dof_lightning.algorithms.settings import check_local, check_ranges
+from dof_lightning.algorithms.parts.sequences import Sequences, chosen
+from dof_lightning.algorithms.parts.settings import check_local, check_ranges
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.ema import ema_copy, ema_update

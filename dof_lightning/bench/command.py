@@ -9,10 +9,10 @@ from rich.console import Console
 
 from dof_lightning.bench.queue import Outcome, Place, pending, work
 from dof_lightning.bench.suite import Job, read_suite
+from dof_lightning.config.command_line import take, take_integer
 from dof_lightning.console import make_console, show_table
-from dof_lightning.cores import CORES_UNTOLD
 from dof_lightning.errors import UserError
-from dof_lightning.tails import take, take_integer
+from dof_lightning.threads import CORES_UNTOLD
 
 STORES, RUNS = Path("benchmarks") / "results", Path("runs") / "bench"
 _KNOWN = ("suite", "store", "runs", "jobs", "minutes", "keep", "launcher", "list")

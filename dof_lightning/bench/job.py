@@ -11,13 +11,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from dof_lightning import configuration
 from dof_lightning.bench.suite import Job, read_suite
-from dof_lightning.plain import config_hash
-from dof_lightning.results_store import Record, ResultsStore
-from dof_lightning.run_folder import RunFolder, claim
+from dof_lightning.config import compose as configuration
+from dof_lightning.config.command_line import take
+from dof_lightning.config.identity import config_hash
+from dof_lightning.report.store import Record, ResultsStore
 from dof_lightning.spec import fingerprint
-from dof_lightning.tails import take
+from dof_lightning.training.run_folder import RunFolder, claim
 
 BUSY = 75  # exit code: another process is at this run (EX_TEMPFAIL), or has done it meanwhile
 
@@ -66,8 +66,8 @@ def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
         UserError: the configuration or the data are not as they should be.
         SystemExit: another process is at it or has done it (`BUSY`), or a signal has ended the training.
     """
-    from dof_lightning import engine
-    from dof_lightning.record import record_of
+    from dof_lightning.report.record import record_of
+    from dof_lightning.training import run as training
 
     cfg = compose(job, runs)
     plain = configuration.to_plain(cfg)
@@ -79,7 +79,7 @@ def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
     if folder.read_config() is None and is_stored(plain, dataset, ResultsStore(store).records()):
         folder.discard_if_empty()
         sys.exit(BUSY)
-    engine.run(cfg)
+    training.run(cfg)
     decision_ms = time_decision(folder.path)
     added = ResultsStore(store).append(*record_of(folder.path, job.suite, job.variant, decision_ms, job.reproduces))
     if not keep:
@@ -119,16 +119,16 @@ def _own_folder(path: Path, hashed: str, dataset: str | None) -> RunFolder:
 
 def _dataset_there(folder: RunFolder) -> str | None:
     """The fingerprint of the data that a run has been trained on; None where nothing has been."""
-    from dof_lightning import checkpoint as checkpoints
+    from dof_lightning.checkpoints import checkpoint as checkpoints
 
     return checkpoints.read(folder.last).spec.fingerprint if folder.last.exists() else None
 
 
 def time_decision(path: Path) -> float:
     """Milliseconds of one decision of all agents of one episode, by a run's last weights: the fastest of several."""
-    from dof_lightning import checkpoint as checkpoints
-    from dof_lightning.evaluation import DECISION_REPETITIONS, build_policy, first_decision
-    from dof_lightning.timing import interleaved
+    from dof_lightning.checkpoints import checkpoint as checkpoints
+    from dof_lightning.evaluation.score import DECISION_REPETITIONS, build_policy, first_decision
+    from dof_lightning.evaluation.timing import interleaved
 
     checkpoint = checkpoints.read(path)
     decide = first_decision(*build_policy(checkpoint, checkpoint.config))

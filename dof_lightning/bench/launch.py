@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dof_lightning.bench.job import command
-from dof_lightning.cores import cores_of_a_job
+from dof_lightning.threads import cores_of_a_job
 
 
 @hydra.main(version_base="1.3", config_path=None)

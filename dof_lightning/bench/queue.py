@@ -14,11 +14,11 @@ from rich.console import Console
 
 from dof_lightning.bench.job import BUSY, command, compose, dataset_of, is_stored
 from dof_lightning.bench.suite import Job, Suite
-from dof_lightning.configuration import to_plain
-from dof_lightning.cores import available_cores
+from dof_lightning.config.compose import to_plain
+from dof_lightning.config.identity import config_hash
 from dof_lightning.errors import UserError
-from dof_lightning.plain import config_hash
-from dof_lightning.results_store import Record, ResultsStore
+from dof_lightning.report.store import Record, ResultsStore
+from dof_lightning.threads import available_cores
 
 _LOOK_EVERY_SECONDS = 0.2
 
@@ -97,8 +97,8 @@ def pending(place: Place) -> list[Job]:
 
 def _checked(job: Job, runs: Path) -> tuple[Any, str | None]:
     """A run's configuration, and the fingerprint of its data where they build themselves."""
-    from dof_lightning import checkpoint as checkpoints
-    from dof_lightning.action_kinds import check_action_kind
+    from dof_lightning.checkpoints import checkpoint as checkpoints
+    from dof_lightning.config.action_kinds import check_action_kind
 
     try:
         cfg = compose(job, runs)

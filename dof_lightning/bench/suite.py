@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from dof_lightning import configuration
+from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
 
 _KEYS = {"title": str, "overrides": list, "max_minutes": (int, float, type(None)), "grids": list}

@@ -20,7 +20,7 @@ import yaml
 from dof_lightning.config.hyperparams import tuned_values
 
 if TYPE_CHECKING:
-    from data_modules.inspect import KnownDataset
+    from data_modules.tools.inspect import KnownDataset
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 _NO_GROUPS = ("hyperparams", "suite")  # folders that Hydra never reads
@@ -48,7 +48,7 @@ def content_of(group: str, option: str) -> dict[str, Any] | None:
 
 def known_datasets() -> list["KnownDataset"]:
     """One for each option of group data, in alphabetical order; nothing is composed."""
-    from data_modules.inspect import KnownDataset
+    from data_modules.tools.inspect import KnownDataset
 
     return [KnownDataset(_name(option), environment_of(option) or "-", _command(option)) for option in options("data")]
 

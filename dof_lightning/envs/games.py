@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
-from dof_lightning.envs.particle import ParticleEnv
+from dof_lightning.envs.particle.env import ParticleEnv
 from dof_lightning.errors import UserError
 from dof_lightning.seeding import counter_uniform
 from dof_lightning.spec import AgentSpec, EnvSpec

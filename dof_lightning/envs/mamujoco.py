@@ -13,7 +13,7 @@ from typing import Any
 
 from pettingzoo import ParallelEnv
 
-from dof_lightning.envs.pettingzoo import PettingZooEnv
+from dof_lightning.envs.pettingzoo.env import PettingZooEnv
 from dof_lightning.errors import UserError, explain_missing_module
 
 _FACTORY = "gymnasium_robotics.envs.multiagent_mujoco.mamujoco_v1.parallel_env"

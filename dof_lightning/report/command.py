@@ -4,15 +4,14 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from dof_lightning.config.command_line import take, take_integer
 from dof_lightning.errors import UserError
+from dof_lightning.files import to_csv, write_atomically
 from dof_lightning.report.aggregates import aggregates
 from dof_lightning.report.figures import pictures
 from dof_lightning.report.gathering import Group, gather
 from dof_lightning.report.rendering import Report, latex, markdown, page
 from dof_lightning.report.tables import commands, details, environments, flat, scores
-from dof_lightning.run_folder import write_atomically
-from dof_lightning.studies.tables import to_csv
-from dof_lightning.tails import take, take_integer
 
 FORMATS = ("markdown", "latex", "csv", "html")
 _KNOWN = ("output", "name", "title", "against", "target", "seed", "formats")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from dof_lightning.errors import UserError
-from dof_lightning.record import record_of
-from dof_lightning.results_store import Point, Record, ResultsStore, identity
+from dof_lightning.report.record import record_of
+from dof_lightning.report.store import Point, Record, ResultsStore, identity
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from dof_lightning import configuration
+from dof_lightning.config import compose as configuration
 from dof_lightning.report.gathering import Group
 from dof_lightning.spec import EnvSpec, fingerprint
 

@@ -5,9 +5,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dof_lightning.files import to_markdown
 from dof_lightning.report.figures import Picture
 from dof_lightning.report.tables import Table
-from dof_lightning.studies.tables import to_markdown
 
 
 @dataclass(frozen=True)

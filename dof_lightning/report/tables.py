@@ -9,7 +9,7 @@ import numpy as np
 
 from dof_lightning.report.gathering import Group, behavior_score, point_score, score_of
 from dof_lightning.report.published import BOTH, EITHER, SOURCE, Published, published
-from dof_lightning.results_store import Record
+from dof_lightning.report.store import Record
 
 LEAST_SEEDS = 5  # before a report may be read as a ranking
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from dof_lightning.checkpoint import Checkpoint
+from dof_lightning.checkpoints.checkpoint import Checkpoint
+from dof_lightning.config.command_line import split_tail
 from dof_lightning.errors import UserError
-from dof_lightning.plain import split_tail
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

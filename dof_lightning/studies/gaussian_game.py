@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dof_lightning.checkpoint import Checkpoint, build_algorithm, build_env
+from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, build_env
 from dof_lightning.envs.games import GaussianGame, coordinates
 from dof_lightning.errors import UserError
-from dof_lightning.independence import total_correlation
-from dof_lightning.laws import energy_distance, quadrant_table, total_variation
-from dof_lightning.rollout import evaluation_seeds, run_rollout
+from dof_lightning.evaluation.two_sample import energy_distance, quadrant_table, total_correlation, total_variation
+from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 from dof_lightning.seeding import make_generator
 from dof_lightning.studies.base import Cell, Report, Study
-from dof_lightning.studies.tables import by_labels, execution, over_seeds
+from dof_lightning.studies.cells import by_labels, execution, over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dof_lightning.checkpoint import Checkpoint, build_algorithm, build_env
-from dof_lightning.configuration import build
+from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, build_env
+from dof_lightning.config.compose import build
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.envs.games import LandmarkGame
-from dof_lightning.envs.particle_scenarios import Spread
+from dof_lightning.envs.particle.scenarios import Spread
 from dof_lightning.errors import UserError
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.recording import Rollout
-from dof_lightning.rollout import evaluation_seeds, run_rollout
+from dof_lightning.rollout.recorder import Rollout
+from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 from dof_lightning.seeding import make_generator
 from dof_lightning.studies.base import Cell, Report, Study
-from dof_lightning.studies.tables import by_labels, execution, over_seeds
+from dof_lightning.studies.cells import by_labels, execution, over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

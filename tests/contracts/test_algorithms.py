@@ -8,8 +8,8 @@ import torch
 from dof_lightning.deployment.structure import describe, rebuild
 from dof_lightning.errors import UserError
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.rollout import certify
-from tests.contracts.synthetic import (
+from dof_lightning.rollout.run import certify
+from tests.fixtures.synthetic import (
     ALGORITHMS,
     CENTRALIZED,
     PARTS,

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dof_lightning import configuration
 from dof_lightning.config import catalog, hyperparams
+from dof_lightning.config import compose as configuration
+from dof_lightning.config.identity import config_hash, leaves, settings_hash
+from dof_lightning.config.targets import check_targets
 from dof_lightning.errors import UserError
-from dof_lightning.plain import config_hash, leaves, settings_hash
-from dof_lightning.targets import check_targets
-from tests.contracts.synthetic import fitting_algorithm
+from tests.fixtures.synthetic import fitting_algorithm
 
 CONF = configuration.CONF_DIR
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -189,9 +189,9 @@ def test_a_class_outside_the_project_is_refused_unless_trusted() -> None:
 
 def test_a_function_that_one_of_our_modules_merely_imports_is_refused() -> None:
     with pytest.raises(UserError):
-        check_targets({"env": {"_target_": "dof_lightning.checkpoint.subprocess.run"}})
+        check_targets({"env": {"_target_": "dof_lightning.checkpoints.checkpoint.subprocess.run"}})
     with pytest.raises(UserError, match="trust=true"):
-        check_targets({"env": {"_target_": "dof_lightning.checkpoint.Path"}})
+        check_targets({"env": {"_target_": "dof_lightning.checkpoints.checkpoint.Path"}})
 
 
 @pytest.mark.parametrize("key", ["run_dir", "resume"])

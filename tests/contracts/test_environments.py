@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from dof_lightning import configuration
+from dof_lightning.config import compose as configuration
 from dof_lightning.envs.base import StepResult, VectorEnv
-from tests.heavy import marked
+from tests.fixtures.heavy_options import marked
 
 SEEDS = torch.tensor([3, 14, 15, 92])
 every_env = pytest.mark.parametrize("option", marked((option,) for option in configuration.options("env")))
 
 
 def make_env(option: str) -> VectorEnv:
-    """What cannot be played here has its contract tested with a double (`tests/unit/test_smac.py`)."""
+    """What cannot be played here has its contract tested with a double (`tests/unit/envs/test_smac.py`)."""
     env = build_env(option)
     if env.missing is not None:
         pytest.skip(env.missing)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dof_lightning import configuration
+from dof_lightning.config import compose as configuration
 from dof_lightning.factorization.base import Factorization, ValueMixer
-from tests.contracts.synthetic import synthetic_spec
+from tests.fixtures.synthetic import synthetic_spec
 
 FACTORIZATIONS = [
     (group, option)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dof_lightning import configuration
+from dof_lightning.config import compose as configuration
 
 ROOT = configuration.CONF_DIR.parent
 README = (ROOT / "README.md").read_text()

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from tests.contracts.synthetic import ALGORITHMS
+from tests.fixtures.synthetic import ALGORITHMS
 
 
 def test_every_algorithm_trains_on_two_ranks(two_ranks: tuple[Path, subprocess.CompletedProcess]) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
-from dof_lightning.run_folder import CHECKPOINT_VARIABLE, RUN_DIR_VARIABLE
-from tests.end_to_end.workplace import SMALL, Workplace, succeeded
+from dof_lightning.training.run_folder import CHECKPOINT_VARIABLE, RUN_DIR_VARIABLE
+from tests.fixtures.workplace import SMALL, Workplace, succeeded
 
 FINISHED = "finished"
 UNINTERRUPTED = (*SMALL, "trainer.max_steps=60", "checkpoint.every_n_steps=5", "rollout.every_n_steps=30")

@@ -12,14 +12,15 @@ import pytest
 import yaml
 
 from data_modules.behavior.sources import Random
-from dof_lightning import cli, configuration
 from dof_lightning.bench.job import BUSY, perform, run_folder
 from dof_lightning.bench.queue import Place, pending
 from dof_lightning.bench.suite import read_suite
+from dof_lightning.cli import main as cli
+from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
-from dof_lightning.record import record_of
-from dof_lightning.results_store import ResultsStore
-from tests.end_to_end.workplace import Workplace, environment, succeeded
+from dof_lightning.report.record import record_of
+from dof_lightning.report.store import ResultsStore
+from tests.fixtures.workplace import Workplace, environment, succeeded
 
 CLONED = ["algorithm=bc", "algorithm.learning_rate=0.01"]
 SMALL = ["data.episodes=50", "rollout.report_episodes=2", "rollout.episodes=2", "debug=default"]
@@ -44,7 +45,7 @@ def write_suite(folder: Path, **changes: object) -> Path:
 
 
 def bench(folder: Path, *tails: str) -> subprocess.Popen:
-    program = "from dof_lightning.cli import main; main()"
+    program = "from dof_lightning.cli.main import main; main()"
     command = [sys.executable, "-c", program, "bench", "suite=small.yaml", "store=store", "runs=runs", *tails]
     variables = environment() | {"DOF_DATA": os.environ["DOF_DATA"]}
     return subprocess.Popen(

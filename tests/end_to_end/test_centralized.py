@@ -4,7 +4,7 @@ import json
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.end_to_end.workplace import SMALL, Workplace, succeeded
+from tests.fixtures.workplace import SMALL, Workplace, succeeded
 
 RUN_DIR = "centralized"
 

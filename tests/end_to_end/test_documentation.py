@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.end_to_end.workplace import ROOT, SMALL, environment, succeeded
+from tests.fixtures.workplace import ROOT, SMALL, environment, succeeded
 
 SHORT = [
     *SMALL[2:],
@@ -58,7 +58,7 @@ def commands(texts: list[str]) -> list[list[str]]:
 
 def follow(project: Path, typed: list[str], *short: str) -> str:
     """Runs a command of a page in the copy; trainings are cut short."""
-    dof = [sys.executable, "-c", "from dof_lightning.cli import main; main()"]
+    dof = [sys.executable, "-c", "from dof_lightning.cli.main import main; main()"]
     program = {"python": [sys.executable], "dof": dof}[typed[0]]
     command = [*program, *typed[1:], *(short if typed[1] == "train.py" else ())]
     here = environment() | {"PYTHONPATH": str(project), "DOF_DATA": str(project / "data")}

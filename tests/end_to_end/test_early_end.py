@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from callbacks.interruption import Interruption, TimeLimit
-from dof_lightning import configuration, engine
+from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
-from tests.end_to_end.workplace import SMALL, Workplace
+from dof_lightning.training import run as training
+from tests.fixtures.workplace import SMALL, Workplace
 
 RARELY = ("checkpoint.every_n_steps=1000", "rollout.every_n_steps=1000", "validation.every_n_steps=1000")
 
@@ -23,7 +24,7 @@ def _in_workplace(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def train(*overrides: str) -> None:
-    engine.run(configuration.compose([*SMALL, *RARELY, *overrides]))
+    training.run(configuration.compose([*SMALL, *RARELY, *overrides]))
 
 
 def test_time_that_is_over(workplace: Workplace, capsys: pytest.CaptureFixture) -> None:
@@ -57,7 +58,7 @@ def test_an_interrupted_run_goes_on(
 
     run_dir = f"interrupted_{number.name}"
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    monkeypatch.setattr(engine, "Interruption", Interrupted)
+    monkeypatch.setattr(training, "Interruption", Interrupted)
     with pytest.raises(SystemExit) as ended:
         train(f"run_dir={run_dir}")
     assert ended.value.code == 128 + number
@@ -97,7 +98,7 @@ def test_accumulated_batches_are_not_torn_apart(
     accumulated = ("trainer.accumulate_grad_batches=3", "trainer.max_steps=5", "seed=3")
     run_dir = f"torn_{name}"
     with monkeypatch.context() as patched:
-        patched.setattr(engine, name, early)
+        patched.setattr(training, name, early)
         with suppress(SystemExit):
             train(*accumulated, "trainer.max_time=01:00:00:00", f"run_dir={run_dir}")
     assert workplace.checkpoint(run_dir)["global_step"] == 3

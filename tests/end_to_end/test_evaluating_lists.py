@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from dof_lightning import cli
+from dof_lightning.cli import main as cli
 from dof_lightning.errors import UserError
-from tests.end_to_end.workplace import Workplace
+from tests.fixtures.workplace import Workplace
 
 
 @pytest.fixture(autouse=True)
 def _in_the_workplace(workplace: Workplace, finished: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace.path)
-    monkeypatch.setattr("dof_lightning.evaluation._ASKED_FOR", 1)
+    monkeypatch.setattr("dof_lightning.evaluation.score._ASKED_FOR", 1)
 
 
 def test_a_list_gives_each_values_own_numbers(finished: str, capsys: pytest.CaptureFixture) -> None:
@@ -40,6 +40,6 @@ def test_a_list_gives_each_values_own_numbers(finished: str, capsys: pytest.Capt
 def test_what_cannot_be_swept_is_refused_before_anything_is_played(
     finished: str, tails: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dof_lightning.sweep.score", None)
+    monkeypatch.setattr("dof_lightning.evaluation.grid.score", None)
     with pytest.raises(UserError, match=words):
         cli.run(["eval", f"checkpoint={finished}/checkpoints/last.ckpt", *tails])

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dof_lightning import checkpoint as checkpoints
-from dof_lightning import cli
+from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.cli import main as cli
 from dof_lightning.deployment import load_agent
 from dof_lightning.deployment.structure import describe
 from tests.end_to_end.test_errors import complaint_of_dof
-from tests.end_to_end.workplace import ROOT, Workplace
+from tests.fixtures.workplace import ROOT, Workplace
 
 NAMES = ("agent_0", "agent_1", "agent_2")
 CHECKPOINT = "{finished}/checkpoints/last.ckpt"

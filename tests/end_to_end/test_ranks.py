@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.kill_campaign import campaign, differences, processes_of_ranks
-from tests.end_to_end.workplace import ROOT, SMALL, Workplace, environment, succeeded
+from tests.fixtures.workplace import ROOT, SMALL, Workplace, environment, succeeded
 
 STREAMED = ("data.episodes=20000", "data.memory_mb=90", "data.global_batch_size=2048")  # blocks of one shard
 LONG = (*SMALL, "trainer.max_steps=100000", "checkpoint.every_n_steps=5", "rollout.every_n_steps=100000")

@@ -10,9 +10,11 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dof_lightning import cli, configuration, engine
+from dof_lightning.cli import main as cli
+from dof_lightning.config import compose as configuration
+from dof_lightning.training import run as training
 from tests.end_to_end.conftest import UNINTERRUPTED
-from tests.end_to_end.workplace import SMALL, Workplace, succeeded
+from tests.fixtures.workplace import SMALL, Workplace, succeeded
 
 SCORE = {"episodes": int, "return_mean": float, "return_std": float, "normalized_score": float, "certificate": dict}
 RESULTS = {
@@ -102,7 +104,7 @@ def test_a_finished_run_says_so(
 ) -> None:
     monkeypatch.chdir(workplace.path)
     before = workplace.results(finished)
-    engine.run(configuration.compose([*UNINTERRUPTED, f"run_dir={finished}"]))
+    training.run(configuration.compose([*UNINTERRUPTED, f"run_dir={finished}"]))
     assert "is finished" in capsys.readouterr().out
     assert workplace.results(finished) == before
 
@@ -112,7 +114,7 @@ def test_evaluating_again_gives_the_same_numbers(
 ) -> None:
     printed = {"last": succeeded(workplace.dof("eval", f"checkpoint={finished}/checkpoints/last.ckpt"))}
     monkeypatch.chdir(workplace.path)
-    monkeypatch.setattr("dof_lightning.evaluation._ASKED_FOR", 1)  # as many as in the commands that trained
+    monkeypatch.setattr("dof_lightning.evaluation.score._ASKED_FOR", 1)  # as many as in the commands that trained
     cli.run(["eval", f"checkpoint={finished}/checkpoints/best.ckpt"])
     printed["best"] = capsys.readouterr().out
     for which, output in printed.items():
@@ -136,7 +138,7 @@ def test_how_agents_sample_and_choose_can_be_changed_at_evaluation(
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(workplace.path)
-    monkeypatch.setattr("dof_lightning.evaluation._ASKED_FOR", 1)
+    monkeypatch.setattr("dof_lightning.evaluation.score._ASKED_FOR", 1)
     cli.run(["eval", f"checkpoint={finished}/checkpoints/last.ckpt", *tails])
     score = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert score["certificate"]["passed"]
@@ -202,10 +204,10 @@ def test_the_main_job_reaches_the_expert(workplace: Workplace) -> None:
 def test_an_unfinished_run_is_found_again(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace.path)
     overrides = [*SMALL, "trainer.max_steps=6", "seed=11"]
-    engine.run(configuration.compose(overrides))
+    training.run(configuration.compose(overrides))
     (results,) = workplace.path.glob("runs/mpe_spread_random/dof_policy/*/results.json")
     results.unlink()  # as if it had been killed just before the end
-    engine.run(configuration.compose(overrides))
+    training.run(configuration.compose(overrides))
     (results,) = workplace.path.glob("runs/mpe_spread_random/dof_policy/*/results.json")
     assert json.loads(results.read_text())["resumed_from_step"] == 6
 
@@ -215,6 +217,6 @@ def test_a_longer_run_goes_on_from_a_finished_one(workplace: Workplace, monkeypa
     overrides = (*SMALL, "run_dir=longer", "algorithm=dof_cloning")
     overrides = tuple(o for o in overrides if "candidates" not in o)
     for steps in (4, 8):
-        engine.run(configuration.compose([*overrides, f"trainer.max_steps={steps}"]))
+        training.run(configuration.compose([*overrides, f"trainer.max_steps={steps}"]))
     results = workplace.results("longer")
     assert (results["resumed_from_step"], results["steps"]) == (4, 8)

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from data_modules.manifest import read_manifest
-from data_modules.store import write_dataset
-from dof_lightning import configuration, engine
+from data_modules.storage.manifest import read_manifest
+from data_modules.storage.store import write_dataset
+from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
+from dof_lightning.training import run as training
 from tests.end_to_end.test_run import assert_identical
-from tests.end_to_end.workplace import SMALL, Workplace
-from tests.processes import start
-from tests.unit.reading import read_all
-from tests.unit.small_server import serve
+from tests.fixtures.http_server import serve
+from tests.fixtures.processes import start
+from tests.fixtures.shard_reading import read_all
+from tests.fixtures.workplace import SMALL, Workplace
 
 STREAMED = (
     *(*SMALL, "data.path=small_shards", "data.memory_mb=1", "trainer.max_steps=50"),
@@ -35,7 +36,7 @@ STREAMED = (
 def small_shards(workplace: Workplace, finished: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The dataset of the finished run again, in ten shards."""
     monkeypatch.chdir(workplace.path)
-    monkeypatch.setattr("dof_lightning.evaluation._ASKED_FOR", 1)
+    monkeypatch.setattr("dof_lightning.evaluation.score._ASKED_FOR", 1)
     path = workplace.path / "small_shards"
     (whole,) = workplace.path.glob("data/mpe_spread_random-200-*")
     spec, behavior = read_manifest(whole).spec, read_manifest(whole).behavior
@@ -56,7 +57,7 @@ def small_shards(workplace: Workplace, finished: str, monkeypatch: pytest.Monkey
 
 
 def train(*overrides: str) -> None:
-    engine.run(configuration.compose([*STREAMED, *overrides]))
+    training.run(configuration.compose([*STREAMED, *overrides]))
 
 
 def train_elsewhere(folder: str, *overrides: str) -> None:
@@ -93,7 +94,7 @@ def test_a_shard_damaged_in_mid_run_is_named_and_the_run_goes_on_when_it_is_mend
         small_shards / shard["name"] for shard in json.loads((small_shards / "dataset.json").read_text())["shards"]
     ]
     whole = [shard.read_bytes() for shard in shards]
-    reading = engine.Interruption.on_train_batch_end
+    reading = training.Interruption.on_train_batch_end
 
     def damage(self, trainer, *arguments):
         if trainer.global_step == 9:
@@ -102,7 +103,7 @@ def test_a_shard_damaged_in_mid_run_is_named_and_the_run_goes_on_when_it_is_mend
         reading(self, trainer, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.Interruption, "on_train_batch_end", damage)
+        patch.setattr(training.Interruption, "on_train_batch_end", damage)
         with pytest.raises(UserError, match=r"shard-0000\d\d\.tar: .*delete the dataset's folder"):
             train(*order)
     assert not (workplace.path / "stream_damaged" / "results.json").exists()

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dof_lightning import configuration, engine, study
+from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
-from tests.end_to_end.workplace import Workplace
+from dof_lightning.studies import runner
+from dof_lightning.training import run as training
+from tests.fixtures.workplace import Workplace
 
 TYPED = (
     "experiment=ablation_spread_medium",
@@ -31,7 +33,7 @@ def run_study(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Callable
 
     def run(*tails: str) -> None:
         monkeypatch.setattr(sys, "argv", ["train.py", *TYPED, *tails])
-        study.run(configuration.compose([*TYPED, *tails]))
+        runner.run(configuration.compose([*TYPED, *tails]))
 
     return run
 
@@ -48,7 +50,7 @@ def test_it_goes_on_and_reports(
 ) -> None:
     trained: list[str] = []
     limit = 2
-    fit = engine.fit
+    fit = training.fit
 
     def watched(trainer: Any, algorithm: Any, *others: Any, **named: Any) -> None:
         if len(trained) == limit:
@@ -56,7 +58,7 @@ def test_it_goes_on_and_reports(
         trained.append(Path(trainer.default_root_dir).name)
         fit(trainer, algorithm, *others, **named)
 
-    monkeypatch.setattr(engine, "fit", watched)
+    monkeypatch.setattr(training, "fit", watched)
     with pytest.raises(StoppedError):
         run_study()
     (folder,) = (workplace.path / "runs" / "ablation_spread_medium" / "factorization_pairs").iterdir()

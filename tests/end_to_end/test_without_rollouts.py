@@ -9,14 +9,17 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_modules.convert.base import Layout
-from dof_lightning import cli, configuration, engine, study
+from dof_lightning.cli import main as cli
+from dof_lightning.config import compose as configuration
 from dof_lightning.console import make_console, show_scores
 from dof_lightning.errors import UserError
-from dof_lightning.evaluation import NOT_EVALUATED
+from dof_lightning.evaluation.score import NOT_EVALUATED
 from dof_lightning.spec import AgentSpec
+from dof_lightning.studies import runner
+from dof_lightning.training import run as training
 from tests.end_to_end.conftest import UNINTERRUPTED
-from tests.end_to_end.workplace import SMALL, Workplace, succeeded
-from tests.imported_dataset import write_imported
+from tests.fixtures.imported_dataset import write_imported
+from tests.fixtures.workplace import SMALL, Workplace, succeeded
 
 UNPLAYED = (*UNINTERRUPTED, "rollout=none", "run_dir=unplayed")
 
@@ -32,7 +35,7 @@ def unplayed(workplace: Workplace) -> Workplace:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workplace.path)
         for steps in (30, 60):
-            engine.run(configuration.compose([*UNPLAYED, f"trainer.max_steps={steps}"]))
+            training.run(configuration.compose([*UNPLAYED, f"trainer.max_steps={steps}"]))
     return workplace
 
 
@@ -91,7 +94,7 @@ def test_a_study_is_refused_before_anything_is_trained(monkeypatch: pytest.Monke
     typed = ["experiment=methods_spread_medium", "rollout=none", "run_dir=unplayed_study"]
     monkeypatch.setattr("sys.argv", ["train.py", *typed])
     with pytest.raises(UserError, match="rollout=none plays nothing; say rollout=default, or study=none"):
-        study.run(configuration.compose(typed))
+        runner.run(configuration.compose(typed))
 
 
 def test_a_world_that_cannot_be_played_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,14 +102,14 @@ def test_a_world_that_cannot_be_played_is_refused_before_training(monkeypatch: p
     if env.missing is None:
         pytest.skip("the game is here")
     with pytest.raises(UserError, match=r"env=smac_3m cannot be played.*rollout=none"):
-        engine.run(configuration.compose(["experiment=smac_3m_good", "rollout=default", "run_dir=unplayable"]))
+        training.run(configuration.compose(["experiment=smac_3m_good", "rollout=default", "run_dir=unplayable"]))
 
 
 def test_data_that_nobody_has_imported_are_refused_with_the_command() -> None:
     typed = ["experiment=smac_2s3z_poor", "data.root=empty", "run_dir=unimported"]
     line = r"empty/smac_2s3z_poor is not there: download .*2s3z.*dof data import format=vault .*env=smac_2s3z"
     with pytest.raises(UserError, match=line):
-        engine.run(configuration.compose(typed))
+        training.run(configuration.compose(typed))
 
 
 def test_configurations_from_before_there_was_a_choice_play() -> None:
@@ -131,8 +134,8 @@ def test_data_whose_world_nobody_knows_are_trained_on_without_rollouts(
     write_imported(tmp_path / "mine", "mine", spec, n_episodes=100)
     typed = [*SMALL, f"data.path={tmp_path}/mine", "trainer.max_steps=2", "run_dir=run"]
     with pytest.raises(UserError, match="rollout=none"):
-        engine.run(configuration.compose(typed))
-    engine.run(configuration.compose([*typed, "rollout=none"]))
+        training.run(configuration.compose(typed))
+    training.run(configuration.compose([*typed, "rollout=none"]))
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["last"]["status"] == "not evaluated"
     assert results["behavior"]["normalized_score"] is None

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from small_spec import dimension_statistics
 
 from dof_lightning.errors import UserError
 from dof_lightning.normalization import NORMALIZERS, EmpiricalCDF, build_normalizer
+from tests.fixtures.small_spec import dimension_statistics
 
 N, D, M = 3, 4, 4000
 KINDS = list(NORMALIZERS)

@@ -1,0 +1,1 @@
+"""The online training of behaviour policies: `dof data train-behavior`."""

@@ -1,0 +1,140 @@
+"""`dof data train-behavior task=smax_3m`: trains the policies that a SMAX map's datasets are collected with."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from data_modules.behavior.battles import BattleSnapshot
+from data_modules.behavior.choosing import ChoosingActors, ChoosingBehavior
+from data_modules.behavior.snapshots import WEIGHTS, save_snapshots
+from data_modules.behavior.training.mappo import MAPPO, MAPPOSettings, Round
+from dof_lightning.envs.smax.env import SMAXEnv
+from dof_lightning.envs.smax.maps import BATTLES
+from dof_lightning.errors import UserError
+from dof_lightning.rollout.run import evaluation_seeds, run_rollout
+
+GOOD_WIN_RATE = 0.8  # what the last weights must win to be called good
+SHARES = {"medium": 0.6, "poor": 0.3}  # of the good policy's return, as in the usual three qualities of SMAC's data
+
+History = list[tuple[Round, Mapping[str, Tensor]]]  # of every round: its result, and the weights that played it
+
+TASKS = {env.spec.name: name for name, env in ((name, SMAXEnv(name)) for name in BATTLES)}
+
+
+def main(
+    task: str = "smax_3m",
+    seed: int = 1,
+    updates: int = 600,
+    battles: int = MAPPOSettings.n_battles,
+    entropy_weight: float = MAPPOSettings.entropy_weight,
+    evaluation_episodes: int = 1_000,
+    output: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Trains MAPPO online and writes the chosen snapshots.
+
+    Args:
+        task: a map's environment, e.g. `smax_3m`.
+        seed: of everything random.
+        updates: rounds of battles.
+        battles: played in a round.
+        entropy_weight: of the learner; what a policy explores.
+        evaluation_episodes: battles that measure a chosen snapshot.
+        output: safetensors file to write; None means the file that ships with the package.
+        overwrite: replace that file where it exists. The shipped file's hash is part of the fingerprint of every
+            dataset collected with it.
+
+    Returns:
+        The file written.
+
+    Raises:
+        UserError: an unknown task, numbers below 1, or a file that must not or cannot be written.
+    """
+    if task not in TASKS:
+        raise UserError(f"task={task!r} is no map of SMAX; choose one of {', '.join(TASKS)}")
+    if min(updates, battles, evaluation_episodes) < 1:
+        raise UserError(f"{updates=}, {battles=} and {evaluation_episodes=} must be at least 1")
+    path = _destination(task, output, overwrite)
+    torch.set_flush_denormal(True)
+    settings = MAPPOSettings(n_battles=battles, entropy_weight=entropy_weight)
+    learner = MAPPO(SMAXEnv(TASKS[task]), settings, seed)
+    console = Console()
+    chosen = choose(learner, _train(learner, updates, console), evaluation_episodes)
+    story = {
+        "command": f"dof data train-behavior task={task} seed={seed} {updates=} {battles=} {entropy_weight=}",
+        "environment": task,
+        "environment_fingerprint": learner.env.spec.fingerprint,
+        "settings": asdict(settings),
+        "evaluation_episodes": evaluation_episodes,
+        "torch": torch.__version__,
+    }
+    save_snapshots(path, chosen, story)
+    for name, one in chosen.items():
+        console.print(f"{name}: return {one.return_mean:.3f} ± {one.return_std:.3f}, win rate {one.win_rate:.3f}")
+    console.print(f"written: {path}")
+    return path
+
+
+def _train(learner: MAPPO, updates: int, console: Console) -> History:
+    """Every round's result, with the weights that played it; the last ones have not played."""
+    history: History = []
+    weights = _weights(learner)
+    with Progress(console=console) as progress:
+        bar = progress.add_task(f"MAPPO on {learner.env.spec.name}", total=updates)
+        for played in learner.train(updates):
+            history.append((played, weights))
+            weights = _weights(learner)
+            progress.update(bar, completed=learner.updates)
+            if learner.updates % 25 == 0 or learner.updates == updates:
+                told = f"return {played.return_mean:.3f}, win rate {played.win_rate:.3f}"
+                progress.console.print(f"{learner.updates:>6} rounds: {told}")
+    return history
+
+
+def choose(learner: MAPPO, history: History, evaluation_episodes: int) -> dict[str, BattleSnapshot]:
+    """Names the snapshots that ship: the last weights, and those whose returns are `SHARES` of theirs.
+
+    The last are `good` if they win as often as that word promises, else `trained`, alone.
+    """
+    last = _measure(learner, learner.updates, _weights(learner), evaluation_episodes)
+    if last.win_rate < GOOD_WIN_RATE:
+        return {"trained": last}
+    snapshots = {"good": last}
+    for name, share in SHARES.items():
+        wanted = share * last.return_mean
+        updates = min(range(len(history)), key=lambda index: abs(history[index][0].return_mean - wanted))
+        snapshots[name] = _measure(learner, updates, history[updates][1], evaluation_episodes)
+    return snapshots
+
+
+def _measure(learner: MAPPO, updates: int, weights: Mapping[str, Tensor], episodes: int) -> BattleSnapshot:
+    """Weights as they ship (float16), with their return and win rate on fixed battles."""
+    spec = learner.env.spec
+    actors = ChoosingActors(spec.n_agents, spec.observation_dim, spec.action_dim)
+    actors.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    seeds = evaluation_seeds(learner.seed, "selection", episodes)
+    played = run_rollout(
+        ChoosingBehavior(actors, spec), learner.env, seeds, (learner.seed, "behavior"), learner.env.episodes_at_once
+    )
+    won = 0.0 if played.won is None else float(played.won.double().mean())
+    return BattleSnapshot(updates, float(played.returns.mean()), float(played.returns.std()), weights, won)
+
+
+def _weights(learner: MAPPO) -> dict[str, Tensor]:
+    return {key: value.to(torch.float16, copy=True) for key, value in learner.actors.state_dict().items()}
+
+
+def _destination(task: str, output: str | None, overwrite: bool) -> Path:
+    """Where the snapshots go, known to be possible before anything is trained."""
+    path = WEIGHTS / f"{task}.safetensors" if output is None else Path(output)
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; name another file with output=, or replace it with overwrite=true")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"output={path}: {path.parent} is no folder that can be written to; choose another")
+    return path

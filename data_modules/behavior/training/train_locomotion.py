@@ -1,0 +1,156 @@
+"""`dof data train-behavior task=mamujoco_halfcheetah_2x3`: trains the policies of MA-MuJoCo's datasets."""
+
+import copy
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from data_modules.behavior.actor_bank import ActorBank, GaussianBehavior
+from data_modules.behavior.snapshots import WEIGHTS, Snapshot, save_snapshots
+from data_modules.behavior.training.locomotion_matd3 import LocomotionMATD3, LocomotionSettings
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.envs.mamujoco import MaMuJoCoEnv
+from dof_lightning.errors import UserError
+from dof_lightning.rollout.run import evaluation_seeds, run_rollout
+
+EXPLORATION_NOISE = 0.2  # of the datasets, and of the returns that choose snapshots (OG-MARL: Formanek et al. 2023)
+
+
+@dataclass(frozen=True)
+class Robot:
+    """A task of MA-MuJoCo and the snapshots to keep of its training.
+
+    Attributes:
+        scenario, agent_conf: see `MaMuJoCoEnv`.
+        levels: wanted returns of snapshots by name.
+        good_return: the best snapshot is called `good` from this return on, else `best`; None: never.
+    """
+
+    scenario: str
+    agent_conf: str
+    levels: Mapping[str, float]
+    good_return: float | None = None
+
+    def choose(self, history: Sequence[Snapshot]) -> dict[str, Snapshot]:
+        """The best snapshot, and of those before it the nearest to each wanted return, by name."""
+        best = max(history, key=lambda snapshot: snapshot.return_mean)
+        before = [snapshot for snapshot in history if snapshot.updates <= best.updates]
+        chosen = {
+            name: min(before, key=lambda snapshot: abs(snapshot.return_mean - wanted))
+            for name, wanted in self.levels.items()
+        }
+        is_good = self.good_return is not None and best.return_mean >= self.good_return
+        return chosen | {"good" if is_good else "best": best}
+
+
+# OG-MARL's 2halfcheetah: poor 400 ± 334, medium 1485 ± 469, good 6924 ± 1270; good begins one deviation below.
+ROBOTS = {
+    "mamujoco_halfcheetah_2x3": Robot("HalfCheetah", "2x3", {"poor": 400.0, "medium": 1485.0}, good_return=5654.0),
+    "mamujoco_ant_2x4": Robot("Ant", "2x4", {}),
+    "mamujoco_ant_4x2": Robot("Ant", "4x2", {}),
+}
+
+
+def main(
+    task: Literal["mamujoco_halfcheetah_2x3", "mamujoco_ant_2x4", "mamujoco_ant_4x2"],
+    seed: int = 1,
+    updates: int = 50_000,
+    evaluate_every: int = 2_000,
+    evaluation_episodes: int = 10,
+    output: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Trains MATD3 online and writes the chosen snapshots.
+
+    Args:
+        task: an option of group `env`.
+        seed: of everything random.
+        updates: critic updates.
+        evaluate_every: updates between snapshots.
+        evaluation_episodes: episodes with the datasets' noise that measure a snapshot.
+        output: safetensors file to write; None means the file that ships with the package.
+        overwrite: replace that file where it exists. The shipped file's hash is part of the fingerprint of every
+            dataset collected with it.
+
+    Returns:
+        The file written.
+
+    Raises:
+        UserError: an unknown task, no snapshot within `updates`, or a file that must not or cannot be written.
+    """
+    if task not in ROBOTS:
+        raise UserError(f"task={task!r} is no robot; choose one of {', '.join(ROBOTS)}")
+    if not 0 < evaluate_every <= updates:
+        raise UserError(f"evaluate_every={evaluate_every} must be 1 to updates={updates}, or no snapshot is taken")
+    path = _destination(task, output, overwrite)
+    robot = ROBOTS[task]
+    learner, measuring = (
+        MaMuJoCoEnv(name=task, scenario=robot.scenario, agent_conf=robot.agent_conf, agent_obsk=1) for _ in range(2)
+    )
+    story = {
+        "command": f"dof data train-behavior task={task} seed={seed} updates={updates}",
+        "environment": task,
+        "environment_fingerprint": measuring.spec.fingerprint,
+        "settings": asdict(LocomotionSettings()),
+        "evaluation_episodes": evaluation_episodes,
+        "evaluation_noise": EXPLORATION_NOISE,
+        "torch": torch.__version__,
+    }
+    with _fast_products():
+        trained = LocomotionMATD3(learner, LocomotionSettings(), seed)
+        history = _train(trained, measuring, updates, evaluate_every, evaluation_episodes)
+    save_snapshots(path, robot.choose(history), story)
+    Console().print(f"written: {path}")
+    return path
+
+
+def measure(actors: ActorBank, env: VectorEnv, seed: int, episodes: int) -> tuple[float, float]:
+    """Mean and standard deviation of the actors' return with the datasets' noise, on fixed episodes."""
+    noisy = GaussianBehavior(actors, env.spec.n_agents, env.spec.action_dim, EXPLORATION_NOISE)
+    returns = run_rollout(noisy, env, evaluation_seeds(seed, "selection", episodes), (seed, "behavior")).returns
+    return float(returns.mean()), float(returns.std())
+
+
+def _train(
+    learner: LocomotionMATD3, env: VectorEnv, updates: int, evaluate_every: int, episodes: int
+) -> list[Snapshot]:
+    history: list[Snapshot] = []
+    with Progress(console=Console()) as progress:
+        bar = progress.add_task(f"MATD3 on {env.spec.name}", total=updates)
+        for done in learner.train(updates):
+            if done // evaluate_every > len(history):
+                actors = copy.deepcopy(learner.actors).half().float()  # as they will be shipped
+                mean, std = measure(actors.requires_grad_(False), env, learner.seed, episodes)
+                history.append(Snapshot(done, mean, std, actors.state_dict()))
+                progress.console.print(f"{done:>8} updates: return {mean:.1f} ± {std:.1f} with noise")
+            progress.update(bar, completed=done)
+    return history
+
+
+@contextmanager
+def _fast_products() -> Iterator[None]:
+    """Matrix products in bfloat16 where the processor can, and no denormal numbers, for two thirds of the time."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_flush_denormal(True)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def _destination(task: str, output: str | None, overwrite: bool) -> Path:
+    """Where the snapshots go, known to be possible before anything is trained."""
+    path = WEIGHTS / f"{task}.safetensors" if output is None else Path(output)
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; name another file with output=, or replace it with overwrite=true")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"output={path}: {path.parent} is no folder that can be written to; choose another")
+    return path

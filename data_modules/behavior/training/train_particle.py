@@ -1,0 +1,170 @@
+"""`dof data train-behavior task=spread`: trains the policies that our datasets are collected with."""
+
+import copy
+import inspect
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from data_modules.behavior.actor_bank import GaussianBehavior
+from data_modules.behavior.snapshots import WEIGHTS, Snapshot, SnapshotChoice, save_snapshots
+from data_modules.behavior.training.chase import Chase, layers_of
+from data_modules.behavior.training.matd3 import MATD3, MATD3Settings
+from data_modules.behavior.training.reference_scores import measure_reference
+from dof_lightning.envs.particle.env import ParticleEnv
+from dof_lightning.envs.particle.prey import save_prey, save_scores, shipped_prey
+from dof_lightning.errors import UserError
+from dof_lightning.rollout.run import evaluation_seeds, run_rollout
+
+# Greedy returns near those of OMAR's datasets (Spread: medium-replay 204 on average, medium 273, expert 531; Tag: 4,
+# 116, 208; World: 1, 66, 85), so that normalised scores compare; the training itself goes on to higher returns.
+CHOICE = {
+    "spread": SnapshotChoice(medium_return=280.0, expert_return=545.0, ladder_start=130.0, tolerance=25.0),
+    "tag": SnapshotChoice(116.0, 208.0, ladder_start=-8.0, tolerance=15.0, ladder_size=12, ladder_end=15.0),
+    "world": SnapshotChoice(66.0, 85.0, ladder_start=-8.0, tolerance=8.0, ladder_size=12, ladder_end=10.0),
+}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {"tag": {"batch_size": 256}, "world": {"batch_size": 256}}
+
+_ALWAYS_TOLD = ("task", "seed", "updates")
+
+
+def main(
+    task: Literal["spread", "tag", "world"] = "spread",
+    seed: int = 1,
+    updates: int = 30_000,
+    prey_updates: int = 4_000,
+    prey: str | None = None,
+    evaluate_every: int = 250,
+    evaluation_episodes: int = 500,
+    output: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Trains MATD3 online and writes the chosen snapshots.
+
+    Tag and World have two stages: a prey learns together with predators and is frozen; then predators learn anew
+    against it. Beside the prey are written the returns of uniform actions and of the expert against it.
+
+    Args:
+        task: `spread`, `tag` or `world`.
+        seed: of everything random.
+        updates: critic updates of the team whose snapshots are written.
+        prey_updates: Tag and World: critic updates of either side in the first stage.
+        prey: Tag and World: who is hunted (as `env.prey`) instead of a prey of one's own; there is no first stage.
+        evaluate_every: updates between snapshots.
+        evaluation_episodes: greedy episodes that measure a snapshot.
+        output: safetensors file to write; the prey and its scores lie beside it, in `<output>_prey.safetensors` and
+            `<output>_scores.json`. None means the files that ship with the package.
+        overwrite: replace files that exist. The shipped files' hashes are part of the fingerprint of every dataset
+            collected with them.
+
+    Returns:
+        The file written.
+
+    Raises:
+        UserError: an unknown task, no snapshot within `updates`, or a file that must not or cannot be written.
+    """
+    _check(task, updates, prey_updates, prey, evaluate_every)
+    path = _destination(WEIGHTS / f"mpe_{task}.safetensors" if output is None else Path(output), overwrite)
+    own_prey = None
+    if task != "spread" and prey is None:
+        own_prey = _destination(shipped_prey(task) if output is None else _beside(path, "prey"), overwrite)
+    draft = path.with_name(f".{path.stem}_prey.safetensors")
+    told = {"prey_updates": prey_updates, "prey": prey, "evaluate_every": evaluate_every}
+    command = _command(task=task, seed=seed, updates=updates, **told, evaluation_episodes=evaluation_episodes)
+    torch.set_flush_denormal(True)
+    settings = replace(MATD3Settings(), **SETTINGS.get(task, {}))
+    console = Console()
+    with Progress(console=console) as progress:
+        watch = _Watch(progress, evaluate_every, evaluation_episodes)
+        if own_prey is not None:
+            chase = Chase(task, settings, seed)
+            watch.train(chase, prey_updates, f"a prey for mpe_{task}")
+            save_prey(draft, layers_of(chase.prey.actors), {"command": command, "updates": chase.prey.updates})
+        env = ParticleEnv(task=task, prey=prey if own_prey is None else str(draft))
+        history = watch.train(MATD3(env, settings, seed), updates, env.spec.name)
+    story = {
+        "command": command,
+        "environment": env.spec.name,
+        "environment_fingerprint": env.spec.fingerprint,
+        "settings": asdict(settings),
+        "evaluation_episodes": evaluation_episodes,
+        "torch": torch.__version__,
+    }
+    chosen = CHOICE[task].choose(history)
+    reference = None if own_prey is None else measure_reference(env, chosen["expert"], seed, command)
+    save_snapshots(path, chosen, story)
+    if own_prey is not None and reference is not None:
+        draft.replace(own_prey)  # with its predators: an interrupted training leaves what belongs together
+        save_scores(own_prey, reference)
+    for complaint in CHOICE[task].complaints(chosen):
+        console.print(f"{complaint}: raise updates=")
+    console.print(f"written: {path}")
+    return path
+
+
+def _check(task: str, updates: int, prey_updates: int, prey: str | None, evaluate_every: int) -> None:
+    if task not in CHOICE:
+        raise UserError(f"task={task!r} has no behaviour policies yet; choose one of {', '.join(CHOICE)}")
+    if not 0 < evaluate_every <= updates:
+        raise UserError(f"evaluate_every={evaluate_every} must be 1 to updates={updates}, or no snapshot is taken")
+    if task == "spread" and prey is not None:
+        raise UserError(f"prey={prey!r}: task=spread has no prey; remove prey=, or choose tag or world")
+    if prey_updates < 1:
+        raise UserError(f"prey_updates={prey_updates} must be at least 1; name a prey that is there with prey=")
+
+
+def _destination(path: Path, overwrite: bool) -> Path:
+    """A file to write, known to be possible before anything is trained."""
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; name another file with output=, or replace it with overwrite=true")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"output={path}: {path.parent} is no folder that can be written to; choose another")
+    return path
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f"{path.stem}_{what}.safetensors")
+
+
+def _command(**arguments: Any) -> str:
+    """What to type for the same snapshots; what is as by default is left out."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(main).parameters.items()}
+    typed = [f"{name}={value}" for name, value in arguments.items() if name in _ALWAYS_TOLD or value != defaults[name]]
+    return " ".join(["dof data train-behavior", *typed])
+
+
+class _Watch:
+    """Trains with a progress bar, and measures now and then."""
+
+    def __init__(self, progress: Progress, evaluate_every: int, episodes: int) -> None:
+        self._progress, self._every, self._episodes = progress, evaluate_every, episodes
+
+    def train(self, learner: MATD3, updates: int, what: str) -> list[Snapshot]:
+        """The learner's snapshots, one every `evaluate_every` updates."""
+        history: list[Snapshot] = []
+        bar = self._progress.add_task(f"MATD3: {what}", total=updates)
+        for done in learner.train(updates):
+            if done // self._every > len(history):
+                history.append(measure(learner, self._episodes))
+                latest = history[-1]
+                told = f"{done:>8} updates: return {latest.return_mean:.1f} ± {latest.return_std:.1f}"
+                self._progress.console.print(told)
+            self._progress.update(bar, completed=done)
+        return history
+
+
+def measure(learner: MATD3, episodes: int) -> Snapshot:
+    """The learner's greedy actors now, with their return on fixed episodes."""
+    spec = learner.env.spec
+    greedy = GaussianBehavior(learner.actors, spec.n_agents, spec.action_dim, exploration_noise=0.0)
+    seeds = evaluation_seeds(learner.seed, "selection", episodes)
+    with learner.measured():
+        returns = run_rollout(greedy, copy.copy(learner.env), seeds, noise_key=(learner.seed, "behavior")).returns
+    weights = {key: value.clone() for key, value in learner.actors.state_dict().items()}
+    return Snapshot(learner.updates, float(returns.mean()), float(returns.std()), weights)

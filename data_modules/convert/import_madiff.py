@@ -1,0 +1,84 @@
+"""MADIFF's StarCraft folders: `obs, legals, actions, rewards, path_lengths` (and `states`) as flat `.npy` arrays.
+
+Names, and agent ids in front of observations: github.com/zbzhu99/madiff, diffuser/datasets/smac_env.py. That file takes
+every path's last step as terminal; here a path of the environment's full length was cut by the time limit.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_modules.convert.base import EpisodeSource, Layout, check_shape, digest, load_array
+from data_modules.convert.flat import Cuts, Timeline, find_identities, identity
+from data_modules.storage.arrays import EpisodeRows
+from dof_lightning.errors import UserError
+from dof_lightning.spec import AgentSpec, EnvSpec
+
+_FILES = {"observations": "obs", "legal": "legals", "actions": "actions", "rewards": "rewards", "state": "states"}
+_OPTIONAL = ("legal", "state")
+
+
+class MadiffSource(EpisodeSource):
+    """One map's folder.
+
+    Args:
+        path: of `obs.npy` and the others.
+        environment: whose data these are; None: inferred, agent ids included.
+
+    Raises:
+        UserError: a file is missing, or shapes do not fit together.
+    """
+
+    def __init__(self, path: Path, environment: EnvSpec | None = None) -> None:
+        self.location = path
+        self._files = {n: path / f"{f}.npy" for n, f in _FILES.items()}
+        self._files = {n: f for n, f in self._files.items() if n not in _OPTIONAL or f.exists()}
+        self._arrays = {name: load_array(file) for name, file in self._files.items()}
+        length = np.array(load_array(path / "path_lengths.npy")).astype(np.int64)
+        n_rows, n_agents = self._check(int(length.sum()))
+        if (length < 1).any():
+            raise UserError(f"{path}/path_lengths.npy, entry {int((length < 1).argmax())}: a path without steps")
+        wanted = None if environment is None else environment.observation_dim
+        ids = find_identities(np.array(self._arrays["observations"][: min(n_rows, 256)]), wanted)
+        size = self._arrays["observations"].shape[2] - (n_agents if ids else 0)
+        choices = self._arrays["legal"].shape[2] if "legal" in self._arrays else int(self._arrays["actions"].max()) + 1
+        if "legal" not in self._arrays and environment is not None:
+            choices = environment.action_dim
+        agents = tuple(AgentSpec(f"agent_{i}", size, choices) for i in range(n_agents))
+        state = self._arrays["state"].shape[1] if "state" in self._arrays else 0
+        self.layout = Layout(agents, "discrete", int(length.max()), state)
+        self.n_episodes = len(length)
+        horizon = self.layout.horizon if environment is None else environment.horizon
+        self._cuts = Cuts(np.cumsum(length) - length, length, length < horizon)
+        self._timeline = Timeline(path, self._read, tuple(self._arrays), (size,) * n_agents, choices, ids)
+
+    def identity(self) -> dict[str, Any]:
+        """See `EpisodeSource.identity`."""
+        files = [*self._files.values(), self.location / "path_lengths.npy"]
+        return identity(digest(files, self.location), "madiff")
+
+    def blocks(self, first: int) -> Iterator[EpisodeRows]:
+        """See `EpisodeSource.blocks`."""
+        return self._timeline.blocks(self._cuts, first)
+
+    def _check(self, n_rows: int) -> tuple[int, int]:
+        """Rows and agents."""
+        observations = self._arrays["observations"]
+        check_shape(self._files["observations"], observations, (n_rows, None, None))
+        n_agents = observations.shape[1]
+        shapes: dict[str, tuple[int | None, ...]] = {"actions": (n_rows, n_agents), "legal": (n_rows, n_agents, None)}
+        shapes["state"] = (n_rows, None)
+        for name, shape in shapes.items():
+            if name in self._arrays and not (name == "actions" and self._arrays[name].shape == (n_rows, n_agents, 1)):
+                check_shape(self._files[name], self._arrays[name], shape)
+        if self._arrays["rewards"].shape not in ((n_rows,), (n_rows, n_agents)):
+            check_shape(self._files["rewards"], self._arrays["rewards"], (n_rows, n_agents))
+        return n_rows, n_agents
+
+    def _read(self, name: str, first: int, last: int) -> np.ndarray:
+        rows = np.array(self._arrays[name][first:last])
+        if name == "actions" and rows.ndim == 3:
+            rows = rows[..., 0]
+        return rows.astype(bool) if name == "legal" else rows

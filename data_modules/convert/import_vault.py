@@ -1,0 +1,216 @@
+"""OG-MARL's vaults: zarr arrays in an OCDBT store, read by tensorstore alone (no jax, no flashbax).
+
+Layout: `<scenario>.vlt/<uid>/metadata.json` and leaves whose names end in a dot, one flat timeline `[1, T, N, ...]`,
+valid up to `vault_index` (facts: github.com/instadeepai/flashbax, github.com/instadeepai/og-marl).
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_modules.convert.base import EpisodeSource, Layout, check_shape, digest
+from data_modules.convert.flat import Cuts, Timeline, find_identities, identity, observation_sizes
+from data_modules.storage.arrays import EpisodeRows
+from dof_lightning.errors import UserError
+from dof_lightning.spec import ActionKind, AgentSpec, EnvSpec
+
+LEAVES = {
+    "observations": "observations.",
+    "actions": "actions.",
+    "rewards": "rewards.",
+    "terminals": "terminals.",
+    "truncations": "truncations.",
+    "legal": "infos.legals.",
+    "state": "infos.state.",
+}
+_OPTIONAL = ("legal", "state")
+_ROWS_AT_ONCE = 1 << 16  # of small leaves
+INSTALL = "pip install -c constraints.txt -e '.[vault]'"
+
+
+def tensorstore() -> Any:
+    """The package.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import tensorstore as package
+    except ImportError:
+        raise UserError(f"vaults are read and written with the package tensorstore; install it: {INSTALL}") from None
+    return package
+
+
+class VaultSource(EpisodeSource):
+    """One vault: `<scenario>.vlt/<uid>`.
+
+    The vault keeps no observation after an episode's last step; it is taken to be the last one seen, which terminated
+    episodes never ask for. Where an agent is shorter than others its observation is padded, with -inf in some vaults.
+
+    Args:
+        path: the folder of `metadata.json`, or one above it where there is only one below.
+        environment: whose data these are; None: inferred.
+
+    Raises:
+        UserError: it is no vault, or leaves are missing or do not fit together.
+    """
+
+    def __init__(self, path: Path, environment: EnvSpec | None = None) -> None:
+        self.location = _find(path)
+        self._leaves = self._open()
+        self._n_rows = _index(self.location)
+        n_timelines, n_agents = _shape(self.location, self._leaves)
+        if not 1 <= self._n_rows <= min(int(leaf.shape[1]) for leaf in self._leaves.values()):
+            raise UserError(f"{self.location}: vault_index is {self._n_rows}, of which there are not so many rows")
+        self._n_timelines, self._n_agents = n_timelines, n_agents
+        start = self._rows("observations", 0, 0, min(self._n_rows, 256))
+        ids = find_identities(start, None if environment is None else environment.observation_dim)
+        bare = start if ids is None else start[..., n_agents:] if ids == "front" else start[..., :-n_agents]
+        self._cuts = [self._cut(timeline) for timeline in range(n_timelines)]
+        kind, choices = self._actions()
+        if environment is not None and "legal" not in self._leaves and kind == environment.action_kind == "discrete":
+            choices = environment.action_dim
+        agents = tuple(AgentSpec(f"agent_{i}", size, choices) for i, size in enumerate(observation_sizes(bare)))
+        widths = (n_agents, bare.shape[2], choices)
+        if environment is not None and widths == _widths(environment):
+            agents = environment.agents  # who knows which of the dimensions that all agents are given are padding
+        self.layout = Layout(
+            agents,
+            kind,
+            max(int(cuts.length.max()) for cuts in self._cuts),
+            int(self._leaves["state"].shape[2]) if "state" in self._leaves else 0,
+        )
+        self.n_episodes = sum(len(cuts.length) for cuts in self._cuts)
+        names = tuple(name for name in self._leaves if name not in ("terminals", "truncations"))
+        sizes = tuple(agent.observation_dim for agent in agents)
+        self._timelines = [
+            Timeline(self.location, reader, names, sizes, choices if kind == "discrete" else None, ids)
+            for reader in map(self._reader, range(n_timelines))
+        ]
+
+    def identity(self) -> dict[str, Any]:
+        """See `EpisodeSource.identity`."""
+        files = [file for file in sorted(self.location.rglob("*")) if file.is_file()]
+        return identity(digest(files, self.location), "vault", rows=self._n_rows)
+
+    def blocks(self, first: int) -> Iterator[EpisodeRows]:
+        """See `EpisodeSource.blocks`."""
+        before = 0
+        for timeline, cuts in zip(self._timelines, self._cuts, strict=True):
+            for rows in timeline.blocks(cuts, max(0, first - before)):
+                rows.episode_id += before
+                yield rows
+            before += len(cuts.length)
+
+    def _open(self) -> dict[str, Any]:
+        stores = {}
+        for name, leaf in LEAVES.items():
+            try:
+                stores[name] = tensorstore().open(leaf_spec(self.location, leaf), open=True, read=True).result()
+            except ValueError as error:
+                if name not in _OPTIONAL or "NOT_FOUND" not in str(error):
+                    raise UserError(
+                        f"{self.location}: leaf {leaf!r} cannot be read ({' '.join(str(error).split())[:200]}); "
+                        "is the vault complete?"
+                    ) from None
+        return stores
+
+    def _rows(self, name: str, timeline: int, first: int, last: int) -> np.ndarray:
+        rows = np.asarray(self._leaves[name][timeline, first:last].read().result())
+        return rows != 0 if name in ("legal", "terminals", "truncations") else rows
+
+    def _reader(self, timeline: int) -> Any:
+        def read(name: str, first: int, last: int) -> np.ndarray:
+            rows = self._rows(name, timeline, first, last)
+            return rows[..., 0] if name == "actions" and self._single_column else rows
+
+        return read
+
+    @property
+    def _single_column(self) -> bool:
+        """Whether discrete actions are stored as `[T, N, 1]`."""
+        actions = self._leaves["actions"]
+        return actions.dtype.numpy_dtype.kind in "iu" and len(actions.shape) == 4
+
+    def _cut(self, timeline: int) -> Cuts:
+        """Episodes end where all agents are terminal, or where all are terminal or truncated."""
+        ends = []
+        for first in range(0, self._n_rows, _ROWS_AT_ONCE):
+            last = min(first + _ROWS_AT_ONCE, self._n_rows)
+            terminal, cut = (self._rows(name, timeline, first, last) for name in ("terminals", "truncations"))
+            terminal, cut = terminal.reshape(last - first, -1), cut.reshape(last - first, -1)
+            ends.append((terminal.all(axis=1), (terminal | cut).all(axis=1)))
+        terminated, over = (np.concatenate(parts) for parts in zip(*ends, strict=True))
+        if not over.any():
+            raise UserError(
+                f"{self.location}: neither terminals nor truncations end an episode anywhere; it is no episodes"
+            )
+        return Cuts.at_ends(terminated, over)
+
+    def _actions(self) -> tuple[ActionKind, int]:
+        """Kind, and number of dimensions or choices."""
+        actions = self._leaves["actions"]
+        if actions.dtype.numpy_dtype.kind == "f":
+            return "continuous", int(actions.shape[3])
+        if "legal" in self._leaves:
+            return "discrete", int(self._leaves["legal"].shape[3])
+        largest = max(
+            int(self._rows("actions", b, first, min(first + _ROWS_AT_ONCE, self._n_rows)).max())
+            for b in range(self._n_timelines)
+            for first in range(0, self._n_rows, _ROWS_AT_ONCE)
+        )
+        return "discrete", largest + 1
+
+
+def _widths(environment: EnvSpec) -> tuple[int, int, int]:
+    return environment.n_agents, environment.observation_dim, environment.action_dim
+
+
+def leaf_spec(folder: Path, leaf: str) -> dict[str, Any]:
+    """How tensorstore finds a leaf."""
+    store = {"driver": "ocdbt", "base": f"file://{folder.resolve()}", "path": leaf}
+    return {"driver": "zarr", "kvstore": store, "context": {"cache_pool": {"total_bytes_limit": 0}}}
+
+
+def _find(path: Path) -> Path:
+    candidates = [file.parent for depth in ("", "*/", "*/*/") for file in sorted(path.glob(f"{depth}metadata.json"))]
+    if len(candidates) != 1:
+        found = ", ".join(str(folder.relative_to(path)) for folder in candidates) or "none"
+        raise UserError(f"source={path}: it must lead to one vault (a folder with metadata.json), found: {found}")
+    try:
+        version = float(json.loads((candidates[0] / "metadata.json").read_text())["version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{candidates[0]}/metadata.json is no vault's ({type(error).__name__}: {error})") from None
+    if int(version) != 1:
+        raise UserError(f"{candidates[0]}: vaults of version {version} are not known, only 1.x")
+    return candidates[0]
+
+
+def _index(folder: Path) -> int:
+    try:
+        store = tensorstore().open(leaf_spec(folder, "vault_index"), open=True, read=True).result()
+    except ValueError:
+        raise UserError(f"{folder}: vault_index is missing; is the vault complete?") from None
+    return int(np.asarray(store.read().result()).reshape(-1)[0])
+
+
+def _shape(folder: Path, leaves: Mapping[str, Any]) -> tuple[int, int]:
+    """Timelines and agents, the same in every leaf."""
+    shape = tuple(leaves["observations"].shape)
+    if len(shape) != 4:
+        raise UserError(f"{folder}: observations have shape {list(shape)}, expected [B, T, N, O]")
+    batch, _, n_agents, _ = shape
+    expected = {"rewards": 3, "terminals": 3, "truncations": 3, "legal": 4, "state": 3}
+    actions = leaves["actions"]
+    single = (batch, None, n_agents) if len(actions.shape) == 3 else (batch, None, n_agents, 1)
+    discrete = actions.dtype.numpy_dtype.kind != "f"
+    check_shape(f"{folder}: {LEAVES['actions']}", actions, single if discrete else (batch, None, n_agents, None))
+    for name, dimensions in expected.items():
+        if name in leaves:
+            per_agent = () if name == "state" else (n_agents,)
+            rest = (None,) * (dimensions - 2 - len(per_agent))
+            check_shape(f"{folder}: {LEAVES[name]}", leaves[name], (batch, None, *per_agent, *rest))
+    return batch, n_agents

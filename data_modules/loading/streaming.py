@@ -1,0 +1,277 @@
+"""Datasets larger than memory: blocks of shards are read ahead while windows are gathered from the current one."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count, islice
+from threading import Event
+
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from data_modules.loading.block_order import Block, BlockOrder, Partition, ShardSize, shard_order, window_order_in_block
+from data_modules.loading.windows import EpisodeTable, WindowIndex, load_table, memory_of, split_windows
+from data_modules.storage.manifest import DatasetManifest
+from data_modules.storage.shards import ShardEntry
+from dof_lightning.batch import EpisodeBatch, concatenate
+from dof_lightning.errors import UserError
+from dof_lightning.seeding import derive_seed
+
+BLOCKS_ALIVE = 3  # the current one and what is read ahead, in any process of a rank
+
+_SHARED_MEMORY = "/dev/shm"
+_HELDOUT_SEED = derive_seed("held-out shards")
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """What of a dataset is streamed, and in blocks of which size.
+
+    Attributes:
+        manifest: the dataset.
+        shards: those that have training windows.
+        sizes: of these shards.
+        block_bytes: no block takes more.
+    """
+
+    manifest: DatasetManifest
+    shards: tuple[ShardEntry, ...]
+    sizes: tuple[ShardSize, ...]
+    block_bytes: int
+
+
+def plan_stream(manifest: DatasetManifest, memory_mb: float | None, partition: Partition) -> StreamPlan | None:
+    """Blocks such that all that are alive at once take no more than `memory_mb` (10^6 bytes).
+
+    Returns:
+        None where the dataset is held in memory: where it fits, or `memory_mb` is None.
+
+    Raises:
+        UserError: no block holds the largest shard, and the message says what would; or nothing says how large blocks
+            may be.
+    """
+    if partition == "shards" and memory_mb is None:
+        raise UserError("data.partition=shards streams blocks of shards: give data.memory_mb a number")
+    whole = sum(memory_of(manifest, shard) for shard in manifest.shards)
+    if memory_mb is None or (partition == "windows" and whole <= memory_mb * 1e6):
+        return None
+    shards = tuple(shard for shard in manifest.shards if shard.n_training_windows)
+    sizes = tuple(ShardSize(shard.n_training_windows, memory_of(manifest, shard)) for shard in shards)
+    if not shards:
+        raise UserError(f"{manifest.location}: every episode is held out; collect more of them (data.episodes)")
+    largest = max(range(len(shards)), key=lambda place: sizes[place].n_bytes)
+    needed = BLOCKS_ALIVE * sizes[largest].n_bytes
+    if needed > memory_mb * 1e6:
+        raise UserError(
+            f"{manifest.url(shards[largest])} is too large to be streamed within data.memory_mb={memory_mb}; "
+            f"use data.memory_mb={-(-needed // 10**6)} or more, or write smaller shards"
+        )
+    return StreamPlan(manifest, shards, sizes, int(memory_mb * 1e6) // BLOCKS_ALIVE)
+
+
+def choose_heldout_shards(manifest: DatasetManifest, n_windows: int) -> list[ShardEntry]:
+    """Shards, from all over the dataset, that hold at least `n_windows` held-out windows, if all together do.
+
+    They are the first of a fixed permutation, the same for every run, so that held-out losses can be compared.
+    """
+    chosen: list[ShardEntry] = []
+    for place in shard_order(_HELDOUT_SEED, 0, len(manifest.shards)):
+        if n_windows <= 0:
+            break
+        shard = manifest.shards[place]
+        if shard.n_training_windows < shard.n_steps:
+            chosen.append(shard)
+            n_windows -= shard.n_steps - shard.n_training_windows
+    return chosen
+
+
+@dataclass(frozen=True)
+class LoadedBlock:
+    """A block in memory.
+
+    Attributes:
+        block: which one.
+        table: the episodes of its shards.
+        index: its training windows.
+        order: `[n_windows]` int64, their permutation.
+    """
+
+    block: Block
+    table: EpisodeTable
+    index: WindowIndex
+    order: Tensor
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a block could not be read: what crosses a process border in one line."""
+
+    message: str
+
+
+class BlockReader:
+    """Reads blocks, wherever that happens.
+
+    Args:
+        plan: what is streamed.
+        seed: the run's seed.
+        shared: blocks are to be handed to another process.
+    """
+
+    def __init__(self, plan: StreamPlan, seed: int, shared: bool) -> None:
+        self._plan = plan
+        self._seed = seed
+        self._shared = shared
+
+    def read(self, block: Block, on_shard: Callable[[ShardEntry], None] = lambda shard: None) -> LoadedBlock | Failure:
+        """A block, or the one line that says which shard is damaged and what to do.
+
+        Args:
+            block: which one.
+            on_shard: called after each shard; a `UserError` that it raises ends the reading.
+        """
+        plan = self._plan
+        shards = [plan.shards[place] for place in block.shards]
+        try:
+            table = load_table(plan.manifest, shards, on_shard, self._shared)
+        except UserError as error:
+            return Failure(str(error))
+        training, _ = split_windows(table)
+        if len(training) != block.n_windows:
+            files = ", ".join(shard.name for shard in shards)
+            return Failure(
+                f"{plan.manifest.location}: {files} hold {len(training)} training windows, dataset.json says "
+                f"{block.n_windows}; delete the folder and build the dataset again (`dof data build`)"
+            )
+        return LoadedBlock(block, table, training, window_order_in_block(self._seed, block))
+
+
+class StreamedBatches:
+    """One rank's batches from a step on; at most `BLOCKS_ALIVE` blocks are in memory at any time.
+
+    Without workers a thread reads the next block while windows are gathered from the current one. With workers,
+    processes read blocks in turn and hand them over in shared memory; as many as there may be blocks are used.
+
+    Args:
+        plan: what is streamed.
+        order: which windows a step sees.
+        seed: the run's seed.
+        start: the first step.
+        gather: from a table, episodes' places `[B]` and time steps `[B]` to a batch.
+        num_workers: processes that read; 0: a thread.
+        ranks_here: ranks on this machine, which share what its workers hand over blocks in.
+    """
+
+    def __init__(
+        self,
+        plan: StreamPlan,
+        order: BlockOrder,
+        seed: int,
+        start: int,
+        gather: Callable[[EpisodeTable, Tensor, Tensor], EpisodeBatch],
+        num_workers: int,
+        ranks_here: int = 1,
+    ) -> None:
+        self._order = order
+        self._start = start
+        self._gather = gather
+        self._num_workers = min(num_workers, BLOCKS_ALIVE - 1)
+        self._reader = BlockReader(plan, seed, shared=self._num_workers > 0)
+        if self._num_workers:
+            _check_shared_memory(plan.block_bytes * (self._num_workers + 1) * ranks_here)
+
+    def __iter__(self) -> Iterator[EpisodeBatch]:
+        """Endless.
+
+        Raises:
+            UserError: a shard is damaged.
+        """
+        if self._num_workers:
+            yield from self._batches(iter(self._start_workers()))
+            return
+        with ThreadPoolExecutor(1, "block reader") as executor:
+            ahead = _ReadAhead(executor, self._reader, self._order.blocks_from(self._start))
+            try:
+                yield from self._batches(ahead)
+            finally:
+                ahead.cancel()
+
+    def _start_workers(self) -> DataLoader:
+        blocks = _BlocksInTurn(self._reader, self._order, self._start)
+        return DataLoader(blocks, batch_size=None, num_workers=self._num_workers, prefetch_factor=1)
+
+    def _batches(self, loaded: Iterator[LoadedBlock | Failure]) -> Iterator[EpisodeBatch]:
+        current: LoadedBlock | None = None
+        for step in count(self._start):
+            parts = []
+            for block, first, size in self._order.pieces(step):
+                while current is None or current.block != block:
+                    current = None  # its memory is needed for the one after the next
+                    current = _opened(next(loaded))
+                    if (current.block.epoch, current.block.number) > (block.epoch, block.number):
+                        raise RuntimeError(f"{current.block} came before {block}")  # which would never come
+                windows = current.order[first : first + size]
+                parts.append(self._gather(current.table, *current.index.locate(windows)))
+            yield concatenate(parts)
+
+
+class _ReadAhead(Iterator[LoadedBlock | Failure]):
+    """Reads one block ahead in a thread; holds no block that it has handed over."""
+
+    def __init__(self, executor: ThreadPoolExecutor, reader: BlockReader, blocks: Iterator[Block]) -> None:
+        self._executor = executor
+        self._reader = reader
+        self._blocks = blocks
+        self._cancelled = Event()
+        self._next = self._submit()
+
+    def __next__(self) -> LoadedBlock | Failure:
+        loaded = self._next.result()
+        self._next = self._submit()
+        return loaded
+
+    def cancel(self) -> None:
+        """Ends the reading under way at the next shard."""
+        self._cancelled.set()
+
+    def _submit(self) -> "Future[LoadedBlock | Failure]":
+        return self._executor.submit(self._reader.read, next(self._blocks), self._go_on)
+
+    def _go_on(self, shard: ShardEntry) -> None:
+        if self._cancelled.is_set():
+            raise UserError("nobody waits for this block any more")
+
+
+class _BlocksInTurn(IterableDataset):
+    """What a DataLoader iterates over; workers take blocks in turn, so they come in order."""
+
+    def __init__(self, reader: BlockReader, order: BlockOrder, start: int) -> None:
+        self._reader = reader
+        self._order = order
+        self._start = start
+
+    def __iter__(self) -> Iterator[LoadedBlock | Failure]:
+        worker = get_worker_info()
+        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for block in islice(self._order.blocks_from(self._start), first, None, stride):
+            yield self._reader.read(block)
+
+
+def _opened(loaded: LoadedBlock | Failure) -> LoadedBlock:
+    if isinstance(loaded, Failure):
+        raise UserError(loaded.message)
+    return loaded
+
+
+def _check_shared_memory(n_bytes: int) -> None:
+    """Workers hand blocks over through a folder that containers often make small; running full kills them."""
+    if not os.path.isdir(_SHARED_MEMORY):
+        return
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if free < n_bytes:
+        raise UserError(
+            f"data.num_workers: blocks need {n_bytes / 1e6:.0f} MB in {_SHARED_MEMORY}, {free / 1e6:.0f} MB are free; "
+            "use data.num_workers=0, a smaller data.memory_mb, or a larger /dev/shm (docker run --shm-size)"
+        )

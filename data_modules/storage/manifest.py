@@ -1,0 +1,208 @@
+"""`dataset.json`: what a dataset is, where its episodes lie, and their statistics."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_modules.storage.shards import Member, ShardEntry, open_url
+from dof_lightning.errors import UserError
+from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
+
+FORMAT_VERSION = 1
+FILE_NAME = "dataset.json"
+
+_REBUILD = "delete the folder and build the dataset again (`dof data build`)"
+
+
+@dataclass(frozen=True)
+class DatasetManifest:
+    """A dataset on disk or behind a URL.
+
+    Attributes:
+        location: the folder's path or address.
+        spec: what algorithms see of it.
+        behavior: who acted: name, hash of weights, noise, and `return_mean`, `return_std` over all episodes, with
+            `win_rate` where there was something to win.
+        members: the arrays of every sample.
+        shards: in order.
+        longest: steps of the longest episode.
+        n_terminated: episodes that really ended; the others were cut by a time limit.
+        return_knots: `[Q]`, quantiles of the undiscounted episode returns (mean over agents), all episodes.
+    """
+
+    location: str
+    spec: DatasetSpec
+    behavior: Mapping[str, Any]
+    members: Mapping[str, Member]
+    shards: tuple[ShardEntry, ...]
+    longest: int
+    n_terminated: int
+    return_knots: np.ndarray
+
+    @property
+    def n_episodes(self) -> int:
+        """Episodes of all shards, held-out ones included."""
+        return sum(shard.n_episodes for shard in self.shards)
+
+    @property
+    def n_steps(self) -> int:
+        """Environment steps of all shards."""
+        return sum(shard.n_steps for shard in self.shards)
+
+    @property
+    def n_windows(self) -> int:
+        """One for each step that can be the current one, held-out episodes included."""
+        return self.n_steps
+
+    @property
+    def n_training_windows(self) -> int:
+        """One for each step of the episodes that are not held out."""
+        return sum(shard.n_training_windows for shard in self.shards)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all shards."""
+        return sum(shard.n_bytes for shard in self.shards)
+
+    def url(self, shard: ShardEntry) -> str:
+        """Where a shard lies."""
+        return f"{self.location}/{shard.name}"
+
+
+def write_manifest(folder: Path, manifest: DatasetManifest) -> None:
+    """Writes `dataset.json` into a folder; the same manifest gives the same bytes."""
+    spec = manifest.spec
+    document = {
+        "format_version": FORMAT_VERSION,
+        "name": spec.name,
+        "fingerprint": spec.fingerprint,
+        "environment": spec.environment.to_dict(),
+        "discount": spec.discount,
+        "recipe": dict(spec.recipe),
+        "behavior": dict(manifest.behavior),
+        "n_episodes": manifest.n_episodes,
+        "n_steps": manifest.n_steps,
+        "longest": manifest.longest,
+        "n_terminated": manifest.n_terminated,
+        "members": {name: asdict(member) for name, member in manifest.members.items()},
+        "shards": [asdict(shard) for shard in manifest.shards],
+        "return_knots": _encode(manifest.return_knots),
+        "statistics": _encode_statistics(spec.statistics),
+    }
+    (folder / FILE_NAME).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def read_manifest(path: Path | str) -> DatasetManifest:
+    """Reads `dataset.json` and checks that the shards it lists are there in full size.
+
+    Args:
+        path: the dataset's folder, or its `http(s)://` or `s3://` address (shards are then not looked at).
+
+    Raises:
+        UserError: the folder or its `dataset.json` is missing, unreadable or of another format version, or a shard is
+            missing or has another size.
+    """
+    location = str(path).rstrip("/")
+    is_local = "://" not in location
+    if is_local and not Path(location).is_dir():
+        raise UserError(f"{location}: there is no such dataset; build it (`dof data build`) or correct data.root")
+    if is_local and not (Path(location) / FILE_NAME).is_file():
+        raise UserError(f"{location}/{FILE_NAME} is missing: this is no dataset; {_REBUILD} or correct data.root")
+    manifest = _parse(location)
+    if is_local:
+        _check_files(manifest)
+    return manifest
+
+
+def _parse(location: str) -> DatasetManifest:
+    file = f"{location}/{FILE_NAME}"
+    try:
+        with open_url(file) as stream:
+            document = json.loads(stream.read())
+        version = document["format_version"]
+        if version != FORMAT_VERSION:
+            raise UserError(f"{file} has format version {version}, this program reads {FORMAT_VERSION}; {_REBUILD}")
+        manifest = _decode(location, document)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged ({type(error).__name__}: {error}); {_REBUILD}") from error
+    if manifest.spec.fingerprint != document["fingerprint"]:
+        raise UserError(f"{file} was changed by hand (its recipe does not give its fingerprint); {_REBUILD}")
+    return manifest
+
+
+def _decode(location: str, document: Mapping[str, Any]) -> DatasetManifest:
+    shards = tuple(ShardEntry(**shard) for shard in document["shards"])
+    for shard in shards:
+        if "/" in shard.name or "\\" in shard.name or shard.name.startswith("."):
+            raise ValueError(f"shard name {shard.name!r} leaves the dataset's folder")
+    return DatasetManifest(
+        location=location,
+        spec=DatasetSpec(
+            name=document["name"],
+            environment=EnvSpec.from_dict(document["environment"]),
+            discount=document["discount"],
+            recipe=document["recipe"],
+            statistics=_decode_statistics(document["statistics"]),
+        ),
+        behavior=document["behavior"],
+        members={name: Member(m["dtype"], tuple(m["shape"])) for name, m in document["members"].items()},
+        shards=shards,
+        longest=document["longest"],
+        n_terminated=document["n_terminated"],
+        return_knots=_array(document["return_knots"]),
+    )
+
+
+def _check_files(manifest: DatasetManifest) -> None:
+    for shard in manifest.shards:
+        file = Path(manifest.url(shard))
+        if not file.is_file():
+            raise UserError(f"{file} is missing: the dataset is incomplete; {_REBUILD}")
+        if file.stat().st_size != shard.n_bytes:
+            raise UserError(f"{file} has {file.stat().st_size} bytes instead of {shard.n_bytes}; {_REBUILD}")
+
+
+def _encode_statistics(statistics: DatasetStatistics) -> dict[str, Any]:
+    return {
+        "observations": _encode_dimensions(statistics.observations),
+        "actions": None if statistics.actions is None else _encode_dimensions(statistics.actions),
+        "return_mean": statistics.return_mean,
+        "return_std": statistics.return_std,
+        "discounted_return_knots": _encode(statistics.discounted_return_knots),
+    }
+
+
+def _decode_statistics(data: Mapping[str, Any]) -> DatasetStatistics:
+    return DatasetStatistics(
+        observations=_decode_dimensions(data["observations"]),
+        actions=None if data["actions"] is None else _decode_dimensions(data["actions"]),
+        return_mean=data["return_mean"],
+        return_std=data["return_std"],
+        discounted_return_knots=_array(data["discounted_return_knots"]),
+    )
+
+
+def _encode_dimensions(statistics: DimensionStatistics) -> dict[str, Any]:
+    small = {name: getattr(statistics, name).tolist() for name in ("mean", "std", "minimum", "maximum")}
+    return small | {"knots": _encode(statistics.knots)}
+
+
+def _decode_dimensions(data: Mapping[str, Any]) -> DimensionStatistics:
+    small = {name: np.array(data[name], dtype=np.float32) for name in ("mean", "std", "minimum", "maximum")}
+    return DimensionStatistics(**small, knots=_array(data["knots"]))
+
+
+def _encode(array: np.ndarray) -> dict[str, Any]:
+    """Knots are many and not for reading: base64 of little-endian float32."""
+    data = np.ascontiguousarray(array, dtype="<f4")
+    return {"shape": list(data.shape), "float32": base64.b64encode(data.tobytes()).decode()}
+
+
+def _array(data: Mapping[str, Any]) -> np.ndarray:
+    flat = np.frombuffer(base64.b64decode(data["float32"], validate=True), dtype="<f4")
+    return flat.reshape(data["shape"]).astype(np.float32)

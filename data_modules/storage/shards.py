@@ -1,0 +1,299 @@
+"""The shard format: WebDataset tars whose samples are several episodes end to end, `.npy` members only.
+
+Every file is opened by fsspec or by us and handed to WebDataset as a file object: its own URL openers can start
+programs and its default decoders can run code, so neither is ever used.
+"""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import numpy as np
+import torch
+
+os.environ["WDS_SECURE"] = "1"  # read once, when webdataset is imported
+
+from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.writer import ShardWriter
+
+from data_modules.storage.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, EpisodeRows
+from data_modules.storage.remote import open_remote
+from data_modules.storage.split import is_heldout
+from dof_lightning.errors import UserError
+from dof_lightning.spec import EnvSpec
+
+PROTOCOLS = ("", "file", "http", "https", "s3")
+READ_BYTES = 1 << 17  # large, because every read and hash gives up the interpreter's lock and has to wait for it again
+
+_REPAIR = "the file is damaged: delete the dataset's folder and build (or download) it again"
+_REPAIR_COPY = "the copy at this address is damaged: upload it again"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One array of a sample.
+
+    Attributes:
+        dtype: numpy's name of the element type, little-endian, e.g. `<f4`.
+        shape: what follows the row, step or episode dimension, e.g. `(N, O)`.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard as `dataset.json` lists it.
+
+    Attributes:
+        name: file name within the dataset's folder.
+        n_episodes: episodes it holds.
+        n_steps: environment steps it holds.
+        n_training_windows: one for each step of the episodes that are not held out.
+        n_bytes: size of the file.
+        sha256: of the file, hexadecimal.
+    """
+
+    name: str
+    n_episodes: int
+    n_steps: int
+    n_training_windows: int
+    n_bytes: int
+    sha256: str
+
+
+def expected_members(rows: EpisodeRows, environment: EnvSpec) -> dict[str, Member]:
+    """The members of a dataset of this environment with the optional arrays that `rows` has."""
+    n, observation, action = environment.n_agents, environment.observation_dim, environment.action_dim
+    discrete = environment.action_kind == "discrete"
+    known = {
+        "observations": Member("<f4", (n, observation)),
+        "actions": Member("<i8", (n,)) if discrete else Member("<f4", (n, action)),
+        "rewards": Member("<f4", (n,)),
+        "terminated": Member("|b1", ()),
+        "length": Member("<i4", ()),
+        "episode_id": Member("<i8", ()),
+        "state": Member("<f4", (environment.state_dim,)),
+        "legal": Member("|b1", (n, action)),
+        "alive": Member("|b1", (n,)),
+    }
+    return {name: known.get(name) or _member_of(array) for name, array in rows.arrays().items()}
+
+
+def write_shards(
+    folder: Path, samples: Iterable[EpisodeRows], environment: EnvSpec, samples_per_shard: int
+) -> tuple[dict[str, Member], tuple[ShardEntry, ...]]:
+    """Writes samples into `shard-000000.tar`, ...; the same samples give the same bytes.
+
+    Args:
+        folder: exists, and is empty.
+        samples: several episodes each.
+        environment: says what the arrays must look like.
+        samples_per_shard: samples in each shard but the last.
+
+    Returns:
+        What every sample holds, and the shards.
+
+    Raises:
+        ValueError: an array contradicts the environment's spec, is not finite, or only some samples have it.
+    """
+    members: dict[str, Member] = {}
+    files: list[_HashedFile] = []
+    counts: list[tuple[int, int, int]] = []
+
+    def open_file(name: str) -> _HashedFile:
+        files.append(_HashedFile(Path(name)))
+        counts.append((0, 0, 0))
+        return files[-1]
+
+    writer = ShardWriter(
+        str(folder / "shard").replace("%", "%%") + "-%06d.tar",
+        maxcount=samples_per_shard,
+        maxsize=float("inf"),
+        opener=open_file,
+        post=lambda _: files[-1].finish(),
+        verbose=0,
+        mtime=0,
+        user="dof",
+        group="dof",
+    )
+    with writer:
+        for number, rows in enumerate(samples):
+            members = members or expected_members(rows, environment)
+            if set(rows.arrays()) != set(members):
+                raise ValueError(f"some blocks hold {sorted(rows.arrays())}, others {sorted(members)}")
+            arrays = {name: _cast(array, members[name]) for name, array in rows.arrays().items()}
+            _check_sample(arrays, members)
+            writer.write({"__key__": f"{number:06d}"} | {f"{name}.npy": array for name, array in arrays.items()})
+            n_episodes, n_steps, n_windows = counts[-1]
+            n_windows += _count_training_windows(rows)
+            counts[-1] = (n_episodes + rows.n_episodes, n_steps + rows.n_steps, n_windows)
+    return members, tuple(
+        ShardEntry(file.path.name, *count, file.n_bytes, file.sha256.hexdigest())
+        for file, count in zip(files, counts, strict=True)
+    )
+
+
+def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None = None) -> Iterator[EpisodeRows]:
+    """The samples of a shard in turn.
+
+    Args:
+        url: a path, or an `http(s)://` or `s3://` address.
+        members: what to read; members of other names are skipped.
+        entry: how many episodes and steps are expected; never more than these are yielded.
+
+    Raises:
+        UserError: the file cannot be opened, is truncated, holds other episodes or bytes than expected, or a member
+            has another type or shape, holds pickled objects, or is not finite; the message names file, member and fix.
+    """
+    n_episodes = n_steps = 0
+    wanted = {f"{name}.npy" for name in members}
+    with open_url(url, None if entry is None else entry.n_bytes) as file:
+        hashed = _HashingFile(file)
+        source = {"url": url, "stream": io.BufferedReader(hashed, READ_BYTES)}
+        files = tar_file_expander([source], select_files=lambda name: name.partition(".")[2] in wanted)
+        try:
+            for sample in group_by_keys(files):
+                rows = _decode(sample, members)
+                n_episodes, n_steps = n_episodes + rows.n_episodes, n_steps + rows.n_steps
+                if entry is not None and (n_episodes > entry.n_episodes or n_steps > entry.n_steps):
+                    raise ValueError(f"it holds more than {entry.n_episodes} episodes and {entry.n_steps} steps")
+                yield rows
+            if entry is not None and (n_episodes, n_steps) != (entry.n_episodes, entry.n_steps):
+                raise ValueError(f"it holds {n_episodes} episodes, expected {entry.n_episodes}")
+            if entry is not None and hashed.finish() != entry.sha256:
+                raise ValueError("it was changed after it was written (another sha256)")
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            reason = str(error.args[0]).partition(" @ <")[0] if error.args else type(error).__name__
+            raise UserError(f"{url}: {reason}; {_REPAIR_COPY if '://' in url else _REPAIR}") from error
+        except UserError as error:
+            raise (hashed.failure or error) from error.__cause__
+
+
+def open_url(url: str, n_bytes: int | None = None) -> IO[bytes]:
+    """Opens a local path, `http(s)://` or `s3://` address for reading.
+
+    Args:
+        url: what to open.
+        n_bytes: the size that a file at an address must have, None: any.
+
+    Raises:
+        UserError: it is not there, cannot be reached, or is of another kind; see `open_remote`.
+    """
+    protocol = url.partition("://")[0] if "://" in url else ""
+    if protocol not in PROTOCOLS or "::" in url:
+        raise UserError(f"{url}: only local paths, http(s):// and s3:// are read; copy the data to one of them")
+    if protocol not in ("", "file"):
+        return open_remote(url, n_bytes)
+    try:
+        return fsspec.open(url, "rb").open()
+    except FileNotFoundError as error:
+        raise UserError(f"{url} is missing: build the dataset (`dof data build`) or correct the path") from error
+    except OSError as error:
+        raise UserError(f"{url} cannot be opened ({error}): check the path and its permissions") from error
+
+
+class _HashingFile(io.RawIOBase):
+    """A file whose sha256 is known once it has been read, without reading it twice."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self.failure: UserError | None = None
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Reads and counts in; keeps a failure as it was, because WebDataset adds to the exceptions it passes on."""
+        try:
+            size: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        except UserError as error:
+            self.failure = UserError(*error.args)
+            raise
+        self._sha256.update(memoryview(buffer)[:size])
+        return size
+
+    def finish(self) -> str:
+        """Reads what is left; the sha256 of the whole, hexadecimal."""
+        rest = bytearray(READ_BYTES)
+        while self.readinto(rest):
+            pass
+        return self._sha256.hexdigest()
+
+
+class _HashedFile(io.RawIOBase):
+    """A file being written whose size and sha256 are known at the end without reading it back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sha256 = hashlib.sha256()
+        self.n_bytes = 0
+        self._file = path.open("wb")
+
+    def write(self, data: Any) -> int:
+        """Writes and counts."""
+        self.sha256.update(data)
+        self.n_bytes += len(data)
+        return self._file.write(data)
+
+    def finish(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _count_training_windows(rows: EpisodeRows) -> int:
+    return int(rows.length[~is_heldout(torch.from_numpy(rows.episode_id)).numpy()].sum())
+
+
+def _member_of(array: np.ndarray) -> Member:
+    return Member("<i8" if array.dtype.kind == "i" else "<f4", array.shape[1:])
+
+
+def _cast(array: np.ndarray, member: Member) -> np.ndarray:
+    return np.ascontiguousarray(array, dtype=np.dtype(member.dtype))
+
+
+def _decode(sample: Mapping[str, Any], members: Mapping[str, Member]) -> EpisodeRows:
+    key = sample["__key__"]
+    missing = [name for name in members if f"{name}.npy" not in sample]
+    if missing:
+        raise ValueError(f"member {key}.{missing[0]}.npy is missing")
+    arrays = {name: _load(sample[f"{name}.npy"], f"{key}.{name}.npy") for name in members}
+    _check_sample(arrays, members, prefix=f"{key}.", suffix=".npy")
+    return EpisodeRows(**arrays)
+
+
+def _load(data: bytes, member: str) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError) as error:
+        raise ValueError(f"member {member} is no plain array ({error})") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"member {member} is no plain array")
+    return array
+
+
+def _check_sample(
+    arrays: Mapping[str, np.ndarray], members: Mapping[str, Member], prefix: str = "", suffix: str = ""
+) -> None:
+    n_episodes, n_steps = len(arrays["length"]), int(arrays["length"].sum())
+    if (arrays["length"] < 1).any():
+        raise ValueError(f"member {prefix}length{suffix} has an episode without steps")
+    sizes = dict.fromkeys(EPISODE_ARRAYS, n_episodes) | dict.fromkeys(STEP_ARRAYS, n_steps)
+    sizes |= dict.fromkeys(ROW_ARRAYS, n_steps + n_episodes)
+    for name, array in arrays.items():
+        member, shape = members[name], (sizes[name], *members[name].shape)
+        if array.dtype.str != member.dtype or array.shape != shape:
+            found = f"{array.dtype.str} {list(array.shape)}"
+            raise ValueError(f"member {prefix}{name}{suffix} is {found}, expected {member.dtype} {list(shape)}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"member {prefix}{name}{suffix} has values that are not finite")

@@ -1,0 +1,218 @@
+"""Building a dataset's folder: all or nothing, and by one process at a time."""
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data_modules.storage.arrays import EpisodeRows, Episodes, find_fault
+from data_modules.storage.card import write_card
+from data_modules.storage.dataset_statistics import StatisticsAccumulator
+from data_modules.storage.disk_order import permute
+from data_modules.storage.journal import Journal
+from data_modules.storage.manifest import DatasetManifest, read_manifest, write_manifest
+from data_modules.storage.shards import write_shards
+from dof_lightning.errors import UserError
+from dof_lightning.spec import DatasetSpec, EnvSpec, fingerprint
+
+SAMPLE_BYTES = 1 << 22
+MOST_EPISODES = 256
+
+Block = Episodes | EpisodeRows
+
+_log = logging.getLogger(__name__)
+
+
+def write_dataset(
+    path: Path,
+    *,
+    name: str,
+    environment: EnvSpec,
+    recipe: Mapping[str, Any],
+    behavior: Mapping[str, Any],
+    blocks: Iterable[Block] | Callable[[int], Iterable[Block]],
+    n_episodes: int,
+    seed: int,
+    discount: float = 0.99,
+    episodes_per_sample: int | None = None,
+    samples_per_shard: int = 16,
+    buffer_bytes: int = 48 << 20,
+) -> DatasetManifest:
+    """Builds a dataset, or finds it built.
+
+    Everything is written into a hidden sibling folder, synced, and renamed at the end, so a folder that is there is
+    complete. A file lock makes a second builder wait and then find the first one's work; `blocks` is not touched
+    until the lock is held, so a lazy collector does nothing twice. The same arguments give the same bytes.
+
+    Episodes are permuted by a hash of (seed, id). Memory does not grow with the dataset (see `permute`); where it is
+    larger than the buffer, as much free disk as the episodes take is needed for a while.
+
+    Args:
+        path: the dataset's folder.
+        name: for people.
+        environment: the world the episodes come from.
+        recipe: everything that changes the data's meaning; its fingerprint is the dataset's.
+        behavior: who acted (name, hash of weights, noise), read after the blocks, which may complete it (win rate); the
+            returns of all episodes are added.
+        blocks: the episodes, whose ids are all different, padded or end to end. A function, called with n, that gives
+            them without the first n: then a writing that was killed goes on where it was, which takes as much disk
+            again until it is done.
+        n_episodes: how many there are in all blocks together.
+        seed: of the permutation.
+        discount: gamma of discounted returns.
+        episodes_per_sample: episodes in one WebDataset sample; None: 256, or fewer where they are large.
+        samples_per_shard: samples in one tar.
+        buffer_bytes: episodes held at once; changes no byte of what is written.
+
+    Raises:
+        UserError: the folder holds another dataset, is damaged, or the disk is full.
+        ValueError: the blocks contradict the environment's spec or `n_episodes`.
+    """
+    path = Path(path)
+    with _lock(path):
+        if path.exists():
+            manifest = _accept(path, recipe)
+            if callable(blocks):
+                shutil.rmtree(_unsorted(path), ignore_errors=True)  # of a process that was killed after the rename
+            return manifest
+        with _draft(path) as draft:
+            statistics = StatisticsAccumulator(environment, discount, n_episodes)
+            size = episodes_per_sample or fitting_sample(environment)
+            journal, remaining = _remaining(blocks, path, recipe, (seed, n_episodes, buffer_bytes))
+            checked, scratch = _checked(remaining, environment), draft / ".unsorted"
+            most = episode_bytes(environment)
+            groups = permute(checked, seed, n_episodes, size, buffer_bytes, scratch, journal, most)
+            samples = _samples(groups, statistics)
+            members, shards = write_shards(draft, samples, environment, samples_per_shard)
+            if (found := sum(shard.n_episodes for shard in shards)) != n_episodes:
+                raise ValueError(f"the blocks hold {found} episodes, announced were {n_episodes}")
+            mean, std = statistics.returns.mean_and_std()
+            manifest = DatasetManifest(
+                location=str(path),
+                spec=DatasetSpec(name, environment, discount, recipe, statistics.finish()),
+                behavior={**behavior, "return_mean": mean, "return_std": std},
+                members=members,
+                shards=shards,
+                longest=statistics.longest,
+                n_terminated=statistics.n_terminated,
+                return_knots=statistics.returns.knots(),
+            )
+            write_manifest(draft, manifest)
+            write_card(draft, manifest)
+        if journal is not None:
+            journal.remove()
+    return read_manifest(path)
+
+
+def _remaining(
+    blocks: Iterable[Block] | Callable[[int], Iterable[Block]],
+    path: Path,
+    recipe: Mapping[str, Any],
+    dealing: tuple[int, ...],
+) -> tuple[Journal | None, Iterable[Block]]:
+    """What is still to be read, and the note of what was."""
+    if not callable(blocks):
+        return None, blocks
+    journal = Journal(_unsorted(path), fingerprint({**recipe, "dealing": list(dealing)}))
+    return journal, blocks(0 if journal.dealt is None else journal.dealt.episodes)
+
+
+def _unsorted(path: Path) -> Path:
+    """Where episodes wait that a resumable writing has read."""
+    return path.with_name(f".{path.name}.unsorted")
+
+
+def fitting_sample(environment: EnvSpec) -> int:
+    """How many of the longest episodes that the environment allows take `SAMPLE_BYTES`; between 1 and 256.
+
+    So that no shard is too large to be streamed within a small `data.memory_mb`.
+    """
+    return max(1, min(MOST_EPISODES, SAMPLE_BYTES // episode_bytes(environment)))
+
+
+def episode_bytes(environment: EnvSpec) -> int:
+    """About what the longest episode that the environment allows takes."""
+    n, steps = environment.n_agents, environment.horizon
+    row = n * environment.observation_dim + environment.state_dim
+    step = n * (1 + environment.action_dim)
+    return 4 * (row * (steps + 1) + step * steps)
+
+
+def _accept(path: Path, recipe: Mapping[str, Any]) -> DatasetManifest:
+    manifest = read_manifest(path)
+    wanted = fingerprint(recipe)
+    if manifest.spec.fingerprint != wanted:
+        raise UserError(
+            f"{path} holds another dataset (fingerprint {manifest.spec.fingerprint}, wanted {wanted}); "
+            f"delete that folder or choose another data.root"
+        )
+    return manifest
+
+
+def _samples(groups: Iterable[EpisodeRows], statistics: StatisticsAccumulator) -> Iterator[EpisodeRows]:
+    """Statistics see each group as it passes."""
+    for sample in groups:
+        statistics.update(sample)
+        yield sample
+
+
+def _checked(blocks: Iterable[Block], environment: EnvSpec) -> Iterator[EpisodeRows]:
+    for block in blocks:
+        rows = block.flatten() if isinstance(block, Episodes) else block
+        del block
+        if fault := find_fault(rows, environment):
+            raise ValueError(fault)
+        yield rows
+        del rows
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(f".{path.name}.lock").open("w")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose another data.root") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.warning("another process is building %s: waiting for it", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """A hidden folder that takes the place of `path` if all goes well, and vanishes if not."""
+    draft = path.with_name(f".{path.name}.building")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        yield draft
+        for file in draft.iterdir():
+            _sync(file)
+        _sync(draft)
+        draft.rename(path)
+        _sync(path.parent)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{path}: the disk is full; free some space or choose another data.root") from error
+        raise
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,113 @@
+"""What `dof data list` and `dof data show` print: the known datasets and those on disk, and the card of one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from data_modules.storage.card import Section, sections, size
+from data_modules.storage.manifest import FILE_NAME, DatasetManifest, read_manifest
+from dof_lightning.errors import UserError
+
+_COLUMNS = ("dataset", "environment", "agents", "episodes", "return", "score", "won", "size", "fingerprint", "folder")
+_NOT_KNOWN = "-"
+
+
+@dataclass(frozen=True)
+class KnownDataset:
+    """A dataset that the configuration can name.
+
+    Attributes:
+        name: what its manifest is called.
+        environment: option of group env, for people.
+        build: the command that makes it.
+    """
+
+    name: str
+    environment: str
+    build: str
+
+
+def find_datasets(root: Path) -> list[Path]:
+    """Folders below `root` (two levels at most) that hold a `dataset.json`, in alphabetical order."""
+    files = (file for depth in ("*", "*/*") for file in Path(root).glob(f"{depth}/{FILE_NAME}"))
+    return sorted(file.parent for file in files if not file.parent.name.startswith("."))
+
+
+def list_datasets(root: Path, known: Sequence[KnownDataset] = ()) -> RenderableType:
+    """One line for each dataset below `root`, and how to make the known ones that are not there.
+
+    Damaged ones say what is wrong.
+    """
+    table = Table(*_COLUMNS, title=f"on disk, in {root}")
+    names = set()
+    for folder in find_datasets(root):
+        where = str(folder.relative_to(root))
+        try:
+            manifest = read_manifest(folder)
+        except UserError as error:
+            table.add_row(where, Text(str(error), style="red"))
+            continue
+        names.add(manifest.spec.name)
+        table.add_row(*_summary(manifest), where)
+    missing = [dataset for dataset in known if dataset.name not in names]
+    on_disk = (
+        table
+        if table.row_count
+        else Text(f"no datasets in {root}: make one with a command below, or correct data.root")
+    )
+    if not known and not table.row_count:
+        return Text(f"no datasets in {root}: build one with `dof data build`, or correct data.root")
+    return Group(on_disk, *([_missing(missing)] if missing else []))
+
+
+def describe(path: Path | str) -> RenderableType:
+    """A dataset's card.
+
+    Raises:
+        UserError: see `read_manifest`.
+    """
+    manifest = read_manifest(path)
+    parts = [Text(f"folder  {manifest.location}", style="bold")]
+    return Panel(Group(*parts, *map(_print, sections(manifest))), title=manifest.spec.name, title_align="left")
+
+
+def _missing(datasets: Sequence[KnownDataset]) -> Table:
+    table = Table("dataset", "environment", "make it with", title="known, not on disk")
+    for dataset in datasets:
+        table.add_row(dataset.name, dataset.environment, dataset.build)
+    return table
+
+
+def _summary(manifest: DatasetManifest) -> Iterator[str]:
+    spec, behavior = manifest.spec, manifest.behavior
+    reference, won = spec.environment.reference, behavior.get("win_rate")
+    yield spec.name
+    yield spec.environment.name
+    yield str(spec.n_agents)
+    yield f"{manifest.n_episodes:,}"
+    yield f"{behavior['return_mean']:.2f} ± {behavior['return_std']:.2f}"
+    yield _NOT_KNOWN if reference is None else f"{reference.normalize(behavior['return_mean']):.1f}"
+    yield _NOT_KNOWN if won is None else f"{100 * won:.0f} %"
+    yield size(manifest.n_bytes)
+    yield spec.fingerprint
+
+
+def _print(section: Section) -> RenderableType:
+    parts: list[RenderableType] = ["", Text(section.title, style="bold underline")] if section.title else [""]
+    if section.facts is not None:
+        facts = Table.grid(padding=(0, 2))
+        for name, value in section.facts.items():
+            facts.add_row(Text(name, style="bold"), Text(value))
+        parts.append(facts)
+    if section.rows:
+        table = Table(*section.header, box=None)
+        for row in section.rows:
+            table.add_row(*row)
+        parts.append(table)
+    parts.extend(Text(line) for line in section.lines)
+    return Group(*parts)

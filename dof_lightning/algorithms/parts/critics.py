@@ -1,0 +1,270 @@
+"""The values of a team: what they are made of, and the critics, online and target, that learn them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dof_lightning.algorithms.base import mean_over_ranks
+from dof_lightning.algorithms.parts.policy_settings import Critics
+from dof_lightning.batch import EpisodeBatch
+from dof_lightning.errors import UserError
+from dof_lightning.factorization.base import ValueMixer
+from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
+from dof_lightning.networks.ema import ema_copy, ema_update
+from dof_lightning.sharding import FsdpRole, whole
+from dof_lightning.spec import DatasetSpec
+
+
+@dataclass(frozen=True)
+class Situation:
+    """One row of a batch, as actors and critics see it.
+
+    Attributes:
+        condition: `[B, N, C]`, agent i's own conditioning.
+        alive: `[B, N]` bool, None where agents never die.
+        legal: `[B, N, A]` bool, None where everything is legal.
+        state: `[B, S]`, None where there is no global state.
+    """
+
+    condition: Tensor
+    alive: Tensor | None = None
+    legal: Tensor | None = None
+    state: Tensor | None = None
+
+
+class MixedCritic(nn.Module):
+    """Twin Q_i of every agent, and the mixer over them if there is one.
+
+    Args:
+        critic: twin Q_i(o_i, a_i).
+        mixer: from Q_1..Q_N to Q_tot; None keeps agents separate.
+
+    Shapes:
+        actions `[B, N, A]`, result `[2, B, N]`, or `[2, B, 1]` with a mixer
+
+    Attributes:
+        of_team: whether the result is one value of the team.
+    """
+
+    fsdp_role: ClassVar[FsdpRole] = "unit"
+
+    def __init__(self, critic: AgentwiseCritic, mixer: ValueMixer | None) -> None:
+        super().__init__()
+        self.critic = critic
+        self.mixer = mixer
+        self.of_team = mixer is not None
+
+    def forward(self, situation: Situation, actions: Tensor) -> Tensor:
+        """Values of the agents' actions under both twins; dead agents count nothing, nor does what they see."""
+        condition, alive = situation.condition, situation.alive
+        values: Tensor = self.critic(condition, actions)
+        if alive is not None:
+            values, condition = values * alive, condition * alive[..., None]
+        if self.mixer is None:
+            return values
+        twins, state = len(values), condition.flatten(1)
+        mixed: Tensor = self.mixer(values.flatten(0, 1)[..., None], state.repeat(twins, 1))
+        return mixed.reshape(twins, -1, 1)
+
+
+class CentralCritic(nn.Module):
+    """Twin Q(s, a_1..a_N), and a head of twin Q_i(o_i, a_i) by which an agent can rank its own candidates.
+
+    Args:
+        joint: of the joint action, in the global state where the dataset has one, else given all observations.
+        critic: the local head; None without one.
+
+    Shapes:
+        actions `[B, N, A]`, result `[2, B, 1]`
+
+    Attributes:
+        of_team: True, the result is one value of the team.
+    """
+
+    of_team = True
+
+    def __init__(self, joint: JointCritic, critic: AgentwiseCritic | None) -> None:
+        super().__init__()
+        self.joint = joint
+        self.critic = critic
+
+    def forward(self, situation: Situation, actions: Tensor) -> Tensor:
+        """Values of the joint action under both twins; what dead agents see and do is hidden."""
+        condition, alive = situation.condition, situation.alive
+        if alive is not None:
+            condition, actions = condition * alive[..., None], actions * alive[..., None]
+        context = condition.flatten(1) if situation.state is None else situation.state.to(condition.dtype)
+        values: Tensor = self.joint(context, actions)
+        return values
+
+    def head_loss(self, situation: Situation, actions: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Squared distance of each agent's own twins from the joint ones: E[Q(s, a) | o_i, a_i] minimises it.
+
+        Args:
+            situation: a row.
+            actions: `[B, N, A]`; no gradient reaches them.
+            values: `[2, B, 1]`, the joint critic's there, held constant.
+            mask: `[B, N]`, 0 where a row does not count.
+        """
+        assert self.critic is not None
+        own = self.critic(situation.condition, actions.detach())
+        error = mask * (own.to(values.dtype) - values.detach()).square()
+        return error.sum(0).mean()
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Lifts half precision, keeps float64."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+class TeamCritic(nn.Module):
+    """Online and target critics.
+
+    Args:
+        values: separate, mixed or joint critics.
+        discount: gamma.
+        reward_scale: factor on rewards, so that values are of order one to ten.
+    """
+
+    def __init__(self, values: MixedCritic | CentralCritic, discount: float, reward_scale: float) -> None:
+        super().__init__()
+        self.online = values
+        self.target = ema_copy(values)
+        self.discount = discount
+        self.reward_scale = reward_scale
+
+    @property
+    def local(self) -> AgentwiseCritic | None:
+        """The averaged twin Q_i(o_i, a_i) that rank an agent's candidates; None where only a joint Q is learned.
+
+        Where weights are sharded, all ranks must ask together.
+        """
+        return cast(MixedCritic | CentralCritic, whole(self.target)).critic
+
+    def losses(
+        self, batch: EpisodeBatch, now: Situation, actions: Tensor, following: Situation, next_actions: Tensor
+    ) -> dict[str, Tensor]:
+        """The twins' squared TD error, with the mean value and target in the rewards' own unit; the head's error.
+
+        Args:
+            batch: for rewards, terminations and masks of the current row.
+            now: the current row.
+            actions: `[B, N, A]`, the data's.
+            following: the row after it.
+            next_actions: `[B, N, A]`, the actors' there.
+        """
+        values = at_least_float32(self.online(now, actions))
+        next_values = self._next_values(following, next_actions)
+        target = self._target(batch, now, next_values)
+        valid = batch.transition_mask[:, :, batch.history]
+        # The one team value counts as long as any agent is there.
+        mask = (valid.any(1, keepdim=True) if self.online.of_team else valid).to(values)
+        error = mask * (values - target).square()
+        losses = {
+            "loss/critic": error.sum(0).mean(),
+            "q/value": values.mean() / self.reward_scale,
+            "q/target": target.mean() / self.reward_scale,
+        }
+        if isinstance(self.online, CentralCritic) and self.online.critic is not None:
+            # Candidates come from the actors: their actions in the next row are rated for the TD target anyway.
+            there = valid if following.alive is None else valid & following.alive
+            goes_on = there & ~batch.terminated[:, batch.history, None]
+            data = self.online.head_loss(now, actions, values, valid.to(values))
+            actors = self.online.head_loss(following, next_actions, next_values, goes_on.to(values))
+            losses["loss/local_head"] = 0.5 * (data + actors)
+        return losses
+
+    def frozen_values(self, situation: Situation, actions: Tensor) -> Tensor:
+        """min(Q1, Q2) `[B, N]` (`[B, 1]` of a team), differentiable in the actions and constant in the parameters."""
+        online = whole(self.online)
+        constants = {name: parameter.detach() for name, parameter in online.named_parameters()}
+        values = functional_call(online, constants, (situation, actions))
+        return at_least_float32(cast(Tensor, values)).amin(0)
+
+    def update_target(self, rate: float) -> None:
+        """Target <- (1 - rate) target + rate online."""
+        ema_update(self.target, self.online, 1.0 - rate)
+
+    @torch.no_grad()
+    def _next_values(self, following: Situation, actions: Tensor) -> Tensor:
+        """Both target twins `[2, B, N]` (`[2, B, 1]` of a team), in at least float32."""
+        with torch.autocast(actions.device.type, enabled=False):
+            following = replace(following, condition=at_least_float32(following.condition))
+            values: Tensor = self.target(following, at_least_float32(actions))
+        return values
+
+    @torch.no_grad()
+    def _target(self, batch: EpisodeBatch, now: Situation, next_values: Tensor) -> Tensor:
+        """Reward + gamma (1 - d) min(Q1, Q2)(o', a'); d is a real end, never a time limit."""
+        rewards = batch.rewards[:, :, batch.history] * self.reward_scale
+        rewards = rewards if now.alive is None else rewards * now.alive
+        if self.online.of_team:
+            rewards = rewards.mean(1, keepdim=True)
+        goes_on = (~batch.terminated[:, batch.history, None]).to(rewards)
+        return rewards + self.discount * goes_on * next_values.amin(0)
+
+
+def negative_value(values: Tensor, weight: Tensor) -> Tensor:
+    """-E[weight Q] / E|Q|, with |Q| a constant: the mean over the global batch, for each agent of separate critics.
+
+    Args:
+        values: `[B, N]`, or `[B, 1]` of a team.
+        weight: `[B, 1]` or as `values`.
+    """
+    scale = mean_over_ranks(values.detach().abs().mean(0)).clamp_min(1e-6)
+    return -(weight * values).mean(0).div(scale).mean()
+
+
+def check_ranking(critic: TeamCritic | None, candidates: int) -> None:
+    """Refuses to rank by values Q_i with which the team's need not grow.
+
+    Raises:
+        UserError: the mixer does not satisfy IGM, and there are several candidates.
+    """
+    mixer = None if critic is None else getattr(critic.online, "mixer", None)
+    if candidates > 1 and mixer is not None and not mixer.satisfies_igm:
+        raise UserError(
+            f"value_mixer: {type(mixer).__name__} need not grow with each Q_i (satisfies_igm), so agents cannot rank "
+            "candidates by their own; choose value_mixer=sum, weighted, monotone or attention, or "
+            "algorithm.candidates=1"
+        )
+
+
+def build_team_critic(
+    spec: DatasetSpec,
+    critics: Critics,
+    critic: Callable[..., AgentwiseCritic],
+    value_mixer: Callable[..., ValueMixer],
+    joint_critic: Callable[..., JointCritic],
+    local_head: bool,
+    discount: float,
+    reward_scale: float | None,
+) -> TeamCritic | None:
+    """Critics of the wanted kind, None where there are none.
+
+    Args:
+        spec: the dataset's spec.
+        critics: their kind.
+        critic: the agents' own twins, called with the spec and `condition_dim`.
+        value_mixer: for mixed critics, called with the spec and `state_dim`.
+        joint_critic: for joint critics, called with the spec and `context_dim`.
+        local_head: with joint critics, the agents' own twins too.
+        discount: gamma.
+        reward_scale: None means 1 / std of the dataset's episode returns.
+    """
+    if critics == "none":
+        return None
+    observations_dim = spec.n_agents * spec.observation_dim
+    own = critic(spec, condition_dim=spec.observation_dim) if critics != "joint" or local_head else None
+    values: MixedCritic | CentralCritic
+    if critics == "joint":
+        values = CentralCritic(joint_critic(spec, context_dim=spec.state_dim or observations_dim), own)
+    else:
+        assert own is not None
+        values = MixedCritic(own, value_mixer(spec, state_dim=observations_dim) if critics == "mixed" else None)
+    scale = reward_scale if reward_scale is not None else 1.0 / max(spec.statistics.return_std, 1e-6)
+    return TeamCritic(values, discount, scale)

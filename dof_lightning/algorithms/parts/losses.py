@@ -1,0 +1,115 @@
+"""Losses that algorithms share, averaged over the rows that are real."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dof_lightning.batch import EpisodeBatch
+from dof_lightning.networks.inverse import InverseDynamics
+from dof_lightning.normalization import Normalizer
+from dof_lightning.spec import DatasetSpec
+
+
+def cross_entropy(logits: Tensor, actions: Tensor, allowed: Tensor, weight: Tensor) -> Tensor:
+    """-E[log pi_i(a_i)], where pi_i is the softmax over the allowed choices.
+
+    Args:
+        logits: `[..., A]`.
+        actions: `[...]` int64, allowed where the weight is above 0.
+        allowed: `[..., A]` bool.
+        weight: `[...]`, 0 where a row does not count.
+    """
+    return weighted_mean(-log_probability(logits, actions, allowed), weight)
+
+
+def log_probability(logits: Tensor, actions: Tensor, allowed: Tensor) -> Tensor:
+    """`[...]`, log pi_i(a_i) with all probability on allowed choices; arguments as `cross_entropy`."""
+    chosen = functional.one_hot(actions, logits.shape[-1]).bool()
+    # Rows that do not count may hold any choice: there it is allowed, so that no infinity meets a weight of 0.
+    probabilities = logits.float().masked_fill(~(allowed | chosen), -float("inf")).log_softmax(-1)
+    return probabilities.gather(-1, actions[..., None]).squeeze(-1)
+
+
+def squared_error(prediction: Tensor, actions: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """E ||prediction - a||^2, a mean over the real entries of actions.
+
+    Args:
+        prediction: `[B, N, A]`.
+        actions: `[B, N, A]`, the data's.
+        mask: `[N, A]` bool, False where padded.
+        weight: `[B, N]`, 0 where a row does not count.
+    """
+    error = (prediction.float() - actions).square() * mask
+    return weighted_mean(error.sum(-1) / mask.sum(-1), weight)
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Over all entries: those that do not count are 0, and the divisor does not depend on them."""
+    return (values * weight).mean()
+
+
+def inverse_loss(
+    spec: DatasetSpec,
+    batch: EpisodeBatch,
+    inverse: InverseDynamics,
+    normalizer: Normalizer,
+    noise: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Squared error of continuous actions, cross-entropy over the legal ones of discrete ones.
+
+    The mean over the window's real transitions and the real dimensions; the divisor counts padded rows too, so it
+    is a constant of the batch.
+
+    Args:
+        spec: the dataset's.
+        batch: windows.
+        inverse: the network.
+        normalizer: of the observations it sees.
+        noise: standard deviation of what is added to the normalised observation after the action, as plans err.
+        generator: draws it.
+    """
+    z = normalizer.normalize(batch.observations)
+    rows, agents = batch.transition_mask, spec.environment.action_mask()
+    now, following = (_fold_rows(part) for part in (z[:, :, :-1], z[:, :, 1:]))
+    if noise:
+        drawn = torch.randn(following.shape, generator=generator, device=following.device, dtype=following.dtype)
+        following = following + noise * drawn * spec.environment.observation_mask().to(following.device)
+    scores = inverse(now, following)
+    taken, mask = _fold_rows(batch.actions), _fold_rows(rows).to(scores.dtype)
+    if spec.action_kind == "discrete":
+        legal = None if batch.legal is None else _fold_rows(batch.legal[:, :, :-1])
+        return (mask * _cross_entropy(scores, taken, agents.to(scores.device), legal)).sum() / rows.numel()
+    error = (scores - taken).square() * agents.to(scores.device)
+    return (mask[..., None] * error).sum() / (len(mask) * agents.sum())
+
+
+def _fold_rows(x: Tensor) -> Tensor:
+    """`[B, N, T, ...]` to `[B * T, N, ...]`."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _cross_entropy(scores: Tensor, taken: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
+    """`[B, N]` of logits `[B, N, A]` over the legal choices; one that was taken counts as legal."""
+    allowed = mask if legal is None else mask & legal
+    allowed = allowed | functional.one_hot(taken, scores.shape[-1]).bool()
+    return -scores.masked_fill(~allowed, float("-inf")).log_softmax(-1).gather(-1, taken[..., None]).squeeze(-1)
+
+
+@torch.no_grad()
+def batch_weights(values: Tensor, counts: Tensor, temperature: float) -> Tensor:
+    """Weights n softmax(values / temperature) over the n rows of a batch that count, 0 for all others (ICQ, eq. 8, 12).
+
+    Over this rank's rows: with several ranks each normalises its own part of the global batch.
+
+    Args:
+        values: `[B, ...]`, each column normalised on its own.
+        counts: bool, as `values`.
+        temperature: above 0; the larger, the more alike the weights.
+
+    Returns:
+        as `values`: each column sums to the number of rows that count there.
+    """
+    scores = (values.float() / temperature).masked_fill(~counts, -torch.inf)
+    shares = torch.where(counts.any(0), scores, 0.0).softmax(0) * counts  # no row at all: nothing is weighted
+    return counts.sum(0) * shares

@@ -1,0 +1,115 @@
+"""The team's value as a mixture of the agents' own values, and its regression to what the team earns."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from dof_lightning.actors.actions import CODECS
+from dof_lightning.algorithms.parts.critics import Situation
+from dof_lightning.batch import EpisodeBatch
+from dof_lightning.errors import UserError
+from dof_lightning.factorization.base import ValueMixer
+from dof_lightning.networks.value import AgentwiseValue
+from dof_lightning.normalization import Normalizer
+from dof_lightning.spec import DatasetSpec
+
+
+class TeamValue(nn.Module):
+    """Q_tot = h(q_1(o_1, u_1) .. q_N(o_N, u_N)) and the loss (y - Q_tot)^2.
+
+    y is the team's return from the current row on (mean over agents; the payoff, in a one-shot game), moved and scaled
+    so that the dataset's returns fill [-1/2, 1/2]: then the additive shares of any of them fit into the (-1, 1) of the
+    q_i.
+
+    Args:
+        spec: the dataset's spec.
+        values: called with the spec and `condition_dim`.
+        value_mixer: h, called with the spec and `state_dim`.
+
+    Raises:
+        UserError: all returns of the dataset are equal.
+
+    Attributes:
+        center, scale: return = center + scale * Q_tot.
+    """
+
+    def __init__(
+        self, spec: DatasetSpec, values: Callable[..., AgentwiseValue], value_mixer: Callable[..., ValueMixer]
+    ) -> None:
+        super().__init__()
+        self.network = values(spec, condition_dim=spec.observation_dim)
+        self.mixer = value_mixer(spec, state_dim=spec.n_agents * spec.observation_dim)
+        knots = spec.statistics.discounted_return_knots
+        low, high = float(knots[0]), float(knots[-1])
+        if low == high:
+            raise UserError(
+                f"dataset {spec.name!r}: every return is {low}, there is no value to learn; choose other data="
+            )
+        self.center, self.scale = (low + high) / 2, high - low
+
+    def forward(self, now: Situation, actions: Tensor) -> Tensor:
+        """The agents' own values `[B, N, 1]` of encoded actions `[B, N, A]`."""
+        values: Tensor = self.network(now.condition, actions)
+        return values
+
+    def mix(self, values: Tensor, now: Situation) -> Tensor:
+        """Q_tot `[B, 1]` of values `[B, N, 1]`; dead agents count nothing, nor does what they see."""
+        condition = now.condition
+        if now.alive is not None:
+            values, condition = values * now.alive[..., None], condition * now.alive[..., None]
+        mixed: Tensor = self.mixer(values, condition.flatten(1))
+        return mixed
+
+    def loss(self, mixed: Tensor, batch: EpisodeBatch) -> Tensor:
+        """The mean squared error of Q_tot `[B, 1]` over the rows that are real."""
+        returns = batch.return_to_go[:, :, batch.history].mean(1, keepdim=True)
+        real = batch.transition_mask[:, :, batch.history].any(1, keepdim=True)
+        return (real * (mixed - (returns - self.center) / self.scale).square()).mean()
+
+    def team_return(self, mixed: Tensor) -> Tensor:
+        """Q_tot in the unit of returns."""
+        return self.center + self.scale * mixed
+
+
+def current_row(
+    batch: EpisodeBatch, normalizer: Normalizer, spec: DatasetSpec, mask: Tensor
+) -> tuple[Situation, Tensor]:
+    """The current row of a batch, and the encoded actions `[B, N, A]` there.
+
+    Args:
+        batch: windows.
+        normalizer: of observations.
+        spec: the dataset's.
+        mask: `[N, A]` bool, real entries of actions.
+    """
+    now = Situation(
+        condition=normalizer.normalize(batch.observations[:, :, batch.history]),
+        alive=None if batch.alive is None else batch.alive[:, :, batch.history],
+    )
+    codec = CODECS[spec.action_kind]
+    return now, codec.encode(batch.actions[:, :, batch.history], mask, like=now.condition)
+
+
+def check_settings(execution: str, candidates: int, ema_decay: float, **rates: float) -> None:
+    """Refuses values out of range.
+
+    Args:
+        execution: `decentralized`.
+        candidates: M.
+        ema_decay: of the averages.
+        rates: learning rates by name.
+
+    Raises:
+        UserError: names the key and what would fit.
+    """
+    if execution != "decentralized":
+        raise UserError(
+            f"execution={execution}: agents read their own values and act alone; use execution=decentralized"
+        )
+    if candidates < 1:
+        raise UserError(f"algorithm.candidates={candidates} must be at least 1")
+    if not 0.0 <= ema_decay < 1.0:
+        raise UserError(f"algorithm.ema_decay={ema_decay} must be at least 0 and below 1")
+    for name, rate in rates.items():
+        if rate <= 0:
+            raise UserError(f"algorithm.{name}={rate} must be above 0")

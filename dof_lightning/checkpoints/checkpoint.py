@@ -1,0 +1,222 @@
+"""What a checkpoint holds beside weights, and how an algorithm is made from it without its dataset."""
+
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+
+from dof_lightning import __version__
+from dof_lightning.algorithms.base import Algorithm
+from dof_lightning.config.compose import build
+from dof_lightning.config.identity import first_difference
+from dof_lightning.config.targets import check_targets
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.errors import UserError
+from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
+
+FORMAT_VERSION = 1
+KEY = "dof_lightning"  # where a checkpoint keeps what is not Lightning's
+
+MODEL_KEYS = (
+    "seed",
+    "algorithm",
+    "denoiser",
+    "noise_factorization",
+    "data_factorization",
+    "value_mixer",
+    "schedule",
+    "sampler",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that has been read and checked.
+
+    Attributes:
+        path: where it lies.
+        step: optimiser steps done.
+        config: the resolved configuration it was trained with.
+        spec: the dataset's spec.
+        behavior: the behaviour's returns, from the dataset's manifest.
+        weights: the algorithm's `state_dict`.
+        git: revision of the source tree that trained it; None outside a clone.
+    """
+
+    path: Path
+    step: int
+    config: dict[str, Any]
+    spec: DatasetSpec
+    behavior: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    git: str | None = None
+
+
+def describe(config: Mapping[str, Any], spec: DatasetSpec, behavior: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain containers and tensors: what a checkpoint carries beside Lightning's own content."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "config": dict(config),
+        "dataset": spec_to_plain(spec),
+        "behavior": dict(behavior),
+        "versions": versions(),
+        "git": git_revision(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of this project and what its numbers depend on."""
+    return {
+        "dof-lightning": __version__,
+        "torch": str(torch.__version__),
+        "lightning": lightning.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def git_revision() -> str | None:
+    """The revision of this source tree, with `+changes` where files differ from it; None outside a clone."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        revision = _git(root, "rev-parse", "HEAD")
+        # A results store grows while its runs go on: that is no other source.
+        paths = ("--", ".", ":(exclude)benchmarks/results")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", *paths)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision + ("+changes" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads a checkpoint without running any of its content.
+
+    Raises:
+        UserError: it is missing, damaged, or was not written by this project.
+    """
+    if path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise UserError(f"checkpoint={path} does not exist; a run keeps them in <run_dir>/checkpoints/last.ckpt")
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in many ways, inside zip, pickle and torch
+        raise UserError(f"checkpoint={path} cannot be read, it is damaged or of another program") from error
+    content = raw.get(KEY) if isinstance(raw, dict) else None
+    if content is None:
+        raise UserError(f"checkpoint={path} was not written by dof-lightning")
+    if content["format_version"] != FORMAT_VERSION:
+        raise UserError(
+            f"checkpoint={path} has format {content['format_version']}, this version reads {FORMAT_VERSION}; "
+            f"use dof-lightning {content['versions']['dof-lightning']}"
+        )
+    spec = spec_from_plain(content["dataset"])
+    told = (content["config"], spec, content["behavior"], raw["state_dict"], content["git"])
+    return Checkpoint(path, raw["global_step"], *told)
+
+
+def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: DatasetSpec) -> None:
+    """Refuses to go on with another model, another seed or other data.
+
+    Raises:
+        UserError: names the first key that differs, and the fix.
+    """
+    difference = first_difference(config, checkpoint.config, MODEL_KEYS)
+    if difference is None and checkpoint.spec.fingerprint != spec.fingerprint:
+        there, here = checkpoint.spec, spec
+        difference = f"dataset is {there.name} ({there.fingerprint}) there, {here.name} ({here.fingerprint}) here"
+    # The loader starts at steps x batches a step, in an order that depends on how it is streamed: all must stay.
+    data = [("data", key) for key in ("global_batch_size", "memory_mb", "partition")]
+    for group, key in (*data, ("trainer", "accumulate_grad_batches")):
+        if difference is None:
+            found = first_difference(config[group], checkpoint.config[group], (key,))
+            difference = found and f"{group}.{found}"
+    if difference is not None:
+        raise UserError(
+            f"{checkpoint.path} belongs to another run: {difference}; type what it was trained with, "
+            "or start afresh with another run_dir="
+        )
+
+
+def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Algorithm:
+    """The trained algorithm.
+
+    Args:
+        checkpoint: where weights and spec come from.
+        config: the checkpoint's own, or with values that leave the weights' shapes alone changed.
+
+    Raises:
+        UserError: a class is not trusted, or the weights do not fit the configuration.
+    """
+    if not config["trust"]:
+        check_targets(config)
+    algorithm: Algorithm = build(config["algorithm"])(spec=checkpoint.spec)
+    load_weights(algorithm, checkpoint)
+    return algorithm
+
+
+def load_weights(algorithm: Algorithm, checkpoint: Checkpoint) -> None:
+    """Loads all weights.
+
+    Raises:
+        UserError: a name or shape differs; the message names the first.
+    """
+    ours, theirs = algorithm.state_dict(), checkpoint.weights
+    for name in [*theirs, *ours]:
+        shapes = [list(state[name].shape) if name in state else "missing" for state in (theirs, ours)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{checkpoint.path} does not fit: {name} is {shapes[0]} in the checkpoint, {shapes[1]} in the model; "
+                "use the configuration it was trained with"
+            )
+    algorithm.load_state_dict(theirs)
+
+
+def build_env(config: Mapping[str, Any]) -> VectorEnv:
+    """The environment a configuration names."""
+    env: VectorEnv = build(config["env"])
+    return env
+
+
+def spec_to_plain(spec: DatasetSpec) -> dict[str, Any]:
+    """Inverse of `spec_from_plain`; statistics become tensors."""
+    plain = asdict(spec) | {"recipe": dict(spec.recipe), "environment": spec.environment.to_dict()}
+    return _to_plain(plain)
+
+
+def spec_from_plain(plain: Mapping[str, Any]) -> DatasetSpec:
+    """A spec with numpy statistics from plain containers and tensors."""
+    statistics = dict(plain["statistics"])
+    for name in ("observations", "actions"):
+        if statistics[name] is not None:
+            statistics[name] = DimensionStatistics(**{k: v.numpy() for k, v in statistics[name].items()})
+    statistics["discounted_return_knots"] = statistics["discounted_return_knots"].numpy()
+    return DatasetSpec(
+        **{
+            **plain,
+            "environment": EnvSpec.from_dict(plain["environment"]),
+            "statistics": DatasetStatistics(**statistics),
+        }
+    )
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.array(value))
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: _to_plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_to_plain(item) for item in value]
+    return value

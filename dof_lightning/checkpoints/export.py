@@ -1,0 +1,157 @@
+"""From a checkpoint to one pair of files an agent: what `dof export` does.
+
+<output>/
+    <agent>.json           what it is; `dof_lightning.deployment.load_agent` takes this path
+    <agent>.safetensors    its weights, and nobody else's
+    <agent>.pt2            with format=torch_export: its decision as a program
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, git_revision, versions
+from dof_lightning.checkpoints.overrides import override
+from dof_lightning.deployment.agent import FORMAT, FORMAT_VERSION, Agent, load_agent
+from dof_lightning.deployment.program import trace
+from dof_lightning.deployment.structure import describe
+from dof_lightning.errors import UserError
+from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.seeding import make_generator
+
+FORMATS = ("safetensors", "torch_export")
+_NOT_READ = ("env", "rollout", "seed")
+
+
+def export_agents(
+    checkpoint: Checkpoint, tails: Sequence[str] = (), output: Path | None = None, file_format: str = "safetensors"
+) -> Path:
+    """Writes the agents of a checkpoint, all or none: into a hidden folder that is renamed when it is complete.
+
+    Args:
+        checkpoint: whose averaged (EMA) weights act.
+        tails: `key=value` changes of what does not change the weights: sampler, candidates.
+        output: a folder that does not exist or is empty; None means `<checkpoint>_agents` beside the checkpoint.
+        file_format: `safetensors`, or `torch_export` for a program beside it.
+
+    Returns:
+        the folder.
+
+    Raises:
+        UserError: a tail names what an export does not read, the folder is taken, or cannot be written.
+    """
+    if file_format not in FORMATS:
+        raise UserError(f"format={file_format} is unknown; choose one of {', '.join(FORMATS)}")
+    config = _changed(checkpoint, tails)
+    output = checkpoint.path.with_name(f"{checkpoint.path.stem}_agents") if output is None else output
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(f"output={output} exists already; remove it or choose another output=")
+    policy = build_algorithm(checkpoint, config).policy()
+    if policy.observes_rewards:
+        raise UserError(
+            "algorithm.return_update=reward: an exported agent is not told its rewards; export with "
+            "algorithm.return_update=time or none"
+        )
+    about = _about(checkpoint, config, tails)
+    with _draft(output) as draft:
+        for index in range(policy.n_agents):
+            path = write_agent(draft, policy.export(index), about | {"agent": _about_agent(checkpoint, index)})
+            if file_format == "torch_export":
+                _write_program(load_agent(path), path)
+    return output
+
+
+def _changed(checkpoint: Checkpoint, tails: Sequence[str]) -> dict[str, Any]:
+    for tail in tails:
+        key = tail.partition("=")[0]
+        if key.split(".")[0] in _NOT_READ:
+            raise UserError(f"dof export does not read `{key}`; it reads sampler, sampler.*, algorithm.* and trust")
+    return override(checkpoint.config, tails, command="dof export")
+
+
+def _about(checkpoint: Checkpoint, config: Mapping[str, Any], tails: Sequence[str]) -> dict[str, Any]:
+    """What is the same for all agents."""
+    dataset = checkpoint.spec
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "algorithm": config["choices"]["algorithm"],
+        **{key: config["algorithm"].get(key) for key in ("sampler", "schedule", "observation_normalizer")},
+        "checkpoint": {"step": checkpoint.step, "sha256": sha256(checkpoint.path)},
+        "changes": [tail for tail in tails if not tail.startswith("trust=")],
+        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "environment": {"name": dataset.environment.name, "fingerprint": dataset.environment.fingerprint},
+        "versions": versions(),
+        "git": git_revision(),
+    }
+
+
+def _about_agent(checkpoint: Checkpoint, index: int) -> dict[str, Any]:
+    spec, agent = checkpoint.spec, checkpoint.spec.environment.agents[index]
+    if not re.fullmatch(r"\w[\w.-]*", agent.name):
+        raise UserError(f"dataset {spec.name!r}: the agent's name {agent.name!r} cannot be a file's")
+    return {
+        "name": agent.name,
+        "index": index,
+        "observation_dim": agent.observation_dim,
+        "action_dim": agent.action_dim,
+        "action_kind": spec.action_kind,
+        "padded_observation_dim": spec.observation_dim,
+        "padded_action_dim": spec.action_dim,
+    }
+
+
+def write_agent(folder: Path, policy: DecentralizedPolicy, about: Mapping[str, Any]) -> Path:
+    """Writes the two files of one agent; returns the json's path."""
+    structure, tensors = describe(policy)
+    weights = safetensors.torch.save(tensors)
+    noise_shape = policy.draw_noise(1, make_generator(0)).shape[2:]
+    record = {
+        **about,
+        "noise_shape": list(noise_shape),
+        **({} if policy.shared_seeds is None else {"shared_seeds": policy.shared_seeds}),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "structure": structure,
+    }
+    path = folder / f"{about['agent']['name']}.json"
+    path.with_name(f"{about['agent']['name']}.safetensors").write_bytes(weights)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return path
+
+
+def _write_program(agent: Agent, record: Path) -> None:
+    program = record.with_name(f"{agent.name}.pt2")
+    torch.export.save(trace(agent), program)
+    described = {**agent.record, "program_sha256": sha256(program)}
+    record.write_text(json.dumps(described, indent=1) + "\n")
+
+
+@contextmanager
+def _draft(output: Path) -> Iterator[Path]:
+    draft = output.with_name(f".{output.name}.{os.getpid()}.exporting")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        for file in draft.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        draft.rename(output)
+    except OSError as error:
+        raise UserError(f"output={output} cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,98 @@
+"""`key=value` tails of `dof eval` and `dof export`: what can be changed once the weights are trained."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from dof_lightning.checkpoints.checkpoint import MODEL_KEYS
+from dof_lightning.config import compose as configuration
+from dof_lightning.config.arguments import check_arguments
+from dof_lightning.config.command_line import split_tail
+from dof_lightning.config.identity import leaves
+from dof_lightning.config.targets import check_targets
+from dof_lightning.errors import UserError
+
+_PARTS = tuple(key for key in MODEL_KEYS if key not in ("seed", "algorithm"))
+_GROUPS = (*_PARTS, "env")
+_VALUES = ("seed", "trust", "rollout.report_episodes")
+_READ = ", ".join((*_VALUES, "env", *_PARTS, "their keys", "and algorithm.*"))
+
+
+def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof eval") -> dict[str, Any]:
+    """Applies tails to a checkpoint's configuration, whose interpolations are resolved already.
+
+    Groups are replaced first, as Hydra does. A part of the model (`sampler`, `schedule`, ...) is stored twice, beside
+    the algorithm and within it, where it is built from: both change.
+
+    Args:
+        stored: left as it is.
+        tails: `group=option` or `key=value`.
+        command: whose tails they are.
+
+    Raises:
+        UserError: a tail is not `key=value`, names what an evaluation does not read, or its value does not fit; a class
+            is not trusted.
+    """
+    plain = copy.deepcopy(stored) | {"trust": False}  # whose file it is does not say whether it can be trusted
+    pairs = [split_tail(tail) for tail in tails]
+    for key, value in pairs:
+        if key == "algorithm":
+            raise UserError(
+                f"algorithm={value}: a checkpoint's algorithm is the one it was trained with; evaluate another "
+                "checkpoint, or change keys of it (algorithm.<key>=)"
+            )
+        if key in _GROUPS:
+            _place(plain, [key], _compose_group(stored["choices"], key, value))
+    for key, value in pairs:
+        if key not in _GROUPS:
+            _set(plain, key, value, command)
+    if not plain["trust"]:
+        check_targets(plain)
+    check_arguments({key: plain[key] for key in ("algorithm", "env")})
+    return plain
+
+
+def parse(key: str, text: str) -> Any:
+    """What a user typed as a value: a number, a truth value, null, text, or a list of them.
+
+    Raises:
+        UserError: it is none of them, names the key.
+    """
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"cannot read {key}={text}; write {key}=<value>, or {key}=[<value>,<value>]") from error
+
+
+def _set(plain: dict[str, Any], key: str, text: str, command: str) -> None:
+    known = [name for name, _ in leaves(plain) if _is_read(name)]
+    if key not in known:
+        if key in dict(leaves(plain)) or key in plain:
+            raise UserError(f"{command} does not read `{key}`; it reads {_READ}")
+        raise UserError(configuration.unknown_key(key, known))
+    value = parse(key, text)
+    configuration.check_value(plain, key, value, dict(leaves(plain)).get(key))
+    _place(plain, key.split("."), value)
+
+
+def _is_read(key: str) -> bool:
+    return key in _VALUES or key.split(".")[0] in (*_GROUPS, "algorithm")
+
+
+def _place(plain: dict[str, Any], path: list[str], value: Any) -> None:
+    paths = [path, ["algorithm", *path]] if path[0] in plain["algorithm"] else [path]
+    for *above, last in paths:
+        node = plain
+        for name in above:
+            node = node[name]
+        node[last] = copy.deepcopy(value)
+
+
+def _compose_group(choices: dict[str, Any], group: str, option: str) -> Any:
+    """A group as it would be in a training with the checkpoint's algorithm and data, tuned values included."""
+    kept = [f"{name}={choices[name]}" for name in ("algorithm", "data")]
+    return configuration.to_plain(configuration.compose([*kept, f"{group}={option}"]))[group]

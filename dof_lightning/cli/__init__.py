@@ -1,0 +1,1 @@
+"""The `dof` command: what is done beside training."""

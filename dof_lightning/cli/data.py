@@ -1,0 +1,280 @@
+"""`dof data`: what is done to datasets."""
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dof_lightning.config import compose as configuration
+from dof_lightning.config.arguments import check_arguments
+from dof_lightning.config.command_line import split_tail, take
+from dof_lightning.errors import UserError
+
+HELP = "make, list, show, check, merge and cut datasets; `dof data <command> --help` says what each wants"
+
+
+def _build(tails: list[str]) -> None:
+    from dof_lightning.training import run as training
+
+    cfg = configuration.compose(tails)
+    configuration.check(cfg)
+    print(training.locate_dataset(configuration.to_plain(cfg)))
+
+
+def _list(tails: list[str]) -> None:
+    from data_modules.tools.inspect import list_datasets
+    from dof_lightning import console
+    from dof_lightning.config.catalog import known_datasets
+
+    root, others = _take_root(tails)
+    _refuse(others, "list", ["data.root"])
+    console.make_console().print(list_datasets(root, known_datasets()))
+
+
+def _show(tails: list[str]) -> None:
+    from data_modules.tools.inspect import describe
+    from dof_lightning import console
+
+    for path in _dataset_paths(tails):
+        console.make_console().print(describe(path))
+
+
+def _verify(tails: list[str]) -> None:
+    from data_modules.tools.verify import verify_dataset
+
+    for path in _dataset_paths(tails):
+        found = verify_dataset(path)
+        print(f"{path}: {found.n_shards} shards, {found.n_bytes:,} bytes, all as they should be")
+        for warning in found.warnings:
+            print(f"  but look: {warning}")
+
+
+def _stats(tails: list[str]) -> None:
+    from data_modules.storage.manifest import read_manifest
+    from data_modules.tools.summary import plot, summarize
+
+    wanted, others = ("--plot" in tails), [tail for tail in tails if tail != "--plot"]
+    output = None
+    if any(tail.startswith("output=") for tail in others):
+        keys = [tail for tail in others if "=" in tail]
+        output, keys = take(keys, "output")
+        others = [tail for tail in others if "=" not in tail] + keys
+    paths = _dataset_paths(others)
+    if output is not None and len(paths) > 1:
+        raise UserError(f"output={output} is one file, but {len(paths)} datasets are named; name one")
+    for path in paths:
+        manifest = read_manifest(path)
+        print(json.dumps(summarize(manifest)))
+        if wanted or output is not None:
+            file = Path(output if output is not None else f"{manifest.spec.name}.png")
+            _check_png(file)
+            plot(manifest, file)
+            print(f"written: {file}", file=sys.stderr)
+
+
+def _check_png(file: Path) -> None:
+    if file.suffix != ".png":
+        raise UserError(f"output={file} must end in .png")
+    if not file.resolve().parent.is_dir():
+        raise UserError(f"output={file}: there is no folder {file.parent}; make it, or choose another")
+
+
+def _merge(tails: list[str]) -> None:
+    from data_modules.tools.derive import merge
+
+    values, root = _values(tails, "merge", required=("datasets", "name"), optional=("seed",))
+    if not isinstance(values["datasets"], list):
+        raise UserError("datasets= must be a list of folders: datasets=[first,second]")
+    print(merge([str(path) for path in values["datasets"]], root, str(values["name"]), values.get("seed", 0)))
+
+
+def _subsample(tails: list[str]) -> None:
+    from data_modules.tools.derive import subsample
+
+    values, root = _values(tails, "subsample", required=("dataset", "name"), optional=("quantiles", "episodes", "seed"))
+    path, name = str(values.pop("dataset")), str(values.pop("name"))
+    print(subsample(path, root, name, **values))
+
+
+def _values(
+    tails: list[str], command: str, required: Sequence[str], optional: Sequence[str]
+) -> tuple[dict[str, Any], Path]:
+    """The values of a command's keys, and data.root."""
+    root, others = _take_root(tails)
+    _refuse(others, command, [*required, *optional, "data.root"])
+    typed = dict(map(split_tail, others))
+    for key in required:
+        if not typed.get(key) or typed[key] == "null":
+            raise UserError(f"{key}= is missing; see `dof data {command} --help`")
+    values = {key: _value(key, text) for key, text in typed.items()}
+    if "name" in typed and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", typed["name"]):
+        raise UserError(
+            f"name={typed['name']} must be a plain name: letters, digits, _ . + -; data.root= says where it goes"
+        )
+    return values, root
+
+
+def _value(key: str, text: str) -> Any:
+    """What was typed, as the number it must be, or as YAML reads it."""
+    if key in _TEXTS:
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{key}={text} cannot be read; quote it, or write it another way") from None
+    if key in _LEAST and not (type(value) is int and value >= _LEAST[key]):
+        raise UserError(f"{key}={text} must be an integer, at least {_LEAST[key]}")
+    if key == "discount" and not (isinstance(value, (int, float)) and 0 < value <= 1):
+        raise UserError(f"discount={text} must be a number above 0 and at most 1")
+    return value
+
+
+_LEAST = {"episodes": 1, "seed": 0, "horizon": 1, "learned": 1, "version": 0}
+_TEXTS = ("name", "source", "dataset", "output", "policy", "format")
+
+
+def _import(tails: list[str]) -> None:
+    from data_modules.convert.importing import FORMATS, OPTIONS, import_dataset
+
+    world, others = _split_env(tails)
+    options = sorted({key for keys in OPTIONS.values() for key in keys})
+    keys = ["format", "source", "name", "discount", "seed", "data.root"]
+    _refuse(others, "import", [*keys, "env", *options])
+    values, root = _values(
+        others, "import", required=("format", "source", "name"), optional=("discount", "seed", *options)
+    )
+    if values["format"] not in FORMATS:
+        raise UserError(f"format={values['format']} is unknown; choose one of {', '.join(FORMATS)}")
+    given = {key: values[key] for key in options if key in values}
+    others_given = {key: values[key] for key in ("discount", "seed") if key in values}
+    spec = configuration.build(world.env).spec if world is not None else None
+    source, name = Path(str(values["source"])), str(values["name"])
+    print(import_dataset(values["format"], source, name, root, spec, given, **others_given))
+
+
+def _split_env(tails: list[str]) -> tuple[Any, list[str]]:
+    """The configuration of the environment that is named, if any, and the other tails."""
+    mine = [tail for tail in tails if split_tail(tail)[0].split(".")[0] == "env" or tail.startswith("trust=")]
+    others = [tail for tail in tails if tail not in mine]
+    if not any(tail.startswith("env=") for tail in mine):
+        if any(tail.startswith("env.") for tail in mine):
+            raise UserError(f"{mine[0]} changes an environment that is not named; add env=")
+        return None, [tail for tail in others if not tail.startswith("trust=")]
+    cfg = configuration.compose([f"experiment={configuration.options('experiment')[0]}", *mine])
+    configuration.check(cfg)
+    return cfg, others
+
+
+def _collect(tails: list[str]) -> None:
+    from data_modules.behavior.function import FunctionBehavior
+    from data_modules.collect import CollectedDataset
+
+    world, others = _split_env(tails)
+    values, root = _values(
+        others, "collect", required=("policy", "name", "episodes"), optional=("version", "seed", "discount")
+    )
+    if world is None:
+        raise UserError("env= is missing: where shall the policy act?")
+    if not world.trust:
+        raise UserError(f"policy={values['policy']} runs code of yours; add trust=true")
+    sys.path.insert(0, ".")
+    behavior = FunctionBehavior(str(values["policy"]), values.get("version", 1))
+    made = CollectedDataset(
+        name=str(values["name"]),
+        environment=configuration.build(world.env),
+        behavior=behavior,
+        episodes=values["episodes"],
+        seed=values.get("seed", 0),
+        discount=values.get("discount", 0.99),
+        root=str(root),
+    )
+    print(made.ensure())
+
+
+def _export(tails: list[str]) -> None:
+    from data_modules.convert.exporting import export_dataset
+
+    values, _ = _values(tails, "export", required=("dataset", "format", "output"), optional=())
+    print(export_dataset(str(values["dataset"]), str(values["format"]), Path(str(values["output"]))))
+
+
+def _train_behavior(tails: list[str]) -> None:
+    values = {key: yaml.safe_load(value) for key, value in map(split_tail, tails)}
+    prefix = str(values.get("task", "")).partition("_")[0]
+    trainer = importlib.import_module(f"data_modules.behavior.training.{_TRAINERS.get(prefix, 'train_particle')}")
+    check_arguments({"_target_": f"{trainer.__name__}.main", **values})
+    trainer.main(**values)
+
+
+_TRAINERS = {"smax": "train_battles", "smacv2": "train_battles", "mamujoco": "train_locomotion"}
+
+
+ACTIONS: dict[str, Any] = {
+    "build": (_build, "build a dataset: dof data build experiment=mpe_spread_medium [data.episodes=1000]"),
+    "list": (_list, "the known datasets, on disk or not, and others below data.root: dof data list [data.root=data]"),
+    "show": (_show, "what a dataset holds: dof data show <path>, or experiment=<name>"),
+    "verify": (_verify, "read a dataset in full and check it: dof data verify <path>, or experiment=<name>"),
+    "stats": (
+        _stats,
+        "numbers as JSON, and a picture: dof data stats <path> [--plot] [output=<file.png>], or experiment=<name>",
+    ),
+    "import": (
+        _import,
+        "others' episodes as a dataset: dof data import format=omar|vault|madiff|minari source=<path> name=<name> "
+        "[env=mpe_tag] [data.root=data] (docs/import.md)",
+    ),
+    "collect": (
+        _collect,
+        "a policy of yours rolled out: dof data collect env=<name> policy=<module>:<function> name=<name> episodes=<n> "
+        "trust=true [version=1] (docs/import.md)",
+    ),
+    "export": (
+        _export,
+        "a dataset in another format: dof data export dataset=<path> format=omar|vault output=<new folder>",
+    ),
+    "merge": (
+        _merge,
+        "several datasets of one environment as one: dof data merge datasets=[<path>,<path>] name=<name> [seed=0]",
+    ),
+    "subsample": (
+        _subsample,
+        "some episodes, by return: dof data subsample dataset=<path> name=<name> [quantiles=[0.5,1.0]] [episodes=1000]",
+    ),
+    "train-behavior": (
+        _train_behavior,
+        "train behaviour policies: dof data train-behavior task=spread|tag|world output=<file>",
+    ),
+}
+
+
+def _take_root(tails: list[str]) -> tuple[Path, list[str]]:
+    root, others = take(tails, "data.root")
+    return Path(root if root is not None else str(configuration.compose([]).data.root)), others
+
+
+def _refuse(tails: list[str], command: str, known: Sequence[str]) -> None:
+    """Keys that a command does not know."""
+    for tail in tails:
+        if split_tail(tail)[0] not in known:
+            raise UserError(f"dof data {command} knows {', '.join(f'{key}=' for key in known)}, got {tail!r}")
+
+
+def _dataset_paths(tails: list[str]) -> list[Path | str]:
+    """Paths as typed, or the dataset that an experiment's configuration names."""
+    if not tails:
+        raise UserError("which dataset? give its folder, or experiment=<name>")
+    if "=" not in tails[0]:
+        return list(tails)
+    cfg = configuration.compose(tails)
+    configuration.check(cfg)
+    if cfg.data.path is not None:
+        return [str(cfg.data.path)]
+    source = configuration.build(cfg.data.source)
+    if not source.exists():
+        raise UserError(f"{source.path} is not there; build it with `dof data build {' '.join(tails)}`")
+    return [source.path]

@@ -1,0 +1,71 @@
+"""`dof`: what is done beside training. Every command ends in `key=value` tails, the same as `train.py`'s."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from dof_lightning.cli import data as data_commands
+from dof_lightning.cli.checkpoints import COMMANDS
+from dof_lightning.config import compose as configuration
+
+_BENCH_HELP = (
+    "run a suite as a queue that can be killed and goes on: dof bench suite=<name or path> [jobs=1] [minutes=<no run "
+    "begins after>] [store=benchmarks/results/<suite>] [runs=runs/bench] [keep=true|false] [list=true] "
+    "[launcher=joblib|submitit_local|submitit_slurm [hydra.launcher.<key>=<value>]]"
+)
+_REPORT_HELP = (
+    "tables, statistics and figures of results stores and run folders: dof report <folder>... [output=report] "
+    "[name=report] [title=...] [against=<method>] [target=0.95] [seed=0] [formats=markdown,latex,csv,html]"
+)
+
+
+def main() -> None:
+    """Entry point of the `dof` command."""
+    sys.exit(configuration.exit_with_one_line(lambda: run(sys.argv[1:])))
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs one command.
+
+    Raises:
+        UserError: an argument is missing or names nothing.
+    """
+    parser = argparse.ArgumentParser(prog="dof", description=__doc__)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{eval,export,certify,igd,bench,report,data}"
+    )
+    for name, (_, explanation) in COMMANDS.items():
+        command = commands.add_parser(name, help=explanation, description=explanation)
+        command.add_argument("tails", nargs="+", metavar="key=value", help="checkpoint=<path> and what to change")
+    suite = commands.add_parser("bench", help=_BENCH_HELP, description=_BENCH_HELP)
+    suite.add_argument("tails", nargs="*", metavar="key=value", help="suite=<name or path> and how to run it")
+    told = commands.add_parser("report", help=_REPORT_HELP, description=_REPORT_HELP)
+    told.add_argument("arguments", nargs="*", metavar="folder or key=value", help="what to report, and how")
+    data = commands.add_parser("data", help=data_commands.HELP, description=data_commands.HELP)
+    actions = data.add_subparsers(dest="action", required=True, metavar="{" + ",".join(data_commands.ACTIONS) + "}")
+    for name, (_, explanation) in data_commands.ACTIONS.items():
+        action = actions.add_parser(name, help=explanation, description=explanation)
+        action.add_argument("tails", nargs="*", metavar="key=value", help="as for train.py, or a dataset's folder")
+        if name == "stats":
+            action.add_argument("--plot", action="store_const", const=["--plot"], default=[], help="draw a PNG too")
+    options = parser.parse_args(arguments)
+    if options.command in COMMANDS:
+        COMMANDS[options.command][0](options.tails)
+    elif options.command == "bench":
+        _bench(options.tails)
+    elif options.command == "report":
+        _report(options.arguments)
+    else:
+        data_commands.ACTIONS[options.action][0]([*options.tails, *getattr(options, "plot", [])])
+
+
+def _bench(tails: list[str]) -> None:
+    from dof_lightning.bench.command import bench
+
+    bench(tails)
+
+
+def _report(arguments: list[str]) -> None:
+    from dof_lightning.report.command import report
+
+    print("\n".join(map(str, report(arguments))))

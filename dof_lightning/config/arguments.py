@@ -1,0 +1,141 @@
+"""Whether the values of a configuration fit what the classes ask for that they are given to."""
+
+import inspect
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from dof_lightning.config.targets import locate
+from dof_lightning.errors import UserError
+
+_DESCRIPTIONS = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "null"}
+
+
+def check_arguments(config: Mapping[str, Any], written: Mapping[str, Any] | None = None) -> None:
+    """Refuses a value that contradicts the Python annotation of the argument it is for.
+
+    Numbers, texts, truth values, null, `Literal` choices and lists of these are judged, in unions too; whatever else
+    an annotation asks for is left to the class itself, and so are classes outside this project that are trusted.
+
+    Args:
+        config: the resolved configuration.
+        written: the same with its interpolations, so that the key a user can type is named.
+
+    Raises:
+        UserError: names the key, the value and what would fit.
+    """
+    for prefix, node, as_written in _nodes(config, config if written is None else written):
+        arguments = _annotations(locate(f"{prefix}._target_", str(node["_target_"])))
+        for name, value in node.items():
+            if name.startswith("_") or isinstance(value, Mapping) or arguments is None:
+                continue
+            key = _typed_key(f"{prefix}.{name}".removeprefix("."), as_written[name])
+            if name not in arguments:
+                raise UserError(f"unknown key `{key}`: {node['_target_']} takes {', '.join(arguments)}")
+            if not _fits(value, arguments[name]):
+                raise UserError(f"{key} must be {_describe(arguments[name])}, got {value!r}")
+
+
+def asks_for(config: Mapping[str, Any], key: str, kind: type) -> bool:
+    """Whether the class that gets the value of a key, such as `algorithm.alpha`, says that it takes a `kind`."""
+    path, _, name = key.rpartition(".")
+    node: Any = config
+    for part in path.split(".") if path else ():
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return False
+    arguments = _annotations(locate(f"{path}._target_", str(node["_target_"])))
+    return arguments is not None and kind in _options(arguments.get(name, Any))
+
+
+def _nodes(
+    config: Mapping[str, Any], written: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """Everything with a `_target_`, resolved and as written; what is only referred to comes where it is written."""
+    if "_target_" in config:
+        yield prefix, config, written
+    for name, value in config.items():
+        if isinstance(value, Mapping) and isinstance(written[name], Mapping):
+            yield from _nodes(value, written[name], f"{prefix}.{name}" if prefix else name)
+
+
+def _typed_key(key: str, written: Any) -> str:
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", written) if isinstance(written, str) else None
+    return reference[1] if reference else key
+
+
+@cache
+def _annotations(target: Any) -> Mapping[str, Any] | None:
+    """Annotations of all arguments; None where they are not known.
+
+    What a class takes as further keywords is what the next class takes from which it derives.
+    """
+    if not inspect.isclass(target):
+        known, is_open = _own_annotations(target)
+        return None if is_open else known
+    found: dict[str, Any] = {}
+    for kind in target.__mro__:
+        if kind is object:
+            break
+        if "__init__" in vars(kind):
+            known, is_open = _own_annotations(kind.__init__)  # type: ignore[misc]
+            found = {**(known or {}), **found}
+            if known is None:
+                return None
+            if not is_open:
+                break
+    return {name: hint for name, hint in found.items() if name != "self"}
+
+
+def _own_annotations(function: Any) -> tuple[dict[str, Any] | None, bool]:
+    """Of a function's named arguments (None where they are not known), and whether it takes others too."""
+    try:
+        hints, parameters = get_type_hints(function), inspect.signature(function).parameters
+    except (NameError, TypeError, ValueError):
+        return None, False
+    is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    named = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
+    return {name: hints.get(name, Any) for name in named}, is_open
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a plain value may be given; True where the annotation says nothing about plain values."""
+    judged = [_fits_one(value, option) for option in _options(annotation)]
+    known = [verdict for verdict in judged if verdict is not None]
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return any(known) or not known or (is_list and None in judged)
+
+
+def _fits_one(value: Any, annotation: Any) -> bool | None:
+    if get_origin(annotation) is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in get_args(annotation))
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation in _DESCRIPTIONS:
+        return type(value) is annotation
+    origin = get_origin(annotation)
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        return is_list and all(_fits(item, get_args(annotation)[0]) for item in value)
+    return None
+
+
+def _options(annotation: Any) -> Sequence[Any]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _describe(annotation: Any) -> str:
+    return " or ".join(text for option in _options(annotation) if (text := _describe_one(option)))
+
+
+def _describe_one(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return " or ".join(str(choice) for choice in get_args(annotation))
+    if annotation in _DESCRIPTIONS:
+        return _DESCRIPTIONS[annotation]
+    origin = get_origin(annotation)
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        return f"a list, each {_describe(get_args(annotation)[0])}"
+    return ""

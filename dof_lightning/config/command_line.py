@@ -1,0 +1,34 @@
+"""`key=value` tails of commands: what a command takes for itself, and what is left for Hydra."""
+
+from dof_lightning.errors import UserError
+
+
+def take_integer(tails: list[str], wanted: str, default: int, least: int) -> tuple[int, list[str]]:
+    """An integer of at least `least`, and the tails without it.
+
+    Raises:
+        UserError: it is none.
+    """
+    text, others = take(tails, wanted)
+    if text is not None and not (text.isdecimal() and int(text) >= least):
+        raise UserError(f"{wanted} must be an integer, at least {least}, got {text!r}")
+    return (default if text is None else int(text)), others
+
+
+def take(tails: list[str], wanted: str) -> tuple[str | None, list[str]]:
+    """The value of one key, and the tails without it."""
+    pairs = [split_tail(tail) for tail in tails]
+    values = [value for key, value in pairs if key == wanted]
+    return (values[-1] if values else None), [f"{key}={value}" for key, value in pairs if key != wanted]
+
+
+def split_tail(tail: str) -> tuple[str, str]:
+    """Key and value of what a user typed.
+
+    Raises:
+        UserError: it is not `key=value`.
+    """
+    key, separator, value = tail.partition("=")
+    if not separator:
+        raise UserError(f"cannot read {tail!r}; write key=value")
+    return key, value

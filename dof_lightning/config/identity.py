@@ -1,0 +1,76 @@
+"""Configurations as plain containers: their leaves, what tells two apart, what identifies one."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+_OURS = ("dof_lightning", "data_modules", "callbacks", "lightning")
+_WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root")
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values below nested mappings, by dotted key."""
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def config_hash(plain: Mapping[str, Any]) -> str:
+    """Identifies what is run, wherever it is run from and stored."""
+    return _hash(_without(plain, lambda key: key in _WHERE_NOT_WHAT))
+
+
+def settings_hash(plain: Mapping[str, Any]) -> str:
+    """Identifies what is run but for its seeds: the same for all runs that may be one mean."""
+    return _hash(_without(plain, lambda key: key in _WHERE_NOT_WHAT or key.rpartition(".")[2] == "seed"))
+
+
+def _hash(what: Any) -> str:
+    return hashlib.sha256(json.dumps(_canonical(what), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _canonical(node: Any) -> Any:
+    """Choices and values alone, with one spelling of each number: 3 and 3.0 are no two configurations.
+
+    Which class of ours stands behind an option is no part of it, so that classes may move.
+    """
+    if isinstance(node, Mapping):
+        return {
+            key: _canonical(value)
+            for key, value in node.items()
+            if key != "_partial_" and not is_class_of_ours(key, value)
+        }
+    if isinstance(node, list | tuple):
+        return [_canonical(value) for value in node]
+    return int(node) if isinstance(node, float) and node.is_integer() else node
+
+
+def is_class_of_ours(key: str, value: Any) -> bool:
+    """Whether an entry names a class of this project or of Lightning, as the chosen option of its group says already.
+
+    Args:
+        key: dotted.
+        value: what stands there.
+    """
+    return key.rpartition(".")[2] == "_target_" and str(value).partition(".")[0] in _OURS
+
+
+def _without(node: Any, unwanted: Callable[[str], bool], prefix: str = "") -> Any:
+    """The same nested mappings without some of their dotted keys."""
+    if not isinstance(node, Mapping):
+        return node
+    kept = {str(key): value for key, value in node.items() if not unwanted(f"{prefix}{key}")}
+    return {key: _without(value, unwanted, f"{prefix}{key}.") for key, value in kept.items()}
+
+
+def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    """The first leaf below `keys` in which two configurations differ, `key: theirs there, ours here`."""
+    mine = dict(leaves({key: ours.get(key) for key in keys}))
+    other = dict(leaves({key: theirs.get(key) for key in keys}))
+    for key in [*other, *mine]:
+        if mine.get(key) != other.get(key):
+            return f"{key} is {other.get(key)!r} there, {mine.get(key)!r} here"
+    return None

@@ -1,0 +1,87 @@
+"""What a configuration may instantiate, and what lies behind a name in it."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from dof_lightning.errors import UserError, explain_missing_module
+
+_TRUSTED = ("dof_lightning", "data_modules", "callbacks", "lightning", "torch.nn", "torch.optim")
+_ENVIRONMENTS = ("dof_lightning", "mpe2", "pettingzoo", "gymnasium_robotics", "magent2", "momaland")
+
+
+def check_targets(config: Mapping[str, Any]) -> None:
+    """Refuses to instantiate what is not ours, Lightning's or torch's: a checkpoint must not run a stranger's code.
+
+    Whatever stands under a key named `factory` makes a PettingZoo environment: a `parallel_env` or a `ParallelEnv`
+    of a package that is known to hold environments.
+
+    Raises:
+        UserError: a `_target_` lies elsewhere, or is reached through one of our modules but defined elsewhere; or a
+            `factory` is of another package or kind.
+    """
+    for key, target in _named(config, "", "_target_"):
+        defined_in = getattr(locate(key, str(target)), "__module__", "")
+        if not (_is_of(_TRUSTED, str(target)) and _is_of(_TRUSTED, defined_in or "")):
+            raise UserError(f"{key}={target} is outside {', '.join(_TRUSTED)}; pass trust=true if you trust its source")
+    for key, factory in _named(config, "", "factory"):
+        if not _is_environment(key, str(factory)):
+            raise UserError(
+                f"{key}={factory} is no `parallel_env` or ParallelEnv of {', '.join(_ENVIRONMENTS)}; "
+                "pass trust=true if you trust its source"
+            )
+
+
+def attribute(target: str, name: str) -> Any:
+    """A class attribute of something that may be instantiated; None where it has none, or is not trusted.
+
+    Settings answer for what is made of them (`makes`).
+    """
+    found = locate("_target_", target)
+    return getattr(found.makes() if hasattr(found, "makes") else found, name, None)
+
+
+def _named(node: Any, key: str, wanted: str) -> Iterator[tuple[str, Any]]:
+    """Every value under a key of that name, in lists too: Hydra looks there."""
+    if re.split(r"[.\]]", key)[-1] == wanted:
+        yield key, node
+    elif isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _named(value, f"{key}.{name}" if key else str(name), wanted)
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            yield from _named(value, f"{key}[{index}]", wanted)
+
+
+def _is_environment(key: str, factory: str) -> bool:
+    if not _is_of(_ENVIRONMENTS, factory):
+        return False
+    found = _import(key, factory)
+    if not _is_of(_ENVIRONMENTS, getattr(found, "__module__", None) or ""):
+        return False
+    if not inspect.isclass(found):
+        return factory.endswith(".parallel_env")
+    from pettingzoo import ParallelEnv  # here, as most configurations name no such environment
+
+    return issubclass(found, ParallelEnv)
+
+
+def _is_of(packages: Sequence[str], name: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def locate(key: str, target: str) -> Any:
+    """What a name stands for, where its package is trusted; None elsewhere."""
+    return _import(key, target) if _is_of(_TRUSTED, target) else None
+
+
+def _import(key: str, target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise UserError(explain_missing_module(key, target, error)) from error
+    except AttributeError as error:
+        raise UserError(f"{key}={target}: {module} has no {name!r}") from error

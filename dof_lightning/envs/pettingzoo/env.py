@@ -1,0 +1,263 @@
+"""Any PettingZoo parallel environment as one of ours: several copies of it stepped together."""
+
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pettingzoo import ParallelEnv
+from torch import Tensor
+
+from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
+from dof_lightning.envs.pettingzoo.rows import Ended, Rows
+from dof_lightning.envs.pettingzoo.spaces import ObservationVectors, find_mask, make_action_map
+from dof_lightning.errors import UserError, explain_missing_module
+from dof_lightning.spec import AgentSpec, EnvSpec
+
+_SEED_BITS = 2**31 - 1  # many environments hand their seed to generators that take no more
+
+
+class PettingZooEnv(VectorEnv):
+    """E copies of a PettingZoo parallel environment, made on demand and kept for the next episodes.
+
+    All agents are learned. Boxes of any finite range become [-1, 1], discrete actions become indices from 0;
+    observations are flattened; agents with smaller spaces are padded with zeros. An agent that leaves before its
+    episode ends is no longer `alive`, sees zeros and earns nothing. Which names may stand in `factory` without
+    `trust=true` is decided where configurations are checked (`dof_lightning.config.targets`).
+
+    Args:
+        name: for people and folders.
+        factory: dotted name of what makes a `ParallelEnv`, e.g. `mpe2.simple_spread_v3.parallel_env`.
+        arguments: what it is called with.
+        horizon: steps after which an episode is truncated, if the environment has not ended it before.
+        global_state: record the environment's `state()`.
+
+    Raises:
+        UserError: the package is missing, the factory refuses the arguments or makes something else, or a space
+            cannot be mapped.
+    """
+
+    episodes_at_once = 100  # a copy of an mpe2 environment alone takes 2 MB
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        factory: str,
+        horizon: int,
+        arguments: Mapping[str, Any] | None = None,
+        global_state: bool = False,
+    ) -> None:
+        if horizon < 1:
+            raise UserError(f"env.horizon={horizon} must be at least 1")
+        self._factory_name, self._factory = factory, self._find(factory)
+        self._arguments: dict[str, Any] = _plain(arguments or {})
+        first = self._make(self._arguments)
+        # PettingZoo wants to know when a copy is made that it will be drawn.
+        self._drawn = "rgb_array" in first.metadata.get("render_modes", ()) and "render_mode" not in self._arguments
+        self._copies: list[ParallelEnv] = [] if self._drawn else [first]
+        self._agents: list[Any] = list(first.possible_agents)
+        self._observations = ObservationVectors({agent: first.observation_space(agent) for agent in self._agents})
+        self._actions = make_action_map({agent: first.action_space(agent) for agent in self._agents})
+        state_dim = self._probe(first, global_state)
+        self.spec = self._make_spec(name, horizon, state_dim)
+        self._rows: Rows | None = None
+        self._time = 0
+
+    @property
+    def can_render(self) -> bool:
+        """See `VectorEnv.can_render`: the environment knows PettingZoo's `rgb_array`."""
+        return self._drawn or self._arguments.get("render_mode") == "rgb_array"
+
+    def reset(self, seeds: Tensor) -> Tensor:
+        """See `VectorEnv.reset`; a copy gets the lowest 31 bits of its seed."""
+        while len(self._copies) < len(seeds):
+            self._copies.append(self._make(self._arguments | ({"render_mode": "rgb_array"} if self._drawn else {})))
+        self._rows, self._time = self._empty_rows(len(seeds)), 0
+        for episode, seed in enumerate(seeds.tolist()):
+            observations, infos = self._copies[episode].reset(seed=seed & _SEED_BITS)
+            self._look(episode, range(len(self._agents)), observations, infos)
+        return torch.from_numpy(self._rows.observations.copy())
+
+    def step(self, actions: Tensor) -> StepResult:
+        """See `VectorEnv.step`; episodes that are over stay as they ended.
+
+        Raises:
+            ValueError: the shape is wrong, a value is not finite, or an index is outside an agent's choices.
+            RuntimeError: there was no reset, or the episodes are over.
+        """
+        rows = self._rows
+        if rows is None or rows.over.all():
+            raise RuntimeError("no episode is running: call reset before step")
+        self._actions.check(actions, len(rows.over))
+        translated = self._actions.translate(actions)
+        self._time += 1
+        rows.rewards[:] = 0.0
+        for episode in np.flatnonzero(~rows.over).tolist():
+            self._step_copy(episode, translated[episode])
+        if self._time >= self.spec.horizon:
+            rows.truncated |= ~rows.over
+        return StepResult(
+            observations=torch.from_numpy(rows.observations.copy()),
+            rewards=torch.from_numpy(rows.rewards.copy()),
+            terminated=torch.from_numpy(rows.terminated.copy()),
+            truncated=torch.from_numpy(rows.truncated.copy()),
+            info=StepInfo(legal=self.legal, state=self.state, alive=torch.from_numpy(rows.alive.copy())),
+        )
+
+    def render(self, index: int) -> np.ndarray:
+        """See `VectorEnv.render`.
+
+        Raises:
+            RuntimeError: there was no reset, or the environment draws nothing.
+        """
+        if self._rows is None:
+            raise RuntimeError("nothing to render: call reset first")
+        picture = self._copies[index].render() if self.can_render else None
+        if not isinstance(picture, np.ndarray):
+            raise RuntimeError(f"env={self.spec.name} cannot draw: {self._factory_name} has no render_mode 'rgb_array'")
+        return np.ascontiguousarray(picture, dtype=np.uint8)
+
+    @property
+    def legal(self) -> Tensor | None:
+        """See `VectorEnv.legal`."""
+        return None if self._rows is None or self._rows.legal is None else torch.from_numpy(self._rows.legal.copy())
+
+    @property
+    def state(self) -> Tensor | None:
+        """See `VectorEnv.state`."""
+        return None if self._rows is None or self._rows.state is None else torch.from_numpy(self._rows.state.copy())
+
+    def _step_copy(self, episode: int, translated: np.ndarray) -> None:
+        copy, rows = self._copies[episode], self._rows
+        assert rows is not None
+        acting = [i for i, agent in enumerate(self._agents) if agent in copy.agents]
+        observations, rewards, terminations, truncations, infos = copy.step(
+            {self._agents[i]: self._actions.pick(translated[i], i) for i in acting}
+        )
+        for i in acting:
+            rows.rewards[episode, i] = rewards.get(self._agents[i], 0.0)
+        ended = {
+            i: Ended(bool(terminations.get(agent)), bool(truncations.get(agent)), agent not in copy.agents)
+            for i, agent in enumerate(self._agents)
+            if i in acting
+        }
+        present = rows.end_step(episode, ended)
+        self._look(episode, present, observations, infos)
+
+    def _look(
+        self, episode: int, present: Sequence[int], observations: Mapping[str, Any], infos: Mapping[str, Any]
+    ) -> None:
+        """Writes what the agents that are present see; the others see zeros and may choose action 0 only."""
+        rows = self._rows
+        assert rows is not None
+        rows.observations[episode] = 0.0
+        seen = {i: observations[agent] for i in present if (agent := self._agents[i]) in observations}
+        for i, observation in seen.items():
+            vector = self._observations.flatten(observation)
+            rows.observations[episode, i, : len(vector)] = vector
+        if rows.legal is not None:
+            rows.legal[episode] = False
+            for i, observation in seen.items():
+                mask = find_mask(observation, infos.get(self._agents[i], {}))
+                rows.legal[episode, i, : self._actions.dims[i]] = True if mask is None else mask
+            rows.legal[episode, ~rows.legal[episode].any(axis=1), 0] = True
+        if rows.state is not None:
+            rows.state[episode] = np.asarray(self._copies[episode].state(), dtype=np.float32).ravel()
+
+    def _empty_rows(self, n_episodes: int) -> Rows:
+        spec = self.spec
+        return Rows.empty(
+            n_episodes, spec.n_agents, spec.observation_dim, spec.action_dim if self._has_legal else 0, spec.state_dim
+        )
+
+    @staticmethod
+    def _find(factory: str) -> Callable[..., Any]:
+        """The factory by name. A method, so that no `_target_` of a configuration can reach it by itself."""
+        # Pictures are drawn off screen, and what a library prints must not stand among our results.
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+        module, _, attribute = factory.rpartition(".")
+        try:
+            found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise UserError(explain_missing_module("env.factory", factory, error)) from error
+        except ValueError as error:
+            raise UserError(
+                f"env.factory={factory} is no dotted name like mpe2.simple_spread_v3.parallel_env"
+            ) from error
+        except AttributeError as error:
+            raise UserError(f"env.factory={factory}: {module} has no {attribute!r}") from error
+        return found
+
+    def _make(self, arguments: Mapping[str, Any]) -> ParallelEnv:
+        try:
+            env = self._factory(**arguments)
+        except (TypeError, ValueError, AssertionError) as error:
+            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(f"env.arguments={dict(arguments)}: {self._factory_name} refuses them ({text})") from error
+        if not isinstance(env, ParallelEnv) or not getattr(env, "possible_agents", None):
+            kind = type(env).__name__
+            raise UserError(f"env.factory={self._factory_name} makes a {kind}, not a ParallelEnv with possible_agents")
+        return env
+
+    def _probe(self, env: ParallelEnv, global_state: bool) -> int:
+        """Plays the start of an episode: whether actions are masked, and how large the global state is."""
+        observations, infos = env.reset(seed=0)
+        if late := [agent for agent in self._agents if agent not in observations]:
+            raise UserError(f"env.factory={self._factory_name}: agent {late[0]!r} joins later, which is not supported")
+        masked = any(find_mask(observations[agent], infos.get(agent, {})) is not None for agent in observations)
+        padded = len(set(self._actions.dims)) > 1
+        self._has_legal = self._actions.kind == "discrete" and (masked or padded)
+        if not global_state:
+            return 0
+        try:
+            return int(np.asarray(env.state()).size)
+        except (NotImplementedError, AttributeError) as error:
+            raise UserError(
+                f"env.global_state=true, but {self._factory_name} has no state(); set it to false"
+            ) from error
+
+    def _make_spec(self, name: str, horizon: int, state_dim: int) -> EnvSpec:
+        package = self._factory_name.partition(".")[0]
+        recipe = {
+            "family": "pettingzoo",
+            "package": package,
+            "version": _version(package),
+            "factory": self._factory_name,
+            "arguments": {key: value for key, value in self._arguments.items() if key != "render_mode"},
+            "agents": [str(agent) for agent in self._agents],
+            "observations": self._observations.describe(),
+            "actions": self._actions.describe(),
+            "state_dim": state_dim,
+            "horizon": horizon,
+        }
+        dims = zip(self._agents, self._observations.dims, self._actions.dims, strict=True)
+        return EnvSpec(
+            name=name,
+            agents=tuple(AgentSpec(str(agent), seen, acted) for agent, seen, acted in dims),
+            action_kind=self._actions.kind,
+            horizon=horizon,
+            state_dim=state_dim,
+            recipe=recipe,
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Dicts and lists instead of a configuration's own containers: factories and recipes want those."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _version(package: str) -> str | None:
+    """Of the installed distribution; None for a module that belongs to none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

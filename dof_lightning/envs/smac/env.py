@@ -1,0 +1,191 @@
+"""StarCraft II's SMAC and SMACv2 as one of our environments: one game an episode."""
+
+import weakref
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
+from dof_lightning.envs.pettingzoo.rows import Rows
+from dof_lightning.envs.smac import game as smac_game
+from dof_lightning.envs.smac.game import Game
+from dof_lightning.envs.smac.scenarios import SCENARIOS
+from dof_lightning.errors import UserError
+from dof_lightning.spec import AgentSpec, EnvSpec
+
+_NO_OP = 0  # what the dead do, and nobody else may
+
+
+class SmacEnv(VectorEnv):
+    """E games of oxwhirl's `smac` or `smacv2`, a process each, started anew for every episode with its seed.
+
+    The spec is the recorded one of the published datasets, so training needs neither package nor game; at `reset` the
+    installed package must have the same dimensions. All agents earn the team's reward, which the package scales to at
+    most 20 a battle. An agent is alive while it may do something else than nothing. Never run against the real packages
+    or the game: tests play a double that was written from their documentation (docs/smac.md).
+
+    Args:
+        scenario: a map of SMAC (`3m`) or a scenario of SMACv2 (`terran_5_vs_5`).
+
+    Raises:
+        UserError: there is no such scenario.
+    """
+
+    episodes_at_once = 8  # every one is a StarCraft II process
+
+    def __init__(self, *, scenario: str) -> None:
+        if scenario not in SCENARIOS:
+            raise UserError(f"env.scenario={scenario} is unknown; choose one of {', '.join(SCENARIOS)}")
+        self.scenario, self._what = scenario, SCENARIOS[scenario]
+        self.spec = self._make_spec()
+        self._games: list[Game] = []
+        self._rows: Rows | None = None
+        weakref.finalize(self, _close, self._games)
+
+    @property
+    def missing(self) -> str | None:
+        """See `VectorEnv.missing`."""
+        return smac_game.missing(self._what.version)
+
+    @property
+    def can_render(self) -> bool:
+        """See `VectorEnv.can_render`: the packages draw into a window only."""
+        return False
+
+    def reset(self, seeds: Tensor) -> Tensor:
+        """See `VectorEnv.reset`.
+
+        Raises:
+            UserError: package or game are not there, have other dimensions, or more games are wanted than may run.
+        """
+        self.check_available()
+        if len(seeds) > self.episodes_at_once:
+            raise UserError(
+                f"env={self.spec.name} plays at most {self.episodes_at_once} games at once, got {len(seeds)}; "
+                "ask for fewer episodes"
+            )
+        _close(self._games)
+        spec = self.spec
+        rows = Rows.empty(len(seeds), spec.n_agents, spec.observation_dim, spec.action_dim, spec.state_dim)
+        self._rows = rows
+        for episode, seed in enumerate(seeds.tolist()):
+            game = smac_game.make_game(self.scenario, self._what, seed)
+            self._games.append(game)
+            with smac_game.seeded_shuffles(seed):
+                game.reset()
+            self._look(rows, episode)
+        return torch.from_numpy(rows.observations.copy())
+
+    def step(self, actions: Tensor) -> StepResult:
+        """See `VectorEnv.step`; episodes that are over stay as they ended, whatever they are told.
+
+        Raises:
+            ValueError: the shape is wrong, or an action is not legal.
+            RuntimeError: there was no reset.
+            UserError: StarCraft II stopped in mid-battle.
+        """
+        rows = self._started()
+        self._check(actions, rows)
+        rows.rewards[:] = 0.0
+        won = np.zeros(len(rows.over), dtype=bool)
+        chosen = actions.tolist()
+        for episode in np.flatnonzero(~rows.over).tolist():
+            reward, over, info = self._games[episode].step(chosen[episode])
+            if "battle_won" not in info:  # the packages restart a game that has stopped answering, and say nothing
+                raise UserError(
+                    f"env={self.spec.name}: StarCraft II stopped in mid-battle; type the same command again"
+                )
+            rows.rewards[episode] = reward
+            cut = bool(info.get("episode_limit", False))
+            rows.terminated[episode], rows.truncated[episode] = over and not cut, over and cut
+            won[episode] = over and bool(info["battle_won"])
+            self._look(rows, episode)
+        return StepResult(
+            observations=torch.from_numpy(rows.observations.copy()),
+            rewards=torch.from_numpy(rows.rewards.copy()),
+            terminated=torch.from_numpy(rows.terminated.copy()),
+            truncated=torch.from_numpy(rows.truncated.copy()),
+            info=StepInfo(
+                legal=self.legal,
+                state=self.state,
+                alive=torch.from_numpy(rows.alive.copy()),
+                won=torch.from_numpy(won),
+            ),
+        )
+
+    def render(self, index: int) -> NoReturn:
+        """See `VectorEnv.render`.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(f"env={self.spec.name} cannot draw")
+
+    @property
+    def legal(self) -> Tensor | None:
+        """See `VectorEnv.legal`."""
+        return None if self._rows is None or self._rows.legal is None else torch.from_numpy(self._rows.legal.copy())
+
+    @property
+    def state(self) -> Tensor | None:
+        """See `VectorEnv.state`."""
+        return None if self._rows is None or self._rows.state is None else torch.from_numpy(self._rows.state.copy())
+
+    def _look(self, rows: Rows, episode: int) -> None:
+        game = self._games[episode]
+        rows.observations[episode] = np.stack(game.get_obs())
+        assert rows.state is not None
+        assert rows.legal is not None
+        rows.state[episode] = game.get_state()
+        # One agent at a time: SMACv2's wrapper cannot hand out all agents' masks together.
+        masks = [game.get_avail_agent_actions(agent) for agent in range(self.spec.n_agents)]
+        rows.legal[episode] = np.array(masks, dtype=bool)
+        rows.alive[episode] = ~rows.legal[episode, :, _NO_OP]
+
+    def _started(self) -> Rows:
+        if self._rows is None:
+            raise RuntimeError("no episode is running: call reset before step")
+        return self._rows
+
+    def _check(self, actions: Tensor, rows: Rows) -> None:
+        expected = rows.alive.shape
+        if tuple(actions.shape) != expected or actions.is_floating_point():
+            raise ValueError(f"actions must be {list(expected)} integers, got {list(actions.shape)} {actions.dtype}")
+        assert rows.legal is not None
+        choices = torch.from_numpy(rows.legal)
+        inside = (actions >= 0) & (actions < self.spec.action_dim)
+        allowed = inside & choices.gather(-1, actions.clamp(0, self.spec.action_dim - 1)[..., None]).squeeze(-1)
+        wrong = torch.nonzero(~allowed & ~torch.from_numpy(rows.over)[:, None])
+        if len(wrong):
+            episode, agent = wrong[0].tolist()
+            raise ValueError(f"actions: {int(actions[episode, agent])} is not legal for agent {agent} of row {episode}")
+
+    def _make_spec(self) -> EnvSpec:
+        what = self._what
+        name = f"smac{'v2' if what.version == 2 else ''}_{self.scenario}"
+        agent = {"observation_dim": what.observation_dim, "action_dim": what.n_actions}
+        return EnvSpec(
+            name=name,
+            agents=tuple(AgentSpec(f"agent_{index}", **agent) for index in range(what.n_agents)),
+            action_kind="discrete",
+            horizon=what.horizon,
+            state_dim=what.state_dim,
+            recipe={
+                "family": "smac",
+                "version": what.version,
+                "scenario": self.scenario,
+                "agents": what.n_agents,
+                **agent,
+                "state_dim": what.state_dim,
+                "reward": "of damage, kills and victory, at most 20",
+                "horizon": what.horizon,
+            },
+        )
+
+
+def _close(games: list[Game]) -> None:
+    """Ends the games' processes."""
+    while games:
+        games.pop().close()

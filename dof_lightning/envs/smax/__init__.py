@@ -1,0 +1,1 @@
+"""SMAX: StarCraft-like battles without StarCraft, many at a time."""

@@ -1,0 +1,1 @@
+"""The numbers that are reported, and the tests and gauges behind them."""

@@ -1,0 +1,193 @@
+"""The IGD gauge: is the joint law that was trained the product of the agents' laws (reference/method.md, section 1)?"""
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.errors import UserError
+from dof_lightning.evaluation.two_sample import classifier_accuracy, energy_test, hsic_test, product_draws
+from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.rollout.run import evaluation_seeds
+from dof_lightning.seeding import make_generator
+
+P_VALUE_LIMIT = 1e-3
+PATHWISE_LIMIT = 1e-10
+_CHUNK = 512  # chains that run together; memory of a planner's networks
+
+
+class Chains(Protocol):
+    """What is measured: agents that can sample x_tot^0 by one joint chain, whether or not it is what acts."""
+
+    # Networks, a Factorization each, and a Sampler; callbacks import this module and must know none of them.
+    denoiser: Any
+    noise_factorization: Any
+    data_factorization: Any
+    sampler: Any
+
+    def chain_condition(self, observations: Tensor) -> Tensor:
+        """What a chain is given, `[B, N, C]`, where an episode begins with observations `[B, N, O]`."""
+
+    def chain_noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        """The noise of B chains, `[S, B, N, ...]` in float64."""
+
+    def joint_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """x_tot^0 `[B, N, ...]` of the centralised chain."""
+
+    def local_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """x_i^0 `[B, N, ...]` of every agent's own chain."""
+
+    def joint_prediction(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+        """eps_tot `[B, N, ...]` at x^k `[B, N, ...]` and k `[B]`."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is drawn.
+
+    Attributes:
+        conditions: C, first observations of episodes that are conditioned on.
+        draws: n, joint draws of a sample, for each conditioning.
+        permutations: of each test; below 1000 no p-value can be below 1e-3, and nothing fails by it.
+        rows: draws whose Jacobian is taken, and whose two chains are compared.
+    """
+
+    conditions: int = 4
+    draws: int = 1024
+    permutations: int = 2000
+    rows: int = 64
+
+    def check(self, prefix: str = "") -> "Effort":
+        """Itself.
+
+        Args:
+            prefix: of the keys, for the message.
+
+        Raises:
+            UserError: a number is too small to measure with.
+        """
+        for name, least in (("conditions", 1), ("draws", 16), ("permutations", 1), ("rows", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{prefix}{name}={getattr(self, name)} must be at least {least}")
+        return self
+
+
+FULL = Effort()
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """What was measured, in float64.
+
+    Attributes:
+        jacobian_ratio: largest |d eps_tot,i / d x_j|, j != i, over |d eps_tot,i / d x_i|, at all k of the sampler.
+        pathwise_error: max |joint chain - agents' own chains| on the same noise; None where there are no own chains.
+        energy_distance: between joint draws and their product (each agent's part from another draw), squared.
+        p_value: of it, by permutation.
+        control_p_value: the same for joint draws against joint draws; small in 1 of 1000 seeds.
+        hsic: normalised HSIC of the most dependent pair of agents given the conditioning, less what its permutations
+            have on average; about 0 where agents are independent, see `hsic_test`.
+        hsic_p_value: of it, by permutation.
+        c2st_accuracy: of a classifier between joint draws and their product; 0.5 where they follow one law. Not in
+            `passed`: it asks what the energy distance asks.
+        passed: no agent sees another's x, paths agree, and both p-values are above 1e-3.
+    """
+
+    jacobian_ratio: float
+    pathwise_error: float | None
+    energy_distance: float
+    p_value: float
+    control_p_value: float
+    hsic: float
+    hsic_p_value: float
+    c2st_accuracy: float
+    passed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """For printing."""
+        return asdict(self)
+
+
+def has_joint_chain(policy: DecentralizedPolicy) -> bool:
+    """Whether there is anything to measure: `Chains` are diffusion models joined by f and h."""
+    return bool(getattr(policy, "has_joint_chain", False))
+
+
+def gauge(policy: DecentralizedPolicy, env: VectorEnv, seed: int, effort: Effort = FULL) -> Gauge:
+    """Measures a policy at observations of its world's first step.
+
+    Raises:
+        UserError: it does not diffuse with a joint chain.
+    """
+    if not has_joint_chain(policy):
+        raise UserError("the IGD gauge measures diffusion models joined by f and h; this algorithm has no joint chain")
+    observations = env.reset(evaluation_seeds(seed, "selection", effort.check().conditions))
+    device = next(policy.parameters()).device
+    return gauge_at(policy, observations.to(device), seed, effort)
+
+
+@torch.no_grad()
+def gauge_at(policy: DecentralizedPolicy, observations: Tensor, seed: int, effort: Effort = FULL) -> Gauge:
+    """Measures at fixed observations `[C, N, O]`; see `Gauge`.
+
+    Args:
+        policy: its agents are `Chains`; left as it is.
+        observations: C conditionings; `effort.conditions` is not read.
+        seed: of all draws.
+        effort: how much is drawn.
+    """
+    chains = cast(Chains, copy.deepcopy(policy).double().eval())
+    generator = make_generator(seed, "igd", device=observations.device)
+    condition = chains.chain_condition(observations.double()).repeat_interleave(effort.draws, dim=0)
+
+    def sample() -> Tensor:
+        """`[C, n, N, D]`."""
+        parts = [chains.joint_sample(c, chains.chain_noise(len(c), generator)) for c in torch.split(condition, _CHUNK)]
+        return torch.cat(parts).unflatten(0, (-1, effort.draws)).flatten(3)  # type: ignore[no-untyped-call]
+
+    first, second, third = sample(), sample(), sample()
+    product = product_draws(third, generator)
+    joint = first.flatten(2)
+    distance, p_value = energy_test(joint, product.flatten(2), effort.permutations, generator)
+    _, control = energy_test(joint, second.flatten(2), effort.permutations, generator)
+    hsic, hsic_p_value, chance = hsic_test(first, effort.permutations, generator)
+    accuracy = classifier_accuracy(joint, product.flatten(2))
+    chosen = torch.randperm(len(condition), generator=generator, device=condition.device)[: effort.rows]
+    ratio = _jacobian_ratio(chains, first.flatten(0, 1)[chosen], condition[chosen], generator)
+    pathwise = _pathwise_error(chains, condition[chosen], generator)
+    agree = pathwise is not None and pathwise <= PATHWISE_LIMIT
+    passed = ratio == 0 and agree and min(p_value, hsic_p_value) > P_VALUE_LIMIT
+    return Gauge(ratio, pathwise, distance, p_value, control, hsic - chance, hsic_p_value, accuracy, passed)
+
+
+def _jacobian_ratio(chains: Chains, x0: Tensor, condition: Tensor, generator: torch.Generator) -> float:
+    """See `Gauge`; every x^k is data `[R, N, D]` with noise, and the derivatives are summed over entries."""
+    n_agents, largest = x0.shape[1], 0.0
+    shape = chains.chain_noise(1, generator)[0, 0].shape
+    x0 = x0.reshape(-1, *shape)
+    probe = torch.randn(shape, generator=generator, device=x0.device, dtype=x0.dtype)
+    agents = torch.eye(n_agents, device=x0.device, dtype=x0.dtype)
+    probes = agents.reshape(n_agents, 1, n_agents, *[1] * (len(shape) - 1)) * probe
+    for k, step in zip(chains.sampler.timesteps, chains.sampler.coefficients, strict=True):
+        noise = chains.chain_noise(len(x0), generator)[0]
+        with torch.enable_grad():
+            x = (step.signal_k * x0 + step.sigma_k * noise).requires_grad_()
+            steps = torch.full((len(x),), k, dtype=torch.int64, device=x.device)
+            output = chains.joint_prediction(x, steps, condition)
+            (rows_of,) = torch.autograd.grad(output, x, probes.expand(-1, *x.shape), is_grads_batched=True)
+        size = rows_of.flatten(3).square().sum((1, 3)).sqrt()  # [N, N], of eps_i by x_j
+        own = size.diagonal()
+        crossed = (size - torch.diag(own)).amax(1)
+        largest = max(largest, float((crossed / own.clamp_min(1e-300)).max()))
+    return largest
+
+
+def _pathwise_error(chains: Chains, condition: Tensor, generator: torch.Generator) -> float | None:
+    parts = (chains.denoiser, chains.noise_factorization, chains.data_factorization)
+    if not all(part.local_execution for part in parts):
+        return None
+    noise = chains.chain_noise(len(condition), generator)
+    return float((chains.joint_sample(condition, noise) - chains.local_sample(condition, noise)).abs().max())

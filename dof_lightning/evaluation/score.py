@@ -1,0 +1,131 @@
+"""The numbers that are reported: fixed seeds, decentralised execution, and the certificate."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, build_env
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.rollout.run import certify, evaluation_seeds, run_rollout
+from dof_lightning.seeding import make_generator
+from dof_lightning.spec import check_compatible
+from dof_lightning.threads import available_cores
+
+DECISION_REPETITIONS = 10  # how often a decision is timed; the fastest counts
+_CHUNK = 100  # report episodes that go through the policy together, where the environment plays so many
+
+NOT_EVALUATED: Mapping[str, Any] = {
+    "status": "not evaluated",
+    "episodes": 0,
+    "return_mean": None,
+    "return_std": None,
+    "normalized_score": None,
+    "certificate": None,
+}  # what takes the place of a score where no episode was played (rollout=none)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One policy's result.
+
+    Attributes:
+        episodes: how many were played.
+        return_mean: episode return, mean over agents and episodes.
+        return_std: standard deviation over episodes.
+        normalized_score: 0 is random, 100 the reference expert; None where nobody has published references.
+        own_normalized_score: the same with references measured against the environment's own prey, where they were.
+        certificate: `passed` and `max_abs_delta`.
+        shared_seeds: M of agents that act on a common seed drawn before the episode; None for agents without one.
+        execution: `decentralized`, or `centralized` where the agents acted as one.
+        win_rate: share of battles won; None where there is nothing to win.
+    """
+
+    episodes: int
+    return_mean: float
+    return_std: float
+    normalized_score: float | None
+    certificate: dict[str, Any]
+    execution: str = "decentralized"
+    shared_seeds: int | None = None
+    own_normalized_score: float | None = None
+    win_rate: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `results.json`; what is usual is not said: decentralised, no shared seed, one score, nothing to win."""
+        usual = {"execution": "decentralized", "shared_seeds": None, "own_normalized_score": None, "win_rate": None}
+        return {key: value for key, value in asdict(self).items() if key not in usual or value != usual[key]}
+
+
+def evaluate(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Score:
+    """Rolls a checkpoint out on the report seeds of its run and certifies it.
+
+    The numbers are a function of checkpoint and configuration: the final evaluation of a run and `dof eval` agree.
+
+    Args:
+        checkpoint: what is evaluated.
+        config: the checkpoint's own, or with `rollout`, `env` or sampler values changed.
+
+    Raises:
+        UserError: environment and dataset do not fit, or weights and configuration.
+    """
+    return score(*build_policy(checkpoint, config), config)
+
+
+def build_policy(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[DecentralizedPolicy, VectorEnv]:
+    """What is evaluated, and where; arguments and errors as `evaluate`."""
+    torch.set_num_threads(cores_per_process(1))
+    env = build_env(config)
+    check_compatible(checkpoint.spec, env.spec)
+    return build_algorithm(checkpoint, config).policy(), env
+
+
+def first_decision(policy: DecentralizedPolicy, env: VectorEnv) -> Callable[[], Any]:
+    """The first decision of an episode for all agents, their noise included, as something to call and time."""
+    observations = env.reset(evaluation_seeds(0, "selection", 1))
+    generator = make_generator(0, "decision", device=observations.device)
+    carry = policy.begin(1, observations.device, policy.draw_shared_seed(1, generator))
+    return partial(torch.no_grad()(policy.act), observations, carry, env.legal, generator)
+
+
+def score(policy: DecentralizedPolicy, env: VectorEnv, config: Mapping[str, Any]) -> Score:
+    """Rolls a policy out on the report seeds of a configuration and certifies it."""
+    seed, episodes = config["seed"], config["rollout"]["report_episodes"]
+    seeds, chunk = evaluation_seeds(seed, "report", episodes), min(_CHUNK, env.episodes_at_once)
+    rollout = run_rollout(policy, env, seeds, (seed, "report"), chunk)
+    returns = rollout.returns
+    certificate = certify(policy, env, seed)
+    return_mean, own = float(returns.mean()), env.spec.own_reference
+    return Score(
+        episodes=episodes,
+        return_mean=return_mean,
+        return_std=float(returns.std(correction=0)),
+        normalized_score=normalize(env, return_mean),
+        certificate=certificate.to_dict(),
+        execution="decentralized" if policy.acts_alone else "centralized",
+        shared_seeds=policy.shared_seeds,
+        own_normalized_score=None if own is None else own.normalize(return_mean),
+        win_rate=None if rollout.won is None else float(rollout.won.double().mean()),
+    )
+
+
+def normalize(env: VectorEnv, episode_return: float) -> float | None:
+    """The normalised score of a return, None where the environment has no reference."""
+    reference = env.spec.reference
+    return None if reference is None else reference.normalize(episode_return)
+
+
+def cores_per_process(processes: int) -> int:
+    """Threads each of this machine's processes may use; more than its share makes everything many times slower.
+
+    `OMP_NUM_THREADS` is what somebody has decided for each process, and SLURM's tasks have cores of their own: neither
+    is shared out again.
+    """
+    return _ASKED_FOR or max(1, available_cores() // (1 if "SLURM_PROCID" in os.environ else processes))
+
+
+_ASKED_FOR = int(os.environ.get("OMP_NUM_THREADS") or 0)  # read before Lightning's launcher changes it

@@ -1,0 +1,79 @@
+"""What a user would type to make a run again, read from its stored configuration."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dof_lightning.config import compose as configuration
+from dof_lightning.config.identity import leaves, settings_hash
+
+_NAMED = ("experiment", "algorithm")
+# What may differ from a preset without making another method of it.
+_HOW_LONG_AND_WHERE = (
+    *("seed", "run_dir", "resume", "trust", "trainer", "callbacks", "logger", "checkpoint", "validation", "rollout"),
+    *("distributed", "data", "env", "choices"),
+)
+
+
+def overrides_of(config: Mapping[str, Any]) -> list[str]:
+    """The experiment, the algorithm, the seed, and what differs from their presets.
+
+    Args:
+        config: of a run folder.
+
+    Raises:
+        UserError: this version has no such experiment or algorithm.
+    """
+    typed = [f"{group}={config['choices'][group]}" for group in _NAMED]
+    preset = configuration.to_plain(configuration.compose(typed))
+    typed += [
+        f"{group}={option}"
+        for group, option in config["choices"].items()
+        if option is not None and group not in _NAMED and preset["choices"].get(group) != option
+    ]
+    differences = [f"{key}={_spelled(value)}" for key, value in _differences(config, configuration.compose(typed))]
+    return [*typed, *differences, f"seed={config['seed']}"]
+
+
+def is_preset(config: Mapping[str, Any]) -> bool:
+    """Whether a run's method is what its experiment and algorithm name, however long and wherever it ran."""
+    preset = configuration.to_plain(configuration.compose([f"{group}={config['choices'][group]}" for group in _NAMED]))
+    return settings_hash(_method(config)) == settings_hash(_method(preset))
+
+
+def _method(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _HOW_LONG_AND_WHERE}
+
+
+def _differences(config: Mapping[str, Any], preset: DictConfig) -> Iterator[tuple[str, Any]]:
+    known = dict(leaves(configuration.to_plain(preset)))
+    for key, value in leaves(config):
+        unlike = (key not in known or known[key] != value) and key.partition(".")[0] not in (
+            "choices",
+            "run_dir",
+            "seed",
+        )
+        if unlike and not _follows_another(preset, key):
+            yield key, value
+
+
+def _follows_another(cfg: DictConfig, key: str) -> bool:
+    """Whether a key, or one above it, takes its value from elsewhere: `algorithm.seed` from `seed`."""
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            return False
+        if OmegaConf.is_interpolation(node, part):
+            return True
+        node = node[part]
+    return False
+
+
+def _spelled(value: Any) -> str:
+    """In Hydra's grammar."""
+    if isinstance(value, str) and re.fullmatch(r"[\w./:-]+", value):
+        return value
+    return json.dumps(value, separators=(",", ":"))

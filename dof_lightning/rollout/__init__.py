@@ -1,0 +1,1 @@
+"""Batched decentralised rollouts: what is played, recorded, certified and measured."""

@@ -1,0 +1,274 @@
+"""Batched decentralised rollouts: many episodes at once, a loop over time only."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.rollout.recorder import Recorder, Rollout, Tally, concatenate, no_episodes
+from dof_lightning.seeding import derive_seed, make_generator
+
+__all__ = ["Certificate", "Purpose", "Rollout", "certify", "evaluation_seeds", "run_rollout", "split_episodes"]
+
+Purpose = Literal["selection", "report"]
+
+_MOST_FRAMES = 250  # of a drawn episode; a longer one is drawn every few steps
+
+
+def run_rollout(
+    policy: DecentralizedPolicy,
+    env: VectorEnv,
+    seeds: Tensor,
+    noise_key: tuple[int | str, ...],
+    chunk: int = 100,
+    record: bool = False,
+    render_episode: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    first_episode: int = 0,
+) -> Rollout:
+    """Lets the agents act, each on its own, until every episode has ended.
+
+    Episodes go through policy and environment `chunk` at a time, with noise drawn for a whole chunk from
+    `make_generator(*noise_key, index of the chunk)`: an episode's outcome depends on its global index and the chunk
+    size, but not on which rank runs it or on how many other episodes there are (up to rounding, where the last chunk
+    is not full). So fewer episodes are the first of many.
+
+    Args:
+        policy: acts without gradients in evaluation mode; its training modes are restored.
+        env: may sit on another device than the policy.
+        seeds: `[E]` int64, one an episode.
+        noise_key: names the stream of the policy's noise.
+        chunk: episodes that share a stream of noise.
+        record: keep what a dataset needs.
+        render_episode: index in `seeds` of an episode to draw, every few steps where it is long.
+        progress: called with the number of episodes that just ended.
+        first_episode: global index of the first seed, a multiple of `chunk`.
+
+    Raises:
+        ValueError: `first_episode` is not a multiple of `chunk`.
+    """
+    if first_episode % chunk:
+        raise ValueError(f"first_episode={first_episode} is not a multiple of chunk={chunk}")
+    device = _device(policy)
+    parts = [no_episodes(env.spec.n_agents)]
+    with _evaluating(policy):
+        for start in range(0, len(seeds), chunk):
+            generator = make_generator(*noise_key, (first_episode + start) // chunk, device=device)
+            members = seeds[start : start + chunk]
+            shared_seed = _shared_seed(policy, chunk, (*noise_key, (first_episode + start) // chunk), len(members))
+            drawn = None if render_episode is None else render_episode - start
+            drawn = drawn if drawn in range(len(members)) else None
+            parts.append(
+                _run_chunk(
+                    policy, env, members, _noises(policy, chunk, len(members), generator), record, drawn, shared_seed
+                )
+            )
+            if progress is not None:
+                progress(len(members))
+    return concatenate(parts[1:] or parts)
+
+
+def split_episodes(n_episodes: int, chunk: int, rank: int, world_size: int) -> range:
+    """The episodes of one rank: contiguous whole chunks, as even as chunks allow; the ranks' union is all episodes."""
+    n_chunks = -(-n_episodes // chunk)
+    first, last = (chunk * (r * n_chunks // world_size) for r in (rank, rank + 1))
+    return range(min(first, n_episodes), min(last, n_episodes))
+
+
+def evaluation_seeds(seed: int, purpose: Purpose, n_episodes: int) -> Tensor:
+    """Environment seeds of evaluation episodes, a pure function of seed, purpose and index.
+
+    Seeds to select the best checkpoint on are even and seeds to report on are odd, so the two never meet, whatever
+    the run's seed.
+
+    Returns:
+        `[n_episodes]` int64.
+    """
+    base = derive_seed(seed, "evaluation", purpose) >> 2
+    return 2 * (base + torch.arange(n_episodes)) + int(purpose == "report")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Whether the agents really act alone.
+
+    Attributes:
+        passed: every action stayed bit-identical.
+        max_abs_delta: largest change of an agent's action when only other agents' inputs changed; 0 where passed.
+        observes_rewards: agents were told their own rewards, which may say something about teammates.
+    """
+
+    passed: bool
+    max_abs_delta: float
+    observes_rewards: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; what holds for most agents (`observes_rewards` False) is not said."""
+        told = {"observes_rewards": True} if self.observes_rewards else {}
+        return {"passed": self.passed, "max_abs_delta": self.max_abs_delta} | told
+
+
+def certify(policy: DecentralizedPolicy, env: VectorEnv, seed: int, n_episodes: int = 16) -> Certificate:
+    """The decentralisation certificate: changes what the others see, and looks whether agent i notices.
+
+    Episodes are rolled out first. Then every agent i in turn lives through them again with its own observations,
+    legal actions, rewards and noise, while the others, from the first step on and hence in what they remember, get
+    those of other episodes with noise added. A shared seed is the same in both lives, for all. Agent i must act as if
+    nothing had happened. Both lives run as batches of the same shape with agent i in the same row, so nothing but a
+    dependence can change a bit.
+
+    Args:
+        policy: what is tested; its training modes are restored.
+        env: where the observations come from.
+        seed: of episodes and noise.
+        n_episodes: E; N times as many are replayed.
+    """
+    seeds = evaluation_seeds(seed, "selection", n_episodes)
+    chunk = min(n_episodes, env.episodes_at_once)
+    played = run_rollout(policy, env, seeds, (seed, "certificate", "rollout"), chunk=chunk, record=True)
+    n_agents, device = env.spec.n_agents, _device(policy)
+    assert played.observations is not None
+    assert played.rewards is not None
+    observations = played.observations.to(device).repeat(n_agents, 1, 1, 1)
+    lengths = played.lengths.to(device).repeat(n_agents)
+    legal = None if played.legal is None else _legal_after_end(played.legal, played.lengths).to(device)
+    legal = None if legal is None else legal.repeat(n_agents, 1, 1, 1)
+    rewards = played.rewards.to(device).repeat(n_agents, 1, 1)
+    own = torch.eye(n_agents, dtype=torch.bool, device=device).repeat_interleave(n_episodes, dim=0)
+
+    disturbed = _disturb(observations, make_generator(seed, "certificate", "observations", device=device))
+    disturbed = torch.where(own[:, :, None, None], observations, disturbed)
+    other_legal = None if legal is None else torch.where(own[:, :, None, None], legal, legal.roll(1, dims=0))
+    other_rewards = torch.where(own[:, :, None], rewards, rewards.roll(1, dims=0) + 1)
+    with _evaluating(policy):
+        told = _shared_seed(policy, len(own), (seed, "certificate"), len(own))
+        before = _replay(policy, observations, legal, rewards, _replay_noises(policy, own, seed, anew=False), told)
+        after = _replay(
+            policy, disturbed, other_legal, other_rewards, _replay_noises(policy, own, seed, anew=True), told
+        )
+    compared = own[:, :, None] & (torch.arange(env.spec.horizon, device=device) < lengths[:, None, None])
+    delta = (after.double() - before.double())[compared].abs().max()
+    return Certificate(bool(delta == 0), float(delta), policy.observes_rewards)
+
+
+def _run_chunk(
+    policy: DecentralizedPolicy,
+    env: VectorEnv,
+    seeds: Tensor,
+    noises: Iterator[Tensor],
+    record: bool,
+    drawn: int | None,
+    shared_seed: Tensor | None,
+) -> Rollout:
+    observations, device = env.reset(seeds), _device(policy)
+    carry = policy.begin(len(seeds), device, shared_seed)
+    tally = Tally(observations)
+    recorder = Recorder() if record else None
+    if recorder is not None:
+        recorder.add(
+            tally.active,
+            observations=observations,
+            legal=env.legal,
+            state=env.state,
+            extra_observations=env.extra_observations,
+        )
+    frames = [env.render(drawn)] if drawn is not None else None
+    steps_between_frames = -(-env.spec.horizon // _MOST_FRAMES)
+    for step in range(env.spec.horizon):
+        legal = env.legal
+        legal = None if legal is None else legal.to(device)
+        actions, carry = policy.act_on_noise(observations.to(device), carry, legal, next(noises))
+        actions = actions.to(observations.device)
+        result = env.step(actions)
+        carry = policy.observe_rewards(carry, result.rewards.to(device))
+        if recorder is not None:
+            recorder.add_step(tally.active, actions, result)
+        due = (step + 1) % steps_between_frames == 0
+        if due and frames is not None and drawn is not None and bool(tally.active[drawn]):
+            frames.append(env.render(drawn))
+        tally.add(result)
+        observations = result.observations
+        if not tally.active.any():
+            break
+    arrays = {} if recorder is None else recorder.arrays(env.spec.horizon)
+    return tally.finish(frames, arrays)
+
+
+def _noises(policy: DecentralizedPolicy, chunk: int, n_episodes: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """A decision's noise after the other `[n_episodes, N, ...]`: the first rows of a whole chunk's."""
+    while True:
+        yield policy.draw_noise(chunk, generator)[:n_episodes]
+
+
+def _shared_seed(policy: DecentralizedPolicy, chunk: int, key: tuple[int | str, ...], n_episodes: int) -> Tensor | None:
+    """What the agents are told before the episodes, of a stream of its own: the noise is what it is without."""
+    seeds = policy.draw_shared_seed(chunk, make_generator(*key, "shared seed", device=_device(policy)))
+    return None if seeds is None else seeds[:n_episodes]
+
+
+def _legal_after_end(legal: Tensor, lengths: Tensor) -> Tensor:
+    """Rows after an episode's end are zero; with nothing legal a policy could not even be asked."""
+    after_end = torch.arange(legal.shape[2]) >= lengths[:, None]
+    return legal | after_end[:, None, :, None]
+
+
+def _disturb(observations: Tensor, generator: torch.Generator) -> Tensor:
+    """Another episode's observations, moved by noise of their own size."""
+    size = observations.std(dim=(0, 2), keepdim=True) + 1e-3
+    noise = torch.randn(observations.shape, generator=generator, device=observations.device, dtype=observations.dtype)
+    return observations.roll(1, dims=0) + size * noise
+
+
+def _replay_noises(policy: DecentralizedPolicy, own: Tensor, seed: int, anew: bool) -> Iterator[Tensor]:
+    """The noise of one step after the other; with `anew`, only the rows and agents in `own` `[rows, N]` keep theirs."""
+    ours, theirs = (make_generator(seed, "certificate", whose, device=own.device) for whose in ("own", "others"))
+    while True:
+        noise = policy.draw_noise(len(own), ours)
+        if anew:
+            keep = own.view(*own.shape, *[1] * (noise.dim() - 2))
+            noise = torch.where(keep, noise, policy.draw_noise(len(own), theirs))
+        yield noise
+
+
+def _replay(
+    policy: DecentralizedPolicy,
+    observations: Tensor,
+    legal: Tensor | None,
+    rewards: Tensor,
+    noises: Iterator[Tensor],
+    shared_seed: Tensor | None,
+) -> Tensor:
+    """Actions `[rows, N, L]`, or `[rows, N, L, A]` where continuous, of agents that see given observations."""
+    carry = policy.begin(len(observations), observations.device, shared_seed)
+    taken = []
+    for t in range(rewards.shape[2]):
+        actions, carry = policy.act_on_noise(
+            observations[:, :, t], carry, None if legal is None else legal[:, :, t], next(noises)
+        )
+        carry = policy.observe_rewards(carry, rewards[:, :, t])
+        taken.append(actions)
+    return torch.stack(taken, dim=2)
+
+
+def _device(module: nn.Module) -> torch.device:
+    tensor = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every submodule's mode is what it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

@@ -1,0 +1,200 @@
+"""Runs a study's cells one after another, picks up where an earlier process stopped, and reports.
+
+<run_dir>/
+    config.yaml                 the study's resolved configuration
+    <labels>__seed_<n>/         one run folder a cell, with `measured.json` beside its `results.json`
+    table.md, table.csv         the report
+    figure.png                  the same figure as in TensorBoard, where there is one
+    events.out.tfevents.*       table and figure
+    results.json                written last: a folder that has it is finished
+"""
+
+import csv
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from omegaconf import DictConfig
+from PIL import Image
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+
+from dof_lightning import console
+from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.config import compose as configuration
+from dof_lightning.config.command_line import split_tail
+from dof_lightning.config.identity import config_hash, first_difference
+from dof_lightning.errors import UserError
+from dof_lightning.files import text, to_csv, to_markdown, write_atomically
+from dof_lightning.studies.base import Cell, Plan, Report, Study
+from dof_lightning.training import run as training
+from dof_lightning.training.run_folder import RUNS, RunFolder, claim, external_rank, fresh_folder
+
+_ADVICE = "say rollout=default, or study=none for one run"
+_OWN_KEYS = ("study", "seed", "run_dir", "resume")
+
+
+def run(cfg: DictConfig) -> None:
+    """Runs every cell that is not finished, measures it, and writes table, figure and `results.json`.
+
+    Raises:
+        UserError: something the user can mend; no cell that could run has been trained then.
+        SystemExit: a signal has ended a cell's training; the same command goes on.
+    """
+    configuration.check(cfg)
+    config = configuration.to_plain(cfg)
+    study: Study = configuration.build(config["study"])
+    _check_alone(config)
+    if "seed" in (split_tail(tail)[0] for tail in configuration.typed()) and study.seeds != [config["seed"]]:
+        raise UserError(f"seed= is not read here, study.seeds={study.seeds} are; type study.seeds=[{config['seed']}]")
+    cells, started = _compose_cells(study, configuration.typed()), time.monotonic()
+    config["cells"] = {plan.name: config_hash(configuration.to_plain(cfg)) for plan, cfg in cells}
+    for plan, cell_cfg in cells:
+        _rehearse(plan, cell_cfg)
+    screen = console.make_console()
+    folder = _find_folder(config)
+    if folder.results.exists():
+        screen.print(f"{folder.path} is finished", soft_wrap=True)
+        columns, *rows = csv.reader((folder.path / "table.csv").read_text().splitlines())
+        console.show_table(screen, columns, rows)
+        return
+    screen.print(f"{len(cells)} runs, in {folder.path}", highlight=False, soft_wrap=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder.config, yaml.safe_dump(config, sort_keys=False))
+    finished = []
+    for number, (plan, cell_cfg) in enumerate(cells, start=1):
+        path = folder.path / plan.name
+        before = " (finished before)" if RunFolder(path).results.exists() else ""
+        screen.rule(f"{number} of {len(cells)}: {plan}{before}", align="left")
+        finished.append(_run_cell(study, plan, cell_cfg, path))
+    _publish(study.report(finished), finished, config, folder, screen, time.monotonic() - started)
+
+
+def _check_alone(config: Mapping[str, Any] | DictConfig) -> None:
+    """Refuses several devices, which Lightning would start as studies of their own, and another run's checkpoint."""
+    for key in ("devices", "num_nodes"):
+        if config["trainer"][key] not in (1, "1"):
+            raise UserError(f"a study runs one device a run, got trainer.{key}={config['trainer'][key]}; use 1")
+    if external_rank() is not None:
+        raise UserError("a study cannot be run by torchrun or several SLURM tasks; start it as one process")
+    if config["resume"] not in ("auto", "never"):
+        raise UserError(
+            f"resume={config['resume']}: a study goes on by itself, or with its run_dir=; use auto or never"
+        )
+
+
+def _compose_cells(study: Study, typed: Sequence[str]) -> list[tuple[Plan, DictConfig]]:
+    """The configuration of every run, checked before the first begins."""
+    kept = []
+    for tail in typed:
+        key, _ = split_tail(tail)
+        if key in study.keys:
+            raise UserError(f"{key}= is set by the study's axes; change study.axes, or say study=none for one run")
+        if key.split(".")[0] not in _OWN_KEYS:
+            kept.append(tail)
+    cells = []
+    for plan in study.plans():
+        cfg = configuration.compose([*kept, *plan.overrides, f"seed={plan.seed}", "study=none"])
+        configuration.check(cfg)
+        _check_alone(cfg)
+        if not configuration.rolls_out(cfg):
+            raise UserError(f"cell {plan}: a study compares what is played, and rollout=none plays nothing; {_ADVICE}")
+        cells.append((plan, cfg))
+    return cells
+
+
+def _rehearse(plan: Plan, cfg: DictConfig) -> None:
+    """Builds what a cell trains, for what only the model itself can refuse; its dataset is built if need be."""
+    try:
+        training.build_algorithm(configuration.to_plain(cfg))
+    except UserError as error:
+        raise UserError(f"cell {plan}: {error}") from error
+
+
+def _find_folder(config: Mapping[str, Any]) -> RunFolder:
+    """The folder that was named, or the newest unfinished one of this very configuration, or a fresh one."""
+    parent = RUNS / config["choices"]["experiment"] / config["choices"]["study"]
+    if config["run_dir"] is not None:
+        folder = _named_folder(RunFolder(Path(config["run_dir"])), config)
+    elif (unfinished := _newest_unfinished(parent, config)) is not None:
+        folder = unfinished
+    else:
+        folder = fresh_folder(parent)
+    if not claim(folder):
+        raise UserError(f"run_dir={folder.path} is in use by another process; choose another run_dir=")
+    return folder
+
+
+def _named_folder(folder: RunFolder, config: Mapping[str, Any]) -> RunFolder:
+    stored = folder.read_config()
+    if stored is None:
+        return folder
+    if config["resume"] == "never":
+        raise UserError(f"run_dir={folder.path} holds a study already; use resume=auto or choose another run_dir=")
+    if config_hash(stored) != config_hash(config):
+        keys = [key for key in {**config, **stored} if key not in ("run_dir", "resume", "trust")]
+        difference = first_difference(config, stored, keys)
+        raise UserError(f"run_dir={folder.path} holds another run: {difference}; choose another run_dir=")
+    return folder
+
+
+def _newest_unfinished(parent: Path, config: Mapping[str, Any]) -> RunFolder | None:
+    if config["resume"] == "never":
+        return None
+    folders = [RunFolder(path.parent) for path in sorted(parent.glob("*/config.yaml"), reverse=True)]
+    wanted = config_hash(config)
+    for folder in folders:
+        if not folder.results.exists() and config_hash(folder.read_config() or {}) == wanted:
+            return folder
+    return None
+
+
+def _run_cell(study: Study, plan: Plan, cfg: DictConfig, path: Path) -> Cell:
+    """Trains unless that is done, and measures unless that is done."""
+    cfg.run_dir = str(path)
+    training.run(cfg, study_dir=path.parent)
+    folder, kept = RunFolder(path), path / "measured.json"
+    results = json.loads(folder.results.read_text())
+    if results["steps"] > cfg.trainer.max_steps:
+        raise UserError(f"{path} holds a longer run, of {results['steps']:,} steps; choose another run_dir=")
+    stored = json.loads(kept.read_text()) if kept.exists() else None
+    if stored is None or stored["results"] != results:
+        checkpoint = checkpoints.read(folder.last)
+        stored = {"results": results, "measured": study.measure(checkpoint, checkpoint.config)}
+        write_atomically(kept, json.dumps(stored) + "\n")
+    return Cell(plan.labels, plan.seed, results, stored["measured"], results["steps"] < cfg.trainer.max_steps)
+
+
+def _publish(
+    report: Report, cells: Sequence[Cell], config: Mapping[str, Any], folder: RunFolder, screen: Console, seconds: float
+) -> None:
+    early = [f"{', '.join(cell.labels.values())}, seed {cell.seed}" for cell in cells if cell.stopped_early]
+    note = f"stopped by trainer.max_time before trainer.max_steps: {'; '.join(early)}" if early else ""
+    markdown = to_markdown(report.columns, report.rows) + (f"\n{note}\n" if early else "")
+    write_atomically(folder.path / "table.md", markdown)
+    write_atomically(folder.path / "table.csv", to_csv(report.columns, report.rows))
+    with SummaryWriter(str(folder.path)) as writer:
+        writer.add_text("study/table", markdown)
+        if report.figure is not None:
+            picture = folder.path / "figure.png"
+            report.figure.savefig(picture, dpi=120)
+            writer.add_image("study/figure", np.asarray(Image.open(picture).convert("RGB")), dataformats="HWC")
+    results = {
+        "experiment": config["choices"]["experiment"],
+        "study": config["choices"]["study"],
+        "wall_seconds": round(seconds, 2),  # of the process that ended it; what earlier ones took is not in it
+        "stopped_early": early,
+        **report.results,
+        "cells": [{"labels": cell.labels, "seed": cell.seed, "last": cell.results["last"]} for cell in cells],
+    }
+    write_atomically(folder.results, json.dumps(results, indent=2) + "\n")
+    console.show_table(screen, report.columns, [[text(value) for value in row] for row in report.rows])
+    if early:
+        screen.print(note, soft_wrap=True)
+    for name in ("table.md", "table.csv", "figure.png", "results.json"):
+        if (folder.path / name).exists():
+            screen.print(f"{folder.path / name}", highlight=False, soft_wrap=True)

@@ -1,0 +1,75 @@
+"""The training itself, in each of a run's processes: how it ends well, by a signal, or because another rank is gone."""
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from dof_lightning.errors import SharedError, UserError
+from dof_lightning.training import watchdog
+from dof_lightning.training.run_folder import Start, is_first_process
+
+
+def fit(
+    trainer: Trainer,
+    algorithm: LightningModule,
+    data: LightningDataModule,
+    start: Start,
+    received: Callable[[], signal.Signals | None],
+    saved_step: Callable[[], int],
+    run_dir: Path,
+) -> None:
+    """Trains to the end and leaves the process group.
+
+    Args:
+        trainer: Lightning's.
+        algorithm: what is trained.
+        data: serves the windows.
+        start: what training goes on from.
+        received: which signal has ended the training, None where none has.
+        saved_step: the step that `last.ckpt` holds.
+        run_dir: with which the same command goes on.
+
+    Raises:
+        SystemExit: a signal has ended it, or another rank has died; the code says which.
+    """
+    with watchdog.watching_parent(str(run_dir)):
+        try:
+            trainer.fit(algorithm, data, ckpt_path=start.checkpoint, weights_only=True)
+        except SIGTERMException:
+            _say_goodbye(trainer.global_step, saved_step(), str(run_dir), received() or signal.SIGTERM)
+        except UserError as error:
+            if trainer.global_rank and not isinstance(error, SharedError):
+                sys.stderr.write(f"rank {trainer.global_rank}: {error}\n")  # rank zero does not know of it
+            raise
+        except (RuntimeError, OSError) as error:
+            sign = watchdog.sign_of_lost_peer(error)
+            if trainer.world_size == 1 or sign is None:
+                raise
+            sys.stderr.write(
+                watchdog.farewell(f"rank {trainer.global_rank} has lost another rank ({sign})", str(run_dir))
+            )
+            sys.exit(watchdog.LOST_PEER_EXIT_CODE)
+        _leave_process_group()
+
+
+def _say_goodbye(step: int, saved_step: int, run_dir: str, number: signal.Signals) -> None:
+    """How to go on after an interruption, and the exit code that shells give it."""
+    if not is_first_process():
+        sys.exit(0)  # the launcher ends rank zero where another rank ends with anything else
+    done = f"stopped and saved at step {step:,}"
+    if saved_step != step:
+        done = f"stopped at step {step:,}, which could NOT be saved: last.ckpt is an earlier one or missing"
+    sys.stderr.write(f"{number.name}: {done}; the same command with run_dir={run_dir} goes on\n")
+    sys.exit(128 + number)
+
+
+def _leave_process_group() -> None:
+    """Ranks part together: without it a busy machine now and then aborts one after it has done its work."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,192 @@
+"""Behaviour policies: the shipped snapshots are what their story says; MATD3's parts do what TD3 says."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data_modules.behavior.actor_bank import ActorBank, GaussianBehavior, UniformBehavior
+from data_modules.behavior.snapshots import (
+    WEIGHTS,
+    Snapshot,
+    SnapshotChoice,
+    load_actors,
+    read_story,
+    save_snapshots,
+    snapshot_names,
+)
+from data_modules.behavior.training import train_particle
+from data_modules.behavior.training.matd3 import MATD3, MATD3Settings
+from data_modules.behavior.training.replay_buffer import ReplayBuffer
+from dof_lightning.envs.particle.env import ParticleEnv
+from dof_lightning.errors import UserError
+from dof_lightning.rollout.run import certify, evaluation_seeds, run_rollout
+
+
+@pytest.fixture(scope="module")
+def spread() -> ParticleEnv:
+    return ParticleEnv(task="spread")
+
+
+def greedy_returns(env: ParticleEnv, snapshot: str, n_episodes: int) -> torch.Tensor:
+    policy = GaussianBehavior(load_actors(env.spec, snapshot), 3, 2, exploration_noise=0.0)
+    return run_rollout(policy, env, evaluation_seeds(7, "report", n_episodes), ("test",)).returns
+
+
+def test_shipped_snapshots_return_what_their_story_says(spread: ParticleEnv) -> None:
+    """On other episodes than those that chose them, float16 weights included."""
+    story = read_story("mpe_spread")
+    assert story["environment_fingerprint"] == spread.spec.fingerprint
+    names = snapshot_names("mpe_spread")
+    assert len(names) <= 10
+    assert (WEIGHTS / "mpe_spread.safetensors").stat().st_size < 1_000_000
+    for name in names:
+        told, returns = story["snapshots"][name], greedy_returns(spread, name, 1000)
+        tolerance = 4 * told["return_std"] * (1 / 1000 + 1 / story["evaluation_episodes"]) ** 0.5
+        assert abs(returns.mean() - told["return_mean"]) < tolerance, name
+
+
+def test_shipped_expert_and_medium_are_as_good_as_their_names(spread: ParticleEnv) -> None:
+    assert greedy_returns(spread, "expert", 2000).mean() >= 517
+    assert 250 <= greedy_returns(spread, "medium", 2000).mean() <= 300
+
+
+def test_behaviors_act_alone(spread: ParticleEnv) -> None:
+    bank = load_actors(spread.spec, "expert")
+    for policy in (GaussianBehavior(bank, 3, 2, exploration_noise=0.1), UniformBehavior(spread.spec)):
+        assert certify(policy, spread, seed=0).passed
+        noise = policy.draw_noise(5, torch.Generator().manual_seed(0))
+        observations = torch.randn(5, 3, 18, generator=torch.Generator().manual_seed(1))
+        together, _ = policy.act_on_noise(observations, None, None, noise)
+        alone, _ = policy.export(1).act_on_noise(observations[:, 1:2], None, None, noise[:, 1:2])
+        torch.testing.assert_close(alone, together[:, 1:2])
+
+
+def test_noise_is_drawn_where_its_generator_is(monkeypatch: pytest.MonkeyPatch, spread: ParticleEnv) -> None:
+    devices = []
+
+    def spy(draw: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        return lambda *shape, **options: devices.append(options.get("device")) or draw(*shape, **options)
+
+    bank = load_actors(spread.spec, "expert")
+    for name in ("randn", "rand"):
+        monkeypatch.setattr(torch, name, spy(getattr(torch, name)))
+    generator = torch.Generator().manual_seed(0)
+    for policy in (GaussianBehavior(bank, 3, 2, exploration_noise=0.1), UniformBehavior(spread.spec)):
+        policy.draw_noise(2, generator)
+    assert devices == [generator.device] * 2
+
+
+def test_missing_behavior_names_what_there_is() -> None:
+    with pytest.raises(UserError, match=r"mpe_hide.*mpe_spread"):
+        read_story("mpe_hide")
+
+
+def test_snapshots_are_chosen_by_return() -> None:
+    returns = [60.0, 100.0, 140.0, 200.0, 250.0, 300.0, 400.0, 560.0, 600.0]
+    history = [Snapshot(10 * i, value, 1.0, {}) for i, value in enumerate(returns)]
+    choice = SnapshotChoice(medium_return=280.0, expert_return=545.0, ladder_start=130.0, ladder_size=3)
+    chosen = {name: snapshot.return_mean for name, snapshot in choice.choose(history).items()}
+    assert chosen == {"ladder_0": 140.0, "ladder_1": 200.0, "ladder_2": 250.0, "medium": 300.0, "expert": 560.0}
+
+
+def test_saved_snapshots_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spread: ParticleEnv) -> None:
+    monkeypatch.setattr("data_modules.behavior.snapshots.WEIGHTS", tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        bank = ActorBank(3, 18, 2)
+    save_snapshots(tmp_path / "mpe_spread.safetensors", {"only": Snapshot(5, 1.0, 2.0, bank.state_dict())}, {"seed": 3})
+    assert read_story("mpe_spread") == {
+        "seed": 3,
+        "snapshots": {"only": {"updates": 5, "return_mean": 1.0, "return_std": 2.0}},
+    }
+    for name, value in load_actors(spread.spec, "only").state_dict().items():
+        torch.testing.assert_close(value, bank.state_dict()[name].half().float())
+
+
+def test_replay_buffer_keeps_the_latest() -> None:
+    buffer = ReplayBuffer(capacity=6, n_agents=1, observation_dim=1, action_dim=1)
+    for value in range(5):
+        rows = torch.full((2, 1, 1), float(value))
+        buffer.add(rows, rows, rows[:, 0, 0], rows + 1)
+    observations, actions, rewards, following = buffer.sample(200, torch.Generator().manual_seed(0))
+    assert set(rewards.tolist()) == {2.0, 3.0, 4.0}
+    assert torch.equal(observations + 1, following)
+    assert torch.equal(observations, actions)
+
+
+@pytest.fixture
+def learner(spread: ParticleEnv) -> MATD3:
+    return MATD3(spread, MATD3Settings(n_environments=4, batch_size=16, buffer_size=400, warmup_steps=10), seed=0)
+
+
+def changed(learner: MATD3, action: Callable[[], None]) -> set[str]:
+    parts = ("actors", "critics", "target_actors", "target_critics")
+    before = {p: [t.clone() for t in getattr(learner, p).state_dict().values()] for p in parts}
+    action()
+    after = {p: list(getattr(learner, p).state_dict().values()) for p in parts}
+    return {p for p in parts if not all(map(torch.equal, before[p], after[p]))}
+
+
+def test_actors_wait_for_the_critics(learner: MATD3) -> None:
+    assert list(learner.train(4))[-1] >= 4
+    batch = learner.buffer.sample(16, learner.generator)
+    assert changed(learner, lambda: learner._update_critics(*batch)) == {"critics"}
+    assert changed(learner, lambda: learner._update_actors(batch[0])) == {"actors"}
+
+
+def test_time_limits_bootstrap_in_online_training_too(learner: MATD3) -> None:
+    rewards, following = torch.ones(16), torch.randn(16, 3, 18, generator=torch.Generator().manual_seed(0))
+    for parameter in learner.target_critics.parameters():
+        parameter.data.zero_()
+    learner.target_critics.layers[-1].bias.data.copy_(torch.tensor([5.0, 3.0]).view(2, 1, 1))
+    settings = learner.settings
+    expected = settings.reward_scale + settings.discount * 3.0
+    torch.testing.assert_close(learner._target(rewards, following), torch.full((16,), expected))
+
+
+def test_same_seed_trains_the_same_actors(spread: ParticleEnv) -> None:
+    settings = MATD3Settings(n_environments=4, batch_size=16, buffer_size=400, warmup_steps=10)
+    weights = []
+    for seed in (0, 0, 1):
+        learner = MATD3(spread, settings, seed)
+        list(learner.train(20))
+        weights.append(torch.cat([p.flatten() for p in learner.actors.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_training_command_writes_snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = MATD3Settings(n_environments=4, batch_size=16, buffer_size=400, warmup_steps=10)
+    monkeypatch.setattr(train_particle, "MATD3Settings", lambda: tiny)
+    path = train_particle.main(
+        updates=30, evaluate_every=10, evaluation_episodes=8, output=str(tmp_path / "new.safetensors")
+    )
+    assert path.exists()
+    monkeypatch.setattr("data_modules.behavior.snapshots.WEIGHTS", tmp_path)
+    told = "task=spread seed=1 updates=30 evaluate_every=10 evaluation_episodes=8"
+    assert read_story("new")["command"] == f"dof data train-behavior {told}"
+    assert train_particle._command(task="spread", seed=1, updates=2, evaluate_every=250).endswith("seed=1 updates=2")
+    with pytest.raises(UserError, match="spread"):
+        train_particle.main(task="hide_and_seek")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, r"mpe_spread\.safetensors exists.*output="),
+        ({"updates": 100, "output": "new.safetensors"}, "evaluate_every=250"),
+        ({"prey": "still", "output": "new.safetensors"}, "task=spread has no prey"),
+        ({"task": "tag", "prey": "rabbit", "output": "new.safetensors"}, "rabbit.*scripted"),
+        ({"task": "tag", "prey_updates": 0, "output": "new.safetensors"}, "prey_updates=0"),
+        ({"output": "nowhere/new.safetensors"}, "nowhere is no folder"),
+    ],
+)
+def test_training_refuses_at_once_what_would_be_lost_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr(train_particle, "MATD3", None)  # nothing is trained
+    with pytest.raises(UserError, match=words):
+        train_particle.main(**arguments)

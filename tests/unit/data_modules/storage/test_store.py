@@ -1,0 +1,143 @@
+"""Datasets on disk: what is written comes back, the same bytes each time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_modules.storage.arrays import Episodes, concatenate, returns_to_go
+from data_modules.storage.split import is_heldout
+from data_modules.tools.verify import verify_dataset
+from dof_lightning.spec import fingerprint
+from tests.fixtures.dataset_files import build, make_environment, make_episodes
+from tests.fixtures.shard_reading import assert_same, read_all, shard_bytes, sorted_by_id
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("optional", [False, True])
+def test_what_is_written_comes_back(tmp_path: Path, discrete: bool, optional: bool) -> None:
+    episodes = make_episodes(50, discrete=discrete, optional=optional)
+    manifest = build(tmp_path / "toy", episodes, discrete=discrete)
+    rows = read_all(tmp_path / "toy")
+    assert_same(sorted_by_id(rows), episodes.flatten())
+    assert (manifest.n_episodes, manifest.n_steps) == (50, int(episodes.length.sum()))
+    assert len(manifest.shards) == 3
+    assert manifest.spec.environment == make_environment(discrete)
+    assert manifest.spec.fingerprint == fingerprint({"data": "toy"})
+    verify_dataset(tmp_path / "toy", progress=False)
+
+
+def test_padding_and_flattening_are_inverse() -> None:
+    rows = make_episodes(20).flatten()
+    padded = rows.padded()
+    assert_same(padded.flatten(), rows)
+    for e, length in enumerate(padded.length):
+        assert np.all(padded.observations[e, :, length:] == padded.observations[e, :, length, None])
+        assert np.all(padded.rewards[e, :, length:] == 0)
+
+
+def test_selecting_episodes_equals_selecting_them_padded() -> None:
+    episodes, chosen = make_episodes(20), np.array([7, 3, 19, 3])
+    arrays = {name: array[chosen] for name, array in episodes.arrays().items()}
+    assert_same(episodes.flatten().select(chosen), Episodes(**arrays).flatten())
+
+
+def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    episodes = make_episodes(50)
+    build(tmp_path / "once", episodes)
+    build(tmp_path / "again", episodes)
+    assert shard_bytes(tmp_path / "once") == shard_bytes(tmp_path / "again")
+    documents = [(tmp_path / name / "dataset.json").read_bytes() for name in ("once", "again")]
+    assert documents[0] == documents[1]
+
+
+def test_bytes_do_not_depend_on_how_blocks_are_cut(tmp_path: Path) -> None:
+    rows = make_episodes(50).flatten()
+    parts = [rows.select(np.arange(a, b)).padded() for a, b in ((0, 9), (9, 30), (30, 50))]
+    build(tmp_path / "whole", rows.padded())
+    build(tmp_path / "cut", *parts)
+    assert shard_bytes(tmp_path / "whole") == shard_bytes(tmp_path / "cut")
+
+
+def test_episodes_are_permuted_by_seed(tmp_path: Path) -> None:
+    episodes = make_episodes(200)
+    orders = []
+    for seed in (0, 1):
+        build(tmp_path / str(seed), episodes, seed=seed)
+        orders.append(read_all(tmp_path / str(seed)).episode_id)
+    assert not np.array_equal(orders[0], orders[1])
+    assert abs(np.corrcoef(orders[0], np.arange(200))[0, 1]) < 0.3
+    assert set(orders[0]) == set(range(200))
+
+
+def test_a_stream_larger_than_the_buffer_keeps_every_episode(tmp_path: Path) -> None:
+    blocks = [make_episodes(20, seed=i, first_id=20 * i) for i in range(5)]
+    build(tmp_path / "toy", *blocks, buffer_bytes=1)
+    rows = concatenate([block.flatten() for block in blocks])
+    assert_same(sorted_by_id(read_all(tmp_path / "toy")), rows)
+
+
+@pytest.mark.parametrize("buffer_bytes", [1, 1 << 30])
+def test_statistics_are_those_of_training_episodes(tmp_path: Path, buffer_bytes: int) -> None:
+    blocks = [make_episodes(100, seed=i, first_id=100 * i) for i in range(3)]
+    statistics = build(tmp_path / "toy", *blocks, buffer_bytes=buffer_bytes).spec.statistics
+    rows = concatenate([block.flatten() for block in blocks])
+    training = rows.select(np.flatnonzero(~is_heldout(torch.from_numpy(rows.episode_id)).numpy()))
+    assert training.n_episodes < rows.n_episodes
+    for measured, data in ((statistics.observations, training.observations), (statistics.actions, training.actions)):
+        data = data.astype(np.float64)
+        np.testing.assert_allclose(measured.mean, data.mean(0), atol=1e-6)
+        np.testing.assert_allclose(measured.std, data.std(0), atol=1e-6)
+        np.testing.assert_array_equal(measured.minimum, data.min(0).astype(np.float32))
+        np.testing.assert_array_equal(measured.maximum, data.max(0).astype(np.float32))
+        np.testing.assert_allclose(measured.knots, np.quantile(data, np.linspace(0, 1, 1001), axis=0), atol=1e-5)
+    padded = training.padded()
+    steps = np.arange(padded.rewards.shape[2])
+    returns = padded.rewards.sum(2).mean(1)
+    discounted = (padded.rewards * 0.9**steps).sum(2).mean(1)
+    assert statistics.return_mean == pytest.approx(returns.mean(), abs=1e-5)
+    assert statistics.return_std == pytest.approx(returns.std(), abs=1e-5)
+    expected = np.quantile(discounted, np.linspace(0, 1, 1001))
+    np.testing.assert_allclose(statistics.discounted_return_knots, expected, atol=1e-5)
+
+
+def test_behaviour_returns_are_those_of_all_episodes(tmp_path: Path) -> None:
+    episodes = make_episodes(80)
+    manifest = build(tmp_path / "toy", episodes)
+    returns = episodes.flatten().padded().rewards.sum(2).mean(1)
+    assert manifest.behavior["name"] == "noise"
+    assert manifest.behavior["return_mean"] == pytest.approx(returns.mean(), abs=1e-5)
+    assert manifest.return_knots[0] == pytest.approx(returns.min(), abs=1e-5)
+
+
+def test_returns_to_go_by_hand() -> None:
+    rewards = np.array([[1.0], [2.0], [4.0], [8.0]], dtype=np.float32)
+    result = returns_to_go(rewards, np.array([3, 1]), discount=0.5)
+    np.testing.assert_allclose(result[:, 0], [1 + 1 + 1, 2 + 2, 4, 8])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda e: e.observations.__setitem__((0, 0, 0, 3), 1.0), "padded"),
+        (lambda e: e.observations.__setitem__((0, 0, 0, 0), np.nan), "not finite"),
+        (lambda e: e.actions.__setitem__((0, 0, 0, 0), 1.5), "magnitude"),
+        (lambda e: e.length.__setitem__(0, 0), "length"),
+    ],
+)
+def test_blocks_that_contradict_the_spec_are_refused(
+    tmp_path: Path, change: Callable[[Episodes], None], words: str
+) -> None:
+    episodes = make_episodes(10)
+    change(episodes)
+    with pytest.raises(ValueError, match=words):
+        build(tmp_path / "toy", episodes)
+    assert not list(tmp_path.glob("*toy*/"))
+
+
+def test_a_wrong_number_of_episodes_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="announced were 11"):
+        build(tmp_path / "toy", make_episodes(10), n_episodes=11)
+    assert not (tmp_path / "toy").exists()

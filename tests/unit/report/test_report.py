@@ -1,0 +1,280 @@
+"""`dof report`: what stands in it, what must not, and that its page needs nothing else."""
+
+import csv
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from dof_lightning.cli import main as cli
+from dof_lightning.config import compose as configuration
+from dof_lightning.errors import UserError
+from dof_lightning.report.aggregates import aggregates
+from dof_lightning.report.command import report
+from dof_lightning.report.figures import pictures
+from dof_lightning.report.gathering import Group, gather
+from dof_lightning.report.published import published
+from dof_lightning.report.store import ResultsStore
+from dof_lightning.report.tables import details, labels, scores
+from tests.fixtures.report_stores import SPREAD, cell, fill
+from tests.fixtures.store_rows import point, record
+
+
+def test_a_row_tells_mean_and_spread_over_seeds_and_their_number(tmp_path: Path) -> None:
+    table = scores(gather([fill(tmp_path)]), "mpe_spread")
+    assert cell(table, "dof_policy", "medium, last") == "51.0 ± 1.0 (3)"
+    assert cell(table, "td3_bc", "expert, last") == "81.0 ± 1.0 (3)"
+    assert cell(table, "the data's behaviour", "medium, last") == "30.7"
+    assert [row[0] for row in table.rows] == ["the data's behaviour", "dof_policy", "td3_bc"]
+    assert "Fewer than 5 seeds" in table.note
+    assert "Fewer than 5 seeds" not in scores(gather([fill(tmp_path / "more", seeds=5)]), "mpe_spread").note
+
+
+def test_published_numbers_stand_beside_ours_where_the_world_is_the_same(tmp_path: Path) -> None:
+    table = scores(gather([fill(tmp_path)]), "mpe_spread")
+    assert "published, of other data" in table.columns
+    assert not any("another world" in column for column in table.columns)
+    first = table.columns.index("published, of other data")
+    assert next(row for row in table.rows if row[0] == "td3_bc")[first] == "32.3 ± 3.8"
+    assert "no comparison of methods" in table.note
+
+
+@pytest.mark.parametrize(
+    ("environment", "dataset", "algorithm", "number"),
+    [
+        ("mpe_spread", "mpe_spread_medium", "dof_policy", "75.6 ± 8.7"),  # a variant of Spread that is not OMAR's
+        ("mpe_tag", "mpe_tag_medium", "omar", "55.3 ± 16.7"),  # a prey that is not OMAR's
+        ("smax_3m", "smax_3m_good", "qmix", "3.6 ± 0.8 (episode return)"),  # a game that is not SMAC
+    ],
+)
+def test_published_numbers_of_another_world_stand_apart_and_say_so(
+    tmp_path: Path, environment: str, dataset: str, algorithm: str, number: str
+) -> None:
+    told = {"environment": environment, "dataset": dataset, "algorithm": algorithm, "environment_fingerprint": "other"}
+    ResultsStore(tmp_path).append(record(**told), [])
+    table = scores(gather([tmp_path]), environment)
+    assert "published, of other data" not in table.columns
+    quality = dataset.rpartition("_")[2]
+    assert cell(table, algorithm, f"{quality}, published in another world") == number
+
+
+def test_a_variant_has_no_published_number_and_madiffs_says_whose_it_may_be(tmp_path: Path) -> None:
+    spread = {"environment_fingerprint": SPREAD, "environment": "mpe_spread", "dataset": "mpe_spread_medium"}
+    for variant in ("", "td3_bc_alpha_10"):
+        told = record(**spread, algorithm="td3_bc", variant=variant, config_hash=f"td3_bc {variant}")
+        ResultsStore(tmp_path).append(told, [])
+    table = scores(gather([tmp_path]), "mpe_spread")
+    assert cell(table, "td3_bc", "published, of other data") == "32.3 ± 3.8"
+    assert cell(table, "td3_bc_alpha_10", "published, of other data") == "-"
+    assert "MADIFF" not in table.note
+    ResultsStore(tmp_path).append(record(**spread, algorithm="madiff_d", variant="", config_hash="madiff_d"), [])
+    assert "does not say whether its agents act alone" in scores(gather([tmp_path]), "mpe_spread").note
+
+
+def test_against_omars_own_prey_the_world_is_the_same(tmp_path: Path) -> None:
+    prey = Path(__file__).parents[4] / "shared" / "data" / "omar_prey" / "simple_tag_pretrained_adv_model.pt"
+    if not prey.exists():
+        pytest.skip("OMAR's prey is not here")
+    cfg = configuration.compose(["experiment=mpe_tag_medium", f"env.prey={prey}"])
+    world = configuration.build(cfg.env).spec.fingerprint
+    told = {"environment": "mpe_tag", "dataset": "mpe_tag_medium", "algorithm": "omar"}
+    ours = configuration.build(configuration.compose(["experiment=mpe_tag_medium"]).env).spec.fingerprint
+    for fingerprint, same in ((world, True), (ours, False)):
+        member = record(**told, environment_fingerprint=fingerprint)
+        found = published(Group("mpe_tag", "mpe_tag_medium", "omar", "omar", (member,), ((),)))
+        assert found is not None
+        assert found.same_world == same
+
+
+def test_scores_against_our_own_opponent_are_what_is_told(tmp_path: Path) -> None:
+    own = {"last_own_normalized_score": 60.0, "best_own_normalized_score": 61.0, "behavior_own_normalized_score": 58.8}
+    ResultsStore(tmp_path).append(record(environment="mpe_tag", dataset="mpe_tag_medium", **own), [])
+    table = scores(gather([tmp_path]), "mpe_tag")
+    assert table.title == "mpe_tag: own score"
+    assert cell(table, "dof_policy", "medium, last") == "60.0 (1)"
+
+
+def test_without_references_the_return_is_told_in_percent_of_the_datas(tmp_path: Path) -> None:
+    nobody = {"last_normalized_score": None, "best_normalized_score": None, "behavior_normalized_score": None}
+    told = {"environment": "smax_3m", "dataset": "smax_3m_good", "last_return": 1.7, "behavior_return": 2.0}
+    ResultsStore(tmp_path).append(record(**nobody, **told, last_win_rate=0.8), [])
+    groups = gather([tmp_path])
+    assert cell(scores(groups, "smax_3m"), "dof_policy", "good, last") == "85.0 (1)"
+    table = details(groups, target=0.95)
+    assert dict(zip(table.columns, table.rows[0], strict=True))["wins"] == "0.80"
+
+
+@pytest.mark.parametrize("behavior", [0.0, -100.0])
+def test_where_the_data_return_nothing_above_zero_more_is_still_more(tmp_path: Path, behavior: float) -> None:
+    told = {"last_normalized_score": None, "behavior_return": behavior}
+    for method, value in (("dof_policy", -50.0), ("bc", -80.0)):
+        ResultsStore(tmp_path).append(record(algorithm=method, config_hash=method, last_return=value, **told), [])
+    groups = gather([tmp_path])
+    table = scores(groups, "mpe_spread")
+    assert table.title == "mpe_spread: episode return"
+    assert [row[1] for row in table.rows] == [f"{behavior:.1f}", "-50.0 (1)", "-80.0 (1)"]
+    assert list(aggregates(groups, against=None, seed=0)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"execution": "centralized", "certified": False}, "[centralized]"),
+        ({"certified": False}, "[NOT CERTIFIED]"),
+        ({"steps": 50}, "[stopped early]"),
+        ({"shared_seeds": 3}, "[shared seed of 3]"),
+    ],
+)
+def test_what_has_to_be_known_stands_where_the_number_stands(tmp_path: Path, changes: dict, words: str) -> None:
+    ResultsStore(tmp_path).append(record(**changes), [])
+    assert words in cell(scores(gather([tmp_path]), "mpe_spread"), "dof_policy", "medium, last")
+
+
+def test_time_to_a_score_is_that_of_the_first_rollout_there_and_of_all_seeds_or_none(tmp_path: Path) -> None:
+    store = ResultsStore(tmp_path)
+    for seed, returns in enumerate(((200.0, 280.0), (280.0, 100.0))):
+        key = f"c{seed}"
+        curve = [point(step, config_hash=key, return_mean=value) for step, value in zip((10, 20), returns, strict=True)]
+        store.append(record(seed=seed, config_hash=key), curve)
+    columns, row = details(gather([tmp_path]), target=1.0).columns, details(gather([tmp_path]), target=1.0).rows[0]
+    assert dict(zip(columns, row, strict=True))["s to reach"] == "2"  # median of 2 s and 1 s
+    never = details(gather([tmp_path]), target=1.05).rows[0]
+    assert dict(zip(columns, never, strict=True))["s to reach"] == "-"
+
+
+def test_aggregates_compare_methods_on_the_tasks_that_they_share(tmp_path: Path) -> None:
+    fill(tmp_path)
+    told = {"dataset_fingerprint": "medium", "environment_fingerprint": SPREAD}
+    ResultsStore(tmp_path).append(record(algorithm="bc", last_normalized_score=1.0, **told), [])
+    means, improvements = aggregates(gather([tmp_path]), against="td3_bc", seed=0)
+    assert [row[0] for row in means.rows] == ["dof_policy", "td3_bc"]
+    assert cell(means, "dof_policy", "runs") == "6"
+    assert cell(improvements, "dof_policy", "probability") == "0.00"
+
+
+def test_aggregates_say_who_is_left_out_and_how_far_few_seeds_go(tmp_path: Path) -> None:
+    fill(tmp_path / "few")
+    told = {"dataset_fingerprint": "medium", "environment_fingerprint": SPREAD}
+    ResultsStore(tmp_path / "few").append(record(algorithm="bc", last_normalized_score=1.0, **told), [])
+    for table in aggregates(gather([tmp_path / "few"]), against=None, seed=0):
+        assert "Left out, as they were not run on all of these: bc." in table.note
+        assert "no ranking follows" in table.note
+    for table in aggregates(gather([fill(tmp_path / "many", seeds=5)]), against=None, seed=0):
+        assert not re.search("Left out|no ranking", table.note)
+
+
+def test_nobody_leads_by_having_run_on_the_easy_dataset_only(tmp_path: Path) -> None:
+    fill(tmp_path)
+    easy = {"dataset": "mpe_spread_expert", "experiment": "mpe_spread_expert", "dataset_fingerprint": "expert"}
+    told = {"environment_fingerprint": SPREAD, "last_normalized_score": 70.0}
+    ResultsStore(tmp_path).append(record(algorithm="bc", **easy, **told), [])
+    assert labels(gather([tmp_path])) == ["dof_policy", "td3_bc", "bc"]
+
+
+def test_dof_is_compared_with_the_others_where_nobody_else_is_named(tmp_path: Path) -> None:
+    _, improvements = aggregates(gather([fill(tmp_path, ("td3_bc", "dof_policy"))]), against=None, seed=0)
+    assert improvements.title == "Probability that dof_policy scores more, normalised score"
+
+
+def test_no_two_methods_look_alike_in_a_figure(tmp_path: Path) -> None:
+    for picture in pictures(gather([fill(tmp_path, tuple(f"method_{place}" for place in range(13)))]), None, seed=0):
+        lines = [line for line in picture.figure.axes[0].lines if str(line.get_label()).startswith("method")]
+        assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines)
+
+
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    groups = gather([fill(tmp_path, seeds=1)])
+    for table in aggregates(groups, against=None, seed=0):
+        assert {row[table.columns.index("95 % interval")] for row in table.rows} == {"- (one seed)"}
+    means = next(pictures(groups, None, seed=0))
+    assert len(means.figure.axes[0].patches) == 0
+    several = next(pictures(gather([fill(tmp_path / "several", seeds=2)]), None, seed=0))
+    assert len(several.figure.axes[0].patches) == 2
+
+
+class Loads(HTMLParser):
+    """What a page would fetch, and its anchors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.tags: list[str] = []
+        self.linked: list[str] = []
+        self.anchors: set[str] = set()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        told = dict(attributes)
+        self.anchors.add(told.get("id") or "")
+        if tag == "a":
+            self.linked.append(told.get("href") or "")
+        elif "src" in told or (tag in ("link", "image", "use") and not (told.get("xlink:href") or "#").startswith("#")):
+            self.fetched.append(tag)
+
+
+def test_the_page_needs_nothing_else_and_holds_every_table_and_figure(tmp_path: Path) -> None:
+    paths = report([str(fill(tmp_path / "store")), f"output={tmp_path / 'out'}", "title=Spread & more"])
+    text = (tmp_path / "out" / "report.html").read_text()
+    page = Loads()
+    page.feed(text)
+    assert page.fetched == []
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert page.tags.count("svg") == len([path for path in paths if path.suffix == ".svg"]) == 5
+    assert page.tags.count("table") == 5
+    assert page.linked
+    assert all(link.removeprefix("#") in page.anchors for link in page.linked)
+    assert "Spread &amp; more" in text
+
+
+def test_markdown_names_pictures_that_are_there_and_latex_is_balanced(tmp_path: Path) -> None:
+    report([str(fill(tmp_path / "store")), f"output={tmp_path / 'out'}"])
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    pictures = re.findall(r"!\[.*\]\((.*)\)", markdown)
+    assert len(pictures) == 5
+    assert all((tmp_path / "out" / name).exists() for name in pictures)
+    latex = (tmp_path / "out" / "report.tex").read_text()
+    unescaped = re.sub(r"\\[{}]", "", latex)
+    assert unescaped.count("{") == unescaped.count("}")
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 5
+    assert not re.search(r"(?<!\\)[%#_]", latex)
+    for table in latex.split(r"\begin{tabular}")[1:]:
+        widths = {len(re.findall(r"(?<!\\)&", line)) for line in table.splitlines() if line.endswith(r"\\")}
+        assert len(widths) == 1
+
+
+def test_the_csv_holds_every_run_in_full(tmp_path: Path) -> None:
+    report([str(fill(tmp_path / "store")), f"output={tmp_path / 'out'}", "formats=csv"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.csv"]
+    rows = list(csv.DictReader((tmp_path / "out" / "report.csv").open()))
+    assert len(rows) == 12
+    assert {float(row["last_score"]) for row in rows if row["method"] == "td3_bc"} == {40.0, 41, 42, 80, 81, 82}
+
+
+def test_the_same_runs_give_the_same_files(tmp_path: Path) -> None:
+    fill(tmp_path / "store")
+    for name in ("one", "two"):
+        report([str(tmp_path / "store"), f"output={tmp_path / name}"])
+    one, two = ((tmp_path / name / "report.html").read_text() for name in ("one", "two"))
+    assert one.replace("/one", "/two") == two
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "name results stores"),
+        (["nowhere"], "nowhere is no folder"),
+        (["{store}", "out=x"], "unknown key `out`"),
+        (["{store}", "formats=pdf"], "pdf"),
+        (["{store}", "target=x"], "target"),
+        (["{store}", "against=nobody"], "against=nobody is none of dof_policy, td3_bc"),
+        (["{empty}"], "neither a results store"),
+    ],
+)
+def test_what_cannot_be_reported_is_refused_in_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
+    fill(tmp_path / "store")
+    (tmp_path / "empty").mkdir()
+    told = [text.format(store=tmp_path / "store", empty=tmp_path / "empty") for text in arguments]
+    with pytest.raises(UserError, match=words):
+        cli.run(["report", *told])

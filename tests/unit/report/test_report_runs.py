@@ -1,0 +1,126 @@
+"""Which runs a report takes for seeds of one thing, and what it says reproduces them."""
+
+from pathlib import Path
+
+import pytest
+
+from dof_lightning.errors import UserError
+from dof_lightning.report.aggregates import aggregates
+from dof_lightning.report.gathering import gather
+from dof_lightning.report.store import Record, ResultsStore
+from dof_lightning.report.tables import commands, scores
+from tests.fixtures.report_stores import cell, fill
+from tests.fixtures.store_rows import record
+
+
+def test_commands_fold_seeds(tmp_path: Path) -> None:
+    rows = commands(gather([fill(tmp_path)])).rows
+    assert rows[0][-1] == "python train.py -m experiment=mpe_spread_expert algorithm=dof_policy seed=0,1,2"
+
+
+def test_another_key_that_ends_in_seed_is_left_alone(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        told = f"python train.py data.order_seed=15 seed={seed} env.prey_seed=1"
+        ResultsStore(tmp_path).append(record(seed=seed, config_hash=str(seed), command=told), [])
+    (row,) = commands(gather([tmp_path])).rows
+    assert row[-1] == "python train.py -m data.order_seed=15 seed=1,2 env.prey_seed=1"
+
+
+def test_runs_of_other_settings_say_so_and_keep_their_command(tmp_path: Path) -> None:
+    for seed, setting in enumerate(("", "algorithm.alpha=9 ")):
+        told = {"command": f"python train.py {setting}seed={seed}", "settings_hash": f"s{seed}"}
+        ResultsStore(tmp_path).append(record(seed=seed, config_hash=str(seed), **told), [])
+    groups = gather([tmp_path])
+    assert [row[-1] for row in commands(groups).rows] == [
+        "python train.py seed=0",
+        "python train.py algorithm.alpha=9 seed=1",
+    ]
+    assert "[of 2 settings]" in cell(scores(groups, "mpe_spread"), "dof_policy", "medium, last")
+
+
+def test_a_preset_that_changed_between_two_seeds_is_told(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        told = {"command": f"python train.py seed={seed}", "settings_hash": f"s{seed}", "git_revision": f"{seed}" * 7}
+        ResultsStore(tmp_path).append(record(seed=seed, config_hash=str(seed), **told), [])
+    groups = gather([tmp_path])
+    assert [row[-2:] for row in commands(groups).rows] == [
+        ("0000000", "python train.py seed=0"),
+        ("1111111", "python train.py seed=1"),
+    ]
+    assert "[of 2 settings]" in cell(scores(groups, "mpe_spread"), "dof_policy", "medium, last")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dataset_fingerprint": "other"}, "two datasets"),
+        ({"environment_fingerprint": "other"}, "two worlds"),
+        ({"budget_steps": 900}, "two numbers of updates"),
+        ({"execution": "centralized"}, "two ways of acting"),
+        ({"shared_seeds": 3}, "two shared seeds"),
+        ({"last_normalized_score": None}, "two kinds of score"),
+    ],
+)
+def test_seeds_of_unlike_runs_are_no_mean(tmp_path: Path, changes: dict, words: str) -> None:
+    ResultsStore(tmp_path).append(record(), [])
+    ResultsStore(tmp_path).append(record(seed=1, config_hash="c1", **changes), [])
+    with pytest.raises(UserError, match=words):
+        gather([tmp_path])
+
+
+def test_a_run_in_two_stores_counts_once_and_two_runs_of_one_seed_are_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        ResultsStore(tmp_path / name).append(record(), [])
+    assert [group.n_seeds for group in gather([tmp_path / "one", tmp_path / "two"])] == [1]
+    ResultsStore(tmp_path / "two").append(record(config_hash="other"), [])
+    with pytest.raises(UserError, match=r"two configurations .config_hash c0 .* and other "):
+        gather([tmp_path / "two"])
+    ResultsStore(tmp_path / "three").append(record(dataset_fingerprint="d1"), [])
+    with pytest.raises(UserError, match=r"two datasets .dataset_fingerprint d0 .* and d1 "):
+        gather([tmp_path / "one", tmp_path / "three"])
+
+
+def test_a_record_of_another_kind_of_run_is_a_group_of_its_own(tmp_path: Path) -> None:
+    members: list[Record] = [record(), record(variant="wide", config_hash="w")]
+    for member in members:
+        ResultsStore(tmp_path).append(member, [])
+    assert [group.label for group in gather([tmp_path])] == ["dof_policy", "wide"]
+
+
+def test_a_table_tells_who_had_other_numbers_of_updates(tmp_path: Path) -> None:
+    assert "Updates:" not in scores(gather([fill(tmp_path / "alike")]), "mpe_spread").note
+    for method, steps in {"dof_policy": 4000, "td3_bc": 4000, "madiff_d": 2000}.items():
+        told = {"algorithm": method, "config_hash": method, "steps": steps, "budget_steps": steps}
+        ResultsStore(tmp_path / "unlike").append(record(**told), [])
+    groups = gather([tmp_path / "unlike"])
+    for table in (scores(groups, "mpe_spread"), *aggregates(groups, against=None, seed=0)):
+        assert "Updates: 4,000, but 2,000 of madiff_d." in table.note
+
+
+def test_datasets_with_other_numbers_of_updates_are_no_difference_of_methods(tmp_path: Path) -> None:
+    for dataset, steps in {"mpe_spread_medium": 4000, "mpe_spread_expert": 2000}.items():
+        for method in ("dof_policy", "td3_bc"):
+            told = {"algorithm": method, "config_hash": f"{method}{steps}", "steps": steps, "budget_steps": steps}
+            ResultsStore(tmp_path).append(record(dataset=dataset, dataset_fingerprint=dataset, **told), [])
+    groups = gather([tmp_path])
+    for table in (scores(groups, "mpe_spread"), *aggregates(groups, against=None, seed=0)):
+        assert "Updates: 4,000 on mpe_spread_medium; 2,000 on mpe_spread_expert." in table.note
+
+
+def test_an_interquartile_mean_that_leaves_none_out_says_so(tmp_path: Path) -> None:
+    few, more = (next(aggregates(gather([fill(tmp_path / str(n), seeds=n)]), None, 0)).note for n in (1, 2))
+    assert "none is left out" in few
+    assert "none is left out" not in more
+
+
+@pytest.mark.parametrize("name", ["dataset_fingerprint", "environment_fingerprint"])
+def test_methods_of_unlike_data_or_worlds_are_not_compared(tmp_path: Path, name: str) -> None:
+    ResultsStore(tmp_path).append(record(), [])
+    ResultsStore(tmp_path).append(record(algorithm="td3_bc", config_hash="c1", **{name: "other"}), [])
+    with pytest.raises(UserError, match="dof_policy and td3_bc are of two"):
+        gather([tmp_path])
+
+
+def test_a_revision_with_changes_says_so(tmp_path: Path) -> None:
+    ResultsStore(tmp_path).append(record(git_revision="1234567890+changes"), [])
+    assert commands(gather([tmp_path])).rows[0][2] == "1234567 with changes"
