@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 # Old module: new module. The names inside stayed.
-_MODULES: dict[str, str] = {}
+_MODULES = {
+    "data_modules.behavior.games": "data_modules.behavior.game_teams",
+    "data_modules.behavior.spread": "data_modules.behavior.spread_team",
+    "dof_lightning.envs.particle": "dof_lightning.envs.particle.env",
+    "dof_lightning.envs.pettingzoo": "dof_lightning.envs.pettingzoo.env",
+    "dof_lightning.envs.smac": "dof_lightning.envs.smac.env",
+    "dof_lightning.envs.smax": "dof_lightning.envs.smax.env",
+}
 # Old class: the settings that make it now; those are no partial functions.
 _SETTINGS: dict[str, str] = {}
 

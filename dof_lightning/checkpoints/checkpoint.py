@@ -18,6 +18,7 @@ from dof_lightning.config.identity import first_difference
 from dof_lightning.config.targets import check_targets
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
+from dof_lightning.moved import current_config
 from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
 
 FORMAT_VERSION = 1
@@ -121,7 +122,7 @@ def read(path: Path) -> Checkpoint:
             f"use dof-lightning {content['versions']['dof-lightning']}"
         )
     spec = spec_from_plain(content["dataset"])
-    told = (content["config"], spec, content["behavior"], raw["state_dict"], content["git"])
+    told = (current_config(content["config"]), spec, content["behavior"], raw["state_dict"], content["git"])
     return Checkpoint(path, raw["global_step"], *told)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dof_lightning.errors import UserError
+from dof_lightning.moved import current_name
 
 _OURS = tuple(
     f"dof_lightning.{part}" for part in ("actors", "diffusion", "networks", "factorization", "normalization", "policy")
@@ -114,7 +115,7 @@ def _rebuild_object(node: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> A
 
 def _blank(path: str) -> Any:
     """An instance that no constructor has seen, of one of the classes that policies are made of."""
-    module_name, _, name = path.rpartition(".")
+    module_name, _, name = current_name(path).rpartition(".")
     if not _is_trusted(module_name):
         raise UserError(f"structure: {path} is none of the classes that agents are made of")
     try:

@@ -23,6 +23,7 @@ import yaml
 from dof_lightning.config.identity import config_hash, leaves
 from dof_lightning.errors import UserError
 from dof_lightning.files import write_atomically
+from dof_lightning.moved import current_config
 from dof_lightning.training import watchdog
 
 RUN_DIR_VARIABLE = "DOF_RUN_DIR"
@@ -81,12 +82,12 @@ class RunFolder:
         return any(path.exists() for path in (self.results, self.last, self.best))
 
     def read_config(self) -> dict[str, Any] | None:
-        """The stored configuration, None where there is none to read."""
+        """The stored configuration in the names of today, None where there is none to read."""
         try:
             stored = yaml.safe_load(self.config.read_text())
         except (OSError, yaml.YAMLError):
             return None
-        return stored if isinstance(stored, dict) else None
+        return current_config(stored) if isinstance(stored, dict) else None
 
     def is_finished(self, plain: Mapping[str, Any]) -> bool:
         """Whether there is nothing left to do for this configuration.
