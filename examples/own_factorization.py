@@ -8,7 +8,7 @@ Nothing is registered: the class is handed over in the settings. To have it on t
 `noise_factorization=<name>`, move it into `dof_lightning/factorization/` and add one yaml (docs/extending.md).
 
     python examples/own_factorization.py            # half a minute: 300 steps
-    python examples/own_factorization.py 20         # steps
+    python examples/own_factorization.py 20 200     # steps, episodes
 """
 
 import copy
@@ -66,8 +66,8 @@ class WeighedDimensions(Factorization):
         return selected
 
 
-def main(steps: int = 300) -> None:
-    path = make_dataset("mpe_spread_medium", episodes=1_000)
+def main(steps: int = 300, episodes: int = 1_000) -> None:
+    path = make_dataset("mpe_spread_medium", episodes=episodes)
     settings = DoFPolicySettings(noise_factorization=WeighedDimensions, ema_decay=0.9)  # what acts follows at once
     algorithm = DoFPolicy(read_manifest(path).spec, settings)
     data = EpisodeDataModule(path, window=algorithm.window, global_batch_size=256, seed=0)
