@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from dof_lightning import __version__
 from dof_lightning.cli import data as data_commands
 from dof_lightning.cli.checkpoints import COMMANDS
 from dof_lightning.config import compose as configuration
@@ -31,6 +32,7 @@ def run(arguments: Sequence[str]) -> None:
         UserError: an argument is missing or names nothing.
     """
     parser = argparse.ArgumentParser(prog="dof", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"dof-lightning {__version__}")
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="{eval,export,certify,igd,bench,report,data}"
     )

@@ -38,8 +38,11 @@ _ADVICE = "say rollout=default, or study=none for one run"
 _OWN_KEYS = ("study", "seed", "run_dir", "resume")
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> Path:
     """Runs every cell that is not finished, measures it, and writes table, figure and `results.json`.
+
+    Returns:
+        the study's folder.
 
     Raises:
         UserError: something the user can mend; no cell that could run has been trained then.
@@ -61,7 +64,7 @@ def run(cfg: DictConfig) -> None:
         screen.print(f"{folder.path} is finished", soft_wrap=True)
         columns, *rows = csv.reader((folder.path / "table.csv").read_text().splitlines())
         console.show_table(screen, columns, rows)
-        return
+        return folder.path
     screen.print(f"{len(cells)} runs, in {folder.path}", highlight=False, soft_wrap=True)
     folder.path.mkdir(parents=True, exist_ok=True)
     write_atomically(folder.config, yaml.safe_dump(config, sort_keys=False))
@@ -72,6 +75,7 @@ def run(cfg: DictConfig) -> None:
         screen.rule(f"{number} of {len(cells)}: {plan}{before}", align="left")
         finished.append(_run_cell(study, plan, cell_cfg, path))
     _publish(study.report(finished), finished, config, folder, screen, time.monotonic() - started)
+    return folder.path
 
 
 def _check_alone(config: Mapping[str, Any] | DictConfig) -> None:

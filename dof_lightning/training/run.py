@@ -67,12 +67,15 @@ class Run:
     resumed_from_step: int | None
 
 
-def run(cfg: DictConfig, study_dir: Path | None = None) -> None:
+def run(cfg: DictConfig, study_dir: Path | None = None) -> Path:
     """Trains, evaluates and reports, in every process of the run.
 
     Args:
         cfg: the composed configuration.
         study_dir: of the study that the run is a cell of, which says all but its progress; None: a run of its own.
+
+    Returns:
+        the run's folder.
 
     Raises:
         UserError: something the user can mend; nothing has been trained then.
@@ -87,7 +90,7 @@ def run(cfg: DictConfig, study_dir: Path | None = None) -> None:
     if start.finished:
         screen.print(f"{start.folder.path} is finished: its numbers are in {start.folder.results}", soft_wrap=True)
         screen.print("a larger trainer.max_steps trains it further; another run_dir= starts afresh", soft_wrap=True)
-        return
+        return start.folder.path
     try:
         job = build(config, start)
     except UserError:
@@ -101,6 +104,7 @@ def run(cfg: DictConfig, study_dir: Path | None = None) -> None:
     fit(job.trainer, job.algorithm, job.data, start, *signals, run_dir=study_dir or start.folder.path)
     if job.trainer.is_global_zero:
         finish(job, screen, started)
+    return start.folder.path
 
 
 def build(config: dict[str, Any], start: Start) -> Run:

@@ -1,16 +1,21 @@
-"""The README's commands are what they are said to be."""
+"""The README's commands are what they are said to be, and so are the files for whoever carries on."""
 
 import re
 import shlex
+import shutil
+import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
+from dof_lightning import __version__
 from dof_lightning.config import compose as configuration
 
 ROOT = configuration.CONF_DIR.parent
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 BASH_BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 TRAINING_COMMANDS = sorted({line.partition("  #")[0].strip() for line in re.findall(r"python train\.py .*", README)})
 
@@ -47,3 +52,24 @@ def test_constraints_pin_every_dependency_exactly_and_name_no_place() -> None:
     wanted = re.findall(r'^    "([A-Za-z0-9-]+)[><=!]', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     assert {name.lower() for name in wanted} <= pinned
     assert "torch==2.13.0" in lines
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+def test_make_docs_is_the_command_that_the_page_says_it_was_made_by() -> None:
+    told = subprocess.run(["make", "-n", "docs"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    made_by = re.search(r"^Made by `(.*)`\.$", (ROOT / "docs" / "results.md").read_text(), flags=re.MULTILINE)
+    assert made_by is not None
+    assert shlex.split(told) == shlex.split(made_by[1])
+
+
+def test_one_version_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert project["version"] == citation["version"] == __version__
+    assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_folder_of_the_package_is_explained_to_contributors() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text()
+    folders = [path.parent for path in (ROOT / "dof_lightning").glob("*/__init__.py")]
+    assert [path.name for path in folders if f"`dof_lightning/{path.name}/`" not in table] == []

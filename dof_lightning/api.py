@@ -1,0 +1,97 @@
+"""From Python what is otherwise typed: the same names, `key=value` changes and checks, without a command line.
+
+    from dof_lightning import evaluate, train
+
+    run = train("experiment=mpe_spread_medium", "trainer.max_steps=500")
+    print(evaluate(run / "checkpoints" / "best.ckpt", "sampler.steps=2").normalized_score)
+
+`examples/train_from_python.py` does without any configuration.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.checkpoints.overrides import override
+from dof_lightning.config import compose as configuration
+from dof_lightning.config.arguments import check_arguments
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.errors import UserError
+from dof_lightning.evaluation import grid, score
+from dof_lightning.evaluation.score import Score
+from dof_lightning.studies import runner
+from dof_lightning.training import run as training
+
+
+def make_env(name: str, **changes: Any) -> VectorEnv:
+    """An environment by the name it has in `conf/env/`.
+
+    Args:
+        name: `mpe_spread`, `smax_3m`, ...
+        changes: of its yaml's values, as `make_env("mpe_tag", prey="still")`.
+
+    Raises:
+        UserError: there is no such environment or key, or a value is refused.
+    """
+    return checkpoints.build_env(_compose("env", name, changes))
+
+
+def make_dataset(name: str, **changes: Any) -> Path | str:
+    """A dataset by the name it has in `conf/data/`; one of ours is collected on first use.
+
+    Args:
+        name: `mpe_spread_expert`, `smax_3m_good`, ...
+        changes: of its yaml's values, as `make_dataset("mpe_spread_random", episodes=200, root="/scratch")`.
+
+    Returns:
+        The folder, or the address of a dataset that lies elsewhere.
+
+    Raises:
+        UserError: there is no such dataset or key, a value is refused, or the dataset cannot be built.
+    """
+    return training.locate_dataset(_compose("data", name, changes))
+
+
+def train(*overrides: str) -> Path:
+    """Does what `python train.py` does: trains, evaluates and reports, or runs a study.
+
+    Args:
+        overrides: what would be typed, as `"experiment=mpe_spread_expert"`, `"seed=1"`.
+
+    Returns:
+        The run's folder, with `results.json` and `checkpoints/`.
+
+    Raises:
+        UserError: something that can be mended; nothing has been trained then.
+        SystemExit: a signal has ended the training, or another rank has died.
+    """
+    if strange := [text for text in overrides if not text.startswith("~") and "=" not in text]:
+        raise UserError(f"cannot read {strange[0]!r}; write key=value")
+    config = configuration.compose(overrides)
+    return training.run(config) if config.choices["study"] == "none" else runner.run(config)
+
+
+def evaluate(checkpoint: Path | str, *overrides: str) -> Score:
+    """Does what `dof eval` does: rolls a checkpoint out on the report seeds of its run, and certifies it.
+
+    Args:
+        checkpoint: a `.ckpt`, or a run's folder for its last one.
+        overrides: what would be typed, as `"sampler.steps=2"`, `"rollout.report_episodes=20"`.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or an override does not fit.
+    """
+    stored = checkpoints.read(Path(checkpoint))
+    if keys := grid.listed(stored.config, overrides):
+        raise UserError(f"{keys[0]} is given a list, which `dof eval` makes a table of; evaluate() takes one value")
+    return score.evaluate(stored, override(stored.config, overrides))
+
+
+def _compose(group: str, option: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with one option and changed values of it, which JSON's notation says as they would be typed."""
+    typed = [f"{group}.{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in changes.items()]
+    config = configuration.to_plain(configuration.compose([f"{group}={option}", *typed]))
+    check_arguments({group: config[group]})
+    return config
