@@ -1,15 +1,15 @@
 """What a report says over several tasks at once."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from dof_lightning.report import statistics as over_runs
 from dof_lightning.report.gathering import RETURN, Group
+from dof_lightning.report.statistics import Estimate
 from dof_lightning.report.tables import LEAST_SEEDS, Table, budgets, labels
-
-REPETITIONS = 2000  # draws of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,31 @@ class Comparison:
         scores: `{method: {task: [seeds]}}`.
         tasks: all of them.
         reservations: what has to be said below a number over these tasks; empty, or sentences after a space.
+        first: the method that is compared with the others.
+        seed: of the bootstrap.
     """
 
     kind: str
     scores: dict[str, dict[str, np.ndarray]]
     tasks: list[str]
     reservations: str
+    first: str
+    seed: int
+
+    @cached_property
+    def middles(self) -> dict[str, Estimate]:
+        """The interquartile mean of every method."""
+        return {label: over_runs.interquartile_mean(of_tasks, self.seed) for label, of_tasks in self.scores.items()}
+
+    @cached_property
+    def improvements(self) -> dict[str, Estimate]:
+        """How likely `first` scores more than each of the others."""
+        ours = self.scores[self.first]
+        return {
+            label: over_runs.probability_of_improvement(ours, theirs, self.seed)
+            for label, theirs in self.scores.items()
+            if label != self.first
+        }
 
     @property
     def of_means(self) -> str:
@@ -36,29 +55,46 @@ class Comparison:
         return said + self.reservations
 
 
-def comparisons(groups: Sequence[Group]) -> Iterator[Comparison]:
-    """One for each kind of score that several methods have on the same tasks."""
+def comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list[Comparison]:
+    """One for each kind of score that several methods have on the same tasks.
+
+    Args:
+        groups: of runs.
+        against: the method that is compared with the others; None means DoF.
+        seed: of the bootstrap.
+    """
+    found = []
     for kind, scored in by_kind(groups).items():
         tasks = over_runs.common_tasks(scored)
         if len(scored) < 2 or not tasks:
             continue
-        told = {label: over_runs.restricted(of_tasks, tasks) for label, of_tasks in scored.items()}
+        told = {label: {task: of_tasks[task] for task in tasks} for label, of_tasks in scored.items()}
         absent = [name for name in labels([group for group in groups if group.kind == kind]) if name not in told]
         updates = budgets([group for group in groups if group.label in told and group.dataset in tasks])
-        yield Comparison(kind, told, tasks, _reservations(told, absent) + (f" {updates}" if updates else ""))
+        found.append(
+            Comparison(
+                kind=kind,
+                scores=told,
+                tasks=tasks,
+                reservations=_reservations(told, absent) + (f" {updates}" if updates else ""),
+                first=_compared(told, against),
+                seed=seed,
+            )
+        )
+    return found
 
 
-def aggregates(groups: Sequence[Group], against: str | None, seed: int) -> Iterator[Table]:
+def aggregates(compared: Sequence[Comparison]) -> Iterator[Table]:
     """Over the tasks that several methods have in common: IQM with intervals, and probabilities of improvement."""
-    for comparison in comparisons(groups):
-        yield _interquartile_means(comparison, seed)
-        yield _improvements(comparison, compared(comparison.scores, against), seed)
+    for comparison in compared:
+        yield _interquartile_means(comparison)
+        yield _improvements(comparison)
 
 
 _OURS = ("dof_policy", "dof_trajectory")  # compared with the others where nobody else is named
 
 
-def compared(told: Iterable[str], against: str | None) -> str:
+def _compared(told: Iterable[str], against: str | None) -> str:
     """The method whose probability of improvement is told: `against`, else DoF, else the first."""
     names = list(told)
     return next(name for name in (against, *_OURS, *names) if name in names)
@@ -95,50 +131,38 @@ def _largest_common(sets: Sequence[set[str]]) -> set[str]:
     return {name for name in every if 2 * sum(name in one for one in sets) >= len(sets)}
 
 
-def _interquartile_means(comparison: Comparison, seed: int) -> Table:
-    rows = []
-    for label, of_tasks in comparison.scores.items():
-        between = _interval(over_runs.interquartile_mean, [of_tasks], seed, digits=1)
-        middle = f"{over_runs.interquartile_mean(of_tasks):.1f}"
-        rows.append((label, middle, between, str(sum(map(len, of_tasks.values())))))
+def _interquartile_means(comparison: Comparison) -> Table:
+    rows = [
+        (
+            label,
+            f"{middle.value:.1f}",
+            _interval(middle, digits=1),
+            str(sum(map(len, comparison.scores[label].values()))),
+        )
+        for label, middle in comparison.middles.items()
+    ]
     note = (
         f"Over {', '.join(comparison.tasks)}. Interquartile mean of all runs (Agarwal et al., 2021), 95 % stratified "
         f"bootstrap over seeds.{comparison.of_means}"
     )
     title = f"Interquartile mean of the {comparison.kind}"
-    return Table(title, ("method", "IQM", "95 % interval", "runs"), tuple(rows), note)
+    return Table(title=title, columns=("method", "IQM", "95 % interval", "runs"), rows=tuple(rows), note=note)
 
 
-def _interval(statistic: Callable[..., float], scores: Sequence[dict[str, np.ndarray]], seed: int, digits: int) -> str:
-    between = interval_of(statistic, scores, seed)
-    return "- (one seed)" if between is None else f"{between[0]:.{digits}f} to {between[1]:.{digits}f}"
-
-
-def interval_of(
-    statistic: Callable[..., float], scores: Sequence[over_runs.Scores], seed: int
-) -> tuple[float, float] | None:
-    """A statistic's 95 % interval; None where a task has one seed, which says nothing about others.
-
-    Args:
-        statistic: of one or more methods' scores.
-        scores: of each of these methods.
-        seed: of the bootstrap.
-    """
-    if min(len(values) for one in scores for values in one.values()) < 2:
-        return None
-    return over_runs.interval(statistic, scores, REPETITIONS, np.random.default_rng(seed))
-
-
-def _improvements(comparison: Comparison, against: str, seed: int) -> Table:
-    told, rows = comparison.scores, []
-    for label, of_tasks in told.items():
-        if label != against:
-            pair = [told[against], of_tasks]
-            value = over_runs.probability_of_improvement(*pair)
-            rows.append((label, f"{value:.2f}", _interval(over_runs.probability_of_improvement, pair, seed, digits=2)))
+def _improvements(comparison: Comparison) -> Table:
+    rows = [
+        (label, f"{chance.value:.2f}", _interval(chance, digits=2)) for label, chance in comparison.improvements.items()
+    ]
     note = (
-        f"How likely a run of {against} scores more than one of the other method on the same task (ties count a half), "
-        f"mean over tasks; 95 % stratified bootstrap.{comparison.reservations}"
+        f"How likely a run of {comparison.first} scores more than one of the other method on the same task (ties count "
+        f"a half), mean over tasks; 95 % stratified bootstrap.{comparison.reservations}"
     )
-    title = f"Probability that {against} scores more, {comparison.kind}"
-    return Table(title, ("than", "probability", "95 % interval"), tuple(rows), note)
+    title = f"Probability that {comparison.first} scores more, {comparison.kind}"
+    return Table(title=title, columns=("than", "probability", "95 % interval"), rows=tuple(rows), note=note)
+
+
+def _interval(told: Estimate, digits: int) -> str:
+    if told.interval is None:
+        return "- (one seed)"
+    low, high = told.interval
+    return f"{low:.{digits}f} to {high:.{digits}f}"

@@ -1,17 +1,19 @@
 """`dof report`: what is typed, and where it is written."""
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dof_lightning.config.command_line import take, take_integer
 from dof_lightning.errors import UserError
 from dof_lightning.files import to_csv, write_atomically
-from dof_lightning.report.aggregates import aggregates
+from dof_lightning.report.aggregates import Comparison, aggregates, comparisons
 from dof_lightning.report.figures import pictures
 from dof_lightning.report.gathering import Group, gather
 from dof_lightning.report.rendering import Report, latex, markdown, page
-from dof_lightning.report.tables import commands, details, environments, flat, scores
+from dof_lightning.report.statistics import INSTALL, installed
+from dof_lightning.report.tables import Table, commands, details, environments, flat, scores
 
 FORMATS = ("markdown", "latex", "csv", "html")
 _KNOWN = ("output", "name", "title", "against", "target", "seed", "formats")
@@ -50,14 +52,28 @@ def report(arguments: Sequence[str]) -> list[Path]:
     groups = gather(paths)
     if against is not None and against not in {group.label for group in groups}:
         raise UserError(f"against={against} is none of {', '.join(dict.fromkeys(group.label for group in groups))}")
-    made = _compose(groups, title or "Results", f"Made by `dof report {shlex.join(arguments)}`.", against, target, seed)
+    compared = _comparisons(groups, against, seed)
+    made = Report(
+        title=title or "Results",
+        source=f"Made by `dof report {shlex.join(arguments)}`.",
+        tables=_tables(groups, compared, target),
+        pictures=tuple(pictures(groups, compared)),
+    )
     return _write(made, groups, Path(output or "report") / (name or "report"), formats)
 
 
-def _compose(groups: Sequence[Group], title: str, source: str, against: str | None, target: float, seed: int) -> Report:
-    tables = [scores(groups, environment) for environment in environments(groups)]
-    tables += [*aggregates(groups, against, seed), details(groups, target), commands(groups)]
-    return Report(title, source, tuple(tables), tuple(pictures(groups, against, seed)))
+def _comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list[Comparison]:
+    """What is told over several tasks; without the extra one line, and nothing."""
+    compared = comparisons(groups, against, seed)
+    if compared and not installed():
+        sys.stderr.write(f"left out, as rliable is not installed: what is told over several tasks; {INSTALL}\n")
+        return []
+    return compared
+
+
+def _tables(groups: Sequence[Group], compared: Sequence[Comparison], target: float) -> tuple[Table, ...]:
+    of_environments = [scores(groups, environment) for environment in environments(groups)]
+    return (*of_environments, *aggregates(compared), details(groups, target), commands(groups))
 
 
 def _write(made: Report, groups: Sequence[Group], stem: Path, formats: Sequence[str]) -> list[Path]:

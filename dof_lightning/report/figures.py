@@ -1,16 +1,16 @@
 """What a report says in pictures: matplotlib figures as SVG text."""
 
 import io
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dof_lightning.report import statistics as over_runs
-from dof_lightning.report.aggregates import Comparison, compared, comparisons, interval_of
+from dof_lightning.report.aggregates import Comparison
 from dof_lightning.report.gathering import Group, behavior_score
+from dof_lightning.report.statistics import Estimate, performance_profile
 from dof_lightning.report.tables import curve_of, labels
 
 _LINES = ("-", "--", ":", "-.")  # of the first, second, ... round of colours
@@ -60,35 +60,36 @@ class Picture:
         return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
-def pictures(groups: Sequence[Group], against: str | None, seed: int) -> Iterator[Picture]:
+def pictures(groups: Sequence[Group], compared: Sequence[Comparison]) -> Iterator[Picture]:
     """All figures of a report: aggregates first, then learning curves.
 
     Args:
         groups: of runs.
-        against: the method that is compared with the others; None means DoF.
-        seed: of the bootstrap.
+        compared: what is told over several tasks.
     """
     styles = {label: _style(index) for index, label in enumerate(labels(groups))}
-    for comparison in comparisons(groups):
-        yield _interquartile_means(comparison, styles, seed)
+    for comparison in compared:
+        yield _interquartile_means(comparison, styles)
         yield _profiles(comparison, styles)
-        yield _improvements(comparison, compared(comparison.scores, against), styles, seed)
+        yield _improvements(comparison, styles)
     for dataset in dict.fromkeys(group.dataset for group in groups):
         here = [group for group in groups if group.dataset == dataset]
         if any(len(curve_of(group)[0]) for group in here):
             yield _curves(dataset, here, styles)
 
 
-def _interquartile_means(comparison: Comparison, styles: dict[str, Style], seed: int) -> Picture:
+_NO_INTERVAL = "without an interval where there is one seed of a task"
+
+
+def _interquartile_means(comparison: Comparison, styles: dict[str, Style]) -> Picture:
     kind = comparison.kind
-    scores: dict[str, list[over_runs.Scores]] = {label: [of_tasks] for label, of_tasks in comparison.scores.items()}
-    figure, axes = _intervals(over_runs.interquartile_mean, scores, styles, seed)
+    figure, axes = _intervals(comparison.middles, styles)
     axes.set_xlabel(f"interquartile mean of the {kind}")
     caption = (
         f"Interquartile means with 95 % intervals of the stratified bootstrap, over {', '.join(comparison.tasks)}; "
-        f"without an interval where there is one seed of a task.{comparison.of_means}"
+        f"{_NO_INTERVAL}.{comparison.of_means}"
     )
-    return Picture(f"iqm_{_slug(kind)}", f"Interquartile means, {kind}", caption, figure)
+    return Picture(name=f"iqm_{_slug(kind)}", title=f"Interquartile means, {kind}", caption=caption, figure=figure)
 
 
 def _profiles(comparison: Comparison, styles: dict[str, Style]) -> Picture:
@@ -99,7 +100,7 @@ def _profiles(comparison: Comparison, styles: dict[str, Style]) -> Picture:
     for label, of_tasks in told.items():
         axes.step(
             thresholds,
-            over_runs.performance_profile(of_tasks, thresholds),
+            performance_profile(of_tasks, thresholds),
             styles[label].line,
             color=styles[label].color,
             label=label,
@@ -111,23 +112,21 @@ def _profiles(comparison: Comparison, styles: dict[str, Style]) -> Picture:
         "Performance profiles: the share of runs, mean over tasks, that score more than τ; further right is more."
         f"{comparison.reservations}"
     )
-    return Picture(f"profile_{_slug(kind)}", f"Performance profiles, {kind}", caption, figure)
+    return Picture(name=f"profile_{_slug(kind)}", title=f"Performance profiles, {kind}", caption=caption, figure=figure)
 
 
-def _improvements(comparison: Comparison, first: str, styles: dict[str, Style], seed: int) -> Picture:
-    kind, told = comparison.kind, comparison.scores
-    pairs: dict[str, list[over_runs.Scores]] = {
-        label: [told[first], of_tasks] for label, of_tasks in told.items() if label != first
-    }
-    figure, axes = _intervals(over_runs.probability_of_improvement, pairs, styles, seed)
+def _improvements(comparison: Comparison, styles: dict[str, Style]) -> Picture:
+    kind, first = comparison.kind, comparison.first
+    figure, axes = _intervals(comparison.improvements, styles)
     axes.axvline(0.5, color="grey", linestyle=(0, (1, 1)))
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel(f"P({first} scores more than …), {kind}")
     caption = (
         f"Probabilities of improvement of {first}, mean over tasks, with 95 % intervals of the stratified bootstrap; "
-        f"without an interval where there is one seed of a task.{comparison.reservations}"
+        f"{_NO_INTERVAL}.{comparison.reservations}"
     )
-    return Picture(f"improvement_{_slug(kind)}", f"Probabilities of improvement, {kind}", caption, figure)
+    title = f"Probabilities of improvement, {kind}"
+    return Picture(name=f"improvement_{_slug(kind)}", title=title, caption=caption, figure=figure)
 
 
 def _curves(dataset: str, groups: Sequence[Group], styles: dict[str, Style]) -> Picture:
@@ -153,23 +152,20 @@ def _curves(dataset: str, groups: Sequence[Group], styles: dict[str, Style]) -> 
         "Periodic rollouts while training, mean over seeds (their number in brackets), band from least to most; on the "
         "selection episodes, fewer than those of the tables."
     )
-    return Picture(f"curves_{dataset}", f"Learning curves, {dataset}", caption, figure)
+    title = f"Learning curves, {dataset}"
+    return Picture(name=f"curves_{dataset}", title=title, caption=caption, figure=figure)
 
 
-def _intervals(
-    statistic: Callable[..., float],
-    scores: dict[str, list[over_runs.Scores]],
-    styles: dict[str, Style],
-    seed: int,
-) -> tuple[Figure, Axes]:
-    """A bar a method, the first on top: a statistic of its scores as a line in its interval."""
-    figure, axes = _figure(height=0.8 + 0.35 * len(scores))
-    for row, label in enumerate(reversed(scores)):
-        between = interval_of(statistic, scores[label], seed)
-        if between is not None:
-            axes.barh(row, between[1] - between[0], left=between[0], height=0.5, color=styles[label].color, alpha=0.6)
-        axes.plot([statistic(*scores[label])] * 2, [row - 0.3, row + 0.3], color="black")
-    axes.set_yticks(range(len(scores)), list(reversed(scores)))
+def _intervals(told: dict[str, Estimate], styles: dict[str, Style]) -> tuple[Figure, Axes]:
+    """A bar a method, the first on top: its estimate as a line in its interval."""
+    figure, axes = _figure(height=0.8 + 0.35 * len(told))
+    rows = list(reversed(told.items()))
+    for row, (label, estimate) in enumerate(rows):
+        if estimate.interval is not None:
+            low, high = estimate.interval
+            axes.barh(row, high - low, left=low, height=0.5, color=styles[label].color, alpha=0.6)
+        axes.plot([estimate.value] * 2, [row - 0.3, row + 0.3], color="black")
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     return figure, axes
 
 

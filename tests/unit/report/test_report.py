@@ -2,6 +2,8 @@
 
 import csv
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from dof_lightning.cli import main as cli
 from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
-from dof_lightning.report.aggregates import aggregates
+from dof_lightning.report.aggregates import aggregates, comparisons
 from dof_lightning.report.command import report
 from dof_lightning.report.figures import pictures
 from dof_lightning.report.gathering import Group, gather
@@ -114,7 +116,7 @@ def test_where_the_data_return_nothing_above_zero_more_is_still_more(tmp_path: P
     table = scores(groups, "mpe_spread")
     assert table.title == "mpe_spread: episode return"
     assert [row[1] for row in table.rows] == [f"{behavior:.1f}", "-50.0 (1)", "-80.0 (1)"]
-    assert list(aggregates(groups, against=None, seed=0)) == []
+    assert list(aggregates(comparisons(groups, against=None, seed=0))) == []
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_aggregates_compare_methods_on_the_tasks_that_they_share(tmp_path: Path)
     fill(tmp_path)
     told = {"dataset_fingerprint": "medium", "environment_fingerprint": SPREAD}
     ResultsStore(tmp_path).append(record(algorithm="bc", last_normalized_score=1.0, **told), [])
-    means, improvements = aggregates(gather([tmp_path]), against="td3_bc", seed=0)
+    means, improvements = aggregates(comparisons(gather([tmp_path]), against="td3_bc", seed=0))
     assert [row[0] for row in means.rows] == ["dof_policy", "td3_bc"]
     assert cell(means, "dof_policy", "runs") == "6"
     assert cell(improvements, "dof_policy", "probability") == "0.00"
@@ -157,10 +159,10 @@ def test_aggregates_say_who_is_left_out_and_how_far_few_seeds_go(tmp_path: Path)
     fill(tmp_path / "few")
     told = {"dataset_fingerprint": "medium", "environment_fingerprint": SPREAD}
     ResultsStore(tmp_path / "few").append(record(algorithm="bc", last_normalized_score=1.0, **told), [])
-    for table in aggregates(gather([tmp_path / "few"]), against=None, seed=0):
+    for table in aggregates(comparisons(gather([tmp_path / "few"]), against=None, seed=0)):
         assert "Left out, as they were not run on all of these: bc." in table.note
         assert "no ranking follows" in table.note
-    for table in aggregates(gather([fill(tmp_path / "many", seeds=5)]), against=None, seed=0):
+    for table in aggregates(comparisons(gather([fill(tmp_path / "many", seeds=5)]), against=None, seed=0)):
         assert not re.search("Left out|no ranking", table.note)
 
 
@@ -173,24 +175,24 @@ def test_nobody_leads_by_having_run_on_the_easy_dataset_only(tmp_path: Path) -> 
 
 
 def test_dof_is_compared_with_the_others_where_nobody_else_is_named(tmp_path: Path) -> None:
-    _, improvements = aggregates(gather([fill(tmp_path, ("td3_bc", "dof_policy"))]), against=None, seed=0)
+    _, improvements = aggregates(comparisons(gather([fill(tmp_path, ("td3_bc", "dof_policy"))]), against=None, seed=0))
     assert improvements.title == "Probability that dof_policy scores more, normalised score"
 
 
 def test_no_two_methods_look_alike_in_a_figure(tmp_path: Path) -> None:
-    for picture in pictures(gather([fill(tmp_path, tuple(f"method_{place}" for place in range(13)))]), None, seed=0):
+    groups = gather([fill(tmp_path, tuple(f"method_{place}" for place in range(13)))])
+    for picture in pictures(groups, comparisons(groups, None, seed=0)):
         lines = [line for line in picture.figure.axes[0].lines if str(line.get_label()).startswith("method")]
         assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines)
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
-    groups = gather([fill(tmp_path, seeds=1)])
-    for table in aggregates(groups, against=None, seed=0):
+    one, several = (gather([fill(tmp_path / str(seeds), seeds=seeds)]) for seeds in (1, 2))
+    for table in aggregates(comparisons(one, against=None, seed=0)):
         assert {row[table.columns.index("95 % interval")] for row in table.rows} == {"- (one seed)"}
-    means = next(pictures(groups, None, seed=0))
-    assert len(means.figure.axes[0].patches) == 0
-    several = next(pictures(gather([fill(tmp_path / "several", seeds=2)]), None, seed=0))
-    assert len(several.figure.axes[0].patches) == 2
+    for groups, intervals in ((one, 0), (several, 2)):
+        means = next(pictures(groups, comparisons(groups, None, seed=0)))
+        assert len(means.figure.axes[0].patches) == intervals
 
 
 class Loads(HTMLParser):
@@ -258,6 +260,32 @@ def test_the_same_runs_give_the_same_files(tmp_path: Path) -> None:
         report([str(tmp_path / "store"), f"output={tmp_path / name}"])
     one, two = ((tmp_path / name / "report.html").read_text() for name in ("one", "two"))
     assert one.replace("/one", "/two") == two
+
+
+def test_without_the_extra_one_line_says_what_to_install_and_the_rest_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path / "store")
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    report([str(tmp_path / "store"), f"output={tmp_path / 'out'}", "formats=markdown"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("pip install -c constraints.txt -e '.[report]'")
+    titles = re.findall("^## (.*)", (tmp_path / "out" / "report.md").read_text(), re.MULTILINE)
+    assert titles == [
+        "mpe_spread: normalised score",
+        "Returns, time and memory",
+        "What reproduces each row",
+        "Learning curves, mpe_spread_medium",
+        "Learning curves, mpe_spread_expert",
+    ]
+    report([str(fill(tmp_path / "one", ("bc",))), f"output={tmp_path / 'out'}", "formats=markdown"])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_report_of_a_store_needs_neither_torch_nor_lightning(tmp_path: Path) -> None:
+    told = [str(fill(tmp_path / "store")), f"output={tmp_path / 'out'}"]
+    code = "import sys; from dof_lightning import cli; cli.run(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, "report", *told], check=True, timeout=120)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dof_lightning.errors import UserError
-from dof_lightning.report.aggregates import aggregates
+from dof_lightning.report.aggregates import aggregates, comparisons
 from dof_lightning.report.gathering import gather
 from dof_lightning.report.store import Record, ResultsStore
 from dof_lightning.report.tables import commands, scores
@@ -93,7 +93,7 @@ def test_a_table_tells_who_had_other_numbers_of_updates(tmp_path: Path) -> None:
         told = {"algorithm": method, "config_hash": method, "steps": steps, "budget_steps": steps}
         ResultsStore(tmp_path / "unlike").append(record(**told), [])
     groups = gather([tmp_path / "unlike"])
-    for table in (scores(groups, "mpe_spread"), *aggregates(groups, against=None, seed=0)):
+    for table in (scores(groups, "mpe_spread"), *aggregates(comparisons(groups, against=None, seed=0))):
         assert "Updates: 4,000, but 2,000 of madiff_d." in table.note
 
 
@@ -103,12 +103,14 @@ def test_datasets_with_other_numbers_of_updates_are_no_difference_of_methods(tmp
             told = {"algorithm": method, "config_hash": f"{method}{steps}", "steps": steps, "budget_steps": steps}
             ResultsStore(tmp_path).append(record(dataset=dataset, dataset_fingerprint=dataset, **told), [])
     groups = gather([tmp_path])
-    for table in (scores(groups, "mpe_spread"), *aggregates(groups, against=None, seed=0)):
+    for table in (scores(groups, "mpe_spread"), *aggregates(comparisons(groups, against=None, seed=0))):
         assert "Updates: 4,000 on mpe_spread_medium; 2,000 on mpe_spread_expert." in table.note
 
 
 def test_an_interquartile_mean_that_leaves_none_out_says_so(tmp_path: Path) -> None:
-    few, more = (next(aggregates(gather([fill(tmp_path / str(n), seeds=n)]), None, 0)).note for n in (1, 2))
+    few, more = (
+        next(aggregates(comparisons(gather([fill(tmp_path / str(n), seeds=n)]), None, 0))).note for n in (1, 2)
+    )
     assert "none is left out" in few
     assert "none is left out" not in more
 
