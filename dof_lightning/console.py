@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.spec import SCORE_TITLES, DatasetSpec, EnvSpec
+
+if TYPE_CHECKING:
+    from dof_lightning.algorithms.base import Algorithm
 
 _PARTS = ("denoiser", "noise_factorization", "data_factorization", "value_mixer", "schedule", "sampler")
 
@@ -20,7 +22,7 @@ def make_console(quiet: bool = False, stderr: bool = False) -> Console:
 
 
 def show_start(
-    console: Console, config: Mapping[str, Any], spec: DatasetSpec, algorithm: Algorithm, hardware: str, where: str
+    console: Console, config: Mapping[str, Any], spec: DatasetSpec, algorithm: "Algorithm", hardware: str, where: str
 ) -> None:
     """What is about to be trained, on what, where."""
     environment, returns = spec.environment, spec.statistics.return_mean

@@ -2,15 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dof_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCORE_TITLES = {"normalized_score": "normalised score", "own_normalized_score": "own score"}  # in tables
 
@@ -118,15 +119,13 @@ class EnvSpec:
         known = {"normalized_score": self.reference, "own_normalized_score": self.own_reference}
         return {name: reference for name, reference in known.items() if reference is not None}
 
-    def observation_mask(self) -> Tensor:
+    def observation_mask(self) -> "Tensor":
         """`[N, O]` bool, False where padded."""
-        sizes = torch.tensor([agent.observation_dim for agent in self.agents])
-        return torch.arange(self.observation_dim) < sizes[:, None]
+        return _mask([agent.observation_dim for agent in self.agents])
 
-    def action_mask(self) -> Tensor:
+    def action_mask(self) -> "Tensor":
         """`[N, A]` bool, False where padded."""
-        sizes = torch.tensor([agent.action_dim for agent in self.agents])
-        return torch.arange(self.action_dim) < sizes[:, None]
+        return _mask([agent.action_dim for agent in self.agents])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for `dataset.json`."""
@@ -227,6 +226,13 @@ class DatasetSpec:
     def horizon(self) -> int:
         """Longest episode, in steps."""
         return self.environment.horizon
+
+
+def _mask(sizes: Sequence[int]) -> "Tensor":
+    """`[N, largest]`, True for the first `sizes[i]` of row i."""
+    import torch  # here, because what lists and shows datasets has no use for it
+
+    return torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
 
 
 def check_compatible(dataset: DatasetSpec, environment: EnvSpec) -> None:

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 from typing import IO, Any, TypeVar
 
-import fsspec
-
 from dof_lightning.errors import UserError
 
 TRIES = 5
@@ -136,6 +134,8 @@ class RemoteFile(io.RawIOBase):
 
 def _open_from(url: str, position: int) -> tuple[IO[bytes], int, int | None]:
     """A file, the byte it stands at, and its size if that is known."""
+    import fsspec
+
     system, path = fsspec.core.url_to_fs(url)
     if not url.startswith("http"):
         file = system.open(path, "rb", block_size=CHUNK_BYTES, cache_type="readahead")

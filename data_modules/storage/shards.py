@@ -13,20 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 import numpy as np
-import torch
-
-os.environ["WDS_SECURE"] = "1"  # read once, when webdataset is imported
-
-from webdataset.tariterators import group_by_keys, tar_file_expander
-from webdataset.writer import ShardWriter
 
 from data_modules.storage.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, EpisodeRows
 from data_modules.storage.remote import open_remote
-from data_modules.storage.split import is_heldout
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
+
+os.environ["WDS_SECURE"] = "1"  # read once, when webdataset is imported: where it is used, as it imports torch
 
 PROTOCOLS = ("", "file", "http", "https", "s3")
 READ_BYTES = 1 << 17  # large, because every read and hash gives up the interpreter's lock and has to wait for it again
@@ -104,6 +98,8 @@ def write_shards(
     Raises:
         ValueError: an array contradicts the environment's spec, is not finite, or only some samples have it.
     """
+    from webdataset.writer import ShardWriter
+
     members: dict[str, Member] = {}
     files: list[_HashedFile] = []
     counts: list[tuple[int, int, int]] = []
@@ -153,6 +149,8 @@ def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None
         UserError: the file cannot be opened, is truncated, holds other episodes or bytes than expected, or a member
             has another type or shape, holds pickled objects, or is not finite; the message names file, member and fix.
     """
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
     n_episodes = n_steps = 0
     wanted = {f"{name}.npy" for name in members}
     with open_url(url, None if entry is None else entry.n_bytes) as file:
@@ -192,6 +190,8 @@ def open_url(url: str, n_bytes: int | None = None) -> IO[bytes]:
         raise UserError(f"{url}: only local paths, http(s):// and s3:// are read; copy the data to one of them")
     if protocol not in ("", "file"):
         return open_remote(url, n_bytes)
+    import fsspec
+
     try:
         return fsspec.open(url, "rb").open()
     except FileNotFoundError as error:
@@ -251,6 +251,10 @@ class _HashedFile(io.RawIOBase):
 
 
 def _count_training_windows(rows: EpisodeRows) -> int:
+    import torch
+
+    from data_modules.storage.split import is_heldout
+
     return int(rows.length[~is_heldout(torch.from_numpy(rows.episode_id)).numpy()].sum())
 
 

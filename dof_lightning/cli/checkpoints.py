@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dof_lightning.config import compose as configuration
 from dof_lightning.config.command_line import take, take_integer
 from dof_lightning.errors import UserError
 
@@ -138,6 +137,7 @@ def _coordination_gap(path: Path, other: Path, tails: list[str]) -> dict[str, An
     from dof_lightning.algorithms.dof import DoFLightningModule
     from dof_lightning.checkpoints import checkpoint as checkpoints
     from dof_lightning.checkpoints.overrides import override
+    from dof_lightning.config import compose as configuration
     from dof_lightning.evaluation.coordination_gap import estimate
     from dof_lightning.training import run as training
 

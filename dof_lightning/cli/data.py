@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from dof_lightning.config import compose as configuration
-from dof_lightning.config.arguments import check_arguments
+from dof_lightning.config.catalog import data_root, known_datasets
 from dof_lightning.config.command_line import split_tail, take
 from dof_lightning.errors import UserError
 
@@ -19,6 +18,7 @@ HELP = "make, list, show, check, merge and cut datasets; `dof data <command> --h
 
 
 def _build(tails: list[str]) -> None:
+    from dof_lightning.config import compose as configuration
     from dof_lightning.training import run as training
 
     cfg = configuration.compose(tails)
@@ -29,7 +29,6 @@ def _build(tails: list[str]) -> None:
 def _list(tails: list[str]) -> None:
     from data_modules.tools.inspect import list_datasets
     from dof_lightning import console
-    from dof_lightning.config.catalog import known_datasets
 
     root, others = _take_root(tails)
     _refuse(others, "list", ["data.root"])
@@ -140,6 +139,7 @@ _TEXTS = ("name", "source", "dataset", "output", "policy", "format")
 
 def _import(tails: list[str]) -> None:
     from data_modules.convert.importing import FORMATS, OPTIONS, import_dataset
+    from dof_lightning.config import compose as configuration
 
     world, others = _split_env(tails)
     options = sorted({key for keys in OPTIONS.values() for key in keys})
@@ -159,6 +159,8 @@ def _import(tails: list[str]) -> None:
 
 def _split_env(tails: list[str]) -> tuple[Any, list[str]]:
     """The configuration of the environment that is named, if any, and the other tails."""
+    from dof_lightning.config import compose as configuration
+
     mine = [tail for tail in tails if split_tail(tail)[0].split(".")[0] == "env" or tail.startswith("trust=")]
     others = [tail for tail in tails if tail not in mine]
     if not any(tail.startswith("env=") for tail in mine):
@@ -173,6 +175,7 @@ def _split_env(tails: list[str]) -> tuple[Any, list[str]]:
 def _collect(tails: list[str]) -> None:
     from data_modules.behavior.function import FunctionBehavior
     from data_modules.collect import CollectedDataset
+    from dof_lightning.config import compose as configuration
 
     world, others = _split_env(tails)
     values, root = _values(
@@ -204,6 +207,8 @@ def _export(tails: list[str]) -> None:
 
 
 def _train_behavior(tails: list[str]) -> None:
+    from dof_lightning.config.arguments import check_arguments
+
     values = {key: yaml.safe_load(value) for key, value in map(split_tail, tails)}
     prefix = str(values.get("task", "")).partition("_")[0]
     trainer = importlib.import_module(f"data_modules.behavior.training.{_TRAINERS.get(prefix, 'train_particle')}")
@@ -254,7 +259,7 @@ ACTIONS: dict[str, Any] = {
 
 def _take_root(tails: list[str]) -> tuple[Path, list[str]]:
     root, others = take(tails, "data.root")
-    return Path(root if root is not None else str(configuration.compose([]).data.root)), others
+    return Path(root if root is not None else data_root()), others
 
 
 def _refuse(tails: list[str], command: str, known: Sequence[str]) -> None:
@@ -270,6 +275,8 @@ def _dataset_paths(tails: list[str]) -> list[Path | str]:
         raise UserError("which dataset? give its folder, or experiment=<name>")
     if "=" not in tails[0]:
         return list(tails)
+    from dof_lightning.config import compose as configuration
+
     cfg = configuration.compose(tails)
     configuration.check(cfg)
     if cfg.data.path is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dof_lightning import __version__
 from dof_lightning.cli import data as data_commands
 from dof_lightning.cli.checkpoints import COMMANDS
-from dof_lightning.config import compose as configuration
+from dof_lightning.config.messages import exit_with_one_line
 
 _BENCH_HELP = (
     "run a suite as a queue that can be killed and goes on: dof bench suite=<name or path> [jobs=1] [minutes=<no run "
@@ -22,7 +22,7 @@ _REPORT_HELP = (
 
 def main() -> None:
     """Entry point of the `dof` command."""
-    sys.exit(configuration.exit_with_one_line(lambda: run(sys.argv[1:])))
+    sys.exit(exit_with_one_line(lambda: run(sys.argv[1:])))
 
 
 def run(arguments: Sequence[str]) -> None:

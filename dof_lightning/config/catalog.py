@@ -46,6 +46,13 @@ def content_of(group: str, option: str) -> dict[str, Any] | None:
     return _family_members().get(group, {}).get(option)
 
 
+def data_root() -> str:
+    """The folder of all datasets where nothing is typed."""
+    from omegaconf import OmegaConf
+
+    return str(OmegaConf.load(CONF_DIR / "data" / "_served.yaml").root)
+
+
 def known_datasets() -> list["KnownDataset"]:
     """One for each option of group data, in alphabetical order; nothing is composed."""
     from data_modules.tools.inspect import KnownDataset

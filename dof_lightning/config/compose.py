@@ -1,12 +1,9 @@
 """From what a user typed to a checked configuration; every mistake becomes one line."""
 
-import difflib
-import errno
 import os
 import re
-import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -24,14 +21,14 @@ from dof_lightning.config.catalog import CONF_DIR as CONF_DIR
 from dof_lightning.config.catalog import groups
 from dof_lightning.config.catalog import options as options
 from dof_lightning.config.identity import is_class_of_ours, leaves
+from dof_lightning.config.messages import exit_with_one_line as exit_with_one_line
+from dof_lightning.config.messages import unknown_key as unknown_key
 from dof_lightning.config.source import register
 from dof_lightning.config.targets import attribute, check_targets
 from dof_lightning.errors import UserError
 from dof_lightning.threads import cores_of_a_job
 
 register()  # the options that are made from their names
-
-USER_ERROR_EXIT_CODE = 2
 
 _POSITIVE = (
     "trainer.max_steps",
@@ -232,13 +229,6 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()} | names
 
 
-def unknown_key(key: str, known: Sequence[str]) -> str:
-    """One line for a key that is not there, with the nearest that is."""
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean `{close[0]}`?" if close else "`python train.py --cfg job` shows all keys"
-    return f"unknown key `{key}`; {hint}"
-
-
 def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     """One line for an exception of Hydra or OmegaConf: the key, and the choices or the fix.
 
@@ -282,28 +272,3 @@ def _known_keys(overrides: Sequence[str]) -> list[str]:
 
 def _names_options(text: str) -> bool:
     return text.partition("=")[0] in ("experiment", "algorithm")
-
-
-def exit_with_one_line(main: Callable[[], Any]) -> int:
-    """Runs a command; mistakes of the user become one line on stderr and exit code 2, defects keep their traceback."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    try:
-        main()
-    except UserError as error:
-        line = str(error)
-    except (HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__
-        line = str(cause) if isinstance(cause, UserError) else explain(error, sys.argv[1:])
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        line = f"the disk is full{where}; make room, then the same command, with its run_dir, goes on from last.ckpt"
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what was saved stays, and the same command goes on from it\n")
-        return 128 + signal.SIGINT
-    else:
-        return 0
-    if os.environ.get("LOCAL_RANK", "0") == os.environ.get("SLURM_PROCID", "0") == "0":
-        sys.stderr.write(f"error: {' '.join(line.split())}\n")
-    return USER_ERROR_EXIT_CODE

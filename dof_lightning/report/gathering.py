@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from dof_lightning.errors import UserError
-from dof_lightning.report.record import record_of
 from dof_lightning.report.store import Point, Record, ResultsStore, identity
 
 
@@ -180,5 +179,7 @@ def _read(path: Path) -> Iterable[tuple[Record, list[Point]]]:
             points.setdefault(identity(point), []).append(point)
         return [(record, points.get(identity(record), [])) for record in store.records()]
     if (path / "config.yaml").exists():
+        from dof_lightning.report.record import record_of  # reads a checkpoint, with torch
+
         return [record_of(path)]
     raise UserError(f"{path} is neither a results store (results.csv) nor a run folder (config.yaml)")

@@ -19,6 +19,7 @@ from dof_lightning.report.gathering import Group, gather
 from dof_lightning.report.published import published
 from dof_lightning.report.store import ResultsStore
 from dof_lightning.report.tables import details, labels, scores
+from dof_lightning.spec import fingerprint
 from tests.fixtures.report_stores import SPREAD, cell, fill
 from tests.fixtures.store_rows import point, record
 
@@ -74,6 +75,25 @@ def test_a_variant_has_no_published_number_and_madiffs_says_whose_it_may_be(tmp_
     assert "does not say whether its agents act alone" in scores(gather([tmp_path]), "mpe_spread").note
 
 
+@pytest.mark.parametrize(
+    ("environment", "prey"),
+    [
+        ("mpe_spread", None),
+        ("mpe_tag", "b22b95f3397f41a21aa247810e385a8ecf85294f2e2ed8e523a954c633daf7a2"),
+        ("mpe_world", "ed3170cfb9c3f6872305c9c795a7aed089fde7b5e5cc2bff5f7debfed37c2115"),
+    ],
+)
+def test_the_published_worlds_are_those_of_the_presets_with_the_prey_of_omars_files(
+    environment: str, prey: str | None
+) -> None:
+    spec = configuration.build(configuration.compose([f"experiment={environment}_random"]).env).spec
+    recipe = dict(spec.recipe) | ({} if prey is None else {"opponent": {"kind": "omar", "sha256": prey}})
+    told = record(environment=environment, dataset=f"{environment}_random", environment_fingerprint=fingerprint(recipe))
+    found = published(Group(environment, f"{environment}_random", "omar", "omar", (told,), ((),)))
+    assert found is not None
+    assert found.same_world
+
+
 def test_against_omars_own_prey_the_world_is_the_same(tmp_path: Path) -> None:
     prey = Path(__file__).parents[4] / "shared" / "data" / "omar_prey" / "simple_tag_pretrained_adv_model.pt"
     if not prey.exists():
@@ -82,8 +102,8 @@ def test_against_omars_own_prey_the_world_is_the_same(tmp_path: Path) -> None:
     world = configuration.build(cfg.env).spec.fingerprint
     told = {"environment": "mpe_tag", "dataset": "mpe_tag_medium", "algorithm": "omar"}
     ours = configuration.build(configuration.compose(["experiment=mpe_tag_medium"]).env).spec.fingerprint
-    for fingerprint, same in ((world, True), (ours, False)):
-        member = record(**told, environment_fingerprint=fingerprint)
+    for of_world, same in ((world, True), (ours, False)):
+        member = record(**told, environment_fingerprint=of_world)
         found = published(Group("mpe_tag", "mpe_tag_medium", "omar", "omar", (member,), ((),)))
         assert found is not None
         assert found.same_world == same
@@ -284,7 +304,7 @@ def test_without_the_extra_one_line_says_what_to_install_and_the_rest_is_there(
 
 def test_a_report_of_a_store_needs_neither_torch_nor_lightning(tmp_path: Path) -> None:
     told = [str(fill(tmp_path / "store")), f"output={tmp_path / 'out'}"]
-    code = "import sys; from dof_lightning import cli; cli.run(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    code = "import sys; from dof_lightning.cli.main import run; run(sys.argv[1:]); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code, "report", *told], check=True, timeout=120)
 
 
