@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dof_lightning.bench.queue import Outcome, Place, pending, work
 from dof_lightning.bench.suite import Job, read_suite
-from dof_lightning.config.command_line import take, take_integer
+from dof_lightning.config.command_line import take, take_integer, take_positive
 from dof_lightning.console import make_console, show_table
 from dof_lightning.errors import UserError
 from dof_lightning.threads import CORES_UNTOLD
@@ -34,7 +34,7 @@ def bench(tails: list[str]) -> None:
     runs, tails = take(tails, "runs")
     told_jobs = any(tail.startswith("jobs=") for tail in tails)
     at_once, tails = take_integer(tails, "jobs", default=1, least=1)
-    minutes, tails = take(tails, "minutes")
+    minutes, tails = take_positive(tails, "minutes")
     keep, tails = _take_truth(tails, "keep", default=True)
     only_list, tails = _take_truth(tails, "list", default=False)
     launcher, tails = take(tails, "launcher")
@@ -51,10 +51,10 @@ def bench(tails: list[str]) -> None:
     elif waiting and launcher is not None:
         _launch(place, waiting, launcher, launcher_settings, at_once, screen)
     elif waiting:
-        _end(work(place, waiting, at_once, _minutes(minutes), screen), place, screen)
+        _end(work(place, waiting, at_once, minutes, screen), place, screen)
 
 
-def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: str | None, told_jobs: bool) -> None:
+def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: float | None, told_jobs: bool) -> None:
     """Refuses what a launcher would not heed, `told_jobs` where `jobs=` was typed.
 
     Raises:
@@ -76,16 +76,6 @@ def _take_truth(tails: list[str], wanted: str, default: bool) -> tuple[bool, lis
     if text not in (None, "true", "false"):
         raise UserError(f"{wanted} must be true or false, got {text!r}")
     return (default if text is None else text == "true"), others
-
-
-def _minutes(text: str | None) -> float | None:
-    try:
-        value = None if text is None else float(text)
-    except ValueError:
-        value = -1.0
-    if value is not None and not value > 0:
-        raise UserError(f"minutes must be a number above 0, got {text!r}")
-    return value
 
 
 def _list(screen: Console, queue: Sequence[Job], waiting: Sequence[Job]) -> None:

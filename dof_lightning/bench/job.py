@@ -81,7 +81,10 @@ def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
         sys.exit(BUSY)
     training.run(cfg)
     decision_ms = time_decision(folder.path)
-    added = ResultsStore(store).append(*record_of(folder.path, job.suite, job.variant, decision_ms, job.reproduces))
+    record, curve = record_of(
+        folder.path, suite=job.suite, variant=job.variant, decision_ms=decision_ms, typed=job.reproduces
+    )
+    added = ResultsStore(store).append(record, curve)
     if not keep:
         shutil.rmtree(folder.path)
     if not added:

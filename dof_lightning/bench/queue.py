@@ -19,6 +19,7 @@ from dof_lightning.config.identity import config_hash
 from dof_lightning.errors import UserError
 from dof_lightning.report.store import Record, ResultsStore
 from dof_lightning.threads import available_cores
+from dof_lightning.training.several import check_played
 
 _LOOK_EVERY_SECONDS = 0.2
 
@@ -104,8 +105,7 @@ def _checked(job: Job, runs: Path) -> tuple[Any, str | None]:
         cfg = compose(job, runs)
         plain = to_plain(cfg)
         check_action_kind(plain, checkpoints.build_env(plain).spec)
-        if not plain["rollout"]["enabled"]:
-            raise UserError("a benchmark compares what is played, and rollout=none plays nothing")
+        check_played(plain, "a benchmark")
         return cfg, dataset_of(plain)
     except UserError as error:
         raise UserError(f"suite={job.suite}, {job.name}: {error}") from error
@@ -136,9 +136,10 @@ def work(place: Place, jobs: Sequence[Job], at_once: int, minutes: float | None,
                 _forward(running, received())
             for process in [process for process in running if process.poll() is not None]:
                 job, since = running.pop(process)
-                _note(place, job, process.returncode, outcome)
+                ended, seconds = _note(place, job, process.returncode, outcome), time.monotonic() - since
                 left = len(queue) + len(running) + len(outcome.stopped)
-                _say(place, job, process.returncode, time.monotonic() - since, left, screen)
+                line = f"{_named(job)}: {ended}, {seconds:.0f} s; {left} to go"
+                screen.print(line, highlight=False, soft_wrap=True)
             time.sleep(_LOOK_EVERY_SECONDS)
         outcome.ended_by = received()
     outcome.left = len(queue)
@@ -167,28 +168,20 @@ def _forward(running: dict[subprocess.Popen[bytes], Any], number: signal.Signals
             process.told = True  # type: ignore[attr-defined]
 
 
-def _note(place: Place, job: Job, code: int, outcome: Outcome) -> None:
+def _note(place: Place, job: Job, code: int, outcome: Outcome) -> str:
+    """Counts how a run ended, and says it."""
     if code == 0:
         outcome.done += 1
-    elif code == BUSY:
-        outcome.elsewhere.append(job)
-    elif code in (-signal.SIGTERM, 128 + signal.SIGTERM):
-        outcome.stopped.append(job)
-    else:
-        outcome.failed.append(job)
-
-
-def _say(place: Place, job: Job, code: int, seconds: float, left: int, screen: Console) -> None:
-    if code == 0:
         record = _newest(place, job)
-        ended = "done" if record is None else _score(record)
-    elif code == BUSY:
-        ended = "another process is at it, or has done it"
-    elif code in (-signal.SIGTERM, 128 + signal.SIGTERM):
-        ended = "stopped, what it has saved stays"
-    else:
-        ended = f"FAILED with exit code {code}: {last_line(place.log(job))} ({place.log(job)})"
-    screen.print(f"{_named(job)}: {ended}, {seconds:.0f} s; {left} to go", highlight=False, soft_wrap=True)
+        return "done" if record is None else _score(record)
+    if code == BUSY:
+        outcome.elsewhere.append(job)
+        return "another process is at it, or has done it"
+    if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        outcome.stopped.append(job)
+        return "stopped, what it has saved stays"
+    outcome.failed.append(job)
+    return f"FAILED with exit code {code}: {last_line(place.log(job))} ({place.log(job)})"
 
 
 def _named(job: Job) -> str:

@@ -12,6 +12,7 @@ import yaml
 
 from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
+from dof_lightning.training.several import first_repeated, folder_name, key_of
 
 _KEYS = {"title": str, "overrides": list, "max_minutes": (int, float, type(None)), "grids": list}
 _GRID_KEYS = {"experiments": list, "algorithms": dict, "seeds": list, "overrides": list}
@@ -41,7 +42,7 @@ class Job:
     @property
     def name(self) -> str:
         """Of its run folder; unique in the suite."""
-        return f"{self.experiment}__{self.label}__seed_{self.seed}"
+        return folder_name((self.experiment, self.label), self.seed)
 
     @property
     def variant(self) -> str:
@@ -120,7 +121,7 @@ def read_suite(which: str) -> Suite:
         for label, overrides in grid["algorithms"].items():
             _check_algorithm(f"{where}: algorithms.{label}", str(label), overrides)
     jobs = list(_jobs(path.stem, content))
-    twice = next((job.name for index, job in enumerate(jobs) if job.name in {j.name for j in jobs[:index]}), None)
+    twice = first_repeated(job.name for job in jobs)
     if not jobs or twice is not None:
         raise UserError(f"{path}: {'there is no run' if twice is None else f'{twice} is there twice; name it once'}")
     return Suite(path.stem, content.get("title") or path.stem, tuple(sorted(jobs, key=lambda job: job.seed)))
@@ -164,7 +165,7 @@ def _check_shared(where: str, node: Mapping[str, Any]) -> None:
 
 
 def _check_free(where: str, overrides: Sequence[Any], taken: Sequence[str]) -> None:
-    keys = [re.split("[=@]", str(text).strip().lstrip("+~"))[0] for text in overrides]
+    keys = [key_of(str(text)) for text in overrides]
     if (key := next((key for key in keys if key in taken), None)) is not None:
         raise UserError(f"{where}: {key}= is set by the suite; drop the override")
 

@@ -15,6 +15,22 @@ def take_integer(tails: list[str], wanted: str, default: int, least: int) -> tup
     return (default if text is None else int(text)), others
 
 
+def take_positive(tails: list[str], wanted: str) -> tuple[float | None, list[str]]:
+    """A number above 0, None where none is typed, and the tails without it.
+
+    Raises:
+        UserError: it is none.
+    """
+    text, others = take(tails, wanted)
+    try:
+        value = None if text is None else float(text)
+    except ValueError:
+        value = -1.0
+    if value is not None and not value > 0:
+        raise UserError(f"{wanted} must be a number above 0, got {text!r}")
+    return value, others
+
+
 def take(tails: list[str], wanted: str) -> tuple[str | None, list[str]]:
     """The value of one key, and the tails without it."""
     pairs = [split_tail(tail) for tail in tails]

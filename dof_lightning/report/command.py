@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dof_lightning.config.command_line import take, take_integer
+from dof_lightning.config.command_line import take, take_integer, take_positive
 from dof_lightning.errors import UserError
 from dof_lightning.files import to_csv, write_atomically
 from dof_lightning.report.aggregates import Comparison, aggregates, comparisons
@@ -16,6 +16,7 @@ from dof_lightning.report.statistics import INSTALL, installed
 from dof_lightning.report.tables import Table, commands, details, environments, flat, scores
 
 FORMATS = ("markdown", "latex", "csv", "html")
+_TARGET = 0.95  # of the data's return
 _KNOWN = ("output", "name", "title", "against", "target", "seed", "formats")
 
 
@@ -39,7 +40,7 @@ def report(arguments: Sequence[str]) -> list[Path]:
     name, tails = take(tails, "name")
     title, tails = take(tails, "title")
     against, tails = take(tails, "against")
-    target, tails = _take_share(tails)
+    target, tails = take_positive(tails, "target")
     seed, tails = take_integer(tails, "seed", default=0, least=0)
     formats, tails = _take_formats(tails)
     if tails:
@@ -56,7 +57,7 @@ def report(arguments: Sequence[str]) -> list[Path]:
     made = Report(
         title=title or "Results",
         source=f"Made by `dof report {shlex.join(arguments)}`.",
-        tables=_tables(groups, compared, target),
+        tables=_tables(groups, compared, target=_TARGET if target is None else target),
         pictures=tuple(pictures(groups, compared)),
     )
     return _write(made, groups, Path(output or "report") / (name or "report"), formats)
@@ -86,7 +87,8 @@ def _write(made: Report, groups: Sequence[Group], stem: Path, formats: Sequence[
     if "latex" in formats:
         texts[stem.with_name(f"{stem.name}.tex")] = latex(made.tables)
     if "csv" in formats:
-        texts[stem.with_name(f"{stem.name}.csv")] = to_csv(*flat(groups))
+        columns, rows = flat(groups)
+        texts[stem.with_name(f"{stem.name}.csv")] = to_csv(columns, rows)
     if "html" in formats:
         texts[stem.with_name(f"{stem.name}.html")] = page(made)
     try:
@@ -96,17 +98,6 @@ def _write(made: Report, groups: Sequence[Group], stem: Path, formats: Sequence[
     except OSError as error:
         raise UserError(f"output={stem.parent} cannot be written: {error.strerror}") from error
     return list(texts)
-
-
-def _take_share(tails: list[str]) -> tuple[float, list[str]]:
-    text, others = take(tails, "target")
-    try:
-        value = 0.95 if text is None else float(text)
-    except ValueError:
-        value = -1.0
-    if not value > 0:
-        raise UserError(f"target must be a share of the data's return, above 0, got {text!r}")
-    return value, others
 
 
 def _take_formats(tails: list[str]) -> tuple[list[str], list[str]]:

@@ -124,7 +124,14 @@ def _group(members: list[Record], curves: dict[tuple[str, str], list[Point]]) ->
         _require_alike(first, record)
     told = tuple(tuple(sorted(curves[identity(record)], key=lambda point: point.step)) for record in members)
     label = first.variant or first.algorithm
-    return Group(first.environment, first.dataset, label, first.algorithm, tuple(members), told)
+    return Group(
+        environment=first.environment,
+        dataset=first.dataset,
+        label=label,
+        algorithm=first.algorithm,
+        records=tuple(members),
+        curves=told,
+    )
 
 
 def _there_twice(one: Record, other: Record) -> str:

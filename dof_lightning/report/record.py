@@ -110,7 +110,14 @@ def _curve(path: Path, hashed: str, dataset: str) -> Iterator[Point]:
         for event in scalars.get(_HEADLINE, []):
             told = {name: by_step.get(f"rollout/{name}", {}).get(event.step) for name in _SCORES}
             seconds = round(before + event.wall_time - began, 2)
-            points[event.step] = Point(hashed, dataset, event.step, seconds, event.value, **told)
+            points[event.step] = Point(
+                config_hash=hashed,
+                dataset_fingerprint=dataset,
+                step=event.step,
+                seconds=seconds,
+                return_mean=event.value,
+                **told,
+            )
         before += _last_time(scalars) - began
     yield from (points[step] for step in sorted(points))
 

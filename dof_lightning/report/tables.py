@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dof_lightning.files import over_seeds
 from dof_lightning.report.gathering import Group, behavior_score, point_score, score_of
 from dof_lightning.report.published import BOTH, EITHER, SOURCE, Published, published
 from dof_lightning.report.store import Record
@@ -54,15 +55,6 @@ def labels(groups: Sequence[Group]) -> list[str]:
     return sorted(above, key=lambda name: -statistics.fmean(above[name]))
 
 
-def mean_and_std(values: Sequence[float] | np.ndarray, digits: int = 1) -> str:
-    """`44.8 ± 3.1`, the standard deviation over seeds with Bessel's correction; the mean alone of one value."""
-    values = [float(value) for value in values]
-    if not values:
-        return "-"
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
-
-
 def scores(groups: Sequence[Group], environment: str) -> Table:
     """Of one environment: a row a method, a column a dataset, and the published numbers where they may stand."""
     here = [group for group in groups if group.environment == environment]
@@ -78,7 +70,8 @@ def scores(groups: Sequence[Group], environment: str) -> Table:
         found = {name: told.get((label, name)) for name in sets}
         row = [label, *(cell for name in sets for cell in _cells(found[name], name in beside))]
         rows.append([*row, *(_number(found[name], same=False) for name in apart)])
-    return Table(f"{environment}: {', '.join(kinds)}", tuple(columns), tuple(map(tuple, rows)), _note(here, told))
+    title = f"{environment}: {', '.join(kinds)}"
+    return Table(title=title, columns=tuple(columns), rows=tuple(map(tuple, rows)), note=_note(here, told))
 
 
 def _columns(dataset: str, environment: str, beside: bool) -> list[str]:
@@ -99,8 +92,8 @@ def _cells(found: tuple[Group, Published | None] | None, beside: bool) -> list[s
     if found is None:
         return ["-", "-", *(["-"] if beside else [])]
     group = found[0]
-    last = f"{mean_and_std(group.scores())} ({group.n_seeds}){_caveat(group)}"
-    return [last, mean_and_std(group.scores("best")), *([_number(found, same=True)] if beside else [])]
+    last = f"{over_seeds(group.scores())} ({group.n_seeds}){_caveat(group)}"
+    return [last, over_seeds(group.scores("best")), *([_number(found, same=True)] if beside else [])]
 
 
 def _caveat(group: Group) -> str:
@@ -191,7 +184,7 @@ def details(groups: Sequence[Group], target: float) -> Table:
                 group.dataset,
                 group.label,
                 str(group.n_seeds),
-                mean_and_std([record.last_return for record in group.records], 2 if _small(group) else 1),
+                over_seeds([record.last_return for record in group.records], digits=2 if _small(group) else 1),
                 wins[0] if wins else "-",
                 " or ".join(f"{steps:,}" for steps in sorted({record.steps for record in group.records})),
                 f"{np.median([record.wall_seconds for record in group.records]):.0f}",
@@ -206,7 +199,7 @@ def details(groups: Sequence[Group], target: float) -> Table:
         f"{'; '.join(devices)}. *s to reach*: seconds of training until a periodic rollout first returned "
         f"{100 * target:.0f} % of the data's return, median over seeds, - where one of them never did."
     )
-    return Table("Returns, time and memory", columns, tuple(rows), note)
+    return Table(title="Returns, time and memory", columns=columns, rows=tuple(rows), note=note)
 
 
 def _small(group: Group) -> bool:
@@ -243,7 +236,8 @@ def commands(groups: Sequence[Group]) -> Table:
             several = command.replace("train.py", "train.py -m", 1) if len(records) > 1 else command
             revisions = ", ".join(sorted({_short(record.git_revision) for record in records}))
             rows.append((group.dataset, group.label, revisions, several))
-    return Table("What reproduces each row", ("dataset", "method", "revision", "command"), tuple(rows))
+    columns = ("dataset", "method", "revision", "command")
+    return Table(title="What reproduces each row", columns=columns, rows=tuple(rows))
 
 
 def _short(revision: str) -> str:

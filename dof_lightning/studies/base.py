@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dof_lightning.checkpoints.checkpoint import Checkpoint
 from dof_lightning.config.command_line import split_tail
 from dof_lightning.errors import UserError
+from dof_lightning.training.several import first_repeated, folder_name, key_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,8 +36,7 @@ class Plan:
     @property
     def name(self) -> str:
         """Names the run's folder."""
-        parts = [*self.labels.values(), f"seed_{self.seed}"]
-        return "__".join(re.sub(r"[^\w.-]+", "_", part).strip("_") for part in parts)
+        return folder_name(self.labels.values(), self.seed)
 
     def __str__(self) -> str:
         return ", ".join([*(f"{axis} {label}" for axis, label in self.labels.items()), f"seed {self.seed}"])
@@ -110,15 +109,14 @@ class Study(ABC):
         plans = [
             Plan(dict(labels), seed, self._overrides(dict(labels))) for labels in combinations for seed in self.seeds
         ]
-        names = [plan.name for plan in plans]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        if twice := first_repeated(plan.name for plan in plans):
             raise UserError(f"study.axes: two cells would share the folder {twice}; choose other labels or seeds")
         return plans
 
     @property
     def keys(self) -> set[str]:
         """What the axes set."""
-        return {split_tail(tail)[0] for labels in self.axes.values() for tails in labels.values() for tail in tails}
+        return {key_of(tail) for labels in self.axes.values() for tails in labels.values() for tail in tails}
 
     def _overrides(self, labels: Mapping[str, str]) -> tuple[str, ...]:
         chosen: dict[str, str] = {}

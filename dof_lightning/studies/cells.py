@@ -1,6 +1,5 @@
-"""A study's cells by their labels, how their agents acted, and numbers over seeds."""
+"""A study's cells by their labels, and how their agents acted."""
 
-import statistics
 from collections.abc import Iterator, Sequence
 
 from dof_lightning.studies.base import Cell
@@ -25,9 +24,3 @@ def execution(cells: Sequence[Cell]) -> str:
     said += [f"shared seed of {last['shared_seeds']}"] if last.get("shared_seeds") else []
     said += ["told rewards"] if last["certificate"].get("observes_rewards") else []
     return ", ".join(said)
-
-
-def over_seeds(values: Sequence[float], digits: int = 1) -> str:
-    """Mean, and with several seeds the standard deviation over them: `44.8 ± 3.1`."""
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"

@@ -12,10 +12,11 @@ from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, bu
 from dof_lightning.envs.games import GaussianGame, coordinates
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation.two_sample import energy_distance, quadrant_table, total_correlation, total_variation
+from dof_lightning.files import over_seeds
 from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 from dof_lightning.seeding import make_generator
 from dof_lightning.studies.base import Cell, Report, Study
-from dof_lightning.studies.cells import by_labels, execution, over_seeds
+from dof_lightning.studies.cells import by_labels, execution
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

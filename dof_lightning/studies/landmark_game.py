@@ -14,12 +14,13 @@ from dof_lightning.envs.base import VectorEnv
 from dof_lightning.envs.games import LandmarkGame
 from dof_lightning.envs.particle.scenarios import Spread
 from dof_lightning.errors import UserError
+from dof_lightning.files import over_seeds
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.recorder import Rollout
 from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 from dof_lightning.seeding import make_generator
 from dof_lightning.studies.base import Cell, Report, Study
-from dof_lightning.studies.cells import by_labels, execution, over_seeds
+from dof_lightning.studies.cells import by_labels, execution
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

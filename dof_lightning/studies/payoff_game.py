@@ -11,10 +11,11 @@ from dof_lightning.algorithms.direct_value import DirectValue
 from dof_lightning.algorithms.dof_value import DoFValue
 from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, build_env
 from dof_lightning.errors import UserError
+from dof_lightning.files import over_seeds
 from dof_lightning.seeding import make_generator
 from dof_lightning.spec import EnvSpec
 from dof_lightning.studies.base import Axes, Cell, Report, Study
-from dof_lightning.studies.cells import by_labels, over_seeds
+from dof_lightning.studies.cells import by_labels
 from dof_lightning.studies.payoff_figure import draw
 
 

@@ -33,8 +33,8 @@ from dof_lightning.files import text, to_csv, to_markdown, write_atomically
 from dof_lightning.studies.base import Cell, Plan, Report, Study
 from dof_lightning.training import run as training
 from dof_lightning.training.run_folder import RUNS, RunFolder, claim, external_rank, fresh_folder
+from dof_lightning.training.several import check_played, key_of
 
-_ADVICE = "say rollout=default, or study=none for one run"
 _OWN_KEYS = ("study", "seed", "run_dir", "resume")
 
 
@@ -95,7 +95,7 @@ def _compose_cells(study: Study, typed: Sequence[str]) -> list[tuple[Plan, DictC
     """The configuration of every run, checked before the first begins."""
     kept = []
     for tail in typed:
-        key, _ = split_tail(tail)
+        key = key_of(tail)
         if key in study.keys:
             raise UserError(f"{key}= is set by the study's axes; change study.axes, or say study=none for one run")
         if key.split(".")[0] not in _OWN_KEYS:
@@ -105,8 +105,10 @@ def _compose_cells(study: Study, typed: Sequence[str]) -> list[tuple[Plan, DictC
         cfg = configuration.compose([*kept, *plan.overrides, f"seed={plan.seed}", "study=none"])
         configuration.check(cfg)
         _check_alone(cfg)
-        if not configuration.rolls_out(cfg):
-            raise UserError(f"cell {plan}: a study compares what is played, and rollout=none plays nothing; {_ADVICE}")
+        try:
+            check_played(configuration.to_plain(cfg), "a study")
+        except UserError as error:
+            raise UserError(f"cell {plan}: {error}, or study=none for one run") from error
         cells.append((plan, cfg))
     return cells
 
@@ -170,7 +172,13 @@ def _run_cell(study: Study, plan: Plan, cfg: DictConfig, path: Path) -> Cell:
         checkpoint = checkpoints.read(folder.last)
         stored = {"results": results, "measured": study.measure(checkpoint, checkpoint.config)}
         write_atomically(kept, json.dumps(stored) + "\n")
-    return Cell(plan.labels, plan.seed, results, stored["measured"], results["steps"] < cfg.trainer.max_steps)
+    return Cell(
+        labels=plan.labels,
+        seed=plan.seed,
+        results=results,
+        measured=stored["measured"],
+        stopped_early=results["steps"] < cfg.trainer.max_steps,
+    )
 
 
 def _publish(
