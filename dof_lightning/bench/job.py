@@ -79,9 +79,10 @@ def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
     if folder.read_config() is None and is_stored(plain, dataset, ResultsStore(store).records()):
         folder.discard_if_empty()
         sys.exit(BUSY)
-    training.run(cfg)
+    training.run(cfg, job.typed)
     decision_ms = time_decision(folder.path)
-    added = ResultsStore(store).append(*record_of(folder.path, job.suite, job.variant, decision_ms, job.reproduces))
+    record, curve = record_of(folder.path, job.suite, job.variant, decision_ms, typed=job.reproduces)
+    added = ResultsStore(store).append(record, curve)
     if not keep:
         shutil.rmtree(folder.path)
     if not added:
@@ -131,7 +132,8 @@ def time_decision(path: Path) -> float:
     from dof_lightning.evaluation.timing import interleaved
 
     checkpoint = checkpoints.read(path)
-    decide = first_decision(*build_policy(checkpoint, checkpoint.config))
+    policy, env = build_policy(checkpoint, checkpoint.config)
+    decide = first_decision(policy, env)
     return round(1e3 * min(interleaved({"": decide}, DECISION_REPETITIONS)[""]), 4)
 
 
@@ -145,7 +147,6 @@ def run(tails: list[str]) -> None:
     for key in ("suite", "job", "store", "runs", "keep"):
         values[key], tails = take(tails, key)
     job = read_suite(values["suite"]).job(values["job"])
-    sys.argv = ["train.py", *job.typed]  # what the run says of itself is what a user would type
     perform(job, Path(values["store"]), Path(values["runs"]), keep=values["keep"] != "false")
 
 

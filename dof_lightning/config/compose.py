@@ -78,8 +78,11 @@ def _hydra() -> AbstractContextManager[Any]:
     return hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3")
 
 
-def composed_by_hydra_main(cfg: DictConfig) -> DictConfig:
+def composed_by_hydra_main(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     """The configuration `hydra.main` hands over, with the chosen option of each group written down.
+
+    Returns:
+        it, and the overrides that were typed; in a sweep, what this job got of them.
 
     Raises:
         UserError: a sweep asks for several devices a job, which Lightning would start as sweeps of their own.
@@ -89,7 +92,8 @@ def composed_by_hydra_main(cfg: DictConfig) -> DictConfig:
             if (number := OmegaConf.select(cfg, key)) not in (1, "1"):
                 raise UserError(f"a sweep (-m) runs one device a job, got {key}={number}; use {key}=1")
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_of_a_job(HydraConfig.get().launcher)))
-    return with_choices(cfg, HydraConfig.get().runtime.choices)
+    told = HydraConfig.get()
+    return with_choices(cfg, told.runtime.choices), list(told.overrides.task)
 
 
 def is_sweep() -> bool:
@@ -100,11 +104,6 @@ def is_sweep() -> bool:
 def is_job_elsewhere() -> bool:
     """Whether this is a job of a sweep in a process of its own (joblib, submitit)."""
     return is_sweep() and not HydraConfig.get().launcher["_target_"].endswith("BasicLauncher")
-
-
-def typed() -> list[str]:
-    """What the user typed; in a sweep, what this job got of it."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else sys.argv[1:]
 
 
 def build(node: Mapping[str, Any] | DictConfig) -> Any:
@@ -284,8 +283,16 @@ def _names_options(text: str) -> bool:
     return text.partition("=")[0] in ("experiment", "algorithm")
 
 
-def exit_with_one_line(main: Callable[[], Any]) -> int:
-    """Runs a command; mistakes of the user become one line on stderr and exit code 2, defects keep their traceback."""
+def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> int:
+    """Runs a command; mistakes of the user become one line on stderr and exit code 2, defects keep their traceback.
+
+    Args:
+        main: the command.
+        typed: its overrides, whose experiment and algorithm say which keys there are.
+
+    Returns:
+        the exit code.
+    """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         main()
@@ -293,7 +300,7 @@ def exit_with_one_line(main: Callable[[], Any]) -> int:
         line = str(error)
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__
-        line = str(cause) if isinstance(cause, UserError) else explain(error, sys.argv[1:])
+        line = str(cause) if isinstance(cause, UserError) else explain(error, typed)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
