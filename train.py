@@ -10,7 +10,7 @@ from dof_lightning.config import compose as configuration
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    """Hydra's entry; everything else is `engine.run`, or `study.run` where several runs are compared."""
+    """Hydra's entry; everything else is `training.run`, or `runner.run` where several runs are compared."""
     if configuration.is_job_elsewhere():
         return run(cfg)  # the sweep's launcher brings an error home from the job's process
     # Leaving here keeps Hydra from adding lines of its own to what the user can mend.
@@ -20,15 +20,15 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     """One run, one study, or one job of a sweep."""
-    composed = configuration.composed_by_hydra_main(cfg)
+    composed, typed = configuration.composed_by_hydra_main(cfg)
     from dof_lightning.studies import runner  # torch is imported after --help and typing mistakes have been dealt with
     from dof_lightning.training import run as training
 
     if composed.choices["study"] == "none":
-        training.run(composed)
+        training.run(composed, typed)
     else:
-        runner.run(composed)
+        runner.run(composed, typed)
 
 
 if __name__ == "__main__":
-    sys.exit(configuration.exit_with_one_line(main))
+    sys.exit(configuration.exit_with_one_line(main, typed=sys.argv[1:]))

@@ -13,9 +13,11 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from callbacks.context import RunContext
 from callbacks.finite import check_finite
 from callbacks.step_schedule import StepSchedule
 from dof_lightning.errors import UserError
+from dof_lightning.files import remove_drafts, write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -39,14 +41,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Saves to a local path (Lightning's interface; `storage_options` have no meaning here)."""
         target = Path(path)
-        temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
         self.last_error = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(target)
-            _write(checkpoint, temporary)
-            os.replace(temporary, target)
-            _flush_directory(target.parent)
+            remove_drafts(target)  # only rank zero ever saves here
+            write_atomically(target, lambda file: torch.save(checkpoint, file), sync=True)
         except (OSError, RuntimeError) as error:
             # torch's archive writer hides a failing write behind a RuntimeError of its own.
             cause = error if isinstance(error, OSError) else error.__context__
@@ -55,8 +54,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self.last_error = cause
             kept = "the previous one is kept" if target.exists() else "there is none yet"
             _log.warning("checkpoint %s was not saved (%s); %s, training goes on", target, cause, kept)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def load_checkpoint(
         self,
@@ -190,7 +187,7 @@ class BestCheckpoint(Checkpoint):
 
 
 def checkpoint_callbacks(
-    dirpath: str | Path, every_n_steps: int, monitor: str, rollout_every_n_steps: int
+    run: RunContext, every_n_steps: int, monitor: str, rollout_every_n_steps: int
 ) -> list[Checkpoint]:
     """The callbacks behind `best.ckpt` and `last.ckpt`, in the order in which they must run.
 
@@ -198,7 +195,7 @@ def checkpoint_callbacks(
     after `best` and so knows the best score.
 
     Args:
-        dirpath: the run's checkpoint folder.
+        run: says where checkpoints are kept.
         every_n_steps: optimiser steps between two `last.ckpt`.
         monitor: the metric that says what is best; larger is better.
         rollout_every_n_steps: optimiser steps between two values of that metric.
@@ -206,7 +203,10 @@ def checkpoint_callbacks(
     Raises:
         UserError: a number of steps is not positive.
     """
-    return [BestCheckpoint(dirpath, monitor, rollout_every_n_steps), LastCheckpoint(dirpath, every_n_steps)]
+    return [
+        BestCheckpoint(run.checkpoints, monitor, rollout_every_n_steps),
+        LastCheckpoint(run.checkpoints, every_n_steps),
+    ]
 
 
 def _save(trainer: Trainer, path: str) -> bool:
@@ -220,25 +220,3 @@ def _save(trainer: Trainer, path: str) -> bool:
 def _is_trial(trainer: Trainer) -> bool:
     """Lightning's fast_dev_run leaves nothing behind."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-
-
-def _write(checkpoint: dict[str, Any], path: Path) -> None:
-    with path.open("wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Unfinished files of processes that were killed; only one process ever saves here."""
-    for leftover in target.parent.glob(f"{target.name}.tmp-*"):
-        leftover.unlink(missing_ok=True)
-
-
-def _flush_directory(directory: Path) -> None:
-    """Makes the move itself survive a power failure."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

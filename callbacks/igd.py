@@ -6,9 +6,9 @@ from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks.context import RunContext
 from callbacks.finite import check_finite
 from callbacks.step_schedule import StepSchedule
-from dof_lightning.envs.base import VectorEnv
 from dof_lightning.evaluation.igd import Effort, gauge, has_joint_chain
 from dof_lightning.evaluation.two_sample import total_correlation
 from dof_lightning.policy import DecentralizedPolicy
@@ -22,8 +22,7 @@ class IGDCallback(Callback):
     is not touched. An algorithm without a joint chain says so once and is left alone.
 
     Args:
-        env: whose first observations are conditioned on.
-        seed: the run's seed.
+        run: its environment, whose first observations are conditioned on, and its seed.
         every_n_steps: optimiser steps between two measurements; None for none at all.
         conditions, draws, permutations, rows: see `dof_lightning.evaluation.igd.Effort`.
 
@@ -31,17 +30,18 @@ class IGDCallback(Callback):
         UserError: a number is not positive.
     """
 
+    needs_environment = True
+
     def __init__(
         self,
-        env: VectorEnv,
-        seed: int,
+        run: RunContext,
         every_n_steps: int | None,
         conditions: int,
         draws: int,
         permutations: int,
         rows: int,
     ) -> None:
-        self.env, self.seed = env, seed
+        self.env, self.seed = run.env, run.seed
         self.effort = Effort(conditions, draws, permutations, rows).check("callbacks.igd.")
         self._schedule = None if every_n_steps is None else StepSchedule(every_n_steps, "callbacks.igd.every_n_steps")
 

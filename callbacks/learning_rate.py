@@ -10,6 +10,9 @@ from callbacks.step_schedule import StepSchedule
 class LearningRateCallback(Callback):
     """Logs `learning_rate/<group>` for the groups of every optimiser.
 
+    Lightning's LearningRateMonitor would need a logger, call the groups `lr-Adam/<group>`, and log before a step, by
+    batches: accumulated ones would be counted each, and the last step would have no point.
+
     Args:
         every_n_steps: optimiser steps between two points.
 

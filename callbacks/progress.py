@@ -23,6 +23,7 @@ class Progress(Callback):
     """Shows steps, loss, windows/s and the newest normalised score.
 
     Where there is no reference for one, the return takes its place, and the held-out loss where nothing is played.
+    Lightning's bars count the batches of an epoch, not the run's steps, and in a log TQDM's floods, Rich's is silent.
 
     Args:
         seconds_between_lines: seconds between two lines where there is no terminal.

@@ -9,9 +9,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchmetrics import MaxMetric, SumMetric
 
+from callbacks.context import RunContext
 from callbacks.finite import check_finite
 from callbacks.step_schedule import StepSchedule
-from dof_lightning.envs.base import VectorEnv
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.metrics import EpisodeReturns, NormalizedScore, WinRate
 from dof_lightning.rollout.run import Rollout, certify, evaluation_seeds, run_rollout, split_episodes
@@ -33,34 +33,33 @@ class RolloutCallback(Callback):
     common seed), and the constant lines `behavior_*` and `random_*`, on one chart with the scores.
 
     Args:
-        env: where to act.
+        run: its environment, its seed, and the behaviour's return.
         episodes: how many, over all ranks.
         every_n_steps: optimiser steps between rollouts.
-        seed: the run's seed.
         chunk: episodes that go through the policy together, at most; the unit of splitting over ranks.
-        behavior_return: mean return of the policy that made the data, if known.
         random_return: mean return of the random policy; default: the environment's own reference, or the published.
 
     Raises:
         UserError: `every_n_steps` is not positive.
     """
 
+    needs_environment = True
+
     def __init__(
         self,
-        env: VectorEnv,
+        run: RunContext,
         episodes: int,
         every_n_steps: int,
-        seed: int,
         chunk: int = 50,
-        behavior_return: float | None = None,
         random_return: float | None = None,
     ) -> None:
-        self.env, self.episodes, self.seed, self.chunk = env, episodes, seed, min(chunk, env.episodes_at_once)
+        self.env, self.seed, self.episodes = run.env, run.seed, episodes
+        self.chunk = min(chunk, run.env.episodes_at_once)
         self._schedule = StepSchedule(every_n_steps, "rollout.every_n_steps")
-        reference = env.spec.own_reference or env.spec.reference
+        reference = run.env.spec.own_reference or run.env.spec.reference
         if random_return is None and reference is not None:
             random_return = reference.random
-        self._lines = self._constant_lines(behavior=behavior_return, random=random_return)
+        self._lines = self._constant_lines(behavior=run.behavior_return, random=random_return)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts scores and constant lines on the same chart (Lightning hook)."""

@@ -9,6 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 
+from callbacks.context import RunContext
 from callbacks.step_schedule import StepSchedule
 
 _FETCH = "train_dataloader_next"
@@ -24,15 +25,15 @@ class ThroughputCallback(Callback):
     waits most), `peak_memory_mb` (of the largest rank: GPU memory on a GPU, else the process).
 
     Args:
-        global_batch_size: windows in one batch, over all ranks.
+        run: says how many windows a batch has.
         every_n_steps: optimiser steps between two log entries.
 
     Raises:
         UserError: `every_n_steps` is not positive.
     """
 
-    def __init__(self, global_batch_size: int, every_n_steps: int) -> None:
-        self.global_batch_size = global_batch_size
+    def __init__(self, run: RunContext, every_n_steps: int) -> None:
+        self.global_batch_size = run.global_batch_size
         self._schedule = StepSchedule(every_n_steps, "throughput.every_n_steps")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
+from callbacks.context import RunContext
 from callbacks.step_schedule import StepSchedule
-from dof_lightning.envs.base import VectorEnv
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 
@@ -23,9 +23,8 @@ class VideoCallback(Callback):
     """A GIF of the first selection episode, every n steps and at the last step, made on rank zero.
 
     Args:
-        env: where to act; its `render` needs no display.
+        run: its environment, whose `render` needs no display, and its seed.
         every_n_steps: optimiser steps between videos.
-        seed: the run's seed.
         dirpath: where `step_<n>.gif` is written; default: `videos` in the trainer's default_root_dir.
         frames_per_second: playing speed.
 
@@ -33,15 +32,16 @@ class VideoCallback(Callback):
         UserError: `every_n_steps` is not positive.
     """
 
+    needs_environment = True
+
     def __init__(
         self,
-        env: VectorEnv,
+        run: RunContext,
         every_n_steps: int,
-        seed: int,
         dirpath: str | Path | None = None,
         frames_per_second: float = 10.0,
     ) -> None:
-        self.env, self.seed, self.dirpath, self.frames_per_second = env, seed, dirpath, frames_per_second
+        self.env, self.seed, self.dirpath, self.frames_per_second = run.env, run.seed, dirpath, frames_per_second
         self._schedule = StepSchedule(every_n_steps, "video.every_n_steps")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -70,7 +70,8 @@ def train(*overrides: str) -> Path:
     if strange := [text for text in overrides if not text.startswith("~") and "=" not in text]:
         raise UserError(f"cannot read {strange[0]!r}; write key=value")
     config = configuration.compose(overrides)
-    return training.run(config) if config.choices["study"] == "none" else runner.run(config)
+    run = training.run if config.choices["study"] == "none" else runner.run
+    return run(config, overrides)
 
 
 def evaluate(checkpoint: Path | str, *overrides: str) -> Score:

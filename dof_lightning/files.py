@@ -1,22 +1,133 @@
 """What is written to files: whole or not at all; tables as Markdown and CSV, and the numbers in them."""
 
 import csv
+import fcntl
 import io
 import os
+import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file so that a killed process leaves the old or the new content."""
-    draft = path.with_suffix(f"{path.suffix}.{os.getpid()}.tmp")
-    draft.write_text(text)
-    draft.replace(path)
+def write_atomically(path: Path, content: str | bytes | Callable[[BinaryIO], Any], sync: bool = False) -> None:
+    """Replaces a file so that a killed process leaves the old or the new content.
+
+    Args:
+        path: the file, which may not exist yet.
+        content: text (UTF-8), bytes, or a function that writes into the open file.
+        sync: wait until file and move are on the disk, so that they survive a power failure.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(draft, path)
+        if sync:
+            _sync(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def remove_drafts(path: Path) -> None:
+    """Deletes what processes that were killed left of a file; only for a file that a single process ever writes."""
+    for draft in path.parent.glob(f".{path.name}.*.tmp"):
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def building(path: Path, suffix: str = "building") -> Iterator[Path]:
+    """A hidden folder that takes the place of `path`, synced, if all goes well, and vanishes if not.
+
+    What a killed process left under its name is thrown away.
+
+    Args:
+        path: a folder that does not exist or is empty.
+        suffix: of the hidden folder's name; one for each process where several may build the same path.
+    """
+    draft = path.with_name(f".{path.name}.{suffix}")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        for file in draft.rglob("*"):
+            _sync(file)
+        _sync(draft)
+        draft.rename(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def hold(path: Path) -> bool:
+    """Takes the lock of a file or folder until this process ends, however it ends; False where another has it."""
+    return _take(path, wait=False) is not None
+
+
+@contextmanager
+def locked(path: Path, on_wait: Callable[[], Any] = lambda: None) -> Iterator[None]:
+    """Holds the lock of a file or folder, which other processes and threads wait for.
+
+    Args:
+        path: a folder, or a file that is made where there is none.
+        on_wait: called once where another process has the lock.
+    """
+    descriptor = _take(path, wait=False)
+    if descriptor is None:
+        on_wait()
+        descriptor = _take(path, wait=True)
+    try:
+        yield
+    finally:
+        _let_go(descriptor)
+
+
+_held: set[int | None] = set()
+
+
+def _take(path: Path, wait: bool) -> int | None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    _held.add(descriptor)
+    return descriptor
+
+
+def _let_go(descriptor: int | None) -> None:
+    if descriptor in _held:  # a child that was forked meanwhile has closed it already
+        _held.remove(descriptor)
+        os.close(descriptor)
+
+
+def _let_go_of_all() -> None:
+    for descriptor in list(_held):
+        _let_go(descriptor)
+
+
+# A loader's worker that outlives its parent for a moment must not keep the parent's locks.
+os.register_at_fork(after_in_child=_let_go_of_all)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def text(value: Any, digits: int = 3) -> str:

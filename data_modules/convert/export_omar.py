@@ -33,7 +33,7 @@ def export_omar(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folder
     learned, extra = len(sizes), manifest.members.get("extra_observations")
     if extra is not None:
         sizes += [(extra.shape[1], manifest.members["extra_actions"].shape[1])] * extra.shape[0]
-    files = [_Agent(target, i, manifest.n_steps, *size) for i, size in enumerate(sizes)]
+    files = [_Agent(target, i, manifest.n_steps, seen, acted) for i, (seen, acted) in enumerate(sizes)]
     start, length = 0, manifest.longest
     for rows in groups:
         end = start + rows.n_steps

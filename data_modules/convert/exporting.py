@@ -1,7 +1,6 @@
 """`dof data export`: one of our datasets in another format, episodes in the order of their ids."""
 
 import errno
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from data_modules.storage.disk_order import arrange
 from data_modules.storage.manifest import DatasetManifest, read_manifest
 from data_modules.storage.shards import read_shard
 from dof_lightning.errors import UserError
+from dof_lightning.files import building
 
 FORMATS: dict[str, Callable[[DatasetManifest, Iterator[EpisodeRows], Path], None]] = {
     "omar": export_omar,
@@ -47,23 +47,17 @@ def export_dataset(path: Path | str, format_: str, output: Path) -> Path:
     if not output.parent.is_dir():
         raise UserError(f"output={output}: there is no folder {output.parent}; make it, or choose another")
     manifest = read_manifest(path)
-    draft = output.with_name(f".{output.name}.exporting")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
     try:
-        with Progress(console=Console(stderr=True)) as bars:
+        with building(output, "exporting") as draft, Progress(console=Console(stderr=True)) as bars:
             bar = bars.add_task(f"exporting {manifest.spec.name}", total=manifest.n_episodes)
             groups = _told(_in_order(manifest, draft / ".unsorted"), lambda count: bars.advance(bar, count))
             FORMATS[format_](manifest, groups, draft)
-        draft.rename(output)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(f"output={output}: the disk is full; make room, or choose another") from error
     except ValueError as error:  # tensorstore's way to say what went wrong with a file
         raise UserError(f"output={output} could not be written: {' '.join(str(error).split())[:200]}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return output
 
 

@@ -29,14 +29,14 @@ class MinariSource(EpisodeSource):
         self.location = path
         self._dataset = _load(path)
         self.n_episodes = int(self._dataset.total_episodes)
-        spaces = (self._dataset.observation_space, self._dataset.action_space)
-        names = _agents(path, *spaces)
+        observed, acted = self._dataset.observation_space, self._dataset.action_space
+        names = _agents(path, observations=observed, actions=acted)
         if environment is not None:
             wanted = [agent.name for agent in environment.agents]
             if sorted(wanted) != sorted(names):
                 raise UserError(f"{path} has agents {', '.join(names)}, env={environment.name} {', '.join(wanted)}")
             names = wanted
-        self._observed, self._acted = ([space[name] for name in names] for space in spaces)
+        self._observed, self._acted = ([space[name] for name in names] for space in (observed, acted))
         self._names = names
         self._discrete = _check_spaces(path, self._observed, self._acted)
         sizes = [int(np.prod(space.shape)) for space in self._observed]

@@ -104,8 +104,12 @@ def load_table(
     """
     shards = manifest.shards if shards is None else shards
     members = _learned(manifest.members)
-    sizes = (sum(shard.n_episodes for shard in shards), sum(shard.n_steps for shard in shards))
-    arrays = {name: _allocate(shape, dtype, shared) for name, (shape, dtype) in _table_shapes(members, *sizes).items()}
+    shapes = _table_shapes(
+        members,
+        n_episodes=sum(shard.n_episodes for shard in shards),
+        n_steps=sum(shard.n_steps for shard in shards),
+    )
+    arrays = {name: _allocate(shape, dtype, shared) for name, (shape, dtype) in shapes.items()}
     filled = dict.fromkeys(arrays, 0)
     for shard in shards:
         for rows in read_shard(manifest.url(shard), members, shard):

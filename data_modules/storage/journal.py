@@ -6,6 +6,8 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dof_lightning.files import write_atomically
+
 _FILE = "journal.json"
 
 
@@ -42,9 +44,7 @@ class Journal:
         """Notes that the files are complete up to here."""
         sizes = tuple(file.stat().st_size if file.exists() else 0 for file in files)
         self.dealt = Dealt(episodes, tuple(names), sizes)
-        draft = self.folder / f"{_FILE}.new"
-        draft.write_text(json.dumps({"key": self._key, **asdict(self.dealt)}))
-        draft.replace(self.folder / _FILE)
+        write_atomically(self.folder / _FILE, json.dumps({"key": self._key, **asdict(self.dealt)}))
 
     def restore(self, files: list[Path]) -> None:
         """Cuts off what was written after the last note."""

@@ -132,8 +132,8 @@ def write_shards(
             n_windows += _count_training_windows(rows)
             counts[-1] = (n_episodes + rows.n_episodes, n_steps + rows.n_steps, n_windows)
     return members, tuple(
-        ShardEntry(file.path.name, *count, file.n_bytes, file.sha256.hexdigest())
-        for file, count in zip(files, counts, strict=True)
+        ShardEntry(file.path.name, n_episodes, n_steps, n_windows, file.n_bytes, file.sha256.hexdigest())
+        for file, (n_episodes, n_steps, n_windows) in zip(files, counts, strict=True)
     )
 
 

@@ -1,9 +1,7 @@
 """Building a dataset's folder: all or nothing, and by one process at a time."""
 
 import errno
-import fcntl
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from data_modules.storage.journal import Journal
 from data_modules.storage.manifest import DatasetManifest, read_manifest, write_manifest
 from data_modules.storage.shards import write_shards
 from dof_lightning.errors import UserError
+from dof_lightning.files import building, locked
 from dof_lightning.spec import DatasetSpec, EnvSpec, fingerprint
 
 SAMPLE_BYTES = 1 << 22
@@ -173,46 +172,23 @@ def _checked(blocks: Iterable[Block], environment: EnvSpec) -> Iterator[EpisodeR
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
+    file = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.with_name(f".{path.name}.lock").open("w")
+        file.touch()
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another data.root") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.warning("another process is building %s: waiting for it", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(file, on_wait=lambda: _log.warning("another process is building %s: waiting for it", path)):
         yield
 
 
 @contextmanager
 def _draft(path: Path) -> Iterator[Path]:
     """A hidden folder that takes the place of `path` if all goes well, and vanishes if not."""
-    draft = path.with_name(f".{path.name}.building")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
     try:
-        yield draft
-        for file in draft.iterdir():
-            _sync(file)
-        _sync(draft)
-        draft.rename(path)
-        _sync(path.parent)
+        with building(path) as draft:
+            yield draft
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{path}: the disk is full; free some space or choose another data.root") from error
         raise
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

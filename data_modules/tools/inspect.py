@@ -72,8 +72,9 @@ def describe(path: Path | str) -> RenderableType:
         UserError: see `read_manifest`.
     """
     manifest = read_manifest(path)
-    parts = [Text(f"folder  {manifest.location}", style="bold")]
-    return Panel(Group(*parts, *map(_print, sections(manifest))), title=manifest.spec.name, title_align="left")
+    folder = Text(f"folder  {manifest.location}", style="bold")
+    card = Group(folder, *(_print(section) for section in sections(manifest)))
+    return Panel(card, title=manifest.spec.name, title_align="left")
 
 
 def _missing(datasets: Sequence[KnownDataset]) -> Table:

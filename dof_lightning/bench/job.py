@@ -79,7 +79,7 @@ def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
     if folder.read_config() is None and is_stored(plain, dataset, ResultsStore(store).records()):
         folder.discard_if_empty()
         sys.exit(BUSY)
-    training.run(cfg)
+    training.run(cfg, job.typed)
     decision_ms = time_decision(folder.path)
     record, curve = record_of(
         folder.path, suite=job.suite, variant=job.variant, decision_ms=decision_ms, typed=job.reproduces
@@ -134,7 +134,8 @@ def time_decision(path: Path) -> float:
     from dof_lightning.evaluation.timing import interleaved
 
     checkpoint = checkpoints.read(path)
-    decide = first_decision(*build_policy(checkpoint, checkpoint.config))
+    policy, env = build_policy(checkpoint, checkpoint.config)
+    decide = first_decision(policy, env)
     return round(1e3 * min(interleaved({"": decide}, DECISION_REPETITIONS)[""]), 4)
 
 
@@ -148,7 +149,6 @@ def run(tails: list[str]) -> None:
     for key in ("suite", "job", "store", "runs", "keep"):
         values[key], tails = take(tails, key)
     job = read_suite(values["suite"]).job(values["job"])
-    sys.argv = ["train.py", *job.typed]  # what the run says of itself is what a user would type
     perform(job, Path(values["store"]), Path(values["runs"]), keep=values["keep"] != "false")
 
 

@@ -121,9 +121,15 @@ def read(path: Path) -> Checkpoint:
             f"checkpoint={path} has format {content['format_version']}, this version reads {FORMAT_VERSION}; "
             f"use dof-lightning {content['versions']['dof-lightning']}"
         )
-    spec = spec_from_plain(content["dataset"])
-    told = (current_config(content["config"]), spec, content["behavior"], raw["state_dict"], content["git"])
-    return Checkpoint(path, raw["global_step"], *told)
+    return Checkpoint(
+        path=path,
+        step=raw["global_step"],
+        config=current_config(content["config"]),
+        spec=spec_from_plain(content["dataset"]),
+        behavior=content["behavior"],
+        weights=raw["state_dict"],
+        git=content["git"],
+    )
 
 
 def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: DatasetSpec) -> None:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from dof_lightning.deployment.agent import FORMAT, FORMAT_VERSION, Agent, load_a
 from dof_lightning.deployment.program import trace
 from dof_lightning.deployment.structure import describe
 from dof_lightning.errors import UserError
+from dof_lightning.files import building
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.seeding import make_generator
 
@@ -137,18 +137,11 @@ def _write_program(agent: Agent, record: Path) -> None:
 
 @contextmanager
 def _draft(output: Path) -> Iterator[Path]:
-    draft = output.with_name(f".{output.name}.{os.getpid()}.exporting")
     try:
-        draft.mkdir(parents=True)
-        yield draft
-        for file in draft.iterdir():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        draft.rename(output)
+        with building(output, f"{os.getpid()}.exporting") as draft:
+            yield draft
     except OSError as error:
         raise UserError(f"output={output} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

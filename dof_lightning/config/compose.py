@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -75,8 +74,11 @@ def _hydra() -> AbstractContextManager[Any]:
     return hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3")
 
 
-def composed_by_hydra_main(cfg: DictConfig) -> DictConfig:
+def composed_by_hydra_main(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     """The configuration `hydra.main` hands over, with the chosen option of each group written down.
+
+    Returns:
+        it, and the overrides that were typed; in a sweep, what this job got of them.
 
     Raises:
         UserError: a sweep asks for several devices a job, which Lightning would start as sweeps of their own.
@@ -86,7 +88,8 @@ def composed_by_hydra_main(cfg: DictConfig) -> DictConfig:
             if (number := OmegaConf.select(cfg, key)) not in (1, "1"):
                 raise UserError(f"a sweep (-m) runs one device a job, got {key}={number}; use {key}=1")
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_of_a_job(HydraConfig.get().launcher)))
-    return with_choices(cfg, HydraConfig.get().runtime.choices)
+    told = HydraConfig.get()
+    return with_choices(cfg, told.runtime.choices), list(told.overrides.task)
 
 
 def is_sweep() -> bool:
@@ -97,11 +100,6 @@ def is_sweep() -> bool:
 def is_job_elsewhere() -> bool:
     """Whether this is a job of a sweep in a process of its own (joblib, submitit)."""
     return is_sweep() and not HydraConfig.get().launcher["_target_"].endswith("BasicLauncher")
-
-
-def typed() -> list[str]:
-    """What the user typed; in a sweep, what this job got of it."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else sys.argv[1:]
 
 
 def build(node: Mapping[str, Any] | DictConfig) -> Any:

@@ -20,8 +20,16 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     return f"unknown key `{key}`; {hint}"
 
 
-def exit_with_one_line(main: Callable[[], Any]) -> int:
-    """Runs a command; mistakes of the user become one line on stderr and exit code 2, defects keep their traceback."""
+def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> int:
+    """Runs a command; mistakes of the user become one line on stderr and exit code 2, defects keep their traceback.
+
+    Args:
+        main: the command.
+        typed: its overrides, whose experiment and algorithm say which keys there are.
+
+    Returns:
+        the exit code.
+    """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         main()
@@ -31,7 +39,7 @@ def exit_with_one_line(main: Callable[[], Any]) -> int:
         from dof_lightning.config.compose import explain
 
         cause = error.__cause__
-        line = str(cause) if isinstance(cause, UserError) else explain(error, sys.argv[1:])
+        line = str(cause) if isinstance(cause, UserError) else explain(error, typed)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

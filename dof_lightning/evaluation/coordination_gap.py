@@ -129,8 +129,8 @@ def _check_pair(factorized: DoFLightningModule, centralized: DoFLightningModule)
         )
     if factorized.window != centralized.window:
         raise UserError("compare: the two models diffuse windows of different lengths; train them alike")
-    levels = [model.schedule.alpha_bars for model in (factorized, centralized)]
-    if levels[0].shape != levels[1].shape or not torch.equal(*levels):
+    ours, theirs = factorized.schedule.alpha_bars, centralized.schedule.alpha_bars
+    if ours.shape != theirs.shape or not torch.equal(ours, theirs):
         raise UserError(
             "compare: the two checkpoints have different noise schedules; train both with the same schedule="
         )

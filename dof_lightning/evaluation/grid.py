@@ -90,7 +90,8 @@ def measure(checkpoint: Checkpoint, variants: Sequence[Variant]) -> list[Result]
         UserError: see `evaluate`.
     """
     built = [build_policy(checkpoint, variant.config) for variant in variants]
-    seconds = interleaved({index: first_decision(*parts) for index, parts in enumerate(built)}, DECISION_REPETITIONS)
+    decisions = {index: first_decision(policy, env) for index, (policy, env) in enumerate(built)}
+    seconds = interleaved(decisions, DECISION_REPETITIONS)
     return [
         Result(variant, score(policy, env, variant.config), 1e3 * min(seconds[index]))
         for index, (variant, (policy, env)) in enumerate(zip(variants, built, strict=True))

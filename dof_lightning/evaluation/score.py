@@ -73,7 +73,8 @@ def evaluate(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Score:
     Raises:
         UserError: environment and dataset do not fit, or weights and configuration.
     """
-    return score(*build_policy(checkpoint, config), config)
+    policy, env = build_policy(checkpoint, config)
+    return score(policy, env, config)
 
 
 def build_policy(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[DecentralizedPolicy, VectorEnv]:

@@ -108,15 +108,16 @@ def _curve(path: Path, hashed: str, dataset: str) -> Iterator[Point]:
     for began, scalars in filter(_trained, _events(path)):
         by_step = {tag: {event.step: event.value for event in events} for tag, events in scalars.items()}
         for event in scalars.get(_HEADLINE, []):
-            told = {name: by_step.get(f"rollout/{name}", {}).get(event.step) for name in _SCORES}
-            seconds = round(before + event.wall_time - began, 2)
+            scores = {name: by_step.get(f"rollout/{name}", {}).get(event.step) for name in _SCORES}
             points[event.step] = Point(
                 config_hash=hashed,
                 dataset_fingerprint=dataset,
                 step=event.step,
-                seconds=seconds,
+                seconds=round(before + event.wall_time - began, 2),
                 return_mean=event.value,
-                **told,
+                normalized_score=scores["normalized_score"],
+                own_normalized_score=scores["own_normalized_score"],
+                win_rate=scores["win_rate"],
             )
         before += _last_time(scalars) - began
     yield from (points[step] for step in sorted(points))

@@ -6,15 +6,15 @@
 """
 
 import csv
-import fcntl
+import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from dof_lightning.errors import UserError
+from dof_lightning.files import locked, write_atomically
 
 
 @dataclass(frozen=True)
@@ -152,25 +152,16 @@ class ResultsStore:
             False where the store holds this run (configuration and data) already; nothing is added then.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        with locked(self.folder):
             if any(identity(other) == identity(record) for other in self.records()):
                 return False
             points = self.points()
             others = [point for point in points if identity(point) != identity(record)]
             if len(others) < len(points):  # a curve without its row: of a process that was killed, or of a deleted row
-                _rewrite(self.curves, Point, others)
+                write_atomically(self.curves, _to_csv(Point, others, header=True), sync=True)
             _append(self.curves, Point, curve)
             _append(self.results, Record, [record])
         return True
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def identity(row: Record | Point) -> tuple[str, str]:
@@ -186,24 +177,18 @@ def _append(path: Path, kind: type[RowT], rows: Iterable[RowT]) -> None:
         if text and not text.endswith("\n"):
             text = text[: text.rfind("\n") + 1]
             file.truncate(len(text.encode()))
-        _write(file, kind, rows, header=not text)
+        file.write(_to_csv(kind, rows, header=not text))
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _rewrite(path: Path, kind: type[RowT], rows: Iterable[RowT]) -> None:
-    """Replaces a file, so that a killed process leaves the old or the new one."""
-    draft = path.with_suffix(".csv.tmp")
-    with draft.open("w", newline="") as file:
-        _write(file, kind, rows, header=True)
-    draft.replace(path)
-
-
-def _write(file: TextIO, kind: type[RowT], rows: Iterable[RowT], header: bool) -> None:
-    writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")
+def _to_csv(kind: type[RowT], rows: Iterable[RowT], header: bool) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
     if header:
         writer.writeheader()
     writer.writerows({name: _to_text(value) for name, value in asdict(row).items()} for row in rows)
-    file.flush()
-    os.fsync(file.fileno())
+    return text.getvalue()
 
 
 def _read(path: Path, kind: type[RowT]) -> list[RowT]:

@@ -13,6 +13,7 @@ import csv
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,21 @@ from dof_lightning.training.several import check_played, key_of
 _OWN_KEYS = ("study", "seed", "run_dir", "resume")
 
 
-def run(cfg: DictConfig) -> Path:
+@dataclass(frozen=True)
+class _Composed:
+    """A run of the study that has been checked: what it is, what one would type for it alone, and what that means."""
+
+    plan: Plan
+    typed: Sequence[str]
+    cfg: DictConfig
+
+
+def run(cfg: DictConfig, typed: Sequence[str]) -> Path:
     """Runs every cell that is not finished, measures it, and writes table, figure and `results.json`.
+
+    Args:
+        cfg: the composed configuration.
+        typed: the overrides it was composed from, which every cell is composed from too.
 
     Returns:
         the study's folder.
@@ -52,12 +66,12 @@ def run(cfg: DictConfig) -> Path:
     config = configuration.to_plain(cfg)
     study: Study = configuration.build(config["study"])
     _check_alone(config)
-    if "seed" in (split_tail(tail)[0] for tail in configuration.typed()) and study.seeds != [config["seed"]]:
+    if "seed" in (split_tail(tail)[0] for tail in typed) and study.seeds != [config["seed"]]:
         raise UserError(f"seed= is not read here, study.seeds={study.seeds} are; type study.seeds=[{config['seed']}]")
-    cells, started = _compose_cells(study, configuration.typed()), time.monotonic()
-    config["cells"] = {plan.name: config_hash(configuration.to_plain(cfg)) for plan, cfg in cells}
-    for plan, cell_cfg in cells:
-        _rehearse(plan, cell_cfg)
+    cells, started = _compose_cells(study, typed), time.monotonic()
+    config["cells"] = {cell.plan.name: config_hash(configuration.to_plain(cell.cfg)) for cell in cells}
+    for cell in cells:
+        _rehearse(cell)
     screen = console.make_console()
     folder = _find_folder(config)
     if folder.results.exists():
@@ -69,11 +83,11 @@ def run(cfg: DictConfig) -> Path:
     folder.path.mkdir(parents=True, exist_ok=True)
     write_atomically(folder.config, yaml.safe_dump(config, sort_keys=False))
     finished = []
-    for number, (plan, cell_cfg) in enumerate(cells, start=1):
-        path = folder.path / plan.name
+    for number, cell in enumerate(cells, start=1):
+        path = folder.path / cell.plan.name
         before = " (finished before)" if RunFolder(path).results.exists() else ""
-        screen.rule(f"{number} of {len(cells)}: {plan}{before}", align="left")
-        finished.append(_run_cell(study, plan, cell_cfg, path))
+        screen.rule(f"{number} of {len(cells)}: {cell.plan}{before}", align="left")
+        finished.append(_run_cell(study, cell, path))
     _publish(study.report(finished), finished, config, folder, screen, time.monotonic() - started)
     return folder.path
 
@@ -91,7 +105,7 @@ def _check_alone(config: Mapping[str, Any] | DictConfig) -> None:
         )
 
 
-def _compose_cells(study: Study, typed: Sequence[str]) -> list[tuple[Plan, DictConfig]]:
+def _compose_cells(study: Study, typed: Sequence[str]) -> list[_Composed]:
     """The configuration of every run, checked before the first begins."""
     kept = []
     for tail in typed:
@@ -102,23 +116,24 @@ def _compose_cells(study: Study, typed: Sequence[str]) -> list[tuple[Plan, DictC
             kept.append(tail)
     cells = []
     for plan in study.plans():
-        cfg = configuration.compose([*kept, *plan.overrides, f"seed={plan.seed}", "study=none"])
+        tails = [*kept, *plan.overrides, f"seed={plan.seed}", "study=none"]
+        cfg = configuration.compose(tails)
         configuration.check(cfg)
         _check_alone(cfg)
         try:
             check_played(configuration.to_plain(cfg), "a study")
         except UserError as error:
             raise UserError(f"cell {plan}: {error}, or study=none for one run") from error
-        cells.append((plan, cfg))
+        cells.append(_Composed(plan, tails, cfg))
     return cells
 
 
-def _rehearse(plan: Plan, cfg: DictConfig) -> None:
+def _rehearse(cell: _Composed) -> None:
     """Builds what a cell trains, for what only the model itself can refuse; its dataset is built if need be."""
     try:
-        training.build_algorithm(configuration.to_plain(cfg))
+        training.build_algorithm(configuration.to_plain(cell.cfg))
     except UserError as error:
-        raise UserError(f"cell {plan}: {error}") from error
+        raise UserError(f"cell {cell.plan}: {error}") from error
 
 
 def _find_folder(config: Mapping[str, Any]) -> RunFolder:
@@ -159,10 +174,11 @@ def _newest_unfinished(parent: Path, config: Mapping[str, Any]) -> RunFolder | N
     return None
 
 
-def _run_cell(study: Study, plan: Plan, cfg: DictConfig, path: Path) -> Cell:
+def _run_cell(study: Study, cell: _Composed, path: Path) -> Cell:
     """Trains unless that is done, and measures unless that is done."""
+    plan, cfg = cell.plan, cell.cfg
     cfg.run_dir = str(path)
-    training.run(cfg, study_dir=path.parent)
+    training.run(cfg, cell.typed, study_dir=path.parent)
     folder, kept = RunFolder(path), path / "measured.json"
     results = json.loads(folder.results.read_text())
     if results["steps"] > cfg.trainer.max_steps:

@@ -21,7 +21,8 @@ class Scores(Study):
 
     def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
         """`decision_ms`."""
-        decision = first_decision(*build_policy(checkpoint, config))
+        policy, env = build_policy(checkpoint, config)
+        decision = first_decision(policy, env)
         return {"decision_ms": 1e3 * min(interleaved({"decision": decision}, DECISION_REPETITIONS)["decision"])}
 
     def report(self, cells: Sequence[Cell]) -> Report:

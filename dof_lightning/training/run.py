@@ -1,23 +1,22 @@
 """One run from configuration to `results.json`: build, fit, evaluate, report."""
 
-import inspect
 import json
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningDataModule, Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning import LightningDataModule, Trainer
 from omegaconf import DictConfig
 from rich.console import Console
 
 from callbacks.agreement import Agreement
-from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
-from callbacks.interruption import Interruption, TimeLimit
+from callbacks.checkpoint import LastCheckpoint
+from callbacks.context import RunContext
+from callbacks.interruption import Interruption
 from callbacks.provenance import Provenance
 from callbacks.throughput import peak_memory_mb
 from data_modules.source import DatasetSource
@@ -36,8 +35,10 @@ from dof_lightning.seeding import derive_seed
 from dof_lightning.spec import EnvSpec, check_compatible, check_same_world
 from dof_lightning.training.fit import fit
 from dof_lightning.training.loggers import log_hyperparameters, quieten
-from dof_lightning.training.run_folder import RunFolder, Start, find_start, is_first_process
-from dof_lightning.training.strategies import accelerator, cluster_plugins, make_strategy
+from dof_lightning.training.run_folder import Start, find_start, is_first_process
+from dof_lightning.training.trainer import make_trainer
+
+_SAID_ANEW = ("run_dir=", "resume=", "trainer.max_steps=", "trainer.max_time=")  # by the command that trains further
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,12 @@ class Run:
     resumed_from_step: int | None
 
 
-def run(cfg: DictConfig, study_dir: Path | None = None) -> Path:
+def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) -> Path:
     """Trains, evaluates and reports, in every process of the run.
 
     Args:
         cfg: the composed configuration.
+        typed: the overrides it was composed from, for the commands that are shown at the end.
         study_dir: of the study that the run is a cell of, which says all but its progress; None: a run of its own.
 
     Returns:
@@ -100,10 +102,17 @@ def run(cfg: DictConfig, study_dir: Path | None = None) -> Path:
         start.folder.open(config)
         _show_start(screen, job)
     last = next(callback for callback in job.trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint))
-    signals = (lambda: job.interruption.received, lambda: last.saved_step)
-    fit(job.trainer, job.algorithm, job.data, start, *signals, run_dir=study_dir or start.folder.path)
+    fit(
+        job.trainer,
+        job.algorithm,
+        job.data,
+        start,
+        received=lambda: job.interruption.received,
+        saved_step=lambda: last.saved_step,
+        run_dir=study_dir or start.folder.path,
+    )
     if job.trainer.is_global_zero:
-        finish(job, screen, started)
+        finish(job, typed, screen, started)
     return start.folder.path
 
 
@@ -124,11 +133,25 @@ def build(config: dict[str, Any], start: Start) -> Run:
         checkpoints.load_weights(algorithm, checkpoint)
         resumed_from_step = checkpoint.step
     interruption = Interruption()
-    ours = [interruption, Agreement(resumed_from_step)]
-    trainer = _build_trainer(config, start.folder, manifest, env, ours)
+    provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior))
+    trainer = make_trainer(
+        config, _context(config, start, manifest, env), [provenance, interruption, Agreement(resumed_from_step)]
+    )
     data.check_batch_size(trainer.world_size)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
     return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step)
+
+
+def _context(config: Mapping[str, Any], start: Start, manifest: DatasetManifest, env: VectorEnv) -> RunContext:
+    return RunContext(
+        env=env,
+        spec=manifest.spec,
+        behavior_return=manifest.behavior["return_mean"],
+        seed=config["seed"],
+        folder=start.folder.path,
+        checkpoints=start.folder.checkpoints,
+        global_batch_size=config["data"]["global_batch_size"],
+    )
 
 
 def build_algorithm(config: Mapping[str, Any]) -> tuple[VectorEnv, DatasetManifest, Algorithm]:
@@ -167,58 +190,7 @@ def locate_dataset(config: Mapping[str, Any], environment: EnvSpec | None = None
     return source.ensure(progress=is_first_process())
 
 
-def _build_trainer(
-    config: dict[str, Any], folder: RunFolder, manifest: DatasetManifest, env: VectorEnv, ours: list[Callback]
-) -> Trainer:
-    factory = configuration.build(config["trainer"])
-    available = {
-        "env": env,
-        "spec": manifest.spec,
-        "behavior_return": manifest.behavior["return_mean"],
-        "seed": config["seed"],
-        "save_dir": folder.path,
-        "dirpath": folder.checkpoints,
-        "global_batch_size": config["data"]["global_batch_size"],
-    }
-    provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior))
-    callbacks: list[Callback] = [provenance, *ours]
-    for node in filter(None, config["callbacks"].values()):
-        callback = configuration.build(node)
-        if not configuration.rolls_out(config) and "env" in inspect.signature(callback).parameters:
-            continue
-        made = _call_with_what_it_asks_for(callback, available)
-        callbacks.extend(made if isinstance(made, list) else [made])
-    loggers = [_call_with_what_it_asks_for(configuration.build(node), available) for node in config["logger"].values()]
-    validation, batches_per_step = config["validation"], config["trainer"]["accumulate_grad_batches"]
-    try:
-        trainer: Trainer = factory(
-            default_root_dir=folder.path,
-            callbacks=[*callbacks, TimeLimit(config["trainer"]["max_time"])],
-            max_time=None,
-            logger=loggers,
-            plugins=[AtomicCheckpointIO(), *cluster_plugins()],
-            strategy=make_strategy(config["trainer"], config["distributed"]["timeout_seconds"]),
-            max_epochs=-1,
-            val_check_interval=validation["every_n_steps"] * batches_per_step,
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            **accelerator(config["trainer"]["accelerator"]),
-        )
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
-    return trainer
-
-
-def _call_with_what_it_asks_for(factory: Callable[..., Any], available: Mapping[str, Any]) -> Any:
-    wanted = inspect.signature(factory).parameters
-    given = getattr(factory, "keywords", {})
-    return factory(**{name: value for name, value in available.items() if name in wanted and name not in given})
-
-
-def finish(job: Run, screen: Console, started: float) -> None:
+def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> None:
     """Evaluates last and best on the report seeds, writes `results.json`, shows the table and what to type next.
 
     Where nothing is played (rollout=none), held-out losses of the last checkpoint take the place of scores.
@@ -250,12 +222,8 @@ def finish(job: Run, screen: Console, started: float) -> None:
     console.show_scores(screen, scores, data.behavior, job.env.spec if plays else data.spec.environment)
     if heldout is not None:
         console.show_heldout(screen, heldout)
-    overrides = shlex.join(
-        a
-        for a in configuration.typed()
-        if not a.startswith(("run_dir=", "resume=", "trainer.max_steps=", "trainer.max_time="))
-    )
-    console.show_next_commands(screen, folder.path, overrides, "best" if plays else "last")
+    again = shlex.join(tail for tail in typed if not tail.startswith(_SAID_ANEW))
+    console.show_next_commands(screen, folder.path, again, "best" if plays else "last")
     if last.step < limits["max_steps"]:
         stopped = f"stopped by trainer.max_time={limits['max_time']} at step {last.step:,} of {limits['max_steps']:,}"
         screen.print(f"{stopped}; a longer one with run_dir={folder.path} goes on", highlight=False, soft_wrap=True)

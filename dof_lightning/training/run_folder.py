@@ -8,7 +8,6 @@
     results.json                written last: a folder that has it is finished
 """
 
-import fcntl
 import itertools
 import json
 import os
@@ -20,9 +19,9 @@ from typing import Any
 
 import yaml
 
+from dof_lightning import files
 from dof_lightning.config.identity import config_hash, leaves
 from dof_lightning.errors import UserError
-from dof_lightning.files import write_atomically
 from dof_lightning.moved import current_config
 from dof_lightning.training import watchdog
 
@@ -110,7 +109,7 @@ class RunFolder:
         """Creates the folder and stores the configuration; results of a shorter run are dropped."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.results.unlink(missing_ok=True)  # before: another rank that looks meanwhile must not find a finished run
-        write_atomically(self.config, yaml.safe_dump(dict(plain), sort_keys=False))
+        files.write_atomically(self.config, yaml.safe_dump(dict(plain), sort_keys=False))
 
     def discard_if_empty(self) -> None:
         """Removes a folder that was claimed for a run that never began, and empty ones of ours above it."""
@@ -124,18 +123,11 @@ class RunFolder:
         """Claims the folder until this process ends, however it ends; False where another process has it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDONLY)
+            return files.hold(self.path)
         except OSError as error:
             raise UserError(
                 f"run_dir={self.path} cannot be made a folder ({error.strerror}); choose another"
             ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        _keep_from_children(descriptor)
-        return True
 
 
 @dataclass(frozen=True)
@@ -208,17 +200,6 @@ def external_rank() -> int | None:
 def _is_launched_by_us() -> bool:
     told = bool(os.environ.get(RUN_DIR_VARIABLE))
     return told and os.environ.get("LOCAL_RANK", "0") != "0" and external_rank() is None
-
-
-def _keep_from_children(descriptor: int) -> None:
-    """A loader's worker that outlives this process for a moment must not keep its lock."""
-    owner = os.getpid()
-
-    def close() -> None:
-        if os.getppid() == owner:  # in children of children the number may be another file's
-            os.close(descriptor)
-
-    os.register_at_fork(after_in_child=close)
 
 
 _claimed: set[Path] = set()

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from callbacks.interruption import Interruption, TimeLimit
-from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
 from dof_lightning.training import run as training
-from tests.fixtures.workplace import SMALL, Workplace
+from tests.fixtures.workplace import SMALL, Workplace, run_here
 
 RARELY = ("checkpoint.every_n_steps=1000", "rollout.every_n_steps=1000", "validation.every_n_steps=1000")
 
@@ -24,7 +23,7 @@ def _in_workplace(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def train(*overrides: str) -> None:
-    training.run(configuration.compose([*SMALL, *RARELY, *overrides]))
+    run_here(*SMALL, *RARELY, *overrides)
 
 
 def test_time_that_is_over(workplace: Workplace, capsys: pytest.CaptureFixture) -> None:

@@ -8,9 +8,8 @@ import pytest
 
 from dof_lightning.cli import main as cli
 from dof_lightning.config import compose as configuration
-from dof_lightning.training import run as training
 from tests.end_to_end.conftest import UNINTERRUPTED
-from tests.fixtures.workplace import SMALL, Workplace
+from tests.fixtures.workplace import SMALL, Workplace, run_here
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +19,7 @@ def _in_workplace(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def complaint_of_train(capsys: pytest.CaptureFixture, *overrides: str) -> str:
-    code = configuration.exit_with_one_line(lambda: training.run(configuration.compose(overrides)))
+    code = configuration.exit_with_one_line(lambda: run_here(*overrides))
     return _only_line(code, capsys.readouterr().err)
 
 
@@ -177,7 +176,7 @@ def test_another_run_does_not_pass_for_a_finished_one(
 
 def test_a_finished_run_stays_finished_with_what_may_change(finished: str, capsys: pytest.CaptureFixture) -> None:
     free = ("trainer.devices=2", "rollout.every_n_steps=7", "trainer.max_steps=50", "checkpoint.every_n_steps=9")
-    training.run(configuration.compose([*UNINTERRUPTED, *free, f"run_dir={finished}"]))
+    run_here(*UNINTERRUPTED, *free, f"run_dir={finished}")
     assert "is finished" in capsys.readouterr().out
 
 

@@ -8,11 +8,10 @@ from omegaconf import OmegaConf
 
 from data_modules.imported import ImportedDataset
 from dof_lightning.config import compose as configuration
-from dof_lightning.training import run as training
 from tests.fixtures.heavy_options import marked
 from tests.fixtures.imported_dataset import write_imported
 from tests.fixtures.synthetic import chooses
-from tests.fixtures.workplace import SMALL, Workplace
+from tests.fixtures.workplace import SMALL, Workplace, run_here
 
 TINY = (*SMALL[1:], "trainer.max_steps=2", "data.episodes=50", "rollout.report_episodes=2", "rollout.episodes=2")
 LONG = 200  # steps of an episode that are too many for a test of everything
@@ -55,7 +54,7 @@ def test_it_runs_to_its_end(
     choices = [f"experiment={experiment}", f"algorithm={algorithm}", "study=none", f"run_dir={run_dir}"]
     import_stand_in(experiment)
     narrow = [*TINY, *(["algorithm.candidates=1"] if algorithm != "dof_policy" else [])]
-    training.run(configuration.compose([*choices, *those_that_exist(narrow, choices), *shortened(choices)]))
+    run_here(*choices, *those_that_exist(narrow, choices), *shortened(choices))
     results = json.loads((workplace.path / run_dir / "results.json").read_text())
     assert (results["experiment"], results["algorithm"], results["steps"]) == (experiment, algorithm, 2)
     if not configuration.compose(choices).rollout.enabled:

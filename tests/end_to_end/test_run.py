@@ -11,10 +11,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dof_lightning.cli import main as cli
-from dof_lightning.config import compose as configuration
-from dof_lightning.training import run as training
 from tests.end_to_end.conftest import UNINTERRUPTED
-from tests.fixtures.workplace import SMALL, Workplace, succeeded
+from tests.fixtures.workplace import SMALL, Workplace, run_here, succeeded
 
 SCORE = {"episodes": int, "return_mean": float, "return_std": float, "normalized_score": float, "certificate": dict}
 RESULTS = {
@@ -104,7 +102,7 @@ def test_a_finished_run_says_so(
 ) -> None:
     monkeypatch.chdir(workplace.path)
     before = workplace.results(finished)
-    training.run(configuration.compose([*UNINTERRUPTED, f"run_dir={finished}"]))
+    run_here(*UNINTERRUPTED, f"run_dir={finished}")
     assert "is finished" in capsys.readouterr().out
     assert workplace.results(finished) == before
 
@@ -204,10 +202,10 @@ def test_the_main_job_reaches_the_expert(workplace: Workplace) -> None:
 def test_an_unfinished_run_is_found_again(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace.path)
     overrides = [*SMALL, "trainer.max_steps=6", "seed=11"]
-    training.run(configuration.compose(overrides))
+    run_here(*overrides)
     (results,) = workplace.path.glob("runs/mpe_spread_random/dof_policy/*/results.json")
     results.unlink()  # as if it had been killed just before the end
-    training.run(configuration.compose(overrides))
+    run_here(*overrides)
     (results,) = workplace.path.glob("runs/mpe_spread_random/dof_policy/*/results.json")
     assert json.loads(results.read_text())["resumed_from_step"] == 6
 
@@ -217,6 +215,6 @@ def test_a_longer_run_goes_on_from_a_finished_one(workplace: Workplace, monkeypa
     overrides = (*SMALL, "run_dir=longer", "algorithm=dof_cloning")
     overrides = tuple(o for o in overrides if "candidates" not in o)
     for steps in (4, 8):
-        training.run(configuration.compose([*overrides, f"trainer.max_steps={steps}"]))
+        run_here(*overrides, f"trainer.max_steps={steps}")
     results = workplace.results("longer")
     assert (results["resumed_from_step"], results["steps"]) == (4, 8)

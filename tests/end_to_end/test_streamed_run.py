@@ -12,14 +12,13 @@ import pytest
 
 from data_modules.storage.manifest import read_manifest
 from data_modules.storage.store import write_dataset
-from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
 from dof_lightning.training import run as training
 from tests.end_to_end.test_run import assert_identical
 from tests.fixtures.http_server import serve
 from tests.fixtures.processes import start
 from tests.fixtures.shard_reading import read_all
-from tests.fixtures.workplace import SMALL, Workplace
+from tests.fixtures.workplace import SMALL, Workplace, run_here
 
 STREAMED = (
     *(*SMALL, "data.path=small_shards", "data.memory_mb=1", "trainer.max_steps=50"),
@@ -57,7 +56,7 @@ def small_shards(workplace: Workplace, finished: str, monkeypatch: pytest.Monkey
 
 
 def train(*overrides: str) -> None:
-    training.run(configuration.compose([*STREAMED, *overrides]))
+    run_here(*STREAMED, *overrides)
 
 
 def train_elsewhere(folder: str, *overrides: str) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,8 @@ def run_study(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Callable
     monkeypatch.chdir(workplace.path)
 
     def run(*tails: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["train.py", *TYPED, *tails])
-        runner.run(configuration.compose([*TYPED, *tails]))
+        typed = [*TYPED, *tails]
+        runner.run(configuration.compose(typed), typed)
 
     return run
 

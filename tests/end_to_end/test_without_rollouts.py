@@ -16,10 +16,9 @@ from dof_lightning.errors import UserError
 from dof_lightning.evaluation.score import NOT_EVALUATED
 from dof_lightning.spec import AgentSpec
 from dof_lightning.studies import runner
-from dof_lightning.training import run as training
 from tests.end_to_end.conftest import UNINTERRUPTED
 from tests.fixtures.imported_dataset import write_imported
-from tests.fixtures.workplace import SMALL, Workplace, succeeded
+from tests.fixtures.workplace import SMALL, Workplace, run_here, succeeded
 
 UNPLAYED = (*UNINTERRUPTED, "rollout=none", "run_dir=unplayed")
 
@@ -35,7 +34,7 @@ def unplayed(workplace: Workplace) -> Workplace:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workplace.path)
         for steps in (30, 60):
-            training.run(configuration.compose([*UNPLAYED, f"trainer.max_steps={steps}"]))
+            run_here(*UNPLAYED, f"trainer.max_steps={steps}")
     return workplace
 
 
@@ -90,11 +89,10 @@ def test_two_ranks_need_no_rollouts_either(workplace: Workplace) -> None:
     assert results["heldout"]["heldout/diffusion"] > 0
 
 
-def test_a_study_is_refused_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_is_refused_before_anything_is_trained() -> None:
     typed = ["experiment=methods_spread_medium", "rollout=none", "run_dir=unplayed_study"]
-    monkeypatch.setattr("sys.argv", ["train.py", *typed])
     with pytest.raises(UserError, match="rollout=none plays nothing; say rollout=default, or study=none"):
-        runner.run(configuration.compose(typed))
+        runner.run(configuration.compose(typed), typed)
 
 
 def test_a_world_that_cannot_be_played_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,14 +100,14 @@ def test_a_world_that_cannot_be_played_is_refused_before_training(monkeypatch: p
     if env.missing is None:
         pytest.skip("the game is here")
     with pytest.raises(UserError, match=r"env=smac_3m cannot be played.*rollout=none"):
-        training.run(configuration.compose(["experiment=smac_3m_good", "rollout=default", "run_dir=unplayable"]))
+        run_here("experiment=smac_3m_good", "rollout=default", "run_dir=unplayable")
 
 
 def test_data_that_nobody_has_imported_are_refused_with_the_command() -> None:
     typed = ["experiment=smac_2s3z_poor", "data.root=empty", "run_dir=unimported"]
     line = r"empty/smac_2s3z_poor is not there: download .*2s3z.*dof data import format=vault .*env=smac_2s3z"
     with pytest.raises(UserError, match=line):
-        training.run(configuration.compose(typed))
+        run_here(*typed)
 
 
 def test_configurations_from_before_there_was_a_choice_play() -> None:
@@ -134,8 +132,8 @@ def test_data_whose_world_nobody_knows_are_trained_on_without_rollouts(
     write_imported(tmp_path / "mine", "mine", spec, n_episodes=100)
     typed = [*SMALL, f"data.path={tmp_path}/mine", "trainer.max_steps=2", "run_dir=run"]
     with pytest.raises(UserError, match="rollout=none"):
-        training.run(configuration.compose(typed))
-    training.run(configuration.compose([*typed, "rollout=none"]))
+        run_here(*typed)
+    run_here(*typed, "rollout=none")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["last"]["status"] == "not evaluated"
     assert results["behavior"]["normalized_score"] is None

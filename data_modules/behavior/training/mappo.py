@@ -128,8 +128,8 @@ class MAPPO:
             actions = (log_probabilities + noise).argmax(-1)
             chosen = log_probabilities.gather(-1, actions[..., None]).squeeze(-1)
             result = self.env.step(actions)
-            ends = (result.terminated, _told(result.info.won))
-            step = (active, result.rewards.mean(1), *ends, observations, legal, state, actions, chosen)
+            reward, won = result.rewards.mean(1), _told(result.info.won)
+            step = (active, reward, result.terminated, won, observations, legal, state, actions, chosen)
             for kept, tensor in zip(rows.values(), step, strict=True):
                 kept.append(tensor)
             active = active & ~(result.terminated | result.truncated)

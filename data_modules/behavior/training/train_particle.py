@@ -75,8 +75,15 @@ def main(
     if task != "spread" and prey is None:
         own_prey = _destination(shipped_prey(task) if output is None else _beside(path, "prey"), overwrite)
     draft = path.with_name(f".{path.stem}_prey.safetensors")
-    told = {"prey_updates": prey_updates, "prey": prey, "evaluate_every": evaluate_every}
-    command = _command(task=task, seed=seed, updates=updates, **told, evaluation_episodes=evaluation_episodes)
+    command = _command(
+        task=task,
+        seed=seed,
+        updates=updates,
+        prey_updates=prey_updates,
+        prey=prey,
+        evaluate_every=evaluate_every,
+        evaluation_episodes=evaluation_episodes,
+    )
     torch.set_flush_denormal(True)
     settings = replace(MATD3Settings(), **SETTINGS.get(task, {}))
     console = Console()

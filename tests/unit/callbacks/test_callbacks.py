@@ -23,12 +23,14 @@ from callbacks.video import VideoCallback
 from dof_lightning.errors import UserError
 from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 from dof_lightning.spec import ReferenceScores
-from tests.fixtures.toy_world import ToyEnv, ToyModule, toy_loader
+from tests.fixtures.toy_world import ToyEnv, ToyModule, toy_loader, toy_run
 from tests.fixtures.two_rank_rollout import measure
 
 
-def rollouts(env: ToyEnv | None = None, every_n_steps: int = 4, **options) -> RolloutCallback:
-    return RolloutCallback(env or ToyEnv(), 10, every_n_steps, seed=0, chunk=4, **options)
+def rollouts(
+    env: ToyEnv | None = None, every_n_steps: int = 4, behavior_return: float | None = None
+) -> RolloutCallback:
+    return RolloutCallback(toy_run(env, behavior_return=behavior_return), 10, every_n_steps, chunk=4)
 
 
 def train(folder: Path, *callbacks: Callback, max_steps: int = 10, **options) -> tuple[Trainer, ToyModule]:
@@ -161,7 +163,7 @@ def test_model_checkpoint_sees_the_rollout_of_the_same_step(tmp_path: Path) -> N
 
 def test_training_is_the_same_with_and_without_rollouts(tmp_path: Path) -> None:
     _, plain = train(tmp_path)
-    watchers = (ThroughputCallback(8, 3), rollouts(every_n_steps=3), VideoCallback(ToyEnv(), 3, seed=0))
+    watchers = (ThroughputCallback(toy_run(), 3), rollouts(every_n_steps=3), VideoCallback(toy_run(), 3))
     _, watched = train(tmp_path, *watchers)
     assert torch.equal(plain.actor.weight, watched.actor.weight)
     assert plain.actor.dropout.training == watched.actor.dropout.training
@@ -208,7 +210,7 @@ def test_two_ranks_save_the_same_files(by_ranks: dict[int, dict]) -> None:
 
 
 def test_video_is_a_moving_gif_in_tensorboard_and_a_file(tmp_path: Path) -> None:
-    events = train_with_tensorboard(tmp_path, VideoCallback(ToyEnv(), every_n_steps=6, seed=0))
+    events = train_with_tensorboard(tmp_path, VideoCallback(toy_run(), every_n_steps=6))
     images = events.Images("rollout/video")
     assert [image.step for image in images] == [6, 10]
     assert (images[0].height, images[0].width) == (8, 12)
@@ -229,18 +231,18 @@ def test_an_environment_that_cannot_draw_is_said_once_and_trains(
     tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ToyEnv, "can_render", False)
-    train(tmp_path, VideoCallback(ToyEnv(), every_n_steps=3, seed=0))
+    train(tmp_path, VideoCallback(toy_run(), every_n_steps=3))
     assert capsys.readouterr().err.count("env=toy cannot draw") == 1
     assert not (tmp_path / "videos").exists()
 
 
 def test_video_needs_no_logger(tmp_path: Path) -> None:
-    train(tmp_path, VideoCallback(ToyEnv(), every_n_steps=6, seed=0, dirpath=tmp_path / "elsewhere"))
+    train(tmp_path, VideoCallback(toy_run(), every_n_steps=6, dirpath=tmp_path / "elsewhere"))
     assert (tmp_path / "elsewhere" / "step_6.gif").exists()
 
 
 def test_throughput_is_logged_at_its_period(tmp_path: Path) -> None:
-    events = train_with_tensorboard(tmp_path, ThroughputCallback(8, every_n_steps=4), log_every_n_steps=7)
+    events = train_with_tensorboard(tmp_path, ThroughputCallback(toy_run(), every_n_steps=4), log_every_n_steps=7)
     assert steps(events, "throughput/windows_per_second") == [4, 8, 10]
     for windows, batches in zip(
         events.Scalars("throughput/windows_per_second"), events.Scalars("throughput/steps_per_second"), strict=True
@@ -289,7 +291,7 @@ def test_a_slow_loader_shows_as_waiting_and_slow_callbacks_do_not(tmp_path: Path
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=tmp_path,
-        callbacks=[ThroughputCallback(1, every_n_steps=4), Slow()],
+        callbacks=[ThroughputCallback(toy_run(global_batch_size=1), every_n_steps=4), Slow()],
     )
     profiler = trainer.profiler
     trainer.fit(ToyModule(), torch.utils.data.DataLoader(Rows(), batch_size=1))

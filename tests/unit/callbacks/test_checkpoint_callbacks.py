@@ -15,11 +15,10 @@ import torch
 from lightning import Callback, Trainer
 from torch.utils.data import DataLoader
 
-from callbacks import checkpoint
 from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint, checkpoint_callbacks
 from dof_lightning.errors import UserError
 from tests.fixtures.processes import exit_code, start
-from tests.fixtures.toy_world import ToyModule, toy_loader
+from tests.fixtures.toy_world import ToyModule, toy_loader, toy_run
 
 MOMENTS = ("pickling", "fsync", "replace")
 
@@ -80,7 +79,7 @@ class Scores(Callback):
 
 def train(folder: Path, scores: tuple[float, ...], resume: bool = False, last: int = 2, best: int = 1, **options):
     torch.manual_seed(0)
-    callbacks = [*checkpoint_callbacks(folder, last, "score", best), Scores(*scores)]
+    callbacks = [*checkpoint_callbacks(toy_run(folder=folder), last, "score", best), Scores(*scores)]
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
@@ -248,15 +247,15 @@ def test_weights_that_are_not_finite_replace_no_good_ones(tmp_path: Path) -> Non
 
 
 def test_a_save_that_failed_is_tried_again_and_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written, write = [], checkpoint._write
+    written, save = [], torch.save
 
-    def full_at_first(content, path):
+    def full_at_first(content, file):
         written.append(content["global_step"])
         if len(written) == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(content, path)
+        save(content, file)
 
-    monkeypatch.setattr(checkpoint, "_write", full_at_first)
+    monkeypatch.setattr(torch, "save", full_at_first)
     last = LastCheckpoint(tmp_path, 2)
     options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(**options, max_steps=2, plugins=[AtomicCheckpointIO()], callbacks=[last])
@@ -287,7 +286,7 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
             plugins=[AtomicCheckpointIO()],
-            callbacks=checkpoint_callbacks(folder, 5, "score", 5),
+            callbacks=checkpoint_callbacks(toy_run(folder=folder), 5, "score", 5),
         )
         # One repeated batch: which rows follow a resume is the data module's subject.
         rows = next(iter(toy_loader())).repeat(100, 1, 1)

@@ -16,14 +16,14 @@ from dof_lightning.errors import UserError
 from dof_lightning.evaluation.igd import Effort, gauge
 from dof_lightning.factorization import noise
 from tests.fixtures.policy_models import cloning, small_batch, small_dof_policy
-from tests.fixtures.toy_world import ToyEnv, ToyModule, toy_loader
+from tests.fixtures.toy_world import ToyEnv, ToyModule, toy_loader, toy_run
 from tests.fixtures.trajectory_models import small_dof_trajectory, small_windows
 
 EFFORT = {"conditions": 1, "draws": 32, "permutations": 20, "rows": 2}
 
 
 def measuring(every_n_steps: int | None = 3) -> IGDCallback:
-    return IGDCallback(ToyEnv(), seed=0, every_n_steps=every_n_steps, **EFFORT)
+    return IGDCallback(toy_run(), every_n_steps=every_n_steps, **EFFORT)
 
 
 def train(folder: Path, model: Algorithm | ToyModule, loader: object, *callbacks: Callback) -> EventAccumulator:
@@ -105,4 +105,4 @@ def test_an_algorithm_without_a_joint_chain_says_so_in_one_line(tmp_path: Path, 
 def test_wrong_settings_are_refused() -> None:
     for key, value in (("draws", 2), ("every_n_steps", 0), ("conditions", 0)):
         with pytest.raises(UserError, match=f"{key}={value}"):
-            IGDCallback(ToyEnv(), seed=0, **{"every_n_steps": 1, **EFFORT, key: value})
+            IGDCallback(toy_run(), **{"every_n_steps": 1, **EFFORT, key: value})

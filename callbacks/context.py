@@ -1,0 +1,33 @@
+"""What a callback is told about the run it watches."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.spec import DatasetSpec
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """The one argument that a callback of a yaml with `_partial_: true` is completed with.
+
+    A callback that plays has a class attribute `needs_environment = True`; it is left out where nothing is played
+    (rollout=none), as the environment may be known by its spec alone there.
+
+    Attributes:
+        env: where policies are rolled out.
+        spec: the dataset's.
+        behavior_return: mean return of the policy that made the data; None where it is not known.
+        seed: the run's.
+        folder: the run's.
+        checkpoints: the folder of its checkpoints.
+        global_batch_size: windows in one batch, over all ranks.
+    """
+
+    env: VectorEnv
+    spec: DatasetSpec
+    behavior_return: float | None
+    seed: int
+    folder: Path
+    checkpoints: Path
+    global_batch_size: int

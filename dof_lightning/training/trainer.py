@@ -1,0 +1,87 @@
+"""The Trainer of a run, with the callbacks and loggers of its configuration."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from lightning import Callback, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
+
+from callbacks.checkpoint import AtomicCheckpointIO
+from callbacks.context import RunContext
+from callbacks.interruption import TimeLimit
+from dof_lightning.config import compose as configuration
+from dof_lightning.errors import UserError
+from dof_lightning.training.run_folder import is_first_process
+from dof_lightning.training.strategies import accelerator, cluster_plugins, make_strategy
+
+
+def make_trainer(config: Mapping[str, Any], run: RunContext, first: Sequence[Callback]) -> Trainer:
+    """Completes `conf/trainer` with what every run has.
+
+    Args:
+        config: the resolved configuration.
+        run: what callbacks are told.
+        first: callbacks that no configuration leaves out; they run before those that it chooses.
+
+    Raises:
+        UserError: Lightning refuses a value, or a callback does.
+    """
+    settings, chosen, loggers = config["trainer"], make_callbacks(config, run), make_loggers(config, run)
+    try:
+        trainer: Trainer = configuration.build(settings)(
+            default_root_dir=run.folder,
+            callbacks=[*first, *chosen, TimeLimit(settings["max_time"])],
+            max_time=None,
+            logger=loggers,
+            plugins=[AtomicCheckpointIO(), *cluster_plugins()],
+            strategy=make_strategy(settings, config["distributed"]["timeout_seconds"]),
+            max_epochs=-1,
+            val_check_interval=config["validation"]["every_n_steps"] * settings["accumulate_grad_batches"],
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **accelerator(settings["accelerator"]),
+        )
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    return trainer
+
+
+def make_callbacks(config: Mapping[str, Any], run: RunContext) -> list[Callback]:
+    """The callbacks of `conf/callbacks`, in the order in which they stand there.
+
+    A node without `_partial_` is a callback, one with it is called with `run` and gives one or several. Those that
+    need an environment are left out, and named, where nothing is played (rollout=none).
+
+    Args:
+        config: the resolved configuration.
+        run: what they are told.
+
+    Raises:
+        UserError: a callback refuses a value.
+    """
+    chosen = {name: configuration.build(node) for name, node in config["callbacks"].items() if node is not None}
+    unplayed = [] if configuration.rolls_out(config) else [name for name, made in chosen.items() if _plays(made)]
+    if unplayed and is_first_process():
+        sys.stderr.write(f"rollout=none: nothing is played, callbacks left out: {', '.join(unplayed)}\n")
+    callbacks: list[Callback] = []
+    for name, made in chosen.items():
+        if name not in unplayed:
+            made = made(run) if isinstance(made, partial) else made
+            callbacks.extend(made if isinstance(made, list) else [made])
+    return callbacks
+
+
+def _plays(made: Any) -> bool:
+    return getattr(made.func if isinstance(made, partial) else made, "needs_environment", False)
+
+
+def make_loggers(config: Mapping[str, Any], run: RunContext) -> list[Logger]:
+    """The loggers of `conf/logger`: a node without `_partial_` is one, one with it is told where to save."""
+    chosen = [configuration.build(node) for node in config["logger"].values() if node is not None]
+    return [made(save_dir=run.folder) if isinstance(made, partial) else made for made in chosen]
