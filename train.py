@@ -10,7 +10,7 @@ from dof_lightning.config import compose as configuration
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    """Hydra's entry; everything else is `engine.run`, or `study.run` where several runs are compared."""
+    """Hydra's entry; everything else is `training.run`, or `runner.run` where several runs are compared."""
     if configuration.is_job_elsewhere():
         return run(cfg)  # the sweep's launcher brings an error home from the job's process
     # Leaving here keeps Hydra from adding lines of its own to what the user can mend.

@@ -5,8 +5,6 @@ from torch import Tensor
 from dof_lightning.seeding import counter_uniform, derive_seed
 
 HELDOUT_FRACTION = 0.02
-
-
 _HELDOUT_KEY = derive_seed("held-out episodes")
 
 

@@ -13,20 +13,14 @@ _EVAL_HELP = (
     "roll a checkpoint out: dof eval checkpoint=<path> [rollout.report_episodes=200] [env=mpe_spread]; a list gives a "
     "table and a figure: sampler.steps=[1,2,5] sampler=[ddim,dpm_solver] [output=<folder>]"
 )
-
-
 _EXPORT_HELP = (
     "write one pair of files an agent: dof export checkpoint=<path> [output=<folder>] "
     "[format=safetensors|torch_export] [sampler.steps=5] [algorithm.candidates=1]"
 )
-
-
 _CERTIFY_HELP = (
     "play with one process an agent, each from its own files, and compare with the batched rollout: "
     "dof certify checkpoint=<path> agents=<folder> [episodes=16] [seed=0]"
 )
-
-
 _IGD_HELP = (
     "measure on a checkpoint whether the joint law is the agents' product: dof igd checkpoint=<path> [seed=0] "
     "[draws=1024] [conditions=4]; or what it cannot represent: dof igd checkpoint=<factorised> compare=<centralised>"
