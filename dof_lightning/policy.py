@@ -1,12 +1,15 @@
 """What agent i needs to act alone."""
 
+import copy
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from dof_lightning.errors import UserError
+
+Execution = Literal["decentralized", "centralized"]
 
 
 class DecentralizedPolicy(nn.Module, ABC):
@@ -17,6 +20,8 @@ class DecentralizedPolicy(nn.Module, ABC):
 
     Attributes:
         n_agents: N.
+        execution: `decentralized`, or `centralized`: the agents act as one.
+        whole_parts: names of the submodules that every agent takes along whole where it is exported.
         observes_rewards: agents are told their rewards (see `observe_rewards`), which may depend on what teammates do:
             scores say so, and such agents are not exported.
         shared_seeds: M: the agents act on a common random seed z in 0..M-1, drawn before the episode and told to all of
@@ -24,7 +29,9 @@ class DecentralizedPolicy(nn.Module, ABC):
         rounding: how far float32 rounding may carry an action when the same decision is computed in another batch.
     """
 
+    whole_parts: ClassVar[tuple[str, ...]] = ()
     n_agents: int
+    execution: Execution = "decentralized"
     observes_rewards: bool = False
     shared_seeds: int | None = None
     rounding: float = 1e-5
@@ -32,7 +39,7 @@ class DecentralizedPolicy(nn.Module, ABC):
     @property
     def acts_alone(self) -> bool:
         """False where the agents act as one (execution=centralized): such numbers are labelled wherever they appear."""
-        return True
+        return self.execution == "decentralized"
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
         """What the agents remember at the start of E episodes: nested dicts of `[E, N, ...]`, or None."""
@@ -106,6 +113,41 @@ class DecentralizedPolicy(nn.Module, ABC):
         if not self.acts_alone:
             raise UserError("execution=centralized: no agent acts alone, there is nothing to export")
 
-    @abstractmethod
     def export(self, agent: int) -> Self:
-        """The policy of one agent (N = 1) holding that agent's parameters only; a copy."""
+        """The policy of one agent (N = 1) holding that agent's parameters only; a copy.
+
+        Submodules give its part of them (`select_agent`) or are among `whole_parts`; buffers have a row an agent.
+
+        Raises:
+            UserError: no agent can act alone.
+        """
+        self.check_exportable()
+        alone = copy.copy(self)
+        alone._modules = {name: self._part_of(agent, name) for name in self._modules}
+        alone._buffers = {name: self.get_buffer(name)[agent : agent + 1].clone() for name in self._buffers}
+        alone.n_agents = 1
+        return alone
+
+    def _part_of(self, agent: int, name: str) -> nn.Module:
+        part: Any = self.get_submodule(name)
+        selected: nn.Module = copy.deepcopy(part) if name in self.whole_parts else part.select_agent(agent)
+        return selected
+
+
+class AskingPolicy(DecentralizedPolicy):
+    """Agents that ask for a return, `target` `[E, N]` in what they remember.
+
+    Attributes:
+        returns_scale: the unit of returns.
+        discount: gamma of the returns.
+    """
+
+    returns_scale: float
+    discount: float
+
+    def observe_rewards(self, carry: Any, rewards: Tensor) -> Any:
+        """Takes what was earned off the target where rewards are told: R <- (R - r / returns_scale) / gamma."""
+        if not self.observes_rewards:
+            return carry
+        left = (carry["target"] - rewards.to(carry["target"].dtype) / self.returns_scale) / self.discount
+        return {**carry, "target": left}

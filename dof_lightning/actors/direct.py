@@ -1,8 +1,7 @@
 """How agent i acts by what a network says directly."""
 
-import copy
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,14 +36,6 @@ class _NoiselessActor(DecentralizedPolicy):
     @abstractmethod
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
         """See the base class."""
-
-    def export(self, agent: int) -> Self:
-        """Agent `agent` alone, with its own parameters only."""
-        alone = copy.copy(self)
-        alone._modules = {name: module.select_agent(agent) for name, module in self._modules.items()}  # type: ignore
-        alone._buffers = {"action_mask": self.action_mask[agent : agent + 1].clone()}
-        alone.n_agents = 1
-        return alone
 
 
 class DirectActor(_NoiselessActor):

@@ -1,13 +1,13 @@
 """How agent i acts with MADIFF-D: imagine the whole team from its own observations, keep its own plan."""
 
-import copy
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from dof_lightning.actors.diffusion import sample_locally
+from dof_lightning.actors.diffusion import ActingModel
 from dof_lightning.actors.planning import PlanningActor
 from dof_lightning.factorization.concat import Concatenation
 
@@ -20,15 +20,17 @@ class ImaginingActor(PlanningActor):
     only one that it knows. (MADIFF, decentralised; reference/baselines_and_games.md section 1.)
 
     Args:
-        arguments, keywords: see `PlanningActor`; the denoiser is one network that all agents share.
+        model: see `PlanningActor`; the denoiser is one network that all agents share.
+        keywords: see `PlanningActor`.
     """
 
     has_joint_chain = False  # each ego runs a chain of its own imagination
+    whole_parts: ClassVar[tuple[str, ...]] = ("denoiser", "noise_factorization")  # what teammates are imagined by
     ego: Tensor
     view_mask: Tensor
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
+    def __init__(self, model: ActingModel, **keywords: Any) -> None:
+        super().__init__(model, **keywords)
         self.register_buffer("ego", torch.arange(self.n_agents, device=self.data_mask.device), persistent=False)
         self.register_buffer("view_mask", imagined_entries(self.data_mask), persistent=False)
 
@@ -43,26 +45,15 @@ class ImaginingActor(PlanningActor):
         is_own = functional.one_hot(self.ego, team).bool()[:, :, None, None]
         seen = torch.where(is_own, known[:, :, None], torch.zeros_like(known[:, :, None])).flatten(0, 1)
         mask = self.view_mask.expand(known.shape[0], -1, -1, -1, -1).flatten(0, 1)
-        views = sample_locally(
-            self.denoiser,
-            self.noise_factorization,
-            Concatenation(),  # h is applied below, to what is kept
-            self.sampler,
-            self._clip,
-            with_role(condition[:, :, None].expand(-1, -1, team, -1), self.ego).flatten(0, 1),
-            noise.flatten(1, 2),
-            pin=lambda x: torch.where(mask, x, seen),
-            guidance_weight=self.guidance_weight,
-            kept=1 + (self.shared_seeds or 0),
+        chain = replace(
+            self._chain(pin=lambda x: torch.where(mask, x, seen)),
+            data_factorization=Concatenation(),  # h is applied below, to what is kept
+            kept=1 + self._seeds.width,
         )
+        told = with_role(condition[:, :, None].expand(-1, -1, team, -1), self.ego).flatten(0, 1)
+        views = chain.locally(told, noise.flatten(1, 2))
         kept = views.reshape(*known.shape[:2], *views.shape[1:])[:, torch.arange(self.n_agents), self.ego]
         return torch.where(self.data_mask, self.data_factorization.local(kept), known)
-
-    def _part_of(self, agent: int, name: str) -> nn.Module:
-        """Its own part of all but what it imagines teammates by: the shared denoiser and f, whole."""
-        if name in ("denoiser", "noise_factorization"):
-            return copy.deepcopy(self.get_submodule(name))
-        return super()._part_of(agent, name)
 
 
 def with_role(condition: Tensor, ego: Tensor) -> Tensor:

@@ -1,119 +1,98 @@
 """How agent i acts with DoF-Trajectory: plan its own next observations, then act to reach the first of them."""
 
-import copy
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dof_lightning.actors.actions import CODECS
-from dof_lightning.actors.diffusion import Execution, sample_jointly, sample_locally
+from dof_lightning.actors.diffusion import ActingModel, ChainActor
 from dof_lightning.batch import Window
-from dof_lightning.diffusion.guidance import guided_noise
-from dof_lightning.diffusion.sampler import Sampler
-from dof_lightning.diffusion.seed_conditioning import some_seeds, with_shared_seed
-from dof_lightning.factorization.base import Factorization
-from dof_lightning.networks.agentwise import Agentwise
+from dof_lightning.diffusion.chain import check_runs_locally
 from dof_lightning.networks.inverse import InverseDynamics
 from dof_lightning.normalization import Normalizer
-from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.policy import AskingPolicy
 from dof_lightning.spec import ActionKind
 
 ReturnUpdate = Literal["none", "time", "reward"]
 
 
-class PlanningActor(DecentralizedPolicy):
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """What planning agents remember and ask for.
+
+    Attributes:
+        window: Hh and H.
+        target_return: what is asked for at an episode's start, return / returns_scale.
+        return_update: how that goes on: `none` asks for the same at each step, `time` for what is left of it if rewards
+            come evenly: R_t = R_0 (1 - gamma^(L-t)) / (1 - gamma^L), a function of the agent's own clock; `reward` for
+            what the agent's rewards have left of it, see `AskingPolicy`. Those are told to the agent and may depend on
+            teammates: `observes_rewards`.
+        returns_scale: the unit of returns.
+        discount: gamma of the returns.
+        episode_length: L, steps.
+    """
+
+    window: Window
+    target_return: float
+    return_update: ReturnUpdate
+    returns_scale: float
+    discount: float
+    episode_length: int
+
+
+class PlanningActor(ChainActor, AskingPolicy):
     """Agents that diffuse their own window of observations and act by inverse dynamics (method.md section 2).
 
     Agent i remembers its own last Hh observations; they and the current one are written into its window at every step
     of the chain. Its action is what its inverse dynamics says of (o_t, planned o_{t+1}).
 
     Args:
-        denoiser: eps_i.
-        noise_factorization: f, applied to agent i's own noise.
-        data_factorization: h, applied to agent i's own window.
+        model: what windows are drawn from; guidance exaggerates the return alone, both of its predictions know the
+            episode's seed, if agents share one.
         inverse: inverse dynamics.
         normalizer: of the observations that diffuse.
         inverse_normalizer: of the observations that inverse dynamics sees.
-        sampler: of the reverse chain.
-        window: Hh and H.
-        guidance_weight: w of classifier-free guidance, see `guided_noise`.
-        target_return: what is asked for at an episode's start, return / returns_scale.
-        return_update: how that goes on: `none` asks for the same at each step, `time` for what is left of it if rewards
-            come evenly: R_t = R_0 (1 - gamma^(L-t)) / (1 - gamma^L), a function of the agent's own clock; `reward` for
-            what the agent's rewards have left of it: R <- (R - r / returns_scale) / gamma. Those are told to the agent
-            and may depend on teammates: `observes_rewards`.
-        returns_scale: the unit of returns.
-        discount: gamma of the returns.
-        episode_length: L, steps.
-        clip_range: normalised observations are clipped to [-clip_range, clip_range].
         data_mask: `[N, T, O]` bool, False where an agent's window is known or padding.
         action_mask: `[N, A]` bool, False where an agent's action is padding.
         action_kind: `continuous` or `discrete`.
-        execution: `decentralized`, or `centralized`: one joint chain through f and h plans all windows together.
-        shared_seeds: M; guidance exaggerates the return alone, both of its predictions know the episode's seed.
+        asking: how much history agents remember, and which return they ask for.
     """
 
     # The first estimate of x0 divides by sqrt(alpha_bar_K), the normaliser's inverse and inverse dynamics multiply:
     # over whole episodes of Spread 3e-4 was measured with schedule=cosine and 3e-5 with vp.
     rounding = 1e-3
-    has_joint_chain = True  # what the IGD gauge measures
     data_mask: Tensor
     action_mask: Tensor
 
     def __init__(
         self,
-        denoiser: Agentwise,
-        noise_factorization: Factorization,
-        data_factorization: Factorization,
+        model: ActingModel,
         inverse: InverseDynamics,
         normalizer: Normalizer,
         inverse_normalizer: Normalizer,
-        sampler: Sampler,
-        window: Window,
-        guidance_weight: float,
-        target_return: float,
-        return_update: ReturnUpdate,
-        returns_scale: float,
-        discount: float,
-        episode_length: int,
-        clip_range: float,
         data_mask: Tensor,
         action_mask: Tensor,
         action_kind: ActionKind,
-        execution: Execution = "decentralized",
-        shared_seeds: int | None = None,
+        asking: Asking,
     ) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-        self.noise_factorization = noise_factorization
-        self.data_factorization = data_factorization
+        super().__init__(model)
         self.inverse = inverse
         self.normalizer = normalizer
         self.inverse_normalizer = inverse_normalizer
-        self.sampler = sampler
-        self.history, self.horizon = window.history, window.horizon
-        self.guidance_weight = guidance_weight
-        self.target_return = target_return
-        self.return_update: ReturnUpdate = return_update
-        self.observes_rewards = return_update == "reward"
-        self.returns_scale = returns_scale
-        self.discount = discount
-        self.episode_length = episode_length
-        self.clip_range = clip_range
         self.register_buffer("data_mask", data_mask, persistent=False)
         self.register_buffer("action_mask", action_mask, persistent=False)
         self.action_kind: ActionKind = action_kind
-        self.execution: Execution = execution
-        self.shared_seeds = shared_seeds
-        self.n_agents = denoiser.n_agents
-
-    @property
-    def acts_alone(self) -> bool:
-        """Whether agent i needs nothing of the others'."""
-        return self.execution == "decentralized"
+        self.guidance_weight = model.guidance_weight
+        self.history, self.horizon = asking.window.history, asking.window.horizon
+        self.target_return = asking.target_return
+        self.return_update: ReturnUpdate = asking.return_update
+        self.observes_rewards = asking.return_update == "reward"
+        self.returns_scale = asking.returns_scale
+        self.discount = asking.discount
+        self.episode_length = asking.episode_length
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
         """`time` `[E, N]`, `target` `[E, N]`, `history` `[E, N, Hh, O]`; None where a decision needs none of them."""
@@ -158,7 +137,7 @@ class PlanningActor(DecentralizedPolicy):
 
     def chain_condition(self, observations: Tensor) -> Tensor:
         """What a chain is given at an episode's first step: observations `[B, N, O]`, and a shared seed, if any."""
-        return with_shared_seed(observations, *some_seeds(observations, self.shared_seeds))
+        return self._seeds.tell_some(observations)
 
     def chain_noise(self, rows: int, generator: torch.Generator) -> Tensor:
         """The noise of B chains, `[S, B, N, T, O]` in float64."""
@@ -169,7 +148,7 @@ class PlanningActor(DecentralizedPolicy):
     def joint_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
         """The windows `[B, N, T, O]` of the centralised chain, on `chain_condition` and `chain_noise`."""
         target, known = self._first_step(condition)
-        return self._run(sample_jointly, known, target, noise)
+        return self._chain(partial(self._pin, known=known)).jointly(target, noise)
 
     def local_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
         """The windows `[B, N, T, O]` of every agent's own chain, on `chain_condition` and `chain_noise`.
@@ -177,75 +156,29 @@ class PlanningActor(DecentralizedPolicy):
         Raises:
             TypeError: the agents meet in the denoiser, so none has a chain of its own.
         """
-        if not self.denoiser.local_execution:
-            raise TypeError(f"{type(self.denoiser).__name__} needs all agents' rows (local_execution is False)")
+        check_runs_locally(self.denoiser)
         target, known = self._first_step(condition)
-        return self._run(sample_locally, known, target, noise)
+        return self._chain(partial(self._pin, known=known)).locally(target, noise)
 
     def joint_prediction(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
         """eps_tot `[B, N, T, O]` as a function of the agents' x^k `[B, N, T, O]`."""
         target, known = self._first_step(condition)
-
-        def joined(parts: Tensor, k: Tensor, condition: Tensor) -> Tensor:
-            return self.noise_factorization.join(self.denoiser(parts, k, condition).to(x.dtype), condition)
-
-        return guided_noise(joined, self._pin(x, known), k, target, self.guidance_weight, self.shared_seeds or 0)
+        return self._chain(partial(self._pin, known=known)).joint_noise(x, k, target)
 
     def _sample(self, known: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
         """Windows `[E, N, T, O]`, known where `data_mask` is False, out of noise `[S, E, N, T, O]`."""
-        return self._run(sample_locally if self.acts_alone else sample_jointly, known, condition, noise)
-
-    def _run(self, sample: Callable[..., Tensor], known: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
-        return sample(
-            self.denoiser,
-            self.noise_factorization,
-            self.data_factorization,
-            self.sampler,
-            self._clip,
-            condition,
-            noise,
-            pin=partial(self._pin, known=known),
-            guidance_weight=self.guidance_weight,
-            kept=self.shared_seeds or 0,
-        )
+        chain = self._chain(partial(self._pin, known=known))
+        return (chain.locally if self.acts_alone else chain.jointly)(condition, noise)
 
     def _clip(self, x: Tensor) -> Tensor:
         return x.clamp(-self.clip_range, self.clip_range)
 
-    def observe_rewards(self, carry: Any, rewards: Tensor) -> Any:
-        """Takes what was earned off the target where `return_update=reward`; see the base class."""
-        if not self.observes_rewards:
-            return carry
-        left = (carry["target"] - rewards.to(carry["target"].dtype) / self.returns_scale) / self.discount
-        return {**carry, "target": left}
-
-    def export(self, agent: int) -> Self:
-        """Agent `agent` alone, with its own parameters only.
-
-        Raises:
-            UserError: no agent can act alone.
-        """
-        self.check_exportable()
-        alone = copy.copy(self)
-        alone._modules = {name: self._part_of(agent, name) for name in self._modules}
-        alone._buffers = {name: self.get_buffer(name)[agent : agent + 1].clone() for name in self._buffers}
-        alone.n_agents = 1
-        return alone
-
-    def _part_of(self, agent: int, name: str) -> nn.Module:
-        """What agent `agent` takes along of a submodule."""
-        part: Any = self.get_submodule(name)
-        selected: nn.Module = part.select_agent(agent)
-        return selected
-
     def _first_step(self, condition: Tensor) -> tuple[Tensor, Tensor]:
         """`_condition` and `_known` where an episode begins: all history is the first observation."""
         size = self.data_mask.shape[-1]
-        observations, told = condition[..., :size], condition[..., size:]
+        observations = condition[..., :size]
         seen = observations[:, :, None].expand(-1, -1, self.history + 1, -1)
-        carry = self.initial_carry(len(observations), observations.device)
-        if self.shared_seeds is not None:
-            carry = {**carry, "shared_seed": told.argmax(-1)}
+        carry = self.begin(len(observations), observations.device, self._seeds.told(condition))
         return self._condition(observations, carry), self._known(seen)
 
     def _known(self, seen: Tensor) -> Tensor:
@@ -267,5 +200,4 @@ class PlanningActor(DecentralizedPolicy):
             weights = self.discount ** torch.arange(self.episode_length, device=left.device, dtype=torch.float64)
             share = weights.cumsum(0)[left - 1] / weights.sum()
             target = target * share[..., None].to(target.dtype)
-        told = None if carry is None else carry.get("shared_seed")
-        return with_shared_seed(torch.cat([target, torch.ones_like(target)], dim=-1), told, self.shared_seeds)
+        return self._seeds.tell_remembered(torch.cat([target, torch.ones_like(target)], dim=-1), carry)

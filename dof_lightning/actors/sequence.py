@@ -1,19 +1,18 @@
 """How agent i acts with MADT: it continues the sequence of what it was asked for, saw and did."""
 
-import copy
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from dof_lightning.networks.causal_transformer import CausalTransformer
 from dof_lightning.normalization import Normalizer
-from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.policy import AskingPolicy
 
 SequenceReturnUpdate = Literal["none", "reward"]
 
 
-class SequenceActor(DecentralizedPolicy):
+class SequenceActor(AskingPolicy):
     """The legal choice for which a causal transformer says most, given the agent's own last T rows.
 
     Args:
@@ -22,7 +21,7 @@ class SequenceActor(DecentralizedPolicy):
         action_mask: `[N, A]` bool, False where an agent's action is padding.
         target_return: what is asked for at an episode's start, return / returns_scale.
         return_update: how that goes on: `none` asks for the same at each step; `reward` for what the agent's rewards
-            have left of it, R <- (R - r / returns_scale) / gamma: those are told to the agent (`observes_rewards`).
+            have left of it: those are told to the agent (`observes_rewards`).
         returns_scale: the unit of returns.
         discount: gamma of the returns.
     """
@@ -80,22 +79,6 @@ class SequenceActor(DecentralizedPolicy):
         choice = now.masked_fill(~allowed, -torch.inf).argmax(-1)
         memory = {"returns": returns, "seen": seen, "actions": _put(actions, here, choice)}
         return choice, {**carry, **memory, "rows": carry["rows"] + 1}
-
-    def observe_rewards(self, carry: Any, rewards: Tensor) -> Any:
-        """Takes what was earned off the target where `return_update=reward`; see the base class."""
-        if not self.observes_rewards:
-            return carry
-        left = (carry["target"] - rewards.to(carry["target"].dtype) / self.returns_scale) / self.discount
-        return {**carry, "target": left}
-
-    def export(self, agent: int) -> Self:
-        """Agent `agent` alone, with its own parameters only."""
-        self.check_exportable()
-        alone = copy.copy(self)
-        alone._modules = {name: module.select_agent(agent) for name, module in self._modules.items()}  # type: ignore
-        alone._buffers = {"action_mask": self.action_mask[agent : agent + 1].clone()}
-        alone.n_agents = 1
-        return alone
 
 
 def _shift(memory: Tensor, full: Tensor) -> Tensor:

@@ -1,17 +1,14 @@
 """How agent i acts by its own value x_i: it rates its own choices and takes the best one."""
 
-import copy
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dof_lightning.actors.actions import CODECS
-from dof_lightning.actors.diffusion import sample_locally
-from dof_lightning.diffusion.sampler import Sampler
-from dof_lightning.factorization.base import Factorization
-from dof_lightning.networks.mlp import MLPDenoiser
+from dof_lightning.actors.diffusion import ActingModel
+from dof_lightning.diffusion.chain import Chain
 from dof_lightning.networks.value import AgentwiseValue
 from dof_lightning.normalization import Normalizer
 from dof_lightning.policy import DecentralizedPolicy
@@ -87,14 +84,6 @@ class ValueActor(DecentralizedPolicy):
         best = values.argmax(-1)[..., None, None].expand(-1, -1, 1, candidates.shape[-1])
         return candidates.gather(2, best).squeeze(2), carry
 
-    def export(self, agent: int) -> Self:
-        """Agent `agent` alone, with its own parameters only."""
-        alone = copy.copy(self)
-        alone._modules = {name: module.select_agent(agent) for name, module in self._modules.items()}  # type: ignore
-        alone._buffers = {"action_mask": self.action_mask[agent : agent + 1].clone()}
-        alone.n_agents = 1
-        return alone
-
     def _candidates(self, noise: Tensor) -> Tensor:
         """`[E, N, M, A]`: every discrete choice, or uniform actions in [-1, 1] made of normal noise."""
         if self.action_kind == "continuous":
@@ -108,35 +97,35 @@ class DiffusedValueActor(ValueActor):
     """Each value x_i is drawn by agent i's own reverse chain.
 
     Args:
-        denoiser: eps_i(x_i^k, k, [o_i | u_i]).
-        noise_factorization: f, applied to agent i's own noise.
-        data_factorization: without anything learned; the mixer is no part of execution.
-        sampler: of the reverse chain.
+        model: with eps_i(x_i^k, k, [o_i | u_i]), and h without anything learned: the mixer is no part of execution.
         normalizer, action_mask, action_kind, candidates: see `ValueActor`.
     """
 
     def __init__(
         self,
-        denoiser: MLPDenoiser,
-        noise_factorization: Factorization,
-        data_factorization: Factorization,
-        sampler: Sampler,
+        model: ActingModel,
         normalizer: Normalizer,
         action_mask: Tensor,
         action_kind: ActionKind,
         candidates: int,
     ) -> None:
-        super().__init__(denoiser.n_agents, normalizer, action_mask, action_kind, candidates, sampler.n_noises)
-        self.denoiser = denoiser
-        self.noise_factorization = noise_factorization
-        self.data_factorization = data_factorization
-        self.sampler = sampler
+        super().__init__(
+            n_agents=model.denoiser.n_agents,
+            normalizer=normalizer,
+            action_mask=action_mask,
+            action_kind=action_kind,
+            candidates=candidates,
+            n_noises=model.sampler.n_noises,
+        )
+        self.denoiser = model.denoiser
+        self.noise_factorization = model.noise_factorization
+        self.data_factorization = model.data_factorization
+        self.sampler = model.sampler
 
     def values(self, condition: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
         """See the base class."""
-        parts = (self.denoiser, self.noise_factorization, self.data_factorization)
-        given = torch.cat([condition, actions], dim=-1)
-        return sample_locally(*parts, self.sampler, _clip, given, noise)
+        chain = Chain(self.denoiser, self.noise_factorization, self.data_factorization, self.sampler, clip=_clip)
+        return chain.locally(torch.cat([condition, actions], dim=-1), noise)
 
 
 class DirectValueActor(ValueActor):

@@ -12,12 +12,35 @@ from torch import Tensor, nn
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.errors import UserError
 from dof_lightning.networks.agentwise import clip_gradient_norm
-from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.policy import DecentralizedPolicy, Execution
 from dof_lightning.seeding import make_generator
+from dof_lightning.settings import Settings
 from dof_lightning.sharding import average_gradients, shard
 from dof_lightning.spec import ActionKind, DatasetSpec
 
-__all__ = ["Algorithm", "ParameterGroup", "Window"]
+__all__ = ["Algorithm", "AlgorithmSettings", "ParameterGroup", "Window"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmSettings(Settings, ABC):
+    """Settings of an algorithm; called with a dataset's spec, they build it.
+
+    Attributes:
+        seed: the run's seed; the noise of a step is a function of (seed, step, rank, accumulated batch).
+        execution: `decentralized` (every agent acts alone) or `centralized`.
+    """
+
+    seed: int = 0
+    execution: Execution = "decentralized"
+
+    @classmethod
+    @abstractmethod
+    def makes(cls) -> type["Algorithm"]:
+        """The algorithm whose settings these are."""
+
+    def __call__(self, spec: DatasetSpec) -> "Algorithm":
+        """The algorithm for a dataset."""
+        return self.makes()(spec, self)
 
 
 @dataclass(frozen=True)
@@ -51,7 +74,7 @@ class Algorithm(LightningModule, ABC):
 
     Args:
         spec: the dataset's spec.
-        seed: the run's seed; the noise of a step is a function of (seed, step, rank, accumulated batch).
+        settings: the algorithm's own.
 
     Attributes:
         window: rows of an episode that a sample holds.
@@ -64,15 +87,15 @@ class Algorithm(LightningModule, ABC):
     window: Window
     action_kinds: ClassVar[tuple[ActionKind, ...]] = ("continuous", "discrete")
 
-    def __init__(self, spec: DatasetSpec, seed: int) -> None:
+    def __init__(self, spec: DatasetSpec, settings: AlgorithmSettings) -> None:
         super().__init__()
         if spec.action_kind not in self.action_kinds:
             raise UserError(
                 f"{type(self).__name__} learns {self.action_kinds[0]} actions, those of {spec.name} are "
                 f"{spec.action_kind}; choose another algorithm= or data="
             )
-        self.spec = spec
-        self.seed = seed
+        self.spec, self.seed = spec, settings.seed
+        self.settings = settings
         self._whole_while_sharded: list[nn.Parameter] | None = None
 
     @abstractmethod

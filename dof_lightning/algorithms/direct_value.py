@@ -1,6 +1,6 @@
 """The same mixers without diffusion: values that networks say directly, as VDN and QMIX have them."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -9,14 +9,23 @@ from torch import Tensor
 from dof_lightning.actors.value import DirectValueActor
 from dof_lightning.algorithms.base import Algorithm, ParameterGroup
 from dof_lightning.algorithms.parts.critics import Situation
-from dof_lightning.algorithms.parts.team_value import TeamValue, check_settings, current_row
+from dof_lightning.algorithms.parts.team_value import TeamValue, ValueSettings, current_row
 from dof_lightning.batch import EpisodeBatch, Window
-from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.networks.value import AgentwiseValue
 from dof_lightning.normalization import build_normalizer
 from dof_lightning.sharding import whole
 from dof_lightning.spec import DatasetSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectValueSettings(ValueSettings):
+    """Settings of `DirectValue`."""
+
+    @classmethod
+    def makes(cls) -> type["DirectValue"]:
+        """See the base class."""
+        return DirectValue
 
 
 class DirectValue(Algorithm):
@@ -27,44 +36,22 @@ class DirectValue(Algorithm):
 
     Args:
         spec: the dataset's spec.
-        seed: the run's seed.
-        values: q_i, called with the spec and `condition_dim`.
-        value_mixer: h, called with the spec and `state_dim`.
-        candidates: M, uniform draws among which an agent takes the best where actions are continuous.
-        observation_normalizer: `identity`, `limits`, `gaussian` or `cdf`.
-        value_learning_rate: of q_i and h.
-        ema_decay: of both.
-        execution: `decentralized`, there is no other.
+        settings: see there.
 
     Raises:
-        UserError: a value is out of range.
+        UserError: all returns of the dataset are equal.
     """
 
     window = Window(history=0, horizon=1)
+    settings: DirectValueSettings
     action_mask: Tensor
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        *,
-        seed: int,
-        values: Callable[..., AgentwiseValue],
-        value_mixer: Callable[..., ValueMixer],
-        candidates: int,
-        observation_normalizer: str,
-        value_learning_rate: float,
-        ema_decay: float,
-        execution: str = "decentralized",
-    ) -> None:
-        check_settings(execution, candidates, ema_decay, value_learning_rate=value_learning_rate)
-        super().__init__(spec, seed)
+    def __init__(self, spec: DatasetSpec, settings: DirectValueSettings) -> None:
+        super().__init__(spec, settings)
         self.register_buffer("action_mask", spec.environment.action_mask(), persistent=False)
-        self.normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
-        self.value = TeamValue(spec, values, value_mixer)
+        self.normalizer = build_normalizer(settings.observation_normalizer, spec.statistics.observations)
+        self.value = TeamValue(spec, settings.values, settings.value_mixer)
         self.average_value = ema_copy(self.value)
-        self.candidates = candidates
-        self.value_learning_rate = value_learning_rate
-        self.ema_decay = ema_decay
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss`; see the class and `Algorithm.losses`."""
@@ -77,8 +64,14 @@ class DirectValue(Algorithm):
     def policy(self) -> DirectValueActor:
         """Agents that take the choice whose q_i is largest."""
         network = cast(AgentwiseValue, whole(self.average_value.network))
-        kind = self.spec.action_kind
-        return DirectValueActor(network, self.normalizer, self.action_mask, kind, self.candidates).eval()
+        actor = DirectValueActor(
+            network,
+            normalizer=self.normalizer,
+            action_mask=self.action_mask,
+            action_kind=self.spec.action_kind,
+            candidates=self.settings.candidates,
+        )
+        return actor.eval()
 
     def mix(self, values: Tensor, observations: Tensor) -> Tensor:
         """The team's return `[B, 1]` that the averaged h makes of values `[B, N, 1]` at observations `[B, N, O]`."""
@@ -87,11 +80,11 @@ class DirectValue(Algorithm):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The values with h."""
-        return [ParameterGroup("value", (self.value,), self.value_learning_rate, None)]
+        return [ParameterGroup("value", (self.value,), self.settings.value_learning_rate, None)]
 
     def after_step(self) -> None:
         """Moves the average."""
-        ema_update(self.average_value, self.value, self.ema_decay)
+        ema_update(self.average_value, self.value, self.settings.ema_decay)
 
     def _loss(self, value: TeamValue, batch: EpisodeBatch) -> Tensor:
         now, actions = current_row(batch, self.normalizer, self.spec, self.action_mask)

@@ -1,25 +1,25 @@
 """The factorised diffusion model itself: per-agent denoisers, joined by f and h while training, alone at execution."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from dof_lightning.actors.diffusion import Execution, sample_jointly, sample_locally
-from dof_lightning.algorithms.base import Algorithm
-from dof_lightning.algorithms.parts.diffused import Denoised, Diffused
-from dof_lightning.algorithms.parts.execution import Part, check_execution
-from dof_lightning.algorithms.parts.shared_seed import Assignment, Chain, SharedSeedAssignment, check_shared_seeds
+from dof_lightning.actors.diffusion import ActingModel
+from dof_lightning.algorithms.base import Algorithm, ParameterGroup
+from dof_lightning.algorithms.parts.diffused import Denoised, Diffused, DiffusionSettings, Parts
+from dof_lightning.algorithms.parts.execution import check_execution
+from dof_lightning.algorithms.parts.shared_seed import Assignment, Noising, build_assignment
 from dof_lightning.batch import EpisodeBatch
+from dof_lightning.diffusion.chain import Chain, check_runs_locally
 from dof_lightning.diffusion.clip import clip_with_way_back
 from dof_lightning.diffusion.sampler import Sampler
-from dof_lightning.diffusion.schedule import Schedule
-from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.networks.ema import ema_copy, ema_update
+from dof_lightning.sharding import whole
 from dof_lightning.spec import DatasetSpec
 
 RECONSTRUCTION_SNR_LIMIT = 5.0
@@ -34,70 +34,51 @@ class DoFLightningModule(Algorithm):
 
     Args:
         spec: the dataset's spec.
-        seed: the run's seed.
-        denoiser: the bank of per-agent denoisers, `(x [B, N, ...], k [B], condition [B, N, C]) -> [B, N, ...]`.
-        noise_factorization: f, called with the spec.
-        data_factorization: h, called with the spec.
-        schedule: called without arguments.
-        sampler: the sampler of execution, called with the schedule.
-        ema_decay: of the moving average of denoisers, f and h, in [0, 1).
+        settings: of schedule, samplers and execution.
+        parts: denoisers, f and h.
         data_mask: broadcasts against `[N, ...]`, False where an agent's data are padding or known: no noise, no loss.
         clip_range: data lie in [-clip_range, clip_range].
-        execution: `decentralized` (every agent its own chain) or `centralized` (the joint chain acts).
-        shared_seeds: M, how many values the agents' common seed has, None for none (docs/shared_seed.md).
         known_dim: F, of what `assign_seed` is told of each agent; used with shared seeds.
 
     Attributes:
         imagines_teammates: decentralised agents run the denoiser on themselves and on teammates that they imagine, so
             one in which the agents meet will do.
         guidance_weight: w of classifier-free guidance at execution; 1 means none.
+        gradient_clip: largest norm per agent of the denoisers' gradient; None means no clipping.
 
     Raises:
         UserError: f, h or the denoiser cannot run locally and execution is decentralised.
     """
 
     imagines_teammates: ClassVar[bool] = False
+    settings: DiffusionSettings
     guidance_weight: float = 1.0
+    gradient_clip: float | None = None
     data_mask: Tensor
 
     def __init__(
         self,
         spec: DatasetSpec,
-        seed: int,
-        denoiser: Agentwise,
-        noise_factorization: Callable[[DatasetSpec], Factorization],
-        data_factorization: Callable[[DatasetSpec], Factorization],
-        schedule: Callable[[], Schedule],
-        sampler: Callable[[Schedule], Sampler],
-        ema_decay: float,
+        settings: DiffusionSettings,
+        parts: Parts,
         data_mask: Tensor,
         clip_range: float = 1.0,
-        execution: Execution = "decentralized",
-        shared_seeds: int | None = None,
         known_dim: int = 0,
     ) -> None:
-        super().__init__(spec, seed)
-        self.denoiser = denoiser
-        self.noise_factorization = noise_factorization(spec)
-        self.data_factorization = data_factorization(spec)
-        self.schedule = schedule()
-        self.sampler = sampler(self.schedule)
-        self.ema_decay = ema_decay
+        super().__init__(spec, settings)
+        self.denoiser = parts.denoiser
+        self.noise_factorization = parts.noise_factorization
+        self.data_factorization = parts.data_factorization
+        self.schedule = settings.schedule()
+        self.sampler = settings.sampler(self.schedule)
         self.clip_range = clip_range
         self.register_buffer("data_mask", data_mask, persistent=False)
         self.average_denoiser = ema_copy(self.denoiser)
         self.average_noise_factorization = ema_copy(self.noise_factorization)
         self.average_data_factorization = ema_copy(self.data_factorization)
-        self.execution: Execution = execution
-        parts: dict[str, Part] = {
-            "noise_factorization": self.noise_factorization,
-            "data_factorization": self.data_factorization,
-        }
-        check_execution(execution, parts if self.imagines_teammates else parts | {"denoiser": denoiser})
-        check_shared_seeds(shared_seeds, self.noise_factorization, self.data_factorization, denoiser)
-        self.shared_seeds = shared_seeds
-        assigns = shared_seeds is not None
-        self.seed_assignment = SharedSeedAssignment(shared_seeds or 0, spec.n_agents * known_dim) if assigns else None
+        imagined = {"denoiser"} if self.imagines_teammates else set()
+        check_execution(settings.execution, {key: part for key, part in vars(parts).items() if key not in imagined})
+        self.seed_assignment = build_assignment(settings.seeds, spec.n_agents * known_dim, parts)
 
     def draw_noise(
         self, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype, mask: Tensor | None = None
@@ -161,15 +142,19 @@ class DoFLightningModule(Algorithm):
         clipped_share = (estimate.detach().abs() > self.clip_range).float().mean()
         return Denoised(k, noise, prediction, clip_with_way_back(estimate, self.clip_range), clipped_share)
 
-    def assign_seed(
-        self, known: Tensor, x0: Tensor, condition: Tensor, weight: Tensor, generator: torch.Generator, average: bool
-    ) -> Assignment:
-        """The common seed that each sample is learned with; see `SharedSeedAssignment`, whose arguments these are."""
-        if self.seed_assignment is None:
-            return Assignment()
+    def assign_seed(self, known: Tensor, diffused: Diffused, generator: torch.Generator, average: bool) -> Assignment:
+        """The common seed that each sample is learned with, if there is one.
+
+        Args:
+            known: `[B, N, F]`, all that the agents together know before they act.
+            diffused: the data, given the agents' own conditioning without a seed.
+            generator: draws noise and seeds.
+            average: use the moving average of the denoisers.
+        """
         network = self.average_denoiser if average else self.denoiser
-        chain = Chain(network, self.schedule, self.draw_noise, self.pin)
-        return self.seed_assignment(chain, known, x0, condition, weight, generator)
+        noising = Noising(network, self.schedule, self.draw_noise, self.pin)
+        assignment: Assignment = self.seed_assignment(noising, known, diffused, generator)
+        return assignment
 
     def pin(self, x: Tensor, known: Tensor | None) -> Tensor:
         """Writes what is known over x where nothing diffuses (in-painting); without anything known, zeros (padding)."""
@@ -215,7 +200,7 @@ class DoFLightningModule(Algorithm):
         Returns:
             x_tot^0 `[B, N, ...]`.
         """
-        return self._sample(sample_jointly, condition, noise, sampler, known)
+        return self.pin(self._acting_chain(sampler, known).jointly(condition, noise), known)
 
     def local_sample(
         self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None, known: Tensor | None = None
@@ -225,27 +210,24 @@ class DoFLightningModule(Algorithm):
         Raises:
             TypeError: the agents meet in the denoiser, so none has a chain of its own.
         """
-        if not self.denoiser.local_execution:
-            raise TypeError(f"{type(self.denoiser).__name__} needs all agents' rows (local_execution is False)")
-        return self._sample(sample_locally, condition, noise, sampler, known)
+        check_runs_locally(self.denoiser)
+        return self.pin(self._acting_chain(sampler, known).locally(condition, noise), known)
 
-    def _sample(
-        self,
-        chain: Callable[..., Tensor],
-        condition: Tensor,
-        noise: Tensor,
-        sampler: Sampler | None,
-        known: Tensor | None,
-    ) -> Tensor:
-        parts = (self.average_denoiser, self.average_noise_factorization, self.average_data_factorization)
-        chosen, pin = sampler or self.sampler, partial(self.pin, known=known)
-        guidance = (self.guidance_weight, self.shared_seeds or 0)
-        return pin(chain(*parts, chosen, self._clip, condition, noise, pin, *guidance))
+    def _acting_chain(self, sampler: Sampler | None, known: Tensor | None) -> Chain:
+        return Chain(
+            denoiser=self.average_denoiser,
+            noise_factorization=self.average_noise_factorization,
+            data_factorization=self.average_data_factorization,
+            sampler=sampler or self.sampler,
+            clip=self._clip,
+            pin=partial(self.pin, known=known),
+            guidance_weight=self.guidance_weight,
+            kept=self.settings.seeds.width,
+        )
 
     def acting_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
         """Whichever of `local_sample` and `joint_sample` acts (`execution`)."""
-        sample = self.local_sample if self.execution == "decentralized" else self.joint_sample
-        return sample(condition, noise, sampler)
+        return (self.local_sample if self._acts_alone else self.joint_sample)(condition, noise, sampler)
 
     def learning_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler) -> Tensor:
         """As `acting_sample`, by the denoisers and h that are trained, with gradients through the whole chain.
@@ -257,9 +239,25 @@ class DoFLightningModule(Algorithm):
         def clip(x: Tensor) -> Tensor:
             return clip_with_way_back(x, self.clip_range) * self.data_mask
 
-        parts = (self.denoiser, self.noise_factorization, self.data_factorization)
-        sample = sample_locally if self.execution == "decentralized" else sample_jointly
-        return clip(sample(*parts, sampler, clip, condition, noise))
+        chain = Chain(self.denoiser, self.noise_factorization, self.data_factorization, sampler, clip)
+        return clip((chain.locally if self._acts_alone else chain.jointly)(condition, noise))
+
+    def acting_model(self) -> ActingModel:
+        """What a policy diffuses by: the averages. Where weights are sharded, all ranks must ask together."""
+        return ActingModel(
+            denoiser=cast(Agentwise, whole(self.average_denoiser)),
+            noise_factorization=self.average_noise_factorization,
+            data_factorization=self.average_data_factorization,
+            sampler=self.sampler,
+            clip_range=self.clip_range,
+            guidance_weight=self.guidance_weight,
+            execution=self.settings.execution,
+            shared_seeds=self.settings.seeds.count,
+        )
+
+    @property
+    def _acts_alone(self) -> bool:
+        return self.settings.execution == "decentralized"
 
     def _check_parts(self) -> None:
         """Refuses parts that do not go together, in one line; called by the algorithm when all are built."""
@@ -275,6 +273,21 @@ class DoFLightningModule(Algorithm):
         weight = mask.to(like.dtype) / (like.shape[0] * mask.sum())
         return weight.expand_as(like) if alive is None else weight * alive[..., None]
 
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Denoisers, factorisation (f and h), what the algorithm adds, and what assigns shared seeds."""
+        rate, factorization = self.settings.learning_rate, (self.noise_factorization, self.data_factorization)
+        groups = [
+            ParameterGroup("denoiser", (self.denoiser,), rate, self.gradient_clip),
+            ParameterGroup("factorization", factorization, rate, None),
+            *self.further_groups(),
+            *self.seed_assignment.parameter_groups(),
+        ]
+        return [group for group in groups if group.parameters()]
+
+    def further_groups(self) -> list[ParameterGroup]:
+        """Groups of what the algorithm trains beside denoisers, f and h."""
+        return []
+
     def metrics(self) -> dict[str, Tensor]:
         """The learned weights of f and h, if any."""
         parts = {"noise_factorization": self.noise_factorization, "data_factorization": self.data_factorization}
@@ -282,9 +295,9 @@ class DoFLightningModule(Algorithm):
 
     def after_step(self) -> None:
         """Moves the average of what acts."""
-        ema_update(self.average_denoiser, self.denoiser, self.ema_decay)
-        ema_update(self.average_noise_factorization, self.noise_factorization, self.ema_decay)
-        ema_update(self.average_data_factorization, self.data_factorization, self.ema_decay)
+        ema_update(self.average_denoiser, self.denoiser, self.settings.ema_decay)
+        ema_update(self.average_noise_factorization, self.noise_factorization, self.settings.ema_decay)
+        ema_update(self.average_data_factorization, self.data_factorization, self.settings.ema_decay)
 
     def _clip(self, x: Tensor) -> Tensor:
         return x.clamp(-self.clip_range, self.clip_range) * self.data_mask

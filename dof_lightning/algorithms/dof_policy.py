@@ -1,36 +1,102 @@
 """DoF-Policy: diffuse each agent's action given its own observation, improve it by the gradient of Q."""
 
 from collections.abc import Callable
-from typing import ClassVar, cast
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from dof_lightning.actors.actions import CODECS
-from dof_lightning.actors.diffusion import DiffusionActor, Execution, Selection
+from dof_lightning.actors.diffusion import DiffusionActor, Ranking, Selection
 from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.dof import DoFLightningModule
 from dof_lightning.algorithms.parts.critics import (
+    Critics,
+    CriticSettings,
     Situation,
     TeamCritic,
     build_team_critic,
     check_ranking,
     negative_value,
 )
-from dof_lightning.algorithms.parts.diffused import Denoised, Diffused
-from dof_lightning.algorithms.parts.policy_settings import Critics, QGradient, check_settings
+from dof_lightning.algorithms.parts.diffused import DataDiffusionSettings, Denoised, Diffused
 from dof_lightning.algorithms.parts.shared_seed import Assignment
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.clip import clip_with_way_back
-from dof_lightning.diffusion.sampler import Sampler
+from dof_lightning.diffusion.sampler import DDIM, DDPM, Sampler
 from dof_lightning.diffusion.schedule import Schedule
-from dof_lightning.factorization.base import Factorization, ValueMixer
-from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
+from dof_lightning.errors import UserError
 from dof_lightning.networks.denoiser import Diffuses
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.normalization import build_normalizer
-from dof_lightning.sharding import whole
+from dof_lightning.settings import Count, Fraction, NonNegative, Positive, Range
 from dof_lightning.spec import DatasetSpec
+
+QGradient = Literal["none", "one_step", "full"]
+FEW_STEPS = partial(DDIM, steps=3)
+Temperature = Annotated[float, Range(0, excludes="low", because="algorithm.selection=argmax takes the best candidate")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoFPolicySettings(DataDiffusionSettings, CriticSettings):
+    """Settings of `DoFPolicy`.
+
+    Attributes:
+        target_sampler: few-step sampler of the next actions in TD targets, called with the schedule; that chain is half
+            the cost of an update.
+        q_gradient: `none` (cloning), `one_step` (through the one-step estimate of x0) or `full` (through the sampler's
+            chain).
+        q_weight: eta, weight of L_q.
+        candidates: M, actions that an agent draws at execution and ranks by its own Q_i.
+        selection: among candidates, `argmax` takes the best, `softmax` draws one with probability ~ exp(Q_i / T).
+        selection_temperature: T, in the rewards' own unit.
+        critic_learning_rate: of Adam for critics and mixer.
+        critic_gradient_clip: largest gradient norm of each agent's critics; None means no clipping.
+        target_update_rate: tau of the target critics.
+    """
+
+    denoiser: Callable[..., MLPDenoiser] = MLPDenoiser
+    sampler: Callable[[Schedule], Sampler] = DDPM
+    target_sampler: Callable[[Schedule], Sampler] = FEW_STEPS
+    q_gradient: QGradient = "one_step"
+    q_weight: NonNegative = 0.5
+    candidates: Count = 10
+    selection: Selection = "argmax"
+    selection_temperature: Temperature = 1.0
+    critic_learning_rate: Positive = 3e-4
+    critic_gradient_clip: Positive | None = 0.5
+    target_update_rate: Fraction = 0.005
+
+    @classmethod
+    def makes(cls) -> type["DoFPolicy"]:
+        """See the base class."""
+        return DoFPolicy
+
+    def check(self) -> None:
+        """Refuses a gradient and a ranking by values that nobody learns."""
+        if self.q_gradient != "none" and self.critics == "none":
+            raise UserError(f"algorithm.q_gradient={self.q_gradient} needs algorithm.critics=separate, mixed or joint")
+        if self.candidates > 1 and self.critics == "none":
+            raise UserError(
+                "algorithm.candidates above 1 needs critics to rank them: set algorithm.critics or candidates=1"
+            )
+        if self.candidates > 1 and self.critics == "joint" and not self.local_head:
+            raise UserError(
+                f"algorithm.candidates={self.candidates} with algorithm.critics=joint: no agent can rank its own "
+                "candidates by a joint Q; set algorithm.local_head=true or algorithm.candidates=1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoFCloningSettings(DoFPolicySettings):
+    """Behaviour cloning: nothing is learned about values, and nothing ranks candidates."""
+
+    critics: Critics = "none"
+    q_gradient: QGradient = "none"
+    q_weight: NonNegative = 0.0
+    candidates: Count = 1
 
 
 class DoFPolicy(DoFLightningModule):
@@ -43,33 +109,7 @@ class DoFPolicy(DoFLightningModule):
 
     Args:
         spec: the dataset's spec.
-        seed: the run's seed.
-        denoiser: called with the spec and `condition_dim`.
-        noise_factorization, data_factorization, schedule, sampler: see `DoFLightningModule`.
-        critic: twin Q_i(o_i, a_i), called with the spec and `condition_dim`.
-        joint_critic: twin Q(s, a_1..a_N), called with the spec and `context_dim`; used with `critics=joint`.
-        value_mixer: mixes Q_i to Q_tot, called with the spec and `state_dim`; used with `critics=mixed`.
-        target_sampler: few-step sampler of the next actions in the TD target, called with the schedule.
-        critics: `none`, `separate` (agent i learns Q_i from r_i), `mixed` (Q_tot from the team's mean reward) or
-            `joint` (one Q of all actions, in the state where the dataset has one).
-        local_head: with `critics=joint`, distil the joint Q into the agents' own Q_i.
-        q_gradient: `none` (cloning), `one_step` or `full`.
-        q_weight: eta.
-        reconstruction_weight: lambda.
-        discount: gamma of the TD targets.
-        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns.
-        candidates: M, actions an agent draws at execution and ranks by its own Q_i.
-        selection: `argmax` takes the best candidate, `softmax` draws one with probability ~ exp(Q_i / temperature).
-        selection_temperature: in the rewards' own unit, above 0.
-        execution: `decentralized` or `centralized`, see `DoFLightningModule`.
-        observation_normalizer: `identity`, `limits`, `gaussian` or `cdf`.
-        learning_rate: of the denoisers, f and h.
-        critic_learning_rate: of critics and mixer.
-        gradient_clip: largest norm per agent of the denoisers' gradient, None for no clipping.
-        critic_gradient_clip: the same for the critics.
-        ema_decay: of the denoisers and h.
-        target_update_rate: tau of the target critics.
-        shared_seeds: M of the agents' common seed, None for none (docs/shared_seed.md); critics are not told it.
+        settings: see there.
 
     Raises:
         UserError: the settings contradict each other.
@@ -77,100 +117,29 @@ class DoFPolicy(DoFLightningModule):
 
     diffuses: ClassVar[Diffuses] = "actions"
     window = Window(history=0, horizon=1)
+    settings: DoFPolicySettings
     average_denoiser: MLPDenoiser
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        *,
-        seed: int,
-        denoiser: Callable[..., MLPDenoiser],
-        noise_factorization: Callable[[DatasetSpec], Factorization],
-        data_factorization: Callable[[DatasetSpec], Factorization],
-        schedule: Callable[[], Schedule],
-        sampler: Callable[[Schedule], Sampler],
-        critic: Callable[..., AgentwiseCritic],
-        value_mixer: Callable[..., ValueMixer],
-        target_sampler: Callable[[Schedule], Sampler],
-        critics: Critics,
-        q_gradient: QGradient,
-        q_weight: float,
-        reconstruction_weight: float,
-        discount: float,
-        reward_scale: float | None,
-        candidates: int,
-        observation_normalizer: str,
-        learning_rate: float,
-        critic_learning_rate: float,
-        gradient_clip: float | None,
-        critic_gradient_clip: float | None,
-        ema_decay: float,
-        target_update_rate: float,
-        joint_critic: Callable[..., JointCritic] = JointCritic,
-        local_head: bool = True,
-        selection: Selection = "argmax",
-        selection_temperature: float = 1.0,
-        execution: Execution = "decentralized",
-        shared_seeds: int | None = None,
-    ) -> None:
-        bank = denoiser(spec, condition_dim=spec.observation_dim + (shared_seeds or 0))
-        super().__init__(
-            spec,
-            seed,
-            bank,
-            noise_factorization,
-            data_factorization,
-            schedule,
-            sampler,
-            ema_decay,
-            data_mask=spec.environment.action_mask(),
-            execution=execution,
-            shared_seeds=shared_seeds,
-            known_dim=spec.observation_dim,
-        )
-        settings = {
-            "critics": critics,
-            "q_gradient": q_gradient,
-            "selection": selection,
-            "selection_temperature": selection_temperature,
-            "candidates": candidates,
-            "local_head": local_head,
-            "reconstruction_weight": reconstruction_weight,
-            "discount": discount,
-            "ema_decay": ema_decay,
-            "target_update_rate": target_update_rate,
-            "q_weight": q_weight,
-            "learning_rate": learning_rate,
-            "critic_learning_rate": critic_learning_rate,
-            "gradient_clip": gradient_clip,
-            "critic_gradient_clip": critic_gradient_clip,
-            "reward_scale": reward_scale,
-        }
-        check_settings(settings, learns_h=any(True for _ in self.data_factorization.parameters()))
-        self.q_gradient = q_gradient
-        self.q_weight = q_weight
-        self.reconstruction_weight = reconstruction_weight
-        self.candidates = candidates
-        self.selection: Selection = selection
-        self.selection_temperature = selection_temperature
-        self.learning_rate = learning_rate
-        self.critic_learning_rate = critic_learning_rate
-        self.gradient_clip = gradient_clip
-        self.critic_gradient_clip = critic_gradient_clip
-        self.target_update_rate = target_update_rate
+    def __init__(self, spec: DatasetSpec, settings: DoFPolicySettings) -> None:
+        known_dim = spec.observation_dim
+        parts = settings.build_parts(spec, condition_dim=known_dim)
+        super().__init__(spec, settings, parts, data_mask=spec.environment.action_mask(), known_dim=known_dim)
+        if settings.q_gradient == "none":
+            settings.check_h(self.data_factorization, otherwise="algorithm.q_gradient=one_step, ")
+        self.gradient_clip = settings.gradient_clip
         self.codec = CODECS[spec.action_kind]
-        self.target_sampler = target_sampler(self.schedule)
-        self.normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
-        parts = (critic, value_mixer, joint_critic)
-        self.critic = build_team_critic(spec, critics, *parts, local_head, discount, reward_scale)
-        check_ranking(self.critic, candidates)
+        self.target_sampler = settings.target_sampler(self.schedule)
+        self.normalizer = build_normalizer(settings.observation_normalizer, spec.statistics.observations)
+        self.critic = build_team_critic(spec, settings)
+        check_ranking(self.critic, settings.candidates)
         self._check_parts()
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` and its parts; see the class and `Algorithm.losses`."""
         now, x0 = self._current(batch)
         weight = self.entry_weight(x0, now.alive)
-        told = self.assign_seed(now.condition, x0, now.condition, weight, generator, average=False)
+        windows = Diffused(x0, now.condition, self.data_mask, weight)
+        told = self.assign_seed(now.condition, windows, generator, average=False)
         denoised = self.denoise(x0, told.tell(now.condition), generator)
         diffusion = self.diffusion_loss(denoised, weight)
         reconstruction = self.reconstruction_loss(denoised, x0, weight)
@@ -180,17 +149,17 @@ class DoFPolicy(DoFLightningModule):
             "diffusion/clipped_share": denoised.clipped_share,
             **told.losses,
         }
-        loss = diffusion + self.reconstruction_weight * reconstruction
+        loss = diffusion + self.settings.reconstruction_weight * reconstruction
         loss = told.add_loss(loss)
         if self.critic is not None:
             losses |= self.critic.losses(batch, now, x0, *self._next_actions(batch, told, generator))
             loss = loss + losses["loss/critic"] + losses.get("loss/local_head", 0.0)
-            if self.q_gradient == "one_step":
+            if self.settings.q_gradient == "one_step":
                 losses["loss/q"] = self.q_loss(self.critic, denoised, now)
-            elif self.q_gradient == "full":
+            elif self.settings.q_gradient == "full":
                 losses["loss/q"] = self.full_q_loss(self.critic, now, generator, told)
             if "loss/q" in losses:
-                loss = loss + self.q_weight * losses["loss/q"]
+                loss = loss + self.settings.q_weight * losses["loss/q"]
         return {"loss": loss, **losses}
 
     def q_loss(self, critic: TeamCritic, denoised: Denoised, now: Situation) -> Tensor:
@@ -226,59 +195,42 @@ class DoFPolicy(DoFLightningModule):
         """The denoising loss of the averaged denoisers, unweighted by f, all agents' and each agent's."""
         diffused = self.diffused(batch, generator)
         denoised = self.denoise(diffused.x0, diffused.condition, generator, average=True)
-        error = diffused.weight * (denoised.prediction - denoised.noise).square()
-        agents = error.sum((0, 2)) / diffused.weight.sum((0, 2)).clamp_min(1e-12)
-        return {"heldout/diffusion": error.sum()} | {
-            f"heldout/diffusion_{agent.name}": agents[i] for i, agent in enumerate(self.spec.environment.agents)
-        }
+        return denoised.heldout_errors(diffused.weight, self.spec)
 
     def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
         """The current actions `[B, N, A]`, given the observations."""
         now, x0 = self._current(batch)
-        weight = self.entry_weight(x0, now.alive)
-        told = self.assign_seed(now.condition, x0, now.condition, weight, generator, average=True)
-        return Diffused(x0, told.tell(now.condition), self.data_mask, weight)
+        untold = Diffused(x0, now.condition, self.data_mask, self.entry_weight(x0, now.alive))
+        told = self.assign_seed(now.condition, untold, generator, average=True)
+        return replace(untold, condition=told.tell(now.condition))
 
     def policy(self) -> DiffusionActor:
         """Agents with the averaged denoisers, f and h, and the target critics to rank candidates."""
-        ranks = self.critic is not None and self.candidates > 1
+        settings = self.settings
+        ranks = self.critic is not None and settings.candidates > 1
+        scale = 1.0 if self.critic is None else self.critic.reward_scale
         actor = DiffusionActor(
-            cast(MLPDenoiser, whole(self.average_denoiser)),
-            self.average_noise_factorization,
-            self.average_data_factorization,
-            self.critic.local if self.critic is not None and ranks else None,
-            self.normalizer,
-            self.sampler,
-            self.candidates,
-            self.clip_range,
-            self.data_mask,
-            self.spec.action_kind,
-            self.selection,
-            self.selection_temperature * (1.0 if self.critic is None else self.critic.reward_scale),
-            self.execution,
-            self.shared_seeds,
+            self.acting_model(),
+            critic=self.critic.local if self.critic is not None and ranks else None,
+            normalizer=self.normalizer,
+            action_mask=self.data_mask,
+            action_kind=self.spec.action_kind,
+            ranking=Ranking(settings.candidates, settings.selection, settings.selection_temperature * scale),
         )
         return actor.eval()
 
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """Denoisers, factorisation (f and h), critics (with the mixer)."""
-        factorization = (self.noise_factorization, self.data_factorization)
-        groups = [
-            ParameterGroup("denoiser", (self.denoiser,), self.learning_rate, self.gradient_clip),
-            ParameterGroup("factorization", factorization, self.learning_rate, None),
-        ]
-        if self.critic is not None:
-            clip = self.critic_gradient_clip
-            groups.append(ParameterGroup("critic", (self.critic.online,), self.critic_learning_rate, clip))
-        if self.seed_assignment is not None:
-            groups += self.seed_assignment.parameter_groups()
-        return [group for group in groups if group.parameters()]
+    def further_groups(self) -> list[ParameterGroup]:
+        """Critics, with the mixer."""
+        if self.critic is None:
+            return []
+        rate, clip = self.settings.critic_learning_rate, self.settings.critic_gradient_clip
+        return [ParameterGroup("critic", (self.critic.online,), rate, clip)]
 
     def after_step(self) -> None:
         """Moves the averages: what acts, and the target critics."""
         super().after_step()
         if self.critic is not None:
-            self.critic.update_target(self.target_update_rate)
+            self.critic.update_target(self.settings.target_update_rate)
 
     def _current(self, batch: EpisodeBatch) -> tuple[Situation, Tensor]:
         """The current row, and the data `[B, N, A]` there."""

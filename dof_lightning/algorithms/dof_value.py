@@ -1,8 +1,8 @@
 """DoF for values: each agent's diffusion emits its own value x_i given its own choice; h mixes them to the team's."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import ClassVar, cast
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,20 +11,43 @@ from dof_lightning.actors.value import DiffusedValueActor
 from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.dof import DoFLightningModule
 from dof_lightning.algorithms.parts.critics import Situation
-from dof_lightning.algorithms.parts.diffused import Diffused
-from dof_lightning.algorithms.parts.team_value import TeamValue, check_settings, current_row
+from dof_lightning.algorithms.parts.diffused import FIVE_STEPS, Diffused, DiffusionSettings, Parts
+from dof_lightning.algorithms.parts.team_value import TeamValue, ValueSettings, current_row
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
 from dof_lightning.errors import UserError
+from dof_lightning.factorization import data
 from dof_lightning.factorization.base import Factorization, ValueMixer
+from dof_lightning.factorization.value import SelfAttention
 from dof_lightning.networks.denoiser import Diffuses
 from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.networks.mlp import MLPDenoiser
-from dof_lightning.networks.value import AgentwiseValue
 from dof_lightning.normalization import build_normalizer
-from dof_lightning.sharding import whole
+from dof_lightning.settings import Positive
 from dof_lightning.spec import DatasetSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoFValueSettings(ValueSettings, DiffusionSettings):
+    """Settings of `DoFValue`.
+
+    Attributes:
+        denoiser: called with a spec in which each agent's data are one number, and `condition_dim`.
+        data_factorization: must have nothing to learn: here h is the value mixer.
+        sampler: of the values; after the start noise nothing should be random, so that x_i has one value a choice.
+    """
+
+    denoiser: Callable[..., MLPDenoiser] = MLPDenoiser
+    data_factorization: Callable[[DatasetSpec], Factorization] = data.Concat
+    sampler: Callable[[Schedule], Sampler] = FIVE_STEPS
+    value_mixer: Callable[..., ValueMixer] = SelfAttention
+    learning_rate: Positive = 1e-3
+
+    @classmethod
+    def makes(cls) -> type["DoFValue"]:
+        """See the base class."""
+        return DoFValue
 
 
 class DoFValue(DoFLightningModule):
@@ -44,62 +67,27 @@ class DoFValue(DoFLightningModule):
 
     Args:
         spec: the dataset's spec.
-        seed: the run's seed.
-        denoiser: called with a spec in which each agent's data are one number, and `condition_dim`.
-        noise_factorization, data_factorization, schedule, sampler: see `DoFLightningModule`; here h is the value
-            mixer, so the data factorisation must have nothing to learn.
-        values: q_i, called with the spec and `condition_dim`.
-        value_mixer: h, called with the spec and `state_dim`.
-        candidates: M, uniform draws among which an agent takes the best where actions are continuous.
-        observation_normalizer: `identity`, `limits`, `gaussian` or `cdf`.
-        learning_rate: of denoisers and f.
-        value_learning_rate: of q_i and h.
-        ema_decay: of all of them.
-        execution: `decentralized`, there is no other.
+        settings: see there.
 
     Raises:
-        UserError: the settings contradict each other.
+        UserError: f or h does not fit.
     """
 
     diffuses: ClassVar[Diffuses] = "actions"  # one vector an agent, without a time axis
     window = Window(history=0, horizon=1)
-    average_denoiser: MLPDenoiser
+    settings: DoFValueSettings
     action_mask: Tensor
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        *,
-        seed: int,
-        denoiser: Callable[..., MLPDenoiser],
-        noise_factorization: Callable[[DatasetSpec], Factorization],
-        data_factorization: Callable[[DatasetSpec], Factorization],
-        schedule: Callable[[], Schedule],
-        sampler: Callable[[Schedule], Sampler],
-        values: Callable[..., AgentwiseValue],
-        value_mixer: Callable[..., ValueMixer],
-        candidates: int,
-        observation_normalizer: str,
-        learning_rate: float,
-        value_learning_rate: float,
-        ema_decay: float,
-        execution: str = "decentralized",
-    ) -> None:
-        rates = {"learning_rate": learning_rate, "value_learning_rate": value_learning_rate}
-        check_settings(execution, candidates, ema_decay, **rates)
+    def __init__(self, spec: DatasetSpec, settings: DoFValueSettings) -> None:
         scalar = _with_one_number_an_agent(spec)
-        f, h = noise_factorization(scalar), data_factorization(scalar)
+        f, h = settings.noise_factorization(scalar), settings.data_factorization(scalar)
         _check_factorizations(f, h)
-        bank = denoiser(scalar, condition_dim=spec.observation_dim + spec.action_dim)
-        data_mask = scalar.environment.action_mask()
-        super().__init__(spec, seed, bank, lambda _: f, lambda _: h, schedule, sampler, ema_decay, data_mask)
+        bank = settings.denoiser(scalar, condition_dim=spec.observation_dim + spec.action_dim)
+        super().__init__(spec, settings, Parts(bank, f, h), data_mask=scalar.environment.action_mask())
         self.register_buffer("action_mask", spec.environment.action_mask(), persistent=False)
-        self.normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
-        self.value = TeamValue(spec, values, value_mixer)
+        self.normalizer = build_normalizer(settings.observation_normalizer, spec.statistics.observations)
+        self.value = TeamValue(spec, settings.values, settings.value_mixer)
         self.average_value = ema_copy(self.value)
-        self.candidates = candidates
-        self.learning_rate = learning_rate
-        self.value_learning_rate = value_learning_rate
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` and its parts; see the class and `Algorithm.losses`."""
@@ -120,11 +108,14 @@ class DoFValue(DoFLightningModule):
         """Of the averages: the denoising loss, unweighted by f, and the squared error of h on generated values."""
         diffused = self.diffused(batch, generator)
         denoised = self.denoise(diffused.x0, diffused.condition, generator, average=True)
-        error = diffused.weight * (denoised.prediction - denoised.noise).square()
+        errors = denoised.heldout_errors(diffused.weight, self.spec)
         shape = (self.sampler.n_noises, *diffused.x0.shape)
         generated = self.local_sample(diffused.condition, self.draw_noise(shape, generator, diffused.x0.dtype))
         mixed = self.average_value.mix(generated, self._current(batch)[0])
-        return {"heldout/diffusion": error.sum(), "heldout/value": self.average_value.loss(mixed, batch)}
+        return {
+            "heldout/diffusion": errors["heldout/diffusion"],
+            "heldout/value": self.average_value.loss(mixed, batch),
+        }
 
     def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
         """The averaged values `[B, N, 1]` of the choices that were made, given observations and choices."""
@@ -136,14 +127,11 @@ class DoFValue(DoFLightningModule):
     def policy(self) -> DiffusedValueActor:
         """Agents that take the choice whose generated x_i is largest."""
         actor = DiffusedValueActor(
-            cast(MLPDenoiser, whole(self.average_denoiser)),
-            self.average_noise_factorization,
-            self.average_data_factorization,
-            self.sampler,
-            self.normalizer,
-            self.action_mask,
-            self.spec.action_kind,
-            self.candidates,
+            self.acting_model(),
+            normalizer=self.normalizer,
+            action_mask=self.action_mask,
+            action_kind=self.spec.action_kind,
+            candidates=self.settings.candidates,
         )
         return actor.eval()
 
@@ -152,19 +140,14 @@ class DoFValue(DoFLightningModule):
         now = Situation(self.normalizer.normalize(observations))
         return self.average_value.team_return(self.average_value.mix(values, now))
 
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """Denoisers, f, and the values with h."""
-        groups = [
-            ParameterGroup("denoiser", (self.denoiser,), self.learning_rate, None),
-            ParameterGroup("factorization", (self.noise_factorization,), self.learning_rate, None),
-            ParameterGroup("value", (self.value,), self.value_learning_rate, None),
-        ]
-        return [group for group in groups if group.parameters()]
+    def further_groups(self) -> list[ParameterGroup]:
+        """The values with h."""
+        return [ParameterGroup("value", (self.value,), self.settings.value_learning_rate, None)]
 
     def after_step(self) -> None:
         """Moves the averages."""
         super().after_step()
-        ema_update(self.average_value, self.value, self.ema_decay)
+        ema_update(self.average_value, self.value, self.settings.ema_decay)
 
     def _current(self, batch: EpisodeBatch) -> tuple[Situation, Tensor]:
         return current_row(batch, self.normalizer, self.spec, self.action_mask)

@@ -1,11 +1,43 @@
 """Independent Diffusion: N diffusion models, one an agent, with no loss in common (a baseline of the seed)."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from dof_lightning.algorithms.dof import DoFLightningModule
-from dof_lightning.algorithms.dof_policy import DoFPolicy
-from dof_lightning.algorithms.dof_trajectory import DoFTrajectory
+from dof_lightning.algorithms.dof_policy import DoFCloningSettings, DoFPolicy
+from dof_lightning.algorithms.dof_trajectory import DoFTrajectory, DoFTrajectorySettings
 from dof_lightning.errors import UserError
+from dof_lightning.factorization import data, noise
+from dof_lightning.factorization.base import Factorization
 from dof_lightning.factorization.concat import Concatenation
 from dof_lightning.networks.agentwise import Agentwise
+from dof_lightning.spec import DatasetSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndependentDiffusionSettings(DoFTrajectorySettings):
+    """Settings of `IndependentDiffusion`; f and h other than concat are refused."""
+
+    noise_factorization: Callable[[DatasetSpec], Factorization] = noise.Concat
+    data_factorization: Callable[[DatasetSpec], Factorization] = data.Concat
+
+    @classmethod
+    def makes(cls) -> type["IndependentDiffusion"]:
+        """See the base class."""
+        return IndependentDiffusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndependentDiffusionPolicySettings(DoFCloningSettings):
+    """Settings of `IndependentDiffusionPolicy`; f and h other than concat are refused."""
+
+    noise_factorization: Callable[[DatasetSpec], Factorization] = noise.Concat
+    data_factorization: Callable[[DatasetSpec], Factorization] = data.Concat
+
+    @classmethod
+    def makes(cls) -> type["IndependentDiffusionPolicy"]:
+        """See the base class."""
+        return IndependentDiffusionPolicy
 
 
 class IndependentDiffusion(DoFTrajectory):
@@ -15,7 +47,8 @@ class IndependentDiffusion(DoFTrajectory):
     of N separate trainings on the same draws (reference/method.md section 1, 'An identity').
 
     Args:
-        arguments: see `DoFTrajectory`.
+        spec: the dataset's spec.
+        settings: see `DoFTrajectorySettings`.
 
     Raises:
         UserError: a setting would couple the agents.
@@ -29,7 +62,8 @@ class IndependentDiffusionPolicy(DoFPolicy):
     """N diffusion policies trained side by side: cloning by DoF-Policy with f = h = concat and networks of their own.
 
     Args:
-        arguments: see `DoFPolicy`.
+        spec: the dataset's spec.
+        settings: see `DoFPolicySettings`.
 
     Raises:
         UserError: a setting would couple the agents.
@@ -43,7 +77,7 @@ class IndependentDiffusionPolicy(DoFPolicy):
 
 def _check_apart(algorithm: DoFLightningModule, networks: dict[str, Agentwise]) -> None:
     """Refuses whatever would let one agent's data reach another's weights."""
-    if algorithm.execution != "decentralized":
+    if algorithm.settings.execution != "decentralized":
         raise UserError("execution=centralized: Independent Diffusion has no joint chain; set execution=decentralized")
     for group, part in (
         ("noise_factorization", algorithm.noise_factorization),
@@ -54,9 +88,9 @@ def _check_apart(algorithm: DoFLightningModule, networks: dict[str, Agentwise]) 
                 f"{group}: {type(part).__name__} couples the agents' losses, Independent Diffusion has none in common; "
                 f"set {group}=concat"
             )
-    if algorithm.shared_seeds is not None:
+    if (seeds := algorithm.settings.seeds.count) is not None:
         raise UserError(
-            f"algorithm.shared_seeds={algorithm.shared_seeds}: a common seed is chosen by all agents' data, but "
+            f"algorithm.shared_seeds={seeds}: a common seed is chosen by all agents' data, but "
             "Independent Diffusion shares nothing; set algorithm.shared_seeds=null"
         )
     for key, network in networks.items():

@@ -1,21 +1,37 @@
 """MABCQ: QMIX that looks for next actions among those only which the data's agents would likely take."""
 
-from collections.abc import Callable
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from dof_lightning.actors.direct import LikelyActor, likely
-from dof_lightning.algorithms.base import ParameterGroup
+from dof_lightning.algorithms.parts.baseline import Learned
 from dof_lightning.algorithms.parts.losses import cross_entropy
 from dof_lightning.algorithms.parts.sequences import Sequences
-from dof_lightning.algorithms.parts.settings import check_ranges
-from dof_lightning.algorithms.qmix import QMIX, Values
-from dof_lightning.networks.ema import ema_copy, ema_update
+from dof_lightning.algorithms.qmix import QMIX, QMIXSettings, Values
+from dof_lightning.networks.ema import ema_copy
 from dof_lightning.networks.recurrent import RecurrentNetwork
+from dof_lightning.settings import Fraction
 from dof_lightning.sharding import whole
 from dof_lightning.spec import DatasetSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class MABCQSettings(QMIXSettings):
+    """Settings of `MABCQ`, whose pi_i are `recurrent` networks as its Q_i are.
+
+    Attributes:
+        threshold: least probability of a choice, relative to the likeliest's.
+    """
+
+    threshold: Fraction = 0.4
+
+    @classmethod
+    def makes(cls) -> type["MABCQ"]:
+        """See the base class."""
+        return MABCQ
 
 
 class MABCQ(QMIX):
@@ -26,18 +42,14 @@ class MABCQ(QMIX):
 
     Args:
         spec: the dataset's spec.
-        recurrent: Q_i, and pi_i too, called with the spec and `condition_dim`.
-        threshold: in [0, 1].
-        settings: see `QMIX`.
+        settings: the algorithm's own.
     """
 
-    def __init__(
-        self, spec: DatasetSpec, *, recurrent: Callable[..., RecurrentNetwork], threshold: float, **settings: Any
-    ) -> None:
-        super().__init__(spec, recurrent=recurrent, **settings)
-        check_ranges(threshold=threshold)
-        self.threshold = threshold
-        self.cloning = recurrent(spec, condition_dim=spec.observation_dim)
+    settings: MABCQSettings
+
+    def __init__(self, spec: DatasetSpec, settings: MABCQSettings) -> None:
+        super().__init__(spec, settings)
+        self.cloning = settings.recurrent(spec, condition_dim=spec.observation_dim)
         self.average_cloning = ema_copy(self.cloning)
 
     def with_penalty(
@@ -54,19 +66,13 @@ class MABCQ(QMIX):
     def choices(self, sequences: Sequences) -> Tensor:
         """See the base class."""
         logits, _ = self.average_cloning(sequences.observations)
-        return likely(logits, sequences.allowed, self.threshold)
+        return likely(logits, sequences.allowed, self.settings.threshold)
 
     def policy(self) -> LikelyActor:
         """Agents that take the likely choice which their averaged Q_i says most for."""
         values, cloning = (cast(RecurrentNetwork, whole(net)) for net in (self.average_values, self.average_cloning))
-        return LikelyActor(values, cloning, self.threshold, self.normalizer, self.action_mask).eval()
+        return LikelyActor(values, cloning, self.settings.threshold, self.normalizer, self.action_mask).eval()
 
-    def parameter_groups(self) -> list[ParameterGroup]:
+    def learned(self) -> list[Learned]:
         """Values with their mixer, and the cloning networks."""
-        cloning = ParameterGroup("cloning", (self.cloning,), self.learning_rate, self.gradient_clip)
-        return [*super().parameter_groups(), cloning]
-
-    def after_step(self) -> None:
-        """Moves the averages."""
-        super().after_step()
-        ema_update(self.average_cloning, self.cloning, self.ema_decay)
+        return [*super().learned(), Learned("cloning", self.cloning, self.average_cloning)]

@@ -1,16 +1,33 @@
 """MACQL: every agent's critics are pushed down where the data have no actions."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dof_lightning.algorithms.parts.critics import Situation, at_least_float32
 from dof_lightning.algorithms.parts.losses import weighted_mean
-from dof_lightning.algorithms.parts.settings import check_ranges
-from dof_lightning.algorithms.parts.td3 import DeterministicActorCritic
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.algorithms.parts.td3 import DeterministicActorCritic, TD3Settings
+from dof_lightning.settings import Count, NonNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class MACQLSettings(TD3Settings):
+    """Settings of `MACQL`.
+
+    Attributes:
+        alpha: weight of the gap, for rewards in their own unit.
+        samples: uniform actions of each row.
+    """
+
+    alpha: NonNegative = 1.0
+    samples: Count = 10
+
+    @classmethod
+    def makes(cls) -> type["MACQL"]:
+        """See the base class."""
+        return MACQL
 
 
 class MACQL(DeterministicActorCritic):
@@ -22,20 +39,14 @@ class MACQL(DeterministicActorCritic):
 
     Args:
         spec: the dataset's spec.
-        alpha: weight of the gap, for rewards in their own unit; at least 0.
-        samples: uniform actions of each row.
-        settings: see `DeterministicActorCritic`.
+        settings: the algorithm's own.
     """
 
-    def __init__(self, spec: DatasetSpec, *, alpha: float, samples: int, **settings: Any) -> None:
-        super().__init__(spec, **settings)
-        check_ranges(alpha=alpha, samples=samples)
-        self.alpha = alpha
-        self.samples = samples
+    settings: MACQLSettings
 
     def critic_penalty(self, now: Situation, data: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
         """The weighted `gap`; see the base class."""
-        return self.alpha * self.critic.reward_scale * self.gap(now, data, weight, generator)
+        return self.settings.alpha * self.critic.reward_scale * self.gap(now, data, weight, generator)
 
     def gap(self, now: Situation, data: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
         """E[log ∫ exp Q_i(o_i, u) du - Q_i(o_i, a_i)], summed over the twins; arguments as `actor_loss`.
@@ -43,11 +54,11 @@ class MACQL(DeterministicActorCritic):
         The exponents are in the rewards' own unit, as in the paper, and the gap in the critics' (times `reward_scale`):
         a softmax of scaled values would be nearly a mean, and push down what is high hardly more than what is low.
         """
-        scale = self.critic.reward_scale
-        drawn = torch.rand((self.samples, *data.shape), generator=generator, device=data.device, dtype=data.dtype)
+        scale, samples = self.critic.reward_scale, self.settings.samples
+        drawn = torch.rand((samples, *data.shape), generator=generator, device=data.device, dtype=data.dtype)
         anywhere = at_least_float32(self._values_of_each(now, (2 * drawn - 1) * self.action_mask))
         log_density = self.action_mask.sum(-1) * math.log(0.5)
-        soft = scale * ((anywhere / scale - log_density).logsumexp(1) - math.log(self.samples))
+        soft = scale * ((anywhere / scale - log_density).logsumexp(1) - math.log(samples))
         there = at_least_float32(self.critic.online(now, data))
         return weighted_mean((soft - there).sum(0), weight)
 

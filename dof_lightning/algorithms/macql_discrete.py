@@ -1,14 +1,31 @@
 """MACQL on discrete actions: QMIX whose team value is pushed down for joint actions that the data do not have."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dof_lightning.algorithms.parts.sequences import Sequences, chosen
-from dof_lightning.algorithms.parts.settings import check_ranges
-from dof_lightning.algorithms.qmix import QMIX, Values
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.algorithms.qmix import QMIX, QMIXSettings, Values
+from dof_lightning.settings import Count, NonNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscreteMACQLSettings(QMIXSettings):
+    """Settings of `DiscreteMACQL`.
+
+    Attributes:
+        alpha: weight of the gap, for rewards in their own unit.
+        samples: random legal joint actions of each row.
+    """
+
+    alpha: NonNegative = 3.0
+    samples: Count = 20
+
+    @classmethod
+    def makes(cls) -> type["DiscreteMACQL"]:
+        """See the base class."""
+        return DiscreteMACQL
 
 
 class DiscreteMACQL(QMIX):
@@ -20,22 +37,16 @@ class DiscreteMACQL(QMIX):
 
     Args:
         spec: the dataset's spec.
-        alpha: weight of the gap, for rewards in their own unit; at least 0.
-        samples: random legal joint actions of each row.
-        settings: see `QMIX`.
+        settings: the algorithm's own.
     """
 
-    def __init__(self, spec: DatasetSpec, *, alpha: float, samples: int, **settings: Any) -> None:
-        super().__init__(spec, **settings)
-        check_ranges(alpha=alpha, samples=samples)
-        self.alpha = alpha
-        self.samples = samples
+    settings: DiscreteMACQLSettings
 
     def with_penalty(
         self, losses: dict[str, Tensor], sequences: Sequences, values: Values, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """See the class and the base class."""
-        penalty = self.alpha * self.reward_scale * self.gap(sequences, values, generator)
+        penalty = self.settings.alpha * self.reward_scale * self.gap(sequences, values, generator)
         return {**losses, "loss": losses["loss"] + penalty, "loss/penalty": penalty}
 
     def gap(self, sequences: Sequences, values: Values, generator: torch.Generator) -> Tensor:
@@ -44,9 +55,10 @@ class DiscreteMACQL(QMIX):
         The exponents are in the rewards' own unit, as in the paper, and the gap in the critics' (times `reward_scale`).
         """
         own, allowed = values.online[:, :, :-1], sequences.allowed[:, :, :-1]
-        shape = (self.samples, *allowed.shape)
+        samples = self.settings.samples
+        shape = (samples, *allowed.shape)
         drawn = torch.rand(shape, generator=generator, device=own.device).masked_fill(~allowed, -1.0).argmax(-1)
-        of_drawn = chosen(own.expand(self.samples, *own.shape), drawn)
+        of_drawn = chosen(own.expand(samples, *own.shape), drawn)
         anywhere = sequences.now().mix(self.mixer, of_drawn)
         soft = self.reward_scale * (torch.cat([anywhere, values.mixed[None]]).float() / self.reward_scale).logsumexp(0)
         return sequences.mean(soft - values.mixed)

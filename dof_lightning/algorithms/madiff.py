@@ -1,15 +1,59 @@
-"""MADIFF-D: each agent imagines the whole team's windows from its own observations, and acts on its own plan."""
+"""MADIFF: one joint chain (C), or agents that imagine the whole team's windows and act on their own plans (D)."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from dof_lightning.actors.imagining import ImaginingActor, imagined_entries, with_role
 from dof_lightning.actors.planning import PlanningActor
-from dof_lightning.algorithms.dof_trajectory import DoFTrajectory
+from dof_lightning.algorithms.dof_trajectory import DoFTrajectory, DoFTrajectorySettings
 from dof_lightning.algorithms.parts.diffused import Diffused
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.errors import UserError
+from dof_lightning.factorization import data, noise
+from dof_lightning.factorization.base import Factorization
+from dof_lightning.networks.agentwise import Agentwise
+from dof_lightning.networks.attention_unet import AttentionUNetSettings
+from dof_lightning.policy import Execution
+from dof_lightning.spec import DatasetSpec
+
+ATTENTION_UNET = AttentionUNetSettings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MADIFFSettings(DoFTrajectorySettings):
+    """A denoiser in which the agents meet; f and h of DoF are not MADIFF's."""
+
+    denoiser: Callable[..., Agentwise] = ATTENTION_UNET
+    noise_factorization: Callable[[DatasetSpec], Factorization] = noise.Concat
+    data_factorization: Callable[[DatasetSpec], Factorization] = data.Concat
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentralizedMADIFFSettings(_MADIFFSettings):
+    """MADIFF-C: `DoFTrajectory` with one joint chain, conditioned on all agents' histories."""
+
+    execution: Execution = "centralized"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecentralizedMADIFFSettings(_MADIFFSettings):
+    """Settings of `DecentralizedMADIFF`."""
+
+    @classmethod
+    def makes(cls) -> type["DecentralizedMADIFF"]:
+        """See the base class."""
+        return DecentralizedMADIFF
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoFMADIFFSettings(DecentralizedMADIFFSettings):
+    """DoF+MADIFF: f and h around MADIFF-D's denoiser."""
+
+    noise_factorization: Callable[[DatasetSpec], Factorization] = noise.WConcat
+    data_factorization: Callable[[DatasetSpec], Factorization] = data.WConcat
 
 
 class DecentralizedMADIFF(DoFTrajectory):
@@ -23,7 +67,8 @@ class DecentralizedMADIFF(DoFTrajectory):
     (reference/baselines_and_games.md section 1) [the ego's draw and the conditioning are inferred, its mark is ours].
 
     Args:
-        arguments: see `DoFTrajectory`; the denoiser is shared by all agents, so that one agent can hold all of it.
+        spec: the dataset's spec.
+        settings: the denoiser is shared by all agents, so that one agent can hold all of it.
 
     Raises:
         UserError: the settings contradict each other.
@@ -41,7 +86,7 @@ class DecentralizedMADIFF(DoFTrajectory):
         rows = batch.diffusion_mask.clone()
         rows[:, : batch.history + 1] = True  # what teammates saw; before an episode's start the first row is repeated
         share = views.to(x0.dtype)
-        share[:, :, batch.history + 1] *= self.next_row_weight
+        share[:, :, batch.history + 1] *= self.settings.next_row_weight
         share = share / (len(x0) * share.sum((1, 2, 3)).mean())
         weight = share[ego] * rows[:, None, :, None]
         weight = weight if batch.alive is None else weight * batch.alive[:, :, :-1, None]
@@ -50,7 +95,7 @@ class DecentralizedMADIFF(DoFTrajectory):
         return Diffused(x0, condition, views[ego], weight)
 
     def _check_parts(self) -> None:
-        if self.execution != "decentralized":
+        if self.settings.execution != "decentralized":
             raise UserError(
                 "execution=centralized: these agents imagine their teammates and act alone; the joint chain of all "
                 "agents' histories is algorithm=madiff_c"

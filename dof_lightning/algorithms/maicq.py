@@ -2,23 +2,38 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from dof_lightning.algorithms.parts.actor_critic import ActorCritic
+from dof_lightning.algorithms.parts.actor_critic import ActorCritic, ActorCriticSettings
 from dof_lightning.algorithms.parts.critics import MixedCritic, Situation, at_least_float32
-from dof_lightning.algorithms.parts.losses import batch_weights, weighted_mean
-from dof_lightning.algorithms.parts.settings import check_ranges
+from dof_lightning.algorithms.parts.losses import ImplicitConstraintSettings, batch_weights, weighted_mean
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.factorization.value import StateWeighted
 from dof_lightning.networks.actor import AgentwiseActor
-from dof_lightning.networks.critic import AgentwiseCritic
 from dof_lightning.sharding import whole
-from dof_lightning.spec import DatasetSpec
 
 _LOG_STD = (-3.0, 0.5)  # least and largest; a spread that vanishes would make single rows infinitely likely
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAICQSettings(ActorCriticSettings, ImplicitConstraintSettings):
+    """Settings of `MAICQ`.
+
+    Attributes:
+        actor: mean and spread, called with the spec, `condition_dim` and `outputs`; its mean acts.
+        value_mixer: k and b, called with the spec and `state_dim`.
+    """
+
+    value_mixer: Callable[..., StateWeighted] = StateWeighted
+
+    @classmethod
+    def makes(cls) -> type["MAICQ"]:
+        """See the base class."""
+        return MAICQ
 
 
 class MAICQ(ActorCritic):
@@ -31,34 +46,19 @@ class MAICQ(ActorCritic):
 
     Args:
         spec: the dataset's spec.
-        actor: mean and spread, called with the spec and `condition_dim`; its mean acts.
-        critic: twin Q_i, called with the spec and `condition_dim`.
-        value_mixer: k and b, called with the spec and `state_dim`.
-        actor_temperature: of w_i, in units of the scaled rewards.
-        critic_temperature: of w, likewise.
-        settings: see `ActorCritic`.
+        settings: the algorithm's own.
     """
 
     window = Window(history=0, horizon=2)
+    settings: MAICQSettings
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        *,
-        actor: Callable[..., AgentwiseActor],
-        critic: Callable[..., AgentwiseCritic],
-        value_mixer: Callable[..., StateWeighted],
-        actor_temperature: float,
-        critic_temperature: float,
-        **settings: Any,
-    ) -> None:
-        gaussian = actor(spec, condition_dim=spec.observation_dim, outputs=2)
-        mixer = value_mixer(spec, state_dim=spec.n_agents * spec.observation_dim)
-        values = MixedCritic(critic(spec, condition_dim=spec.observation_dim), mixer)
-        super().__init__(spec, actor=gaussian, values=values, **settings)
-        check_ranges(actor_temperature=actor_temperature, critic_temperature=critic_temperature)
-        self.actor_temperature = actor_temperature
-        self.critic_temperature = critic_temperature
+    def build_actor(self) -> AgentwiseActor:
+        """Mean and spread of each entry of an action."""
+        return self.settings.actor(self.spec, condition_dim=self.spec.observation_dim, outputs=2)
+
+    def build_mixer(self) -> StateWeighted:
+        """Of k and b, made from all observations side by side."""
+        return self.settings.value_mixer(self.spec, state_dim=self.spec.n_agents * self.spec.observation_dim)
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` and its parts; see the class and `Algorithm.losses`."""
@@ -74,7 +74,9 @@ class MAICQ(ActorCritic):
         real = (there[:, :1] & (ends | goes_on)).float()
         with torch.no_grad(), torch.autocast(batch.rewards.device.type, enabled=False):
             following = at_least_float32(self.critic.target(self.situation(batch, 1), batch.actions[:, :, 1])).amin(0)
-            weighted = batch_weights(following, there[:, :1] & goes_on & ~ends, self.critic_temperature) * following
+            weighted = (
+                batch_weights(following, there[:, :1] & goes_on & ~ends, self.settings.critic_temperature) * following
+            )
             rewards = batch.rewards[:, :, 0]
             rewards = rewards if now.alive is None else rewards * now.alive
             target = self.critic.reward_scale * rewards.mean(1, keepdim=True) + self.critic.discount * weighted
@@ -94,5 +96,5 @@ class MAICQ(ActorCritic):
             advantage = critic(now.condition, data).amin(0) - critic(now.condition, mean * self.action_mask).amin(0)
             condition = now.condition if now.alive is None else now.condition * now.alive[..., None]
             share = self.spec.n_agents * mixer.weights(condition.flatten(1))
-            weight = share * batch_weights(advantage, counts, self.actor_temperature)
+            weight = share * batch_weights(advantage, counts, self.settings.actor_temperature)
         return -weighted_mean(log_likelihood, weight)

@@ -1,23 +1,41 @@
 """MAICQ on discrete actions: values of the data's actions only, and actors cloned where these are worth most."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from dof_lightning.actors.direct import ChoosingActor
-from dof_lightning.algorithms.base import ParameterGroup
-from dof_lightning.algorithms.parts.losses import batch_weights, log_probability, weighted_mean
+from dof_lightning.algorithms.parts.baseline import Learned
+from dof_lightning.algorithms.parts.losses import (
+    ImplicitConstraintSettings,
+    batch_weights,
+    log_probability,
+    weighted_mean,
+)
 from dof_lightning.algorithms.parts.sequences import Sequences, chosen
-from dof_lightning.algorithms.parts.settings import check_ranges
-from dof_lightning.algorithms.qmix import QMIX, Values
+from dof_lightning.algorithms.qmix import QMIX, QMIXSettings, Values
 from dof_lightning.factorization.value import StateWeighted
-from dof_lightning.networks.ema import ema_copy, ema_update
-from dof_lightning.networks.recurrent import RecurrentNetwork
-from dof_lightning.sharding import whole
+from dof_lightning.networks.ema import ema_copy
 from dof_lightning.spec import DatasetSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscreteMAICQSettings(QMIXSettings, ImplicitConstraintSettings):
+    """Settings of `DiscreteMAICQ`, whose pi_i are `recurrent` networks as its Q_i are.
+
+    Attributes:
+        value_mixer: k and b, called with the spec and `state_dim`.
+    """
+
+    value_mixer: Callable[..., StateWeighted] = StateWeighted
+
+    @classmethod
+    def makes(cls) -> type["DiscreteMAICQ"]:
+        """See the base class."""
+        return DiscreteMAICQ
 
 
 class DiscreteMAICQ(QMIX):
@@ -30,31 +48,16 @@ class DiscreteMAICQ(QMIX):
 
     Args:
         spec: the dataset's spec.
-        recurrent: Q_i, and pi_i too, called with the spec and `condition_dim`.
-        value_mixer: k and b, called with the spec and `state_dim`.
-        actor_temperature: of w_i, in units of the scaled rewards.
-        critic_temperature: of w, likewise.
-        settings: see `QMIX`.
+        settings: the algorithm's own.
     """
 
+    settings: DiscreteMAICQSettings
     mixer: StateWeighted
     average_mixer: StateWeighted
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        *,
-        recurrent: Callable[..., RecurrentNetwork],
-        value_mixer: Callable[..., StateWeighted],
-        actor_temperature: float,
-        critic_temperature: float,
-        **settings: Any,
-    ) -> None:
-        super().__init__(spec, recurrent=recurrent, value_mixer=value_mixer, **settings)
-        check_ranges(actor_temperature=actor_temperature, critic_temperature=critic_temperature)
-        self.actor_temperature = actor_temperature
-        self.critic_temperature = critic_temperature
-        self.actor = recurrent(spec, condition_dim=spec.observation_dim)
+    def __init__(self, spec: DatasetSpec, settings: DiscreteMAICQSettings) -> None:
+        super().__init__(spec, settings)
+        self.actor = settings.recurrent(spec, condition_dim=spec.observation_dim)
         self.average_actor = ema_copy(self.actor)
 
     def with_penalty(
@@ -76,7 +79,7 @@ class DiscreteMAICQ(QMIX):
             advantage = chosen(rated, batch.actions) - (policy * rated).sum(-1)
             share = self.spec.n_agents * self.average_mixer.weights(sequences.state[:, :-1].flatten(0, 1))
             share = share.reshape(advantage.shape[0], -1, advantage.shape[1]).transpose(1, 2)
-            weight = share * _over_rows(advantage, batch.transition_mask, self.actor_temperature)
+            weight = share * _over_rows(advantage, batch.transition_mask, self.settings.actor_temperature)
         return -weighted_mean(log_probability(logits, batch.actions, allowed), weight)
 
     def taught(self, sequences: Sequences) -> Tensor:
@@ -88,23 +91,16 @@ class DiscreteMAICQ(QMIX):
         following = functional.pad(sequences.batch.actions[:, :, 1:], (0, 1))
         mixed = sequences.following().mix(self.average_mixer, chosen(values.average[:, :, 1:], following))
         counts = sequences.real & _has_next(sequences) & ~sequences.batch.terminated[..., None]
-        weights = batch_weights(mixed.flatten()[:, None], counts.flatten()[:, None], self.critic_temperature)
+        weights = batch_weights(mixed.flatten()[:, None], counts.flatten()[:, None], self.settings.critic_temperature)
         return mixed * weights.reshape(mixed.shape)
 
     def policy(self) -> ChoosingActor:
         """Agents that take the legal choice which their averaged actors find likeliest."""
-        network = cast(RecurrentNetwork, whole(self.average_actor))
-        return ChoosingActor(network, self.normalizer, self.action_mask).eval()
+        return self.players(ChoosingActor, self.average_actor)
 
-    def parameter_groups(self) -> list[ParameterGroup]:
+    def learned(self) -> list[Learned]:
         """Values with their mixer, and the actors."""
-        actor = ParameterGroup("actor", (self.actor,), self.learning_rate, self.gradient_clip)
-        return [*super().parameter_groups(), actor]
-
-    def after_step(self) -> None:
-        """Moves the averages."""
-        super().after_step()
-        ema_update(self.average_actor, self.actor, self.ema_decay)
+        return [*super().learned(), Learned("actor", self.actor, self.average_actor)]
 
 
 def _has_next(sequences: Sequences) -> Tensor:

@@ -1,15 +1,36 @@
 """OMAR: MACQL's critics, and actors that follow the best action which a search of the critics' landscape finds."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dof_lightning.algorithms.macql import MACQL, repeat
+from dof_lightning.algorithms.macql import MACQL, MACQLSettings, repeat
 from dof_lightning.algorithms.parts.critics import Situation
 from dof_lightning.algorithms.parts.losses import squared_error
-from dof_lightning.algorithms.parts.settings import check_ranges
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.settings import Count, Fraction, Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class OMARSettings(MACQLSettings):
+    """Settings of `OMAR`.
+
+    Attributes:
+        search_weight: c; 1 only follows the search, 0 only maximises Q.
+        search_iterations: populations that are drawn.
+        search_samples: actions of a population.
+        search_std: sigma of the first population, whose mean is 0.
+    """
+
+    search_weight: Fraction = 1.0
+    search_iterations: Count = 3
+    search_samples: Count = 10
+    search_std: Positive = 2.0
+
+    @classmethod
+    def makes(cls) -> type["OMAR"]:
+        """See the base class."""
+        return OMAR
 
 
 class OMAR(MACQL):
@@ -20,34 +41,10 @@ class OMAR(MACQL):
 
     Args:
         spec: the dataset's spec.
-        search_weight: c, in [0, 1].
-        search_iterations: populations that are drawn.
-        search_samples: actions of a population.
-        search_std: sigma of the first population, whose mean is 0.
-        settings: see `MACQL`.
+        settings: the algorithm's own.
     """
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        *,
-        search_weight: float,
-        search_iterations: int,
-        search_samples: int,
-        search_std: float,
-        **settings: Any,
-    ) -> None:
-        super().__init__(spec, **settings)
-        check_ranges(
-            search_weight=search_weight,
-            search_iterations=search_iterations,
-            search_samples=search_samples,
-            search_std=search_std,
-        )
-        self.search_weight = search_weight
-        self.search_iterations = search_iterations
-        self.search_samples = search_samples
-        self.search_std = search_std
+    settings: OMARSettings
 
     def actor_loss(
         self, now: Situation, actions: Tensor, data: Tensor, weight: Tensor, generator: torch.Generator
@@ -56,18 +53,19 @@ class OMAR(MACQL):
         found = self.search(now, actions.detach(), generator)
         following = squared_error(actions, found, self.action_mask, weight)
         value = self.mean_value(self.critic.frozen_values(now, actions), weight)
-        loss = self.search_weight * following - (1 - self.search_weight) * value + self.shrinkage(actions, weight)
+        share = self.settings.search_weight
+        loss = share * following - (1 - share) * value + self.shrinkage(actions, weight)
         return {"loss/actor": loss, "loss/search": following, "loss/q": -value}
 
     @torch.no_grad()
     def search(self, now: Situation, actions: Tensor, generator: torch.Generator) -> Tensor:
         """â `[B, N, A]`: worth at least as much as the actors' own actions `[B, N, A]`."""
-        everywhere = repeat(now, self.search_samples)
-        mean, std = torch.zeros_like(actions), torch.full_like(actions, self.search_std)
-        shape = (self.search_samples, *actions.shape)
+        everywhere = repeat(now, self.settings.search_samples)
+        mean, std = torch.zeros_like(actions), torch.full_like(actions, self.settings.search_std)
+        shape = (self.settings.search_samples, *actions.shape)
         own = self._rate(now, actions)
         population, values = actions[None], own[None]
-        for _ in range(self.search_iterations):
+        for _ in range(self.settings.search_iterations):
             noise = torch.randn(shape, generator=generator, device=actions.device, dtype=actions.dtype)
             population = (mean + std * noise).clamp(-1.0, 1.0) * self.action_mask
             values = self._rate(everywhere, population.flatten(0, 1)).reshape(shape[:-1])

@@ -2,23 +2,52 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dof_lightning.actors.direct import ChoosingActor
-from dof_lightning.algorithms.base import Algorithm, ParameterGroup
+from dof_lightning.algorithms.parts.baseline import Baseline, Learned
+from dof_lightning.algorithms.parts.critics import scale_of_rewards
 from dof_lightning.algorithms.parts.sequences import Sequences, chosen
-from dof_lightning.algorithms.parts.settings import check_local, check_ranges
+from dof_lightning.algorithms.parts.settings import BaselineSettings
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.factorization.base import ValueMixer
-from dof_lightning.networks.ema import ema_copy, ema_update
+from dof_lightning.factorization.value import Monotone
+from dof_lightning.networks.ema import ema_copy
 from dof_lightning.networks.recurrent import RecurrentNetwork
-from dof_lightning.normalization import build_normalizer
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.sharding import whole
+from dof_lightning.settings import Count, Fraction, Positive
 from dof_lightning.spec import ActionKind, DatasetSpec
+
+MONOTONE = partial(Monotone, embed=32, hyper_hidden=64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QMIXSettings(BaselineSettings):
+    """Settings of `QMIX`.
+
+    Attributes:
+        recurrent: Q_i of all that agent i has seen, called with the spec and `condition_dim`.
+        value_mixer: from Q_i to Q_tot, called with the spec and `state_dim`.
+        sequence_length: T, rows of a sample.
+        discount: gamma of the TD targets.
+        reward_scale: rewards are multiplied by it; None means 1 / std of the dataset's episode returns.
+    """
+
+    recurrent: Callable[..., RecurrentNetwork] = RecurrentNetwork
+    value_mixer: Callable[..., ValueMixer] = MONOTONE
+    sequence_length: Count = 20
+    discount: Fraction = 0.99
+    reward_scale: Positive | None = None
+    gradient_clip: Positive | None = 10.0
+
+    @classmethod
+    def makes(cls) -> type["QMIX"]:
+        """See the base class."""
+        return QMIX
 
 
 @dataclass(frozen=True)
@@ -36,7 +65,7 @@ class Values:
     mixed: Tensor
 
 
-class QMIX(Algorithm):
+class QMIX(Baseline):
     """Loss: 1/2 (y - Q_tot(s, a))^2, y = r + gamma (1 - d) Q_tot'(s', argmax_a' Q_i) (Rashid et al., 2018; double Q).
 
     As OG-MARL has it (Formanek et al., 2023; reference/baselines_and_games.md section 1), nothing keeps it near the
@@ -45,63 +74,23 @@ class QMIX(Algorithm):
 
     Args:
         spec: the dataset's spec.
-        seed: the run's seed.
-        recurrent: Q_i of all that agent i has seen, called with the spec and `condition_dim`.
-        value_mixer: from Q_i to Q_tot, called with the spec and `state_dim`.
-        sequence_length: T, rows of a sample.
-        discount: gamma.
-        reward_scale: rewards are multiplied by it; None means 1 / std of the dataset's episode returns.
-        observation_normalizer: `identity`, `limits`, `gaussian` or `cdf`.
-        learning_rate: of Adam.
-        gradient_clip: largest gradient norm, None for no clipping.
-        ema_decay: of the averaged networks that make targets and act.
-        execution: `decentralized`, there is no other.
+        settings: the algorithm's own.
 
     Raises:
-        UserError: a value is out of range, or actions are continuous.
+        UserError: actions are continuous.
     """
 
     action_kinds: ClassVar[tuple[ActionKind, ...]] = ("discrete",)
-    action_mask: Tensor
+    settings: QMIXSettings
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        *,
-        seed: int,
-        recurrent: Callable[..., RecurrentNetwork],
-        value_mixer: Callable[..., ValueMixer],
-        sequence_length: int,
-        discount: float,
-        reward_scale: float | None,
-        observation_normalizer: str,
-        learning_rate: float,
-        gradient_clip: float | None,
-        ema_decay: float,
-        execution: str = "decentralized",
-    ) -> None:
-        super().__init__(spec, seed)
-        check_local(execution)
-        check_ranges(
-            sequence_length=sequence_length,
-            discount=discount,
-            reward_scale=reward_scale,
-            learning_rate=learning_rate,
-            gradient_clip=gradient_clip,
-            ema_decay=ema_decay,
-        )
-        self.window = Window(history=0, horizon=sequence_length)
-        self.register_buffer("action_mask", spec.environment.action_mask(), persistent=False)
-        self.normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
-        self.values = recurrent(spec, condition_dim=spec.observation_dim)
-        self.mixer = value_mixer(spec, state_dim=spec.state_dim or spec.n_agents * spec.observation_dim)
+    def __init__(self, spec: DatasetSpec, settings: QMIXSettings) -> None:
+        super().__init__(spec, settings)
+        self.window = Window(history=0, horizon=settings.sequence_length)
+        self.values = settings.recurrent(spec, condition_dim=spec.observation_dim)
+        self.mixer = settings.value_mixer(spec, state_dim=spec.state_dim or spec.n_agents * spec.observation_dim)
         self.average_values = ema_copy(self.values)
         self.average_mixer = ema_copy(self.mixer)
-        self.discount = discount
-        self.reward_scale = reward_scale if reward_scale is not None else 1.0 / max(spec.statistics.return_std, 1e-6)
-        self.learning_rate = learning_rate
-        self.gradient_clip = gradient_clip
-        self.ema_decay = ema_decay
+        self.reward_scale = scale_of_rewards(settings.reward_scale, spec)
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` and its parts; see the class and `Algorithm.losses`."""
@@ -145,7 +134,7 @@ class QMIX(Algorithm):
             following = self.following_value(sequences, values)
         rewards = self.reward_scale * sequences.batch.rewards.mean(1)[..., None]
         goes_on = (~sequences.batch.terminated)[..., None].to(rewards)
-        return rewards + self.discount * goes_on * following.to(rewards.dtype)
+        return rewards + self.settings.discount * goes_on * following.to(rewards.dtype)
 
     @torch.no_grad()
     def _averaged(self, sequences: Sequences) -> Tensor:
@@ -164,14 +153,11 @@ class QMIX(Algorithm):
 
     def policy(self) -> DecentralizedPolicy:
         """Agents that take the legal choice which their averaged Q_i says most for."""
-        network = cast(RecurrentNetwork, whole(self.average_values))
-        return ChoosingActor(network, self.normalizer, self.action_mask).eval()
+        return self.players(ChoosingActor, self.average_values)
 
-    def parameter_groups(self) -> list[ParameterGroup]:
+    def learned(self) -> list[Learned]:
         """Values with their mixer."""
-        return [ParameterGroup("critic", (self.values, self.mixer), self.learning_rate, self.gradient_clip)]
-
-    def after_step(self) -> None:
-        """Moves the averages."""
-        ema_update(self.average_values, self.values, self.ema_decay)
-        ema_update(self.average_mixer, self.mixer, self.ema_decay)
+        return [
+            Learned("critic", self.values, self.average_values),
+            Learned("critic", self.mixer, self.average_mixer),
+        ]

@@ -1,15 +1,30 @@
 """MA-TD3+BC: every agent maximises its Q and stays near the data's actions."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dof_lightning.algorithms.parts.critics import Situation, negative_value
 from dof_lightning.algorithms.parts.losses import squared_error
-from dof_lightning.algorithms.parts.settings import check_ranges
-from dof_lightning.algorithms.parts.td3 import DeterministicActorCritic
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.algorithms.parts.td3 import DeterministicActorCritic, TD3Settings
+from dof_lightning.settings import NonNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class TD3BCSettings(TD3Settings):
+    """Settings of `TD3BC`.
+
+    Attributes:
+        alpha: weight of the normalised Q.
+    """
+
+    alpha: NonNegative = 2.5
+
+    @classmethod
+    def makes(cls) -> type["TD3BC"]:
+        """See the base class."""
+        return TD3BC
 
 
 class TD3BC(DeterministicActorCritic):
@@ -17,14 +32,10 @@ class TD3BC(DeterministicActorCritic):
 
     Args:
         spec: the dataset's spec.
-        alpha: weight of the normalised Q, at least 0.
-        settings: see `DeterministicActorCritic`.
+        settings: the algorithm's own.
     """
 
-    def __init__(self, spec: DatasetSpec, *, alpha: float, **settings: Any) -> None:
-        super().__init__(spec, **settings)
-        check_ranges(alpha=alpha)
-        self.alpha = alpha
+    settings: TD3BCSettings
 
     def actor_loss(
         self, now: Situation, actions: Tensor, data: Tensor, weight: Tensor, generator: torch.Generator
@@ -32,4 +43,4 @@ class TD3BC(DeterministicActorCritic):
         """See the class and the base class."""
         cloning = squared_error(actions, data, self.action_mask, weight)
         value = negative_value(self.critic.frozen_values(now, actions), weight)
-        return {"loss/actor": self.alpha * value + cloning, "loss/cloning": cloning, "loss/q": value}
+        return {"loss/actor": self.settings.alpha * value + cloning, "loss/cloning": cloning, "loss/q": value}

@@ -45,7 +45,15 @@ class AttentionMLP(MLPDenoiser):
         agent_embedding: int | None = None,
         heads: int = 4,
     ) -> None:
-        super().__init__(spec, condition_dim, hidden, time_embedding, sharing, activation, agent_embedding)
+        super().__init__(
+            spec,
+            condition_dim,
+            hidden=hidden,
+            time_embedding=time_embedding,
+            sharing=sharing,
+            activation=activation,
+            agent_embedding=agent_embedding,
+        )
         self.meetings = nn.ModuleList([AttentionOverAgents(spec.n_agents, width, heads, sharing) for width in hidden])
 
     def predict(self, inputs: Tensor) -> Tensor:

@@ -1,15 +1,31 @@
 """MADIFF's denoiser of trajectories: a U-Net over time per agent, whose agents meet in attention."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from dof_lightning.networks.activation import Activation
 from dof_lightning.networks.agent_attention import AttentionOverAgents
 from dof_lightning.networks.agentwise import Sharing
 from dof_lightning.networks.agentwise_conv import fold_agents, unfold_agents
-from dof_lightning.networks.temporal_unet import TemporalUNet
+from dof_lightning.networks.temporal_unet import TemporalUNet, TemporalUNetSettings
 from dof_lightning.spec import DatasetSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionUNetSettings(TemporalUNetSettings):
+    """Settings of `AttentionUNet`.
+
+    Attributes:
+        heads: of the attention over agents; divides the channels of every level.
+    """
+
+    sharing: Sharing = "shared"
+    heads: int = 4
+
+    @classmethod
+    def makes(cls) -> type["AttentionUNet"]:
+        """See the base class."""
+        return AttentionUNet
 
 
 class AttentionUNet(TemporalUNet):
@@ -22,10 +38,7 @@ class AttentionUNet(TemporalUNet):
     Args:
         spec: the dataset's spec; D = `spec.observation_dim`.
         condition_dim: C, of what each agent conditions on.
-        channels, multipliers, blocks, bottom_blocks, kernel, norm_groups, embedding, activation: see `TemporalUNet`.
-        sharing: `independent` networks or one `shared` by all agents.
-        agent_embedding: width of the learned embedding that a shared network reads; None means a one-hot id.
-        heads: of the attention; divides the channels of every level.
+        settings: sizes of the network and of the attention.
 
     Shapes:
         x `[B, N, T, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, T, D]`
@@ -36,26 +49,12 @@ class AttentionUNet(TemporalUNet):
 
     local_execution = False
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        condition_dim: int,
-        channels: int = 32,
-        multipliers: Sequence[int] = (1, 2),
-        blocks: int = 1,
-        kernel: int = 5,
-        norm_groups: int = 8,
-        embedding: int = 32,
-        activation: Activation = "mish",
-        sharing: Sharing = "shared",
-        agent_embedding: int | None = None,
-        bottom_blocks: int | None = None,
-        heads: int = 4,
-    ) -> None:
-        sizes = (channels, multipliers, blocks, kernel, norm_groups, embedding)
-        super().__init__(spec, condition_dim, *sizes, activation, sharing, agent_embedding, bottom_blocks)
-        widths = [channels * multiplier for multiplier in multipliers]
-        self.meetings = nn.ModuleList([AttentionOverAgents(spec.n_agents, width, heads, sharing) for width in widths])
+    def __init__(self, spec: DatasetSpec, condition_dim: int, settings: AttentionUNetSettings) -> None:
+        super().__init__(spec, condition_dim, settings)
+        meetings = [
+            AttentionOverAgents(spec.n_agents, width, settings.heads, settings.sharing) for width in settings.widths
+        ]
+        self.meetings = nn.ModuleList(meetings)
 
     def _meet(self, level: int, hidden: Tensor) -> Tensor:
         """Attention over agents at a skip, or at the bottleneck (the last level)."""

@@ -1,15 +1,45 @@
 """What denoisers over time have in common: how they are told the step, the conditioning and whose window it is."""
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from dof_lightning.errors import UserError
 from dof_lightning.networks.activation import ACTIVATIONS, Activation
 from dof_lightning.networks.agentwise import AgentwiseMLP, Sharing
 from dof_lightning.networks.denoiser import Denoiser, Diffuses
+from dof_lightning.settings import Settings
 from dof_lightning.spec import DatasetSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemporalSettings(Settings, ABC):
+    """Settings of a denoiser over time; called with a dataset's spec and `condition_dim`, they build it.
+
+    Attributes:
+        embedding: width E of the embeddings of step and conditioning, even and at least 4.
+        activation: mish, silu, relu or tanh.
+        sharing: `independent` networks or one `shared` by all agents.
+        agent_embedding: width of the learned embedding that a shared network reads; None means a one-hot id.
+    """
+
+    group: ClassVar[str] = "denoiser"
+
+    embedding: int = 32
+    activation: Activation = "mish"
+    sharing: Sharing = "independent"
+    agent_embedding: int | None = None
+
+    @classmethod
+    @abstractmethod
+    def makes(cls) -> type["TemporalDenoiser"]:
+        """The denoiser whose settings these are."""
+
+    def __call__(self, spec: DatasetSpec, condition_dim: int) -> "TemporalDenoiser":
+        """The denoiser for a dataset, where each agent conditions on `condition_dim` numbers."""
+        return self.makes()(spec, condition_dim, self)
 
 
 class TemporalDenoiser(Denoiser):
@@ -18,36 +48,24 @@ class TemporalDenoiser(Denoiser):
     Args:
         spec: the dataset's spec; D = `spec.observation_dim`.
         condition_dim: C, of what each agent conditions on.
-        embedding: width E of the embeddings of step and conditioning, even and at least 4.
-        activation: mish, silu, relu or tanh.
-        sharing: `independent` networks or one `shared` by all agents.
-        agent_embedding: width of the learned embedding that a shared network reads; None means a one-hot id.
+        settings: the network's own; widths of the embeddings, activation, sharing.
 
     Shapes:
         x `[B, N, T, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, T, D]`
 
     Raises:
-        UserError: an unknown activation, or a width that does not fit.
+        UserError: a width that does not fit.
     """
 
     diffuses: ClassVar[Diffuses] = "trajectories"
     agent_buffers: ClassVar[tuple[str, ...]] = ("observation_mask", "agent_id")
     observation_mask: Tensor
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        condition_dim: int,
-        embedding: int,
-        activation: Activation,
-        sharing: Sharing,
-        agent_embedding: int | None,
-    ) -> None:
-        if activation not in ACTIVATIONS:
-            raise UserError(f"denoiser.activation={activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
-        super().__init__(spec, (embedding, 4 * embedding, embedding), activation, sharing, agent_embedding)
+    def __init__(self, spec: DatasetSpec, condition_dim: int, settings: TemporalSettings) -> None:
+        width, activation, sharing = settings.embedding, settings.activation, settings.sharing
+        super().__init__(spec, (width, 4 * width, width), activation, sharing, settings.agent_embedding)
         self.register_buffer("observation_mask", spec.environment.observation_mask())
-        sizes = (condition_dim + self.identity_width, 4 * embedding, embedding)
+        sizes = (condition_dim + self.identity_width, 4 * width, width)
         self.condition_network = AgentwiseMLP(spec.n_agents, sizes, activation, sharing)
         self.activation = ACTIVATIONS[activation]()
 

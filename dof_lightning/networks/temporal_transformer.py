@@ -1,6 +1,7 @@
 """Another denoiser of DoF-Trajectory: one small transformer over time per agent."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from dof_lightning.errors import UserError
 from dof_lightning.networks.activation import Activation
 from dof_lightning.networks.agentwise import Agentwise, AgentwiseLinear, AgentwiseMLP, Sharing
 from dof_lightning.networks.denoiser import SinusoidalEmbedding
-from dof_lightning.networks.temporal import TemporalDenoiser
+from dof_lightning.networks.temporal import TemporalDenoiser, TemporalSettings
+from dof_lightning.settings import Count
 from dof_lightning.spec import DatasetSpec
 
 
@@ -59,6 +61,33 @@ class TransformerBlock(Agentwise):
         return _rowwise(self.attention_out, mixed.transpose(2, 3).flatten(3))
 
 
+@dataclass(frozen=True, kw_only=True)
+class TemporalTransformerSettings(TemporalSettings):
+    """Settings of `TemporalTransformer`.
+
+    Attributes:
+        width: of a token, even, at least 4 and a multiple of the heads.
+        depth: blocks.
+        heads: of the attention.
+    """
+
+    width: int = 64
+    depth: Count = 2
+    heads: int = 4
+    activation: Activation = "silu"
+
+    @classmethod
+    def makes(cls) -> type["TemporalTransformer"]:
+        """See the base class."""
+        return TemporalTransformer
+
+    def check(self) -> None:
+        """See the base class."""
+        width, heads = self.width, self.heads
+        if heads < 1 or width % heads or width < 4 or width % 2:
+            raise UserError(f"denoiser.width={width} must be even, at least 4 and a multiple of denoiser.heads={heads}")
+
+
 class TemporalTransformer(TemporalDenoiser):
     """eps_i(x_i^k, k, c_i) of every agent: the noise in agent i's window of observations, from its own row only.
 
@@ -69,13 +98,7 @@ class TemporalTransformer(TemporalDenoiser):
     Args:
         spec: the dataset's spec; D = `spec.observation_dim`.
         condition_dim: C, of what each agent conditions on.
-        width: of a token, even, at least 4 and a multiple of the heads.
-        depth: blocks.
-        heads: of the attention.
-        embedding: width of the embeddings of step and conditioning, even and at least 4.
-        activation: mish, silu, relu or tanh.
-        sharing: `independent` networks or one `shared` by all agents.
-        agent_embedding: width of the learned embedding that a shared network reads; None means a one-hot id.
+        settings: sizes of the network.
 
     Shapes:
         x `[B, N, T, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, T, D]`
@@ -84,25 +107,23 @@ class TemporalTransformer(TemporalDenoiser):
         UserError: a size that does not fit.
     """
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        condition_dim: int,
-        width: int = 64,
-        depth: int = 2,
-        heads: int = 4,
-        embedding: int = 32,
-        activation: Activation = "silu",
-        sharing: Sharing = "independent",
-        agent_embedding: int | None = None,
-    ) -> None:
-        _check_sizes(width, depth, heads)
-        super().__init__(spec, condition_dim, embedding, activation, sharing, agent_embedding)
-        n_agents = spec.n_agents
+    def __init__(self, spec: DatasetSpec, condition_dim: int, settings: TemporalTransformerSettings) -> None:
+        super().__init__(spec, condition_dim, settings)
+        n_agents, width, sharing = spec.n_agents, settings.width, settings.sharing
         self.place_embedding = SinusoidalEmbedding(width, "denoiser.width")
         self.entry = AgentwiseLinear(n_agents, spec.observation_dim, width, sharing)
         self.blocks = nn.ModuleList(
-            [TransformerBlock(n_agents, width, heads, 2 * embedding, activation, sharing) for _ in range(depth)]
+            [
+                TransformerBlock(
+                    n_agents,
+                    width,
+                    heads=settings.heads,
+                    embedding=2 * settings.embedding,
+                    activation=settings.activation,
+                    sharing=sharing,
+                )
+                for _ in range(settings.depth)
+            ]
         )
         self.exit = AgentwiseLinear(n_agents, width, spec.observation_dim, sharing)
 
@@ -125,10 +146,3 @@ def _rowwise(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def _normalize(x: Tensor) -> Tensor:
     return functional.layer_norm(x, x.shape[-1:])
-
-
-def _check_sizes(width: int, depth: int, heads: int) -> None:
-    if heads < 1 or width % heads or width < 4 or width % 2:
-        raise UserError(f"denoiser.width={width} must be even, at least 4 and a multiple of denoiser.heads={heads}")
-    if depth < 1:
-        raise UserError(f"denoiser.depth={depth} must be at least 1")

@@ -1,6 +1,7 @@
 """The denoiser of DoF-Trajectory: one U-Net over time per agent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -17,7 +18,8 @@ from dof_lightning.networks.agentwise_conv import (
     fold_agents,
     unfold_agents,
 )
-from dof_lightning.networks.temporal import TemporalDenoiser
+from dof_lightning.networks.temporal import TemporalDenoiser, TemporalSettings
+from dof_lightning.settings import Count
 from dof_lightning.spec import DatasetSpec
 
 
@@ -68,6 +70,46 @@ class ResidualBlock(Agentwise):
         return hidden + self.short_cut(x)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TemporalUNetSettings(TemporalSettings):
+    """Settings of `TemporalUNet`.
+
+    Attributes:
+        channels: of the first level.
+        multipliers: channels of each level, times those of the first; each further level halves the time.
+        blocks: residual blocks a level, on the way down and on the way up.
+        bottom_blocks: residual blocks at the lowest resolution; None means as many as `blocks`.
+        kernel: width of the convolutions, odd.
+        norm_groups: of the group normalisations; divides the channels of every level.
+    """
+
+    channels: int = 32
+    multipliers: Sequence[int] = (1, 2)
+    blocks: Count = 1
+    bottom_blocks: Count | None = None
+    kernel: int = 5
+    norm_groups: int = 8
+
+    @classmethod
+    def makes(cls) -> type["TemporalUNet"]:
+        """See the base class."""
+        return TemporalUNet
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level."""
+        return [self.channels * multiplier for multiplier in self.multipliers]
+
+    def check(self) -> None:
+        """See the base class."""
+        if not self.multipliers or min(self.channels, *self.multipliers) < 1:
+            raise UserError(
+                f"denoiser.channels={self.channels}, denoiser.multipliers={list(self.multipliers)} must be at least 1"
+            )
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise UserError(f"denoiser.kernel={self.kernel} must be odd, so that a window keeps its length")
+
+
 class TemporalUNet(TemporalDenoiser):
     """eps_i(x_i^k, k, c_i) of every agent: the noise in agent i's window of observations, from its own row only.
 
@@ -79,16 +121,7 @@ class TemporalUNet(TemporalDenoiser):
     Args:
         spec: the dataset's spec; D = `spec.observation_dim`.
         condition_dim: C, of what each agent conditions on.
-        channels: of the first level.
-        multipliers: channels of each level, times those of the first.
-        blocks: residual blocks a level, on the way down and on the way up.
-        bottom_blocks: residual blocks at the lowest resolution; None means as many as `blocks`.
-        kernel: width of the convolutions, odd.
-        norm_groups: of the group normalisations; divides the channels of every level.
-        embedding: width of the embeddings of step and conditioning, even and at least 4.
-        activation: mish, silu, relu or tanh.
-        sharing: `independent` networks or one `shared` by all agents.
-        agent_embedding: width of the learned embedding that a shared network reads; None means a one-hot id.
+        settings: sizes of the network.
 
     Shapes:
         x `[B, N, T, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, T, D]`
@@ -97,38 +130,35 @@ class TemporalUNet(TemporalDenoiser):
         UserError: a size that does not fit.
     """
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        condition_dim: int,
-        channels: int = 32,
-        multipliers: Sequence[int] = (1, 2),
-        blocks: int = 1,
-        kernel: int = 5,
-        norm_groups: int = 8,
-        embedding: int = 32,
-        activation: Activation = "mish",
-        sharing: Sharing = "independent",
-        agent_embedding: int | None = None,
-        bottom_blocks: int | None = None,
-    ) -> None:
-        at_bottom = blocks if bottom_blocks is None else bottom_blocks
-        _check_sizes(channels, multipliers, {"blocks": blocks, "bottom_blocks": at_bottom}, kernel)
-        super().__init__(spec, condition_dim, embedding, activation, sharing, agent_embedding)
-        n_agents = spec.n_agents
+    def __init__(self, spec: DatasetSpec, condition_dim: int, settings: TemporalUNetSettings) -> None:
+        super().__init__(spec, condition_dim, settings)
+        n_agents, kernel, sharing = spec.n_agents, settings.kernel, settings.sharing
         self.groups = n_agents if sharing == "independent" else 1
+        widths = settings.widths
 
-        def stack(inside: int, outside: int, count: int = blocks) -> nn.ModuleList:
-            widths = [(inside if index == 0 else outside) for index in range(count)]
-            sizes = (2 * embedding, kernel, norm_groups, activation, sharing)
-            return nn.ModuleList([ResidualBlock(n_agents, width, outside, *sizes) for width in widths])
+        def stack(inside: int, outside: int, count: int = settings.blocks) -> nn.ModuleList:
+            return nn.ModuleList(
+                [
+                    ResidualBlock(
+                        n_agents,
+                        in_channels=inside if index == 0 else outside,
+                        out_channels=outside,
+                        embedding=2 * settings.embedding,
+                        kernel=kernel,
+                        norm_groups=settings.norm_groups,
+                        activation=settings.activation,
+                        sharing=sharing,
+                    )
+                    for index in range(count)
+                ]
+            )
 
-        widths = [channels * multiplier for multiplier in multipliers]
         self.entry = AgentwiseConv1d(n_agents, spec.observation_dim, widths[0], kernel, sharing)
         self.down = nn.ModuleList([stack(width, width) for width in widths[:-1]])
         self.shrink = nn.ModuleList(
             [AgentwiseConv1d(n_agents, own, below, 3, sharing, stride=2) for own, below in pairwise(widths)]
         )
+        at_bottom = settings.blocks if settings.bottom_blocks is None else settings.bottom_blocks
         self.bottom = stack(widths[-1], widths[-1], at_bottom)
         self.grow = nn.ModuleList([AgentwiseUpsample(n_agents, below, own, sharing) for own, below in pairwise(widths)])
         self.up = nn.ModuleList([stack(2 * width, width) for width in widths[:-1]])
@@ -171,13 +201,3 @@ def _through(blocks: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
     for block in blocks.children():
         x = block(x, embedding)
     return x
-
-
-def _check_sizes(channels: int, multipliers: Sequence[int], blocks: Mapping[str, int], kernel: int) -> None:
-    if channels < 1 or not multipliers or min(multipliers) < 1:
-        raise UserError(f"denoiser.channels={channels}, denoiser.multipliers={list(multipliers)} must be at least 1")
-    for key, count in blocks.items():
-        if count < 1:
-            raise UserError(f"denoiser.{key}={count} must be at least 1")
-    if kernel < 1 or kernel % 2 == 0:
-        raise UserError(f"denoiser.kernel={kernel} must be odd, so that a window keeps its length")

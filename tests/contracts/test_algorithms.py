@@ -1,5 +1,6 @@
 """What every algorithm in `conf/algorithm` owes, and every part in the groups it is made of."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,14 +125,11 @@ def test_networks_may_run_in_bfloat16(name: str) -> None:
 @every_case
 def test_one_batch_can_be_learned(overrides: tuple[str, ...]) -> None:
     algorithm = build_algorithm(*overrides)
-    for name in (
-        "q_weight",
-        "alpha",
-    ):  # values of random rewards pull away from what is imitated, penalties from values
-        if hasattr(algorithm, name):
-            setattr(algorithm, name, 0.0)
+    # Values of random rewards pull away from what is imitated, penalties from values.
+    changes = {name: 0.0 for name in ("q_weight", "alpha") if hasattr(algorithm.settings, name)}
     if chooses(overrides):
-        algorithm.learning_rate = 1e-2  # random choices have no pattern: they can only be learned by heart
+        changes["learning_rate"] = 1e-2  # random choices have no pattern: they can only be learned by heart
+    algorithm.settings = replace(algorithm.settings, **changes)
     batch = random_batch(algorithm.spec, algorithm.window, size=32)
     optimizer = algorithm.configure_optimizers()
 

@@ -1,91 +1,84 @@
 """An actor and twin critics an agent, and their averages: what continuous baselines have in common."""
 
-from typing import ClassVar, cast
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dof_lightning.actors.direct import DirectActor
-from dof_lightning.algorithms.base import Algorithm, ParameterGroup
-from dof_lightning.algorithms.parts.critics import MixedCritic, Situation, TeamCritic
+from dof_lightning.algorithms.base import ParameterGroup
+from dof_lightning.algorithms.parts.baseline import Baseline, Learned
+from dof_lightning.algorithms.parts.critics import MixedCritic, Situation, TeamCritic, scale_of_rewards
 from dof_lightning.algorithms.parts.losses import squared_error
-from dof_lightning.algorithms.parts.settings import check_local, check_ranges
+from dof_lightning.algorithms.parts.settings import BaselineSettings
 from dof_lightning.batch import EpisodeBatch
+from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.actor import AgentwiseActor
-from dof_lightning.networks.ema import ema_copy, ema_update
-from dof_lightning.normalization import build_normalizer
-from dof_lightning.sharding import whole
+from dof_lightning.networks.critic import AgentwiseCritic
+from dof_lightning.networks.ema import ema_copy
+from dof_lightning.settings import Fraction, Positive
 from dof_lightning.spec import ActionKind, DatasetSpec
 
+SMALL_CRITIC = partial(AgentwiseCritic, hidden=(64, 64), activation="relu")
 
-class ActorCritic(Algorithm):
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticSettings(BaselineSettings, ABC):
+    """What continuous baselines with critics have in common.
+
+    Attributes:
+        actor: mu_i, called with the spec and `condition_dim`.
+        critic: twin Q_i, called with the spec and `condition_dim`.
+        discount: gamma of the TD targets.
+        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns.
+        critic_learning_rate: of Adam for critics.
+        critic_gradient_clip: largest norm of the gradient of each agent's critics, None for no clipping.
+        target_update_rate: tau of the target critics.
+    """
+
+    actor: Callable[..., AgentwiseActor] = AgentwiseActor
+    critic: Callable[..., AgentwiseCritic] = SMALL_CRITIC
+    discount: Fraction = 0.95
+    reward_scale: Positive | None = None
+    critic_learning_rate: Positive = 3e-4
+    gradient_clip: Positive | None = 0.5
+    critic_gradient_clip: Positive | None = 0.5
+    target_update_rate: Fraction = 0.005
+
+
+class ActorCritic(Baseline):
     """Actors a_i = tanh(mu_i(o_i)) and critics; subclasses say how both learn (`losses`) and which rows they need.
 
     Args:
         spec: the dataset's spec.
-        seed: the run's seed.
-        actor: mu_i; of what it says, the first A numbers are the action.
-        values: of the agents, or of the team.
-        discount: gamma.
-        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns.
-        observation_normalizer: `identity`, `limits`, `gaussian` or `cdf`.
-        learning_rate: of the actors.
-        critic_learning_rate: of the critics.
-        gradient_clip: largest norm of each agent's actor's gradient, None for no clipping.
-        critic_gradient_clip: the same of its critics.
-        ema_decay: of the averaged actors that act.
-        target_update_rate: tau of the target critics.
-        execution: `decentralized`, there is no other.
+        settings: the algorithm's own.
 
     Raises:
-        UserError: a value is out of range, or actions are discrete.
+        UserError: actions are discrete.
     """
 
     action_kinds: ClassVar[tuple[ActionKind, ...]] = ("continuous",)
-    action_mask: Tensor
+    settings: ActorCriticSettings
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        *,
-        seed: int,
-        actor: AgentwiseActor,
-        values: MixedCritic,
-        discount: float,
-        reward_scale: float | None,
-        observation_normalizer: str,
-        learning_rate: float,
-        critic_learning_rate: float,
-        gradient_clip: float | None,
-        critic_gradient_clip: float | None,
-        ema_decay: float,
-        target_update_rate: float,
-        execution: str = "decentralized",
-    ) -> None:
-        super().__init__(spec, seed)
-        check_local(execution)
-        check_ranges(
-            discount=discount,
-            reward_scale=reward_scale,
-            learning_rate=learning_rate,
-            critic_learning_rate=critic_learning_rate,
-            gradient_clip=gradient_clip,
-            critic_gradient_clip=critic_gradient_clip,
-            ema_decay=ema_decay,
-            target_update_rate=target_update_rate,
-        )
-        self.register_buffer("action_mask", spec.environment.action_mask(), persistent=False)
-        self.normalizer = build_normalizer(observation_normalizer, spec.statistics.observations)
-        self.actor = actor
+    def __init__(self, spec: DatasetSpec, settings: ActorCriticSettings) -> None:
+        super().__init__(spec, settings)
+        self.actor = self.build_actor()
         self.average_actor = ema_copy(self.actor)
-        scale = reward_scale if reward_scale is not None else 1.0 / max(spec.statistics.return_std, 1e-6)
-        self.critic = TeamCritic(values, discount, scale)
-        self.learning_rate = learning_rate
-        self.critic_learning_rate = critic_learning_rate
-        self.gradient_clip = gradient_clip
-        self.critic_gradient_clip = critic_gradient_clip
-        self.ema_decay = ema_decay
-        self.target_update_rate = target_update_rate
+        mixer = self.build_mixer()
+        values = MixedCritic(settings.critic(spec, condition_dim=spec.observation_dim), mixer)
+        self.critic = TeamCritic(values, settings.discount, scale_of_rewards(settings.reward_scale, spec))
+
+    def build_actor(self) -> AgentwiseActor:
+        """mu_i with fresh weights; of what it says, the first A numbers are the action."""
+        return self.settings.actor(self.spec, condition_dim=self.spec.observation_dim)
+
+    def build_mixer(self) -> ValueMixer | None:
+        """From the agents' values to the team's; None where agents learn from their own rewards."""
+        return None
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """How far the averaged actors are from what the data's did."""
@@ -95,20 +88,21 @@ class ActorCritic(Algorithm):
 
     def policy(self) -> DirectActor:
         """Agents with the averaged actors."""
-        network = cast(AgentwiseActor, whole(self.average_actor))
-        return DirectActor(network, self.normalizer, self.action_mask).eval()
+        return self.players(DirectActor, self.average_actor)
+
+    def learned(self) -> list[Learned]:
+        """The actors; critics have a learning rate of their own."""
+        return [Learned("actor", self.actor, self.average_actor)]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Actors and critics."""
-        return [
-            ParameterGroup("actor", (self.actor,), self.learning_rate, self.gradient_clip),
-            ParameterGroup("critic", (self.critic.online,), self.critic_learning_rate, self.critic_gradient_clip),
-        ]
+        rate, clip = self.settings.critic_learning_rate, self.settings.critic_gradient_clip
+        return [*super().parameter_groups(), ParameterGroup("critic", (self.critic.online,), rate, clip)]
 
     def after_step(self) -> None:
         """Moves the averages: what acts, and the target critics."""
-        ema_update(self.average_actor, self.actor, self.ema_decay)
-        self.critic.update_target(self.target_update_rate)
+        super().after_step()
+        self.critic.update_target(self.settings.target_update_rate)
 
     def situation(self, batch: EpisodeBatch, row: int) -> Situation:
         """A row of a batch as actors and critics see it."""

@@ -2,19 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from dof_lightning.algorithms.base import mean_over_ranks
-from dof_lightning.algorithms.parts.policy_settings import Critics
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import ValueMixer
+from dof_lightning.factorization.value import Sum
 from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
 from dof_lightning.networks.ema import ema_copy, ema_update
+from dof_lightning.settings import Fraction, Positive, Settings
 from dof_lightning.sharding import FsdpRole, whole
 from dof_lightning.spec import DatasetSpec
 
@@ -119,6 +120,38 @@ class CentralCritic(nn.Module):
 def at_least_float32(values: Tensor) -> Tensor:
     """Lifts half precision, keeps float64."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def scale_of_rewards(wanted: float | None, spec: DatasetSpec) -> float:
+    """The factor on the rewards that critics see: what is wanted, or 1 / std of the dataset's episode returns."""
+    return wanted if wanted is not None else 1.0 / max(spec.statistics.return_std, 1e-6)
+
+
+Critics = Literal["none", "separate", "mixed", "joint"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticSettings(Settings):
+    """Of the critics of a team.
+
+    Attributes:
+        critics: `none`, `separate` (agent i learns Q_i from r_i), `mixed` (Q_tot from the team's mean reward) or
+            `joint` (one Q of all actions, in the state where the dataset has one).
+        critic: twin Q_i(o_i, a_i), called with the spec and `condition_dim`; the local head where `critics=joint`.
+        joint_critic: twin Q(s, a_1..a_N), called with the spec and `context_dim`; used with `critics=joint`.
+        value_mixer: from Q_i to Q_tot, called with the spec and `state_dim`; used with `critics=mixed`.
+        local_head: with `critics=joint`, distil the joint Q into Q_i(o_i, a_i), by which an agent ranks candidates.
+        discount: gamma of the TD targets.
+        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns.
+    """
+
+    critics: Critics = "mixed"
+    critic: Callable[..., AgentwiseCritic] = AgentwiseCritic
+    joint_critic: Callable[..., JointCritic] = JointCritic
+    value_mixer: Callable[..., ValueMixer] = Sum
+    local_head: bool = True
+    discount: Fraction = 0.99
+    reward_scale: Positive | None = None
 
 
 class TeamCritic(nn.Module):
@@ -234,37 +267,19 @@ def check_ranking(critic: TeamCritic | None, candidates: int) -> None:
         )
 
 
-def build_team_critic(
-    spec: DatasetSpec,
-    critics: Critics,
-    critic: Callable[..., AgentwiseCritic],
-    value_mixer: Callable[..., ValueMixer],
-    joint_critic: Callable[..., JointCritic],
-    local_head: bool,
-    discount: float,
-    reward_scale: float | None,
-) -> TeamCritic | None:
-    """Critics of the wanted kind, None where there are none.
-
-    Args:
-        spec: the dataset's spec.
-        critics: their kind.
-        critic: the agents' own twins, called with the spec and `condition_dim`.
-        value_mixer: for mixed critics, called with the spec and `state_dim`.
-        joint_critic: for joint critics, called with the spec and `context_dim`.
-        local_head: with joint critics, the agents' own twins too.
-        discount: gamma.
-        reward_scale: None means 1 / std of the dataset's episode returns.
-    """
+def build_team_critic(spec: DatasetSpec, settings: CriticSettings) -> TeamCritic | None:
+    """Critics of the wanted kind, None where there are none."""
+    critics = settings.critics
     if critics == "none":
         return None
     observations_dim = spec.n_agents * spec.observation_dim
-    own = critic(spec, condition_dim=spec.observation_dim) if critics != "joint" or local_head else None
+    has_own = critics != "joint" or settings.local_head
+    own = settings.critic(spec, condition_dim=spec.observation_dim) if has_own else None
     values: MixedCritic | CentralCritic
     if critics == "joint":
-        values = CentralCritic(joint_critic(spec, context_dim=spec.state_dim or observations_dim), own)
+        values = CentralCritic(settings.joint_critic(spec, context_dim=spec.state_dim or observations_dim), own)
     else:
         assert own is not None
-        values = MixedCritic(own, value_mixer(spec, state_dim=observations_dim) if critics == "mixed" else None)
-    scale = reward_scale if reward_scale is not None else 1.0 / max(spec.statistics.return_std, 1e-6)
-    return TeamCritic(values, discount, scale)
+        mixer = settings.value_mixer(spec, state_dim=observations_dim) if critics == "mixed" else None
+        values = MixedCritic(own, mixer)
+    return TeamCritic(values, settings.discount, scale_of_rewards(settings.reward_scale, spec))

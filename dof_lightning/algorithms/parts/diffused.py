@@ -1,8 +1,117 @@
-"""A batch on its way through the diffusion model: what diffuses, and what the denoisers made of it."""
+"""Settings and parts of a factorised model, and a batch on its way through it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
 from torch import Tensor
+
+from dof_lightning.algorithms.base import AlgorithmSettings
+from dof_lightning.diffusion.sampler import DDIM, Sampler
+from dof_lightning.diffusion.schedule import Schedule, vp
+from dof_lightning.diffusion.seed_conditioning import NO_SEEDS, SharedSeeds
+from dof_lightning.errors import UserError
+from dof_lightning.factorization import data, noise
+from dof_lightning.factorization.base import Factorization
+from dof_lightning.networks.agentwise import Agentwise
+from dof_lightning.settings import Fraction, NonNegative, Positive, Range
+from dof_lightning.spec import DatasetSpec
+
+DEFAULT_SCHEDULE = partial(vp, steps=10)
+FIVE_STEPS = partial(DDIM, steps=5)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a factorised model is made of.
+
+    Attributes:
+        denoiser: the bank of per-agent denoisers, `(x [B, N, ...], k [B], condition [B, N, C]) -> [B, N, ...]`.
+        noise_factorization: f.
+        data_factorization: h.
+    """
+
+    denoiser: Agentwise
+    noise_factorization: Factorization
+    data_factorization: Factorization
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionSettings(AlgorithmSettings):
+    """What all diffusion models have in common.
+
+    Attributes:
+        denoiser: called with the spec and `condition_dim`, gives the bank of per-agent denoisers.
+        noise_factorization: f, called with the spec.
+        data_factorization: h, called with the spec.
+        schedule: called without arguments.
+        sampler: of execution, called with the schedule.
+        observation_normalizer: `identity`, `limits`, `gaussian` (not clipped) or `cdf`.
+        learning_rate: of Adam for denoisers, f and h.
+        ema_decay: of the moving averages that act.
+    """
+
+    denoiser: Callable[..., Agentwise]
+    noise_factorization: Callable[[DatasetSpec], Factorization] = noise.WConcat
+    data_factorization: Callable[[DatasetSpec], Factorization] = data.WConcat
+    schedule: Callable[[], Schedule] = DEFAULT_SCHEDULE
+    sampler: Callable[[Schedule], Sampler]
+    observation_normalizer: str = "gaussian"
+    learning_rate: Positive = 3e-4
+    ema_decay: Fraction = 0.995
+
+    @property
+    def seeds(self) -> SharedSeeds:
+        """How the agents are told a common seed; here they are not."""
+        return NO_SEEDS
+
+    def build_parts(self, spec: DatasetSpec, condition_dim: int) -> Parts:
+        """Denoisers, f and h, in this order: it is part of what a seed means.
+
+        Args:
+            spec: the dataset's spec.
+            condition_dim: C, of what each agent conditions on, without a common seed.
+        """
+        denoiser = self.denoiser(spec, condition_dim=condition_dim + self.seeds.width)
+        return Parts(denoiser, self.noise_factorization(spec), self.data_factorization(spec))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataDiffusionSettings(DiffusionSettings):
+    """What models of the data themselves have in common.
+
+    Attributes:
+        reconstruction_weight: lambda, weight of the loss that trains h to reconstruct the data.
+        gradient_clip: largest gradient norm of each agent's denoiser; None means no clipping.
+        shared_seeds: M, values of a random seed that all agents are told before an episode (docs/shared_seed.md);
+            None for none.
+    """
+
+    reconstruction_weight: NonNegative = 1.0
+    gradient_clip: Positive | None = None
+    shared_seeds: Annotated[int, Range(2)] | None = None
+
+    @property
+    def seeds(self) -> SharedSeeds:
+        """How the agents are told a common seed."""
+        return SharedSeeds(self.shared_seeds)
+
+    def check_h(self, h: Factorization, otherwise: str = "") -> None:
+        """Refuses to leave h without a gradient.
+
+        Args:
+            h: the data factorisation, built.
+            otherwise: what to set instead of the weight, with a comma behind it.
+
+        Raises:
+            UserError: it has something to learn, and no loss to learn from.
+        """
+        if self.reconstruction_weight == 0 and any(True for _ in h.parameters()):
+            raise UserError(
+                "data_factorization would get no gradient: set algorithm.reconstruction_weight above 0, "
+                f"{otherwise}or data_factorization=concat"
+            )
 
 
 @dataclass(frozen=True)
@@ -22,6 +131,19 @@ class Denoised:
     prediction: Tensor
     x0: Tensor
     clipped_share: Tensor
+
+    def heldout_errors(self, weight: Tensor, spec: DatasetSpec) -> dict[str, Tensor]:
+        """The noise error by tag, unweighted by f: `heldout/diffusion` of all agents, and each agent's own.
+
+        Args:
+            weight: `[B, N, ...]`, of the entries.
+            spec: names the agents.
+        """
+        error = weight * (self.prediction - self.noise).square()
+        entries = (0, *range(2, error.dim()))
+        own = error.sum(entries) / weight.sum(entries).clamp_min(1e-12)
+        names = [f"heldout/diffusion_{agent.name}" for agent in spec.environment.agents]
+        return {"heldout/diffusion": error.sum()} | dict(zip(names, own.unbind(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """What no agent could run alone is refused, unless centralised execution is asked for."""
 
 from collections.abc import Mapping
-from typing import Protocol, get_args
+from typing import Protocol
 
-from dof_lightning.actors.diffusion import Execution
 from dof_lightning.errors import UserError
+from dof_lightning.policy import Execution
 
 _LOCAL = {
     "noise_factorization": "concat, wconcat or dec_attention",
@@ -20,7 +20,7 @@ class Part(Protocol):
     local_execution: bool
 
 
-def check_execution(execution: str, parts: Mapping[str, Part]) -> None:
+def check_execution(execution: Execution, parts: Mapping[str, Part]) -> None:
     """Refuses parts that need all agents' data where agents act alone.
 
     Args:
@@ -30,9 +30,6 @@ def check_execution(execution: str, parts: Mapping[str, Part]) -> None:
     Raises:
         UserError: names the key and the fix.
     """
-    if execution not in get_args(Execution):
-        choices = " or ".join(get_args(Execution))
-        raise UserError(f"algorithm.execution={execution} is unknown; choose {choices}")
     for key, part in parts.items():
         if execution == "decentralized" and not part.local_execution:
             raise UserError(

@@ -1,5 +1,7 @@
 """Losses that algorithms share, averaged over the rows that are real."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -7,6 +9,7 @@ from torch.nn import functional
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.networks.inverse import InverseDynamics
 from dof_lightning.normalization import Normalizer
+from dof_lightning.settings import Positive, Settings
 from dof_lightning.spec import DatasetSpec
 
 
@@ -94,6 +97,19 @@ def _cross_entropy(scores: Tensor, taken: Tensor, mask: Tensor, legal: Tensor | 
     allowed = mask if legal is None else mask & legal
     allowed = allowed | functional.one_hot(taken, scores.shape[-1]).bool()
     return -scores.masked_fill(~allowed, float("-inf")).log_softmax(-1).gather(-1, taken[..., None]).squeeze(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImplicitConstraintSettings(Settings):
+    """Temperatures of batch weights; the larger, the more alike the weights.
+
+    Attributes:
+        actor_temperature: of the actors' weights, in units of the scaled rewards.
+        critic_temperature: of the weights in TD targets, likewise; by default so large that they are all about 1.
+    """
+
+    actor_temperature: Positive = 0.1
+    critic_temperature: Positive = 1000.0
 
 
 @torch.no_grad()

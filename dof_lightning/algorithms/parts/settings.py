@@ -1,42 +1,32 @@
-"""What values the settings of baselines may have; everything else is refused in one line with the fix."""
+"""Settings that all baselines have in common."""
 
-from collections.abc import Callable
+from abc import ABC
+from dataclasses import dataclass
 
+from dof_lightning.algorithms.base import AlgorithmSettings
 from dof_lightning.errors import UserError
-
-_TEMPERATURES = ("actor_temperature", "critic_temperature")
-_RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
-    (
-        ("discount", "target_update_rate", "target_noise", "search_weight", "threshold", "target_quantile"),
-        lambda value: 0.0 <= value <= 1.0,
-        "between 0 and 1",
-    ),
-    (("ema_decay", "dropout"), lambda value: 0.0 <= value < 1.0, "at least 0 and below 1"),
-    (("learning_rate", "critic_learning_rate", "search_std", *_TEMPERATURES), lambda value: value > 0.0, "above 0"),
-    (
-        ("gradient_clip", "critic_gradient_clip", "reward_scale", "returns_scale"),
-        lambda value: value > 0.0,
-        "above 0, or null",
-    ),
-    (("alpha", "weight_decay"), lambda value: value >= 0.0, "at least 0"),
-    (("sequence_length", "samples", "search_iterations", "search_samples"), lambda value: value >= 1, "at least 1"),
-)
+from dof_lightning.settings import FractionBelowOne, Positive
 
 
-def check_ranges(**settings: float | None) -> None:
-    """Refuses values out of range.
+@dataclass(frozen=True, kw_only=True)
+class BaselineSettings(AlgorithmSettings, ABC):
+    """What every baseline can be told; its agents act alone, so centralised execution is refused.
 
-    Args:
-        settings: by their name in the configuration, one of the table above.
-
-    Raises:
-        UserError: names the key and what would fit.
+    Attributes:
+        observation_normalizer: `identity`, `limits`, `gaussian` or `cdf`.
+        learning_rate: of Adam, for actors, or for values where there are no actors.
+        gradient_clip: largest gradient norm (of each agent where networks are independent), None for no clipping.
+        ema_decay: of the averaged networks, which act and make TD targets.
     """
-    known = {key: (fits, words) for keys, fits, words in _RANGES for key in keys}
-    for key, value in settings.items():
-        fits, words = known[key]
-        if value is not None and not fits(value):
-            raise UserError(f"algorithm.{key}={value} must be {words}")
+
+    observation_normalizer: str = "gaussian"
+    learning_rate: Positive = 3e-4
+    gradient_clip: Positive | None = None
+    ema_decay: FractionBelowOne = 0.995
+
+    def check(self) -> None:
+        """See the base class."""
+        check_local(self.execution)
 
 
 def check_local(execution: str) -> None:

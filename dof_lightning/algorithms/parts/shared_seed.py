@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from dof_lightning.algorithms.base import ParameterGroup
+from dof_lightning.algorithms.parts.diffused import Diffused, Parts
 from dof_lightning.diffusion.guidance import ConditionalDenoiser
 from dof_lightning.diffusion.schedule import Schedule
-from dof_lightning.diffusion.seed_conditioning import with_shared_seed
+from dof_lightning.diffusion.seed_conditioning import NO_SEEDS, SharedSeeds
 from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import Factorization
-from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.sharding import FsdpRole
 
 ERROR_DRAWS = 2  # noisings of each sample that the seeds are compared on; even: one half checks the other
@@ -27,20 +27,20 @@ class Assignment:
     """The seeds that a batch is learned with.
 
     Attributes:
+        seeds: how they are told.
         shared_seed: z, `[B, N]` int64, the same for all agents of a sample; None where there are no shared seeds.
-        shared_seeds: M, or None.
         losses: scalars by tag: `loss/shared_seed` trains the potential; `shared_seed/gain` is the share of the
             denoising error that the better seed saves over a random one, chosen and measured on different noise: 0
             where the seeds mean nothing.
     """
 
+    seeds: SharedSeeds = NO_SEEDS
     shared_seed: Tensor | None = None
-    shared_seeds: int | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
 
     def tell(self, condition: Tensor) -> Tensor:
         """`[B, N, C + M]` of a condition `[B, N, C]`, or itself where there are no shared seeds."""
-        return with_shared_seed(condition, self.shared_seed, self.shared_seeds)
+        return self.seeds.tell(condition, self.shared_seed)
 
     def add_loss(self, loss: Tensor) -> Tensor:
         """The loss with the potential's; both have parameters of their own."""
@@ -48,20 +48,32 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class Chain:
+class Noising:
     """What noises data and predicts the noise.
 
     Attributes:
         denoiser: `(x, k, condition) -> eps`.
         schedule: of the noise.
         draw_noise: called with shape, generator and dtype.
-        pin: called with x and `known`, the data that do not diffuse.
+        pin: called with x and the data that do not diffuse.
     """
 
     denoiser: ConditionalDenoiser
     schedule: Schedule
     draw_noise: Callable[..., Tensor]
     pin: Callable[..., Tensor]
+
+
+class NoAssignment(nn.Module):
+    """Stands where there are no shared seeds: assigns none, draws nothing, learns nothing."""
+
+    def forward(self, noising: Noising, known: Tensor, diffused: Diffused, generator: torch.Generator) -> Assignment:
+        """No seeds."""
+        return Assignment()
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """None."""
+        return []
 
 
 class SharedSeedAssignment(nn.Module):
@@ -86,32 +98,22 @@ class SharedSeedAssignment(nn.Module):
 
     def __init__(self, shared_seeds: int, known_dim: int, hidden: int = 32) -> None:
         super().__init__()
-        self.shared_seeds = shared_seeds
+        self.seeds = SharedSeeds(shared_seeds)
         last = nn.Linear(hidden, shared_seeds)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.potential = nn.Sequential(nn.Linear(known_dim, hidden), nn.SiLU(), last)
 
-    def forward(
-        self,
-        chain: Chain,
-        known: Tensor,
-        x0: Tensor,
-        condition: Tensor,
-        weight: Tensor,
-        generator: torch.Generator,
-    ) -> Assignment:
+    def forward(self, noising: Noising, known: Tensor, diffused: Diffused, generator: torch.Generator) -> Assignment:
         """Draws each sample's seed from q.
 
         Args:
-            chain: with the denoisers to be.
+            noising: with the denoisers to be.
             known: `[B, N, F]`, all that the agents together know before they act.
-            x0: `[B, N, ...]` data.
-            condition: `[B, N, C]`, agent i's own conditioning, without a seed.
-            weight: `[B, N, ...]`, of the data's entries in the error.
+            diffused: the data, given the agents' own conditioning without a seed.
             generator: draws noise and seeds.
         """
-        return self.draw(joint_errors(chain, self.shared_seeds, x0, condition, weight, generator), known, generator)
+        return self.draw(joint_errors(noising, self.seeds, diffused, generator), known, generator)
 
     def draw(self, errors: Tensor, known: Tensor, generator: torch.Generator) -> Assignment:
         """Seeds by errors `[S, B, M]` (see `joint_errors`) and what is known `[B, N, F]`."""
@@ -121,9 +123,9 @@ class SharedSeedAssignment(nn.Module):
         scale = difference.square().mean().sqrt().clamp_min(1e-12)
         share = balance((potential.detach() - difference / scale) / TEMPERATURE)
         shared_seed = torch.multinomial(share, 1, generator=generator).expand(-1, known.shape[1])
-        loss = ((share - 1 / self.shared_seeds) * potential).sum(1).mean()
+        loss = ((share - 1 / share.shape[1]) * potential).sum(1).mean()
         losses = {"loss/shared_seed": loss, "shared_seed/gain": _gain(errors)}
-        return Assignment(shared_seed, self.shared_seeds, losses)
+        return Assignment(self.seeds, shared_seed, losses)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The potential."""
@@ -131,26 +133,25 @@ class SharedSeedAssignment(nn.Module):
 
 
 @torch.no_grad()
-def joint_errors(
-    chain: Chain, shared_seeds: int, x0: Tensor, condition: Tensor, weight: Tensor, generator: torch.Generator
-) -> Tensor:
+def joint_errors(noising: Noising, seeds: SharedSeeds, diffused: Diffused, generator: torch.Generator) -> Tensor:
     """`[S, B, M]` denoising errors at S steps k, one in each S-th of 1..K, on the same noise for all M seeds.
 
     Arguments are those of `SharedSeedAssignment.forward`.
     """
-    draws, size, per_row = ERROR_DRAWS, len(x0), [1] * (x0.dim() - 1)
+    x0, draws, count = diffused.x0, ERROR_DRAWS, seeds.width
+    size, per_row, last = len(x0), [1] * (x0.dim() - 1), noising.schedule.steps
     place = torch.rand(draws, size, generator=generator, device=x0.device)
     place = (torch.arange(draws, device=x0.device)[:, None] + place) / draws
-    k = 1 + (place * chain.schedule.steps).long().clamp(max=chain.schedule.steps - 1).flatten()
+    k = 1 + (place * last).long().clamp(max=last - 1).flatten()
     repeated = x0.repeat(draws, *per_row)
-    noise = chain.draw_noise(repeated.shape, generator, x0.dtype)
-    noised = chain.pin(chain.schedule.add_noise(repeated, noise, k), known=repeated)
-    each = torch.arange(shared_seeds, device=x0.device).repeat_interleave(len(k))[:, None].expand(-1, x0.shape[1])
-    told = with_shared_seed(condition.repeat(draws * shared_seeds, 1, 1), each, shared_seeds)
-    prediction = chain.denoiser(noised.repeat(shared_seeds, *per_row), k.repeat(shared_seeds), told).to(x0.dtype)
-    error = (prediction.reshape(shared_seeds, *noise.shape) - noise).square()
-    error = (weight.repeat(draws, *per_row) * error).flatten(2).sum(2)
-    return error.reshape(shared_seeds, draws, size).movedim(0, 2)
+    noise = noising.draw_noise(repeated.shape, generator, x0.dtype)
+    noised = noising.pin(noising.schedule.add_noise(repeated, noise, k), repeated)
+    each = torch.arange(count, device=x0.device).repeat_interleave(len(k))[:, None].expand(-1, x0.shape[1])
+    told = seeds.tell(diffused.condition.repeat(draws * count, 1, 1), each)
+    prediction = noising.denoiser(noised.repeat(count, *per_row), k.repeat(count), told).to(x0.dtype)
+    error = (prediction.reshape(count, *noise.shape) - noise).square()
+    error = (diffused.weight.repeat(draws, *per_row) * error).flatten(2).sum(2)
+    return error.reshape(count, draws, size).movedim(0, 2)
 
 
 def balance(logits: Tensor) -> Tensor:
@@ -166,29 +167,34 @@ def balance(logits: Tensor) -> Tensor:
     return logits.softmax(1)
 
 
-def check_shared_seeds(shared_seeds: int | None, f: Factorization, h: Factorization, denoiser: Agentwise) -> None:
-    """Refuses numbers that are none, and models that are no product given z.
+def build_assignment(seeds: SharedSeeds, known_dim: int, parts: Parts) -> SharedSeedAssignment | NoAssignment:
+    """What assigns shared seeds to samples.
+
+    Args:
+        seeds: how many there are, if any.
+        known_dim: see `SharedSeedAssignment`.
+        parts: with shared seeds, they have to be a product given z.
 
     Raises:
-        UserError: names the key and the fix.
+        UserError: they are none; names the key and the fix.
     """
-    if shared_seeds is None:
-        return
-    if shared_seeds < 2:
-        raise UserError(f"algorithm.shared_seeds={shared_seeds} must be at least 2, or null for no shared seed")
-    for group, part in (("noise_factorization", f), ("data_factorization", h)):
+    if seeds.count is None:
+        return NoAssignment()
+    for group in ("noise_factorization", "data_factorization"):
+        part: Factorization = getattr(parts, group)
         if not part.satisfies_igd:
             raise UserError(
-                f"algorithm.shared_seeds={shared_seeds} makes a mixture of products, but {group}: "
+                f"algorithm.shared_seeds={seeds.count} makes a mixture of products, but {group}: "
                 f"{type(part).__name__} is no product (satisfies_igd); choose {group}=concat or wconcat, or "
                 "algorithm.shared_seeds=null"
             )
-    if not denoiser.local_execution:
+    if not parts.denoiser.local_execution:
         raise UserError(
-            f"algorithm.shared_seeds={shared_seeds} makes a mixture of products, but the agents meet in denoiser: "
-            f"{type(denoiser).__name__}; choose a denoiser without attention over agents, or "
+            f"algorithm.shared_seeds={seeds.count} makes a mixture of products, but the agents meet in denoiser: "
+            f"{type(parts.denoiser).__name__}; choose a denoiser without attention over agents, or "
             "algorithm.shared_seeds=null"
         )
+    return SharedSeedAssignment(seeds.count, known_dim)
 
 
 def _gain(errors: Tensor) -> Tensor:

@@ -1,22 +1,29 @@
 """Deterministic actors with twin critics, as TD3 has them, an agent each: what most continuous baselines start from."""
 
-from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dof_lightning.algorithms.parts.actor_critic import ActorCritic
-from dof_lightning.algorithms.parts.critics import MixedCritic, Situation
+from dof_lightning.algorithms.parts.actor_critic import ActorCritic, ActorCriticSettings
+from dof_lightning.algorithms.parts.critics import Situation
 from dof_lightning.algorithms.parts.losses import squared_error, weighted_mean
-from dof_lightning.algorithms.parts.settings import check_ranges
 from dof_lightning.batch import EpisodeBatch, Window
-from dof_lightning.networks.actor import AgentwiseActor
-from dof_lightning.networks.critic import AgentwiseCritic
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.settings import Fraction
 
 NOISE_LIMIT = 0.5  # of the target actions' smoothing noise (TD3, Fujimoto et al., 2018)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TD3Settings(ActorCriticSettings, ABC):
+    """What deterministic actors with twin critics have in common.
+
+    Attributes:
+        target_noise: standard deviation of the noise on target actions, in [0, 1].
+    """
+
+    target_noise: Fraction = 0.2
 
 
 class DeterministicActorCritic(ActorCritic):
@@ -28,28 +35,11 @@ class DeterministicActorCritic(ActorCritic):
 
     Args:
         spec: the dataset's spec.
-        actor: mu_i, called with the spec and `condition_dim`.
-        critic: twin Q_i, called with the spec and `condition_dim`.
-        target_noise: standard deviation of the noise on target actions, in [0, 1].
-        settings: see `ActorCritic`.
+        settings: the algorithm's own.
     """
 
     window = Window(history=0, horizon=1)
-
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        *,
-        actor: Callable[..., AgentwiseActor],
-        critic: Callable[..., AgentwiseCritic],
-        target_noise: float,
-        **settings: Any,
-    ) -> None:
-        acting = actor(spec, condition_dim=spec.observation_dim)
-        values = MixedCritic(critic(spec, condition_dim=spec.observation_dim), mixer=None)
-        super().__init__(spec, actor=acting, values=values, **settings)
-        check_ranges(target_noise=target_noise)
-        self.target_noise = target_noise
+    settings: TD3Settings
 
     @abstractmethod
     def actor_loss(
@@ -95,5 +85,5 @@ class DeterministicActorCritic(ActorCritic):
         """The averaged actors' actions, smoothed by clipped noise (TD3, eq. 14)."""
         actions = self.act(self.average_actor, following)
         noise = torch.randn(actions.shape, generator=generator, device=actions.device, dtype=actions.dtype)
-        noise = (self.target_noise * noise).clamp(-NOISE_LIMIT, NOISE_LIMIT)
+        noise = (self.settings.target_noise * noise).clamp(-NOISE_LIMIT, NOISE_LIMIT)
         return (actions + noise).clamp(-1.0, 1.0) * self.action_mask

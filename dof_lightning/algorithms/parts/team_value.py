@@ -1,17 +1,47 @@
 """The team's value as a mixture of the agents' own values, and its regression to what the team earns."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from dof_lightning.actors.actions import CODECS
+from dof_lightning.algorithms.base import AlgorithmSettings
 from dof_lightning.algorithms.parts.critics import Situation
+from dof_lightning.algorithms.parts.settings import check_local
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import ValueMixer
+from dof_lightning.factorization.value import Sum
 from dof_lightning.networks.value import AgentwiseValue
 from dof_lightning.normalization import Normalizer
+from dof_lightning.settings import Count, FractionBelowOne, Positive
 from dof_lightning.spec import DatasetSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueSettings(AlgorithmSettings):
+    """What algorithms that learn the team's value have in common.
+
+    Attributes:
+        values: q_i, called with the spec and `condition_dim`.
+        value_mixer: h, from the agents' values to the team's, called with the spec and `state_dim`.
+        candidates: M, uniform draws among which an agent takes the best where actions are continuous.
+        observation_normalizer: `identity`, `limits`, `gaussian` (not clipped) or `cdf`.
+        value_learning_rate: of Adam for q_i and h.
+        ema_decay: of the averages that act.
+    """
+
+    values: Callable[..., AgentwiseValue] = AgentwiseValue
+    value_mixer: Callable[..., ValueMixer] = Sum
+    candidates: Count = 16
+    observation_normalizer: str = "gaussian"
+    value_learning_rate: Positive = 3e-3
+    ema_decay: FractionBelowOne = 0.99
+
+    def check(self) -> None:
+        """Refuses centralised execution: every agent reads its own values."""
+        check_local(self.execution)
 
 
 class TeamValue(nn.Module):
@@ -88,28 +118,3 @@ def current_row(
     )
     codec = CODECS[spec.action_kind]
     return now, codec.encode(batch.actions[:, :, batch.history], mask, like=now.condition)
-
-
-def check_settings(execution: str, candidates: int, ema_decay: float, **rates: float) -> None:
-    """Refuses values out of range.
-
-    Args:
-        execution: `decentralized`.
-        candidates: M.
-        ema_decay: of the averages.
-        rates: learning rates by name.
-
-    Raises:
-        UserError: names the key and what would fit.
-    """
-    if execution != "decentralized":
-        raise UserError(
-            f"execution={execution}: agents read their own values and act alone; use execution=decentralized"
-        )
-    if candidates < 1:
-        raise UserError(f"algorithm.candidates={candidates} must be at least 1")
-    if not 0.0 <= ema_decay < 1.0:
-        raise UserError(f"algorithm.ema_decay={ema_decay} must be at least 0 and below 1")
-    for name, rate in rates.items():
-        if rate <= 0:
-            raise UserError(f"algorithm.{name}={rate} must be above 0")

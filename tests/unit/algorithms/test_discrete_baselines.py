@@ -85,7 +85,7 @@ def test_the_penalty_closes_the_gap_between_joint_choices_of_the_data_and_others
         assert isinstance(algorithm, DiscreteMACQL)
         batch = signal_batch(128, seed=0, share_best=0.9)
         train(algorithm, batch, 60)
-        algorithm.alpha = 1.0
+        algorithm.settings = replace(algorithm.settings, alpha=1.0)
         gaps[alpha] = float(losses(algorithm, batch)["loss/penalty"])
     assert 0 < gaps[3.0] < gaps[0.0] - 0.5
 
@@ -141,7 +141,7 @@ def test_an_unlikely_choice_is_neither_taken_nor_aimed_at_however_much_it_is_wor
         choice, _ = policy.act_on_noise(batch.observations[:, :, 0], carry, legal[:, :, 0], noise)
     assert not bool(choice.any())
     assert float(losses(algorithm, batch)["q/target"]) < 10
-    algorithm.threshold = 0.0
+    algorithm.settings = replace(algorithm.settings, threshold=0.0)
     assert float(losses(algorithm, batch)["q/target"]) > 10
 
 

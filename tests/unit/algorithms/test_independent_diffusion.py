@@ -12,7 +12,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
 from dof_lightning.networks.agentwise import clip_gradient_norm
 from dof_lightning.networks.attention_mlp import AttentionMLP
-from dof_lightning.networks.attention_unet import AttentionUNet
+from dof_lightning.networks.attention_unet import AttentionUNetSettings
 from dof_lightning.networks.inverse import InverseDynamics
 from dof_lightning.networks.mlp import MLPDenoiser
 from tests.fixtures.policy_models import cloning, generator, small_dof_policy
@@ -94,7 +94,7 @@ class _Loner:
         (planner, {"noise_factorization": noise.WConcat}, "noise_factorization: WConcat .* noise_factorization=concat"),
         (planner, {"data_factorization": data.WConcat}, "data_factorization=concat"),
         (planner, {"denoiser": small_unet(sharing="shared")}, r"denoiser\.sharing=independent"),
-        (planner, {"denoiser": partial(AttentionUNet, sharing="independent")}, "AttentionUNet cannot run locally"),
+        (planner, {"denoiser": AttentionUNetSettings(sharing="independent")}, "AttentionUNet cannot run locally"),
         (planner, {"inverse": partial(InverseDynamics, sharing="shared")}, r"algorithm\.inverse\.sharing=independent"),
         (planner, {"execution": "centralized"}, "execution=decentralized"),
         (planner, {"shared_seeds": 2}, r"algorithm\.shared_seeds=null"),

@@ -17,7 +17,7 @@ from dof_lightning.deployment.structure import describe
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation.igd import has_joint_chain
 from dof_lightning.factorization import data, noise
-from dof_lightning.networks.attention_unet import AttentionUNet
+from dof_lightning.networks.attention_unet import AttentionUNetSettings
 from dof_lightning.networks.inverse import InverseDynamics
 from tests.fixtures.agent_files import about_agent
 from tests.fixtures.policy_models import generator
@@ -28,8 +28,8 @@ T = HISTORY + HORIZON
 N = 3
 
 
-def attention_unet(**changes: Any) -> partial:
-    return partial(AttentionUNet, **({"channels": 8, "norm_groups": 4, "embedding": 8, "heads": 2} | changes))
+def attention_unet(**changes: Any) -> AttentionUNetSettings:
+    return AttentionUNetSettings(**({"channels": 8, "norm_groups": 4, "embedding": 8, "heads": 2} | changes))
 
 
 def small_madiff(kind: type[DoFTrajectory] = DecentralizedMADIFF, **changes: Any) -> Any:

@@ -10,16 +10,19 @@ from torch import Tensor
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation.igd import Effort, gauge_at
 from dof_lightning.networks.attention_mlp import AttentionMLP
-from dof_lightning.networks.attention_unet import AttentionUNet
+from dof_lightning.networks.attention_unet import AttentionUNetSettings
 from dof_lightning.networks.mlp import MLPDenoiser
-from dof_lightning.networks.temporal_unet import TemporalUNet
+from dof_lightning.networks.temporal_unet import TemporalUNetSettings
 from tests.fixtures.policy_models import cloning, generator, small_dof_policy
 from tests.fixtures.small_spec import small_spec
 
 B, N, T, O, A, C = 4, 3, 6, 4, 2, 2  # noqa: E741
 UNET = {"channels": 8, "norm_groups": 4, "embedding": 8}
 MLP = {"hidden": (16, 16)}
-KINDS = {"unet": (AttentionUNet, TemporalUNet, UNET, (T, O)), "mlp": (AttentionMLP, MLPDenoiser, MLP, (A,))}
+KINDS = {
+    "unet": (AttentionUNetSettings, TemporalUNetSettings, UNET, (T, O)),
+    "mlp": (partial(partial, AttentionMLP), partial(partial, MLPDenoiser), MLP, (A,)),
+}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_sharing = pytest.mark.parametrize("sharing", ["independent", "shared"])
 
@@ -29,7 +32,7 @@ def build(kind: str, sharing: str, gamma: float = 0.0, **changes: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         spec = small_spec(action_dims=(A,) * N)
-        network = attending(spec, condition_dim=C, sharing=sharing, **sizes, **changes).double()
+        network = attending(sharing=sharing, **sizes, **changes)(spec, condition_dim=C).double()
     for meeting in network.meetings:
         meeting.gamma.data += gamma
     return network
@@ -44,7 +47,7 @@ def inputs(kind: str) -> tuple[Tensor, Tensor, Tensor]:
 @every_sharing
 def test_before_training_it_is_the_network_of_each_agent(kind: str, sharing: str) -> None:
     network, (_, plain_kind, sizes, _) = build(kind, sharing), KINDS[kind]
-    plain: Any = plain_kind(small_spec((A,) * N), condition_dim=C, sharing=sharing, **sizes).double()  # type: ignore[arg-type]
+    plain: Any = plain_kind(sharing=sharing, **sizes)(small_spec((A,) * N), condition_dim=C).double()
     missing = plain.load_state_dict(network.state_dict(), strict=False).missing_keys
     assert not missing
     assert torch.equal(network(*inputs(kind)), plain(*inputs(kind)))

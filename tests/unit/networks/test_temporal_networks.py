@@ -1,6 +1,6 @@
 """Denoisers over time: agents never meet, and windows may have any length."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from dof_lightning.errors import UserError
 from dof_lightning.networks.agentwise_conv import AgentwiseConv1d, AgentwiseUpsample, fold_agents, unfold_agents
-from dof_lightning.networks.temporal_transformer import TemporalTransformer
-from dof_lightning.networks.temporal_unet import TemporalUNet
+from dof_lightning.networks.temporal_transformer import TemporalTransformer, TemporalTransformerSettings
+from dof_lightning.networks.temporal_unet import TemporalUNet, TemporalUNetSettings
 from tests.fixtures.policy_models import generator
 from tests.fixtures.small_spec import small_spec
 from tests.fixtures.trajectory_models import small_unet
@@ -21,17 +21,17 @@ SHARINGS = ("independent", "shared")
 def build(sharing: str, **changes: object) -> TemporalUNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return small_unet(sharing=sharing, **changes)(small_spec(), condition_dim=C).double()
+        return cast(TemporalUNet, small_unet(sharing=sharing, **changes)(small_spec(), condition_dim=C).double())
 
 
 def build_transformer(sharing: str, **changes: object) -> TemporalTransformer:
     settings: dict[str, Any] = {"width": 8, "heads": 2, "embedding": 8, "sharing": sharing} | changes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = TemporalTransformer(small_spec(), condition_dim=C, **settings).double()
+        network = TemporalTransformerSettings(**settings)(small_spec(), condition_dim=C).double()
         for parameter in network.parameters():  # away from blocks that are the identity
             parameter.data += 0.1 * torch.randn_like(parameter)
-    return network
+    return cast(TemporalTransformer, network)
 
 
 every_kind = pytest.mark.parametrize("make", [build, build_transformer], ids=["unet", "transformer"])
@@ -99,8 +99,8 @@ def test_a_grouped_layer_is_each_agents_own_layer() -> None:
 
 
 def test_small_presets_are_small() -> None:
-    for kind in (TemporalUNet, TemporalTransformer):
-        network = kind(small_spec(observation_dim=18), condition_dim=2)
+    for settings in (TemporalUNetSettings(), TemporalTransformerSettings()):
+        network = settings(small_spec(observation_dim=18), condition_dim=2)
         assert sum(parameter.numel() for parameter in network.parameters()) <= 1_000_000
 
 
@@ -125,7 +125,7 @@ def test_blocks_at_the_lowest_resolution_come_on_top_and_matter() -> None:
         ({"blocks": 0}, r"denoiser\.blocks=0"),
         ({"bottom_blocks": 0}, r"denoiser\.bottom_blocks=0"),
         ({"multipliers": ()}, r"denoiser\.multipliers=\[\]"),
-        ({"activation": "no"}, r"denoiser\.activation='no' is unknown; choose one of"),
+        ({"activation": "no"}, r"denoiser\.activation=no is unknown; choose one of"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(changes: dict, words: str) -> None:

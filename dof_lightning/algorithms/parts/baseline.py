@@ -1,0 +1,75 @@
+"""What all baselines have in common: agents that see normalised observations, and averages that follow networks."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from dof_lightning.algorithms.base import Algorithm, ParameterGroup
+from dof_lightning.algorithms.parts.settings import BaselineSettings
+from dof_lightning.networks.ema import ema_update
+from dof_lightning.normalization import Normalizer, build_normalizer
+from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.sharding import whole
+from dof_lightning.spec import DatasetSpec
+
+PolicyT = TypeVar("PolicyT", bound=DecentralizedPolicy)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A network that is trained, and the average that follows it.
+
+    Attributes:
+        group: of parameters; the networks of a group are clipped together.
+        network: takes the gradients.
+        average: takes none, from `ema_copy(network)`.
+    """
+
+    group: str
+    network: nn.Module
+    average: nn.Module
+
+
+class Baseline(Algorithm):
+    """Base of the baselines: subclasses say which networks are `learned`, and how.
+
+    Args:
+        spec: the dataset's spec.
+        settings: the algorithm's own.
+
+    Attributes:
+        action_mask: `[N, A]` bool, False where an agent's action is padding.
+        normalizer: of observations.
+    """
+
+    settings: BaselineSettings
+    action_mask: Tensor
+
+    def __init__(self, spec: DatasetSpec, settings: BaselineSettings) -> None:
+        super().__init__(spec, settings)
+        self.register_buffer("action_mask", spec.environment.action_mask(), persistent=False)
+        self.normalizer = build_normalizer(settings.observation_normalizer, spec.statistics.observations)
+
+    @abstractmethod
+    def learned(self) -> list[Learned]:
+        """The networks that are trained at the common learning rate."""
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Those of `learned`, in the order in which they are first named."""
+        learned, rate, clip = self.learned(), self.settings.learning_rate, self.settings.gradient_clip
+        return [
+            ParameterGroup(name, tuple(part.network for part in learned if part.group == name), rate, clip)
+            for name in dict.fromkeys(part.group for part in learned)
+        ]
+
+    def after_step(self) -> None:
+        """Moves the averages."""
+        for part in self.learned():
+            ema_update(part.average, part.network, self.settings.ema_decay)
+
+    def players(self, kind: Callable[[Any, Normalizer, Tensor], PolicyT], network: nn.Module) -> PolicyT:
+        """Agents of some kind that act by a network; where its weights are sharded, by a copy with all of them."""
+        return kind(whole(network), self.normalizer, self.action_mask).eval()

@@ -1,0 +1,114 @@
+"""The reverse chain through denoisers joined by f and h: one for each agent, or one for all of them."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dof_lightning.diffusion.guidance import ConditionalDenoiser, guided_noise
+from dof_lightning.diffusion.sampler import Clip, Sampler
+
+
+class Factorizes(Protocol):
+    """What a chain asks of f and h; `Factorization` says what each means."""
+
+    def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor: ...  # noqa: D102
+
+    def local(self, parts: Tensor) -> Tensor: ...  # noqa: D102
+
+    def as_state(self, parts: Tensor) -> Tensor: ...  # noqa: D102
+
+    def as_parts(self, state: Tensor) -> Tensor: ...  # noqa: D102
+
+
+class RunsLocally(Protocol):
+    """Anything that says truthfully whether agents can run it alone."""
+
+    local_execution: bool
+
+
+def as_it_is(x: Tensor) -> Tensor:
+    """What a chain pins where nothing is known."""
+    return x
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Two ways from noise to data that share no code: comparing them proves something.
+
+    Attributes:
+        denoiser: the bank of per-agent denoisers.
+        noise_factorization: f.
+        data_factorization: h.
+        sampler: how the chain steps.
+        clip: keeps the estimates of x_i^0 in range.
+        pin: writes what is known of x_i^0 over it, before every step and at the end (in-painting).
+        guidance_weight: w of classifier-free guidance, see `guided_noise`; 1 means none.
+        kept: how many of the last entries of the condition guidance leaves alone.
+
+    Shapes:
+        condition `[B, N, C]`, noise `[S, B, N, ...]` with S = `sampler.n_noises`, result `[B, N, ...]`
+    """
+
+    denoiser: ConditionalDenoiser
+    noise_factorization: Factorizes
+    data_factorization: Factorizes
+    sampler: Sampler
+    clip: Clip
+    pin: Clip = as_it_is
+    guidance_weight: float = 1.0
+    kept: int = 0
+
+    def locally(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """One chain an agent, then h on its own x_i^0 (seed, Theorems 1 and 2: concat and wconcat cancel)."""
+
+        def own(x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+            return self.noise_factorization.local(self.denoiser(x, k, condition))
+
+        def predict(x: Tensor, k: Tensor) -> Tensor:
+            return guided_noise(own, self.pin(x), k, condition, self.guidance_weight, self.kept).to(x.dtype)
+
+        sampled = self.sampler.sample(predict, noise, lambda x0: self.pin(self.clip(x0)))
+        return self.pin(self.data_factorization.local(sampled))
+
+    def jointly(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """The centralised chain: its state is x_tot^k, its noise f(eps), its data h(x^0)."""
+        f = self.noise_factorization
+
+        def clip_jointly(joint: Tensor) -> Tensor:
+            return f.as_state(self.pin(self.clip(f.as_parts(joint))))
+
+        def predict(joint: Tensor, k: Tensor) -> Tensor:
+            return self.joint_noise(f.as_parts(joint), k, condition)
+
+        joint_noise = torch.stack([f.as_state(draw) for draw in noise])
+        parts = f.as_parts(self.sampler.sample(predict, joint_noise, clip_jointly))
+        return self.pin(self.data_factorization.join(parts, condition))
+
+    def joint_noise(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+        """eps_tot `[B, N, ...]` as a function of the agents' x^k.
+
+        Guidance mixes the joint predictions with and without a condition, so that f joins what it has joined in
+        training.
+
+        Args:
+            x: `[B, N, ...]`, the agents' x^k.
+            k: `[B]` int64.
+            condition: `[B, N, C]`.
+        """
+
+        def joined(parts: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+            return self.noise_factorization.join(self.denoiser(parts, k, condition).to(parts.dtype), condition)
+
+        return guided_noise(joined, self.pin(x), k, condition, self.guidance_weight, self.kept)
+
+
+def check_runs_locally(denoiser: RunsLocally) -> None:
+    """Refuses a chain of an agent's own where the agents meet in the denoiser.
+
+    Raises:
+        TypeError: they do.
+    """
+    if not denoiser.local_execution:
+        raise TypeError(f"{type(denoiser).__name__} needs all agents' rows (local_execution is False)")
