@@ -16,8 +16,32 @@ _MODULES = {
     "dof_lightning.envs.smac": "dof_lightning.envs.smac.env",
     "dof_lightning.envs.smax": "dof_lightning.envs.smax.env",
 }
-# Old class: the settings that make it now; those are no partial functions.
-_SETTINGS: dict[str, str] = {}
+# Classes that were configured as partial functions of their own; `<class>Settings` beside them makes them now.
+_MADE_BY_SETTINGS = {
+    f"dof_lightning.{name}"
+    for name in (
+        "algorithms.bc.BC",
+        "algorithms.direct_value.DirectValue",
+        "algorithms.dof_policy.DoFPolicy",
+        "algorithms.dof_trajectory.DoFTrajectory",
+        "algorithms.dof_value.DoFValue",
+        "algorithms.independent_diffusion.IndependentDiffusion",
+        "algorithms.independent_diffusion.IndependentDiffusionPolicy",
+        "algorithms.mabcq.MABCQ",
+        "algorithms.macql.MACQL",
+        "algorithms.macql_discrete.DiscreteMACQL",
+        "algorithms.madiff.DecentralizedMADIFF",
+        "algorithms.madt.MADT",
+        "algorithms.maicq.MAICQ",
+        "algorithms.maicq_discrete.DiscreteMAICQ",
+        "algorithms.omar.OMAR",
+        "algorithms.qmix.QMIX",
+        "algorithms.td3_bc.TD3BC",
+        "networks.attention_unet.AttentionUNet",
+        "networks.temporal_transformer.TemporalTransformer",
+        "networks.temporal_unet.TemporalUNet",
+    )
+}
 
 
 def current_name(path: str) -> str:
@@ -35,8 +59,9 @@ def current_config(node: Any) -> Any:
     if isinstance(node, Mapping):
         renamed = {key: current_config(value) for key, value in node.items()}
         if isinstance(target := node.get("_target_"), str):
-            renamed["_target_"] = _SETTINGS.get(target, current_name(target))
-            if target in _SETTINGS:
+            is_settings = target in _MADE_BY_SETTINGS
+            renamed["_target_"] = current_name(target) + ("Settings" if is_settings else "")
+            if is_settings:
                 renamed.pop("_partial_", None)
         return renamed
     if isinstance(node, list | tuple):
