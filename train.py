@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from dof_lightning.config import compose as configuration
+from dof_lightning.config import messages
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -14,7 +15,7 @@ def main(cfg: DictConfig) -> None:
     if configuration.is_job_elsewhere():
         return run(cfg)  # the sweep's launcher brings an error home from the job's process
     # Leaving here keeps Hydra from adding lines of its own to what the user can mend.
-    if code := configuration.exit_with_one_line(lambda: run(cfg)):
+    if code := messages.exit_with_one_line(lambda: run(cfg)):
         sys.exit(code)
 
 
@@ -31,4 +32,4 @@ def run(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(configuration.exit_with_one_line(main, typed=sys.argv[1:]))
+    sys.exit(messages.exit_with_one_line(main, typed=sys.argv[1:]))

@@ -23,7 +23,7 @@ from benchmarks.scaling import scaling
 from benchmarks.table import Row, markdown
 from benchmarks.time_to_score import time_to_score
 from benchmarks.update import decision, update
-from dof_lightning.config import compose as configuration
+from dof_lightning.config import messages
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation.score import cores_per_process
 
@@ -100,4 +100,4 @@ def _circumstances(threads: int, seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(configuration.exit_with_one_line(lambda: main(sys.argv[1:])))
+    sys.exit(messages.exit_with_one_line(lambda: main(sys.argv[1:])))

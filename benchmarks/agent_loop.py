@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,7 @@ def loop_algorithm(algorithm: DoFPolicy) -> DoFPolicy:
 def loop_actor(actor: DiffusionActor) -> DiffusionActor:
     """A copy of a policy whose networks are loops; it acts alike."""
     loop = copy.deepcopy(actor)
-    loop.denoiser = DenoiserLoop(actor.denoiser)  # type: ignore[assignment]
+    loop.denoiser = DenoiserLoop(cast(MLPDenoiser, actor.denoiser))  # type: ignore[assignment]
     loop.critic = None if actor.critic is None else CriticLoop(actor.critic)  # type: ignore[assignment]
     return loop
 

@@ -8,6 +8,7 @@ import torch
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.algorithms.dof_policy import DoFPolicy
 from dof_lightning.batch import EpisodeBatch, Window
+from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.networks.agentwise import clip_gradient_norm
 from dof_lightning.seeding import make_generator
@@ -78,7 +79,7 @@ def make_algorithm(spec: DatasetSpec, overrides: Sequence[str], seed: int = 0) -
         UserError: an override is refused.
     """
     cfg = configuration.compose(overrides)
-    configuration.check(cfg)
+    checks.check(cfg)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         algorithm: Algorithm = configuration.build(configuration.to_plain(cfg)["algorithm"])(spec=spec)

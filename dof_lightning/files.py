@@ -108,7 +108,7 @@ def _take(path: Path, wait: bool) -> int | None:
 
 
 def _let_go(descriptor: int | None) -> None:
-    if descriptor in _held:  # a child that was forked meanwhile has closed it already
+    if descriptor is not None and descriptor in _held:  # a child that was forked meanwhile has closed it already
         _held.remove(descriptor)
         os.close(descriptor)
 

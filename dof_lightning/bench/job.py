@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from dof_lightning.bench.suite import Job, read_suite
+from dof_lightning.config import checks, messages
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.command_line import take
 from dof_lightning.config.identity import config_hash
@@ -30,7 +31,7 @@ def compose(job: Job, runs: Path) -> DictConfig:
     """
     cfg = configuration.compose(job.typed)
     cfg.run_dir = str(run_folder(job, runs))
-    configuration.check(cfg)
+    checks.check(cfg)
     return cfg
 
 
@@ -153,4 +154,4 @@ def run(tails: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(configuration.exit_with_one_line(lambda: run(sys.argv[1:])))
+    sys.exit(messages.exit_with_one_line(lambda: run(sys.argv[1:])))

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from dof_lightning.config import catalog
 from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
 from dof_lightning.training.several import first_repeated, folder_name, key_of
@@ -100,11 +101,11 @@ def read_suite(which: str) -> Suite:
     """
     path = Path(which)
     if path.suffix != ".yaml":
-        path = configuration.CONF_DIR / "suite" / f"{which}.yaml"
-    known = configuration.options("suite")
+        path = catalog.CONF_DIR / "suite" / f"{which}.yaml"
+    known = catalog.options("suite")
     if not path.is_file():
         raise UserError(f"suite={which} does not exist; choose one of {', '.join(known)}, or the path of a .yaml file")
-    if path.stem in known and path.resolve() != (configuration.CONF_DIR / "suite" / path.name).resolve():
+    if path.stem in known and path.resolve() != (catalog.CONF_DIR / "suite" / path.name).resolve():
         raise UserError(f"suite={which}: {path.stem} is one of conf/suite, whose store it would share; rename the file")
     try:
         content = yaml.safe_load(path.read_text())
@@ -146,8 +147,8 @@ def _check_values(where: str, grid: Mapping[str, Any]) -> None:
     if not all(type(seed) is int and seed >= 0 for seed in grid["seeds"]):
         raise UserError(f"{where}: seeds={grid['seeds']} must be integers, at least 0")
     for name in grid["experiments"]:
-        if name not in configuration.options("experiment"):
-            choices = ", ".join(configuration.options("experiment"))
+        if name not in catalog.options("experiment"):
+            choices = ", ".join(catalog.options("experiment"))
             raise UserError(f"{where}: experiment {name} does not exist; choose one of {choices}")
 
 

@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dof_lightning.checkpoints.checkpoint import MODEL_KEYS
+from dof_lightning.config import checks, messages
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.arguments import check_arguments
 from dof_lightning.config.command_line import split_tail
@@ -73,9 +74,9 @@ def _set(plain: dict[str, Any], key: str, text: str, command: str) -> None:
     if key not in known:
         if key in dict(leaves(plain)) or key in plain:
             raise UserError(f"{command} does not read `{key}`; it reads {_READ}")
-        raise UserError(configuration.unknown_key(key, known))
+        raise UserError(messages.unknown_key(key, known))
     value = parse(key, text)
-    configuration.check_value(plain, key, value, dict(leaves(plain)).get(key))
+    checks.check_value(plain, key, value, dict(leaves(plain)).get(key))
     _place(plain, key.split("."), value)
 
 

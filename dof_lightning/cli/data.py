@@ -18,11 +18,12 @@ HELP = "make, list, show, check, merge and cut datasets; `dof data <command> --h
 
 
 def _build(tails: list[str]) -> None:
+    from dof_lightning.config import checks
     from dof_lightning.config import compose as configuration
     from dof_lightning.training import run as training
 
     cfg = configuration.compose(tails)
-    configuration.check(cfg)
+    checks.check(cfg)
     print(training.locate_dataset(configuration.to_plain(cfg)))
 
 
@@ -159,6 +160,7 @@ def _import(tails: list[str]) -> None:
 
 def _split_env(tails: list[str]) -> tuple[Any, list[str]]:
     """The configuration of the environment that is named, if any, and the other tails."""
+    from dof_lightning.config import catalog, checks
     from dof_lightning.config import compose as configuration
 
     mine = [tail for tail in tails if split_tail(tail)[0].split(".")[0] == "env" or tail.startswith("trust=")]
@@ -167,8 +169,8 @@ def _split_env(tails: list[str]) -> tuple[Any, list[str]]:
         if any(tail.startswith("env.") for tail in mine):
             raise UserError(f"{mine[0]} changes an environment that is not named; add env=")
         return None, [tail for tail in others if not tail.startswith("trust=")]
-    cfg = configuration.compose([f"experiment={configuration.options('experiment')[0]}", *mine])
-    configuration.check(cfg)
+    cfg = configuration.compose([f"experiment={catalog.options('experiment')[0]}", *mine])
+    checks.check(cfg)
     return cfg, others
 
 
@@ -275,10 +277,11 @@ def _dataset_paths(tails: list[str]) -> list[Path | str]:
         raise UserError("which dataset? give its folder, or experiment=<name>")
     if "=" not in tails[0]:
         return list(tails)
+    from dof_lightning.config import checks
     from dof_lightning.config import compose as configuration
 
     cfg = configuration.compose(tails)
-    configuration.check(cfg)
+    checks.check(cfg)
     if cfg.data.path is not None:
         return [str(cfg.data.path)]
     source = configuration.build(cfg.data.source)

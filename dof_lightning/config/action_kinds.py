@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dof_lightning.config import compose as configuration
+from dof_lightning.config.catalog import CONF_DIR, options
 from dof_lightning.config.targets import attribute
 from dof_lightning.errors import UserError
 from dof_lightning.spec import ActionKind, EnvSpec
@@ -24,7 +24,7 @@ def check_action_kind(config: Mapping[str, Any], environment: EnvSpec) -> None:
     kind = environment.action_kind
     if kind in _kinds(config["algorithm"]["_target_"]):
         return
-    fitting = [option for option in configuration.options("algorithm") if kind in _kinds(_target(option))]
+    fitting = [option for option in options("algorithm") if kind in _kinds(_target(option))]
     raise UserError(
         f"algorithm={config['choices']['algorithm']} does not learn {kind} actions, those of {environment.name}; "
         f"choose algorithm={' or '.join(fitting)}"
@@ -37,7 +37,7 @@ def _kinds(target: str) -> tuple[ActionKind, ...]:
 
 def _target(option: str) -> str:
     """What an option of group algorithm names, itself or through the option that it starts from."""
-    content: Any = OmegaConf.load(configuration.CONF_DIR / "algorithm" / f"{option}.yaml")
+    content: Any = OmegaConf.load(CONF_DIR / "algorithm" / f"{option}.yaml")
     if "_target_" in content:
         return str(content._target_)
     base = next(base for base in content.defaults if isinstance(base, str) and base != "_self_")

@@ -3,11 +3,14 @@
 import difflib
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dof_lightning.config.catalog import groups, options
+from dof_lightning.config.identity import leaves
 from dof_lightning.errors import UserError
 
 USER_ERROR_EXIT_CODE = 2
@@ -18,6 +21,57 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean `{close[0]}`?" if close else "`python train.py --cfg job` shows all keys"
     return f"unknown key `{key}`; {hint}"
+
+
+def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
+    """One line for an exception of Hydra or OmegaConf: the key, and the choices or the fix.
+
+    Args:
+        error: the exception.
+        overrides: what was typed, whose experiment and algorithm say which keys there are.
+    """
+    from hydra.errors import InstantiationException, MissingConfigException
+
+    text = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if group == "hydra/launcher":
+            return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib and submitit"
+        return f"{group}={option} does not exist; choose one of {', '.join(options(group))}"
+    if re.match(r"Could not override 'suite'", text):
+        return "a suite of many runs is started by `dof bench suite=<name>` (docs/benchmarking.md), not by train.py"
+    if re.match(r"Could not override 'study\.", text):
+        return "there is no study here; name one by study=<name>, or use an experiment that has one (docs/studies.md)"
+    if unknown := re.match(r"Could not override '([^']+)'", text):
+        return unknown_key(unknown[1], _known_keys(overrides))
+    if appended := re.match(r"Could not append to config. An item is already at '([^']+)'", text):
+        return f"`{appended[1]}` exists already; drop the + before it"
+    if parsed := re.match(r"Error parsing override '(.*?)'", text):
+        return f"cannot read {parsed[1]!r}; write key=value"
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        where = re.search(r"full_key: (\S+)", text)
+        return f"{where[1] if where else 'configuration'} cannot be built: {' '.join(str(error.__cause__).split())}"
+    return re.sub(r" (See https|full_key:|object_type=).*", "", text)
+
+
+def _known_keys(overrides: Sequence[str]) -> list[str]:
+    """Of the experiment and algorithm that are named, as far as they exist."""
+    from omegaconf import OmegaConf
+
+    from dof_lightning.config import compose as configuration
+
+    default = f"experiment={options('experiment')[0]}"
+    named = {text.partition("=")[0]: text for text in (default, *overrides) if _names_options(text)}
+    try:
+        cfg = configuration.compose(list(named.values()))
+    except UserError:
+        cfg = configuration.compose([default])
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    return [name for name, _ in leaves(plain)] + groups()
+
+
+def _names_options(text: str) -> bool:
+    return text.partition("=")[0] in ("experiment", "algorithm")
 
 
 def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> int:
@@ -36,8 +90,6 @@ def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> in
     except UserError as error:
         line = str(error)
     except _errors_of_hydra() as error:
-        from dof_lightning.config.compose import explain
-
         cause = error.__cause__
         line = str(cause) if isinstance(cause, UserError) else explain(error, typed)
     except OSError as error:

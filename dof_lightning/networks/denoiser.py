@@ -63,7 +63,7 @@ class Denoiser(Agentwise):
         x `[B, N, ...]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, ...]`
 
     Attributes:
-        diffuses: what x is; an algorithm and its denoiser must agree, and `configuration.check` sees to that.
+        diffuses: what x is; an algorithm and its denoiser must agree, and `config.checks` sees to that.
         local_execution: see `Agentwise`; False where the agents' rows meet.
     """
 

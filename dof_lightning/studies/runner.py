@@ -26,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dof_lightning import console
 from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.command_line import split_tail
 from dof_lightning.config.identity import config_hash, first_difference
@@ -62,7 +63,7 @@ def run(cfg: DictConfig, typed: Sequence[str]) -> Path:
         UserError: something the user can mend; no cell that could run has been trained then.
         SystemExit: a signal has ended a cell's training; the same command goes on.
     """
-    configuration.check(cfg)
+    checks.check(cfg)
     config = configuration.to_plain(cfg)
     study: Study = configuration.build(config["study"])
     _check_alone(config)
@@ -118,7 +119,7 @@ def _compose_cells(study: Study, typed: Sequence[str]) -> list[_Composed]:
     for plan in study.plans():
         tails = [*kept, *plan.overrides, f"seed={plan.seed}", "study=none"]
         cfg = configuration.compose(tails)
-        configuration.check(cfg)
+        checks.check(cfg)
         _check_alone(cfg)
         try:
             check_played(configuration.to_plain(cfg), "a study")

@@ -24,6 +24,7 @@ from data_modules.storage.manifest import DatasetManifest, read_manifest
 from dof_lightning import console
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.action_kinds import check_action_kind
 from dof_lightning.envs.base import VectorEnv
@@ -84,7 +85,7 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
         SystemExit: a signal has ended the training, or another rank has died; the code says which.
     """
     started = time.monotonic()
-    configuration.check(cfg)
+    checks.check(cfg)
     config = configuration.to_plain(cfg)
     quieten()
     screen = console.make_console(quiet=study_dir is not None or not is_first_process())

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dof_lightning.config import catalog, hyperparams
+from dof_lightning.config import catalog, checks, hyperparams
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.identity import config_hash, leaves, settings_hash
 from dof_lightning.config.targets import check_targets
 from dof_lightning.errors import UserError
 from tests.fixtures.synthetic import fitting_algorithm
 
-CONF = configuration.CONF_DIR
+CONF = catalog.CONF_DIR
 FILES = sorted(CONF.rglob("*.yaml"))
-OPTIONS = [(group, option) for group in catalog.groups() for option in configuration.options(group)]
+OPTIONS = [(group, option) for group in catalog.groups() for option in catalog.options(group)]
 SECTIONS = hyperparams.sections(CONF / "hyperparams")
 
 
@@ -30,15 +30,15 @@ def test_every_option_composes_with_the_defaults(group: str, option: str) -> Non
     others = [] if group == "experiment" else ["experiment=mpe_spread_expert"]
     others += [f"algorithm={fitting_algorithm(group, option)}"] if group == "denoiser" else []
     cfg = configuration.compose([*others, f"{group}={option}"])
-    configuration.check(cfg)
+    checks.check(cfg)
     assert cfg.choices[group] == option
 
 
-@pytest.mark.parametrize("option", [option for option in configuration.options("study") if option != "none"])
+@pytest.mark.parametrize("option", [option for option in catalog.options("study") if option != "none"])
 def test_every_cell_of_every_study_can_be_configured(option: str) -> None:
     made = configuration.build(configuration.compose(["experiment=mpe_spread_expert", f"study={option}"]).study)
     for plan in made.plans():
-        configuration.check(configuration.compose(["experiment=mpe_spread_expert", *plan.overrides]))
+        checks.check(configuration.compose(["experiment=mpe_spread_expert", *plan.overrides]))
 
 
 def test_a_denoiser_of_other_data_is_refused_with_those_that_fit() -> None:
@@ -48,7 +48,7 @@ def test_a_denoiser_of_other_data_is_refused_with_those_that_fit() -> None:
     ):
         typed = ["experiment=mpe_spread_random", f"algorithm={algorithm}", f"denoiser={denoiser}"]
         with pytest.raises(UserError, match=f"denoiser={denoiser} .* algorithm={algorithm} .* denoiser={fitting}"):
-            configuration.check(configuration.compose(typed))
+            checks.check(configuration.compose(typed))
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
@@ -101,7 +101,7 @@ def test_experiments_only_pick_groups(path: Path) -> None:
     assert set(yaml.safe_load(path.read_text())) == {"defaults"}
 
 
-@pytest.mark.parametrize("data", configuration.options("data"))
+@pytest.mark.parametrize("data", catalog.options("data"))
 def test_every_dataset_is_an_experiment_in_its_own_environment(data: str) -> None:
     cfg = configuration.compose([f"experiment={data}"])
     assert cfg.choices.data == (data if not (CONF / "experiment" / f"{data}.yaml").exists() else cfg.data.name)
@@ -117,16 +117,16 @@ def test_a_dataset_without_values_of_its_own_needs_no_file() -> None:
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: f"{section.file.stem}-{section.algorithms[0]}")
 def test_every_section_of_hyperparameters_is_for_something_that_exists(section: hyperparams.Section) -> None:
-    assert set(section.algorithms) <= set(configuration.options("algorithm"))
+    assert set(section.algorithms) <= set(catalog.options("algorithm"))
     for pattern in section.datasets:
-        assert fnmatch.filter(configuration.options("data"), pattern), pattern
+        assert fnmatch.filter(catalog.options("data"), pattern), pattern
 
 
 def test_hyperparameters_are_those_of_all_matching_sections_and_lose_against_the_command_line() -> None:
     """Pairs with the same values are composed once: that is what takes long."""
     composed = []
-    for algorithm in configuration.options("algorithm"):
-        for data in configuration.options("data"):
+    for algorithm in catalog.options("algorithm"):
+        for data in catalog.options("data"):
             values = _merged(algorithm, data)
             if values and (algorithm, values) not in composed:
                 _check_tuned(algorithm, data, values)
@@ -176,15 +176,15 @@ def test_the_overrides_promised_to_users_exist() -> None:
             "checkpoint.every_n_steps=6",
         ]
     )
-    configuration.check(cfg)
+    checks.check(cfg)
     assert cfg.data.name == "mpe_spread_medium"
 
 
 def test_a_class_outside_the_project_is_refused_unless_trusted() -> None:
     typed = ["experiment=mpe_spread_random", "env._target_=os.system"]
     with pytest.raises(UserError, match="trust=true"):
-        configuration.check(configuration.compose(typed))
-    configuration.check(configuration.compose([*typed, "trust=true"]))
+        checks.check(configuration.compose(typed))
+    checks.check(configuration.compose([*typed, "trust=true"]))
 
 
 def test_a_function_that_one_of_our_modules_merely_imports_is_refused() -> None:
@@ -240,4 +240,4 @@ def test_the_class_behind_an_option_is_no_part_of_what_is_run_unless_it_is_a_str
 def test_another_class_of_ours_behind_an_option_is_refused() -> None:
     typed = ["experiment=mpe_spread_random", "denoiser._target_=dof_lightning.networks.attention_mlp.AttentionMLP"]
     with pytest.raises(UserError, match=r"denoiser\._target_=.*choose an option of group denoiser"):
-        configuration.check(configuration.compose(typed))
+        checks.check(configuration.compose(typed))

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from dof_lightning.config import catalog
 from dof_lightning.config import compose as configuration
 from dof_lightning.envs.base import StepResult, VectorEnv
 from tests.fixtures.heavy_options import marked
 
 SEEDS = torch.tensor([3, 14, 15, 92])
-every_env = pytest.mark.parametrize("option", marked((option,) for option in configuration.options("env")))
+every_env = pytest.mark.parametrize("option", marked((option,) for option in catalog.options("env")))
 
 
 def make_env(option: str) -> VectorEnv:

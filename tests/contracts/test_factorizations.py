@@ -3,14 +3,13 @@
 import pytest
 import torch
 
+from dof_lightning.config import catalog
 from dof_lightning.config import compose as configuration
 from dof_lightning.factorization.base import Factorization, ValueMixer
 from tests.fixtures.synthetic import synthetic_spec
 
 FACTORIZATIONS = [
-    (group, option)
-    for group in ("noise_factorization", "data_factorization")
-    for option in configuration.options(group)
+    (group, option) for group in ("noise_factorization", "data_factorization") for option in catalog.options(group)
 ]
 
 
@@ -77,7 +76,7 @@ def test_local_uses_an_agents_own_part_only(group: str, option: str) -> None:
         torch.testing.assert_close(alone, factorization.local(parts)[:, mine], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("option", configuration.options("value_mixer"))
+@pytest.mark.parametrize("option", catalog.options("value_mixer"))
 def test_mixers_mix_and_tell_the_truth_about_monotonicity(option: str) -> None:
     spec = synthetic_spec()
     mixer = _part("value_mixer", option)(spec, state_dim=6)  # type: ignore[operator]

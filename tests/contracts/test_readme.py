@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from dof_lightning import __version__
+from dof_lightning.config import catalog, checks
 from dof_lightning.config import compose as configuration
 
-ROOT = configuration.CONF_DIR.parent
+ROOT = catalog.CONF_DIR.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 BASH_BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
@@ -33,7 +34,7 @@ def test_there_are_two_blocks_to_run_the_main_job_and_the_tests() -> None:
 @pytest.mark.parametrize("command", TRAINING_COMMANDS)
 def test_training_commands_compose(command: str) -> None:
     overrides = shlex.split(command.partition("`")[0])[2:]
-    configuration.check(configuration.compose(overrides))
+    checks.check(configuration.compose(overrides))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

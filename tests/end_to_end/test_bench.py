@@ -16,7 +16,7 @@ from dof_lightning.bench.job import BUSY, perform, run_folder
 from dof_lightning.bench.queue import Place, pending
 from dof_lightning.bench.suite import read_suite
 from dof_lightning.cli import main as cli
-from dof_lightning.config import compose as configuration
+from dof_lightning.config import catalog
 from dof_lightning.errors import UserError
 from dof_lightning.report.record import record_of
 from dof_lightning.report.store import ResultsStore
@@ -71,14 +71,14 @@ def test_every_method_gets_its_first_seed_before_any_gets_its_second(folder: Pat
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name == "smoke" else pytest.mark.slow) for name in configuration.options("suite")],
+    [pytest.param(name, marks=[] if name == "smoke" else pytest.mark.slow) for name in catalog.options("suite")],
 )
 def test_every_run_of_every_suite_can_be_configured(folder: Path, name: str) -> None:
     suite = read_suite(name)
     assert len(pending(Place(name, suite, folder / "store", folder / "runs", keep=True))) == len(suite.queue)
 
 
-@pytest.mark.parametrize("name", configuration.options("suite"))
+@pytest.mark.parametrize("name", catalog.options("suite"))
 def test_every_suite_is_well_formed(name: str) -> None:
     assert len({job.name for job in read_suite(name).queue}) == len(read_suite(name).queue)
 

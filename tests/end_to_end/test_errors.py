@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dof_lightning.cli import main as cli
-from dof_lightning.config import compose as configuration
+from dof_lightning.config import messages
 from tests.end_to_end.conftest import UNINTERRUPTED
 from tests.fixtures.workplace import SMALL, Workplace, run_here
 
@@ -19,12 +19,12 @@ def _in_workplace(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def complaint_of_train(capsys: pytest.CaptureFixture, *overrides: str) -> str:
-    code = configuration.exit_with_one_line(lambda: run_here(*overrides))
+    code = messages.exit_with_one_line(lambda: run_here(*overrides))
     return _only_line(code, capsys.readouterr().err)
 
 
 def complaint_of_dof(capsys: pytest.CaptureFixture, *arguments: str) -> str:
-    code = configuration.exit_with_one_line(lambda: cli.run(arguments))
+    code = messages.exit_with_one_line(lambda: cli.run(arguments))
     return _only_line(code, capsys.readouterr().err)
 
 
@@ -272,7 +272,7 @@ def test_datasets_are_built_listed_shown_and_verified(workplace: Workplace, caps
 
 
 def test_a_full_disk_is_one_line_and_other_faults_of_the_system_are_not(capsys: pytest.CaptureFixture) -> None:
-    assert configuration.exit_with_one_line(lambda: Path("/dev/full").write_text("curves")) == 2
+    assert messages.exit_with_one_line(lambda: Path("/dev/full").write_text("curves")) == 2
     assert re.fullmatch(r"error: the disk is full.*run_dir.*\n", capsys.readouterr().err)
     with pytest.raises(FileNotFoundError):
-        configuration.exit_with_one_line(lambda: Path("/nowhere/at/all").read_text())
+        messages.exit_with_one_line(lambda: Path("/nowhere/at/all").read_text())

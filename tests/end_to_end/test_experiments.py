@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from data_modules.imported import ImportedDataset
+from dof_lightning.config import catalog
 from dof_lightning.config import compose as configuration
 from tests.fixtures.heavy_options import marked
 from tests.fixtures.imported_dataset import write_imported
@@ -17,10 +18,10 @@ TINY = (*SMALL[1:], "trainer.max_steps=2", "data.episodes=50", "rollout.report_e
 LONG = 200  # steps of an episode that are too many for a test of everything
 
 
-CASES = [(experiment, "dof_policy") for experiment in configuration.options("experiment")]
+CASES = [(experiment, "dof_policy") for experiment in catalog.options("experiment")]
 CASES += [
     ("game_payoff_1" if chooses((f"algorithm={name}",)) else "mpe_spread_random", name)
-    for name in configuration.options("algorithm")
+    for name in catalog.options("algorithm")
     if name != "dof_policy"
 ]
 CASES += [("smac_3m_good", "dof_trajectory"), ("game_payoff_1", "bc")]

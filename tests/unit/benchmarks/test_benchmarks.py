@@ -22,6 +22,7 @@ from benchmarks.two_chains import TwoChains
 from benchmarks.update import Setting, decision, update
 from dof_lightning.actors.diffusion import DiffusionActor
 from dof_lightning.batch import Window
+from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.envs.particle.env import HORIZON, ParticleEnv
 from dof_lightning.errors import UserError
@@ -95,7 +96,7 @@ def test_planners_are_measured_and_any_can_be_added() -> None:
 
 def test_the_papers_planner_has_the_papers_sizes() -> None:
     cfg = configuration.compose(PAPER.overrides)
-    configuration.check(cfg)
+    checks.check(cfg)
     denoiser, algorithm = cfg.denoiser, cfg.algorithm
     assert [denoiser.channels * multiplier for multiplier in denoiser.multipliers] == [128, 512, 1024]
     assert (denoiser.kernel, denoiser.blocks, denoiser.activation) == (5, 2, "mish")

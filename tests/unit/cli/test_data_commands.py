@@ -7,6 +7,7 @@ import pytest
 
 from data_modules.storage.manifest import read_manifest
 from dof_lightning.cli import main as cli
+from dof_lightning.config import catalog, checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.catalog import known_datasets
 from dof_lightning.errors import UserError
@@ -15,13 +16,13 @@ from tests.fixtures.dataset_files import build, make_episodes
 
 def test_every_dataset_of_the_configuration_is_known_with_a_command_that_names_it() -> None:
     known = known_datasets()
-    assert len(known) == len(configuration.options("data"))
+    assert len(known) == len(catalog.options("data"))
     commands = {dataset.name: dataset.build for dataset in known}
     assert commands["mpe_spread_medium"] == "dof data build experiment=mpe_spread_medium"
     assert commands["smac_3m_good"].endswith("env=smac_3m name=smac_3m_good")
     built = [command.removeprefix("dof data build ") for command in commands.values() if " build " in command]
     for typed in built[::10]:  # to compose them all takes long
-        configuration.check(configuration.compose(typed.split()))
+        checks.check(configuration.compose(typed.split()))
 
 
 def test_the_list_tells_what_is_there_and_how_to_make_the_rest(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.arguments import check_arguments
 from dof_lightning.config.targets import check_targets
@@ -123,16 +124,16 @@ def test_the_importer_of_factories_cannot_be_a_target_nor_get_them_by_position()
 def test_what_a_class_hands_on_to_its_base_is_judged_too(name: str, typed: str, words: str) -> None:
     cfg = configuration.compose(["experiment=mpe_spread_random", f"algorithm={name}", typed])
     with pytest.raises(UserError, match=re.escape(words)):
-        configuration.check(cfg)
+        checks.check(cfg)
 
 
 def test_a_preset_that_is_whole_by_chance_takes_other_numbers() -> None:
     typed = ["experiment=mpe_tag_medium", "algorithm=macql"]
     assert type(configuration.compose(typed).algorithm.alpha) is int
-    configuration.check(configuration.compose([*typed, "algorithm.alpha=0.5"]))
+    checks.check(configuration.compose([*typed, "algorithm.alpha=0.5"]))
     with pytest.raises(UserError, match=r"algorithm\.alpha must be a number, got True"):
-        configuration.check(configuration.compose([*typed, "algorithm.alpha=true"]))
+        checks.check(configuration.compose([*typed, "algorithm.alpha=true"]))
     with pytest.raises(UserError, match=r"algorithm\.sequence_length must be an integer"):
-        configuration.check(
+        checks.check(
             configuration.compose(["experiment=smax_3m_good", "algorithm=bc", "algorithm.sequence_length=0.5"])
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 from data_modules.behavior.game_teams import Assignment, LandmarkExpert, LandmarkTeam, Mixture, MixtureTeam
 from data_modules.collect import CollectedDataset
 from data_modules.storage.manifest import read_manifest
+from dof_lightning.config import catalog
 from dof_lightning.config import compose as configuration
 from dof_lightning.envs.games import SIGMA, GaussianGame, LandmarkGame, actions_of, coordinates
 from dof_lightning.envs.particle.env import ParticleEnv
@@ -20,7 +21,7 @@ from dof_lightning.rollout.recorder import Rollout
 from dof_lightning.rollout.run import certify, run_rollout
 from tests.fixtures.policy_models import generator
 
-GAUSSIAN = [name for name in configuration.options("env") if name.startswith("game_gaussian_")]
+GAUSSIAN = [name for name in catalog.options("env") if name.startswith("game_gaussian_")]
 ASSIGNMENTS: tuple[Assignment, ...] = ("fixed", "hungarian", "random")
 DRAWS = 20_000
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dof_lightning.config import compose as configuration
+from dof_lightning.config import catalog
 from dof_lightning.envs.smac.env import SmacEnv
 from dof_lightning.envs.smac.scenarios import SCENARIOS
 from dof_lightning.errors import UserError
@@ -18,7 +18,7 @@ from tests.fixtures import smac_double
 from tests.fixtures.small_spec import small_spec
 from tests.fixtures.synthetic import build_algorithm
 
-OPTIONS = [option for option in configuration.options("env") if option.startswith(("smac_", "smacv2_"))]
+OPTIONS = [option for option in catalog.options("env") if option.startswith(("smac_", "smacv2_"))]
 PLAYED = [option for option in OPTIONS if isinstance(contract.build_env(option), SmacEnv)]
 SEEDS = torch.tensor([3, 14, 15, 92])
 

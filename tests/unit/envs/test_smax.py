@@ -13,7 +13,7 @@ import torch
 from data_modules.behavior.battles import BattleSnapshots
 from data_modules.collect import CollectedDataset
 from data_modules.storage.manifest import read_manifest
-from dof_lightning.config import compose as configuration
+from dof_lightning.config import catalog
 from dof_lightning.envs.smax import program as smax_program
 from dof_lightning.envs.smax.env import SMAXEnv
 from dof_lightning.envs.smax.maps import BATTLES
@@ -38,7 +38,7 @@ def test_the_table_of_sizes_is_jaxmarls(name: str) -> None:
 
 
 def test_every_map_has_an_option() -> None:
-    options = [name for name in configuration.options("env") if name.startswith("smax_") or name.endswith("_units")]
+    options = [name for name in catalog.options("env") if name.startswith("smax_") or name.endswith("_units")]
     assert sorted(options) == sorted(SMAXEnv(name).spec.name for name in BATTLES)
 
 

@@ -1,0 +1,119 @@
+"""What is refused in a configuration before anything is built."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dof_lightning.config import compose as configuration
+from dof_lightning.config.arguments import asks_for, check_arguments
+from dof_lightning.config.catalog import CONF_DIR, options
+from dof_lightning.config.compose import to_plain
+from dof_lightning.config.identity import is_class_of_ours, leaves
+from dof_lightning.config.targets import attribute, check_targets
+from dof_lightning.errors import UserError
+
+_POSITIVE = (
+    "trainer.max_steps",
+    "trainer.num_nodes",
+    "trainer.accumulate_grad_batches",
+    "trainer.log_every_n_steps",
+    "data.episodes",
+    "data.global_batch_size",
+    "rollout.episodes",
+    "rollout.every_n_steps",
+    "rollout.report_episodes",
+    "checkpoint.every_n_steps",
+    "validation.every_n_steps",
+    "distributed.timeout_seconds",
+)
+_NOT_NEGATIVE = ("seed", "data.seed", "data.num_workers", "data.heldout_windows")
+_SEVERAL_TYPES = ("trainer.devices", "trainer.precision")
+_CHOICES = {
+    "trainer.precision": ("32-true", "bf16-mixed"),  # fused Adam and our clipping would see scaled gradients
+    "trainer.strategy": ("auto", "ddp", "fsdp2"),
+}
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuses a configuration before anything is built.
+
+    Raises:
+        UserError: no experiment, a value of the wrong type or sign, or a class that is not trusted.
+    """
+    if cfg.choices.get("experiment") is None:
+        raise UserError(f"experiment= is missing; choose one of {', '.join(options('experiment'))}")
+    if cfg.resume is None:
+        raise UserError("resume must be auto, never, or the path of a .ckpt or run folder")
+    _check_types(cfg)
+    for key, choices in _CHOICES.items():
+        if (value := OmegaConf.select(cfg, key)) not in choices:
+            raise UserError(f"{key} must be {' or '.join(choices)}, got {value}")
+    plain = to_plain(cfg)
+    if not cfg.trust:
+        check_targets(plain)
+    _check_denoiser(plain)
+    written = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(written, dict)
+    check_arguments(plain, {str(key): value for key, value in written.items()})
+
+
+def _check_denoiser(plain: Mapping[str, Any]) -> None:
+    """Refuses a denoiser of actions for an algorithm that diffuses trajectories, and the other way round."""
+    wanted, given = (attribute(plain[key]["_target_"], "diffuses") for key in ("algorithm", "denoiser"))
+    if None in (wanted, given) or wanted == given:
+        return
+    files = {option: OmegaConf.load(CONF_DIR / "denoiser" / f"{option}.yaml") for option in options("denoiser")}
+    targets = {option: str(OmegaConf.select(file, "_target_")) for option, file in files.items()}
+    fitting = [option for option, target in targets.items() if attribute(target, "diffuses") == wanted]
+    raise UserError(
+        f"denoiser={plain['choices']['denoiser']} is for {given}, but algorithm={plain['choices']['algorithm']} "
+        f"diffuses {wanted}; choose denoiser={' or '.join(fitting)}"
+    )
+
+
+def _check_types(cfg: DictConfig) -> None:
+    groups = [f"{group}={option}" for group, option in cfg.choices.items() if option is not None]
+    plain = to_plain(cfg)
+    defaults, values = dict(leaves(to_plain(configuration.compose(groups)))), dict(leaves(plain))
+    _check_classes(values, defaults)
+    # Of what is only referred to, the key that a user can type is named.
+    for key, _ in leaves(OmegaConf.to_container(cfg, resolve=False)):
+        if key not in _SEVERAL_TYPES:
+            check_value(plain, key, values.get(key), defaults.get(key))
+
+
+def _check_classes(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuses another class of ours behind a chosen option: a run is known by its choices and values."""
+    for key, value in values.items():
+        if is_class_of_ours(key, value) and defaults.get(key, value) != value:
+            group = key.partition(".")[0]
+            raise UserError(
+                f"{key}={value}: the class of an option cannot be typed; choose an option of group {group}, or write "
+                f"a yaml for it in conf/{group} (docs/extending.md)"
+            )
+
+
+def check_value(plain: Mapping[str, Any], key: str, value: Any, default: Any) -> None:
+    """Refuses a value of another type than the default's, where that is a number or a truth value.
+
+    A default like 5 is whole by chance where the class that gets it takes any number.
+
+    Raises:
+        UserError: it is, or a number is too small.
+    """
+    if type(default) is int and asks_for(plain, key, float):
+        default = float(default)
+    if value is not None and isinstance(default, (bool, int, float)):
+        accepted = (int, float) if isinstance(default, float) else type(default)
+        if not isinstance(value, accepted) or isinstance(value, bool) != isinstance(default, bool):
+            raise UserError(f"{key} must be {_article(default)}, got {value!r}")
+    for keys, least in ((_POSITIVE, 1), (_NOT_NEGATIVE, 0)):
+        if key in keys and (value is None or value < least):
+            raise UserError(f"{key} must be at least {least}, got {value}")
+
+
+def _article(value: bool | int | float) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    return "an integer" if isinstance(value, int) else "a number"
