@@ -1,6 +1,8 @@
 """What `dof data` prints, writes and refuses."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,17 @@ def test_the_list_tells_what_is_there_and_how_to_make_the_rest(
     assert "mpe_spread_medium" in on_disk
     assert "experiment=mpe_spread_expert" in missing
     assert "experiment=mpe_spread_medium " not in missing
+
+
+@pytest.mark.parametrize("command", ["list data.root={root}", "show {root}/mine"])
+def test_looking_at_datasets_loads_neither_torch_nor_hydra(tmp_path: Path, command: str) -> None:
+    build(tmp_path / "mine", make_episodes(50))
+    code = (
+        "import sys; from dof_lightning.cli.main import run; run(sys.argv[1:]); "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'hydra')))"
+    )
+    typed = ["data", *command.format(root=tmp_path).split()]
+    subprocess.run([sys.executable, "-c", code, *typed], check=True, timeout=60)
 
 
 def test_statistics_and_their_picture(
