@@ -4,7 +4,7 @@ What there is to see: a dataset knows its sizes and statistics (`spec`); an algo
 rows of an episode it wants (`window`); the data module serves those; and what acts afterwards is `algorithm.policy()`,
 each agent on its own observations. `train.py` adds what a long run needs: checkpoints, curves, rollouts, resuming.
 
-    python examples/train_from_python.py              # two minutes: 2 000 steps on 5 000 episodes
+    python examples/train_from_python.py              # four minutes of one core: 2 000 steps, 5 000 episodes
     python examples/train_from_python.py 50 200       # steps, episodes
 """
 
