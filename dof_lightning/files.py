@@ -72,7 +72,11 @@ def building(path: Path, suffix: str = "building") -> Iterator[Path]:
 
 def hold(path: Path) -> bool:
     """Takes the lock of a file or folder until this process ends, however it ends; False where another has it."""
-    return _take(path, wait=False) is not None
+    descriptor = _open(path)
+    if _lock(descriptor, wait=False):
+        return True
+    _close(descriptor)
+    return False
 
 
 @contextmanager
@@ -83,43 +87,46 @@ def locked(path: Path, on_wait: Callable[[], Any] = lambda: None) -> Iterator[No
         path: a folder, or a file that is made where there is none.
         on_wait: called once where another process has the lock.
     """
-    descriptor = _take(path, wait=False)
-    if descriptor is None:
-        on_wait()
-        descriptor = _take(path, wait=True)
+    descriptor = _open(path)
     try:
+        if not _lock(descriptor, wait=False):
+            on_wait()
+            _lock(descriptor, wait=True)
         yield
     finally:
-        _let_go(descriptor)
+        _close(descriptor)
 
 
-_held: set[int | None] = set()
+_open_locks: set[int] = set()
 
 
-def _take(path: Path, wait: bool) -> int | None:
+def _open(path: Path) -> int:
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    _held.add(descriptor)
+    _open_locks.add(descriptor)
     return descriptor
 
 
-def _let_go(descriptor: int | None) -> None:
-    if descriptor is not None and descriptor in _held:  # a child that was forked meanwhile has closed it already
-        _held.remove(descriptor)
+def _lock(descriptor: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _close(descriptor: int) -> None:
+    if descriptor in _open_locks:  # a child that was forked meanwhile has closed it already
+        _open_locks.remove(descriptor)
         os.close(descriptor)
 
 
-def _let_go_of_all() -> None:
-    for descriptor in list(_held):
-        _let_go(descriptor)
+def _close_all() -> None:
+    for descriptor in list(_open_locks):
+        _close(descriptor)
 
 
 # A loader's worker that outlives its parent for a moment must not keep the parent's locks.
-os.register_at_fork(after_in_child=_let_go_of_all)
+os.register_at_fork(after_in_child=_close_all)
 
 
 def _sync(path: Path) -> None:

@@ -1,18 +1,18 @@
 """What a checkpoint holds beside weights, and how an algorithm is made from it without its dataset."""
 
+import importlib.metadata
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning
 import numpy as np
 import torch
 
 from dof_lightning import __version__
-from dof_lightning.algorithms.base import Algorithm
+from dof_lightning.checkpoints.location import find_checkpoint
 from dof_lightning.config.compose import build
 from dof_lightning.config.identity import first_difference
 from dof_lightning.config.targets import check_targets
@@ -20,6 +20,9 @@ from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.moved import current_config
 from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
+
+if TYPE_CHECKING:  # it imports Lightning, which reading a checkpoint does not need
+    from dof_lightning.algorithms.base import Algorithm
 
 FORMAT_VERSION = 1
 KEY = "dof_lightning"  # where a checkpoint keeps what is not Lightning's
@@ -76,7 +79,7 @@ def versions() -> dict[str, str]:
     return {
         "dof-lightning": __version__,
         "torch": str(torch.__version__),
-        "lightning": lightning.__version__,
+        "lightning": importlib.metadata.version("lightning"),
         "python": platform.python_version(),
     }
 
@@ -105,10 +108,7 @@ def read(path: Path) -> Checkpoint:
     Raises:
         UserError: it is missing, damaged, or was not written by this project.
     """
-    if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise UserError(f"checkpoint={path} does not exist; a run keeps them in <run_dir>/checkpoints/last.ckpt")
+    path = find_checkpoint(path)
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in many ways, inside zip, pickle and torch
@@ -155,7 +155,7 @@ def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: Dat
         )
 
 
-def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Algorithm:
+def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> "Algorithm":
     """The trained algorithm.
 
     Args:
@@ -172,7 +172,7 @@ def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Algori
     return algorithm
 
 
-def load_weights(algorithm: Algorithm, checkpoint: Checkpoint) -> None:
+def load_weights(algorithm: "Algorithm", checkpoint: Checkpoint) -> None:
     """Loads all weights.
 
     Raises:

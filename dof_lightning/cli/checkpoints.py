@@ -1,10 +1,14 @@
-"""`dof eval`, `export`, `certify` and `igd`: what is done with a checkpoint."""
+"""`dof eval`, `export`, `certify` and `igd`: what is done with a checkpoint.
+
+What was typed is looked at before torch is imported: a mistake is answered at once.
+"""
 
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from dof_lightning.checkpoints.location import find_checkpoint
 from dof_lightning.config.command_line import take, take_integer
 from dof_lightning.errors import UserError
 
@@ -27,15 +31,15 @@ _IGD_HELP = (
 
 
 def _evaluate(tails: list[str]) -> None:
+    path, others = _take_checkpoint(tails)
+    output, others = take(others, "output")
     from dof_lightning import console
     from dof_lightning.checkpoints import checkpoint as checkpoints
     from dof_lightning.checkpoints.overrides import override
     from dof_lightning.evaluation import grid
     from dof_lightning.evaluation.score import evaluate
 
-    path, others = _take_checkpoint(tails)
     checkpoint = checkpoints.read(path)
-    output, others = take(others, "output")
     if any(grid.listed(checkpoint.config, others)):
         _evaluate_each(checkpoint, others, None if output is None else Path(output))
         return
@@ -66,27 +70,27 @@ def _evaluate_each(checkpoint: Any, tails: list[str], output: Path | None) -> No
 
 
 def _export(tails: list[str]) -> None:
-    from dof_lightning.checkpoints import checkpoint as checkpoints
-    from dof_lightning.checkpoints.export import export_agents
-
     path, others = _take_checkpoint(tails)
     output, others = take(others, "output")
     file_format, others = take(others, "format")
+    from dof_lightning.checkpoints import checkpoint as checkpoints
+    from dof_lightning.checkpoints.export import export_agents
+
     where = None if output is None else Path(output)
     print(export_agents(checkpoints.read(path), others, where, file_format or "safetensors"))
 
 
 def _certify(tails: list[str]) -> None:
-    from dof_lightning import console
-    from dof_lightning.checkpoints import checkpoint as checkpoints
-    from dof_lightning.checkpoints.certify import certify_agents
-
     path, others = _take_checkpoint(tails)
     folder, others = take(others, "agents")
     if folder is None:
         raise UserError("agents= is missing; it is the folder that `dof export` wrote")
     episodes, others = take_integer(others, "episodes", default=16, least=1)
     seed, others = take_integer(others, "seed", default=0, least=0)
+    from dof_lightning import console
+    from dof_lightning.checkpoints import checkpoint as checkpoints
+    from dof_lightning.checkpoints.certify import certify_agents
+
     compared = certify_agents(checkpoints.read(path), Path(folder), others, episodes, seed).to_dict()
     verdict = "bit-identical" if compared["identical"] else "not to the last bit"
     console.make_console(stderr=True).print(
@@ -102,7 +106,7 @@ def _certify(tails: list[str]) -> None:
 def _igd(tails: list[str]) -> None:
     path, others = _take_checkpoint(tails)
     other, others = take(others, "compare")
-    print(json.dumps(_gauge(path, others) if other is None else _coordination_gap(path, Path(other), others)))
+    print(json.dumps(_gauge(path, others) if other is None else _gap(path, find_checkpoint(Path(other)), others)))
 
 
 def _gauge(path: Path, tails: list[str]) -> dict[str, Any]:
@@ -127,7 +131,7 @@ def _gauge(path: Path, tails: list[str]) -> dict[str, Any]:
     return measured | {"certificate_max_abs_delta": certify(policy, env, config["seed"]).max_abs_delta}
 
 
-def _coordination_gap(path: Path, other: Path, tails: list[str]) -> dict[str, Any]:
+def _gap(path: Path, other: Path, tails: list[str]) -> dict[str, Any]:
     from dof_lightning.algorithms.dof import DoFLightningModule
     from dof_lightning.checkpoints import checkpoint as checkpoints
     from dof_lightning.checkpoints.overrides import override
@@ -169,4 +173,4 @@ def _take_checkpoint(tails: list[str]) -> tuple[Path, list[str]]:
     path, others = take(tails, "checkpoint")
     if path is None:
         raise UserError("checkpoint= is missing; a run keeps them in <run_dir>/checkpoints/{last,best}.ckpt")
-    return Path(path), others
+    return find_checkpoint(Path(path)), others

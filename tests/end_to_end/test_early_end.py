@@ -4,6 +4,7 @@ import os
 import signal
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from callbacks.interruption import Interruption, TimeLimit
 from dof_lightning.errors import UserError
 from dof_lightning.training import run as training
+from dof_lightning.training import trainer
 from tests.fixtures.workplace import SMALL, Workplace, run_here
 
 RARELY = ("checkpoint.every_n_steps=1000", "rollout.every_n_steps=1000", "validation.every_n_steps=1000")
@@ -90,14 +92,18 @@ class OverInTheMiddle(TimeLimit):
         super().on_train_batch_end(trainer, *arguments, **options)
 
 
-@pytest.mark.parametrize(("name", "early"), [("Interruption", SignalInTheMiddle), ("TimeLimit", OverInTheMiddle)])
+@pytest.mark.parametrize(
+    ("module", "name", "early"),
+    [(training, "Interruption", SignalInTheMiddle), (trainer, "TimeLimit", OverInTheMiddle)],
+    ids=["signal", "time"],
+)
 def test_accumulated_batches_are_not_torn_apart(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, name: str, early: type
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, early: type
 ) -> None:
     accumulated = ("trainer.accumulate_grad_batches=3", "trainer.max_steps=5", "seed=3")
     run_dir = f"torn_{name}"
     with monkeypatch.context() as patched:
-        patched.setattr(training, name, early)
+        patched.setattr(module, name, early)
         with suppress(SystemExit):
             train(*accumulated, "trainer.max_time=01:00:00:00", f"run_dir={run_dir}")
     assert workplace.checkpoint(run_dir)["global_step"] == 3
