@@ -122,7 +122,7 @@ def _check_pair(factorized: DoFLightningModule, centralized: DoFLightningModule)
             "compare: checkpoint= must be a factorised model and compare= one whose f or denoiser sees all agents "
             "(noise_factorization=attention, denoiser=attention_mlp or attention_unet); swap them, or train the other"
         )
-    if any(model.shared_seeds for model in (factorized, centralized)):
+    if any(model.settings.seeds.count for model in (factorized, centralized)):
         raise UserError(
             "compare: a model with algorithm.shared_seeds is told a seed made from the data, so its error says nothing "
             "about what can be known; train with algorithm.shared_seeds=null"

@@ -45,7 +45,8 @@ class _Counting(Algorithm):
     """Its loss at step s is s."""
 
     def __init__(self) -> None:
-        super().__init__(small_dof_policy(**cloning()).spec, seed=0)
+        model = small_dof_policy(**cloning())
+        super().__init__(model.spec, model.settings)
         self.weight = nn.Parameter(torch.zeros(()))
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:

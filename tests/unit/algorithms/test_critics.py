@@ -108,7 +108,7 @@ def test_actors_are_judged_by_the_smaller_online_twin() -> None:
     say(critic.online.critic, 2.0, 7.0)
     values = critic.frozen_values(Situation(batch.observations[:, :, 0]), batch.actions[:, :, 0])
     torch.testing.assert_close(values, torch.full((32, 3), 2.0))
-    assert model.q_weight > 0
+    assert model.settings.q_weight > 0
 
 
 def test_target_moves_by_tau() -> None:

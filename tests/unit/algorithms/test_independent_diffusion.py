@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dof_lightning.algorithms.independent_diffusion import IndependentDiffusion, IndependentDiffusionPolicy
+from dof_lightning.algorithms.independent_diffusion import (
+    IndependentDiffusionPolicySettings,
+    IndependentDiffusionSettings,
+)
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
 from dof_lightning.networks.agentwise import clip_gradient_norm
@@ -25,11 +28,11 @@ CONCAT: dict[str, Any] = {"noise_factorization": noise.Concat, "data_factorizati
 
 
 def planner(**changes: Any) -> Any:
-    return small_dof_trajectory(small_spec((2,) * N), kind=IndependentDiffusion, **(CONCAT | changes))
+    return small_dof_trajectory(small_spec((2,) * N), kind=IndependentDiffusionSettings, **(CONCAT | changes))
 
 
 def policy(**changes: Any) -> Any:
-    return small_dof_policy(small_spec((2,) * N), kind=IndependentDiffusionPolicy, **cloning(**changes))
+    return small_dof_policy(small_spec((2,) * N), kind=IndependentDiffusionPolicySettings, **cloning(**changes))
 
 
 def test_planners_trained_together_are_planners_trained_alone_weight_for_weight() -> None:
@@ -47,7 +50,7 @@ def test_planners_trained_together_are_planners_trained_alone_weight_for_weight(
             clip_gradient_norm(group.modules, group.clip)
         optimizer.step()
         draw = generator(step)
-        kept = torch.rand(32, N, 1, generator=draw) >= model.return_dropout
+        kept = torch.rand(32, N, 1, generator=draw) >= model.settings.return_dropout
         k = torch.randint(1, model.schedule.steps + 1, (32,), generator=draw)
         eps = torch.randn(32, N, T, 4, generator=draw)
         for i, loner in enumerate(loners):
@@ -66,7 +69,7 @@ class _Loner:
         self.denoiser, self.inverse = model.denoiser.select_agent(agent), model.inverse.select_agent(agent)
         self.networks: list[nn.Module] = [self.denoiser, self.inverse]
         parameters = [p for network in self.networks for p in network.parameters()]
-        self.optimizer = torch.optim.Adam(parameters, lr=model.learning_rate)
+        self.optimizer = torch.optim.Adam(parameters, lr=model.settings.learning_rate)
 
     def step(self, batch: Any, k: Tensor, eps: Tensor, kept: Tensor) -> None:
         seen = batch.observations[:, self.agent][:, None]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dof_lightning.algorithms.dof_trajectory import DoFTrajectory
-from dof_lightning.algorithms.madiff import DecentralizedMADIFF
+from dof_lightning.algorithms.dof_trajectory import DoFTrajectorySettings
+from dof_lightning.algorithms.madiff import DecentralizedMADIFFSettings
 from dof_lightning.checkpoints.export import write_agent
 from dof_lightning.deployment.agent import load_agent
 from dof_lightning.deployment.program import trace
@@ -32,7 +32,7 @@ def attention_unet(**changes: Any) -> AttentionUNetSettings:
     return AttentionUNetSettings(**({"channels": 8, "norm_groups": 4, "embedding": 8, "heads": 2} | changes))
 
 
-def small_madiff(kind: type[DoFTrajectory] = DecentralizedMADIFF, **changes: Any) -> Any:
+def small_madiff(kind: type[DoFTrajectorySettings] = DecentralizedMADIFFSettings, **changes: Any) -> Any:
     """Agents that meet: every gamma is 0.5."""
     settings = {"kind": kind, "denoiser": attention_unet(), "noise_factorization": noise.Concat} | changes
     model = small_dof_trajectory(**({"data_factorization": data.Concat} | settings))
@@ -83,7 +83,7 @@ def test_what_teammates_saw_teaches_where_nothing_lies_ahead() -> None:
     batch.diffusion_mask[:] = False
     losses = model.heldout_losses(batch, generator())
     assert all(float(losses[f"heldout/diffusion_agent_{i}"]) > 0.1 for i in range(N))
-    centralized = small_madiff(DoFTrajectory, execution="centralized")
+    centralized = small_madiff(DoFTrajectorySettings, execution="centralized")
     assert float(centralized.heldout_losses(batch, generator())["heldout/diffusion"].detach()) == 0.0
 
 
@@ -168,7 +168,7 @@ def test_without_memory_a_program_decides_for_any_number_of_episodes(tmp_path: P
 
 
 def test_where_agents_meet_a_return_is_left_out_for_all_of_them_or_none() -> None:
-    model = small_madiff(DoFTrajectory, execution="centralized", return_dropout=0.5)
+    model = small_madiff(DoFTrajectorySettings, execution="centralized", return_dropout=0.5)
     seen: list[Tensor] = []
     model.denoiser.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[2]))
     model.losses(small_windows(model, size=64), generator())
@@ -178,7 +178,7 @@ def test_where_agents_meet_a_return_is_left_out_for_all_of_them_or_none() -> Non
 
 
 def test_the_joint_chain_acts_on_all_histories_and_says_so() -> None:
-    policy = small_madiff(DoFTrajectory, execution="centralized").policy()
+    policy = small_madiff(DoFTrajectorySettings, execution="centralized").policy()
     assert not policy.acts_alone
     draws, observations = policy.draw_noise(6, generator(1)), torch.randn(6, N, 4, generator=generator(2))
     before = decide(policy, observations, draws)
@@ -191,7 +191,7 @@ def test_the_joint_chain_acts_on_all_histories_and_says_so() -> None:
 def test_joint_inverse_dynamics_reads_all_agents_and_learns_legal_choices() -> None:
     joint = partial(InverseDynamics, hidden=(16,), sharing="joint")
     spec = small_spec((3, 2, 4), action_kind="discrete")
-    model = small_madiff(DoFTrajectory, spec=spec, execution="centralized", inverse=joint)
+    model = small_madiff(DoFTrajectorySettings, spec=spec, execution="centralized", inverse=joint)
     batch = small_windows(model)
     assert bool(model.losses(batch, generator())["loss/inverse"].isfinite())
     now, following = torch.randn(2, 5, N, 4, generator=generator()).unbind()
@@ -204,12 +204,16 @@ def test_joint_inverse_dynamics_reads_all_agents_and_learns_legal_choices() -> N
 @pytest.mark.parametrize(
     ("kind", "changes", "words"),
     [
-        (DoFTrajectory, {}, "denoiser: AttentionUNet cannot run locally.*algorithm=madiff_d.*execution=centralized"),
-        (DecentralizedMADIFF, {"execution": "centralized"}, "algorithm=madiff_c"),
-        (DecentralizedMADIFF, {"denoiser": small_unet(sharing="shared")}, "denoiser=attention_unet"),
-        (DecentralizedMADIFF, {"denoiser": attention_unet(sharing="independent")}, "denoiser.sharing=shared"),
         (
-            DecentralizedMADIFF,
+            DoFTrajectorySettings,
+            {},
+            "denoiser: AttentionUNet cannot run locally.*algorithm=madiff_d.*execution=centralized",
+        ),
+        (DecentralizedMADIFFSettings, {"execution": "centralized"}, "algorithm=madiff_c"),
+        (DecentralizedMADIFFSettings, {"denoiser": small_unet(sharing="shared")}, "denoiser=attention_unet"),
+        (DecentralizedMADIFFSettings, {"denoiser": attention_unet(sharing="independent")}, "denoiser.sharing=shared"),
+        (
+            DecentralizedMADIFFSettings,
             {"inverse": partial(InverseDynamics, sharing="joint")},
             r"algorithm\.inverse\.sharing.*choose independent or shared",
         ),

@@ -36,7 +36,7 @@ def value_loss(model: DoFPolicy, scale: Tensor | None = None) -> Tensor:
     now, x0 = model._current(batch)
     critic, draws = model.critic, generator(3)
     assert critic is not None
-    if model.q_gradient == "full":
+    if model.settings.q_gradient == "full":
         if scale is None:
             return model.full_q_loss(critic, now, draws)
         noise = model._chain_noise(model.sampler, now.condition, draws)

@@ -10,7 +10,7 @@ from dof_lightning.algorithms.parts.shared_seed import SharedSeedAssignment, bal
 from dof_lightning.deployment.agent import load_agent
 from dof_lightning.deployment.program import trace
 from dof_lightning.diffusion.guidance import guided_noise
-from dof_lightning.diffusion.seed_conditioning import with_shared_seed
+from dof_lightning.diffusion.seed_conditioning import NO_SEEDS
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
 from dof_lightning.rollout.run import certify, run_rollout
@@ -94,7 +94,7 @@ def test_off_is_what_it_was() -> None:
         assert model.policy().draw_shared_seed(4, generator()) is None
         assert not [name for name in model.losses(batch, generator()) if "seed" in name]
     condition = torch.randn(2, 3, 4)
-    assert with_shared_seed(condition, None, None) is condition
+    assert NO_SEEDS.tell(condition, None) is condition
 
 
 def test_the_same_generator_gives_the_same_seeds() -> None:

@@ -12,7 +12,7 @@ from dof_lightning.config.targets import check_targets
 from dof_lightning.envs.pettingzoo.env import PettingZooEnv
 from dof_lightning.errors import UserError
 
-POLICY = "dof_lightning.algorithms.dof_policy.DoFPolicy"
+POLICY = "dof_lightning.algorithms.dof_policy.DoFPolicySettings"
 DENOISER = "dof_lightning.networks.mlp.MLPDenoiser"
 SAMPLER = "dof_lightning.diffusion.sampler.DDPM"
 

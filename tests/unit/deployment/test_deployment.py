@@ -95,9 +95,9 @@ def test_what_cannot_be_exported_is_named() -> None:
     [
         "os.system",
         "dof_lightning.cli.main.main",
-        "dof_lightning.actors.diffusion.copy",
+        "dof_lightning.actors.diffusion.abstractmethod",
         "dof_lightning.actors.diffusion.torch",
-        "dof_lightning.actors.diffusion.sample_locally",
+        "dof_lightning.diffusion.chain.as_it_is",
         "dof_lightning.actors.nothing.Actor",
         "torch.nn.modules.container.OrderedDict",
     ],
