@@ -13,6 +13,7 @@ _MODULES = {
     "data_modules.behavior.spread": "data_modules.behavior.spread_team",
     "dof_lightning.envs.particle": "dof_lightning.envs.particle.env",
     "dof_lightning.envs.pettingzoo": "dof_lightning.envs.pettingzoo.env",
+    "dof_lightning.envs.pettingzoo_wrapper": "dof_lightning.envs.particle.parallel_env",
     "dof_lightning.envs.smac": "dof_lightning.envs.smac.env",
     "dof_lightning.envs.smax": "dof_lightning.envs.smax.env",
 }
@@ -58,6 +59,8 @@ def current_config(node: Any) -> Any:
     """
     if isinstance(node, Mapping):
         renamed = {key: current_config(value) for key, value in node.items()}
+        if isinstance(factory := node.get("factory"), str):
+            renamed["factory"] = current_name(factory)
         if isinstance(target := node.get("_target_"), str):
             is_settings = target in _MADE_BY_SETTINGS
             renamed["_target_"] = current_name(target) + ("Settings" if is_settings else "")

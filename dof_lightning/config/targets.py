@@ -9,6 +9,10 @@ from typing import Any
 from dof_lightning.errors import UserError, explain_missing_module
 
 _TRUSTED = ("dof_lightning", "data_modules", "callbacks", "lightning", "torch.nn", "torch.optim")
+_FUNCTIONS = (  # whose functions make parts; others of ours, such as commands, would run what the file says
+    *(f"dof_lightning.{name}" for name in ("diffusion", "factorization", "networks")),
+    "callbacks",
+)
 _ENVIRONMENTS = ("dof_lightning", "mpe2", "pettingzoo", "gymnasium_robotics", "magent2", "momaland")
 
 
@@ -19,13 +23,17 @@ def check_targets(config: Mapping[str, Any]) -> None:
     of a package that is known to hold environments.
 
     Raises:
-        UserError: a `_target_` lies elsewhere, or is reached through one of our modules but defined elsewhere; or a
-            `factory` is of another package or kind.
+        UserError: a `_target_` lies elsewhere, is reached through one of our modules but defined elsewhere, or is a
+            function that makes no part; or a `factory` is of another package or kind.
     """
     for key, target in _named(config, "", "_target_"):
         defined_in = getattr(locate(key, str(target)), "__module__", "")
         if not (_is_of(_TRUSTED, str(target)) and _is_of(_TRUSTED, defined_in or "")):
             raise UserError(f"{key}={target} is outside {', '.join(_TRUSTED)}; pass trust=true if you trust its source")
+        if not (inspect.isclass(locate(key, str(target))) or _is_of(_FUNCTIONS, str(target))):
+            raise UserError(
+                f"{key}={target} is a function that makes no part of a model; pass trust=true if you trust its source"
+            )
     for key, factory in _named(config, "", "factory"):
         if not _is_environment(key, str(factory)):
             raise UserError(

@@ -137,3 +137,9 @@ def test_a_preset_that_is_whole_by_chance_takes_other_numbers() -> None:
         checks.check(
             configuration.compose(["experiment=smax_3m_good", "algorithm=bc", "algorithm.sequence_length=0.5"])
         )
+
+
+@pytest.mark.parametrize("target", ["dof_lightning.cli.main.run", "dof_lightning.api.train"])
+def test_a_command_of_ours_is_no_part_of_a_model(target: str) -> None:
+    with pytest.raises(UserError, match="makes no part of a model"):
+        check_targets({"env": {"_target_": target, "arguments": ["data", "collect", "trust=true"]}})
