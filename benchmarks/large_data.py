@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.subjects import ACTION_DIM, OBSERVATION_DIM, made_up_spec
 from data_modules.storage.arrays import Episodes
 from data_modules.storage.manifest import DatasetManifest
-from data_modules.storage.store import write_dataset
+from data_modules.storage.store import Description, write_dataset
 
 N_AGENTS = 3
 BLOCK_EPISODES = 1000
@@ -60,10 +60,7 @@ def write_shards(path: Path, n_episodes: int) -> DatasetManifest:
     """A dataset of so many episodes, from a generator that holds one block."""
     return write_dataset(
         path,
-        name="made_up",
-        environment=_SPEC.environment,
-        recipe=_SPEC.recipe,
-        behavior={"name": "noise"},
+        Description(name="made_up", environment=_SPEC.environment, recipe=_SPEC.recipe, behavior={"name": "noise"}),
         blocks=blocks(n_episodes),
         n_episodes=n_episodes,
         seed=0,

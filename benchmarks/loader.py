@@ -14,7 +14,7 @@ from benchmarks.subjects import made_up_spec
 from benchmarks.table import Row, ratio
 from data_modules.episodes import EpisodeDataModule
 from data_modules.storage.arrays import Episodes
-from data_modules.storage.store import write_dataset
+from data_modules.storage.store import Description, Layout, write_dataset
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.evaluation.timing import interleaved
 
@@ -73,17 +73,13 @@ def make_data(
     )
     write_dataset(
         path,
-        name="made_up",
-        environment=spec.environment,
-        recipe=spec.recipe,
-        behavior={"name": "noise"},
+        Description(name="made_up", environment=spec.environment, recipe=spec.recipe, behavior={"name": "noise"}),
         blocks=[episodes],
         n_episodes=n_episodes,
         seed=0,
-        episodes_per_sample=episodes_per_sample,
-        samples_per_shard=4096 // episodes_per_sample,
+        layout=Layout(episodes_per_sample=episodes_per_sample, samples_per_shard=4096 // episodes_per_sample),
     )
-    data = EpisodeDataModule(path, window, batch_size, seed=0)
+    data = EpisodeDataModule(path, window, global_batch_size=batch_size, memory_mb=None)
     data.setup()
     return data
 
@@ -96,7 +92,7 @@ def decoded_batches(data: EpisodeDataModule) -> Iterator[dict[str, torch.Tensor]
     episodes = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode().repeat()
     windows = episodes.compose(partial(_windows, horizon=data.window.horizon))
     shuffled = windows.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER)
-    return iter(webdataset.WebLoader(shuffled, batch_size=data.global_batch_size, num_workers=0))
+    return iter(webdataset.WebLoader(shuffled, batch_size=data.serving.global_batch_size, num_workers=0))
 
 
 def bare_batches(data: EpisodeDataModule, batches: int) -> Iterator[dict[str, np.ndarray]]:

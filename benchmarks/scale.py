@@ -141,7 +141,7 @@ def read(
     path: Path, window: Window, batch_size: int, memory_mb: float | None, num_workers: int, seconds: float
 ) -> Read:
     """Batches for a while, and nothing else."""
-    data = EpisodeDataModule(path, window, batch_size, seed=0, memory_mb=memory_mb, num_workers=num_workers)
+    data = EpisodeDataModule(path, window, global_batch_size=batch_size, memory_mb=memory_mb, num_workers=num_workers)
     with watched() as memory:
         started = time.perf_counter()
         data.setup()

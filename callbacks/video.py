@@ -16,7 +16,7 @@ from torch.utils.tensorboard import FileWriter, SummaryWriter
 from callbacks.context import RunContext
 from callbacks.step_schedule import StepSchedule
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.rollout.run import evaluation_seeds, run_rollout
+from dof_lightning.rollout.run import Spectator, evaluation_seeds, run_rollout
 
 
 class VideoCallback(Callback):
@@ -64,7 +64,7 @@ class VideoCallback(Callback):
     def _draw(self, trainer: Trainer, policy: DecentralizedPolicy) -> None:
         step = trainer.global_step
         seeds = evaluation_seeds(self.seed, "selection", 1)
-        rollout = run_rollout(policy, self.env, seeds, (self.seed, "rollout", "video"), render_episode=0)
+        rollout = run_rollout(policy, self.env, seeds, (self.seed, "rollout", "video"), spectator=Spectator(draws=0))
         assert rollout.frames is not None
         gif = encode_gif(rollout.frames, self.frames_per_second)
         folder = Path(trainer.default_root_dir) / "videos" if self.dirpath is None else Path(self.dirpath)

@@ -14,12 +14,12 @@ from torch import Tensor
 from data_modules.behavior.base import Behavior
 from data_modules.storage.arrays import Episodes
 from data_modules.storage.manifest import FORMAT_VERSION, read_manifest
-from data_modules.storage.store import write_dataset
+from data_modules.storage.store import Description, write_dataset
 from data_modules.tools.verify import verify_dataset
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.rollout.recorder import Rollout
-from dof_lightning.rollout.run import run_rollout
+from dof_lightning.rollout.run import Spectator, run_rollout
 from dof_lightning.seeding import derive_seed
 from dof_lightning.spec import fingerprint
 
@@ -99,14 +99,16 @@ class CollectedDataset:
             behavior = self.behavior.identity(self.environment.spec)
             write_dataset(
                 self.path,
-                name=self.name,
-                environment=self.environment.spec,
-                recipe=self.recipe,
-                behavior=behavior,
+                Description(
+                    name=self.name,
+                    environment=self.environment.spec,
+                    recipe=self.recipe,
+                    behavior=behavior,
+                    discount=self.discount,
+                ),
                 blocks=self._collect(behavior, lambda episodes: bars.advance(bar, episodes)),
                 n_episodes=self.episodes,
                 seed=self.seed,
-                discount=self.discount,
             )
         verify_dataset(self.path, progress=progress)
         return self.path
@@ -126,8 +128,9 @@ class CollectedDataset:
                 seeds = torch.from_numpy(ids) + (derive_seed(self.seed, "collect", who) >> 2)
                 noise_key = (self.seed, "collect", who, first)
                 chunk = environment.episodes_at_once
+                watching = Spectator(hears=progress)
                 rollout = run_rollout(
-                    policy, environment, seeds, noise_key, chunk=chunk, record=True, progress=progress
+                    policy, environment, seeds, noise_key, chunk=chunk, record=True, spectator=watching
                 )
                 won += [] if rollout.won is None else [rollout.won]
                 yield as_episodes(rollout, ids)

@@ -1,10 +1,11 @@
 """The LightningDataModule: windows of offline episodes, held in memory or streamed in blocks of shards."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningDataModule
@@ -30,7 +31,39 @@ from data_modules.loading.windows import (
 from data_modules.storage.manifest import DatasetManifest, read_manifest
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.errors import UserError
+from dof_lightning.settings import Settings, WholeNumber
 from dof_lightning.spec import DatasetSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving(Settings):
+    """How windows are served; called with a dataset's path, they make its data module.
+
+    Attributes:
+        global_batch_size: windows of a step over all ranks; a multiple of their number.
+        heldout_windows: at most so many windows, evenly spread, are evaluated.
+        train_on_padded_tails: whether `diffusion_mask` includes rows behind an episode's end.
+        num_workers: processes that gather batches, or read blocks where the dataset is streamed; 0 is fastest unless
+            the training step leaves cores idle.
+        memory_mb: what the episodes of a rank may take, in 10^6 bytes; None: all are held in memory.
+        partition: `windows`: ranks take slices of the same windows; `shards`: each rank streams shards of its own.
+    """
+
+    group: ClassVar[str] = "data"
+
+    global_batch_size: int = 512
+    heldout_windows: WholeNumber = 2048
+    train_on_padded_tails: bool = False
+    num_workers: WholeNumber = 0
+    memory_mb: float | None = 2000
+    partition: Partition = "windows"
+
+    def __call__(self, path: Path | str, window: Window, seed: int) -> "EpisodeDataModule":
+        """The data module; arguments as its own."""
+        return EpisodeDataModule(path, window, seed, serving=self)
+
+
+USUAL_SERVING = Serving()
 
 
 class EpisodeDataModule(LightningDataModule):
@@ -45,14 +78,9 @@ class EpisodeDataModule(LightningDataModule):
     Args:
         path: the dataset's folder or address.
         window: the rows an algorithm wants to see.
-        global_batch_size: windows of a step over all ranks; a multiple of their number.
         seed: of the order of windows.
-        heldout_windows: at most so many windows, evenly spread, are evaluated.
-        train_on_padded_tails: whether `diffusion_mask` includes rows behind an episode's end.
-        num_workers: processes that gather batches, or read blocks where the dataset is streamed; 0 is fastest unless
-            the training step leaves cores idle.
-        memory_mb: what the episodes of a rank may take, in 10^6 bytes; None: all are held in memory.
-        partition: `windows`: ranks take slices of the same windows; `shards`: each rank streams shards of its own.
+        serving: how they are served.
+        changes: single values of `serving` by name, as in `EpisodeDataModule(path, window, global_batch_size=256)`.
 
     Raises:
         UserError: the dataset is missing or damaged (see `read_manifest`), or the batch size, the memory or the
@@ -63,24 +91,16 @@ class EpisodeDataModule(LightningDataModule):
         self,
         path: Path | str,
         window: Window,
-        global_batch_size: int,
-        seed: int,
-        heldout_windows: int = 4096,
-        train_on_padded_tails: bool = False,
-        num_workers: int = 0,
-        memory_mb: float | None = None,
-        partition: Partition = "windows",
+        seed: int = 0,
+        serving: Serving = USUAL_SERVING,
+        **changes: Any,
     ) -> None:
         super().__init__()
         self.manifest: DatasetManifest = read_manifest(path)
         self.window = window
-        self.global_batch_size = global_batch_size
         self.seed = seed
-        self.heldout_windows = heldout_windows
-        self.train_on_padded_tails = train_on_padded_tails
-        self.num_workers = num_workers
-        self.partition = partition
-        self._plan = plan_stream(self.manifest, memory_mb, partition)
+        self.serving = replace(serving, **changes)
+        self._plan = plan_stream(self.manifest, self.serving.memory_mb, self.serving.partition)
         self._table: EpisodeTable | None = None
         self._training: WindowIndex | None = None
         self._heldout: tuple[EpisodeTable, WindowIndex] | None = None
@@ -107,7 +127,7 @@ class EpisodeDataModule(LightningDataModule):
         if self._plan is not None:
             self._block_order(self._plan)
             if self._heldout is None:
-                shards = choose_heldout_shards(self.manifest, self.heldout_windows)
+                shards = choose_heldout_shards(self.manifest, self.serving.heldout_windows)
                 held_out = load_heldout(self.manifest, shards)
                 self._heldout = None if held_out is None else (held_out, split_windows(held_out)[1])
             return
@@ -181,52 +201,61 @@ class EpisodeDataModule(LightningDataModule):
             blocks, gather = self._block_order(self._plan), self._gather
             ranks_here = 1 if self.trainer is None else self.trainer.num_devices
             streamed = StreamedBatches(
-                self._plan, blocks, self.seed, self.batches_seen, gather, self.num_workers, ranks_here
+                self._plan, blocks, self.seed, self.batches_seen, gather, self.serving.num_workers, ranks_here
             )
             batches = together(iter(streamed), self._device)
             return (batch.pin_memory() for batch in batches) if self.pin_memory else batches
         assert self._training is not None
-        order = WindowOrder(self.seed, len(self._training), self.global_batch_size)
+        order = WindowOrder(self.seed, len(self._training), self.serving.global_batch_size)
         windows = partial(order.windows, rank=self.rank, world_size=self.world_size)
         held = TrainingBatches(windows, self._gather_numbered(self.table, self._training), self.batches_seen)
-        return iter(DataLoader(held, batch_size=None, num_workers=self.num_workers, pin_memory=self.pin_memory))
+        return iter(DataLoader(held, batch_size=None, num_workers=self.serving.num_workers, pin_memory=self.pin_memory))
 
     def heldout_batches(self) -> Iterator[EpisodeBatch]:
         """This rank's slices of the held-out batches."""
         if self._heldout is not None:
             gather = self._gather_numbered(*self._heldout)
             sample = self._heldout_sample()
-            for windows in torch.split(sample, self.global_batch_size) if len(sample) else ():
+            for windows in torch.split(sample, self.serving.global_batch_size) if len(sample) else ():
                 yield gather(windows.chunk(self.world_size)[self.rank])
 
     def n_heldout_batches(self) -> int:
         """How many batches `heldout_batches` has, the same on every rank."""
-        return -(-len(self._heldout_sample()) // self.global_batch_size)
+        return -(-len(self._heldout_sample()) // self.serving.global_batch_size)
 
     def _heldout_sample(self) -> Tensor:
         """Evenly spread held-out windows, a multiple of the number of ranks."""
         available = 0 if self._heldout is None else len(self._heldout[1])
-        n_windows = min(self.heldout_windows, available)
+        n_windows = min(self.serving.heldout_windows, available)
         n_windows -= n_windows % self.world_size
         return torch.arange(n_windows) * available // max(n_windows, 1)
 
     def _block_order(self, plan: StreamPlan) -> BlockOrder:
         return BlockOrder.of_rank(
-            *(self.seed, plan.sizes, plan.block_bytes, self.global_batch_size),
-            *(self.partition, self.rank, self.world_size),
+            self.seed,
+            plan.sizes,
+            plan.block_bytes,
+            self.serving.global_batch_size,
+            partition=self.serving.partition,
+            rank=self.rank,
+            world_size=self.world_size,
         )
 
     def _describe_order(self) -> str:
         if self._plan is None:
             return "in memory"
         streamed = f"streamed in blocks of {self._plan.block_bytes} bytes"
-        return streamed if self.partition == "windows" else f"{streamed}, shards shared out to {self.world_size} ranks"
+        return (
+            streamed
+            if self.serving.partition == "windows"
+            else f"{streamed}, shards shared out to {self.world_size} ranks"
+        )
 
     def _gather(self, table: EpisodeTable, places: Tensor, t: Tensor) -> EpisodeBatch:
-        return gather_windows(table, places, t, self.window, self.train_on_padded_tails)
+        return gather_windows(table, places, t, self.window, self.serving.train_on_padded_tails)
 
     def _gather_numbered(self, table: EpisodeTable, index: WindowIndex) -> Callable[[Tensor], EpisodeBatch]:
-        return partial(_gather_numbered, table, index, self.window, self.train_on_padded_tails)
+        return partial(_gather_numbered, table, index, self.window, self.serving.train_on_padded_tails)
 
     def check_batch_size(self, ranks: int) -> None:
         """Refuses a batch that does not divide by the number of ranks.
@@ -234,7 +263,7 @@ class EpisodeDataModule(LightningDataModule):
         Raises:
             UserError: names the nearest sizes that do.
         """
-        size = self.global_batch_size
+        size = self.serving.global_batch_size
         if size < 1 or size % ranks:
             below, above = size // ranks * ranks, (size // ranks + 1) * ranks
             choices = f"{below} or {above}" if below > 0 else f"{above}"

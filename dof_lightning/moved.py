@@ -17,9 +17,9 @@ _MODULES = {
     "dof_lightning.envs.smac": "dof_lightning.envs.smac.env",
     "dof_lightning.envs.smax": "dof_lightning.envs.smax.env",
 }
-# Classes that were configured as partial functions of their own; `<class>Settings` beside them makes them now.
-_MADE_BY_SETTINGS = {
-    f"dof_lightning.{name}"
+# Classes that were configured as partial functions: the settings that make them now.
+_MADE_BY = {
+    f"dof_lightning.{name}": f"dof_lightning.{name}Settings"
     for name in (
         "algorithms.bc.BC",
         "algorithms.direct_value.DirectValue",
@@ -42,7 +42,7 @@ _MADE_BY_SETTINGS = {
         "networks.temporal_transformer.TemporalTransformer",
         "networks.temporal_unet.TemporalUNet",
     )
-}
+} | {"data_modules.episodes.EpisodeDataModule": "data_modules.episodes.Serving"}
 
 
 def current_name(path: str) -> str:
@@ -62,9 +62,8 @@ def current_config(node: Any) -> Any:
         if isinstance(factory := node.get("factory"), str):
             renamed["factory"] = current_name(factory)
         if isinstance(target := node.get("_target_"), str):
-            is_settings = target in _MADE_BY_SETTINGS
-            renamed["_target_"] = current_name(target) + ("Settings" if is_settings else "")
-            if is_settings:
+            renamed["_target_"] = _MADE_BY.get(target, current_name(target))
+            if target in _MADE_BY:
                 renamed.pop("_partial_", None)
         return renamed
     if isinstance(node, list | tuple):

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from data_modules.convert.base import EpisodeSource, check_layout, refuse_options
 from data_modules.storage.arrays import EpisodeRows
 from data_modules.storage.manifest import FORMAT_VERSION
-from data_modules.storage.store import write_dataset
+from data_modules.storage.store import Description, write_dataset
 from data_modules.tools.verify import verify_dataset
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
@@ -108,20 +108,22 @@ def import_dataset(
         try:
             write_dataset(
                 root / name,
-                name=name,
-                environment=spec,
-                recipe={
-                    "format_version": FORMAT_VERSION,
-                    "environment": dict(spec.recipe),
-                    "imported": identity,
-                    "seed": seed,
-                    "discount": discount,
-                },
-                behavior={"name": "imported", "format": format_},
+                Description(
+                    name=name,
+                    environment=spec,
+                    recipe={
+                        "format_version": FORMAT_VERSION,
+                        "environment": dict(spec.recipe),
+                        "imported": identity,
+                        "seed": seed,
+                        "discount": discount,
+                    },
+                    behavior={"name": "imported", "format": format_},
+                    discount=discount,
+                ),
                 blocks=blocks,
                 n_episodes=source.n_episodes,
                 seed=seed,
-                discount=discount,
             )
         except ValueError as error:
             raise UserError(f"{source.location}: {error}") from None

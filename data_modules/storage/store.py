@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,52 @@ Block = Episodes | EpisodeRows
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a dataset is, without its episodes.
+
+    Attributes:
+        name: for people.
+        environment: the world the episodes come from.
+        recipe: everything that changes the data's meaning; its fingerprint is the dataset's.
+        behavior: who acted (name, hash of weights, noise), read after the episodes, whose collection may complete it
+            (win rate); the returns of all episodes are added.
+        discount: gamma of discounted returns.
+    """
+
+    name: str
+    environment: EnvSpec
+    recipe: Mapping[str, Any]
+    behavior: Mapping[str, Any]
+    discount: float = 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How episodes are laid into files.
+
+    Attributes:
+        episodes_per_sample: episodes in one WebDataset sample; None: 256, or fewer where they are large.
+        samples_per_shard: samples in one tar.
+        buffer_bytes: episodes held at once while they are written; changes no byte of what is written.
+    """
+
+    episodes_per_sample: int | None = None
+    samples_per_shard: int = 16
+    buffer_bytes: int = 48 << 20
+
+
+USUAL_LAYOUT = Layout()
+
+
 def write_dataset(
     path: Path,
+    description: Description,
     *,
-    name: str,
-    environment: EnvSpec,
-    recipe: Mapping[str, Any],
-    behavior: Mapping[str, Any],
     blocks: Iterable[Block] | Callable[[int], Iterable[Block]],
     n_episodes: int,
     seed: int,
-    discount: float = 0.99,
-    episodes_per_sample: int | None = None,
-    samples_per_shard: int = 16,
-    buffer_bytes: int = 48 << 20,
+    layout: Layout = USUAL_LAYOUT,
 ) -> DatasetManifest:
     """Builds a dataset, or finds it built.
 
@@ -53,26 +86,19 @@ def write_dataset(
 
     Args:
         path: the dataset's folder.
-        name: for people.
-        environment: the world the episodes come from.
-        recipe: everything that changes the data's meaning; its fingerprint is the dataset's.
-        behavior: who acted (name, hash of weights, noise), read after the blocks, which may complete it (win rate); the
-            returns of all episodes are added.
+        description: what it is.
         blocks: the episodes, whose ids are all different, padded or end to end. A function, called with n, that gives
             them without the first n: then a writing that was killed goes on where it was, which takes as much disk
             again until it is done.
         n_episodes: how many there are in all blocks together.
         seed: of the permutation.
-        discount: gamma of discounted returns.
-        episodes_per_sample: episodes in one WebDataset sample; None: 256, or fewer where they are large.
-        samples_per_shard: samples in one tar.
-        buffer_bytes: episodes held at once; changes no byte of what is written.
+        layout: of the files.
 
     Raises:
         UserError: the folder holds another dataset, is damaged, or the disk is full.
         ValueError: the blocks contradict the environment's spec or `n_episodes`.
     """
-    path = Path(path)
+    path, environment, recipe = Path(path), description.environment, description.recipe
     with _lock(path):
         if path.exists():
             manifest = _accept(path, recipe)
@@ -80,21 +106,21 @@ def write_dataset(
                 shutil.rmtree(_unsorted(path), ignore_errors=True)  # of a process that was killed after the rename
             return manifest
         with _draft(path) as draft:
-            statistics = StatisticsAccumulator(environment, discount, n_episodes)
-            size = episodes_per_sample or fitting_sample(environment)
-            journal, remaining = _remaining(blocks, path, recipe, (seed, n_episodes, buffer_bytes))
+            statistics = StatisticsAccumulator(environment, description.discount, n_episodes)
+            size = layout.episodes_per_sample or fitting_sample(environment)
+            journal, remaining = _remaining(blocks, path, recipe, (seed, n_episodes, layout.buffer_bytes))
             checked, scratch = _checked(remaining, environment), draft / ".unsorted"
             most = episode_bytes(environment)
-            groups = permute(checked, seed, n_episodes, size, buffer_bytes, scratch, journal, most)
+            groups = permute(checked, seed, n_episodes, size, layout.buffer_bytes, scratch, journal, most)
             samples = _samples(groups, statistics)
-            members, shards = write_shards(draft, samples, environment, samples_per_shard)
+            members, shards = write_shards(draft, samples, environment, layout.samples_per_shard)
             if (found := sum(shard.n_episodes for shard in shards)) != n_episodes:
                 raise ValueError(f"the blocks hold {found} episodes, announced were {n_episodes}")
             mean, std = statistics.returns.mean_and_std()
             manifest = DatasetManifest(
                 location=str(path),
-                spec=DatasetSpec(name, environment, discount, recipe, statistics.finish()),
-                behavior={**behavior, "return_mean": mean, "return_std": std},
+                spec=DatasetSpec(description.name, environment, description.discount, recipe, statistics.finish()),
+                behavior={**description.behavior, "return_mean": mean, "return_std": std},
                 members=members,
                 shards=shards,
                 longest=statistics.longest,

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from data_modules.storage.arrays import Episodes
 from data_modules.storage.manifest import FORMAT_VERSION, DatasetManifest, read_manifest
 from data_modules.storage.shards import read_shard
-from data_modules.storage.store import write_dataset
+from data_modules.storage.store import Description, write_dataset
 from dof_lightning.errors import UserError
 from dof_lightning.seeding import counter_uniform, derive_seed
 from dof_lightning.spec import check_same_world
@@ -165,25 +165,18 @@ def _write(
                     yield block
                     bars.advance(bar, block.n_episodes)
 
-        _written(
-            path,
+        description = Description(
             name=name,
             environment=spec.environment,
             recipe={"format_version": FORMAT_VERSION, "environment": dict(spec.environment.recipe), **recipe},
             behavior=behavior,
-            blocks=blocks(),
-            n_episodes=n_episodes,
-            seed=seed,
             discount=spec.discount,
         )
+        try:
+            write_dataset(path, description, blocks=blocks(), n_episodes=n_episodes, seed=seed)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
     return path
-
-
-def _written(path: Path, **arguments: Any) -> None:
-    try:
-        write_dataset(path, **arguments)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def _selected(manifest: DatasetManifest, keep: np.ndarray, ids: np.ndarray) -> Iterator[Episodes]:

@@ -14,11 +14,40 @@ from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.recorder import Recorder, Rollout, Tally, concatenate, no_episodes
 from dof_lightning.seeding import derive_seed, make_generator
 
-__all__ = ["Certificate", "Purpose", "Rollout", "certify", "evaluation_seeds", "run_rollout", "split_episodes"]
+__all__ = [
+    "Certificate",
+    "Purpose",
+    "Rollout",
+    "Spectator",
+    "certify",
+    "evaluation_seeds",
+    "run_rollout",
+    "split_episodes",
+]
 
 Purpose = Literal["selection", "report"]
 
 _MOST_FRAMES = 250  # of a drawn episode; a longer one is drawn every few steps
+
+
+@dataclass(frozen=True)
+class Spectator:
+    """Who looks on while episodes are played.
+
+    Attributes:
+        draws: index of the one episode that is drawn, every few steps where it is long; None: nothing is.
+        hears: called with the number of episodes that just ended.
+    """
+
+    draws: int | None = None
+    hears: Callable[[int], None] | None = None
+
+    def drawn_of(self, start: int, count: int) -> int | None:
+        """Which of the `count` episodes from `start` on is drawn, counted from there; None where none is."""
+        return None if self.draws is None or self.draws - start not in range(count) else self.draws - start
+
+
+NOBODY = Spectator()
 
 
 def run_rollout(
@@ -28,9 +57,8 @@ def run_rollout(
     noise_key: tuple[int | str, ...],
     chunk: int = 100,
     record: bool = False,
-    render_episode: int | None = None,
-    progress: Callable[[int], None] | None = None,
     first_episode: int = 0,
+    spectator: Spectator = NOBODY,
 ) -> Rollout:
     """Lets the agents act, each on its own, until every episode has ended.
 
@@ -46,9 +74,8 @@ def run_rollout(
         noise_key: names the stream of the policy's noise.
         chunk: episodes that share a stream of noise.
         record: keep what a dataset needs.
-        render_episode: index in `seeds` of an episode to draw, every few steps where it is long.
-        progress: called with the number of episodes that just ended.
         first_episode: global index of the first seed, a multiple of `chunk`.
+        spectator: sees an episode drawn, and hears how many have ended.
 
     Raises:
         ValueError: `first_episode` is not a multiple of `chunk`.
@@ -62,15 +89,14 @@ def run_rollout(
             generator = make_generator(*noise_key, (first_episode + start) // chunk, device=device)
             members = seeds[start : start + chunk]
             shared_seed = _shared_seed(policy, chunk, (*noise_key, (first_episode + start) // chunk), len(members))
-            drawn = None if render_episode is None else render_episode - start
-            drawn = drawn if drawn in range(len(members)) else None
+            drawn = spectator.drawn_of(start, len(members))
             parts.append(
                 _run_chunk(
                     policy, env, members, _noises(policy, chunk, len(members), generator), record, drawn, shared_seed
                 )
             )
-            if progress is not None:
-                progress(len(members))
+            if spectator.hears is not None:
+                spectator.hears(len(members))
     return concatenate(parts[1:] or parts)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_modules.storage.manifest import read_manifest
-from data_modules.storage.store import write_dataset
+from data_modules.storage.store import Description, Layout, write_dataset
 from dof_lightning.errors import UserError
 from dof_lightning.training import run as training
 from tests.end_to_end.test_run import assert_identical
@@ -41,16 +41,17 @@ def small_shards(workplace: Workplace, finished: str, monkeypatch: pytest.Monkey
     spec, behavior = read_manifest(whole).spec, read_manifest(whole).behavior
     write_dataset(
         path,
-        name=spec.name,
-        environment=spec.environment,
-        recipe=spec.recipe,
-        behavior=behavior,
+        Description(
+            name=spec.name,
+            environment=spec.environment,
+            recipe=spec.recipe,
+            behavior=behavior,
+            discount=spec.discount,
+        ),
         blocks=[read_all(whole).padded()],
         n_episodes=200,
         seed=0,
-        discount=spec.discount,
-        episodes_per_sample=20,
-        samples_per_shard=1,
+        layout=Layout(episodes_per_sample=20, samples_per_shard=1),
     )
     return path
 

@@ -8,7 +8,7 @@ import torch
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.envs.particle.env import ParticleEnv
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.rollout.run import Rollout, certify, evaluation_seeds, run_rollout, split_episodes
+from dof_lightning.rollout.run import Rollout, Spectator, certify, evaluation_seeds, run_rollout, split_episodes
 from tests.fixtures.toy_world import ACTION_DIM, HORIZON, N_AGENTS, OBSERVATION_DIM, Peek, ToyEnv, ToyPolicy
 
 SEEDS = evaluation_seeds(3, "selection", 30)
@@ -149,7 +149,7 @@ def test_modes_come_back_when_the_environment_breaks() -> None:
 
 
 def test_one_episode_is_drawn_from_beginning_to_end() -> None:
-    rollout = play(ToyEnv(early=True), chunk=4, render_episode=9)
+    rollout = play(ToyEnv(early=True), chunk=4, spectator=Spectator(draws=9))
     assert rollout.frames is not None
     assert len(rollout.frames) == 1 + int(rollout.lengths[9])
     assert play(ToyEnv()).frames is None
@@ -157,7 +157,7 @@ def test_one_episode_is_drawn_from_beginning_to_end() -> None:
 
 def test_progress_adds_up_to_all_episodes() -> None:
     ended: list[int] = []
-    play(ToyEnv(), chunk=8, progress=ended.append)
+    play(ToyEnv(), chunk=8, spectator=Spectator(hears=ended.append))
     assert ended == [8, 8, 8, 6]
 
 

@@ -320,7 +320,7 @@ def import_slowly(source: Path, root: Path, pause: float = 0.0) -> int:
         time.sleep(pause)
         return read(self, *arguments)
 
-    small = dict(store.write_dataset.__kwdefaults__) | {"buffer_bytes": 1 << 16}
+    small = {"layout": store.Layout(buffer_bytes=1 << 16)}
     with (
         patch.object(omar.OmarSource, "_read", counted),
         patch.object(base, "BLOCK_BYTES", 1 << 14),

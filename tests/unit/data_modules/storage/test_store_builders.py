@@ -9,7 +9,7 @@ import pytest
 
 from data_modules.storage.arrays import Episodes
 from data_modules.storage.manifest import read_manifest
-from data_modules.storage.store import write_dataset
+from data_modules.storage.store import Description, Layout, write_dataset
 from dof_lightning.errors import UserError
 from tests.fixtures.dataset_files import build, make_environment, make_episodes
 from tests.fixtures.processes import exit_code, start
@@ -23,19 +23,8 @@ def _stuck_build(path: Path) -> None:
         (path.parent / "half_written").touch()
         time.sleep(600)
 
-    environment = make_environment()
-    write_dataset(
-        path,
-        name="toy_dataset",
-        environment=environment,
-        recipe={"data": "toy"},
-        behavior={},
-        blocks=blocks(),
-        n_episodes=250,
-        seed=0,
-        episodes_per_sample=8,
-        buffer_bytes=1,
-    )
+    layout = Layout(episodes_per_sample=8, buffer_bytes=1)
+    write_dataset(path, _toy(), blocks=blocks(), n_episodes=250, seed=0, layout=layout)
 
 
 def _counted_build(path: Path) -> None:
@@ -45,16 +34,11 @@ def _counted_build(path: Path) -> None:
         time.sleep(1.0)
         yield make_episodes(50)
 
-    build_lazily = {"blocks": blocks(), "n_episodes": 50, "episodes_per_sample": 8}
-    write_dataset(
-        path,
-        name="toy_dataset",
-        environment=make_environment(),
-        recipe={"data": "toy"},
-        behavior={},
-        seed=0,
-        **build_lazily,
-    )
+    write_dataset(path, _toy(), blocks=blocks(), n_episodes=50, seed=0, layout=Layout(episodes_per_sample=8))
+
+
+def _toy() -> Description:
+    return Description(name="toy_dataset", environment=make_environment(), recipe={"data": "toy"}, behavior={})
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
