@@ -17,6 +17,11 @@ _MODULES = {
     "dof_lightning.envs.smac": "dof_lightning.envs.smac.env",
     "dof_lightning.envs.smax": "dof_lightning.envs.smax.env",
 }
+# Old class: new class, where one of several in a module has moved.
+_CLASSES = {
+    "dof_lightning.factorization.data.Concat": "dof_lightning.factorization.concat.Concat",
+    "dof_lightning.factorization.noise.Concat": "dof_lightning.factorization.concat.Concat",
+}
 # Classes that were configured as partial functions: the settings that make them now.
 _MADE_BY = {
     f"dof_lightning.{name}": f"dof_lightning.{name}Settings"
@@ -47,6 +52,8 @@ _MADE_BY = {
 
 def current_name(path: str) -> str:
     """The dotted path of a class as this version has it; unchanged where it has not moved."""
+    if path in _CLASSES:
+        return _CLASSES[path]
     module, _, name = path.rpartition(".")
     return f"{_MODULES.get(module, module)}.{name}" if module else path
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from dof_lightning.actors.diffusion import ActingModel
 from dof_lightning.actors.planning import PlanningActor
-from dof_lightning.factorization.concat import Concatenation
+from dof_lightning.factorization.concat import Concat
 
 
 class ImaginingActor(PlanningActor):
@@ -47,7 +47,7 @@ class ImaginingActor(PlanningActor):
         mask = self.view_mask.expand(known.shape[0], -1, -1, -1, -1).flatten(0, 1)
         chain = replace(
             self._chain(pin=lambda x: torch.where(mask, x, seen)),
-            data_factorization=Concatenation(),  # h is applied below, to what is kept
+            data_factorization=Concat(),  # h is applied below, to what is kept
             kept=1 + self._seeds.width,
         )
         told = with_role(condition[:, :, None].expand(-1, -1, team, -1), self.ego).flatten(0, 1)

@@ -189,18 +189,15 @@ class DoFLightningModule(Algorithm):
     def joint_sample(
         self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None, known: Tensor | None = None
     ) -> Tensor:
-        """The centralised chain: its state is x_tot^k, its noise f(eps), its data h(x^0).
+        """x_tot^0 `[B, N, ...]` of the centralised chain: its state is x_tot^k, its noise f(eps), its data h(x^0).
 
         Args:
             condition: `[B, N, C]`.
             noise: `[S, B, N, ...]` per-agent standard normal noise, S = `sampler.n_noises`.
             sampler: None means the sampler of execution.
             known: `[B, N, ...]`, the agents' data where they do not diffuse; None where all do.
-
-        Returns:
-            x_tot^0 `[B, N, ...]`.
         """
-        return self.pin(self._acting_chain(sampler, known).jointly(condition, noise), known)
+        return self._acting_chain(sampler, known).jointly(condition, noise)
 
     def local_sample(
         self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None, known: Tensor | None = None
@@ -211,7 +208,7 @@ class DoFLightningModule(Algorithm):
             TypeError: the agents meet in the denoiser, so none has a chain of its own.
         """
         check_runs_locally(self.denoiser)
-        return self.pin(self._acting_chain(sampler, known).locally(condition, noise), known)
+        return self._acting_chain(sampler, known).locally(condition, noise)
 
     def _acting_chain(self, sampler: Sampler | None, known: Tensor | None) -> Chain:
         return Chain(
@@ -295,9 +292,8 @@ class DoFLightningModule(Algorithm):
 
     def after_step(self) -> None:
         """Moves the average of what acts."""
-        ema_update(self.average_denoiser, self.denoiser, self.settings.ema_decay)
-        ema_update(self.average_noise_factorization, self.noise_factorization, self.settings.ema_decay)
-        ema_update(self.average_data_factorization, self.data_factorization, self.settings.ema_decay)
+        for name in ("denoiser", "noise_factorization", "data_factorization"):
+            ema_update(self.get_submodule(f"average_{name}"), self.get_submodule(name), self.settings.ema_decay)
 
     def _clip(self, x: Tensor) -> Tensor:
         return x.clamp(-self.clip_range, self.clip_range) * self.data_mask

@@ -152,7 +152,8 @@ class DoFPolicy(DoFLightningModule):
         loss = diffusion + self.settings.reconstruction_weight * reconstruction
         loss = told.add_loss(loss)
         if self.critic is not None:
-            losses |= self.critic.losses(batch, now, x0, *self._next_actions(batch, told, generator))
+            following, next_actions = self._next_actions(batch, told, generator)
+            losses |= self.critic.losses(batch, now, x0, following, next_actions)
             loss = loss + losses["loss/critic"] + losses.get("loss/local_head", 0.0)
             if self.settings.q_gradient == "one_step":
                 losses["loss/q"] = self.q_loss(self.critic, denoised, now)

@@ -9,7 +9,7 @@ from dof_lightning.algorithms.dof_trajectory import DoFTrajectory, DoFTrajectory
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
 from dof_lightning.factorization.base import Factorization
-from dof_lightning.factorization.concat import Concatenation
+from dof_lightning.factorization.concat import Concat
 from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.spec import DatasetSpec
 
@@ -83,7 +83,7 @@ def _check_apart(algorithm: DoFLightningModule, networks: dict[str, Agentwise]) 
         ("noise_factorization", algorithm.noise_factorization),
         ("data_factorization", algorithm.data_factorization),
     ):
-        if not isinstance(part, Concatenation):
+        if not isinstance(part, Concat):
             raise UserError(
                 f"{group}: {type(part).__name__} couples the agents' losses, Independent Diffusion has none in common; "
                 f"set {group}=concat"

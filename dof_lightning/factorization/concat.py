@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dof_lightning.factorization.base import Factorization
+from dof_lightning.spec import DatasetSpec
 
 
 def per_agent(weight: Tensor, like: Tensor) -> Tensor:
@@ -15,11 +16,21 @@ def per_agent(weight: Tensor, like: Tensor) -> Tensor:
     return weight.reshape(-1, *[1] * (like.ndim - 2))
 
 
-class Concatenation(Factorization):
-    """The agents' parts side by side: the identity on `[B, N, ...]`."""
+class Concat(Factorization):
+    """The agents' parts side by side: f (seed, Theorem 1, eqs. 8-11) and h (slide 'Data Factorization') alike.
+
+    Args:
+        spec: the dataset's spec, not read: nothing is learned.
+
+    Shapes:
+        parts, joint: `[B, N, ...]`
+    """
 
     local_execution = True
     satisfies_igd = True
+
+    def __init__(self, spec: DatasetSpec | None = None) -> None:
+        super().__init__()
 
     def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor:
         """The parts as they are."""

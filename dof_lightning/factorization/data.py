@@ -2,23 +2,10 @@
 
 from torch import Tensor
 
-from dof_lightning.factorization.concat import Concatenation, WeightedConcatenation, per_agent
+from dof_lightning.factorization.concat import Concat as Concat
+from dof_lightning.factorization.concat import WeightedConcatenation, per_agent
 from dof_lightning.factorization.mixing import ResidualAttention
 from dof_lightning.spec import DatasetSpec
-
-
-class Concat(Concatenation):
-    """Concatenation of the agents' data (seed, slide 'Data Factorization').
-
-    Args:
-        spec: the dataset's spec; nothing is learned.
-
-    Shapes:
-        parts, joint: `[B, N, ...]`
-    """
-
-    def __init__(self, spec: DatasetSpec) -> None:
-        super().__init__()
 
 
 class WConcat(WeightedConcatenation):

@@ -7,23 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dof_lightning.errors import UserError
-from dof_lightning.factorization.concat import Concatenation, WeightedConcatenation
+from dof_lightning.factorization.concat import Concat as Concat
+from dof_lightning.factorization.concat import WeightedConcatenation
 from dof_lightning.factorization.mixing import Mixing, ResidualAttention, attention
 from dof_lightning.spec import DatasetSpec
-
-
-class Concat(Concatenation):
-    """Concatenation of per-agent parts (seed, Theorem 1, eqs. 8-11).
-
-    Args:
-        spec: the dataset's spec; nothing is learned.
-
-    Shapes:
-        parts, joint: `[B, N, ...]`
-    """
-
-    def __init__(self, spec: DatasetSpec) -> None:
-        super().__init__()
 
 
 class WConcat(WeightedConcatenation):

@@ -1,7 +1,8 @@
-"""Attention among the agents inside a denoiser: where MADIFF's agents meet."""
+"""Attention among the agents inside a denoiser, where MADIFF's agents meet; and among the rows of one sequence."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dof_lightning.errors import UserError
 from dof_lightning.networks.agentwise import Agentwise, AgentwiseLinear, Sharing
@@ -44,3 +45,21 @@ class AttentionOverAgents(Agentwise):
         score = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         mixed = (score.softmax(-1) @ value).reshape(batch, self.heads, agents, rows, -1)
         return x + self.gamma * mixed.permute(2, 0, 3, 1, 4).reshape(x.shape)
+
+
+def attend_among_rows(projected: Tensor, heads: int, dropout: float = 0.0, is_causal: bool = False) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V in heads (Vaswani et al., 2017, eq. 1).
+
+    Args:
+        projected: `[..., L, 3 * width]`, queries, keys and values of L rows.
+        heads: divides the width.
+        dropout: share of the weights left out.
+        is_causal: rows look at themselves and those before them only.
+
+    Returns:
+        `[..., L, width]`, the heads side by side.
+    """
+    split = projected.unflatten(-1, (3, heads, -1))  # type: ignore[no-untyped-call]
+    query, key, value = split.movedim((-3, -2), (0, -3)).unbind()  # each [..., heads, L, width / heads]
+    mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=is_causal)
+    return mixed.transpose(-3, -2).flatten(-2)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dof_lightning.errors import UserError
+from dof_lightning.networks.agent_attention import attend_among_rows
 from dof_lightning.networks.agentwise import Agentwise, agent_identities
 from dof_lightning.sharding import FsdpRole
 from dof_lightning.spec import DatasetSpec
@@ -111,10 +112,7 @@ class CausalBlock(nn.Module):
         return result
 
     def _attend(self, x: Tensor) -> Tensor:
-        sequences, length, width = x.shape
-        split = self.attention_in(x).reshape(sequences, length, 3, self.heads, width // self.heads)
-        query, key, value = split.permute(2, 0, 3, 1, 4)
         left_out = self.share_left_out if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=left_out, is_causal=True)
-        result: Tensor = self.attention_out(mixed.transpose(1, 2).reshape(x.shape))
+        mixed = attend_among_rows(self.attention_in(x), self.heads, dropout=left_out, is_causal=True)
+        result: Tensor = self.attention_out(mixed)
         return result

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from dof_lightning.errors import UserError
 from dof_lightning.networks.activation import Activation
+from dof_lightning.networks.agent_attention import attend_among_rows
 from dof_lightning.networks.agentwise import Agentwise, AgentwiseLinear, AgentwiseMLP, Sharing
 from dof_lightning.networks.denoiser import SinusoidalEmbedding
 from dof_lightning.networks.temporal import TemporalDenoiser, TemporalSettings
@@ -55,10 +56,7 @@ class TransformerBlock(Agentwise):
         return x + gate_2 * _rowwise(self.perceptron.agents_first, _normalize(x) * (1 + scale_2) + shift_2)
 
     def _attend(self, x: Tensor) -> Tensor:
-        split = _rowwise(self.attention_in, x).unflatten(-1, (3, self.heads, -1))  # type: ignore[no-untyped-call]
-        query, key, value = split.movedim((3, 4), (0, 3)).unbind()  # each [N, B, heads, T, width / heads]
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        return _rowwise(self.attention_out, mixed.transpose(2, 3).flatten(3))
+        return _rowwise(self.attention_out, attend_among_rows(_rowwise(self.attention_in, x), self.heads))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from dof_lightning.diffusion.clip import clip_with_way_back
 from dof_lightning.diffusion.dpm_solver import DPMSolver
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
-from dof_lightning.factorization.concat import Concatenation
+from dof_lightning.factorization.concat import Concat
 from dof_lightning.networks.agentwise import clip_gradient_norm
 from dof_lightning.networks.mlp import MLPDenoiser
 from tests.fixtures.policy_models import cloning, generator, small_batch, small_dof_policy
@@ -257,7 +257,7 @@ def test_gradient_of_q_cannot_push_estimates_out_of_range() -> None:
 
 
 def test_a_factorization_that_cannot_run_locally_is_refused() -> None:
-    class Central(Concatenation):
+    class Central(Concat):
         local_execution = False
         satisfies_igd = False
 
