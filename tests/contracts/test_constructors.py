@@ -13,6 +13,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from dof_lightning.algorithms.base import AlgorithmSettings
+from dof_lightning.config import catalog
 from dof_lightning.config import compose as configuration
 from dof_lightning.settings import Settings
 
@@ -36,7 +37,7 @@ def test_no_constructor_takes_more_than_eight_arguments(path: Path) -> None:
         assert len(taken) <= LIMIT, f"{name} takes {len(taken)} arguments"
 
 
-@pytest.mark.parametrize("name", configuration.options("algorithm"))
+@pytest.mark.parametrize("name", catalog.options("algorithm"))
 def test_the_defaults_of_settings_are_the_preset(name: str) -> None:
     """From plain Python, without Hydra, an algorithm is what `algorithm=` picks, its parts included."""
     cfg = configuration.compose([f"algorithm={name}", "~tuned"])
