@@ -16,7 +16,8 @@ lint:
 	mypy
 	lint-imports
 
-# The pages that are generated: docs/results.md and docs/results_figures/, from the rows in benchmarks/results/.
+# The pages that are generated: docs/results.md and docs/results_figures/, from the rows in benchmarks/results/;
+# the extra [report] is needed, or the page loses its intervals.
 docs:
 	dof report $(RECORD:%=benchmarks/results/%) output=docs name=results 'title=Results: the benchmark of record' against=dof_policy formats=markdown
 

@@ -55,7 +55,7 @@ WholeNumber = Annotated[int, Range(0)]
 class Settings:
     """Base of all settings. A subclass is a frozen dataclass; making one checks every value.
 
-    Values are judged by their field's annotation: `Literal` choices, and `Annotated` numbers with a `Range`, as
+    Values are judged by their field's annotation: `Literal` choices, and finite `Annotated` numbers with a `Range`, as
     `discount: Fraction = 0.99`; with `| None`, None is allowed too. What several fields have to fulfil together
     belongs into `check`.
 
@@ -101,6 +101,12 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
         raise UserError(f"{key}={value} is unknown; choose one of {', '.join(map(str, choices))}")
     ranges = [extra for option in options for extra in getattr(option, "__metadata__", ()) if isinstance(extra, Range)]
     or_null = ", or null" if type(None) in options else ""
+    whole = any(get_args(option)[:1] == (int,) for option in options)
     for allowed in ranges:
-        if not isinstance(value, (int, float)) or not allowed.holds(value):
+        if not _is_number(value, whole) or not allowed.holds(value):
             raise UserError(f"{key}={value} must be {allowed}{or_null}")
+
+
+def _is_number(value: Any, whole: bool) -> bool:
+    kinds = int if whole else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)

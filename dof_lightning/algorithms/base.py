@@ -14,7 +14,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.networks.agentwise import clip_gradient_norm
 from dof_lightning.policy import DecentralizedPolicy, Execution
 from dof_lightning.seeding import make_generator
-from dof_lightning.settings import Settings
+from dof_lightning.settings import Settings, WholeNumber
 from dof_lightning.sharding import average_gradients, shard
 from dof_lightning.spec import ActionKind, DatasetSpec
 
@@ -30,7 +30,7 @@ class AlgorithmSettings(Settings, ABC):
         execution: `decentralized` (every agent acts alone) or `centralized`.
     """
 
-    seed: int = 0
+    seed: WholeNumber = 0
     execution: Execution = "decentralized"
 
     @classmethod

@@ -108,7 +108,9 @@ def _bases(data: str) -> list[str]:
 def _data_content(option: str) -> dict[str, Any]:
     member = _family_members().get("data", {}).get(option)
     path = CONF_DIR / "data" / f"{option}.yaml"
-    found: dict[str, Any] = member if member is not None else yaml.safe_load(path.read_text())
+    if member is None and not path.is_file():  # a base of another group, or with a package
+        return {}
+    found: dict[str, Any] = member if member is not None else yaml.safe_load(path.read_text()) or {}
     return found
 
 

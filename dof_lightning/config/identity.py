@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-_OURS = ("dof_lightning", "data_modules", "callbacks", "lightning")
+_OURS = ("dof_lightning", "data_modules", "callbacks")
 _WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root")
 
 
@@ -49,7 +49,7 @@ def _canonical(node: Any) -> Any:
 
 
 def is_class_of_ours(key: str, value: Any) -> bool:
-    """Whether an entry names a class of this project or of Lightning, as the chosen option of its group says already.
+    """Whether an entry names a class of this project, as the chosen option of its group says already.
 
     Args:
         key: dotted.

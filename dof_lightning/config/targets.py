@@ -11,7 +11,7 @@ from dof_lightning.errors import UserError, explain_missing_module
 _TRUSTED = ("dof_lightning", "data_modules", "callbacks", "lightning", "torch.nn", "torch.optim")
 _FUNCTIONS = (  # whose functions make parts; others of ours, such as commands, would run what the file says
     *(f"dof_lightning.{name}" for name in ("diffusion", "factorization", "networks")),
-    "callbacks",
+    "callbacks.checkpoint",
 )
 _ENVIRONMENTS = ("dof_lightning", "mpe2", "pettingzoo", "gymnasium_robotics", "magent2", "momaland")
 
@@ -30,7 +30,7 @@ def check_targets(config: Mapping[str, Any]) -> None:
         defined_in = getattr(locate(key, str(target)), "__module__", "")
         if not (_is_of(_TRUSTED, str(target)) and _is_of(_TRUSTED, defined_in or "")):
             raise UserError(f"{key}={target} is outside {', '.join(_TRUSTED)}; pass trust=true if you trust its source")
-        if not (inspect.isclass(locate(key, str(target))) or _is_of(_FUNCTIONS, str(target))):
+        if not (inspect.isclass(locate(key, str(target))) or _is_of(_FUNCTIONS, defined_in)):
             raise UserError(
                 f"{key}={target} is a function that makes no part of a model; pass trust=true if you trust its source"
             )

@@ -26,8 +26,8 @@ class Record:
         experiment, dataset, environment, algorithm: options of the groups.
         variant: what was changed of the algorithm's preset, as the suite calls it; empty for the preset itself.
         seed: the run's.
-        config_hash: of the resolved configuration (`plain.config_hash`).
-        settings_hash: of the same without its seeds (`plain.settings_hash`).
+        config_hash: of the resolved configuration (`identity.config_hash`).
+        settings_hash: of the same without its seeds (`identity.settings_hash`).
         dataset_fingerprint, environment_fingerprint: of the recipes; the latter names task variant and opponent.
         git_revision: of the source tree, with `+changes` where files differed; empty outside a clone.
         steps: optimiser steps done.

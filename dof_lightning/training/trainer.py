@@ -72,9 +72,19 @@ def make_callbacks(config: Mapping[str, Any], run: RunContext) -> list[Callback]
     callbacks: list[Callback] = []
     for name, made in chosen.items():
         if name not in unplayed:
-            made = made(run) if isinstance(made, partial) else made
+            made = _told(name, made, run) if isinstance(made, partial) else made
             callbacks.extend(made if isinstance(made, list) else [made])
     return callbacks
+
+
+def _told(name: str, made: partial, run: RunContext) -> Any:
+    try:
+        return made(run)
+    except (TypeError, MisconfigurationException) as error:
+        raise UserError(
+            f"callbacks.{name}: {' '.join(str(error).split())}; with _partial_: true it is called with the run; "
+            "drop that line where it is one of Lightning's own"
+        ) from error
 
 
 def _plays(made: Any) -> bool:

@@ -139,7 +139,9 @@ def test_a_preset_that_is_whole_by_chance_takes_other_numbers() -> None:
         )
 
 
-@pytest.mark.parametrize("target", ["dof_lightning.cli.main.run", "dof_lightning.api.train"])
+@pytest.mark.parametrize(
+    "target", ["dof_lightning.cli.main.run", "dof_lightning.api.train", "callbacks.checkpoint.write_atomically"]
+)
 def test_a_command_of_ours_is_no_part_of_a_model(target: str) -> None:
     with pytest.raises(UserError, match="makes no part of a model"):
         check_targets({"env": {"_target_": target, "arguments": ["data", "collect", "trust=true"]}})
