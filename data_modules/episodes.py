@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 
 from data_modules.loading.block_order import BlockOrder, Partition
 from data_modules.loading.order import WindowOrder
@@ -22,7 +21,9 @@ from data_modules.loading.streaming import StreamedBatches, StreamPlan, choose_h
 from data_modules.loading.together import together
 from data_modules.loading.windows import (
     EpisodeTable,
+    TrainingBatches,
     WindowIndex,
+    gather_numbered,
     gather_windows,
     load_heldout,
     load_table,
@@ -43,8 +44,7 @@ class Serving(Settings):
         global_batch_size: windows of a step over all ranks; a multiple of their number.
         heldout_windows: at most so many windows, evenly spread, are evaluated.
         train_on_padded_tails: whether `diffusion_mask` includes rows behind an episode's end.
-        num_workers: processes that gather batches, or read blocks where the dataset is streamed; 0 is fastest unless
-            the training step leaves cores idle.
+        num_workers: processes that gather batches or read blocks; 0 is fastest unless training leaves cores idle.
         memory_mb: what the episodes of a rank may take, in 10^6 bytes; None: all are held in memory.
         partition: `windows`: ranks take slices of the same windows; `shards`: each rank streams shards of its own.
     """
@@ -198,7 +198,9 @@ class EpisodeDataModule(LightningDataModule):
     def training_batches(self) -> Iterator[EpisodeBatch]:
         """This rank's batches from the trainer's step on, without end."""
         if self._plan is not None:
-            blocks, gather = self._block_order(self._plan), self._gather
+            padded = self.serving.train_on_padded_tails
+            gather = partial(gather_windows, window=self.window, train_on_padded_tails=padded)
+            blocks = self._block_order(self._plan)
             ranks_here = 1 if self.trainer is None else self.trainer.num_devices
             streamed = StreamedBatches(
                 self._plan, blocks, self.seed, self.batches_seen, gather, self.serving.num_workers, ranks_here
@@ -231,14 +233,9 @@ class EpisodeDataModule(LightningDataModule):
         return torch.arange(n_windows) * available // max(n_windows, 1)
 
     def _block_order(self, plan: StreamPlan) -> BlockOrder:
+        how, ranks = self.serving, self.world_size
         return BlockOrder.of_rank(
-            self.seed,
-            plan.sizes,
-            plan.block_bytes,
-            self.serving.global_batch_size,
-            partition=self.serving.partition,
-            rank=self.rank,
-            world_size=self.world_size,
+            self.seed, plan.sizes, plan.block_bytes, how.global_batch_size, how.partition, self.rank, ranks
         )
 
     def _describe_order(self) -> str:
@@ -251,11 +248,8 @@ class EpisodeDataModule(LightningDataModule):
             else f"{streamed}, shards shared out to {self.world_size} ranks"
         )
 
-    def _gather(self, table: EpisodeTable, places: Tensor, t: Tensor) -> EpisodeBatch:
-        return gather_windows(table, places, t, self.window, self.serving.train_on_padded_tails)
-
     def _gather_numbered(self, table: EpisodeTable, index: WindowIndex) -> Callable[[Tensor], EpisodeBatch]:
-        return partial(_gather_numbered, table, index, self.window, self.serving.train_on_padded_tails)
+        return partial(gather_numbered, table, index, self.window, self.serving.train_on_padded_tails)
 
     def check_batch_size(self, ranks: int) -> None:
         """Refuses a batch that does not divide by the number of ranks.
@@ -295,33 +289,6 @@ class HeldoutLoader:
         """In the same order every time."""
         batches = self._data.heldout_batches()
         return (batch.pin_memory() for batch in batches) if self._data.pin_memory else batches
-
-
-class TrainingBatches(IterableDataset):
-    """What a DataLoader iterates over; workers take steps in turn, so their batches come in order.
-
-    Args:
-        windows: the window numbers `[B]` of a step.
-        gather: from window numbers to a batch.
-        start: the first step.
-    """
-
-    def __init__(self, windows: Callable[[int], Tensor], gather: Callable[[Tensor], EpisodeBatch], start: int) -> None:
-        self._windows = windows
-        self._gather = gather
-        self._start = start
-
-    def __iter__(self) -> Iterator[EpisodeBatch]:
-        """Endless."""
-        worker = get_worker_info()
-        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        return (self._gather(self._windows(step)) for step in count(self._start + first, stride))
-
-
-def _gather_numbered(
-    table: EpisodeTable, index: WindowIndex, window: Window, train_on_padded_tails: bool, windows: Tensor
-) -> EpisodeBatch:
-    return gather_windows(table, *index.locate(windows), window, train_on_padded_tails)
 
 
 def _load(manifest: DatasetManifest) -> EpisodeTable:

@@ -7,6 +7,7 @@ data_modules/behavior/weights/mpe_spread.safetensors
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,42 @@ from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 
 WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What `dof data train-behavior` is told, whoever is trained.
+
+    Attributes:
+        seed: of everything random.
+        output: safetensors file to write; None means the file that ships with the package.
+        overwrite: replace that file where it exists. The shipped files' hashes are part of the fingerprint of every
+            dataset collected with them.
+    """
+
+    seed: int = 1
+    output: str | None = None
+    overwrite: bool = False
+
+    def destination(self, shipped: str) -> Path:
+        """The file to write, known to be possible before anything is trained.
+
+        Raises:
+            UserError: it must not or cannot be written.
+        """
+        return self.may_be_written(WEIGHTS / f"{shipped}.safetensors" if self.output is None else Path(self.output))
+
+    def may_be_written(self, path: Path) -> Path:
+        """The same file.
+
+        Raises:
+            UserError: it must not or cannot be written.
+        """
+        if path.exists() and not self.overwrite:
+            raise UserError(f"{path} exists; name another file with output=, or replace it with overwrite=true")
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise UserError(f"output={path}: {path.parent} is no folder that can be written to; choose another")
+        return path
 
 
 @dataclass(frozen=True)

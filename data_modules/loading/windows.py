@@ -1,12 +1,14 @@
 """Episodes in memory, and windows gathered from them by index."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
 
 from data_modules.storage.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, EpisodeRows, returns_to_go
 from data_modules.storage.manifest import DatasetManifest
@@ -233,3 +235,31 @@ def _as_table(arrays: dict[str, Tensor]) -> EpisodeTable:
     )
     first_step = length.cumsum(0) - length
     return EpisodeTable(**arrays, episodes=torch.stack((length, first_step, terminated, episode_id), dim=1))
+
+
+def gather_numbered(
+    table: EpisodeTable, index: WindowIndex, window: Window, train_on_padded_tails: bool, windows: Tensor
+) -> EpisodeBatch:
+    """The windows of an index by their numbers `[B]`; other arguments as `gather_windows`."""
+    return gather_windows(table, *index.locate(windows), window, train_on_padded_tails)
+
+
+class TrainingBatches(IterableDataset):
+    """What a DataLoader iterates over; workers take steps in turn, so their batches come in order.
+
+    Args:
+        windows: the window numbers `[B]` of a step.
+        gather: from window numbers to a batch.
+        start: the first step.
+    """
+
+    def __init__(self, windows: Callable[[int], Tensor], gather: Callable[[Tensor], EpisodeBatch], start: int) -> None:
+        self._windows = windows
+        self._gather = gather
+        self._start = start
+
+    def __iter__(self) -> Iterator[EpisodeBatch]:
+        """Endless."""
+        worker = get_worker_info()
+        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        return (self._gather(self._windows(step)) for step in count(self._start + first, stride))

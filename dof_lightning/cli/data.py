@@ -214,8 +214,8 @@ def _train_behavior(tails: list[str]) -> None:
     values = {key: yaml.safe_load(value) for key, value in map(split_tail, tails)}
     prefix = str(values.get("task", "")).partition("_")[0]
     trainer = importlib.import_module(f"data_modules.behavior.training.{_TRAINERS.get(prefix, 'train_particle')}")
-    check_arguments({"_target_": f"{trainer.__name__}.main", **values})
-    trainer.main(**values)
+    check_arguments({"_target_": f"{trainer.__name__}.{trainer.told_by.__name__}", **values})
+    trainer.main(trainer.told_by(**values))
 
 
 _TRAINERS = {"smax": "train_battles", "smacv2": "train_battles", "mamujoco": "train_locomotion"}

@@ -68,9 +68,10 @@ class Chase(MATD3):
         self.prey.buffer.add(self.opponent.seen, info.extra_actions, info.extra_rewards[:, 0], info.extra_observations)
 
     def update_several(self) -> None:
-        """See `TeamLearner.update_several`; both sides."""
+        """See `MATD3.update_several`; both sides."""
         super().update_several()
-        self.prey.update_several()
+        for _ in range(self.settings.updates_per_step):
+            self.prey.update()
 
     @contextmanager
     def measured(self) -> Iterator[None]:

@@ -1,12 +1,14 @@
 """Online MATD3 (Ackermann et al. 2019: TD3 with centralised twin critics), vectorised over environments and agents.
 
 The team's reward is the mean over agents, which is the task return, so one pair of centralised critics serves all
-agents and one backward pass improves all actors.
+agents and one backward pass improves all actors. Not the loss of `dof_lightning.algorithms.parts.td3`, whose agents
+have critics of their own, see masked rows of a fixed dataset, and are optimised by a trainer.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +22,14 @@ from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.seeding import derive_seed, make_generator
 
 
-@dataclass(frozen=True)
-class MATD3Settings:
-    """What the online trainer can be told.
+@dataclass(frozen=True, kw_only=True)
+class TeamSettings:
+    """What every team that learns online can be told.
 
     Attributes:
         n_environments: environments stepped together.
-        updates_per_step: critic updates after each step of all environments.
         batch_size: transitions an update.
         buffer_size: transitions kept.
-        warmup_steps: steps of all environments with uniform actions before the first update.
         discount: gamma.
         learning_rate: of Adam, for actors and critics.
         target_update_rate: tau of the target networks.
@@ -37,14 +37,12 @@ class MATD3Settings:
         target_noise, target_noise_clip: smoothing noise of the target actions.
         actor_delay: critic updates for each actor update.
         reward_scale: rewards are multiplied by this for the critics.
-        critic_hidden: width of the critics' two hidden layers.
+        actor_hidden, critic_hidden: width of the two hidden layers.
     """
 
     n_environments: int = 64
-    updates_per_step: int = 2
     batch_size: int = 512
     buffer_size: int = 640_000
-    warmup_steps: int = 200
     discount: float = 0.9
     learning_rate: float = 1e-3
     target_update_rate: float = 0.005
@@ -53,7 +51,21 @@ class MATD3Settings:
     target_noise_clip: float = 0.5
     actor_delay: int = 2
     reward_scale: float = 0.1
+    actor_hidden: int = 64
     critic_hidden: int = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class MATD3Settings(TeamSettings):
+    """Settings of `MATD3`.
+
+    Attributes:
+        updates_per_step: critic updates after each step of all environments.
+        warmup_steps: steps of all environments with uniform actions before the first update.
+    """
+
+    updates_per_step: int = 2
+    warmup_steps: int = 200
 
 
 class TeamLearner:
@@ -65,62 +77,74 @@ class TeamLearner:
         action_dim: A.
         settings: hyper-parameters.
         seed: of initial weights and noise.
+
+    Attributes:
+        stream: what the streams of random numbers are named after.
     """
 
-    def __init__(
-        self, n_agents: int, observation_dim: int, action_dim: int, settings: MATD3Settings, seed: int
-    ) -> None:
+    stream: ClassVar[str] = "matd3"
+
+    def __init__(self, n_agents: int, observation_dim: int, action_dim: int, settings: TeamSettings, seed: int) -> None:
         self.settings, self.seed = settings, seed
+        joint_dim = n_agents * (observation_dim + action_dim)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "matd3-weights"))
-            self.actors = ActorBank(n_agents, observation_dim, action_dim)
-            joint_dim = n_agents * (observation_dim + action_dim)
-            hidden = settings.critic_hidden
-            self.critics = AgentwiseMLP(2, (joint_dim, hidden, hidden, 1), activation="relu", sharing="independent")
+            torch.manual_seed(derive_seed(seed, f"{self.stream}-weights"))
+            self.actors = ActorBank(n_agents, observation_dim, action_dim, settings.actor_hidden)
+            self.critics = self.build_critics(joint_dim)
         self.target_actors, self.target_critics = ema_copy(self.actors), ema_copy(self.critics)
         self.actor_optimizer = torch.optim.Adam(self.actors.parameters(), lr=settings.learning_rate, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=settings.learning_rate, fused=True)
         self.buffer = ReplayBuffer(settings.buffer_size, n_agents, observation_dim, action_dim)
-        self.generator = make_generator(seed, "matd3-noise")
+        self.generator = make_generator(seed, f"{self.stream}-noise")
         self.updates = 0
+
+    def build_critics(self, joint_dim: int) -> nn.Module:
+        """Both critics with fresh weights; they read all agents' observations and actions side by side."""
+        hidden = self.settings.critic_hidden
+        return AgentwiseMLP(2, (joint_dim, hidden, hidden, 1), activation="relu", sharing="independent")
+
+    @staticmethod
+    def values(critics: nn.Module, joint: Tensor) -> Tensor:
+        """What both critics say `[B, 2]` of `[B, joint_dim]`."""
+        return critics(joint[:, None].expand(-1, 2, -1))[..., 0]
 
     @torch.no_grad()
     def explore(self, observations: Tensor, uniform: bool) -> Tensor:
         """Actions `[E, N, A]` with exploration noise on observations `[E, N, O]`, or uniform ones."""
-        shape = self.actors(observations).shape
+        greedy: Tensor = self.actors(observations)
         if uniform:
-            return torch.rand(shape, generator=self.generator) * 2 - 1
-        noise = torch.randn(shape, generator=self.generator) * self.settings.exploration_noise
-        return (self.actors(observations) + noise).clamp(-1, 1)
+            return torch.rand(greedy.shape, generator=self.generator) * 2 - 1
+        noise = torch.randn(greedy.shape, generator=self.generator) * self.settings.exploration_noise
+        return (greedy + noise).clamp(-1, 1)
 
-    def update_several(self) -> None:
-        """What follows a step of all environments."""
-        for _ in range(self.settings.updates_per_step):
-            batch = self.buffer.sample(self.settings.batch_size, self.generator)
-            self._update_critics(*batch)
-            self.updates += 1
-            if self.updates % self.settings.actor_delay == 0:
-                self._update_actors(batch[0])
-                ema_update(self.target_actors, self.actors, 1 - self.settings.target_update_rate)
-                ema_update(self.target_critics, self.critics, 1 - self.settings.target_update_rate)
+    def update(self) -> None:
+        """One update of the critics, and in its turn one of the actors."""
+        observations, actions, rewards, following, terminated = self.buffer.sample(
+            self.settings.batch_size, self.generator
+        )
+        self._update_critics(observations, actions, self._target(rewards, following, terminated))
+        self.updates += 1
+        if self.updates % self.settings.actor_delay == 0:
+            self._update_actors(observations)
+            ema_update(self.target_actors, self.actors, 1 - self.settings.target_update_rate)
+            ema_update(self.target_critics, self.critics, 1 - self.settings.target_update_rate)
 
-    def _update_critics(self, observations: Tensor, actions: Tensor, rewards: Tensor, following: Tensor) -> None:
+    def _update_critics(self, observations: Tensor, actions: Tensor, target: Tensor) -> None:
         values = self._values(self.critics, observations, actions)
-        target = self._target(rewards, following)
         loss = functional.mse_loss(values, target[:, None].expand_as(values))
         self.critic_optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.critic_optimizer.step()
 
     @torch.no_grad()
-    def _target(self, rewards: Tensor, following: Tensor) -> Tensor:
+    def _target(self, rewards: Tensor, following: Tensor, terminated: Tensor) -> Tensor:
+        """A time limit is no end: the value of the state after it counts."""
         settings = self.settings
         actions = self.target_actors(following)
         noise = torch.randn(actions.shape, generator=self.generator) * settings.target_noise
         actions = (actions + noise.clamp(-settings.target_noise_clip, settings.target_noise_clip)).clamp(-1, 1)
         values = self._values(self.target_critics, following, actions).amin(1)
-        # An episode ends by its time limit only, so the value of the next state always counts.
-        return settings.reward_scale * rewards + settings.discount * values
+        return settings.reward_scale * rewards + settings.discount * values * ~terminated
 
     def _update_actors(self, observations: Tensor) -> None:
         self.critics.requires_grad_(False)
@@ -130,31 +154,40 @@ class TeamLearner:
         self.actor_optimizer.step()
         self.critics.requires_grad_(True)
 
-    @staticmethod
-    def _values(critics: nn.Module, observations: Tensor, actions: Tensor) -> Tensor:
-        joint = torch.cat([observations, actions], -1).flatten(1)
-        return critics(joint[:, None].expand(-1, 2, -1))[..., 0]
+    def _values(self, critics: nn.Module, observations: Tensor, actions: Tensor) -> Tensor:
+        return self.values(critics, torch.cat([observations, actions], -1).flatten(1))
 
 
-class MATD3(TeamLearner):
-    """A team that learns online, by acting in environments.
+class OnlineLearner(TeamLearner):
+    """A team that learns by acting in environments.
 
     Args:
-        env: where to learn.
+        env: where to learn; continuous actions.
         settings: hyper-parameters.
         seed: of initial weights, environments and noise.
     """
 
-    def __init__(self, env: VectorEnv, settings: MATD3Settings, seed: int) -> None:
+    def __init__(self, env: VectorEnv, settings: TeamSettings, seed: int) -> None:
         self.env = env
         spec = env.spec
         super().__init__(spec.n_agents, spec.observation_dim, spec.action_dim, settings, seed)
+
+    def episode_seeds(self, begun: int) -> Tensor:
+        """Of the episodes that begin after so many steps or transitions: `[E]` int64."""
+        generator = make_generator(self.seed, f"{self.stream}-episodes", begun)
+        return torch.randint(2**62, (self.settings.n_environments,), generator=generator)
+
+
+class MATD3(OnlineLearner):
+    """A team whose episodes all end together; arguments as `OnlineLearner`."""
+
+    settings: MATD3Settings
 
     def train(self, total_updates: int) -> Iterator[int]:
         """Trains whole episodes; yields the number of updates done after each step of all environments."""
         step = 0
         while self.updates < total_updates:
-            observations = self.env.reset(self._episode_seeds(step))
+            observations = self.env.reset(self.episode_seeds(step))
             ended = False
             while not ended:
                 actions = self.explore(observations, uniform=step < self.settings.warmup_steps)
@@ -170,11 +203,12 @@ class MATD3(TeamLearner):
         """Stores one step of all environments: observations `[E, N, O]` before it, actions `[E, N, A]`."""
         self.buffer.add(observations, actions, result.rewards.mean(1), result.observations)
 
+    def update_several(self) -> None:
+        """What follows a step of all environments."""
+        for _ in range(self.settings.updates_per_step):
+            self.update()
+
     @contextmanager
     def measured(self) -> Iterator[None]:
         """Around greedy episodes between two steps of training: nobody explores."""
         yield
-
-    def _episode_seeds(self, step: int) -> Tensor:
-        generator = make_generator(self.seed, "matd3-episodes", step)
-        return torch.randint(2**62, (self.settings.n_environments,), generator=generator)

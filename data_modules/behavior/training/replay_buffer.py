@@ -52,14 +52,8 @@ class ReplayBuffer:
         self.size = min(max(self.size, self._cursor + count), self.capacity)
         self._cursor = (self._cursor + count) % self.capacity
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Observations `[B, N, O]`, actions `[B, N, A]`, rewards `[B]`, next observations `[B, N, O]`."""
-        return self.sample_with_ends(batch_size, generator)[:4]
-
-    def sample_with_ends(
-        self, batch_size: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The same and whether the episode really ended there, `[B]` bool."""
+    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Observations `[B, N, O]`, actions `[B, N, A]`, rewards `[B]`, next observations, and real ends `[B]` bool."""
         rows = torch.randint(self.size, (batch_size,), generator=generator)
         return (
             self.observations[rows],

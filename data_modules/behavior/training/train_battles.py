@@ -1,8 +1,7 @@
 """`dof data train-behavior task=smax_3m`: trains the policies that a SMAX map's datasets are collected with."""
 
-import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from data_modules.behavior.battles import BattleSnapshot
 from data_modules.behavior.choosing import ChoosingActors, ChoosingBehavior
-from data_modules.behavior.snapshots import WEIGHTS, save_snapshots
+from data_modules.behavior.snapshots import Training, save_snapshots
 from data_modules.behavior.training.mappo import MAPPO, MAPPOSettings, Round
 from dof_lightning.envs.smax.env import SMAXEnv
 from dof_lightning.envs.smax.maps import BATTLES
@@ -27,28 +26,33 @@ History = list[tuple[Round, Mapping[str, Tensor]]]  # of every round: its result
 TASKS = {env.spec.name: name for name, env in ((name, SMAXEnv(name)) for name in BATTLES)}
 
 
-def main(
-    task: str = "smax_3m",
-    seed: int = 1,
-    updates: int = 600,
-    battles: int = MAPPOSettings.n_battles,
-    entropy_weight: float = MAPPOSettings.entropy_weight,
-    evaluation_episodes: int = 1_000,
-    output: str | None = None,
-    overwrite: bool = False,
-) -> Path:
-    """Trains MAPPO online and writes the chosen snapshots.
+@dataclass(frozen=True, kw_only=True)
+class BattleTraining(Training):
+    """What is trained, and how it is measured.
 
-    Args:
+    Attributes:
         task: a map's environment, e.g. `smax_3m`.
-        seed: of everything random.
         updates: rounds of battles.
         battles: played in a round.
         entropy_weight: of the learner; what a policy explores.
         evaluation_episodes: battles that measure a chosen snapshot.
-        output: safetensors file to write; None means the file that ships with the package.
-        overwrite: replace that file where it exists. The shipped file's hash is part of the fingerprint of every
-            dataset collected with it.
+    """
+
+    task: str = "smax_3m"
+    updates: int = 600
+    battles: int = MAPPOSettings.n_battles
+    entropy_weight: float = MAPPOSettings.entropy_weight
+    evaluation_episodes: int = 1_000
+
+
+told_by = BattleTraining  # what a command line's values become
+
+
+def main(training: BattleTraining) -> Path:
+    """Trains MAPPO online and writes the chosen snapshots.
+
+    Args:
+        training: what is trained.
 
     Returns:
         The file written.
@@ -56,11 +60,13 @@ def main(
     Raises:
         UserError: an unknown task, numbers below 1, or a file that must not or cannot be written.
     """
+    task, seed, updates, battles = training.task, training.seed, training.updates, training.battles
+    entropy_weight, evaluation_episodes = training.entropy_weight, training.evaluation_episodes
     if task not in TASKS:
         raise UserError(f"task={task!r} is no map of SMAX; choose one of {', '.join(TASKS)}")
     if min(updates, battles, evaluation_episodes) < 1:
         raise UserError(f"{updates=}, {battles=} and {evaluation_episodes=} must be at least 1")
-    path = _destination(task, output, overwrite)
+    path = training.destination(task)
     torch.set_flush_denormal(True)
     settings = MAPPOSettings(n_battles=battles, entropy_weight=entropy_weight)
     learner = MAPPO(SMAXEnv(TASKS[task]), settings, seed)
@@ -128,13 +134,3 @@ def _measure(learner: MAPPO, updates: int, weights: Mapping[str, Tensor], episod
 
 def _weights(learner: MAPPO) -> dict[str, Tensor]:
     return {key: value.to(torch.float16, copy=True) for key, value in learner.actors.state_dict().items()}
-
-
-def _destination(task: str, output: str | None, overwrite: bool) -> Path:
-    """Where the snapshots go, known to be possible before anything is trained."""
-    path = WEIGHTS / f"{task}.safetensors" if output is None else Path(output)
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists; name another file with output=, or replace it with overwrite=true")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"output={path}: {path.parent} is no folder that can be written to; choose another")
-    return path

@@ -1,7 +1,6 @@
 """`dof data train-behavior task=mamujoco_halfcheetah_2x3`: trains the policies of MA-MuJoCo's datasets."""
 
 import copy
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data_modules.behavior.actor_bank import ActorBank, GaussianBehavior
-from data_modules.behavior.snapshots import WEIGHTS, Snapshot, save_snapshots
+from data_modules.behavior.snapshots import Snapshot, Training, save_snapshots
 from data_modules.behavior.training.locomotion_matd3 import LocomotionMATD3, LocomotionSettings
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.envs.mamujoco import MaMuJoCoEnv
@@ -58,26 +57,31 @@ ROBOTS = {
 }
 
 
-def main(
-    task: Literal["mamujoco_halfcheetah_2x3", "mamujoco_ant_2x4", "mamujoco_ant_4x2"],
-    seed: int = 1,
-    updates: int = 50_000,
-    evaluate_every: int = 2_000,
-    evaluation_episodes: int = 10,
-    output: str | None = None,
-    overwrite: bool = False,
-) -> Path:
-    """Trains MATD3 online and writes the chosen snapshots.
+@dataclass(frozen=True, kw_only=True)
+class RobotTraining(Training):
+    """What is trained, and how it is measured.
 
-    Args:
+    Attributes:
         task: an option of group `env`.
-        seed: of everything random.
         updates: critic updates.
         evaluate_every: updates between snapshots.
         evaluation_episodes: episodes with the datasets' noise that measure a snapshot.
-        output: safetensors file to write; None means the file that ships with the package.
-        overwrite: replace that file where it exists. The shipped file's hash is part of the fingerprint of every
-            dataset collected with it.
+    """
+
+    task: Literal["mamujoco_halfcheetah_2x3", "mamujoco_ant_2x4", "mamujoco_ant_4x2"]
+    updates: int = 50_000
+    evaluate_every: int = 2_000
+    evaluation_episodes: int = 10
+
+
+told_by = RobotTraining  # what a command line's values become
+
+
+def main(training: RobotTraining) -> Path:
+    """Trains MATD3 online and writes the chosen snapshots.
+
+    Args:
+        training: what is trained.
 
     Returns:
         The file written.
@@ -85,11 +89,13 @@ def main(
     Raises:
         UserError: an unknown task, no snapshot within `updates`, or a file that must not or cannot be written.
     """
+    task, seed, updates, evaluate_every = training.task, training.seed, training.updates, training.evaluate_every
+    evaluation_episodes = training.evaluation_episodes
     if task not in ROBOTS:
         raise UserError(f"task={task!r} is no robot; choose one of {', '.join(ROBOTS)}")
     if not 0 < evaluate_every <= updates:
         raise UserError(f"evaluate_every={evaluate_every} must be 1 to updates={updates}, or no snapshot is taken")
-    path = _destination(task, output, overwrite)
+    path = training.destination(task)
     robot = ROBOTS[task]
     learner, measuring = (
         MaMuJoCoEnv(name=task, scenario=robot.scenario, agent_conf=robot.agent_conf, agent_obsk=1) for _ in range(2)
@@ -144,13 +150,3 @@ def _fast_products() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(precision)
-
-
-def _destination(task: str, output: str | None, overwrite: bool) -> Path:
-    """Where the snapshots go, known to be possible before anything is trained."""
-    path = WEIGHTS / f"{task}.safetensors" if output is None else Path(output)
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists; name another file with output=, or replace it with overwrite=true")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"output={path}: {path.parent} is no folder that can be written to; choose another")
-    return path

@@ -1,10 +1,8 @@
 """`dof data train-behavior task=spread`: trains the policies that our datasets are collected with."""
 
 import copy
-import inspect
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data_modules.behavior.actor_bank import GaussianBehavior
-from data_modules.behavior.snapshots import WEIGHTS, Snapshot, SnapshotChoice, save_snapshots
+from data_modules.behavior.snapshots import Snapshot, SnapshotChoice, Training, save_snapshots
 from data_modules.behavior.training.chase import Chase, layers_of
 from data_modules.behavior.training.matd3 import MATD3, MATD3Settings
 from data_modules.behavior.training.reference_scores import measure_reference
@@ -32,36 +30,68 @@ CHOICE = {
 SETTINGS: Mapping[str, Mapping[str, Any]] = {"tag": {"batch_size": 256}, "world": {"batch_size": 256}}
 
 _ALWAYS_TOLD = ("task", "seed", "updates")
+_TOLD = (*_ALWAYS_TOLD, "prey_updates", "prey", "evaluate_every", "evaluation_episodes")
 
 
-def main(
-    task: Literal["spread", "tag", "world"] = "spread",
-    seed: int = 1,
-    updates: int = 30_000,
-    prey_updates: int = 4_000,
-    prey: str | None = None,
-    evaluate_every: int = 250,
-    evaluation_episodes: int = 500,
-    output: str | None = None,
-    overwrite: bool = False,
-) -> Path:
-    """Trains MATD3 online and writes the chosen snapshots.
+@dataclass(frozen=True, kw_only=True)
+class ParticleTraining(Training):
+    """What is trained, and how it is measured.
 
-    Tag and World have two stages: a prey learns together with predators and is frozen; then predators learn anew
-    against it. Beside the prey are written the returns of uniform actions and of the expert against it.
-
-    Args:
+    Attributes:
         task: `spread`, `tag` or `world`.
-        seed: of everything random.
         updates: critic updates of the team whose snapshots are written.
         prey_updates: Tag and World: critic updates of either side in the first stage.
         prey: Tag and World: who is hunted (as `env.prey`) instead of a prey of one's own; there is no first stage.
         evaluate_every: updates between snapshots.
         evaluation_episodes: greedy episodes that measure a snapshot.
-        output: safetensors file to write; the prey and its scores lie beside it, in `<output>_prey.safetensors` and
-            `<output>_scores.json`. None means the files that ship with the package.
-        overwrite: replace files that exist. The shipped files' hashes are part of the fingerprint of every dataset
-            collected with them.
+    """
+
+    task: Literal["spread", "tag", "world"] = "spread"
+    updates: int = 30_000
+    prey_updates: int = 4_000
+    prey: str | None = None
+    evaluate_every: int = 250
+    evaluation_episodes: int = 500
+
+    def check(self) -> None:
+        """Refuses what would be lost at the end.
+
+        Raises:
+            UserError: an unknown task, no snapshot within `updates`, or a prey where there is none.
+        """
+        if self.task not in CHOICE:
+            raise UserError(f"task={self.task!r} has no behaviour policies yet; choose one of {', '.join(CHOICE)}")
+        if not 0 < self.evaluate_every <= self.updates:
+            raise UserError(
+                f"evaluate_every={self.evaluate_every} must be 1 to updates={self.updates}, or no snapshot is taken"
+            )
+        if self.task == "spread" and self.prey is not None:
+            raise UserError(f"prey={self.prey!r}: task=spread has no prey; remove prey=, or choose tag or world")
+        if self.prey_updates < 1:
+            raise UserError(
+                f"prey_updates={self.prey_updates} must be at least 1; name a prey that is there with prey="
+            )
+
+    def command(self) -> str:
+        """What to type for the same snapshots; what is as by default is left out."""
+        defaults = {field.name: field.default for field in fields(self)}
+        values = {name: getattr(self, name) for name in _TOLD}
+        typed = [f"{name}={value}" for name, value in values.items() if name in _ALWAYS_TOLD or value != defaults[name]]
+        return " ".join(["dof data train-behavior", *typed])
+
+
+told_by = ParticleTraining  # what a command line's values become
+
+
+def main(training: ParticleTraining) -> Path:
+    """Trains MATD3 online and writes the chosen snapshots.
+
+    Tag and World have two stages: a prey learns together with predators and is frozen; then predators learn anew
+    against it. Beside the prey are written the returns of uniform actions and of the expert against it, in
+    `<output>_prey.safetensors` and `<output>_scores.json`.
+
+    Args:
+        training: what is trained.
 
     Returns:
         The file written.
@@ -69,38 +99,31 @@ def main(
     Raises:
         UserError: an unknown task, no snapshot within `updates`, or a file that must not or cannot be written.
     """
-    _check(task, updates, prey_updates, prey, evaluate_every)
-    path = _destination(WEIGHTS / f"mpe_{task}.safetensors" if output is None else Path(output), overwrite)
+    training.check()
+    task, seed, prey = training.task, training.seed, training.prey
+    path = training.destination(f"mpe_{task}")
     own_prey = None
     if task != "spread" and prey is None:
-        own_prey = _destination(shipped_prey(task) if output is None else _beside(path, "prey"), overwrite)
+        own_prey = training.may_be_written(shipped_prey(task) if training.output is None else _beside(path, "prey"))
     draft = path.with_name(f".{path.stem}_prey.safetensors")
-    command = _command(
-        task=task,
-        seed=seed,
-        updates=updates,
-        prey_updates=prey_updates,
-        prey=prey,
-        evaluate_every=evaluate_every,
-        evaluation_episodes=evaluation_episodes,
-    )
+    command = training.command()
     torch.set_flush_denormal(True)
     settings = replace(MATD3Settings(), **SETTINGS.get(task, {}))
     console = Console()
     with Progress(console=console) as progress:
-        watch = _Watch(progress, evaluate_every, evaluation_episodes)
+        watch = _Watch(progress, training.evaluate_every, training.evaluation_episodes)
         if own_prey is not None:
             chase = Chase(task, settings, seed)
-            watch.train(chase, prey_updates, f"a prey for mpe_{task}")
+            watch.train(chase, training.prey_updates, f"a prey for mpe_{task}")
             save_prey(draft, layers_of(chase.prey.actors), {"command": command, "updates": chase.prey.updates})
         env = ParticleEnv(task=task, prey=prey if own_prey is None else str(draft))
-        history = watch.train(MATD3(env, settings, seed), updates, env.spec.name)
+        history = watch.train(MATD3(env, settings, seed), training.updates, env.spec.name)
     story = {
         "command": command,
         "environment": env.spec.name,
         "environment_fingerprint": env.spec.fingerprint,
         "settings": asdict(settings),
-        "evaluation_episodes": evaluation_episodes,
+        "evaluation_episodes": training.evaluation_episodes,
         "torch": torch.__version__,
     }
     chosen = CHOICE[task].choose(history)
@@ -115,35 +138,8 @@ def main(
     return path
 
 
-def _check(task: str, updates: int, prey_updates: int, prey: str | None, evaluate_every: int) -> None:
-    if task not in CHOICE:
-        raise UserError(f"task={task!r} has no behaviour policies yet; choose one of {', '.join(CHOICE)}")
-    if not 0 < evaluate_every <= updates:
-        raise UserError(f"evaluate_every={evaluate_every} must be 1 to updates={updates}, or no snapshot is taken")
-    if task == "spread" and prey is not None:
-        raise UserError(f"prey={prey!r}: task=spread has no prey; remove prey=, or choose tag or world")
-    if prey_updates < 1:
-        raise UserError(f"prey_updates={prey_updates} must be at least 1; name a prey that is there with prey=")
-
-
-def _destination(path: Path, overwrite: bool) -> Path:
-    """A file to write, known to be possible before anything is trained."""
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists; name another file with output=, or replace it with overwrite=true")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"output={path}: {path.parent} is no folder that can be written to; choose another")
-    return path
-
-
 def _beside(path: Path, what: str) -> Path:
     return path.with_name(f"{path.stem}_{what}.safetensors")
-
-
-def _command(**arguments: Any) -> str:
-    """What to type for the same snapshots; what is as by default is left out."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(main).parameters.items()}
-    typed = [f"{name}={value}" for name, value in arguments.items() if name in _ALWAYS_TOLD or value != defaults[name]]
-    return " ".join(["dof data train-behavior", *typed])
 
 
 class _Watch:

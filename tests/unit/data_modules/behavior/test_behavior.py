@@ -20,6 +20,7 @@ from data_modules.behavior.snapshots import (
 from data_modules.behavior.training import train_particle
 from data_modules.behavior.training.matd3 import MATD3, MATD3Settings
 from data_modules.behavior.training.replay_buffer import ReplayBuffer
+from data_modules.behavior.training.train_particle import ParticleTraining
 from dof_lightning.envs.particle.env import ParticleEnv
 from dof_lightning.errors import UserError
 from dof_lightning.rollout.run import certify, evaluation_seeds, run_rollout
@@ -111,7 +112,7 @@ def test_replay_buffer_keeps_the_latest() -> None:
     for value in range(5):
         rows = torch.full((2, 1, 1), float(value))
         buffer.add(rows, rows, rows[:, 0, 0], rows + 1)
-    observations, actions, rewards, following = buffer.sample(200, torch.Generator().manual_seed(0))
+    observations, actions, rewards, following, _ = buffer.sample(200, torch.Generator().manual_seed(0))
     assert set(rewards.tolist()) == {2.0, 3.0, 4.0}
     assert torch.equal(observations + 1, following)
     assert torch.equal(observations, actions)
@@ -133,7 +134,8 @@ def changed(learner: MATD3, action: Callable[[], None]) -> set[str]:
 def test_actors_wait_for_the_critics(learner: MATD3) -> None:
     assert list(learner.train(4))[-1] >= 4
     batch = learner.buffer.sample(16, learner.generator)
-    assert changed(learner, lambda: learner._update_critics(*batch)) == {"critics"}
+    target = learner._target(*batch[2:])
+    assert changed(learner, lambda: learner._update_critics(*batch[:2], target)) == {"critics"}
     assert changed(learner, lambda: learner._update_actors(batch[0])) == {"actors"}
 
 
@@ -142,9 +144,9 @@ def test_time_limits_bootstrap_in_online_training_too(learner: MATD3) -> None:
     for parameter in learner.target_critics.parameters():
         parameter.data.zero_()
     learner.target_critics.layers[-1].bias.data.copy_(torch.tensor([5.0, 3.0]).view(2, 1, 1))
-    settings = learner.settings
+    settings, limited = learner.settings, torch.zeros(16, dtype=torch.bool)
     expected = settings.reward_scale + settings.discount * 3.0
-    torch.testing.assert_close(learner._target(rewards, following), torch.full((16,), expected))
+    torch.testing.assert_close(learner._target(rewards, following, limited), torch.full((16,), expected))
 
 
 def test_same_seed_trains_the_same_actors(spread: ParticleEnv) -> None:
@@ -161,16 +163,15 @@ def test_same_seed_trains_the_same_actors(spread: ParticleEnv) -> None:
 def test_training_command_writes_snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = MATD3Settings(n_environments=4, batch_size=16, buffer_size=400, warmup_steps=10)
     monkeypatch.setattr(train_particle, "MATD3Settings", lambda: tiny)
-    path = train_particle.main(
-        updates=30, evaluate_every=10, evaluation_episodes=8, output=str(tmp_path / "new.safetensors")
-    )
+    few = {"updates": 30, "evaluate_every": 10, "evaluation_episodes": 8}
+    path = train_particle.main(ParticleTraining(output=str(tmp_path / "new.safetensors"), **few))
     assert path.exists()
     monkeypatch.setattr("data_modules.behavior.snapshots.WEIGHTS", tmp_path)
     told = "task=spread seed=1 updates=30 evaluate_every=10 evaluation_episodes=8"
     assert read_story("new")["command"] == f"dof data train-behavior {told}"
-    assert train_particle._command(task="spread", seed=1, updates=2, evaluate_every=250).endswith("seed=1 updates=2")
+    assert ParticleTraining(task="spread", seed=1, updates=2, evaluate_every=250).command().endswith("seed=1 updates=2")
     with pytest.raises(UserError, match="spread"):
-        train_particle.main(task="hide_and_seek")  # type: ignore[arg-type]
+        train_particle.main(ParticleTraining(task="hide_and_seek"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -189,4 +190,4 @@ def test_training_refuses_at_once_what_would_be_lost_at_the_end(
 ) -> None:
     monkeypatch.setattr(train_particle, "MATD3", None)  # nothing is trained
     with pytest.raises(UserError, match=words):
-        train_particle.main(**arguments)
+        train_particle.main(ParticleTraining(**arguments))

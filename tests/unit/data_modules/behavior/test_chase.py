@@ -18,6 +18,7 @@ from data_modules.behavior.sources import Random, Snapshots
 from data_modules.behavior.training import train_particle
 from data_modules.behavior.training.chase import Chase, layers_of
 from data_modules.behavior.training.matd3 import MATD3Settings
+from data_modules.behavior.training.train_particle import ParticleTraining
 from data_modules.collect import CollectedDataset
 from dof_lightning.console import show_scores
 from dof_lightning.envs.particle.env import ParticleEnv
@@ -187,13 +188,13 @@ def test_two_stages_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("data_modules.behavior.training.reference_scores.EPISODES", 20)
     output = tmp_path / "new.safetensors"
     small = {"updates": 20, "prey_updates": 20, "evaluate_every": 10, "evaluation_episodes": 8}
-    train_particle.main(task="tag", output=str(output), **small)
+    train_particle.main(ParticleTraining(task="tag", output=str(output), **small))
     env = ParticleEnv("tag", prey=str(tmp_path / "new_prey.safetensors"))
     assert isinstance(env.spec.own_reference, ReferenceScores)
     monkeypatch.setattr("data_modules.behavior.snapshots.WEIGHTS", tmp_path)
     assert read_story("new")["environment_fingerprint"] == env.spec.fingerprint
     output.unlink()
     with pytest.raises(UserError, match="new_prey"):
-        train_particle.main(task="tag", output=str(output), **small)
-    train_particle.main(task="tag", prey="still", output=str(output), **small)
+        train_particle.main(ParticleTraining(task="tag", output=str(output), **small))
+    train_particle.main(ParticleTraining(task="tag", prey="still", output=str(output), **small))
     assert read_story("new")["environment_fingerprint"] == ParticleEnv("tag", prey="still").spec.fingerprint

@@ -14,7 +14,7 @@ from data_modules.behavior.snapshots import WEIGHTS, Snapshot, load_actors, read
 from data_modules.behavior.training import train_locomotion
 from data_modules.behavior.training.locomotion_matd3 import LocomotionMATD3, LocomotionSettings
 from data_modules.behavior.training.replay_buffer import ReplayBuffer
-from data_modules.behavior.training.train_locomotion import EXPLORATION_NOISE, ROBOTS, Robot
+from data_modules.behavior.training.train_locomotion import EXPLORATION_NOISE, ROBOTS, Robot, RobotTraining
 from dof_lightning.config import compose as configuration
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.envs.mamujoco import MaMuJoCoEnv
@@ -64,7 +64,7 @@ def test_only_steps_of_running_episodes_are_remembered(monkeypatch: pytest.Monke
     """An episode of the toy ends after 1 + seed % HORIZON steps."""
     made = learner(early=early)
     seeds = torch.arange(4)
-    monkeypatch.setattr(made, "_episode_seeds", lambda: seeds)
+    monkeypatch.setattr(made, "episode_seeds", lambda begun: seeds)
     lengths = [1, 2, 3, 4] if early else [HORIZON] * 4
     list(itertools.islice(made.train(1), max(lengths)))
     assert made.transitions == made.buffer.size == sum(lengths)
@@ -94,7 +94,7 @@ def test_a_full_buffer_goes_on_from_its_start_whatever_the_number_of_rows() -> N
         rewards = torch.arange(first, first + count).float()
         rows = rewards[:, None, None]
         buffer.add(rows, rows, rewards, rows + 1, rewards == 5.0)
-    observations, _, rewards, following, terminated = buffer.sample_with_ends(300, torch.Generator().manual_seed(0))
+    observations, _, rewards, following, terminated = buffer.sample(300, torch.Generator().manual_seed(0))
     assert set(rewards.tolist()) == {2.0, 3.0, 4.0, 5.0, 6.0}
     assert torch.equal(observations[:, 0, 0], rewards)
     assert torch.equal(following[:, 0, 0], rewards + 1)
@@ -168,9 +168,8 @@ def test_the_training_command_writes_snapshots_that_are_read_back(
     task = "mamujoco_halfcheetah_2x3"
     monkeypatch.setattr(train_locomotion, "LocomotionSettings", lambda: SMALL)
     monkeypatch.setattr(train_locomotion, "MaMuJoCoEnv", partial(MaMuJoCoEnv, horizon=20))
-    path = train_locomotion.main(
-        task, updates=12, evaluate_every=4, evaluation_episodes=2, output=str(tmp_path / f"{task}.safetensors")
-    )
+    few = {"updates": 12, "evaluate_every": 4, "evaluation_episodes": 2}
+    path = train_locomotion.main(RobotTraining(task=task, output=str(tmp_path / f"{task}.safetensors"), **few))
     assert path.exists()
     monkeypatch.setattr("data_modules.behavior.snapshots.WEIGHTS", tmp_path)
     assert read_story(task)["command"] == f"dof data train-behavior task={task} seed=1 updates=12"
@@ -192,4 +191,4 @@ def test_training_refuses_at_once_what_would_be_lost_at_the_end(
 ) -> None:
     monkeypatch.setattr(train_locomotion, "LocomotionMATD3", None)  # nothing is trained
     with pytest.raises(UserError, match=words):
-        train_locomotion.main(**({"task": "mamujoco_ant_2x4"} | arguments))
+        train_locomotion.main(RobotTraining(**({"task": "mamujoco_ant_2x4"} | arguments)))

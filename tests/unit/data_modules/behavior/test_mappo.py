@@ -103,4 +103,4 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_played(tmp_path: P
         ({"output": str(tmp_path / "nowhere" / "x.safetensors")}, "no folder"),
     ):
         with pytest.raises(UserError, match=words):
-            train_battles.main(**arguments)
+            train_battles.main(train_battles.BattleTraining(**arguments))
