@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from dof_lightning.actors.direct import ChoosingActor, DirectActor
-from dof_lightning.algorithms.parts.baseline import Baseline, Learned
+from dof_lightning.algorithms.parts.baseline import Baseline, BaselineSettings, Learned
 from dof_lightning.algorithms.parts.losses import cross_entropy, squared_error
 from dof_lightning.algorithms.parts.sequences import allowed_choices
-from dof_lightning.algorithms.parts.settings import BaselineSettings
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.networks.actor import AgentwiseActor
 from dof_lightning.networks.ema import ema_copy

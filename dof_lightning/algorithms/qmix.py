@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from dof_lightning.actors.direct import ChoosingActor
-from dof_lightning.algorithms.parts.baseline import Baseline, Learned
+from dof_lightning.algorithms.parts.baseline import Baseline, BaselineSettings, Learned
 from dof_lightning.algorithms.parts.critics import scale_of_rewards
 from dof_lightning.algorithms.parts.sequences import Sequences, chosen
-from dof_lightning.algorithms.parts.settings import BaselineSettings
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.factorization.value import Monotone

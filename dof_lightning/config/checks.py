@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.arguments import asks_for, check_arguments
-from dof_lightning.config.catalog import CONF_DIR, options
+from dof_lightning.config.catalog import CONF_DIR, content_of, options
 from dof_lightning.config.compose import to_plain
 from dof_lightning.config.identity import is_class_of_ours, leaves
 from dof_lightning.config.targets import attribute, check_targets
@@ -43,6 +43,7 @@ def check(cfg: DictConfig) -> None:
     """
     if cfg.choices.get("experiment") is None:
         raise UserError(f"experiment= is missing; choose one of {', '.join(options('experiment'))}")
+    _check_tuned(cfg.choices)
     if cfg.resume is None:
         raise UserError("resume must be auto, never, or the path of a .ckpt or run folder")
     _check_types(cfg)
@@ -56,6 +57,15 @@ def check(cfg: DictConfig) -> None:
     written = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(written, dict)
     check_arguments(plain, {str(key): value for key, value in written.items()})
+
+
+def _check_tuned(choices: Mapping[str, Any]) -> None:
+    """Refuses tuned values that were typed and of which there are none; the option is optional to Hydra."""
+    typed, own = choices.get("tuned"), f"{choices['algorithm']}_{choices['data']}"
+    if typed not in (None, own) and content_of("tuned", typed) is None:
+        raise UserError(
+            f"tuned={typed}: conf/hyperparams has nothing for it; type <algorithm>_<dataset>, or ~tuned for presets"
+        )
 
 
 def _check_denoiser(plain: Mapping[str, Any]) -> None:

@@ -152,6 +152,15 @@ def _check_tuned(algorithm: str, data: str, values: dict[str, object]) -> None:
     assert {key: changed[key] for key in numbers} == {key: value + 1 for key, value in numbers.items()}
 
 
+def test_tuned_values_of_nothing_are_refused_and_those_of_another_dataset_are_not() -> None:
+    typed = ["experiment=mpe_spread_expert"]
+    with pytest.raises(UserError, match=r"tuned=nonsense: conf/hyperparams has nothing"):
+        checks.check(configuration.compose([*typed, "tuned=nonsense"]))
+    borrowed = configuration.compose([*typed, "tuned=dof_policy_mpe_spread_medium"])
+    checks.check(borrowed)
+    assert borrowed.algorithm.q_weight == 100
+
+
 def test_a_suite_typed_to_train_is_answered_with_the_command_that_runs_it() -> None:
     with pytest.raises(UserError, match="dof bench suite=<name>"):
         configuration.compose(["suite=spread"])

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from dof_lightning.actors.direct import DirectActor
 from dof_lightning.algorithms.base import ParameterGroup
-from dof_lightning.algorithms.parts.baseline import Baseline, Learned
+from dof_lightning.algorithms.parts.baseline import Baseline, BaselineSettings, Learned
 from dof_lightning.algorithms.parts.critics import MixedCritic, Situation, TeamCritic, scale_of_rewards
 from dof_lightning.algorithms.parts.losses import squared_error
-from dof_lightning.algorithms.parts.settings import BaselineSettings
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.actor import AgentwiseActor

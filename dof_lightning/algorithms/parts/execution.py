@@ -1,8 +1,8 @@
 """What no agent could run alone is refused, unless centralised execution is asked for."""
 
 from collections.abc import Mapping
-from typing import Protocol
 
+from dof_lightning.diffusion.chain import RunsLocally
 from dof_lightning.errors import UserError
 from dof_lightning.policy import Execution
 
@@ -14,13 +14,7 @@ _LOCAL = {
 }
 
 
-class Part(Protocol):
-    """Anything that says truthfully whether agents can run it alone."""
-
-    local_execution: bool
-
-
-def check_execution(execution: Execution, parts: Mapping[str, Part]) -> None:
+def check_execution(execution: Execution, parts: Mapping[str, RunsLocally]) -> None:
     """Refuses parts that need all agents' data where agents act alone.
 
     Args:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from dof_lightning.actors.actions import CODECS
 from dof_lightning.algorithms.base import AlgorithmSettings
+from dof_lightning.algorithms.parts.baseline import check_local
 from dof_lightning.algorithms.parts.critics import Situation
-from dof_lightning.algorithms.parts.settings import check_local
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import ValueMixer
