@@ -14,8 +14,12 @@ COMMANDS = (
     ("ruff", "format", "--check", "."),
     ("mypy",),
     ("lint-imports",),
-    # Files stay together: what is dear is shared within them.
-    (sys.executable, "-m", "pytest", "-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile", *sys.argv[1:]),
+    # Files stay together, as what is expensive is shared within them, and in their order: xdist's own would leave files
+    # of few and long tests for the end, when one process works alone.
+    (
+        *(sys.executable, "-m", "pytest", "-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"),
+        *("--no-loadscope-reorder", *sys.argv[1:]),
+    ),
 )
 
 
