@@ -58,10 +58,7 @@ class Comparison:
 def comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list[Comparison]:
     """One for each kind of score that several methods have on the same tasks.
 
-    Args:
-        groups: of runs.
-        against: the method that is compared with the others; None means DoF.
-        seed: of the bootstrap.
+    `against` is the method that is compared with the others (None: DoF), `seed` the bootstrap's.
     """
     found = []
     for kind, scored in by_kind(groups).items():
