@@ -7,8 +7,7 @@ from dof_lightning.checkpoints.checkpoint import Checkpoint
 from dof_lightning.evaluation.score import DECISION_REPETITIONS, build_policy, first_decision
 from dof_lightning.evaluation.timing import interleaved
 from dof_lightning.files import over_seeds
-from dof_lightning.studies.base import Cell, Report, Study
-from dof_lightning.studies.cells import by_labels, execution
+from dof_lightning.studies.base import Cell, Report, Study, by_labels, execution
 
 
 class Scores(Study):
