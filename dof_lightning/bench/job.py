@@ -41,15 +41,7 @@ def run_folder(job: Job, runs: Path) -> Path:
 
 
 def command(which: str, name: str, store: Path, runs: Path, keep: bool) -> list[str]:
-    """Of one run's process.
-
-    Args:
-        which: the suite as it was typed, an option or a path.
-        name: the run's.
-        store: folder of the results store.
-        runs: folder of run folders.
-        keep: leave the run folder where it is.
-    """
+    """Of one run's process; `which` is the suite as it was typed, the others are as for `perform`."""
     told = {"suite": which, "job": name, "store": store, "runs": runs, "keep": "true" if keep else "false"}
     return [sys.executable, "-m", "dof_lightning.bench.job", *(f"{key}={value}" for key, value in told.items())]
 
@@ -100,13 +92,7 @@ def dataset_of(plain: Mapping[str, Any]) -> str | None:
 
 
 def is_stored(plain: Mapping[str, Any], dataset: str | None, records: Sequence[Record]) -> bool:
-    """Whether a run of this configuration on these data has a row.
-
-    Args:
-        plain: the configuration.
-        dataset: fingerprint of its data; None: any.
-        records: the store's.
-    """
+    """Whether a run of this configuration on data of this fingerprint (None: on any) has a row."""
     hashed = config_hash(plain)
     return any(row.config_hash == hashed and dataset in (None, row.dataset_fingerprint) for row in records)
 
