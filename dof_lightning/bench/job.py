@@ -59,7 +59,9 @@ def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
         UserError: the configuration or the data are not as they should be.
         SystemExit: another process is at it or has done it (`BUSY`), or a signal has ended the training.
     """
+    from dof_lightning.checkpoints import checkpoint as checkpoints
     from dof_lightning.report.record import record_of
+    from dof_lightning.studies.scores import decision_ms
     from dof_lightning.training import run as training
 
     cfg = compose(job, runs)
@@ -73,9 +75,10 @@ def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
         folder.discard_if_empty()
         sys.exit(BUSY)
     training.run(cfg, job.typed)
-    decision_ms = time_decision(folder.path)
+    checkpoint = checkpoints.read(folder.path)
+    timed = round(decision_ms(checkpoint, checkpoint.config), 4)
     record, curve = record_of(
-        folder.path, suite=job.suite, variant=job.variant, decision_ms=decision_ms, typed=job.reproduces
+        folder.path, suite=job.suite, variant=job.variant, decision_ms=timed, typed=job.reproduces
     )
     added = ResultsStore(store).append(record, curve)
     if not keep:
@@ -112,18 +115,6 @@ def _dataset_there(folder: RunFolder) -> str | None:
     from dof_lightning.checkpoints import checkpoint as checkpoints
 
     return checkpoints.read(folder.last).spec.fingerprint if folder.last.exists() else None
-
-
-def time_decision(path: Path) -> float:
-    """Milliseconds of one decision of all agents of one episode, by a run's last weights: the fastest of several."""
-    from dof_lightning.checkpoints import checkpoint as checkpoints
-    from dof_lightning.evaluation.score import DECISION_REPETITIONS, build_policy, first_decision
-    from dof_lightning.evaluation.timing import interleaved
-
-    checkpoint = checkpoints.read(path)
-    policy, env = build_policy(checkpoint, checkpoint.config)
-    decide = first_decision(policy, env)
-    return round(1e3 * min(interleaved({"": decide}, DECISION_REPETITIONS)[""]), 4)
 
 
 def run(tails: list[str]) -> None:

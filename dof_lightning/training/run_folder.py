@@ -155,10 +155,10 @@ def find_start(plain: Mapping[str, Any]) -> Start:
     Raises:
         UserError: `resume` leads nowhere, `run_dir` is needed, in use, or holds another run.
     """
-    if _is_launched_by_us():
+    rank, is_told = external_rank(), bool(os.environ.get(RUN_DIR_VARIABLE))
+    if is_told and rank is None and os.environ.get("LOCAL_RANK", "0") != "0":
         told = os.environ[CHECKPOINT_VARIABLE]
         return Start(RunFolder(Path(os.environ[RUN_DIR_VARIABLE])), Path(told) if told else None)
-    rank = external_rank()
     if rank is not None and plain["run_dir"] is None:
         raise UserError("run_dir= is needed under torchrun or SLURM, so that every process writes to the same folder")
     start = _look_up(plain)
@@ -193,11 +193,6 @@ def external_rank() -> int | None:
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
         return int(os.environ["SLURM_PROCID"])
     return None
-
-
-def _is_launched_by_us() -> bool:
-    told = bool(os.environ.get(RUN_DIR_VARIABLE))
-    return told and os.environ.get("LOCAL_RANK", "0") != "0" and external_rank() is None
 
 
 _claimed: set[Path] = set()

@@ -22,8 +22,9 @@ class SmacEnv(RowsEnv):
 
     The spec is the recorded one of the published datasets, so training needs neither package nor game; at `reset` the
     installed package must have the same dimensions. All agents earn the team's reward, which the package scales to at
-    most 20 a battle. An agent is alive while it may do something else than nothing. Never run against the real packages
-    or the game: tests play a double that was written from their documentation (docs/smac.md).
+    most 20 a battle. An agent is alive while it may do something else than nothing. The packages draw into a
+    window only: there are no pictures. Never run against the real packages or the game: tests play a double that was
+    written from their documentation (docs/smac.md).
 
     Args:
         scenario: a map of SMAC (`3m`) or a scenario of SMACv2 (`terran_5_vs_5`).
