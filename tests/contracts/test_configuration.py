@@ -4,11 +4,12 @@ import copy
 import fnmatch
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from dof_lightning.config import catalog, checks, hyperparams
+from dof_lightning.config import catalog, checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.identity import config_hash, leaves, settings_hash
 from dof_lightning.config.targets import check_targets
@@ -19,7 +20,7 @@ CONF = catalog.CONF_DIR
 FILES = sorted(CONF.rglob("*.yaml"))
 # Each dataset is an experiment too: there it is chosen together with its own environment.
 OPTIONS = [(group, option) for group in catalog.groups() if group != "data" for option in catalog.options(group)]
-SECTIONS = hyperparams.sections(CONF / "hyperparams")
+SECTIONS = catalog.sections()
 
 
 def _name(path: Path) -> str:
@@ -113,10 +114,10 @@ def test_a_dataset_without_values_of_its_own_needs_no_file() -> None:
     assert configuration.compose(["experiment=mpe_spread_random", "algorithm=td3_bc"]).algorithm.alpha != preset
 
 
-@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: f"{section.file.stem}-{section.algorithms[0]}")
-def test_every_section_of_hyperparameters_is_for_something_that_exists(section: hyperparams.Section) -> None:
-    assert set(section.algorithms) <= set(catalog.options("algorithm"))
-    for pattern in section.datasets:
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section["algorithms"][0])
+def test_every_section_of_hyperparameters_is_for_something_that_exists(section: dict[str, Any]) -> None:
+    assert set(section["algorithms"]) <= set(catalog.options("algorithm"))
+    for pattern in section["datasets"]:
         assert fnmatch.filter(catalog.options("data"), pattern), pattern
 
 
@@ -145,8 +146,8 @@ def _merged(algorithm: str, data: str) -> dict[str, object]:
     """By dotted key, in the order of the files: written here again, by another way than the lookup's."""
     values: dict[str, object] = {}
     for section in SECTIONS:
-        if algorithm in section.algorithms and any(fnmatch.filter([data], one) for one in section.datasets):
-            values |= dict(leaves(section.values))
+        if algorithm in section["algorithms"] and any(fnmatch.filter([data], one) for one in section["datasets"]):
+            values |= dict(leaves(section["values"]))
     return values
 
 
