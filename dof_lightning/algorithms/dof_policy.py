@@ -69,11 +69,6 @@ class DoFPolicySettings(DataDiffusionSettings, CriticSettings):
     critic_gradient_clip: Positive | None = 0.5
     target_update_rate: Fraction = 0.005
 
-    @classmethod
-    def makes(cls) -> type["DoFPolicy"]:
-        """See the base class."""
-        return DoFPolicy
-
     def check(self) -> None:
         """Refuses a gradient and a ranking by values that nobody learns."""
         if self.q_gradient != "none" and self.critics == "none":
@@ -99,17 +94,13 @@ class DoFCloningSettings(DoFPolicySettings):
     candidates: Count = 1
 
 
-class DoFPolicy(DoFLightningModule):
+class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
     """Loss: L = L_bc + eta L_q + lambda L_h + L_critic (reference/method.md section 3).
 
     L_bc is the f-joined noise error, L_h trains h to reconstruct the data, L_critic the twin critics' TD error, and
     L_q = -E[min(1, SNR_k) Q(o, h(x0))] / |Q| lets the critics' gradient reach the denoisers through the one-step
     estimate of x0 that L_bc's own forward pass gives (EDP, Kang et al. 2023), or, without the SNR, through the whole
     chain of the sampler (Diffusion-QL, Wang et al., 2023). Discrete actions diffuse as one-hot vectors.
-
-    Args:
-        spec: the dataset's spec.
-        settings: see there.
 
     Raises:
         UserError: the settings contradict each other.

@@ -22,13 +22,8 @@ class AttentionUNetSettings(TemporalUNetSettings):
     sharing: Sharing = "shared"
     heads: int = 4
 
-    @classmethod
-    def makes(cls) -> type["AttentionUNet"]:
-        """See the base class."""
-        return AttentionUNet
 
-
-class AttentionUNet(TemporalUNet):
+class AttentionUNet(TemporalUNet, made_by=AttentionUNetSettings):
     """eps_i(x_1^k..x_N^k, k, c_1..c_N): the noise in agent i's window, from the windows of all agents.
 
     A `TemporalUNet` with attention over agents at the bottleneck and on what the skips hand to the decoder

@@ -74,11 +74,6 @@ class TemporalTransformerSettings(TemporalSettings):
     heads: int = 4
     activation: Activation = "silu"
 
-    @classmethod
-    def makes(cls) -> type["TemporalTransformer"]:
-        """See the base class."""
-        return TemporalTransformer
-
     def check(self) -> None:
         """See the base class."""
         width, heads = self.width, self.heads
@@ -86,7 +81,7 @@ class TemporalTransformerSettings(TemporalSettings):
             raise UserError(f"denoiser.width={width} must be even, at least 4 and a multiple of denoiser.heads={heads}")
 
 
-class TemporalTransformer(TemporalDenoiser):
+class TemporalTransformer(TemporalDenoiser, made_by=TemporalTransformerSettings):
     """eps_i(x_i^k, k, c_i) of every agent: the noise in agent i's window of observations, from its own row only.
 
     Rows of a window are tokens with the place in the window added; attention never leaves an agent, so IGD holds. A

@@ -90,11 +90,6 @@ class TemporalUNetSettings(TemporalSettings):
     kernel: int = 5
     norm_groups: int = 8
 
-    @classmethod
-    def makes(cls) -> type["TemporalUNet"]:
-        """See the base class."""
-        return TemporalUNet
-
     @property
     def widths(self) -> list[int]:
         """Channels of each level."""
@@ -110,7 +105,7 @@ class TemporalUNetSettings(TemporalSettings):
             raise UserError(f"denoiser.kernel={self.kernel} must be odd, so that a window keeps its length")
 
 
-class TemporalUNet(TemporalDenoiser):
+class TemporalUNet(TemporalDenoiser, made_by=TemporalUNetSettings):
     """eps_i(x_i^k, k, c_i) of every agent: the noise in agent i's window of observations, from its own row only.
 
     Residual blocks at falling resolutions of time and back (Diffuser, Janner et al., 2022; reference/method.md
