@@ -226,7 +226,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
 
     def _current(self, batch: EpisodeBatch) -> tuple[Situation, Tensor]:
         """The current row, and the data `[B, N, A]` there."""
-        now = self._situation(batch, batch.history)
+        now = Situation.of(batch, batch.history, self.normalizer)
         return now, self.codec.encode(batch.actions[:, :, batch.history], self.data_mask, like=now.condition)
 
     @torch.no_grad()
@@ -234,19 +234,11 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         self, batch: EpisodeBatch, told: Assignment, generator: torch.Generator
     ) -> tuple[Situation, Tensor]:
         """The row after the current one, and the averaged actors' actions `[B, N, A]` there given the same seed."""
-        following = self._situation(batch, batch.history + 1)
+        following = Situation.of(batch, batch.history + 1, self.normalizer)
         noise = self._chain_noise(self.target_sampler, following.condition, generator)
         actions = self.acting_sample(told.tell(following.condition), noise, self.target_sampler)
         actions = actions.clamp(-self.clip_range, self.clip_range)
         return following, self.codec.finish(actions, self.data_mask, following.legal)
-
-    def _situation(self, batch: EpisodeBatch, row: int) -> Situation:
-        return Situation(
-            condition=self.normalizer.normalize(batch.observations[:, :, row]),
-            alive=None if batch.alive is None else batch.alive[:, :, row],
-            legal=None if batch.legal is None else batch.legal[:, :, row],
-            state=None if batch.state is None else batch.state[:, row],
-        )
 
     def _chain_noise(self, sampler: Sampler, condition: Tensor, generator: torch.Generator) -> Tensor:
         shape = (sampler.n_noises, *condition.shape[:2], self.spec.action_dim)

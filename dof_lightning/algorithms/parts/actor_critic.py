@@ -100,10 +100,7 @@ class ActorCritic(Baseline):
 
     def situation(self, batch: EpisodeBatch, row: int) -> Situation:
         """A row of a batch as actors and critics see it."""
-        return Situation(
-            condition=self.normalizer.normalize(batch.observations[:, :, row]),
-            alive=None if batch.alive is None else batch.alive[:, :, row],
-        )
+        return Situation.of(batch, row, self.normalizer)
 
     def act(self, actor: AgentwiseActor, situation: Situation) -> Tensor:
         """`[B, N, A]` in [-1, 1], 0 where padded."""

@@ -112,9 +112,6 @@ def current_row(
         spec: the dataset's.
         mask: `[N, A]` bool, real entries of actions.
     """
-    now = Situation(
-        condition=normalizer.normalize(batch.observations[:, :, batch.history]),
-        alive=None if batch.alive is None else batch.alive[:, :, batch.history],
-    )
+    now = Situation.of(batch, batch.history, normalizer)
     codec = CODECS[spec.action_kind]
     return now, codec.encode(batch.actions[:, :, batch.history], mask, like=now.condition)
