@@ -71,7 +71,7 @@ class DiscreteMAICQ(QMIX, made_by=DiscreteMAICQSettings):
             share = self.spec.n_agents * self.average_mixer.weights(sequences.state[:, :-1].flatten(0, 1))
             share = share.reshape(advantage.shape[0], -1, advantage.shape[1]).transpose(1, 2)
             weight = share * _over_rows(advantage, batch.transition_mask, self.settings.actor_temperature)
-        return -weighted_mean(log_probability(logits, batch.actions, allowed), weight)
+        return -weighted_mean(log_probability(logits.float(), batch.actions, allowed), weight)
 
     def taught(self, sequences: Sequences) -> Tensor:
         """Rows that end their episode, or whose next action is in the sample."""
