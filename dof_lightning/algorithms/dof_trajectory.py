@@ -12,8 +12,7 @@ from torch import Tensor
 from dof_lightning.actors.planning import Asking, PlanningActor, ReturnUpdate
 from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.dof import DoFLightningModule
-from dof_lightning.algorithms.parts.diffused import FIVE_STEPS, DataDiffusionSettings, Diffused
-from dof_lightning.algorithms.parts.execution import check_execution
+from dof_lightning.algorithms.parts.diffused import FIVE_STEPS, DataDiffusionSettings, Diffused, check_execution
 from dof_lightning.algorithms.parts.losses import inverse_loss
 from dof_lightning.algorithms.parts.shared_seed import Assignment
 from dof_lightning.batch import EpisodeBatch, Window
