@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dof_lightning.actors.actions import CODECS
+from dof_lightning.actors.actions import CODECS, best_legal
 from dof_lightning.actors.diffusion import ActingModel
 from dof_lightning.diffusion.chain import Chain
 from dof_lightning.networks.value import AgentwiseValue
@@ -79,8 +79,7 @@ class ValueActor(DecentralizedPolicy):
         values = self.values(condition, rows, chains.transpose(2, 3).flatten(1, 2))
         values = values.unflatten(0, (-1, self.candidates)).squeeze(-1).transpose(1, 2)  # type: ignore[no-untyped-call]
         if self.action_kind == "discrete":
-            allowed = self.action_mask if legal is None else self.action_mask & legal
-            return values.masked_fill(~allowed, -torch.inf).argmax(-1), carry
+            return best_legal(values, self.action_mask, legal), carry
         best = values.argmax(-1)[..., None, None].expand(-1, -1, 1, candidates.shape[-1])
         return candidates.gather(2, best).squeeze(2), carry
 
