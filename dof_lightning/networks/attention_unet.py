@@ -30,16 +30,7 @@ class AttentionUNet(TemporalUNet, made_by=AttentionUNetSettings):
     (reference/baselines_and_games.md section 1, MADIFF). Before training every gamma is 0 and each agent's network
     is a `TemporalUNet`.
 
-    Args:
-        spec: the dataset's spec; D = `spec.observation_dim`.
-        condition_dim: C, of what each agent conditions on.
-        settings: sizes of the network and of the attention.
-
-    Shapes:
-        x `[B, N, T, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, T, D]`
-
-    Raises:
-        UserError: a size that does not fit.
+    Arguments, shapes and errors are those of `TemporalDenoiser`.
     """
 
     local_execution = False

@@ -48,13 +48,13 @@ class TemporalDenoiser(Denoiser):
     Args:
         spec: the dataset's spec; D = `spec.observation_dim`.
         condition_dim: C, of what each agent conditions on.
-        settings: the network's own; widths of the embeddings, activation, sharing.
+        settings: the network's own: sizes, activation, sharing.
 
     Shapes:
         x `[B, N, T, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, T, D]`
 
     Raises:
-        UserError: a width that does not fit.
+        UserError: a size that does not fit.
     """
 
     diffuses: ClassVar[Diffuses] = "trajectories"
