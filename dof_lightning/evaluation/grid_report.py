@@ -145,7 +145,8 @@ def _draw(path: Path, checkpoint: Checkpoint, results: Sequence[Result], env: Ve
     across = STEPS if STEPS in keys else keys[0]
     figure = Figure(figsize=(7, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    behavior, normalized = checkpoint.behavior["return_mean"], _all_normalized(results)
+    behavior = checkpoint.behavior["return_mean"]
+    normalized = all(result.score.normalized_score is not None for result in results)
     for name, group in _lines(results, across).items():
         x = [_place(result, across) for result in group]
         scores = [result.score.normalized_score if normalized else result.score.return_mean for result in group]
@@ -172,10 +173,6 @@ def _standard_error(result: Result, env: VectorEnv | None) -> float:
     if env is None or env.spec.reference is None:
         return error
     return env.spec.reference.normalize(error) - env.spec.reference.normalize(0.0)
-
-
-def _all_normalized(results: Sequence[Result]) -> bool:
-    return all(result.score.normalized_score is not None for result in results)
 
 
 def _lines(results: Sequence[Result], across: str) -> dict[str, list[Result]]:

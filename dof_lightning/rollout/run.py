@@ -11,19 +11,9 @@ from torch import Tensor, nn
 
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.rollout.recorder import Recorder, Rollout, Tally, concatenate, no_episodes
+from dof_lightning.rollout.recorder import Recorder, Tally, concatenate, no_episodes
+from dof_lightning.rollout.recorder import Rollout as Rollout
 from dof_lightning.seeding import derive_seed, make_generator
-
-__all__ = [
-    "Certificate",
-    "Purpose",
-    "Rollout",
-    "Spectator",
-    "certify",
-    "evaluation_seeds",
-    "run_rollout",
-    "split_episodes",
-]
 
 Purpose = Literal["selection", "report"]
 
