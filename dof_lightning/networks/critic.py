@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from dof_lightning.networks.activation import Activation
 from dof_lightning.networks.agentwise import AgentwiseMLP, Sharing
-from dof_lightning.networks.embedding import Identified
+from dof_lightning.networks.embedding import Embedded
 from dof_lightning.sharding import FsdpRole
 from dof_lightning.spec import DatasetSpec
 
 TWINS = 2
 
 
-class AgentwiseCritic(Identified):
+class AgentwiseCritic(Embedded):
     """Two estimates of Q_i(o_i, a_i) for every agent, from its own row only.
 
     Both twins of all agents are one batched product (twin critics: TD3, Fujimoto et al., 2018; reference/method.md
@@ -48,8 +48,7 @@ class AgentwiseCritic(Identified):
 
     def forward(self, condition: Tensor, actions: Tensor) -> Tensor:
         """Values of each agent's own action under both twins."""
-        identity = self.identities().to(actions.dtype).expand(actions.shape[0], -1, -1)
-        inputs = torch.cat([condition, actions, identity], dim=-1).transpose(0, 1)
+        inputs = self.identified(condition, actions).transpose(0, 1)
         values = self.network.agents_first(inputs.repeat(TWINS, 1, 1))
         return values.reshape(TWINS, self.n_agents, -1).transpose(1, 2)
 

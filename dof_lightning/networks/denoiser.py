@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dof_lightning.errors import UserError
 from dof_lightning.networks.activation import Activation
 from dof_lightning.networks.agentwise import AgentwiseMLP, Sharing
-from dof_lightning.networks.embedding import Identified
+from dof_lightning.networks.embedding import Embedded
 from dof_lightning.spec import DatasetSpec
 
 Diffuses = Literal["actions", "trajectories"]
@@ -45,7 +45,7 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-class Denoiser(Identified):
+class Denoiser(Embedded):
     """The noise in agent i's part of x^k, of every agent: `(x, k, condition)` to a prediction of x's shape.
 
     A network shared by all agents also reads a one-hot agent id or a learned embedding of it. Subclasses build their

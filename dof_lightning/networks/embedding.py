@@ -10,6 +10,33 @@ from dof_lightning.networks.agentwise import Agentwise, Sharing, agent_identitie
 from dof_lightning.sharding import FsdpRole
 
 
+class Identified(Agentwise):
+    """A network that, where all agents share it, also reads a one-hot agent id.
+
+    Args:
+        n_agents: N.
+        sharing: of the network.
+    """
+
+    fsdp_role: ClassVar[FsdpRole] = "unit"
+    agent_buffers: ClassVar[tuple[str, ...]] = ("agent_id",)
+    agent_id: Tensor
+
+    def __init__(self, n_agents: int, sharing: Sharing) -> None:
+        super().__init__(n_agents, sharing)
+        self.register_buffer("agent_id", agent_identities(n_agents, sharing))
+
+    def identities(self) -> Tensor:
+        """`[N, width]`: what tells a shared network whose row it sees; width 0 where nothing must."""
+        return self.agent_id
+
+    def identified(self, *parts: Tensor) -> Tensor:
+        """`[B, N, ..., D + width]`: parts `[B, N, ..., D_p]` side by side, and behind them the agents' identities."""
+        rows, identities = parts[-1].shape[:-1], self.identities().to(parts[-1].dtype)
+        identities = identities.reshape(len(identities), *[1] * (len(rows) - 2), identities.shape[1])
+        return torch.cat([*parts, identities.expand(*rows, -1)], dim=-1)
+
+
 class AgentEmbedding(Agentwise):
     """A learned vector for each agent, standard normal at first; a selected agent keeps its own row only.
 
@@ -27,8 +54,8 @@ class AgentEmbedding(Agentwise):
         return self.vectors
 
 
-class Identified(Agentwise):
-    """A network that, where all agents share it, also reads a one-hot agent id or a learned embedding of it.
+class Embedded(Identified):
+    """A network that, where all agents share it, reads a one-hot agent id or a learned embedding of it.
 
     Args:
         n_agents: N.
@@ -39,23 +66,21 @@ class Identified(Agentwise):
         UserError: an embedding for independent networks, or a width below 1.
     """
 
-    fsdp_role: ClassVar[FsdpRole] = "unit"
-    agent_buffers: ClassVar[tuple[str, ...]] = ("agent_id",)
-    agent_id: Tensor
-
     def __init__(self, n_agents: int, sharing: Sharing, agent_embedding: int | None) -> None:
         super().__init__(n_agents, sharing)
-        if agent_embedding is not None and sharing != "shared":
+        self.agent_embedding: AgentEmbedding | None = None
+        if agent_embedding is None:
+            return
+        if sharing != "shared":
             raise UserError(
                 f"agent_embedding={agent_embedding} tells the agents of a shared network apart: set sharing=shared, or "
                 f"agent_embedding=null with sharing={sharing}"
             )
-        if agent_embedding is not None and agent_embedding < 1:
+        if agent_embedding < 1:
             raise UserError(f"agent_embedding={agent_embedding} must be at least 1, or null for a one-hot id")
-        self.agent_embedding = None if agent_embedding is None else AgentEmbedding(n_agents, agent_embedding)
-        identities = agent_identities(n_agents, "independent" if self.agent_embedding else sharing)
-        self.register_buffer("agent_id", identities)
+        self.agent_embedding = AgentEmbedding(n_agents, agent_embedding)
+        self.agent_id = torch.zeros(n_agents, 0)
 
     def identities(self) -> Tensor:
-        """`[N, width]`: what tells a shared network whose row it sees; width 0 where nothing must."""
+        """See the base class."""
         return self.agent_id if self.agent_embedding is None else self.agent_embedding()
