@@ -108,14 +108,8 @@ class DiffusedValueActor(ValueActor):
         action_kind: ActionKind,
         candidates: int,
     ) -> None:
-        super().__init__(
-            n_agents=model.denoiser.n_agents,
-            normalizer=normalizer,
-            action_mask=action_mask,
-            action_kind=action_kind,
-            candidates=candidates,
-            n_noises=model.sampler.n_noises,
-        )
+        n_agents, n_noises = model.denoiser.n_agents, model.sampler.n_noises
+        super().__init__(n_agents, normalizer, action_mask, action_kind, candidates, n_noises)
         self.denoiser = model.denoiser
         self.noise_factorization = model.noise_factorization
         self.data_factorization = model.data_factorization
@@ -123,7 +117,8 @@ class DiffusedValueActor(ValueActor):
 
     def values(self, condition: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
         """See the base class."""
-        chain = Chain(self.denoiser, self.noise_factorization, self.data_factorization, self.sampler, clip=_clip)
+        parts = (self.denoiser, self.noise_factorization, self.data_factorization)
+        chain = Chain(*parts, self.sampler, clip=lambda x: x.clamp(-1.0, 1.0))
         return chain.locally(torch.cat([condition, actions], dim=-1), noise)
 
 
@@ -149,7 +144,3 @@ class DirectValueActor(ValueActor):
     def values(self, condition: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
         """See the base class."""
         return self.network(condition, actions)
-
-
-def _clip(x: Tensor) -> Tensor:
-    return x.clamp(-1.0, 1.0)

@@ -66,8 +66,7 @@ class DirectValue(Algorithm, made_by=DirectValueSettings):
 
     def mix(self, values: Tensor, observations: Tensor) -> Tensor:
         """The team's return `[B, 1]` that the averaged h makes of values `[B, N, 1]` at observations `[B, N, O]`."""
-        now = Situation(self.normalizer.normalize(observations))
-        return self.average_value.team_return(self.average_value.mix(values, now))
+        return self.average_value.team_return(values, Situation(self.normalizer.normalize(observations)))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The values with h."""

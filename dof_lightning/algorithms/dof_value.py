@@ -128,8 +128,7 @@ class DoFValue(DoFLightningModule, made_by=DoFValueSettings):
 
     def mix(self, values: Tensor, observations: Tensor) -> Tensor:
         """The team's return `[B, 1]` that the averaged h makes of values `[B, N, 1]` at observations `[B, N, O]`."""
-        now = Situation(self.normalizer.normalize(observations))
-        return self.average_value.team_return(self.average_value.mix(values, now))
+        return self.average_value.team_return(values, Situation(self.normalizer.normalize(observations)))
 
     def further_groups(self) -> list[ParameterGroup]:
         """The values with h."""

@@ -61,10 +61,8 @@ def _check_apart(algorithm: DoFLightningModule, networks: dict[str, Agentwise]) 
     """Refuses whatever would let one agent's data reach another's weights."""
     if algorithm.settings.execution != "decentralized":
         raise UserError("execution=centralized: Independent Diffusion has no joint chain; set execution=decentralized")
-    for group, part in (
-        ("noise_factorization", algorithm.noise_factorization),
-        ("data_factorization", algorithm.data_factorization),
-    ):
+    for group in ("noise_factorization", "data_factorization"):
+        part = algorithm.get_submodule(group)
         if not isinstance(part, Concat):
             raise UserError(
                 f"{group}: {type(part).__name__} couples the agents' losses, Independent Diffusion has none in common; "

@@ -96,9 +96,9 @@ class TeamValue(nn.Module):
         real = batch.transition_mask[:, :, batch.history].any(1, keepdim=True)
         return (real * (mixed - (returns - self.center) / self.scale).square()).mean()
 
-    def team_return(self, mixed: Tensor) -> Tensor:
-        """Q_tot in the unit of returns."""
-        return self.center + self.scale * mixed
+    def team_return(self, values: Tensor, now: Situation) -> Tensor:
+        """Q_tot in the unit of returns; arguments as `mix`."""
+        return self.center + self.scale * self.mix(values, now)
 
 
 def current_row(
