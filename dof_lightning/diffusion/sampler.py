@@ -95,10 +95,6 @@ class Sampler(ABC):
             before: the level that the sub-step before it left; None in the first one.
         """
 
-    def start(self, noise: Tensor) -> Tensor:
-        """Where the chain begins: temperature times standard normal noise, `[B, ...]`."""
-        return noise if self.temperature == 1.0 else self.temperature * noise
-
     def estimate(self, x: Tensor, eps: Tensor, index: int, clip: Clip | None = None) -> Tensor:
         """The data that a sub-step's noise leaves.
 
@@ -147,7 +143,7 @@ class Sampler(ABC):
         Returns:
             `[B, ...]`, data.
         """
-        x, previous = self.start(noises[0]), None
+        x, previous = (noises[0] if self.temperature == 1.0 else self.temperature * noises[0]), None
         for index, k in enumerate(self.timesteps):
             steps = torch.full((x.shape[0],), k, dtype=torch.int64, device=x.device)
             x0 = self.estimate(x, denoise(x, steps), index, clip)
