@@ -85,7 +85,8 @@ def write(
     try:
         where.table.parent.mkdir(parents=True, exist_ok=True)
         where.table.write_text(_markdown(where, checkpoint, tails, results))
-        where.values.write_text(_csv(results))
+        rows = [_flat(result) for result in results]
+        where.values.write_text(to_csv(list(rows[0]), [list(row.values()) for row in rows]))
         _draw(where.figure, checkpoint, results, env)
     except OSError as error:
         raise UserError(f"output={where.table.parent} cannot be written: {error.strerror}") from error
@@ -123,11 +124,6 @@ def _markdown(where: Files, checkpoint: Checkpoint, tails: Sequence[str], result
         f"{results[0].score.episodes} report episodes)\n\n{table}\n"
         f"The data's behaviour has a return of {behavior:.1f}. {_circumstances()}.\n\n{figure}\n"
     )
-
-
-def _csv(results: Sequence[Result]) -> str:
-    rows = [_flat(result) for result in results]
-    return to_csv(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _flat(result: Result) -> dict[str, Any]:

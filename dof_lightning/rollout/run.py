@@ -76,15 +76,12 @@ def run_rollout(
     parts = [no_episodes(env.spec.n_agents)]
     with _evaluating(policy):
         for start in range(0, len(seeds), chunk):
-            generator = make_generator(*noise_key, (first_episode + start) // chunk, device=device)
+            key = (*noise_key, (first_episode + start) // chunk)
             members = seeds[start : start + chunk]
-            shared_seed = _shared_seed(policy, chunk, (*noise_key, (first_episode + start) // chunk), len(members))
+            noises = _noises(policy, chunk, len(members), make_generator(*key, device=device))
+            shared_seed = _shared_seed(policy, chunk, key, len(members))
             drawn = spectator.drawn_of(start, len(members))
-            parts.append(
-                _run_chunk(
-                    policy, env, members, _noises(policy, chunk, len(members), generator), record, drawn, shared_seed
-                )
-            )
+            parts.append(_run_chunk(policy, env, members, noises, record, drawn, shared_seed))
             if spectator.hears is not None:
                 spectator.hears(len(members))
     return concatenate(parts[1:] or parts)
