@@ -21,7 +21,9 @@ import yaml
 if TYPE_CHECKING:
     from data_modules.tools.inspect import KnownDataset
 
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_INSTALLED = _PACKAGE / "_installed"  # where a wheel has what a clone has beside the package (setup.py)
+CONF_DIR = (_INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent) / "conf"
 _NO_GROUPS = ("hyperparams", "suite")  # folders that Hydra never reads
 
 
