@@ -199,8 +199,9 @@ def _collect(tails: list[str]) -> None:
 def _export(tails: list[str]) -> None:
     from data_modules.convert.exporting import export_dataset
 
-    values, _ = _values(tails, "export", required=("dataset", "format", "output"), optional=())
-    print(export_dataset(str(values["dataset"]), str(values["format"]), Path(str(values["output"]))))
+    values, _ = _values(tails, "export", required=("dataset", "format", "output"), optional=("state",))
+    place = Path(str(values["output"]))
+    print(export_dataset(str(values["dataset"]), str(values["format"]), place, values.get("state")))
 
 
 def _train_behavior(tails: list[str]) -> None:
@@ -227,8 +228,8 @@ ACTIONS: dict[str, Any] = {
     ),
     "import": (
         _import,
-        "others' episodes as a dataset: dof data import format=omar|vault|madiff|minari source=<path> name=<name> "
-        "[env=mpe_tag] [data.root=data] (docs/import.md)",
+        "others' episodes as a dataset: dof data import format=omar|vault|madiff|minari|npz source=<path> name=<name> "
+        "[env=mpe_tag] [action_range=[-2,2]] [data.root=data] (docs/import.md)",
     ),
     "collect": (
         _collect,
@@ -237,7 +238,8 @@ ACTIONS: dict[str, Any] = {
     ),
     "export": (
         _export,
-        "a dataset in another format: dof data export dataset=<path> format=omar|vault output=<new folder>",
+        "a dataset in another format: dof data export dataset=<path> format=omar|vault output=<new folder> "
+        "[state=observations] (docs/import.md)",
     ),
     "merge": (
         _merge,
