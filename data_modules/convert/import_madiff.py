@@ -57,8 +57,8 @@ class MadiffSource(EpisodeSource):
         if environment is None:
             longest = int((length == horizon).sum())
             self.notes = (
-                f"{path} does not say which episodes a time limit cut: the {longest:,} of {len(length):,} with the most "
-                f"steps, {horizon}, are taken for truncated, all others for terminated; env= says the time limit",
+                f"{path} does not say which episodes a time limit cut: the {longest:,} of {len(length):,} with the "
+                f"most steps, {horizon}, are taken for truncated, all others for terminated; env= says the time limit",
             )
         n_choices = choices if kind == "discrete" else None
         self._timeline = Timeline(path, self._read, tuple(self._arrays), (size,) * n_agents, n_choices, ids)

@@ -33,9 +33,9 @@ class NpzSource(EpisodeSource):
 
     `observations [n, N, L+1, O]` (`[n, N, L, O]`: what was seen after the last step is not known), `actions
     [n, N, L, A]`, or integers `[n, N, L]` for choices, `rewards [n, N, L]` or `[n, L]` of the team, `terminated [n]`.
-    Where it applies: `length [n]`, `state [n, L+1, S]`, `legal [n, N, L+1, A]`, `alive [n, N, L+1]`, names `agents [N]`,
-    and where agents differ `observation_dims [N]` and `action_dims [N]`. `action_low` and `action_high` (numbers, `[A]`
-    or `[N, A]`) declare the units of actions.
+    Where it applies: `length [n]`, `state [n, L+1, S]`, `legal [n, N, L+1, A]`, `alive [n, N, L+1]`, names
+    `agents [N]`, and where agents differ `observation_dims [N]` and `action_dims [N]`. `action_low` and `action_high`
+    (numbers, `[A]` or `[N, A]`) declare the units of actions.
 
     Args:
         path: the file.

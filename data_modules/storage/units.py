@@ -92,8 +92,10 @@ class ActionUnits:
         ]
 
     def __str__(self) -> str:
-        """For messages: the outermost numbers."""
-        return f"[{self.low.min():g}, {self.high.max():g}]"
+        """For messages: the outermost numbers, without what is as ours (padding, too) where there are others."""
+        others = (self.low != -1) | (self.high != 1)
+        shown = others if others.any() else ~others
+        return f"[{self.low[shown].min():g}, {self.high[shown].max():g}]"
 
 
 OURS = ActionUnits.of(-1.0, 1.0)

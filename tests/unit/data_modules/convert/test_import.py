@@ -26,7 +26,7 @@ from dof_lightning.cli import main as cli
 from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
 from dof_lightning.spec import AgentSpec, EnvSpec, check_compatible
-from tests.fixtures.foreign_files import HORIZON, timeline, write_madiff, write_omar, write_vault
+from tests.fixtures.foreign_files import HORIZON, timeline, write_madiff, write_minari, write_omar, write_vault
 
 LENGTHS = [3, 6, 2, 6]
 
@@ -176,7 +176,7 @@ def test_what_we_write_is_a_vault(tmp_path: Path, vault: Path) -> None:
             np.testing.assert_array_equal(array, again[key].arrays()[name])
 
 
-def test_shorter_agents_are_padded_with_minus_infinity_there_and_zero_here(tmp_path: Path) -> None:
+def test_shorter_agents_keep_their_sizes(tmp_path: Path) -> None:
     from tests.fixtures.dataset_files import build, make_environment, make_episodes
 
     build(tmp_path / "toy", make_episodes(20))
@@ -264,39 +264,40 @@ def test_a_state_that_is_not_there_is_not_promised(tmp_path: Path) -> None:
 
 
 def test_minaris_dictionaries(tmp_path: Path) -> None:
-    import gymnasium
-    import minari
-    from minari.data_collector.episode_buffer import EpisodeBuffer
-    from minari.dataset.minari_dataset import MinariDataset
-    from minari.dataset.minari_storage import MinariStorage
-
-    observed = gymnasium.spaces.Dict({"a": gymnasium.spaces.Box(-9, 9, (3,)), "b": gymnasium.spaces.Box(-9, 9, (2,))})
-    acted = gymnasium.spaces.Dict({"a": gymnasium.spaces.Box(0, 4, (1,)), "b": gymnasium.spaces.Box(-2, 2, (2,))})
-    rng, lengths = np.random.default_rng(0), [4, 2, 5]
-    (tmp_path / "set").mkdir()
-    storage = MinariStorage.new(tmp_path / "set" / "data", observed, acted, data_format="hdf5")
-    buffers = [
-        EpisodeBuffer(
-            id=i,
-            seed=None,
-            observations={"a": rng.normal(size=(n + 1, 3)), "b": rng.normal(size=(n + 1, 2))},
-            actions={"a": rng.uniform(0, 4, (n, 1)), "b": rng.uniform(-2, 2, (n, 2))},
-            rewards=list(rng.normal(size=n)),
-            terminations=[False] * (n - 1) + [i == 1],
-            truncations=[False] * (n - 1) + [i != 1],
-            infos={},
-        )
-        for i, n in enumerate(lengths)
-    ]
-    storage.update_episodes(buffers)
-    storage.update_metadata({"dataset_id": "made/up-v0", "minari_version": minari.__version__})
-    assert MinariDataset(storage).total_episodes == 3
+    lengths = [4, 2, 5]
+    buffers = write_minari(tmp_path / "set", lengths)
     found = episodes_of(import_dataset("minari", tmp_path / "set", "mine", tmp_path))
     assert [int(found[i].length[0]) for i in range(3)] == lengths
     assert [bool(found[i].terminated[0]) for i in range(3)] == [False, True, False]
     np.testing.assert_allclose(found[2].observations[:, 1, :2], buffers[2].observations["b"], rtol=1e-6)
     np.testing.assert_allclose(found[2].actions[:, 0, 0], buffers[2].actions["a"][:, 0] / 2 - 1, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found[2].actions[:, 1], buffers[2].actions["b"] / 2, rtol=1e-5)
+
+
+def test_minaris_episodes_without_a_last_observation(tmp_path: Path) -> None:
+    buffers = write_minari(tmp_path / "set", [4, 2, 5], missing_rows={2: 1})
+    found = episodes_of(import_dataset("minari", tmp_path / "set", "mine", tmp_path))
+    assert [found[i].arrays()["unseen_end"].tolist() for i in range(3)] == [[False], [False], [True]]
+    np.testing.assert_allclose(found[2].observations[:-1, 1, :2], buffers[2].observations["b"], rtol=1e-6)
+    np.testing.assert_array_equal(found[2].observations[-1], found[2].observations[-2])
+    write_minari(tmp_path / "broken", [4, 2, 5], missing_rows={1: 2})
+    with pytest.raises(UserError, match="episode 1 has 2 rewards and 1 observations of an agent"):
+        import_dataset("minari", tmp_path / "broken", "other", tmp_path)
+
+
+def test_minaris_units_are_compared_with_the_environments(tmp_path: Path) -> None:
+    buffers = write_minari(tmp_path / "set", [4, 2, 5])
+    agents = (AgentSpec("a", 3, 1), AgentSpec("b", 2, 2))
+    plain = EnvSpec("toy", agents, "continuous", 5, 0, {"game": "toy"})
+    with pytest.raises(UserError, match=r"declares actions in \[-2, 4\], env=toy acts in \[-1, 1\].*action_range="):
+        import_dataset("minari", tmp_path / "set", "mine", tmp_path, plain)
+    assert not (tmp_path / "mine").exists()
+    found = episodes_of(import_dataset("minari", tmp_path / "set", "mine", tmp_path, plain, {"action_range": "source"}))
+    np.testing.assert_allclose(found[2].actions[:, 1], buffers[2].actions["b"] / 2, rtol=1e-5)
+    bounds = [{"low": [0.0], "high": [4.0]}, {"low": [-2.0, -2.0], "high": [2.0, 2.0]}]
+    theirs = EnvSpec("toy", agents, "continuous", 5, 0, {"game": "toy", "actions": bounds})
+    found = episodes_of(import_dataset("minari", tmp_path / "set", "same", tmp_path, theirs))
+    np.testing.assert_allclose(found[2].actions[:, 0, 0], buffers[2].actions["a"][:, 0] / 2 - 1, rtol=1e-5, atol=1e-6)
 
 
 IMPORT = """
