@@ -47,11 +47,29 @@ def _show(tails: list[str]) -> None:
 def _verify(tails: list[str]) -> None:
     from data_modules.tools.verify import verify_dataset
 
-    for path in _dataset_paths(tails):
+    said = [] if not tails or "=" in tails[0] else [tail for tail in tails if re.match(r"(env[.=]|trust=)", tail)]
+    world = _split_env(said)[0] if said else None
+    for path in _dataset_paths([tail for tail in tails if tail not in said]):
         found = verify_dataset(path)
         print(f"{path}: {found.n_shards} shards, {found.n_bytes:,} bytes, all as they should be")
         for warning in found.warnings:
             print(f"  but look: {warning}")
+        if world is not None:
+            _replay(path, world)
+
+
+def _replay(path: Path | str, world: Any) -> None:
+    from data_modules.storage.manifest import read_manifest
+    from data_modules.tools.replay import replay
+    from dof_lightning.config import compose as configuration
+
+    environment = configuration.build(world.env)
+    found = replay(read_manifest(path), environment)
+    if found.warning is not None and found.exact:
+        raise UserError(f"{path}: {found.warning}")
+    start = "from their first states" if found.exact else "from other starts of the same world"
+    print(f"{path}: {found.n_episodes} episodes' first actions played again in env={environment.spec.name}, {start}")
+    print(f"  but look: {found.warning}" if found.warning is not None else "  they do there what they did in the data")
 
 
 def _stats(tails: list[str]) -> None:
@@ -221,7 +239,11 @@ ACTIONS: dict[str, Any] = {
     "build": (_build, "build a dataset: dof data build experiment=mpe_spread_medium [data.episodes=1000]"),
     "list": (_list, "the known datasets, on disk or not, and others below data.root: dof data list [data.root=data]"),
     "show": (_show, "what a dataset holds: dof data show <path>, or experiment=<name>"),
-    "verify": (_verify, "read a dataset in full and check it: dof data verify <path>, or experiment=<name>"),
+    "verify": (
+        _verify,
+        "read a dataset in full and check it, with env= also by playing its actions again: "
+        "dof data verify <path> [env=<name>], or experiment=<name>",
+    ),
     "stats": (
         _stats,
         "numbers as JSON, and a picture: dof data stats <path> [--plot] [output=<file.png>], or experiment=<name>",
