@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 EPISODES, STEPS = 500, 5
 _EXACT = 1e-3  # relative; rounding of a state that is read off observations stays far below
 _FEW = 0.05  # share of episodes that may differ all the same, where contacts magnify rounding
-_SURPRISING = 6.0  # standard errors between two samples
-_DECIMALS = 5  # of what is compared
+_SURPRISING = 5.0  # standard errors between two samples
+_ROUNDING = 1e-5  # relative
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def replay(manifest: DatasetManifest, environment: "VectorEnv") -> Replay:
     return Replay(
         n_episodes,
         exact,
-        f"its actions played again in env={environment.spec.name}: {found} ({rewards}); actions may be in other units "
+        f"its actions played again in env={environment.spec.name}: {found}, {rewards}; actions may be in other units "
         "(import again with action_range=) or of another world",
     )
 
@@ -141,18 +141,17 @@ def _steps(start: Tensor, episodes: Episodes, chosen: Tensor, environment: "Vect
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> float:
-    """How far apart two samples are in the worst column, in standard errors of Mann and Whitney's test.
+    """How far apart two samples are in the worst column, in standard errors of a sign test.
 
-    Of the values, which tells of their place, and of their distances from the common median, which tells of their
-    spread: by ranks, because collisions are rare and large. Rounding makes no difference.
+    Entries of a row followed the same actions, so they are compared in pairs: which is larger, and which is farther
+    from the common median. Only that counts and not by how much, because collisions are rare and large; rounding is no
+    difference.
     """
+    there = ~np.isnan(one).reshape(len(one), -1).any(axis=1)
+    a, b = (part[there].reshape(-1, part[0].size).astype(np.float64) for part in (one, other))
+    centre = np.median(np.concatenate([a, b]), axis=0)
     worst = 0.0
-    flat = [part[~np.isnan(part).reshape(len(part), -1).any(axis=1)].reshape(-1, part[0].size) for part in (one, other)]
-    error = np.sqrt((1 / len(flat[0]) + 1 / len(flat[1])) / 12)
-    for columns in zip(*(part.T.astype(np.float64) for part in flat), strict=True):
-        centre = np.median(np.concatenate(columns))
-        a, b = (np.round((column - centre) / (1 + abs(centre)), _DECIMALS) for column in columns)
-        for first, second in ((a, np.sort(b)), (np.abs(a), np.sort(np.abs(b)))):
-            below = np.searchsorted(second, first, "left") + np.searchsorted(second, first, "right")
-            worst = max(worst, abs(float(below.mean()) / (2 * len(second)) - 0.5) / error)
+    for difference in (a - b, np.abs(a - centre) - np.abs(b - centre)):
+        sign = np.sign(np.where(np.abs(difference) > _ROUNDING * (1 + np.abs(a)), difference, 0.0))
+        worst = max(worst, float(np.abs(sign.mean(axis=0)).max()) * len(a) ** 0.5)
     return worst
