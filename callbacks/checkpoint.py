@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from callbacks.context import RunContext
 from callbacks.finite import check_finite
 from callbacks.step_schedule import StepSchedule
+from dof_lightning.digest import load_tensors, sealed
 from dof_lightning.errors import UserError
 from dof_lightning.files import remove_drafts, write_atomically
 
@@ -45,7 +45,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             remove_drafts(target)  # only rank zero ever saves here
-            write_atomically(target, lambda file: torch.save(checkpoint, file), sync=True)
+            write_atomically(target, lambda file: torch.save(sealed(checkpoint), file), sync=True)
         except (OSError, RuntimeError) as error:
             # torch's archive writer hides a failing write behind a RuntimeError of its own.
             cause = error if isinstance(error, OSError) else error.__context__
@@ -68,10 +68,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         advice = "choose another with resume=<path>, or start afresh with resume=never"
         try:
-            return super().load_checkpoint(Path(path), map_location, weights_only=True)
+            content: dict[str, Any] = load_tensors(Path(path), map_location)
+            return content
         except FileNotFoundError as error:
             raise UserError(f"checkpoint {path} does not exist; {advice}") from error
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a damaged file fails in many ways, inside zip, pickle and torch
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UserError(f"checkpoint {path} cannot be read ({reason}); {advice}") from error
 
