@@ -11,7 +11,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dof_lightning.errors import SharedError, UserError
 from dof_lightning.training import watchdog
-from dof_lightning.training.run_folder import Start, is_first_process
+from dof_lightning.training.run_folder import is_first_process
+from dof_lightning.training.start import Start
 
 
 def fit(

@@ -36,7 +36,8 @@ from dof_lightning.seeding import derive_seed
 from dof_lightning.spec import EnvSpec, check_compatible, check_same_world
 from dof_lightning.training.fit import fit
 from dof_lightning.training.loggers import log_hyperparameters, quieten
-from dof_lightning.training.run_folder import Start, find_start, is_first_process
+from dof_lightning.training.run_folder import is_first_process
+from dof_lightning.training.start import Start, find_start
 from dof_lightning.training.trainer import make_trainer
 
 _SAID_ANEW = ("run_dir=", "resume=", "trainer.max_steps=", "trainer.max_time=")  # by the command that trains further
