@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 NUMBER = (int, float)
 TEXT_OR_NONE = (str, type(None))
@@ -21,22 +21,30 @@ _WORDS = {
 }
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, infinity: bool = False) -> Any:
     """Reads JSON as the standard has it: without NaN, and no deeper than anything we write.
+
+    Args:
+        text: of the file or line.
+        infinity: Infinity and -Infinity are numbers too, as Python writes them.
 
     Raises:
         ValueError: it is none; the message says why, in one line.
     """
     try:
-        node = json.loads(text, parse_constant=_refuse)
+        node = json.loads(text, parse_constant=_infinity if infinity else _refuse)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
     check_plain(node)
     return node
 
 
-def _refuse(constant: str) -> Any:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number")
+
+
+def _infinity(constant: str) -> float:
+    return float(constant) if "Infinity" in constant else _refuse(constant)
 
 
 def check_plain(node: Any, depth: int = 0) -> int:

@@ -24,6 +24,7 @@ from dof_lightning.deployment.decision import own_noise, told_seed
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation.score import cores_per_process
+from dof_lightning.plain import check_kinds
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.run import Rollout, evaluation_seeds, run_rollout
 from dof_lightning.spec import check_compatible
@@ -210,6 +211,10 @@ def _load(folder: Path, checkpoint: Checkpoint) -> list[Agent]:
         raise UserError(f"agents={folder} holds {[a.name for a in agents]}, the checkpoint's team is {names}")
     wanted = sha256(checkpoint.path)
     for agent in agents:
+        try:
+            check_kinds(agent.record, {"checkpoint.sha256": str, "checkpoint.step": int, "changes": list})
+        except ValueError as error:
+            raise UserError(f"agents={folder}: the json of {agent.name} is damaged: {error}") from error
         if agent.record["checkpoint"]["sha256"] != wanted:
             raise UserError(
                 f"agents={folder}: {agent.name} was exported from another checkpoint (step "

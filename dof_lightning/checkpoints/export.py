@@ -7,7 +7,6 @@
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import torch
 
 from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, git_revision, versions
 from dof_lightning.checkpoints.overrides import override
-from dof_lightning.deployment.agent import FORMAT, FORMAT_VERSION, Agent, load_agent
+from dof_lightning.deployment.agent import FORMAT, FORMAT_VERSION, Agent, load_agent, write_record
 from dof_lightning.deployment.program import trace
 from dof_lightning.deployment.structure import describe
 from dof_lightning.errors import UserError
@@ -124,15 +123,14 @@ def write_agent(folder: Path, policy: DecentralizedPolicy, about: Mapping[str, A
     }
     path = folder / f"{about['agent']['name']}.json"
     path.with_name(f"{about['agent']['name']}.safetensors").write_bytes(weights)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(path, record)
     return path
 
 
 def _write_program(agent: Agent, record: Path) -> None:
     program = record.with_name(f"{agent.name}.pt2")
     torch.export.save(trace(agent), program)
-    described = {**agent.record, "program_sha256": sha256(program)}
-    record.write_text(json.dumps(described, indent=1) + "\n")
+    write_record(record, {**agent.record, "program_sha256": sha256(program)})
 
 
 @contextmanager

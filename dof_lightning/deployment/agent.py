@@ -14,11 +14,24 @@ from torch import Tensor
 from dof_lightning import __version__
 from dof_lightning.deployment.decision import Decision, own_noise, told_seed
 from dof_lightning.deployment.structure import rebuild
+from dof_lightning.digest import KEY, sealed, unsealed
 from dof_lightning.errors import UserError
+from dof_lightning.plain import check_kinds, is_kind, parse_json
 from dof_lightning.policy import DecentralizedPolicy
 
 FORMAT = "dof-lightning agent"
 FORMAT_VERSION = 2  # another one whenever the classes of a policy hold other things: files are put together from those
+
+_KINDS: Mapping[str, type] = {
+    "agent.name": str,
+    "agent.action_kind": str,
+    **{f"agent.{name}": int for name in ("index", "observation_dim", "action_dim")},
+    **{f"agent.{name}": int for name in ("padded_observation_dim", "padded_action_dim")},
+    "noise_shape": list,
+    "weights_sha256": str,
+    "structure": dict,
+}
+_AGAIN = "export the checkpoint again"
 
 ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)
 
@@ -169,7 +182,7 @@ def load_agent(path: str | Path, device: torch.device | str = "cpu") -> Agent:
         UserError: a file is missing, damaged, or of another format; the message names it.
     """
     path = Path(path)
-    record = _read_record(path)
+    record, is_sealed = _read_record(path)
     weights = weights_path(path)
     if not weights.is_file():
         raise UserError(f"{weights} does not exist; an agent is two files, keep them side by side")
@@ -180,11 +193,28 @@ def load_agent(path: str | Path, device: torch.device | str = "cpu") -> Agent:
         policy = rebuild(record["structure"], safetensors.torch.load(content))
         if not isinstance(policy, DecentralizedPolicy):
             raise UserError("structure: the outermost class is not a policy")
+        if not is_sealed:
+            _try(Agent(record, policy))
         return Agent(record, policy).to(device)
     except UserError as error:
         raise error if str(weights) in str(error) else UserError(f"{path}: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {type(error).__name__} {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {type(error).__name__} {error}; {_AGAIN}") from error
+
+
+def _try(agent: Agent) -> None:
+    """Lets it decide once: where there is no digest, nothing else says whether its values are of the kinds they were.
+
+    Raises:
+        ValueError: it cannot decide, or decides on something that is no action.
+    """
+    agent.reset(0)
+    try:
+        action = agent.act(torch.zeros(agent.observation_dim))
+    except Exception as error:  # a value of another kind fails in as many ways as there are policies
+        raise ValueError(f"it cannot decide ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from error
+    if list(action.shape) != [agent.action_dim] * (agent.action_kind == "continuous") or not action.isfinite().all():
+        raise ValueError(f"it decides on what is no action of {agent.action_dim} {agent.action_kind} dimensions")
 
 
 def weights_path(record: Path) -> Path:
@@ -192,19 +222,43 @@ def weights_path(record: Path) -> Path:
     return record.with_name(f"{record.name.removesuffix('.json')}.safetensors")
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes an agent's json, with a digest of its content."""
+    as_read: dict[str, Any] = json.loads(json.dumps(record))
+    path.write_text(json.dumps(sealed(as_read), indent=1) + "\n")
+
+
+def _read_record(path: Path) -> tuple[dict[str, Any], bool]:
+    """The json without its digest, and whether there was one: earlier versions wrote none."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; `dof export checkpoint=<path>` writes one json an agent")
     try:
-        record = json.loads(path.read_text())
+        record = parse_json(path.read_bytes(), infinity=True)  # what bounds nothing
     except ValueError as error:
-        raise UserError(f"{path} is damaged: it is not JSON") from error
+        raise UserError(f"{path} is damaged: it is not JSON ({error}); {_AGAIN}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UserError(f"{path} does not describe an agent that `dof export` wrote")
-    if record.get("format_version") != FORMAT_VERSION:
-        wrote = record.get("versions", {}).get("dof-lightning", "another version")
-        raise UserError(
-            f"{path} has format_version {record.get('format_version')}, dof-lightning {__version__} reads "
-            f"{FORMAT_VERSION}; it was written by {wrote}: export the checkpoint again"
-        )
-    return record
+    try:
+        if record.get("format_version") != FORMAT_VERSION:
+            check_kinds(record, {"versions.dof-lightning": str})
+            raise UserError(
+                f"{path} has format_version {record.get('format_version')}, dof-lightning {__version__} reads "
+                f"{FORMAT_VERSION}; it was written by {record['versions']['dof-lightning']}: {_AGAIN}"
+            )
+        content = unsealed(record)
+        check_kinds(content, _KINDS)
+        _check_sizes(content)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}; {_AGAIN}") from error
+    return content, KEY in record
+
+
+def _check_sizes(record: Mapping[str, Any]) -> None:
+    about, noise = record["agent"], record["noise_shape"]
+    if about["action_kind"] not in ("continuous", "discrete"):
+        raise ValueError(f"agent.action_kind must be continuous or discrete, got {about['action_kind']!r}")
+    for which in ("observation_dim", "action_dim"):
+        if not 1 <= about[which] <= about[f"padded_{which}"]:
+            raise ValueError(f"agent.{which} must be between 1 and agent.padded_{which}, got {about[which]}")
+    if about["index"] < 0 or not all(is_kind(size, int) and size >= 0 for size in noise):
+        raise ValueError(f"agent.index and noise_shape must be integers, 0 or more, got {about['index']} and {noise}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dof_lightning.deployment.agent import Agent, load_agent
 from dof_lightning.errors import UserError
+from dof_lightning.plain import parse_json
 
 
 def serve(agent: Agent) -> None:
@@ -27,7 +28,7 @@ def serve(agent: Agent) -> None:
 def answer(agent: Agent, line: str) -> dict[str, Any]:
     """The answer to one line."""
     try:
-        request = json.loads(line)
+        request = parse_json(line)
         if "reset" in request:
             agent.reset(request["reset"])
             return {"reset": request["reset"]}
@@ -37,7 +38,7 @@ def answer(agent: Agent, line: str) -> dict[str, Any]:
         }
     except UserError as error:
         return {"error": str(error)}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError) as error:
         return {"error": f"cannot read this line: {type(error).__name__} {error}"}
 
 
