@@ -53,7 +53,7 @@ def _add(node: Any, update: Callable[[bytes], Any]) -> None:
     if isinstance(node, Tensor):
         bits = node.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         update(f"tensor {node.dtype} {list(node.shape)}\n".encode())
-        update(memoryview(bits.numpy()))
+        update(bits.numpy().tobytes())
     elif isinstance(node, Mapping):
         update(f"mapping {len(node)}\n".encode())
         for key, value in node.items():

@@ -37,7 +37,7 @@ from dof_lightning.spec import EnvSpec, check_compatible, check_same_world
 from dof_lightning.training.fit import fit
 from dof_lightning.training.loggers import log_hyperparameters, quieten
 from dof_lightning.training.run_folder import is_first_process
-from dof_lightning.training.start import Start, find_start
+from dof_lightning.training.start import Start, find_start, set_aside_best
 from dof_lightning.training.trainer import make_trainer
 
 _SAID_ANEW = ("run_dir=", "resume=", "trainer.max_steps=", "trainer.max_time=")  # by the command that trains further
@@ -101,6 +101,8 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
         start.folder.discard_if_empty()
         raise
     if is_first_process():
+        if job.resumed_from_step not in (None, config["trainer"]["max_steps"]):
+            set_aside_best(start.folder.best, config)
         start.folder.open(config)
         _show_start(screen, job)
     last = next(callback for callback in job.trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint))

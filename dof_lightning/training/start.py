@@ -1,13 +1,14 @@
 """Where a run begins: in which folder, and from which checkpoint."""
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dof_lightning.checkpoints import checkpoint as checkpoints
-from dof_lightning.config.identity import config_hash
+from dof_lightning.config.identity import config_hash, leaves
 from dof_lightning.errors import UserError
 from dof_lightning.training import watchdog
 from dof_lightning.training.run_folder import (
@@ -121,3 +122,40 @@ def _unfinished(plain: Mapping[str, Any]) -> Iterator[RunFolder]:
 
 def _runs_folder(plain: Mapping[str, Any]) -> Path:
     return RUNS / plain["choices"]["experiment"] / plain["choices"]["algorithm"]
+
+
+def set_aside_best(best: Path, plain: Mapping[str, Any]) -> None:
+    """Renames a `best.ckpt` whose score was measured otherwise than scores will be: they do not compare.
+
+    What is best is selected anew then, as where there is no `best.ckpt`.
+
+    Args:
+        best: of the run that goes on.
+        plain: the resolved configuration.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not best.exists():
+        return
+    try:
+        selected = checkpoints.read(best)
+    except UserError as error:
+        raise UserError(f"{best} is damaged; delete it, and the best is selected anew from here on") from error
+    theirs, ours = _measured_by(selected.config), _measured_by(plain)
+    changed = [key for key in ours if key in theirs and ours[key] != theirs[key]]  # keys of other versions do not count
+    if not changed:
+        return
+    kept = best.with_name(f"best_at_step_{selected.step}.ckpt")
+    best.replace(kept)
+    sys.stderr.write(
+        f"best.ckpt was selected with {changed[0]}={theirs[changed[0]]}, it is {ours[changed[0]]} now: the best is "
+        f"selected anew from here on, the earlier one is kept as {kept}\n"
+    )
+
+
+def _measured_by(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What a score while training depends on, besides what no run may change."""
+    callbacks = {key: plain["callbacks"].get(key) for key in ("rollout", "checkpoint")}
+    parts = {"env": plain["env"], "rollout": {"episodes": plain["rollout"].get("episodes")}, "callbacks": callbacks}
+    return {key: value for key, value in leaves(parts) if not key.endswith("every_n_steps")}

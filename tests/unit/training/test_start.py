@@ -1,6 +1,7 @@
 """Which folder and which checkpoint a run begins with, and what damaged files in them become: one line."""
 
 import copy
+import dataclasses
 import json
 import lzma
 import os
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from dof_lightning.checkpoints import checkpoint as checkpoints
 from dof_lightning.config.identity import config_hash
 from dof_lightning.config.stored import check_stored
 from dof_lightning.errors import UserError
 from dof_lightning.training import start as starts
 from dof_lightning.training.run_folder import CHECKPOINT_VARIABLE, RUN_DIR_VARIABLE, RunFolder
+from dof_lightning.training.start import set_aside_best
 from tests.fixtures.workplace import ROOT
 
 WRITTEN = ROOT / "tests/fixtures/written_by_0_1_0/runs"
@@ -160,3 +163,59 @@ def test_results_whose_run_is_not_known_are_no_finished_run(plain: dict[str, Any
     place("dof_policy", Path("mine")).config.unlink()
     with pytest.raises(UserError, match=r"mine holds results of a run without its config\.yaml"):
         starts.find_start(plain | {"run_dir": "mine", "seed": 1})
+
+
+def otherwise(plain: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(plain) | {"run_dir": "mine"}
+    *above, last = key.split(".")
+    node = changed
+    for name in above:
+        node = node[name]
+    node[last] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rollout.episodes", 20),
+        ("callbacks.rollout.episodes", 20),
+        ("callbacks.rollout.chunk", 7),
+        ("callbacks.checkpoint.monitor", "rollout/win_rate"),
+        ("env.scenario", "another"),
+        ("rollout.every_n_steps", 7),
+        ("callbacks.rollout.every_n_steps", 7),
+        ("rollout.report_episodes", 7),
+        ("callbacks.rollout", None),
+        ("env.of_a_later_version", 1),
+        ("trainer.max_steps", 100),
+    ],
+)
+def test_a_best_score_of_other_episodes_is_not_held_against_new_ones(
+    plain: dict[str, Any], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
+) -> None:
+    folder = place("dof_policy_half", Path("mine"))
+    shutil.copy(folder.last, folder.best)
+    read = checkpoints.read(folder.best)
+    before = otherwise(otherwise(read.config, "env.scenario", "one"), "callbacks.rollout.chunk", 50)
+    monkeypatch.setattr(checkpoints, "read", lambda path: dataclasses.replace(read, config=before))
+    set_aside_best(folder.best, before)
+    assert folder.best.exists(), "nothing has changed"
+    set_aside_best(folder.best, otherwise(before, key, value))
+    compares = key.endswith("every_n_steps") or key in (
+        *("callbacks.rollout", "rollout.report_episodes", "env.of_a_later_version", "trainer.max_steps"),
+    )
+    assert folder.best.exists() == compares
+    said = capsys.readouterr().err
+    if not compares:
+        assert (folder.checkpoints / "best_at_step_10.ckpt").exists(), "nothing is lost"
+        assert f"{key}=" in said
+        assert f"{value} now: the best is selected anew" in said
+    assert len(said.splitlines()) == (not compares)
+
+
+def test_a_damaged_best_is_one_line_before_training(plain: dict[str, Any]) -> None:
+    folder = place("dof_policy_half", Path("mine"))
+    folder.best.write_bytes(folder.last.read_bytes()[:-9000])
+    with pytest.raises(UserError, match=r"mine/checkpoints/best\.ckpt is damaged; delete it"):
+        set_aside_best(folder.best, plain)
