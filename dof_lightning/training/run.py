@@ -106,15 +106,18 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
         start.folder.open(config)
         _show_start(screen, job)
     last = next(callback for callback in job.trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint))
-    fit(
-        job.trainer,
-        job.algorithm,
-        job.data,
-        start,
-        received=lambda: job.interruption.received,
-        saved_step=lambda: last.saved_step,
-        run_dir=study_dir or start.folder.path,
-    )
+    try:
+        fit(
+            job.trainer,
+            job.algorithm,
+            job.data,
+            start,
+            received=lambda: job.interruption.received,
+            saved_step=lambda: last.saved_step,
+            run_dir=study_dir or start.folder.path,
+        )
+    finally:
+        job.interruption.give_back()
     if job.trainer.is_global_zero:
         finish(job, typed, screen, started)
     return start.folder.path
@@ -138,9 +141,8 @@ def build(config: dict[str, Any], start: Start) -> Run:
         resumed_from_step = checkpoint.step
     interruption = Interruption()
     provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior))
-    trainer = make_trainer(
-        config, _context(config, start, manifest, env), [provenance, interruption, Agreement(resumed_from_step)]
-    )
+    context = _context(config, start, manifest, env)
+    trainer = make_trainer(config, context, [provenance, Agreement(resumed_from_step)], interruption)
     data.check_batch_size(trainer.world_size)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
     return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step)
