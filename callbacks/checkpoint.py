@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,20 @@ from callbacks.step_schedule import StepSchedule
 from dof_lightning.digest import load_tensors, sealed
 from dof_lightning.errors import UserError
 from dof_lightning.files import remove_drafts, write_atomically
+from dof_lightning.plain import NUMBER, check_kinds
 
 _log = logging.getLogger(__name__)
+
+_LIGHTNING_KINDS: Mapping[str, type] = {  # without which it goes on from no checkpoint, with an error of its own
+    "state_dict": dict,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "global_step": int,
+    "epoch": int,
+    "pytorch-lightning_version": str,
+}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -69,6 +81,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         advice = "choose another with resume=<path>, or start afresh with resume=never"
         try:
             content: dict[str, Any] = load_tensors(Path(path), map_location)
+            if "state_dict" in content:
+                check_kinds(content, _LIGHTNING_KINDS)
             return content
         except FileNotFoundError as error:
             raise UserError(f"checkpoint {path} does not exist; {advice}") from error
@@ -181,7 +195,15 @@ class BestCheckpoint(Checkpoint):
         return {"best_score": self.best_score, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the best score where its file is there (Lightning hook)."""
+        """Takes up the best score where its file is there (Lightning hook).
+
+        Raises:
+            UserError: the checkpoint holds none.
+        """
+        try:
+            check_kinds(state_dict, {"best_score": NUMBER, "best_step": int})
+        except ValueError as error:
+            raise UserError(f"the checkpoint's state of BestCheckpoint is damaged: {error}") from error
         if self._path.exists():
             self.best_model_path = str(self._path)
             self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]

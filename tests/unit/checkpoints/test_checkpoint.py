@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.checkpoint import AtomicCheckpointIO
+from callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint
 from dof_lightning.checkpoints import checkpoint as checkpoints
 from dof_lightning.checkpoints.overrides import override
 from dof_lightning.digest import sealed
@@ -119,3 +119,21 @@ def test_every_key_is_read_or_named(content: dict[str, Any], monkeypatch: pytest
             failed.append(f"{'.'.join(map(str, path))}: {type(error).__name__} {error}")
     assert not failed, "\n".join(failed)
     assert min(read, named) > 30
+
+
+@pytest.mark.parametrize("value", [NOTHING_ELSE, None, "x", 1.5], ids=["missing", "null", "text", "fraction"])
+@pytest.mark.parametrize("key", ["loops", "callbacks", "optimizer_states", "lr_schedulers", "global_step", "epoch"])
+def test_what_lightning_needs_to_go_on_is_read_or_named(
+    content: dict[str, Any], tmp_path: Path, key: str, value: Any
+) -> None:
+    torch.save(changed(content, (key,), value), tmp_path / "last.ckpt")
+    with pytest.raises(
+        UserError, match=rf"last\.ckpt cannot be read \({key} (is missing|must be .*)\); choose another"
+    ):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("state", [{}, {"best_score": "x", "best_step": 1}, {"best_score": 1.0, "best_step": None}])
+def test_a_best_score_is_a_number(tmp_path: Path, state: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"BestCheckpoint is damaged: best_s"):
+        BestCheckpoint(tmp_path, "score", 1).load_state_dict(state)
