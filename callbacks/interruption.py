@@ -12,15 +12,15 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
-from callbacks.step_schedule import StepSchedule
+from callbacks.step_schedule import Scheduled, StepSchedule
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interruption(Callback):
+class Interruption(Scheduled):
     """Lets the step that is under way end, with all that is measured after it, so that what is saved then is whole.
 
     The first SIGINT, SIGTERM or SIGHUP, whichever rank it reaches, makes Lightning raise its `SIGTERMException` after
@@ -34,8 +34,8 @@ class Interruption(Callback):
     """
 
     def __init__(self) -> None:
+        super().__init__(1, "trainer.max_steps")
         self.received: signal.Signals | None = None
-        self._steps = StepSchedule(1, "trainer.max_steps")
         self._before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
         self._speaks = False
 
@@ -45,16 +45,14 @@ class Interruption(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the signals over; what nohup has told to ignore a lost terminal goes on (Lightning hook)."""
-        self._steps.start(trainer)
+        super().on_train_start(trainer, pl_module)
         self._speaks = trainer.is_global_zero
         heard = [one for one in _SIGNALS if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._receive) for number in heard}
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Tells Lightning, on all ranks (Lightning hook)."""
-        if self._steps.is_due(trainer) and self._any_rank_received(trainer):
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tells Lightning, on all ranks."""
+        if self._any_rank_received(trainer):
             trainer._signal_connector.received_sigterm = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -9,8 +9,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +60,14 @@ def export_agents(
             "algorithm.return_update=time or none"
         )
     about = _about(checkpoint, config, tails)
-    with _draft(output) as draft:
-        for index in range(policy.n_agents):
-            path = write_agent(draft, policy.export(index), about | {"agent": _about_agent(checkpoint, index)})
-            if file_format == "torch_export":
-                _write_program(load_agent(path), path)
+    try:
+        with building(output, f"{os.getpid()}.exporting") as draft:
+            for index in range(policy.n_agents):
+                path = write_agent(draft, policy.export(index), about | {"agent": _about_agent(checkpoint, index)})
+                if file_format == "torch_export":
+                    _write_program(load_agent(path), path)
+    except OSError as error:
+        raise UserError(f"output={output} cannot be written: {error.strerror}") from error
     return output
 
 
@@ -131,15 +133,6 @@ def _write_program(agent: Agent, record: Path) -> None:
     program = record.with_name(f"{agent.name}.pt2")
     torch.export.save(trace(agent), program)
     write_record(record, {**agent.record, "program_sha256": sha256(program)})
-
-
-@contextmanager
-def _draft(output: Path) -> Iterator[Path]:
-    try:
-        with building(output, f"{os.getpid()}.exporting") as draft:
-            yield draft
-    except OSError as error:
-        raise UserError(f"output={output} cannot be written: {error.strerror}") from error
 
 
 def sha256(path: Path) -> str:

@@ -12,7 +12,8 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,27 +201,37 @@ def claim(folder: RunFolder) -> bool:
     return True
 
 
-def of_configuration(
-    folders: Iterable[RunFolder], plain: Mapping[str, Any], look: Callable[[RunFolder], Any] = lambda folder: None
-) -> Iterator[RunFolder]:
-    """Those of several folders that hold this very configuration; a damaged one is passed over with one line.
+def require_claim(folder: RunFolder) -> None:
+    """Locks a folder for this process, once.
 
-    Args:
-        folders: candidates, in the order in which they are looked at.
-        plain: the resolved configuration.
-        look: reads what else has to be whole in a folder of this configuration.
+    Raises:
+        UserError: another process has it.
+    """
+    if not claim(folder):
+        raise UserError(f"run_dir={folder.path} is in use by another process; choose another run_dir=")
+
+
+def unfinished(parent: Path, plain: Mapping[str, Any]) -> list[RunFolder]:
+    """The folders below `parent` of this very configuration that have no results yet, the last name first.
+
+    A damaged one is passed over with one line.
     """
     wanted = config_hash(plain)
-    for folder in folders:
+    folders = [RunFolder(path.parent) for path in sorted(parent.glob("*/config.yaml"), reverse=True)]
+    found = []
+    for folder in (folder for folder in folders if not folder.results.exists()):
         try:
-            if config_hash(folder.read_config() or {}) != wanted:
-                continue
-            look(folder)
+            if config_hash(folder.read_config() or {}) == wanted:
+                found.append(folder)
         except UserError as error:
-            if is_first_process():
-                sys.stderr.write(f"resume=auto passes over {folder.path}: {error}\n")
-            continue
-        yield folder
+            pass_over(folder, error)
+    return found
+
+
+def pass_over(folder: RunFolder, error: UserError) -> None:
+    """Says why a folder is none to go on from."""
+    if is_first_process():
+        sys.stderr.write(f"resume=auto passes over {folder.path}: {error}\n")
 
 
 def fresh_folder(parent: Path) -> RunFolder:
@@ -228,9 +239,7 @@ def fresh_folder(parent: Path) -> RunFolder:
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
     for number in itertools.count():
         path = parent / (name if number == 0 else f"{name}_{number}")
-        try:
+        with suppress(FileExistsError):
             path.mkdir(parents=True)  # claims the name against runs that start in the same second
-        except FileExistsError:
-            continue
-        return RunFolder(path)
+            return RunFolder(path)
     raise AssertionError

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from dof_lightning.training.run_folder import (
     claim,
     external_rank,
     fresh_folder,
-    of_configuration,
+    pass_over,
+    require_claim,
+    unfinished,
 )
 
 
@@ -44,30 +46,22 @@ def find_start(plain: Mapping[str, Any]) -> Start:
     Processes started by Lightning are told by the first one through the environment; those of torchrun or SLURM all
     look into the `run_dir` they were given.
 
-    Args:
-        plain: the resolved configuration.
-
     Raises:
         UserError: `resume` leads nowhere, `run_dir` is needed, in use, or holds another run.
     """
-    if _is_launched_by_us():
+    rank, is_told = external_rank(), bool(os.environ.get(RUN_DIR_VARIABLE))
+    if is_told and rank is None and os.environ.get("LOCAL_RANK", "0") != "0":
         told = os.environ[CHECKPOINT_VARIABLE]
         return Start(RunFolder(Path(os.environ[RUN_DIR_VARIABLE])), Path(told) if told else None)
-    rank = external_rank()
     if rank is not None and plain["run_dir"] is None:
         raise UserError("run_dir= is needed under torchrun or SLURM, so that every process writes to the same folder")
     start = _look_up(plain)
-    if not start.finished and not rank and not claim(start.folder):
-        raise UserError(f"run_dir={start.folder.path} is in use by another process; choose another run_dir=")
+    if not start.finished and not rank:
+        require_claim(start.folder)
     os.environ[watchdog.LAUNCHER_VARIABLE] = str(os.getpid())
     os.environ[RUN_DIR_VARIABLE] = str(start.folder.path.resolve())
     os.environ[CHECKPOINT_VARIABLE] = str(start.checkpoint.resolve()) if start.checkpoint else ""
     return start
-
-
-def _is_launched_by_us() -> bool:
-    told = bool(os.environ.get(RUN_DIR_VARIABLE))
-    return told and os.environ.get("LOCAL_RANK", "0") != "0" and external_rank() is None
 
 
 def _look_up(plain: Mapping[str, Any]) -> Start:
@@ -77,8 +71,9 @@ def _look_up(plain: Mapping[str, Any]) -> Start:
     if run_dir is not None:
         return _in_folder(RunFolder(Path(run_dir)), plain)
     if resume == "auto":
-        for folder in _unfinished(plain):
-            if claim(folder):
+        resumable = [folder for folder in unfinished(_runs_folder(plain), plain) if folder.last.exists()]
+        for folder in sorted(resumable, key=lambda folder: folder.last.stat().st_mtime, reverse=True):
+            if _is_whole(folder) and claim(folder):
                 return Start(folder, folder.last)
     return Start(fresh_folder(_runs_folder(plain)), None)
 
@@ -112,12 +107,14 @@ def _in_folder(folder: RunFolder, plain: Mapping[str, Any]) -> Start:
     return Start(folder, folder.last if folder.last.exists() else None, finished=folder.is_finished(plain))
 
 
-def _unfinished(plain: Mapping[str, Any]) -> Iterator[RunFolder]:
-    """Those that this very run can go on from, the newest first."""
-    folders = [RunFolder(path.parent) for path in _runs_folder(plain).glob("*/config.yaml")]
-    resumable = [folder for folder in folders if folder.last.exists() and not folder.results.exists()]
-    resumable.sort(key=lambda folder: folder.last.stat().st_mtime, reverse=True)
-    return of_configuration(resumable, plain, lambda folder: checkpoints.read(folder.last))
+def _is_whole(folder: RunFolder) -> bool:
+    """Whether its last checkpoint can be read; one that cannot is passed over."""
+    try:
+        checkpoints.read(folder.last)
+    except UserError as error:
+        pass_over(folder, error)
+        return False
+    return True
 
 
 def _runs_folder(plain: Mapping[str, Any]) -> Path:

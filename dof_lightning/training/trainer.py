@@ -61,10 +61,6 @@ def make_callbacks(config: Mapping[str, Any], run: RunContext) -> list[Callback]
     A node without `_partial_` is a callback, one with it is called with `run` and gives one or several. Those that
     need an environment are left out, and named, where nothing is played (rollout=none).
 
-    Args:
-        config: the resolved configuration.
-        run: what they are told.
-
     Raises:
         UserError: a callback refuses a value.
     """
