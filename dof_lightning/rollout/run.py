@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dof_lightning.envs.base import VectorEnv
+from dof_lightning.envs.handover import check_reset, check_step
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.recorder import Recorder, Rollout, Tally, concatenate, no_episodes
 from dof_lightning.seeding import derive_seed, make_generator
@@ -194,6 +195,7 @@ def _run_chunk(
 ) -> Rollout:
     observations, device = env.reset(seeds), _device(policy)
     carry = policy.begin(len(seeds), device, shared_seed)
+    check_reset(env.spec, seeds, observations, env.state)
     tally = Tally(observations)
     recorder = Recorder() if record else None
     if recorder is not None:
@@ -212,6 +214,7 @@ def _run_chunk(
         actions, carry = policy.act_on_noise(observations.to(device), carry, legal, next(noises))
         actions = actions.to(observations.device)
         result = env.step(actions)
+        check_step(env.spec, seeds, step + 1, tally.active, actions, result)
         carry = policy.observe_rewards(carry, result.rewards.to(device))
         if recorder is not None:
             recorder.add_step(tally.active, actions, result)

@@ -12,8 +12,10 @@ from pettingzoo import ParallelEnv
 from torch import Tensor
 
 from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
+from dof_lightning.envs.handover import refuse
 from dof_lightning.envs.pettingzoo.rows import Ended, Rows
-from dof_lightning.envs.pettingzoo.spaces import ObservationVectors, find_mask, make_action_map
+from dof_lightning.envs.pettingzoo.spaces import ObservationVectors, make_action_map
+from dof_lightning.envs.pettingzoo.telling import Reader, Told
 from dof_lightning.errors import UserError, explain_missing_module
 from dof_lightning.spec import AgentSpec, EnvSpec
 
@@ -62,6 +64,7 @@ class PettingZooEnv(VectorEnv):
         self._agents: list[Any] = list(first.possible_agents)
         self._observations = ObservationVectors({agent: first.observation_space(agent) for agent in self._agents})
         self._actions = make_action_map({agent: first.action_space(agent) for agent in self._agents})
+        self._reader = Reader(name, self._agents, self._observations, self._actions.dims)
         state_dim = self._probe(first, global_state)
         self.spec = self._make_spec(name, horizon, state_dim)
         self._rows: Rows | None = None
@@ -78,8 +81,8 @@ class PettingZooEnv(VectorEnv):
             self._copies.append(self._make(self._arguments | ({"render_mode": "rgb_array"} if self._drawn else {})))
         self._rows, self._time = self._empty_rows(len(seeds)), 0
         for episode, seed in enumerate(seeds.tolist()):
-            observations, infos = self._copies[episode].reset(seed=seed & _SEED_BITS)
-            self._look(episode, range(len(self._agents)), observations, infos)
+            told = self._reader.read(self._copies[episode].reset(seed=seed & _SEED_BITS), self._time)
+            self._look(episode, range(len(self._agents)), told)
         return torch.from_numpy(self._rows.observations.copy())
 
     def step(self, actions: Tensor) -> StepResult:
@@ -134,39 +137,43 @@ class PettingZooEnv(VectorEnv):
     def _step_copy(self, episode: int, translated: np.ndarray) -> None:
         copy, rows = self._copies[episode], self._rows
         assert rows is not None
-        acting = [i for i, agent in enumerate(self._agents) if agent in copy.agents]
-        observations, rewards, terminations, truncations, infos = copy.step(
-            {self._agents[i]: self._actions.pick(translated[i], i) for i in acting}
-        )
-        for i in acting:
-            rows.rewards[episode, i] = rewards.get(self._agents[i], 0.0)
-        ended = {
-            i: Ended(bool(terminations.get(agent)), bool(truncations.get(agent)), agent not in copy.agents)
-            for i, agent in enumerate(self._agents)
-            if i in acting
-        }
-        present = rows.end_step(episode, ended)
-        self._look(episode, present, observations, infos)
+        there = [i for i, agent in enumerate(self._agents) if agent in copy.agents]
+        # Some environments keep the dead among their agents: they want actions for them, too.
+        given = {self._agents[i]: self._actions.pick(translated[i], i) for i in there}
+        told = self._reader.read(copy.step(given), self._time)
+        ended = {}
+        for i in there:
+            if not rows.gone[episode, i]:
+                agent = self._agents[i]
+                ended[i] = Ended(
+                    bool(told.terminations.get(agent)), bool(told.truncations.get(agent)), agent not in copy.agents
+                )
+                rows.rewards[episode, i] = self._reader.reward(told, i, self._time, is_gone=any(ended[i]))
+        self._look(episode, rows.end_step(episode, ended), told)
 
-    def _look(
-        self, episode: int, present: Sequence[int], observations: Mapping[str, Any], infos: Mapping[str, Any]
-    ) -> None:
+    def _look(self, episode: int, present: Sequence[int], told: Told) -> None:
         """Writes what the agents that are present see; the others see zeros and may choose action 0 only."""
         rows = self._rows
         assert rows is not None
         rows.observations[episode] = 0.0
-        seen = {i: observations[agent] for i in present if (agent := self._agents[i]) in observations}
-        for i, observation in seen.items():
-            vector = self._observations.flatten(observation)
-            rows.observations[episode, i, : len(vector)] = vector
+        seen = [i for i in present if self._sees(episode, i, told)]
+        for i in seen:
+            rows.observations[episode, i, : self._observations.dims[i]] = self._reader.observation(told, i, self._time)
         if rows.legal is not None:
             rows.legal[episode] = False
-            for i, observation in seen.items():
-                mask = find_mask(observation, infos.get(self._agents[i], {}))
+            for i in seen:
+                mask = self._reader.mask(told, i, self._time)
                 rows.legal[episode, i, : self._actions.dims[i]] = True if mask is None else mask
             rows.legal[episode, ~rows.legal[episode].any(axis=1), 0] = True
         if rows.state is not None:
-            rows.state[episode] = np.asarray(self._copies[episode].state(), dtype=np.float32).ravel()
+            rows.state[episode] = self._reader.state(self._copies[episode].state(), self.spec.state_dim, self._time)
+
+    def _sees(self, episode: int, agent: int, told: Told) -> bool:
+        """Whether an agent is told what it sees; only one that has just left need not be."""
+        name = self._agents[agent]
+        if name not in told.observations and name in self._copies[episode].agents:
+            refuse(self.spec.name, str(name), self._time, "it is still there but there is no observation for it")
+        return name in told.observations
 
     def _empty_rows(self, n_episodes: int) -> Rows:
         spec = self.spec
@@ -206,10 +213,10 @@ class PettingZooEnv(VectorEnv):
 
     def _probe(self, env: ParallelEnv, global_state: bool) -> int:
         """Plays the start of an episode: whether actions are masked, and how large the global state is."""
-        observations, infos = env.reset(seed=0)
-        if late := [agent for agent in self._agents if agent not in observations]:
+        told = self._reader.read(env.reset(seed=0), step=0)
+        if late := [agent for agent in self._agents if agent not in told.observations]:
             raise UserError(f"env.factory={self._factory_name}: agent {late[0]!r} joins later, which is not supported")
-        masked = any(find_mask(observations[agent], infos.get(agent, {})) is not None for agent in observations)
+        masked = any(self._reader.mask(told, i, step=0) is not None for i in range(len(self._agents)))
         padded = len(set(self._actions.dims)) > 1
         self._has_legal = self._actions.kind == "discrete" and (masked or padded)
         if not global_state:
