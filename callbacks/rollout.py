@@ -13,10 +13,11 @@ from callbacks.context import RunContext
 from callbacks.finite import check_finite
 from callbacks.step_schedule import StepSchedule
 from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.rollout.certificate import certify
 from dof_lightning.rollout.metrics import EpisodeReturns, NormalizedScore, WinRate
-from dof_lightning.rollout.run import Rollout, certify, evaluation_seeds, run_rollout, split_episodes
+from dof_lightning.rollout.run import Rollout, evaluation_seeds, run_rollout, split_episodes
 
-_CERTIFIED_EPISODES = 4  # with more, the certificate would take as long as the rollouts
+_CERTIFIED_EPISODES, _CERTIFIED_PAIRS = 4, 32  # with more, the certificate would take as long as the rollouts
 
 
 class RolloutCallback(Callback):
@@ -95,7 +96,7 @@ class RolloutCallback(Callback):
         )
         seconds = time.perf_counter() - started
         measured = self._reduce(rollout, seconds, pl_module)
-        certificate = certify(policy, self.env, self.seed, _CERTIFIED_EPISODES)
+        certificate = certify(policy, self.env, self.seed, _CERTIFIED_EPISODES, _CERTIFIED_PAIRS)
         measured["certificate_max_abs_delta"] = certificate.max_abs_delta
         measured["centralized"] = float(not policy.acts_alone)
         if policy.shared_seeds is not None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 _OURS = ("dof_lightning", "data_modules", "callbacks")
-_WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root")
+# Where it is run, and how thoroughly it is certified: weights and scores are the same.
+_WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root", "rollout.certificate_episodes")
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

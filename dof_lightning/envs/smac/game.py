@@ -161,7 +161,7 @@ def _without_exit_hooks() -> Iterator[None]:
         hooks.append(hook)
         return register(hook, *args, **kwargs)
 
-    atexit.register = register_and_note
+    atexit.register = register_and_note  # type: ignore[assignment]
     try:
         yield
     finally:
