@@ -119,6 +119,24 @@ class EnvSpec:
         known = {"normalized_score": self.reference, "own_normalized_score": self.own_reference}
         return {name: reference for name, reference in known.items() if reference is not None}
 
+    def action_units(self, index: int) -> Mapping[str, Any] | None:
+        """How an agent's actions are meant in its world, where the recipe says so and that differs from ours.
+
+        Args:
+            index: of the agent.
+
+        Returns:
+            `low` and `high`, A_i numbers each, that -1 and 1 stand for; `start`, the number of the first discrete
+            choice; None where a range is [-1, 1] or choices count from 0, and where nothing is said.
+        """
+        told = self.recipe.get("actions")
+        entry = told[index] if isinstance(told, Sequence) and len(told) == self.n_agents else None
+        if not isinstance(entry, Mapping):
+            return None
+        units = {key: entry[key] for key in ("low", "high", "start") if key in entry}
+        is_ours = {*units.get("low", [-1.0])} == {-1.0} and {*units.get("high", [1.0])} == {1.0}
+        return None if is_ours and not units.get("start") else units
+
     def observation_mask(self) -> "Tensor":
         """`[N, O]` bool, False where padded."""
         return _mask([agent.observation_dim for agent in self.agents])
