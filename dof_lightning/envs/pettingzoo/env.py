@@ -17,7 +17,7 @@ from dof_lightning.envs.pettingzoo.rows import Ended, Rows
 from dof_lightning.envs.pettingzoo.spaces import ObservationVectors, make_action_map
 from dof_lightning.envs.pettingzoo.telling import Reader, Told
 from dof_lightning.errors import UserError, explain_missing_module
-from dof_lightning.spec import AgentSpec, EnvSpec
+from dof_lightning.spec import AgentSpec, EnvSpec, check_finite
 
 _SEED_BITS = 2**31 - 1  # many environments hand their seed to generators that take no more
 
@@ -31,8 +31,8 @@ class PettingZooEnv(VectorEnv):
     `trust=true` is decided where configurations are checked (`dof_lightning.config.targets`).
 
     Args:
-        name: for people and folders.
-        factory: dotted name of what makes a `ParallelEnv`, e.g. `mpe2.simple_spread_v3.parallel_env`.
+        name: for people and folders; None: the module's.
+        factory: what makes a `ParallelEnv`, `module.name` or `module:name`, e.g. `mpe2.simple_spread_v3.parallel_env`.
         arguments: what it is called with.
         horizon: steps after which an episode is truncated, if the environment has not ended it before.
         global_state: record the environment's `state()`.
@@ -47,16 +47,23 @@ class PettingZooEnv(VectorEnv):
     def __init__(
         self,
         *,
-        name: str,
-        factory: str,
+        name: str | None,
+        factory: str | None,
         horizon: int,
         arguments: Mapping[str, Any] | None = None,
         global_state: bool = False,
     ) -> None:
         if horizon < 1:
             raise UserError(f"env.horizon={horizon} must be at least 1")
-        self._factory_name, self._factory = factory, self._find(factory)
+        if factory is None:
+            raise UserError(
+                "env.factory= is missing; name what makes the environment: env.factory=my_package.my_env:parallel_env"
+            )
+        self._factory_name = factory.replace(":", ".")
+        self._factory = self._find(self._factory_name)
         self._arguments: dict[str, Any] = _plain(arguments or {})
+        check_finite(self._arguments, "env.arguments")
+        name = name or self._factory_name.split(".")[-2]
         first = self._make(self._arguments)
         # PettingZoo wants to know when a copy is made that it will be drawn.
         self._drawn = "rgb_array" in first.metadata.get("render_modes", ()) and "render_mode" not in self._arguments
