@@ -17,9 +17,6 @@ def available_cores() -> int:
 def cores_of_a_job(launcher: Mapping[str, Any]) -> int:
     """What each job of a Hydra launcher may use, so that those on one machine do not use more than there are.
 
-    Args:
-        launcher: its configuration, `hydra.launcher`.
-
     Raises:
         UserError: submitit was not told.
     """

@@ -62,7 +62,10 @@ def list_datasets(root: Path, known: Sequence[KnownDataset] = ()) -> RenderableT
     )
     if not known and not table.row_count:
         return Text(f"no datasets in {root}: build one with `dof data build`, or correct data.root")
-    return Group(on_disk, *([_missing(missing)] if missing else []))
+    known_table = Table("dataset", "environment", "make it with", title="known, not on disk")
+    for dataset in missing:
+        known_table.add_row(dataset.name, dataset.environment, dataset.build)
+    return Group(on_disk, *([known_table] if missing else []))
 
 
 def describe(path: Path | str) -> RenderableType:
@@ -75,13 +78,6 @@ def describe(path: Path | str) -> RenderableType:
     folder = Text(f"folder  {manifest.location}", style="bold")
     card = Group(folder, *(_print(section) for section in sections(manifest)))
     return Panel(card, title=manifest.spec.name, title_align="left")
-
-
-def _missing(datasets: Sequence[KnownDataset]) -> Table:
-    table = Table("dataset", "environment", "make it with", title="known, not on disk")
-    for dataset in datasets:
-        table.add_row(dataset.name, dataset.environment, dataset.build)
-    return table
 
 
 def _summary(manifest: DatasetManifest) -> Iterator[str]:

@@ -11,18 +11,19 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
-from functools import cache
+from fnmatch import fnmatchcase
+from functools import cache, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dof_lightning.config.hyperparams import tuned_values
-
 if TYPE_CHECKING:
     from data_modules.tools.inspect import KnownDataset
 
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_INSTALLED = _PACKAGE / "_installed"  # where a wheel has what a clone has beside the package (setup.py)
+CONF_DIR = (_INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent) / "conf"
 _NO_GROUPS = ("hyperparams", "suite")  # folders that Hydra never reads
 
 
@@ -91,12 +92,30 @@ def _experiment(data: str) -> dict[str, Any]:
 
 
 def _tuned(option: str) -> dict[str, Any] | None:
+    """What the sections for an algorithm on a dataset say, later ones over earlier ones; None where there is none."""
     for algorithm in _files("algorithm"):
         if option.startswith(f"{algorithm}_"):
-            values = tuned_values(CONF_DIR / "hyperparams", algorithm, option.removeprefix(f"{algorithm}_"))
-            if values is not None:
-                return values
+            data = option.removeprefix(f"{algorithm}_")
+            suited = [section for section in sections() if algorithm in section["algorithms"]]
+            matching = [s["values"] for s in suited if any(fnmatchcase(data, p) for p in s["datasets"])]
+            if matching:
+                return reduce(_merge, matching)
     return None
+
+
+@cache
+def sections() -> tuple[dict[str, Any], ...]:
+    """Those of `conf/hyperparams/`, files in alphabetical order and each from top to bottom."""
+    files = sorted((CONF_DIR / "hyperparams").glob("*.yaml"))
+    return tuple(section for file in files for section in yaml.safe_load(file.read_text()))
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
 
 
 def _bases(data: str) -> list[str]:

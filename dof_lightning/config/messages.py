@@ -30,12 +30,12 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
 def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     """One line for an exception of Hydra or OmegaConf: the key, and the choices or the fix.
 
-    Args:
-        error: the exception.
-        overrides: what was typed, whose experiment and algorithm say which keys there are.
+    The experiment and the algorithm among the `overrides` that were typed say which keys there are.
     """
     from hydra.errors import InstantiationException, MissingConfigException
 
+    if isinstance(error.__cause__, UserError):
+        return str(error.__cause__)
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
@@ -65,28 +65,20 @@ def _known_keys(overrides: Sequence[str]) -> list[str]:
     from dof_lightning.config import compose as configuration
 
     default = f"experiment={options('experiment')[0]}"
-    named = {text.partition("=")[0]: text for text in (default, *overrides) if _names_options(text)}
+    typed = {text.partition("=")[0]: text for text in (default, *overrides)}
+    named = [text for key, text in typed.items() if key in ("experiment", "algorithm")]
     try:
-        cfg = configuration.compose(list(named.values()))
+        cfg = configuration.compose(named)
     except UserError:
         cfg = configuration.compose([default])
     plain = OmegaConf.to_container(cfg, resolve=False)
     return [name for name, _ in leaves(plain)] + groups()
 
 
-def _names_options(text: str) -> bool:
-    return text.partition("=")[0] in ("experiment", "algorithm")
-
-
 def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> int:
     """Runs a command; mistakes of the user become one line on stderr and exit code 2, defects keep their traceback.
 
-    Args:
-        main: the command.
-        typed: its overrides, whose experiment and algorithm say which keys there are.
-
-    Returns:
-        the exit code.
+    Returns the exit code; `typed` are the command's overrides, for `explain`.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
@@ -94,8 +86,7 @@ def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> in
     except UserError as error:
         line = str(error)
     except _errors_of_hydra() as error:
-        cause = error.__cause__
-        line = str(cause) if isinstance(cause, UserError) else explain(error, typed)
+        line = explain(error, typed)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
