@@ -1,8 +1,5 @@
 """What a dataset and an environment say about themselves, and whether they fit together."""
 
-import hashlib
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dof_lightning.errors import UserError
+from dof_lightning.recipe import fingerprint as fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,39 +17,6 @@ SCORE_TITLES = {"normalized_score": "normalised score", "own_normalized_score": 
 IMPORTED_FAMILY = "imported"  # in the recipe of data whose world is not known
 
 ActionKind = Literal["continuous", "discrete"]
-
-
-def fingerprint(recipe: Mapping[str, Any]) -> str:
-    """The first 16 hex digits of the sha256 of a recipe's canonical JSON.
-
-    A recipe holds everything that changes the meaning of data; integrity of files is another matter (sha256 a shard).
-
-    Raises:
-        UserError: a number in it is not finite.
-    """
-    check_finite(recipe)
-    canonical = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def check_finite(values: Any, key: str = "") -> None:
-    """Refuses numbers that JSON cannot hold in what becomes a recipe.
-
-    Args:
-        values: nested mappings and sequences.
-        key: of them, dotted, for the message.
-
-    Raises:
-        UserError: a number is infinite or NaN; the message names its key.
-    """
-    if isinstance(values, float) and not math.isfinite(values):
-        raise UserError(f"{key}={values} must be a finite number: it is part of what the data are known by")
-    if isinstance(values, Mapping):
-        for name, value in values.items():
-            check_finite(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(values, Sequence) and not isinstance(values, str):
-        for index, value in enumerate(values):
-            check_finite(value, f"{key}[{index}]")
 
 
 @dataclass(frozen=True)

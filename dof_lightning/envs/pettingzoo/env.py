@@ -16,7 +16,8 @@ from dof_lightning.envs.pettingzoo.rows import Ended, Rows, RowsEnv
 from dof_lightning.envs.pettingzoo.spaces import ObservationVectors, make_action_map
 from dof_lightning.envs.pettingzoo.telling import Reader, Told
 from dof_lightning.errors import UserError, import_name
-from dof_lightning.spec import AgentSpec, EnvSpec, check_finite
+from dof_lightning.recipe import check_finite
+from dof_lightning.spec import AgentSpec, EnvSpec
 
 _SEED_BITS = 2**31 - 1  # many environments hand their seed to generators that take no more
 

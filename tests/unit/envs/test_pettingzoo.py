@@ -6,18 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor
 
-from dof_lightning.config import checks
-from dof_lightning.config import compose as configuration
 from dof_lightning.envs.particle.env import ParticleEnv
 from dof_lightning.envs.pettingzoo.env import PettingZooEnv
 from dof_lightning.envs.pettingzoo.rows import Ended, Rows
-from dof_lightning.envs.pettingzoo.spaces import ObservationVectors, make_action_map
-from dof_lightning.errors import UserError
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.rollout.run import run_rollout
 from tests.fixtures import pettingzoo_outpost
 
 SEEDS = torch.tensor([3, 11, 4_000_000_000_000_000_003])
@@ -36,6 +30,19 @@ def outpost(horizon: int = 10, **arguments: Any) -> PettingZooEnv:
     return PettingZooEnv(
         name="outpost", factory="tests.fixtures.pettingzoo_outpost.parallel_env", horizon=horizon, arguments=arguments
     )
+
+
+class Waiting(DecentralizedPolicy):
+    """Takes the first legal choice."""
+
+    n_agents = 2
+
+    def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
+        return torch.zeros(n_episodes, self.n_agents)
+
+    def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
+        assert legal is not None
+        return legal.long().argmax(-1), carry
 
 
 def draw_actions(env: PettingZooEnv, n_episodes: int, step: int) -> Tensor:
@@ -249,199 +256,6 @@ def test_what_changes_the_data_changes_the_fingerprint_and_pictures_do_not() -> 
     assert len({env.spec.fingerprint for env in envs}) == len(envs)
     assert spread(arguments=base | {"render_mode": None}).spec.fingerprint == envs[0].spec.fingerprint
     assert envs[0].spec.recipe["version"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"factory": "mpe3.simple_spread.parallel_env"}, "needs the package 'mpe3': pip install mpe3, or.*PYTHONPATH"),
-        ({"factory": "mpe2.simple_spread_v9.parallel_env"}, "there is no module 'mpe2.simple_spread_v9'"),
-        ({"factory": "mpe2.simple_spread_v3.paralel_env"}, "has no 'paralel_env'"),
-        ({"factory": "parallel_env"}, "no dotted name"),
-        ({"factory": "mpe2.simple_spread_v3.env"}, "not a ParallelEnv"),
-        ({"arguments": {"M": 3}}, r"refuses them \(TypeError.*'M'"),
-        ({"horizon": 0}, "horizon=0"),
-        ({"factory": None}, "env.factory= is missing; .*env.factory=my_package.my_env:parallel_env"),
-        ({"arguments": {"local_ratio": float("inf")}}, "env.arguments.local_ratio=inf must be a finite number"),
-        ({"arguments": {"N": [1, {"x": float("nan")}]}}, r"env.arguments.N\[1\].x=nan must be a finite number"),
-        (
-            {"factory": "tests.fixtures.pettingzoo_outpost.parallel_env", "arguments": {"high": -1.0}},
-            "'scout' acts in Box.*nothing to choose in a dimension",
-        ),
-        (
-            {"factory": "tests.fixtures.pettingzoo_outpost.parallel_env", "arguments": {}, "global_state": True},
-            r"has no state\(\)",
-        ),
-    ],
-)
-def test_mistakes_are_one_line(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        spread(**changes)
-
-
-@pytest.mark.parametrize("box", [Box(-1, 1, (0,)), Box(np.float32([0, -1]), np.float32([0, 1]))])
-def test_a_box_with_nothing_to_choose_or_see_is_refused(box: Box) -> None:
-    with pytest.raises(UserError, match=r"'idle' acts in Box.*nothing to choose"):
-        make_action_map({"busy": Box(-1, 1, (2,)), "idle": box})
-    if not box.shape[0]:
-        with pytest.raises(UserError, match=r"'idle' observes Box.*no number at all"):
-            ObservationVectors({"busy": Box(-1, 1, (2,)), "idle": box})
-
-
-def test_a_box_without_bounds_is_refused() -> None:
-    with pytest.raises(UserError, match=r"'scout' acts in Box.*range is infinite"):
-        make_action_map({"scout": Box(-1.0, np.inf, (2,))})
-
-
-def test_an_environment_is_named_on_the_command_line_alone() -> None:
-    """No yaml: env=pettingzoo, and what makes it as module:name or module.name; both are one world."""
-    factory = "tests.fixtures.pettingzoo_outpost:parallel_env"
-    typed = ["experiment=mpe_spread_random", "env=pettingzoo", f"env.factory={factory}", "+env.arguments.start=5"]
-    with pytest.raises(UserError, match=r"env\.factory=.*trust=true"):
-        checks.check(configuration.compose(typed))
-    cfg = configuration.compose([*typed, "trust=true", "env.horizon=10"])
-    checks.check(cfg)
-    env: PettingZooEnv = configuration.build(cfg.env)
-    assert env.spec.name == "pettingzoo_outpost"
-    assert env.spec.fingerprint == outpost(start=5).spec.fingerprint
-    assert run_rollout(Waiting(), env, torch.tensor([0, 1, 2]), (0,)).lengths.tolist() == [4, 4, 4]
-    checks.check(configuration.compose([*typed[:2], "env.factory=mpe2.simple_spread_v3:parallel_env"]))
-
-
-def test_an_argument_that_is_not_in_the_yaml_is_told_how_to_be_added() -> None:
-    with pytest.raises(UserError, match=r"`env.arguments.size`; .* type `\+env.arguments.size=<value>`"):
-        configuration.compose(["experiment=mpe_spread_random", "env=pettingzoo", "env.arguments.size=5"])
-
-
-def tells(monkeypatch: pytest.MonkeyPatch, part: int, value: Any, call: str = "step") -> PettingZooEnv:
-    """An outpost that tells something else about the guard: a value, or a function of the right one.
-
-    `part` is its place in what `call` returns.
-    """
-    told_well = getattr(pettingzoo_outpost.Outpost, call)
-    env = outpost(masks_in="info")
-
-    def told_badly(self: Any, *args: Any, **kwargs: Any) -> Any:
-        answer = list(told_well(self, *args, **kwargs))
-        given = answer[part]["guard"]
-        answer[part] = {**answer[part], "guard": value(given) if callable(value) else value}
-        return tuple(answer)
-
-    monkeypatch.setattr(pettingzoo_outpost.Outpost, call, told_badly)
-    return env
-
-
-class Waiting(DecentralizedPolicy):
-    """Takes the first legal choice."""
-
-    n_agents = 2
-
-    def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
-        return torch.zeros(n_episodes, self.n_agents)
-
-    def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
-        assert legal is not None
-        return legal.long().argmax(-1), carry
-
-
-@pytest.mark.parametrize(
-    ("call", "part", "value", "words"),
-    [
-        ("step", 0, lambda seen: seen[:1], "observation has 2 numbers, but its observation_space has 4"),
-        ("step", 0, lambda seen: np.stack([seen, seen]), "observation has 8 numbers, but its observation_space has 4"),
-        ("reset", 0, lambda seen: seen[:1], "observation has 2 numbers, but its observation_space has 4"),
-        ("step", 0, "a picture", "observation is no array of numbers"),
-        ("step", 0, lambda seen: seen * np.nan, "number 0 of the observation is nan .episode with seed 2"),
-        ("reset", 0, lambda seen: seen + np.inf, "observation is inf"),
-        ("step", 1, np.ones(2), r"reward has shape \[2\], it must be one number"),
-        ("step", 1, None, "reward is None, it must be a finite number"),
-        ("step", 1, float("nan"), "reward is nan"),
-        ("step", 1, float("inf"), "reward is inf"),
-        ("step", 1, 1e39, r"the reward is 1e\+39, it must be a finite number of 32 bits"),
-        ("step", 4, {"action_mask": np.ones(3)}, "action_mask has 3 entries, but there are 4 choices"),
-    ],
-)
-def test_what_an_environment_hands_over_is_checked(
-    monkeypatch: pytest.MonkeyPatch, call: str, part: int, value: Any, words: str
-) -> None:
-    env = tells(monkeypatch, part, value, call)
-    when = "at reset" if call == "reset" else "at step 1"
-    with pytest.raises(UserError, match=f"^env=outpost, agent 'guard', {when}: .*{words}"):
-        run_rollout(Waiting(), env, torch.tensor([2]), (0,))
-
-
-@pytest.mark.parametrize(
-    ("call", "answer", "words"),
-    [
-        ("reset", {"scout": 0}, r"at reset: reset returned a dict, it must return \(observations, infos\)"),
-        ("step", ({}, {}, {}, {}), "at step 1: step returned a tuple of 4, it must return .observations, rewards"),
-        ("step", ({}, [1.0, 2.0], {}, {}, {}), "rewards are a list, they must be a dictionary"),
-        ("step", ({"enemy": [0]}, {}, {}, {}, {}), "agent 'enemy'.*none of possible_agents .scout, guard"),
-        ("step", ({}, {}, {}, {}, {}), "agent 'scout'.*still there but there is no reward"),
-    ],
-)
-def test_an_answer_of_another_form_is_refused(
-    monkeypatch: pytest.MonkeyPatch, call: str, answer: Any, words: str
-) -> None:
-    env = outpost()
-    monkeypatch.setattr(pettingzoo_outpost.Outpost, call, lambda self, *args, **kwargs: answer)
-    with pytest.raises(UserError, match=words):
-        run_rollout(Waiting(), env, torch.tensor([2]), (0,))
-
-
-@pytest.mark.parametrize("value", [None, {}])
-def test_an_agent_without_infos_is_told_no_mask(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
-    env = tells(monkeypatch, 4, value)
-    env.reset(torch.tensor([2]))
-    result = env.step(torch.zeros(1, 2, dtype=torch.int64))
-    assert result.info.legal is not None
-    assert result.info.legal[0].tolist() == [[False, True, False, False], [True, True, True, True]]
-
-
-def test_rewards_of_one_entry_are_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = tells(monkeypatch, 1, lambda reward: np.array([reward], dtype=np.float32))
-    env.reset(torch.tensor([2]))
-    assert env.step(torch.tensor([[1, 3]])).rewards.tolist() == [[1, 3]]
-
-
-def test_who_has_died_earns_nothing_even_if_it_stays_among_the_agents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scout of seed 0 ends at its first step; the environment goes on as if it were there."""
-    told_well = pettingzoo_outpost.Outpost.step
-
-    def step(self: Any, actions: dict) -> tuple:
-        assert list(actions) == list(self.agents)
-        answer = told_well(self, actions)
-        self.agents = list(self.possible_agents) if self.agents else []
-        return answer
-
-    monkeypatch.setattr(pettingzoo_outpost.Outpost, "step", step)
-    env = outpost()
-    env.reset(torch.tensor([0]))
-    alive, rewards = [], []
-    for number in range(1, 4):
-        result = env.step(torch.tensor([[1, 3 - number]]))
-        assert result.info.alive is not None
-        alive.append(result.info.alive[0].tolist())
-        rewards.append(result.rewards[0].tolist())
-    assert alive == [[False, True]] * 3
-    assert rewards == [[1, 2], [0, 1], [0, 0]]
-
-
-def test_a_global_state_that_changes_its_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = spread(global_state=True)
-    env.reset(SEEDS)
-    monkeypatch.setattr(type(env._copies[0].unwrapped), "state", lambda self: np.zeros(1))
-    with pytest.raises(UserError, match=r"env=mpe2_spread, at step 1: state\(\) has 1 numbers, .* it had 54"):
-        env.step(draw_actions(env, 3, 0))
-
-
-def test_a_missing_package_of_ours_says_which_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise ModuleNotFoundError("No module named 'mpe2'", name="mpe2")
-
-    monkeypatch.setattr("importlib.import_module", missing)
-    with pytest.raises(UserError, match=r"needs the package 'mpe2': pip install -e '.\[mpe2\]'$"):
-        spread()
 
 
 def test_wrong_actions_are_refused() -> None:

@@ -7,7 +7,6 @@ import torch
 
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.envs.particle.env import ParticleEnv
-from dof_lightning.errors import UserError
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.run import Rollout, Spectator, evaluation_seeds, run_rollout, split_episodes
 from tests.fixtures.toy_world import ACTION_DIM, HORIZON, N_AGENTS, OBSERVATION_DIM, ToyEnv, ToyPolicy
@@ -147,35 +146,6 @@ def test_modes_come_back_when_the_environment_breaks() -> None:
     with pytest.raises(RuntimeError, match="broken"):
         run_rollout(policy, Broken(), SEEDS, (0,))
     assert policy.training
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "words"),
-    [
-        ("rewards", torch.full((30, 3), torch.nan), "agent 'agent_0', at step 1: the reward is nan .episode with seed"),
-        ("rewards", torch.zeros(30), r"at step 1: rewards have shape \[30\], the spec says \[30, 3\]"),
-        ("observations", torch.full((30, 3, 4), torch.inf), "agent_0.*: number 0 of the observation is inf"),
-        ("observations", torch.zeros(30, 3, 5), "observations have shape"),
-        ("terminated", torch.zeros(30, 1, dtype=torch.bool), r"terminated have shape \[30, 1\]"),
-    ],
-)
-def test_what_any_environment_hands_over_is_checked(field: str, value: torch.Tensor, words: str) -> None:
-    class Broken(ToyEnv):
-        def step(self, actions: torch.Tensor):
-            return dataclasses.replace(super().step(actions), **{field: value})
-
-    with pytest.raises(UserError, match=f"^env=toy.*{words}"):
-        play(Broken())
-
-
-def test_what_is_handed_over_after_an_episodes_end_does_not_count() -> None:
-    class Careless(ToyEnv):
-        def step(self, actions: torch.Tensor):
-            over = self._time >= self._lengths
-            result = super().step(actions)
-            return dataclasses.replace(result, rewards=result.rewards.masked_fill(over[:, None], torch.nan))
-
-    assert_same_episodes(play(Careless(early=True)), play(ToyEnv(early=True)))
 
 
 def test_one_episode_is_drawn_from_beginning_to_end() -> None:
