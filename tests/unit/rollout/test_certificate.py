@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dof_lightning.console import acts_alone
 from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
 from dof_lightning.rollout.certificate import MOST_PAIRS, Certificate, certify, choose_pairs
 from dof_lightning.rollout.run import evaluation_seeds, run_rollout
@@ -127,6 +128,7 @@ class Member(RandomWalk):
 def test_a_crowd_is_certified_at_a_bounded_cost_that_is_said() -> None:
     alone = Member(peeks=False)
     certificate = certify(alone, Crowd(), seed=0)
+    assert acts_alone({"certificate": certificate.to_dict()}) == "certified, 128 of 480 pairs tried"
     assert certificate.to_dict() == {"passed": True, "max_abs_delta": 0.0, "pairs": 128, "all_pairs": 480}
     assert max(alone.asked) == MOST_PAIRS
     assert not certify(Member(peeks=True), Crowd(), seed=0).passed
