@@ -11,10 +11,10 @@ from dof_lightning.envs.base import StepResult
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 
-_WHAT = {"observations": "observation", "rewards": "reward", "state": "global state"}
+_WHAT = {"observations": "observation", "state": "global state"}  # that a number stands in
 
 
-def check_reset(spec: EnvSpec, seeds: Tensor, observations: Tensor, state: Tensor | None) -> None:
+def check_reset(spec: EnvSpec, seeds: Tensor, observations: Tensor, state: Tensor | None, legal: Tensor | None) -> None:
     """Refuses the first row of E episodes if it is not what the spec says.
 
     Args:
@@ -22,12 +22,13 @@ def check_reset(spec: EnvSpec, seeds: Tensor, observations: Tensor, state: Tenso
         seeds: `[E]`, for the message.
         observations: should be `[E, N, O]`, finite.
         state: should be `[E, S]`, finite, or None.
+        legal: should be `[E, N, A]`, or None.
 
     Raises:
         UserError: it is not; the line names environment, agent, step and seed.
     """
     running = torch.ones(len(seeds), dtype=torch.bool, device=observations.device)
-    _check(spec, seeds, 0, running, {"observations": observations, "state": state})
+    _check(spec, seeds, 0, running, {"observations": observations, "state": state, "legal": legal})
 
 
 def check_step(spec: EnvSpec, seeds: Tensor, step: int, running: Tensor, actions: Tensor, result: StepResult) -> None:
@@ -46,7 +47,9 @@ def check_step(spec: EnvSpec, seeds: Tensor, step: int, running: Tensor, actions
     """
     for name in ("terminated", "truncated"):
         _check_shape(spec, step, name, getattr(result, name), (len(seeds),))
-    told = {"observations": result.observations, "rewards": result.rewards, "state": result.info.state}
+    info = result.info
+    told = {"observations": result.observations, "rewards": result.rewards, "state": info.state}
+    told |= {"legal": info.legal, "alive": info.alive}
     _check(spec, seeds, step, running, told, actions)
 
 
@@ -80,9 +83,12 @@ def _check(
         "observations": (len(seeds), spec.n_agents, spec.observation_dim),
         "rewards": (len(seeds), spec.n_agents),
         "state": (len(seeds), spec.state_dim),
+        "legal": (len(seeds), spec.n_agents, spec.action_dim),
+        "alive": (len(seeds), spec.n_agents),
     }
     for name, tensor in given.items():
         _check_shape(spec, step, name, tensor, shapes[name])
+    given = {name: tensor for name, tensor in given.items() if tensor.is_floating_point()}
     # A finite sum means finite terms: one look at a device, and a second one only where the sum is not.
     if math.isfinite(float(sum(tensor.sum() for tensor in given.values()))):
         return
@@ -93,11 +99,11 @@ def _check(
         if bool(wrong.any()):
             place = wrong.nonzero()[0].tolist()
             agent = None if name == "state" else spec.agents[place[1]].name
-            number = f"number {place[-1]} of the {_WHAT[name]}" if name != "rewards" else "the reward"
+            number = f"number {place[-1]} of the {_WHAT[name]}" if name in _WHAT else "the reward"
             what = f"{number} is {float(tensor[tuple(place)])} (episode with seed {int(seeds[place[0]])})"
             refuse(spec.name, agent, step, f"{what}; the environment must hand over finite numbers")
 
 
 def _check_shape(spec: EnvSpec, step: int, name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != expected:
-        refuse(spec.name, None, step, f"{name} have shape {list(tensor.shape)}, the spec says {list(expected)}")
+        refuse(spec.name, None, step, f"{name} has shape {list(tensor.shape)}, the spec says {list(expected)}")

@@ -119,7 +119,7 @@ def _run_chunk(
 ) -> Rollout:
     observations, device = env.reset(seeds), device_of(policy)
     carry = policy.begin(len(seeds), device, shared_seed)
-    check_reset(env.spec, seeds, observations, env.state)
+    check_reset(env.spec, seeds, observations, env.state, env.legal)
     tally = Tally(observations)
     recorder = Recorder() if record else None
     if recorder is not None:

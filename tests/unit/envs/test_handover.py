@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dof_lightning.envs.base import StepInfo
 from dof_lightning.envs.pettingzoo.env import PettingZooEnv
 from dof_lightning.errors import UserError
 from dof_lightning.rollout.run import run_rollout
@@ -129,13 +130,14 @@ def test_a_global_state_that_changes_its_size_is_refused(monkeypatch: pytest.Mon
     ("field", "value", "words"),
     [
         ("rewards", torch.full((30, 3), torch.nan), "agent 'agent_0', at step 1: the reward is nan .episode with seed"),
-        ("rewards", torch.zeros(30), r"at step 1: rewards have shape \[30\], the spec says \[30, 3\]"),
+        ("rewards", torch.zeros(30), r"at step 1: rewards has shape \[30\], the spec says \[30, 3\]"),
         ("observations", torch.full((30, 3, 4), torch.inf), "agent_0.*: number 0 of the observation is inf"),
-        ("observations", torch.zeros(30, 3, 5), "observations have shape"),
-        ("terminated", torch.zeros(30, 1, dtype=torch.bool), r"terminated have shape \[30, 1\]"),
+        ("observations", torch.zeros(30, 3, 5), "observations has shape"),
+        ("info", StepInfo(legal=torch.ones(30, 3, 7, dtype=torch.bool)), "legal has shape"),
+        ("terminated", torch.zeros(30, 1, dtype=torch.bool), r"terminated has shape \[30, 1\]"),
     ],
 )
-def test_what_any_environment_hands_over_is_checked(field: str, value: torch.Tensor, words: str) -> None:
+def test_what_any_environment_hands_over_is_checked(field: str, value: Any, words: str) -> None:
     class Broken(ToyEnv):
         def step(self, actions: torch.Tensor):
             return dataclasses.replace(super().step(actions), **{field: value})
