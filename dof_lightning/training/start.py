@@ -155,4 +155,4 @@ def _measured_by(plain: Mapping[str, Any]) -> dict[str, Any]:
     """What a score while training depends on, besides what no run may change."""
     callbacks = {key: plain["callbacks"].get(key) for key in ("rollout", "checkpoint")}
     parts = {"env": plain["env"], "rollout": {"episodes": plain["rollout"].get("episodes")}, "callbacks": callbacks}
-    return {key: value for key, value in leaves(parts) if not key.endswith(("every_n_steps", "certificate_episodes"))}
+    return {key: value for key, value in leaves(parts) if not key.endswith("every_n_steps")}

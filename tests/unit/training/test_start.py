@@ -185,7 +185,6 @@ def otherwise(plain: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
         ("env.scenario", "another"),
         ("rollout.every_n_steps", 7),
         ("callbacks.rollout.every_n_steps", 7),
-        ("callbacks.rollout.certificate_episodes", 7),
         ("rollout.report_episodes", 7),
         ("callbacks.rollout", None),
         ("env.of_a_later_version", 1),
@@ -199,12 +198,11 @@ def test_a_best_score_of_other_episodes_is_not_held_against_new_ones(
     shutil.copy(folder.last, folder.best)
     read = checkpoints.read(folder.best)
     before = otherwise(otherwise(read.config, "env.scenario", "one"), "callbacks.rollout.chunk", 50)
-    before = otherwise(before, "callbacks.rollout.certificate_episodes", 4)
     monkeypatch.setattr(checkpoints, "read", lambda path: dataclasses.replace(read, config=before))
     set_aside_best(folder.best, before)
     assert folder.best.exists(), "nothing has changed"
     set_aside_best(folder.best, otherwise(before, key, value))
-    compares = key.endswith(("every_n_steps", "certificate_episodes")) or key in (
+    compares = key.endswith("every_n_steps") or key in (
         *("callbacks.rollout", "rollout.report_episodes", "env.of_a_later_version", "trainer.max_steps"),
     )
     assert folder.best.exists() == compares
