@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import data_modules.convert.base as base
+import data_modules.convert.import_minari as minari_source
 import data_modules.convert.import_omar as omar
 import data_modules.storage.store as store
 from data_modules.convert.exporting import export_dataset
@@ -298,6 +299,14 @@ def test_minaris_units_are_compared_with_the_environments(tmp_path: Path) -> Non
     theirs = EnvSpec("toy", agents, "continuous", 5, 0, {"game": "toy", "actions": bounds})
     found = episodes_of(import_dataset("minari", tmp_path / "set", "same", tmp_path, theirs))
     np.testing.assert_allclose(found[2].actions[:, 0, 0], buffers[2].actions["a"][:, 0] / 2 - 1, rtol=1e-5, atol=1e-6)
+
+
+def test_a_minari_box_with_nothing_to_choose_is_refused() -> None:
+    from gymnasium.spaces import Box
+
+    seen, point = Box(-9, 9, (3,)), Box(np.float32([0, 2]), np.float32([4, 2]))
+    with pytest.raises(UserError, match="nothing to choose in a dimension"):
+        minari_source._check_spaces(Path("mine"), [seen, seen], [Box(-1, 1, (2,)), point])
 
 
 IMPORT = """
