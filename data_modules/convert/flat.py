@@ -12,6 +12,7 @@ from data_modules.storage.units import ActionUnits
 from dof_lightning.errors import UserError
 
 GOES_ON, CUT, ENDED = 0, 1, 2  # what a row says of an agent: nothing, a time limit, its real end
+ENDS = "unseen"  # for recipes: version 0.1.0 took the repeated last row for an observation
 _ROWS_AT_ONCE = 1 << 16  # of such marks
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_modules.convert.base import EpisodeSource, Layout, check_shape, digest, load_array
-from data_modules.convert.flat import Cuts, Timeline, find_identities
+from data_modules.convert.flat import ENDS, Cuts, Timeline, find_identities
 from data_modules.storage.arrays import EpisodeRows
 from dof_lightning.errors import UserError
 from dof_lightning.spec import ActionKind, AgentSpec, EnvSpec
@@ -66,7 +66,7 @@ class MadiffSource(EpisodeSource):
     def identity(self) -> dict[str, Any]:
         """See `EpisodeSource.identity`."""
         files = [*self._files.values(), self.location / "path_lengths.npy"]
-        return {"format": "madiff", "files": digest(files, self.location)}
+        return {"format": "madiff", "files": digest(files, self.location), "ends": ENDS}
 
     def blocks(self, first: int) -> Iterator[EpisodeRows]:
         """See `EpisodeSource.blocks`."""

@@ -16,6 +16,7 @@ from data_modules.convert.base import EpisodeSource, Layout, check_shape, digest
 from data_modules.convert.flat import (
     CUT,
     ENDED,
+    ENDS,
     GOES_ON,
     Cuts,
     Timeline,
@@ -115,7 +116,7 @@ class VaultSource(EpisodeSource):
     def identity(self) -> dict[str, Any]:
         """See `EpisodeSource.identity`."""
         files = [file for file in sorted(self.location.rglob("*")) if file.is_file()]
-        return {"format": "vault", "files": digest(files, self.location), "rows": self._n_rows}
+        return {"format": "vault", "files": digest(files, self.location), "rows": self._n_rows, "ends": ENDS}
 
     def blocks(self, first: int) -> Iterator[EpisodeRows]:
         """See `EpisodeSource.blocks`."""

@@ -105,12 +105,11 @@ AS_THEY_ARE = ActionUnits(np.full((1, 1), -np.inf), np.full((1, 1), np.inf))  # 
 def units_of(environment: EnvSpec) -> ActionUnits:
     """The units in which an environment's own package takes actions; ours where it takes them as they are.
 
-    PettingZoo worlds say it in their recipe; what is padding counts as ours.
+    See `EnvSpec.action_units`; what is padding counts as ours.
     """
-    said: Sequence[Any] = environment.recipe.get("actions") or ()
-    if not said or not all(isinstance(agent, dict) and {"low", "high"} <= agent.keys() for agent in said):
-        return OURS
     low, high = (np.full((environment.n_agents, environment.action_dim), end) for end in (-1.0, 1.0))
-    for i, agent in enumerate(said):
-        low[i, : len(agent["low"])], high[i, : len(agent["high"])] = agent["low"], agent["high"]
+    for i, agent in enumerate(environment.agents):
+        told = environment.action_units(i)
+        if told is not None and "low" in told:
+            low[i, : agent.action_dim], high[i, : agent.action_dim] = told["low"], told["high"]
     return ActionUnits(low, high)

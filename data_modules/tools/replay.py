@@ -1,6 +1,7 @@
 """Playing a dataset's actions again, to see whether they mean in an environment what they meant in their own."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data_modules.storage.arrays import Episodes, concatenate
-from data_modules.storage.manifest import DatasetManifest
+from data_modules.storage.manifest import DatasetManifest, read_manifest
 from data_modules.storage.shards import read_shard
 from dof_lightning.errors import UserError
 from dof_lightning.seeding import derive_seed
@@ -74,6 +75,22 @@ def replay(manifest: DatasetManifest, environment: "VectorEnv") -> Replay:
         f"its actions played again in env={environment.spec.name}: {found}, {rewards}; actions may be in other units "
         "(import again with action_range=) or of another world",
     )
+
+
+def tell(path: Path | str, environment: "VectorEnv") -> str:
+    """What `replay` finds, for the screen.
+
+    Raises:
+        UserError: as `replay`; and where the environment was set to the first states and does something else there.
+    """
+    found = replay(read_manifest(path), environment)
+    if found.warning is None:
+        start = "their first states" if found.exact else "other starts of the same world"
+        does = f"{found.n_episodes} episodes' actions played again in env={environment.spec.name} from {start}"
+        return f"{does} do what they did in the data"
+    if found.exact:
+        raise UserError(f"{path}: {found.warning}")
+    return f"but look: {found.warning}"
 
 
 def _first_episodes(manifest: DatasetManifest) -> Episodes:

@@ -45,7 +45,9 @@ def _show(tails: list[str]) -> None:
 
 
 def _verify(tails: list[str]) -> None:
+    from data_modules.tools import replay
     from data_modules.tools.verify import verify_dataset
+    from dof_lightning.config import compose as configuration
 
     said = [] if not tails or "=" in tails[0] else [tail for tail in tails if re.match(r"(env[.=]|trust=)", tail)]
     world = _split_env(said)[0] if said else None
@@ -55,21 +57,7 @@ def _verify(tails: list[str]) -> None:
         for warning in found.warnings:
             print(f"  but look: {warning}")
         if world is not None:
-            _replay(path, world)
-
-
-def _replay(path: Path | str, world: Any) -> None:
-    from data_modules.storage.manifest import read_manifest
-    from data_modules.tools.replay import replay
-    from dof_lightning.config import compose as configuration
-
-    environment = configuration.build(world.env)
-    found = replay(read_manifest(path), environment)
-    if found.warning is not None and found.exact:
-        raise UserError(f"{path}: {found.warning}")
-    start = "from their first states" if found.exact else "from other starts of the same world"
-    print(f"{path}: {found.n_episodes} episodes' first actions played again in env={environment.spec.name}, {start}")
-    print(f"  but look: {found.warning}" if found.warning is not None else "  they do there what they did in the data")
+            print(f"  {replay.tell(path, configuration.build(world.env))}")
 
 
 def _stats(tails: list[str]) -> None:

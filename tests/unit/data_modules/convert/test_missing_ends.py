@@ -1,5 +1,6 @@
 """Transitions that were not recorded are none: episodes without a last observation, agents that leave, cut episodes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from data_modules.convert.exporting import export_dataset
 from data_modules.convert.flat import CUT, ENDED, Cuts
 from data_modules.convert.importing import import_dataset
 from data_modules.loading.windows import gather_windows, load_table
-from data_modules.storage.manifest import read_manifest
+from data_modules.storage.manifest import read_manifest, write_manifest
+from data_modules.tools.verify import verify_dataset
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.errors import UserError
 from tests.fixtures.foreign_files import HORIZON, timeline, write_madiff, write_omar, write_plain_vault
@@ -76,6 +78,18 @@ def test_an_agent_that_leaves_ends_no_episode_and_is_no_longer_alive(tmp_path: P
         lasts = np.repeat([each[agent] for each in lengths], 8)
         np.testing.assert_array_equal(batch.alive[:, agent, 0], time < lasts)
         np.testing.assert_array_equal(batch.transition_mask[:, agent, 0], time < lasts)
+
+
+def test_imports_of_earlier_versions_are_told_apart(tmp_path: Path) -> None:
+    path = import_dataset("vault", write_plain_vault(tmp_path / "vault", timeline(LENGTHS)), "mine", tmp_path)
+    assert not any("0.1.0" in warning for warning in verify_dataset(path, progress=False).warnings)
+    manifest = read_manifest(path)
+    recipe = dict(manifest.spec.recipe)
+    recipe["imported"] = {key: value for key, value in recipe["imported"].items() if key != "ends"}
+    write_manifest(path, replace(manifest, spec=replace(manifest.spec, recipe=recipe)))
+    assert any("import it again" in warning for warning in verify_dataset(path, progress=False).warnings)
+    with pytest.raises(UserError, match="another dataset"):
+        import_dataset("vault", tmp_path / "vault", "mine", tmp_path)
 
 
 def test_everybody_always_there_needs_no_alive(tmp_path: Path) -> None:
