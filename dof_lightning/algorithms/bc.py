@@ -16,7 +16,7 @@ from dof_lightning.networks.ema import ema_copy
 from dof_lightning.networks.recurrent import RecurrentNetwork
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.settings import Count, Positive
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.spec import ActionKind, DatasetSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,11 @@ class BCSettings(BaselineSettings):
     def makes(cls) -> type["BC"]:
         """See the base class."""
         return BC
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """A memory is for choices, an actor for continuous actions."""
+        unread = {"continuous": ("recurrent", "sequence_length"), "discrete": ("actor",)}
+        return {} if action_kind is None else dict.fromkeys(unread[action_kind], f"actions are {action_kind}")
 
 
 class BC(Baseline):

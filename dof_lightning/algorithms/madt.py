@@ -51,6 +51,11 @@ class MADTSettings(BaselineSettings):
         """See the base class."""
         return MADT
 
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """See the base class."""
+        given = self.target_return
+        return {} if given is None else {"target_quantile": f"algorithm.target_return={given}"}
+
 
 class MADT(Baseline):
     """Loss: -E log pi(a_t | R_0, o_0, a_0, ..., R_t, o_t) of every row (Meng et al., 2021; Chen et al., 2021).
