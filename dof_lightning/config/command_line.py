@@ -1,6 +1,27 @@
-"""`key=value` tails of commands: what a command takes for itself, and what is left for Hydra."""
+"""`key=value` tails of commands: what a command takes for itself, what is left for Hydra, and how both are printed."""
+
+import re
+import shlex
+from pathlib import Path
 
 from dof_lightning.errors import UserError
+
+_NEEDS_NO_QUOTES = re.compile(r"[A-Za-z./][\w./+-]*", re.ASCII)
+_OTHER_THAN_TEXT = ("null", "true", "false", "nan", "inf")  # to Hydra, in any case
+
+
+def for_hydra(key: str, value: str | Path) -> str:
+    """An override that sets a key to this very text, whatever its characters are."""
+    text = str(value)
+    if _NEEDS_NO_QUOTES.fullmatch(text) and text.lower() not in _OTHER_THAN_TEXT:
+        return f"{key}={text}"
+    escaped = re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + ('\\"' if match[2] else ""), text)
+    return f'{key}="{escaped}"'.replace("${", "\\${")
+
+
+def for_shell(*words: str) -> str:
+    """Words of a command as they can be pasted into a shell."""
+    return shlex.join(words)
 
 
 def take_integer(tails: list[str], wanted: str, default: int, least: int) -> tuple[int, list[str]]:
