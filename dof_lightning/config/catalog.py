@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dof_lightning.config.hyperparams import tuned_values
+from dof_lightning.config.hyperparams import Section, in_effect, sections, tuned_values
+from dof_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from data_modules.tools.inspect import KnownDataset
@@ -60,6 +61,43 @@ def known_datasets() -> list["KnownDataset"]:
     return [KnownDataset(_name(option), environment_of(option) or "-", _command(option)) for option in options("data")]
 
 
+def name_of(path: str | Path) -> str | None:
+    """What a dataset calls itself; None where there is none that can be read."""
+    from data_modules.storage.manifest import read_manifest
+
+    try:
+        return read_manifest(path).spec.name
+    except UserError:
+        return None
+
+
+def tuned_sections(algorithm: str, data: str) -> list[Section]:
+    """The sections of `conf/hyperparams` that are for an algorithm on a dataset, later ones over earlier ones."""
+    return [section for section in sections(CONF_DIR / "hyperparams") if section.matches(algorithm, data)]
+
+
+def origin_of_values(config: Mapping[str, Any]) -> list[str]:
+    """Where the values come from that a run was not told: each section of `conf/hyperparams` with what it says.
+
+    Args:
+        config: the resolved configuration.
+    """
+    choices = config["choices"]
+    algorithm, data, tuned = (choices.get(group) for group in ("algorithm", "data", "tuned"))
+    told = [
+        f"{section.file.name}:{section.line} ({', '.join(section.datasets)}): "
+        + ", ".join(f"{key}={value}" for key, value in values.items())
+        for section, values in in_effect([] if tuned is None else _sections_of(tuned), config)
+    ]
+    if told:
+        return [f"conf/hyperparams/{line}" for line in told]
+    if tuned is None and tuned_sections(algorithm, data):
+        return [f"presets of conf/algorithm; what is tuned on {data} is not taken (tuned={algorithm}_{data} takes it)"]
+    others = [name for name in options("algorithm") if tuned_sections(name, data)]
+    beside = f", though it has some for {', '.join(others)}" if others else ""
+    return [f"presets of conf/algorithm; conf/hyperparams has none for {algorithm} on this dataset{beside}"]
+
+
 def environment_of(data: str) -> str | None:
     """The option of group env in which a dataset was collected; None where its file does not say."""
     for entry in _data_content(data).get("defaults", []):
@@ -91,12 +129,16 @@ def _experiment(data: str) -> dict[str, Any]:
 
 
 def _tuned(option: str) -> dict[str, Any] | None:
+    return tuned_values(_sections_of(option))
+
+
+def _sections_of(option: str) -> list[Section]:
+    """Of an option of group tuned, `<algorithm>_<data>`."""
     for algorithm in _files("algorithm"):
-        if option.startswith(f"{algorithm}_"):
-            values = tuned_values(CONF_DIR / "hyperparams", algorithm, option.removeprefix(f"{algorithm}_"))
-            if values is not None:
-                return values
-    return None
+        data = option.removeprefix(f"{algorithm}_")
+        if data != option and (found := tuned_sections(algorithm, data)):
+            return found
+    return []
 
 
 def _bases(data: str) -> list[str]:

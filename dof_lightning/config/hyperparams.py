@@ -1,6 +1,6 @@
 """Values for one algorithm on one dataset: the sections of `conf/hyperparams/*.yaml` that match both."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from dof_lightning.config.identity import leaves
+
 
 @dataclass(frozen=True)
 class Section:
@@ -16,12 +18,14 @@ class Section:
 
     Attributes:
         file: where it stands.
+        line: the one it begins in, from 1.
         algorithms: options of group algorithm.
         datasets: patterns of options of group data, such as `mpe_*`.
         values: nested keys of the configuration.
     """
 
     file: Path
+    line: int
     algorithms: tuple[str, ...]
     datasets: tuple[str, ...]
     values: dict[str, Any]
@@ -38,26 +42,44 @@ def sections(folder: Path) -> tuple[Section, ...]:
     Args:
         folder: `conf/hyperparams`.
     """
-    return tuple(
-        Section(path, tuple(node["algorithms"]), tuple(node["datasets"]), node["values"])
-        for path in sorted(folder.glob("*.yaml"))
-        for node in yaml.safe_load(path.read_text())
-    )
+    return tuple(section for path in sorted(folder.glob("*.yaml")) for section in _sections_of(path))
 
 
-def tuned_values(folder: Path, algorithm: str, data: str) -> dict[str, Any] | None:
-    """What the matching sections say, later ones over earlier ones; None where none matches.
+def _sections_of(path: Path) -> list[Section]:
+    loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+    written = loader.get_single_node()
+    lines = [node.start_mark.line + 1 for node in written.value]
+    return [
+        Section(path, line, tuple(node["algorithms"]), tuple(node["datasets"]), node["values"])
+        for line, node in zip(lines, loader.construct_document(written), strict=True)
+    ]
+
+
+def tuned_values(matching: Sequence[Section]) -> dict[str, Any] | None:
+    """What sections say together, later ones over earlier ones; None where there are none."""
+    merged: dict[str, Any] = {}
+    for section in matching:
+        merged = _merge(merged, section.values)
+    return merged if matching else None
+
+
+def in_effect(matching: Sequence[Section], config: Mapping[str, Any]) -> list[tuple[Section, dict[str, Any]]]:
+    """What of each section is as it says in a run: neither a later section nor what was typed says otherwise.
 
     Args:
-        folder: `conf/hyperparams`.
-        algorithm: option of group algorithm.
-        data: option of group data.
+        matching: the sections for an algorithm on a dataset, later ones over earlier ones.
+        config: the resolved configuration.
+
+    Returns:
+        the sections of which something is left, with that by dotted key.
     """
-    matching = [section.values for section in sections(folder) if section.matches(algorithm, data)]
-    merged: dict[str, Any] = {}
-    for values in matching:
-        merged = _merge(merged, values)
-    return merged if matching else None
+    last = {key: section for section in matching for key, _ in leaves(section.values)}
+    configured = dict(leaves(config))
+    told = [
+        (section, {k: v for k, v in leaves(section.values) if last[k] is section and configured.get(k) == v})
+        for section in matching
+    ]
+    return [(section, values) for section, values in told if values]
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from dof_lightning import files
+from dof_lightning.config.compose import task_name
 from dof_lightning.config.identity import config_hash, leaves
 from dof_lightning.errors import UserError
 from dof_lightning.moved import current_config
@@ -109,7 +110,7 @@ class RunFolder:
         """Creates the folder and stores the configuration; results of a shorter run are dropped."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.results.unlink(missing_ok=True)  # before: another rank that looks meanwhile must not find a finished run
-        files.write_atomically(self.config, yaml.safe_dump(dict(plain), sort_keys=False))
+        files.write_atomically(self.config, yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True))
 
     def discard_if_empty(self) -> None:
         """Removes a folder that was claimed for a run that never began, and empty ones of ours above it."""
@@ -265,7 +266,7 @@ def _unfinished(plain: Mapping[str, Any]) -> list[RunFolder]:
 
 
 def _runs_folder(plain: Mapping[str, Any]) -> Path:
-    return RUNS / plain["choices"]["experiment"] / plain["choices"]["algorithm"]
+    return RUNS / task_name(plain) / plain["choices"]["algorithm"]
 
 
 def fresh_folder(parent: Path) -> RunFolder:

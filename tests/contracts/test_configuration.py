@@ -29,6 +29,7 @@ def _name(path: Path) -> str:
 def test_every_option_composes_with_the_defaults(group: str, option: str) -> None:
     others = [] if group == "experiment" else ["experiment=mpe_spread_expert"]
     others += [f"algorithm={fitting_algorithm(group, option)}"] if group == "denoiser" else []
+    others += ["data.path=mine"] if option == "none" and group == "experiment" else []
     cfg = configuration.compose([*others, f"{group}={option}"])
     checks.check(cfg)
     assert cfg.choices[group] == option
