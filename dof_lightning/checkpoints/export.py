@@ -124,7 +124,7 @@ def write_agent(folder: Path, policy: DecentralizedPolicy, about: Mapping[str, A
     }
     path = folder / f"{about['agent']['name']}.json"
     path.with_name(f"{about['agent']['name']}.safetensors").write_bytes(weights)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return path
 
 
@@ -132,7 +132,7 @@ def _write_program(agent: Agent, record: Path) -> None:
     program = record.with_name(f"{agent.name}.pt2")
     torch.export.save(trace(agent), program)
     described = {**agent.record, "program_sha256": sha256(program)}
-    record.write_text(json.dumps(described, indent=1) + "\n")
+    record.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -191,6 +191,4 @@ def _take_checkpoint(tails: list[str]) -> tuple[Path, list[str]]:
     path, others = take(tails, "checkpoint")
     if path is None:
         raise UserError("checkpoint= is missing; type a run's folder, or <run_dir>/checkpoints/{last,best}.ckpt")
-    if not path:
-        raise UserError("checkpoint= is empty; type a run's folder, or a .ckpt")
     return find_checkpoint(Path(path)), others

@@ -33,7 +33,7 @@ def _list(tails: list[str]) -> None:
 
     root, others = _take_root(tails)
     _refuse(others, "list", ["data.root"])
-    console.make_console().print(list_datasets(root, known_datasets()))
+    console.make_console().print(list_datasets(root, known_datasets()), soft_wrap=True)
 
 
 def _show(tails: list[str]) -> None:

@@ -152,7 +152,7 @@ def _data_content(option: str) -> dict[str, Any]:
     path = CONF_DIR / "data" / f"{option}.yaml"
     if member is None and not path.is_file():  # a base of another group, or with a package
         return {}
-    found: dict[str, Any] = member if member is not None else yaml.safe_load(path.read_text()) or {}
+    found: dict[str, Any] = member if member is not None else yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     return found
 
 
@@ -165,7 +165,7 @@ def _files(group: str) -> tuple[str, ...]:
 def _family_members() -> dict[str, dict[str, dict[str, Any]]]:
     """By group and option, what `conf/families.yaml` says of it."""
     members: dict[str, dict[str, dict[str, Any]]] = {}
-    for family in yaml.safe_load((CONF_DIR / "families.yaml").read_text()):
+    for family in yaml.safe_load((CONF_DIR / "families.yaml").read_text(encoding="utf-8")):
         words = family["words"]
         for values in itertools.product(*words.values()):
             chosen = dict(zip(words, values, strict=True))

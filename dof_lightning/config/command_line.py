@@ -53,9 +53,15 @@ def take_positive(tails: list[str], wanted: str) -> tuple[float | None, list[str
 
 
 def take(tails: list[str], wanted: str) -> tuple[str | None, list[str]]:
-    """The value of one key, and the tails without it."""
+    """The value of one key, and the tails without it.
+
+    Raises:
+        UserError: a tail is not `key=value`, or the key's value is empty, as `output=$UNSET` is.
+    """
     pairs = [split_tail(tail) for tail in tails]
     values = [value for key, value in pairs if key == wanted]
+    if "" in values:
+        raise UserError(f"{wanted}= is empty; type a value, or leave it out")
     return (values[-1] if values else None), [f"{key}={value}" for key, value in pairs if key != wanted]
 
 

@@ -196,7 +196,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; `dof export checkpoint=<path>` writes one json an agent")
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged: it is not JSON") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:

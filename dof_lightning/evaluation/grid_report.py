@@ -85,8 +85,8 @@ def write(
     """
     try:
         where.table.parent.mkdir(parents=True, exist_ok=True)
-        where.table.write_text(_markdown(where, checkpoint, tails, results))
-        where.values.write_text(_csv(results))
+        where.table.write_text(_markdown(where, checkpoint, tails, results), encoding="utf-8")
+        where.values.write_text(_csv(results), encoding="utf-8")
         _draw(where.figure, checkpoint, results, env)
     except OSError as error:
         raise UserError(f"output={where.table.parent} cannot be written: {error.strerror}") from error

@@ -45,7 +45,7 @@ def record_of(
         raise UserError(
             f"{path} holds no finished run: there is no {'config.yaml' if config is None else 'results.json'}"
         )
-    results = json.loads(folder.results.read_text())
+    results = json.loads(folder.results.read_text(encoding="utf-8"))
     if results["last"]["return_mean"] is None:
         raise UserError(f"{path} was trained with rollout=none: it has no scores to report")
     checkpoint = checkpoints.read(folder.last)

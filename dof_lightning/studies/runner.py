@@ -78,7 +78,7 @@ def run(cfg: DictConfig, typed: Sequence[str]) -> Path:
     folder = _find_folder(config)
     if folder.results.exists():
         screen.print(f"{folder.path} is finished", soft_wrap=True)
-        columns, *rows = csv.reader((folder.path / "table.csv").read_text().splitlines())
+        columns, *rows = csv.reader((folder.path / "table.csv").read_text(encoding="utf-8").splitlines())
         console.show_table(screen, columns, rows)
         return folder.path
     screen.print(f"{len(cells)} runs, in {folder.path}", highlight=False, soft_wrap=True)
@@ -191,10 +191,10 @@ def _run_cell(study: Study, cell: _Composed, path: Path) -> Cell:
     cfg.run_dir = str(path)
     training.run(cfg, cell.typed, study_dir=path.parent)
     folder, kept = RunFolder(path), path / "measured.json"
-    results = json.loads(folder.results.read_text())
+    results = json.loads(folder.results.read_text(encoding="utf-8"))
     if results["steps"] > cfg.trainer.max_steps:
         raise UserError(f"{path} holds a longer run, of {results['steps']:,} steps; choose another run_dir=")
-    stored = json.loads(kept.read_text()) if kept.exists() else None
+    stored = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
     if stored is None or stored["results"] != results:
         checkpoint = checkpoints.read(folder.last)
         stored = {"results": results, "measured": study.measure(checkpoint, checkpoint.config)}

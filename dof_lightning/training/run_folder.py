@@ -84,7 +84,7 @@ class RunFolder:
     def read_config(self) -> dict[str, Any] | None:
         """The stored configuration in the names of today, None where there is none to read."""
         try:
-            stored = yaml.safe_load(self.config.read_text())
+            stored = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError):
             return None
         return current_config(stored) if isinstance(stored, dict) else None
@@ -100,7 +100,7 @@ class RunFolder:
         stored = self.read_config() or {}
         if config_hash(stored) == config_hash(plain):
             return True
-        if json.loads(self.results.read_text())["steps"] < plain["trainer"]["max_steps"]:
+        if json.loads(self.results.read_text(encoding="utf-8"))["steps"] < plain["trainer"]["max_steps"]:
             return False
         if difference := _other_run(stored, plain):
             raise UserError(f"{self.path} holds another run, a finished one: {difference}; choose another run_dir=")

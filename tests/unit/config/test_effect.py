@@ -95,10 +95,19 @@ def test_every_key_of_a_composition_is_read_or_refused(name: str) -> None:
         if not key.rpartition(".")[2].startswith("_") and not str(
             OmegaConf.select(OmegaConf.create(written), key)
         ).startswith("${"):
-            OmegaConf.update(cfg, key, "changed", force_add=True)
+            OmegaConf.update(cfg, key, _another(OmegaConf.select(cfg, key)), force_add=True)
             refused.add(key)
     told = {re.split("=", text)[0] for text in effect.without_effect(cfg)}
     assert told == refused
+
+
+def _another(value: Any) -> Any:
+    """A value of the same kind."""
+    if isinstance(value, bool | None):
+        return 2.0 if value is None else not value
+    if isinstance(value, int | float):
+        return value / 2 if isinstance(value, float) else value + 1
+    return {"argmax": "softmax"}.get(value, "changed") if isinstance(value, str) else [3]
 
 
 def _read_by(settings: AlgorithmSettings, name: str) -> set[str]:

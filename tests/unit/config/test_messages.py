@@ -94,6 +94,8 @@ def test_what_the_system_refuses_is_one_line(number: int, words: str, capsys: py
         (("eval",), "checkpoint= is missing"),
         (("igd",), "checkpoint= is missing"),
         (("eval", "checkpoint="), "checkpoint= is empty"),
+        (("export", "checkpoint=x", "output="), "output= is empty"),
+        (("data", "list", "data.root="), "data.root= is empty"),
         (("data",), "dof data needs a command"),
         (("data", "lst"), "dof data has no command `lst`; did you mean list"),
         (("data", "list", "--long"), "--long"),
