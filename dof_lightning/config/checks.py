@@ -63,6 +63,7 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
         if (value := OmegaConf.select(cfg, key)) not in choices:
             raise UserError(f"{key} must be {' or '.join(choices)}, got {value}")
     plain = to_plain(cfg)
+    _check_devices(plain["trainer"]["devices"])
     if not cfg.trust:
         check_targets(plain)
     _check_denoiser(plain)
@@ -71,6 +72,16 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
     check_arguments(plain, {str(key): value for key, value in written.items()})
     if everything_read and cfg.choices.get("study") in (None, "none"):  # a study's runs are looked at together
         check_effect(cfg, preset)
+
+
+def _check_devices(devices: Any) -> None:
+    """Refuses what is neither a number of processes nor a choice of devices, before Lightning does in its own words."""
+    chosen = devices if isinstance(devices, list) else str(devices).split(",")
+    is_number = str(devices).isdecimal() and int(devices) > 0
+    if not (
+        is_number or str(devices) in ("auto", "-1") or (len(chosen) > 1 and all(str(d).isdecimal() for d in chosen))
+    ):
+        raise UserError(f"trainer.devices must be a number of processes, auto, or devices as [0,1], got {devices}")
 
 
 def _check_tuned(choices: Mapping[str, Any]) -> None:

@@ -237,8 +237,7 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
     console.show_scores(screen, scores, data.behavior, job.env.spec if plays else data.spec.environment)
     if heldout is not None:
         console.show_heldout(screen, heldout)
-    evaluated = folder.best if plays and folder.best.exists() else folder.last
-    console.show_next_commands(screen, folder.path, _further(job, typed, last.step), evaluated, plays)
+    console.show_next_commands(screen, folder.path, _further(job, typed, last.step), folder.best_or_last, plays)
     if last.step < limits["max_steps"]:
         stopped = f"stopped by trainer.max_time={limits['max_time']} at step {last.step:,} of {limits['max_steps']:,}"
         again = for_shell(for_hydra("run_dir", folder.path))
@@ -293,9 +292,8 @@ def _describe_behavior(job: Run) -> dict[str, Any]:
 
 
 def _show_start(screen: Console, job: Run) -> None:
-    trainer = job.trainer
-    processes, threads = trainer.world_size, torch.get_num_threads()
-    hardware = f"{processes} x {type(trainer.accelerator).__name__.removesuffix('Accelerator').lower()}"
+    trainer, threads = job.trainer, torch.get_num_threads()
+    hardware = f"{trainer.world_size} x {type(trainer.accelerator).__name__.removesuffix('Accelerator').lower()}"
     hardware += f", {type(trainer.strategy).__name__}, {threads} threads each, precision {trainer.precision}"
     done = job.resumed_from_step
     where = f"{'from the start' if done is None else f'going on from step {done:,}'}, in {job.start.folder.path}"

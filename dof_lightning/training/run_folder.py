@@ -72,6 +72,11 @@ class RunFolder:
         return self.checkpoints / "best.ckpt"
 
     @property
+    def best_or_last(self) -> Path:
+        """What to evaluate: the best, or the newest where nothing was selected."""
+        return self.best if self.best.exists() else self.last
+
+    @property
     def results(self) -> Path:
         """`results.json`."""
         return self.path / "results.json"

@@ -173,11 +173,10 @@ def test_text_is_utf_8_whatever_the_locale() -> None:
 
 
 def _reads_or_writes_text(call: ast.Call) -> bool:
-    name, owner = call.func.attr, ast.unparse(call.func.value)  # type: ignore[attr-defined]
-    if name != "open" or owner.startswith(("fsspec", "tarfile", "Image", "os")):
-        return name in ("read_text", "write_text")
-    mode = ast.literal_eval(call.args[0]) if call.args and isinstance(call.args[0], ast.Constant) else "r"
-    return "b" not in mode
+    """`read_text()`, `write_text(...)`, and `open("r")` or another mode of text."""
+    name = call.func.attr  # type: ignore[attr-defined]
+    mode = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else None
+    return name in ("read_text", "write_text") or (name == "open" and str(mode) in ("r", "w", "a", "x", "a+", "r+"))
 
 
 def _says_encoding(call: ast.Call) -> bool:

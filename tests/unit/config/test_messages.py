@@ -94,7 +94,7 @@ def test_what_the_system_refuses_is_one_line(number: int, words: str, capsys: py
         (("eval",), "checkpoint= is missing"),
         (("igd",), "checkpoint= is missing"),
         (("eval", "checkpoint="), "checkpoint= is empty"),
-        (("export", "checkpoint=x", "output="), "output= is empty"),
+        (("igd", "checkpoint={file}", "compare="), "compare= is empty"),
         (("data", "list", "data.root="), "data.root= is empty"),
         (("data",), "dof data needs a command"),
         (("data", "lst"), "dof data has no command `lst`; did you mean list"),
@@ -103,7 +103,7 @@ def test_what_the_system_refuses_is_one_line(number: int, words: str, capsys: py
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
 def test_dof_answers_in_one_line(typed: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert messages.exit_with_one_line(lambda: cli.run(typed)) == 2
+    assert messages.exit_with_one_line(lambda: cli.run([text.format(file=__file__) for text in typed])) == 2
     printed = capsys.readouterr()
     assert words in printed.err
     assert (printed.out, printed.err.count("\n")) == ("", 1)
