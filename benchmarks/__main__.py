@@ -28,21 +28,11 @@ from dof_lightning.errors import UserError
 from dof_lightning.evaluation.score import cores_per_process
 
 BENCHMARKS: Mapping[str, Callable[[], list[Row]]] = {
-    "update": update,
-    "decision": decision,
-    "scaling": scaling,
-    "gemm": gemm,
-    "loader": loader,
-    "particle": particle,
-    "planner": planner,
-    "methods": methods,
-    "options": options,
-    "time_to_score": time_to_score,
+    measure.__name__: measure
+    for measure in (update, decision, scaling, gemm, loader, particle, planner, methods, options, time_to_score)
 }
 TABLES: Mapping[str, Callable[[], str]] = {"igd": igd, "coordination_gap": coordination_gap}
-WITH_SETTINGS: Mapping[str, Callable[[Mapping[str, str]], str]] = {
-    "scale": lambda values: scale(Settings.parse(values))
-}
+WITH_SETTINGS = ("scale",)
 ONLY_WHEN_NAMED = ("planner", "methods", "options", "time_to_score")
 
 
@@ -60,11 +50,11 @@ def main(arguments: Sequence[str]) -> None:
         if name in TABLES:
             parts.append(TABLES[name]())
         elif name in WITH_SETTINGS:
-            parts.append(WITH_SETTINGS[name](settings))
+            parts.append(scale(Settings.parse(settings)))
         else:
             rows += BENCHMARKS[name]()
     parts += [markdown(rows)] if rows else []
-    text = "\n\n".join([*parts, _circumstances(threads, time.monotonic() - started)]) + "\n"
+    text = "\n\n".join([*map(str.rstrip, parts), _circumstances(threads, time.monotonic() - started)]) + "\n"
     print(text)
     if output is not None:
         output.write_text(text, encoding="utf-8")

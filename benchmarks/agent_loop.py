@@ -44,11 +44,7 @@ class AgentCritic(nn.Module):
 
 
 class DenoiserLoop(nn.Module):
-    """What `MLPDenoiser` computes, agent after agent.
-
-    Args:
-        bank: the batched networks, whose weights are copied.
-    """
+    """What `MLPDenoiser` computes, agent after agent, with a copy of its weights."""
 
     local_execution = True
 
@@ -63,11 +59,7 @@ class DenoiserLoop(nn.Module):
 
 
 class CriticLoop(nn.Module):
-    """What `AgentwiseCritic` computes, agent after agent.
-
-    Args:
-        bank: the batched networks, whose weights are copied.
-    """
+    """What `AgentwiseCritic` computes, agent after agent, with a copy of its weights."""
 
     def __init__(self, bank: AgentwiseCritic) -> None:
         super().__init__()

@@ -7,7 +7,8 @@ import torch
 from benchmarks.xor import OPTIONS, forbidden_share, trained_on_xor, xor_batch
 from dof_lightning.actors.diffusion import DiffusionActor
 from dof_lightning.evaluation.coordination_gap import estimate
-from dof_lightning.evaluation.igd import FULL, Effort, Gauge, gauge_at
+from dof_lightning.evaluation.igd import FULL, Effort, gauge_at
+from dof_lightning.files import to_markdown
 from dof_lightning.seeding import make_generator
 
 HEADER = (
@@ -24,41 +25,28 @@ def igd(
     `forbidden` is the share of draws in the two quadrants that the data leave empty, of the joint chain and of the
     agents' own chains.
     """
-    lines = [HEADER, ("---",) * len(HEADER)]
-    for option in options:
-        lines += [_line(option, seed, steps, effort) for seed in seeds]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return to_markdown(HEADER, [_line(option, seed, steps, effort) for option in options for seed in seeds])
 
 
 def coordination_gap(seeds: Sequence[int] = (0, 1, 2), steps: int = 6000, diffusion_steps: int = 20) -> str:
     """The gap of concat against attention, as Markdown; log 2 = 0.693 is the data's."""
-    lines: list[tuple[str, ...]] = [("seed", "gap (nats)", "standard error"), ("---",) * 3]
+    lines = []
     for seed in seeds:
         models = [trained_on_xor(option, seed, steps, diffusion_steps) for option in ("concat", "attention")]
         heldout = xor_batch(4096, make_generator(seed, "xor", "held out"))
         gap = estimate(models[0], models[1], [heldout], seed)
         lines.append((str(seed), f"{gap.nats:.3f}", f"{gap.standard_error:.3f}"))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return to_markdown(("seed", "gap (nats)", "standard error"), lines)
 
 
 def _line(option: str, seed: int, steps: int, effort: Effort) -> tuple[str, ...]:
     policy = trained_on_xor(option, seed, steps).policy()
     found = gauge_at(policy, torch.zeros(2, 2, 1), seed, effort)
-    return option, str(seed), *_cells(found), *_forbidden(policy, seed), "yes" if found.passed else "no"
-
-
-def _cells(found: Gauge) -> tuple[str, ...]:
     pathwise = "no own chains" if found.pathwise_error is None else f"{found.pathwise_error:.2g}"
-    p_values = f"{found.p_value:.2g}", f"{found.control_p_value:.2g}"
-    hsic = f"{found.hsic:.2g}", f"{found.hsic_p_value:.2g}"
-    return (
-        f"{found.jacobian_ratio:.2g}",
-        pathwise,
-        f"{found.energy_distance:.2g}",
-        *p_values,
-        *hsic,
-        (f"{found.c2st_accuracy:.3f}"),
-    )
+    distances = (found.energy_distance, found.p_value, found.control_p_value, found.hsic, found.hsic_p_value)
+    cells = (f"{found.jacobian_ratio:.2g}", pathwise, *(f"{value:.2g}" for value in distances))
+    forbidden, passed = _forbidden(policy, seed), "yes" if found.passed else "no"
+    return option, str(seed), *cells, f"{found.c2st_accuracy:.3f}", *forbidden, passed
 
 
 @torch.no_grad()

@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from dof_lightning.files import to_markdown
+
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("state_dict", "optimizer_states", "global_step")
 SMALL = (
@@ -68,14 +70,9 @@ class Outcome:
 
 
 def campaign(ranks: int, kills: int, seed: int, folder: Path, overrides: Sequence[str]) -> Outcome:
-    """One uninterrupted run and one that is killed `kills` times, on the same number of ranks.
+    """One uninterrupted run and one that is killed `kills` times, on the same number of ranks, in a folder.
 
-    Args:
-        ranks: R.
-        kills: how often; a single rank and all ranks at once take turns where there are several.
-        seed: of the moments.
-        folder: where both runs live.
-        overrides: `train.py`'s, for both.
+    Where there are several ranks, a single one and all at once are killed in turn; the seed is that of the moments.
     """
     outcome = Outcome(ranks)
     steps = f"trainer.max_steps={STEPS_BETWEEN_KILLS * (kills + 1)}"
@@ -221,12 +218,12 @@ def _compare(whole: Path, killed: Path, outcome: Outcome) -> None:
 def table(outcomes: Sequence[Outcome]) -> str:
     """Markdown."""
     columns = ("ranks", "killed: all", "killed: one", "then over within", "went on from", "compared", "differ")
-    rows = [columns, ("---",) * len(columns)]
+    rows = []
     for o in outcomes:
         ended = f"{o.slowest_end:.1f} s" if o.single_kills else "-"
-        counts = (o.ranks, o.group_kills, o.single_kills, ended, ", ".join(map(str, o.resumed)), o.compared)
-        rows.append((*map(str, counts), str(len(o.differences))))
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        resumed = ", ".join(map(str, o.resumed))
+        rows.append((o.ranks, o.group_kills, o.single_kills, ended, resumed, o.compared, len(o.differences)))
+    return to_markdown(columns, rows)
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Made-up datasets of any size, block by block: the same noise again and again, moved a little."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,26 +9,19 @@ import numpy as np
 from benchmarks.subjects import ACTION_DIM, OBSERVATION_DIM, made_up_spec
 from data_modules.storage.arrays import Episodes
 from data_modules.storage.manifest import DatasetManifest
-from data_modules.storage.store import Description, write_dataset
+from data_modules.storage.store import USUAL_LAYOUT, Description, Layout, write_dataset
 
 N_AGENTS = 3
 BLOCK_EPISODES = 1000
-OMAR_ARRAYS = {
-    "obs": (OBSERVATION_DIM,),
-    "next_obs": (OBSERVATION_DIM,),
-    "acs": (ACTION_DIM,),
-    "rews": (),
-    "dones": (),
-}
+_SEEN, _DONE = (OBSERVATION_DIM,), (ACTION_DIM,)
+OMAR_ARRAYS = {"obs": _SEEN, "next_obs": _SEEN, "acs": _DONE, "rews": (), "dones": ()}
 
 _SPEC = made_up_spec(N_AGENTS)
-_ROW = 4 * N_AGENTS * OBSERVATION_DIM
-_STEP = 4 * N_AGENTS * (ACTION_DIM + 1)
 
 
 def episodes_for(n_bytes: float) -> int:
     """How many of Spread's episodes (25 steps of three agents) take so much in our shards; whole blocks."""
-    episode = _ROW * (_SPEC.horizon + 1) + _STEP * _SPEC.horizon
+    episode = 4 * N_AGENTS * (OBSERVATION_DIM * (_SPEC.horizon + 1) + (ACTION_DIM + 1) * _SPEC.horizon)
     return max(1, round(n_bytes / episode / BLOCK_EPISODES)) * BLOCK_EPISODES
 
 
@@ -37,33 +31,44 @@ def omar_episodes_for(n_bytes: float) -> int:
     return max(1, round(n_bytes / step / _SPEC.horizon / BLOCK_EPISODES)) * BLOCK_EPISODES
 
 
+def noise(n_episodes: int) -> Episodes:
+    """So many episodes of 25 steps of three agents, all different."""
+    rng, shape, steps = np.random.default_rng(0), (n_episodes, N_AGENTS), _SPEC.horizon
+    return Episodes(
+        observations=rng.standard_normal((*shape, steps + 1, OBSERVATION_DIM), np.float32),
+        actions=rng.uniform(-1, 1, (*shape, steps, ACTION_DIM)).astype(np.float32),
+        rewards=rng.standard_normal((*shape, steps), np.float32),
+        terminated=np.zeros(n_episodes, bool),
+        length=np.full(n_episodes, steps, np.int32),
+        episode_id=np.arange(n_episodes),
+    )
+
+
 def blocks(n_episodes: int) -> Iterator[Episodes]:
     """So many episodes, a multiple of `BLOCK_EPISODES`."""
-    rng, steps = np.random.default_rng(0), _SPEC.horizon
-    shape = (BLOCK_EPISODES, N_AGENTS)
-    observations = rng.standard_normal((*shape, steps + 1, OBSERVATION_DIM), np.float32)
-    actions = rng.uniform(-1, 1, (*shape, steps, ACTION_DIM)).astype(np.float32)
-    rewards = rng.standard_normal((*shape, steps), np.float32)
+    block = noise(BLOCK_EPISODES)
     for first in range(0, n_episodes, BLOCK_EPISODES):
         moved = np.float32(first / n_episodes)
-        yield Episodes(
-            observations=observations + moved,
-            actions=actions * moved,
-            rewards=rewards + moved,
-            terminated=np.zeros(BLOCK_EPISODES, bool),
-            length=np.full(BLOCK_EPISODES, steps, np.int32),
-            episode_id=np.arange(first, first + BLOCK_EPISODES),
+        yield replace(
+            block,
+            observations=block.observations + moved,
+            actions=block.actions * moved,
+            rewards=block.rewards + moved,
+            episode_id=block.episode_id + first,
         )
 
 
-def write_shards(path: Path, n_episodes: int) -> DatasetManifest:
-    """A dataset of so many episodes, from a generator that holds one block."""
+def write_shards(
+    path: Path, n_episodes: int, made: Iterable[Episodes] | None = None, layout: Layout = USUAL_LAYOUT
+) -> DatasetManifest:
+    """A dataset of so many episodes; by default from a generator that holds one block."""
     return write_dataset(
         path,
         Description(name="made_up", environment=_SPEC.environment, recipe=_SPEC.recipe, behavior={"name": "noise"}),
-        blocks=blocks(n_episodes),
+        blocks=blocks(n_episodes) if made is None else made,
         n_episodes=n_episodes,
         seed=0,
+        layout=layout,
     )
 
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.subjects import made_up_spec
+from benchmarks.large_data import noise, write_shards
 from benchmarks.table import Row, ratio
 from data_modules.episodes import EpisodeDataModule
-from data_modules.storage.arrays import Episodes
-from data_modules.storage.store import Description, Layout, write_dataset
+from data_modules.storage.store import Layout
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.evaluation.timing import interleaved
 
@@ -61,24 +60,8 @@ def make_data(
     path: Path, n_episodes: int, window: Window, batch_size: int, episodes_per_sample: int
 ) -> EpisodeDataModule:
     """A dataset of three agents and 25 steps, and the module that serves its windows."""
-    spec, rng = made_up_spec(3), np.random.default_rng(0)
-    shape, steps = (n_episodes, 3), spec.horizon
-    episodes = Episodes(
-        observations=rng.standard_normal((*shape, steps + 1, spec.observation_dim), np.float32),
-        actions=rng.uniform(-1, 1, (*shape, steps, spec.action_dim)).astype(np.float32),
-        rewards=rng.standard_normal((*shape, steps), np.float32),
-        terminated=np.zeros(n_episodes, bool),
-        length=np.full(n_episodes, steps, np.int32),
-        episode_id=np.arange(n_episodes),
-    )
-    write_dataset(
-        path,
-        Description(name="made_up", environment=spec.environment, recipe=spec.recipe, behavior={"name": "noise"}),
-        blocks=[episodes],
-        n_episodes=n_episodes,
-        seed=0,
-        layout=Layout(episodes_per_sample=episodes_per_sample, samples_per_shard=4096 // episodes_per_sample),
-    )
+    layout = Layout(episodes_per_sample=episodes_per_sample, samples_per_shard=4096 // episodes_per_sample)
+    write_shards(path, n_episodes, [noise(n_episodes)], layout)
     data = EpisodeDataModule(path, window, global_batch_size=batch_size, memory_mb=None)
     data.setup()
     return data

@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from benchmarks.subjects import PAPER, PRESET, Update, made_up_batch, made_up_spec, make_dof_policy
+from benchmarks.gemm import SETTINGS
+from benchmarks.subjects import Update, made_up_batch, made_up_spec, make_dof_policy
 from benchmarks.table import Row, ratio
 from dof_lightning.evaluation.timing import interleaved
 from dof_lightning.networks.activation import Mish
-
-SETTINGS = (("preset", PRESET, 256, 30), ("paper's sizes", PAPER, 1024, 5))
 
 
 class UpdateWithoutFusion(Update):
@@ -24,11 +23,9 @@ class UpdateWithoutFusion(Update):
 
 
 def options(settings: Sequence[tuple[str, Sequence[str], int, int]] = SETTINGS, compiled: bool = True) -> list[Row]:
-    """The speed-up each option gives; above 1 is faster.
+    """The speed-up each option gives; above 1 is faster. Compilation, which is tried last, takes a minute.
 
-    Args:
-        settings: name, overrides, B and repetitions of each.
-        compiled: whether compilation is tried too, which takes a minute.
+    A setting is its name, overrides, B and repetitions.
     """
     return [row for setting in settings for row in _rows(*setting, compiled)]
 
@@ -76,7 +73,6 @@ def _with_torchs_mish(update: Update) -> Update:
 
 def _compiled(update: Update) -> Update:
     algorithm = update.algorithm
-    names = ("denoiser", "average_denoiser", "critic.online", "critic.target")
-    for name in names:
+    for name in ("denoiser", "average_denoiser", "critic.online", "critic.target"):
         algorithm.get_submodule(name).compile()
     return update

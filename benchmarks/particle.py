@@ -21,14 +21,19 @@ def particle(n_environments: int = N_ENVIRONMENTS, repetitions: int = 15) -> lis
     with _one_core():
         functions: dict[str, Callable[[], object]] = {"ours": partial(play, ParticleEnv("spread"), n_environments)}
         if _installed("mpe2"):
-            functions["mpe2"] = partial(play_mpe2, _make_mpe2())
+            from mpe2 import simple_spread_v3
+
+            env = simple_spread_v3.parallel_env(N=3, max_cycles=HORIZON, continuous_actions=True)
+            functions["mpe2"] = partial(play_mpe2, env)
         if _installed("jaxmarl"):
             functions["jaxmarl"] = make_jaxmarl(n_environments)
         seconds = interleaved(functions, repetitions)
     what = f"spread, {n_environments} environments"
     rows = []
-    for name, episodes, aim in (("mpe2", 1, ">= 100"), ("jaxmarl", n_environments, ">= 1")):
-        against = {"mpe2": "mpe2 simple_spread_v3", "jaxmarl": "jaxmarl MPE simple_spread, vmap + jit + scan"}[name]
+    for name, against, episodes, aim in (
+        ("mpe2", "mpe2 simple_spread_v3", 1, ">= 100"),
+        ("jaxmarl", "jaxmarl MPE simple_spread, vmap + jit + scan", n_environments, ">= 1"),
+    ):
         if name not in functions:
             rows.append(Row("particle", what, against, None, aim, f"{name} not installed"))
             continue
@@ -85,12 +90,6 @@ def make_jaxmarl(n_environments: int) -> Callable[[], object]:
     compiled, key = jax.jit(episode), jax.random.PRNGKey(0)
     wait: Any = jax.block_until_ready
     return lambda: wait(compiled(key))
-
-
-def _make_mpe2() -> Any:
-    from mpe2 import simple_spread_v3
-
-    return simple_spread_v3.parallel_env(N=3, max_cycles=HORIZON, continuous_actions=True)
 
 
 def _installed(package: str) -> bool:

@@ -18,12 +18,7 @@ N_AGENTS, BATCH_SIZE = 3, 32
 
 @dataclass(frozen=True)
 class Planner:
-    """One subject.
-
-    Attributes:
-        name: in the table.
-        overrides: of the configuration.
-    """
+    """One subject: its name in the table, and its overrides of the configuration."""
 
     name: str
     overrides: Sequence[str]
@@ -77,19 +72,16 @@ def planner(
     repetitions: int = 3,
     name: str = "planner",
 ) -> list[Row]:
-    """Time of a decision of all agents in one episode, and of an update.
+    """Time of a decision of all agents in one episode, and of an update; `name` is the benchmark's.
 
-    Args:
-        comparisons: pairs of subjects; a subject in several of them is built once.
-        batch_size: B of the updates.
-        repetitions: timed calls of each subject.
-        name: of the benchmark.
+    A subject in several of the comparisons is built once.
     """
     spec = made_up_spec(N_AGENTS)
     subjects = dict.fromkeys(part for pair in comparisons for part in (pair.measured, pair.against))
     algorithms = {subject.name: make_algorithm(spec, subject.overrides) for subject in subjects}
     decisions = {subject: _decision(spec, own) for subject, own in algorithms.items()}
-    updates = {subject: _update(spec, own, batch_size) for subject, own in algorithms.items()}
+    batches = {subject: made_up_windows(spec, own.window, batch_size) for subject, own in algorithms.items()}
+    updates = {subject: Update(own, batches[subject]) for subject, own in algorithms.items()}
     deciding, updating = interleaved(decisions, repetitions), interleaved(updates, repetitions)
     rows = []
     for pair in comparisons:
@@ -114,10 +106,6 @@ def _decision(spec: DatasetSpec, algorithm: Algorithm) -> Callable[[], object]:
     observations = torch.randn(1, spec.n_agents, spec.observation_dim, generator=make_generator(0, "decision"))
     carry, generator = policy.begin(1, observations.device, None), make_generator(0, "noise")
     return partial(torch.no_grad()(policy.act), observations, carry, None, generator)
-
-
-def _update(spec: DatasetSpec, algorithm: Algorithm, batch_size: int) -> Update:
-    return Update(algorithm, made_up_windows(spec, algorithm.window, batch_size))
 
 
 def _millions(algorithm: Algorithm) -> float:

@@ -7,20 +7,22 @@ import multiprocessing
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, Self, TypeVar
 
 from benchmarks import large_data
-from benchmarks.resident_memory import watched
 from data_modules.convert.importing import import_dataset
 from data_modules.episodes import EpisodeDataModule
 from data_modules.storage.manifest import read_manifest
 from dof_lightning.batch import Window
 from dof_lightning.errors import UserError
+from dof_lightning.files import to_markdown
 
 IN_MEMORY_GB = 0.2
 WINDOWS = ((Window(history=0, horizon=1), 512), (Window(history=0, horizon=24), 64))
@@ -105,6 +107,63 @@ class Read:
     growth_mb: float
 
 
+def anonymous_mb(process: int | str = "self") -> float:
+    """`RssAnon` of a process and all its descendants, in 10^6 bytes, where what forked processes share counts once.
+
+    It is what has to fit into the machine (Linux). Those that have ended count nothing.
+    """
+    folder = Path("/proc") / str(process)
+    try:
+        rollup = (folder / "smaps_rollup").read_text(encoding="utf-8")
+        children = [
+            child
+            for task in (folder / "task").iterdir()
+            for child in (task / "children").read_text(encoding="utf-8").split()
+        ]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    own = [int(line.split()[1]) * 1024 / 1e6 for line in rollup.splitlines() if line.startswith("Pss_Anon:")]
+    return sum(own) + sum(anonymous_mb(child) for child in children)
+
+
+@dataclass
+class Growth:
+    """What memory did in a while.
+
+    Attributes:
+        before_mb: at the start.
+        peak_mb: the largest value seen.
+    """
+
+    before_mb: float
+    peak_mb: float
+
+    @property
+    def mb(self) -> float:
+        """From the start to the peak."""
+        return self.peak_mb - self.before_mb
+
+
+@contextmanager
+def watched(every_s: float = 0.02) -> Iterator[Growth]:
+    """Looks at this process's memory every so often; a shorter peak may be missed."""
+    before = anonymous_mb()
+    growth, ended = Growth(before, before), Event()
+
+    def look() -> None:
+        while not ended.wait(every_s):
+            growth.peak_mb = max(growth.peak_mb, anonymous_mb())
+
+    thread = Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield growth
+    finally:
+        ended.set()
+        thread.join()
+        growth.peak_mb = max(growth.peak_mb, anonymous_mb())
+
+
 def scale(settings: Settings) -> str:
     """Two Markdown tables: what was written, and how it was read."""
     with tempfile.TemporaryDirectory(dir=settings.folder, prefix="scale-") as folder:
@@ -112,10 +171,10 @@ def scale(settings: Settings) -> str:
         written = alone(write, large, settings.size_gb, settings.importer)
         alone(write, small, IN_MEMORY_GB)
         streamed = [_row(large, settings, window, size, written.n_bytes, small) for window, size in WINDOWS]
-    header = "| written | GB | from, GB | seconds | from, MB/s | growth of anonymous memory, MB |"
-    table = [header, "|---|---|---|---|---|---|", _describe(written), ""]
-    header = "| batches | in memory, windows/s | streamed, windows/s | ratio | first batch, s | growth, MB |"
-    return "\n".join([*table, header, "|---|---|---|---|---|---|", *streamed])
+    columns = ("written", "GB", "from, GB", "seconds", "from, MB/s", "growth of anonymous memory, MB")
+    table = to_markdown(columns, [_describe(written)])
+    columns = ("batches", "in memory, windows/s", "streamed, windows/s", "ratio", "first batch, s", "growth, MB")
+    return f"{table}\n{to_markdown(columns, streamed)}"
 
 
 def write(path: Path, size_gb: float, importer: str = "") -> Written:
@@ -167,20 +226,16 @@ def _fork_from_now_on() -> None:
     multiprocessing.set_start_method("fork", force=True)
 
 
-def _row(large: Path, settings: Settings, window: Window, size: int, n_bytes: int, small: Path) -> str:
+def _row(large: Path, settings: Settings, window: Window, size: int, n_bytes: int, small: Path) -> tuple[str, ...]:
     held = alone(read, small, window, size, None, 0, settings.seconds / 3)
     found = alone(read, large, window, size, settings.memory_mb, settings.num_workers, settings.seconds)
     what = f"{n_bytes / 1e9:.1f} GB, {window.length} rows, B = {size}, memory_mb = {settings.memory_mb:g}"
     ratio = found.windows_a_second / held.windows_a_second
-    speeds = f"{held.windows_a_second:,.0f} | {found.windows_a_second:,.0f} | {ratio:.2f}"
-    return f"| {what} | {speeds} | {found.first_batch_s:.1f} | {found.growth_mb:.0f} |"
+    speeds = f"{held.windows_a_second:,.0f}", f"{found.windows_a_second:,.0f}", f"{ratio:.2f}"
+    return what, *speeds, f"{found.first_batch_s:.1f}", f"{found.growth_mb:.0f}"
 
 
-def _describe(written: Written) -> str:
-    size, source, speed = (
-        written.n_bytes / 1e9,
-        written.source_bytes / 1e9,
-        written.source_bytes / 1e6 / written.seconds,
-    )
-    numbers = f"{size:.1f} | {source:.1f} | {written.seconds:.0f} | {speed:.0f} | {written.growth_mb:.0f}"
-    return f"| {written.n_shards} shards | {numbers} |"
+def _describe(written: Written) -> tuple[str, ...]:
+    sizes = f"{written.n_bytes / 1e9:.1f}", f"{written.source_bytes / 1e9:.1f}"
+    speed = written.source_bytes / 1e6 / written.seconds
+    return f"{written.n_shards} shards", *sizes, f"{written.seconds:.0f}", f"{speed:.0f}", f"{written.growth_mb:.0f}"

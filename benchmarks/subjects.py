@@ -41,14 +41,14 @@ def made_up_spec(n_agents: int, observation_dim: int = OBSERVATION_DIM, action_d
     return DatasetSpec("made_up", environment, discount=0.99, recipe={"data": "made up"}, statistics=statistics)
 
 
-def made_up_batch(spec: DatasetSpec, size: int, seed: int = 0) -> EpisodeBatch:
+def made_up_batch(spec: DatasetSpec, size: int) -> EpisodeBatch:
     """B windows of one row of that dataset."""
-    return made_up_windows(spec, Window(history=0, horizon=1), size, seed)
+    return made_up_windows(spec, Window(history=0, horizon=1), size)
 
 
-def made_up_windows(spec: DatasetSpec, window: Window, size: int, seed: int = 0) -> EpisodeBatch:
+def made_up_windows(spec: DatasetSpec, window: Window, size: int) -> EpisodeBatch:
     """B windows of that dataset, without padded rows."""
-    generator, n, rows = make_generator(seed, "made-up batch"), spec.n_agents, window.length
+    generator, n, rows = make_generator(0, "made-up batch"), spec.n_agents, window.length
     return EpisodeBatch(
         observations=torch.randn(size, n, rows + 1, spec.observation_dim, generator=generator),
         actions=torch.rand(size, n, rows, spec.action_dim, generator=generator) * 2 - 1,
@@ -87,12 +87,7 @@ def make_algorithm(spec: DatasetSpec, overrides: Sequence[str], seed: int = 0) -
 
 
 class Update:
-    """One training step after another, without Lightning around it.
-
-    Args:
-        algorithm: what is trained.
-        batch: every step's.
-    """
+    """One training step after another of an algorithm, on the same batch and without Lightning around it."""
 
     def __init__(self, algorithm: Algorithm, batch: EpisodeBatch) -> None:
         self.algorithm = algorithm

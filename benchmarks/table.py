@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dof_lightning.files import to_markdown
+
 HEADER = ("benchmark", "measured", "against", "ratio", "aim", "remark")
 
 
@@ -35,8 +37,7 @@ class Row:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as one Markdown table."""
-    lines = [HEADER, ("---",) * len(HEADER), *(row.cells() for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return to_markdown(HEADER, [row.cells() for row in rows])
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:

@@ -19,17 +19,15 @@ STEPS, CANDIDATES = 100, 50
 
 
 class TwoChainAgent:
-    """One agent's actor and critics, with optimisers of their own.
+    """One agent's actor and critics, with optimisers of their own and chains of K = `steps`.
 
-    Args:
-        algorithm: whose networks' sizes and weights are taken; it must have critics.
-        agent: which agent.
-        steps: K.
+    Sizes and weights are those of an algorithm's networks, which must have critics.
     """
 
     def __init__(self, algorithm: DoFPolicy, agent: int, steps: int = STEPS) -> None:
         if algorithm.critic is None or algorithm.critic.online.critic is None:
             raise ValueError("an algorithm without critics has no two-chain update")
+        self._action_dim = algorithm.spec.action_dim
         self._schedule = vp(steps)
         self._sampler = DDPM(self._schedule)
         self.actor = AgentDenoiser(algorithm.denoiser, agent)  # type: ignore[arg-type]
@@ -65,12 +63,6 @@ class TwoChainAgent:
         noises = torch.randn(self._sampler.n_noises, len(condition), self._action_dim)
         return self._sampler.sample(lambda x, k: actor(x, k, condition), noises, lambda x: x.clamp(-1, 1))
 
-    @property
-    def _action_dim(self) -> int:
-        last = self.actor.network[-1]
-        assert isinstance(last, nn.Linear)
-        return last.out_features
-
     def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -78,13 +70,7 @@ class TwoChainAgent:
 
 
 class TwoChains:
-    """All agents, one after another.
-
-    Args:
-        algorithm: see `TwoChainAgent`.
-        batch: every update's.
-        steps: K.
-    """
+    """All agents of an algorithm, one after another, on the same batch in every update; see `TwoChainAgent`."""
 
     def __init__(self, algorithm: DoFPolicy, batch: EpisodeBatch, steps: int = STEPS) -> None:
         self.agents = [TwoChainAgent(algorithm, agent, steps) for agent in range(algorithm.spec.n_agents)]

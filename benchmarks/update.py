@@ -35,10 +35,6 @@ class Setting:
     repetitions: int
     chains: bool = False
 
-    def with_q_gradient(self, choice: str) -> list[str]:
-        """The overrides with a way for the gradient of Q."""
-        return [*self.overrides, f"algorithm.q_gradient={choice}"]
-
 
 SETTINGS = (
     Setting("preset", PRESET, 3, 256, 30, chains=True),
@@ -65,7 +61,7 @@ def _update_rows(setting: Setting) -> list[Row]:
     rows: list[Row] = []
     for choice in Q_GRADIENTS:
         try:
-            algorithm = make_dof_policy(spec, setting.with_q_gradient(choice))
+            algorithm = make_dof_policy(spec, [*setting.overrides, f"algorithm.q_gradient={choice}"])
         except UserError:
             rows.append(Row("update", f"{setting.name}, q_gradient={choice}", "-", None, remark="not offered here"))
             continue

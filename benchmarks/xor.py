@@ -35,21 +35,16 @@ def xor_batch(size: int, generator: torch.Generator) -> EpisodeBatch:
     return batch
 
 
-def trained_on_xor(option: str, seed: int, steps: int, diffusion_steps: int = 10, batch_size: int = 256) -> DoFPolicy:
-    """A model trained by cloning.
+def trained_on_xor(option: str, seed: int, steps: int, diffusion_steps: int = 10) -> DoFPolicy:
+    """A model of an option of group noise_factorization, trained by cloning; K = `diffusion_steps` (vp schedule).
 
-    Args:
-        option: of group noise_factorization.
-        seed: of weights, data and noise.
-        steps: of the optimiser.
-        diffusion_steps: K of the vp schedule.
-        batch_size: B.
+    The seed is that of weights, data and noise.
     """
     spec = made_up_spec(2, observation_dim=1, action_dim=1)
     execution = "centralized" if option in CENTRALIZED else "decentralized"
     chain = (f"schedule.steps={diffusion_steps}", "sampler=ddpm", "sampler.steps=null")
     model = make_dof_policy(spec, [*SETTINGS, *chain, f"noise_factorization={option}", f"execution={execution}"], seed)
-    train_on_xor(model, seed, steps, batch_size)
+    train_on_xor(model, seed, steps)
     return model
 
 

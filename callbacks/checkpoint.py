@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.context import RunContext
 from callbacks.finite import check_finite
-from callbacks.step_schedule import StepSchedule
+from callbacks.step_schedule import Scheduled
 from dof_lightning.errors import UserError
 from dof_lightning.files import remove_drafts, write_atomically
 
@@ -76,7 +76,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise UserError(f"checkpoint {path} cannot be read ({reason}); {advice}") from error
 
 
-class LastCheckpoint(Checkpoint):
+class LastCheckpoint(Scheduled, Checkpoint):
     """`last.ckpt` every n optimiser steps and at the last one, however the training ends between two batches.
 
     Weights that are not finite are not saved, and end the training.
@@ -93,32 +93,26 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, dirpath: str | Path, every_n_steps: int) -> None:
+        super().__init__(every_n_steps, "checkpoint.every_n_steps")
         self.last_model_path = str(Path(dirpath) / "last.ckpt")
         self.saved_step = 0
-        self._schedule = StepSchedule(every_n_steps, "checkpoint.every_n_steps")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning hook."""
-        self._schedule.start(trainer)
+        super().on_train_start(trainer, pl_module)
         self.saved_step = trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Saves where due (Lightning hook)."""
-        if self._schedule.is_due(trainer):
-            self._save(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves where `trainer.max_time` ended the training (Lightning hook)."""
-        self._save(trainer, pl_module)
+        self.act(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves where a signal ended it, which Lightning raises between two batches (Lightning hook)."""
         if isinstance(exception, SIGTERMException):
-            self._save(trainer, pl_module)
+            self.act(trainer, pl_module)
 
-    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves, unless that is done."""
         if trainer.global_step == self.saved_step or _is_trial(trainer):
             return
         check_finite(trainer, pl_module)
@@ -126,7 +120,7 @@ class LastCheckpoint(Checkpoint):
             self.saved_step = trainer.global_step
 
 
-class BestCheckpoint(Checkpoint):
+class BestCheckpoint(Scheduled, Checkpoint):
     """`best.ckpt` at the step with the largest value of a metric; looked at when rollouts are due.
 
     The best value is part of every checkpoint and knows no paths, so it survives resuming and moving the run folder;
@@ -147,22 +141,15 @@ class BestCheckpoint(Checkpoint):
     """
 
     def __init__(self, dirpath: str | Path, monitor: str, every_n_steps: int) -> None:
+        super().__init__(every_n_steps, "rollout.every_n_steps")
         self._path = Path(dirpath) / "best.ckpt"
         self.monitor = monitor
         self.best_model_path = ""
         self.best_score, self.best_step = -float("inf"), 0
-        self._schedule = StepSchedule(every_n_steps, "rollout.every_n_steps")
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning hook."""
-        self._schedule.start(trainer)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Saves where the score is the best so far (Lightning hook)."""
-        due = self._schedule.is_due(trainer) and not _is_trial(trainer)
-        if not due or self.monitor not in trainer.callback_metrics:
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves where the score is the best so far."""
+        if _is_trial(trainer) or self.monitor not in trainer.callback_metrics:
             return
         score = float(trainer.callback_metrics[self.monitor])
         if not trainer.strategy.reduce_boolean_decision(score > self.best_score):

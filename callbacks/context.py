@@ -1,9 +1,14 @@
-"""What a callback is told about the run it watches."""
+"""What a callback is told about the run it watches, and the policy that learns there."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
+
+from lightning import LightningModule
 
 from dof_lightning.envs.base import VectorEnv
+from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.spec import DatasetSpec
 
 
@@ -31,3 +36,8 @@ class RunContext:
     folder: Path
     checkpoints: Path
     global_batch_size: int
+
+
+def policy_of(pl_module: LightningModule) -> DecentralizedPolicy:
+    """The policy as it is now; all ranks must ask for it: where weights are sharded, they are put together."""
+    return cast(Callable[[], DecentralizedPolicy], pl_module.policy)()

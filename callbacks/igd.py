@@ -1,20 +1,17 @@
 """Measures while training whether the joint law is still the product of the agents' laws."""
 
 import sys
-from collections.abc import Callable
-from typing import Any, cast
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 
-from callbacks.context import RunContext
+from callbacks.context import RunContext, policy_of
 from callbacks.finite import check_finite
-from callbacks.step_schedule import StepSchedule
+from callbacks.step_schedule import Scheduled, log_to_charts
 from dof_lightning.evaluation.igd import Effort, gauge, has_joint_chain
 from dof_lightning.evaluation.two_sample import total_correlation
-from dof_lightning.policy import DecentralizedPolicy
 
 
-class IGDCallback(Callback):
+class IGDCallback(Scheduled):
     """The IGD gauge every n steps and at the last step, on rank zero with averaged weights.
 
     Logs `igd/<key>` of `dof_lightning.evaluation.igd.Gauge`, all but the verdict: so few draws see strong dependence
@@ -41,29 +38,22 @@ class IGDCallback(Callback):
         permutations: int,
         rows: int,
     ) -> None:
+        super().__init__(every_n_steps, "callbacks.igd.every_n_steps")
         self.env, self.seed = run.env, run.seed
         self.effort = Effort(conditions, draws, permutations, rows).check("callbacks.igd.")
-        self._schedule = None if every_n_steps is None else StepSchedule(every_n_steps, "callbacks.igd.every_n_steps")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says so where there is nothing to measure (Lightning hook)."""
-        if self._schedule is None:
-            return
-        self._schedule.start(trainer)
-        if not has_joint_chain(_policy(pl_module)):
+        super().on_train_start(trainer, pl_module)
+        if self._schedule is not None and not has_joint_chain(policy_of(pl_module)):
             self._schedule = None
             if trainer.is_global_zero:
                 sys.stderr.write("igd: this algorithm has no joint chain of f and h, nothing is measured\n")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Measures where due (Lightning hook)."""
-        if self._schedule is None or not self._schedule.is_due(trainer):
-            return
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures."""
         check_finite(trainer, pl_module)
-        # All ranks ask for it: where weights are sharded, they are put together.
-        policy = _policy(pl_module)
+        policy = policy_of(pl_module)  # on all ranks
         if not trainer.is_global_zero:
             return
         measured = gauge(policy, self.env, self.seed, self.effort).to_dict()
@@ -71,9 +61,4 @@ class IGDCallback(Callback):
         values = {f"igd/{name}": value for name, value in measured.items() if value is not None}
         if self.env.law is not None:
             values["igd/coordination_gap"] = total_correlation(self.env.law)
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
-
-
-def _policy(pl_module: LightningModule) -> DecentralizedPolicy:
-    return cast(Callable[[], DecentralizedPolicy], pl_module.policy)()
+        log_to_charts(trainer, values)

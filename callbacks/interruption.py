@@ -9,15 +9,15 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
-from callbacks.step_schedule import StepSchedule
+from callbacks.step_schedule import Scheduled, StepSchedule
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interruption(Callback):
+class Interruption(Scheduled):
     """Lets the step that is under way end, so that what is saved then is whole.
 
     The first SIGINT or SIGTERM, whichever rank it reaches, makes Lightning raise its `SIGTERMException` after the same
@@ -28,21 +28,17 @@ class Interruption(Callback):
     """
 
     def __init__(self) -> None:
+        super().__init__(1, "trainer.max_steps")
         self.received: signal.Signals | None = None
-        self._steps = StepSchedule(1, "trainer.max_steps")
         self._before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the signals over from Lightning, whose handler talks to other ranks at any moment (Lightning hook)."""
-        self._steps.start(trainer)
+        super().on_train_start(trainer, pl_module)
         self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Tells Lightning, on all ranks (Lightning hook)."""
-        if not self._steps.is_due(trainer):
-            return
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tells Lightning, on all ranks."""
         if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
             trainer._signal_connector.received_sigterm = True
 

@@ -1,13 +1,11 @@
 """The learning rate of every parameter group, on a chart."""
 
-from typing import Any
+from lightning import LightningModule, Trainer
 
-from lightning import Callback, LightningModule, Trainer
-
-from callbacks.step_schedule import StepSchedule
+from callbacks.step_schedule import Scheduled, log_to_charts
 
 
-class LearningRateCallback(Callback):
+class LearningRateCallback(Scheduled):
     """Logs `learning_rate/<group>` for the groups of every optimiser.
 
     Lightning's LearningRateMonitor would need a logger, call the groups `lr-Adam/<group>`, and log before a step, by
@@ -21,19 +19,10 @@ class LearningRateCallback(Callback):
     """
 
     def __init__(self, every_n_steps: int) -> None:
-        self._schedule = StepSchedule(every_n_steps, "learning_rate.every_n_steps")
+        super().__init__(every_n_steps, "learning_rate.every_n_steps")
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning hook."""
-        self._schedule.start(trainer)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Logs where due (Lightning hook)."""
-        if not self._schedule.is_due(trainer):
-            return
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs them."""
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         rates = {f"learning_rate/{group.get('name', i)}": group["lr"] for i, group in enumerate(groups)}
-        for logger in trainer.loggers:
-            logger.log_metrics(rates, step=trainer.global_step)
+        log_to_charts(trainer, rates)

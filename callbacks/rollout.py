@@ -1,25 +1,23 @@
 """Rolls the policy out while it learns, and measures what is promised."""
 
 import time
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchmetrics import MaxMetric, SumMetric
 
-from callbacks.context import RunContext
+from callbacks.context import RunContext, policy_of
 from callbacks.finite import check_finite
-from callbacks.step_schedule import StepSchedule
-from dof_lightning.policy import DecentralizedPolicy
+from callbacks.step_schedule import Scheduled, log_to_charts
 from dof_lightning.rollout.metrics import EpisodeReturns, NormalizedScore, WinRate
 from dof_lightning.rollout.run import Rollout, certify, evaluation_seeds, run_rollout, split_episodes
 
 _CERTIFIED_EPISODES = 4  # with more, the certificate would take as long as the rollouts
 
 
-class RolloutCallback(Callback):
+class RolloutCallback(Scheduled):
     """Decentralised rollouts every n steps and at the last step, on all ranks with split episodes.
 
     The episodes are the *selection* episodes of the seed, the same every time and with the same noise, so scores of
@@ -53,9 +51,9 @@ class RolloutCallback(Callback):
         chunk: int = 50,
         random_return: float | None = None,
     ) -> None:
+        super().__init__(every_n_steps, "rollout.every_n_steps")
         self.env, self.seed, self.episodes = run.env, run.seed, episodes
         self.chunk = min(chunk, run.env.episodes_at_once)
-        self._schedule = StepSchedule(every_n_steps, "rollout.every_n_steps")
         reference = run.env.spec.own_reference or run.env.spec.reference
         if random_return is None and reference is not None:
             random_return = reference.random
@@ -63,30 +61,22 @@ class RolloutCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts scores and constant lines on the same chart (Lightning hook)."""
-        self._schedule.start(trainer)
+        super().on_train_start(trainer, pl_module)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_custom_scalars(self._layout())
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Rolls out where due (Lightning hook)."""
-        if not self._schedule.is_due(trainer):
-            return
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Rolls out."""
         check_finite(trainer, pl_module)
         measured = self._measure(trainer, pl_module) | self._lines
+        headline = "rollout/return_mean" if self.env.spec.reference is None else "rollout/normalized_score"
         for name, value in measured.items():
-            pl_module.log(name, value, prog_bar=name == self._headline, logger=False)
-        for logger in trainer.loggers:
-            logger.log_metrics(measured, step=trainer.global_step)
-
-    @property
-    def _headline(self) -> str:
-        return "rollout/return_mean" if self.env.spec.reference is None else "rollout/normalized_score"
+            pl_module.log(name, value, prog_bar=name == headline, logger=False)
+        log_to_charts(trainer, measured)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        policy = cast(Callable[[], DecentralizedPolicy], pl_module.policy)()
+        policy = policy_of(pl_module)
         episodes = split_episodes(self.episodes, self.chunk, trainer.global_rank, trainer.world_size)
         seeds = evaluation_seeds(self.seed, "selection", self.episodes)[episodes.start : episodes.stop]
         started = time.perf_counter()

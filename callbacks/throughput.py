@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 
 from callbacks.context import RunContext
-from callbacks.step_schedule import StepSchedule
+from callbacks.step_schedule import StepSchedule, log_to_charts
 
 _FETCH = "train_dataloader_next"
 
@@ -83,8 +83,7 @@ class ThroughputCallback(Callback):
         }
         for name, value in measured.items():
             pl_module.log(name, value, prog_bar=name == "throughput/windows_per_second", logger=False)
-        for logger in trainer.loggers:
-            logger.log_metrics(measured, step=trainer.global_step)
+        log_to_charts(trainer, measured)
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -2,24 +2,23 @@
 
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from callbacks.context import RunContext
-from callbacks.step_schedule import StepSchedule
-from dof_lightning.policy import DecentralizedPolicy
+from callbacks.context import RunContext, policy_of
+from callbacks.step_schedule import Scheduled
 from dof_lightning.rollout.run import Spectator, evaluation_seeds, run_rollout
 
 
-class VideoCallback(Callback):
+class VideoCallback(Scheduled):
     """A GIF of the first selection episode, every n steps and at the last step, made on rank zero.
 
     Args:
@@ -41,27 +40,22 @@ class VideoCallback(Callback):
         dirpath: str | Path | None = None,
         frames_per_second: float = 10.0,
     ) -> None:
+        super().__init__(every_n_steps, "video.every_n_steps")
         self.env, self.seed, self.dirpath, self.frames_per_second = run.env, run.seed, dirpath, frames_per_second
-        self._schedule = StepSchedule(every_n_steps, "video.every_n_steps")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says so where there is nothing to draw (Lightning hook)."""
-        self._schedule.start(trainer)
+        super().on_train_start(trainer, pl_module)
         if trainer.is_global_zero and not self.env.can_render:
             sys.stderr.write(f"env={self.env.spec.name} cannot draw: no videos\n")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Draws an episode where due (Lightning hook)."""
-        if not (self.env.can_render and self._schedule.is_due(trainer)):
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws an episode."""
+        if not self.env.can_render:
             return
-        # All ranks ask for it: where weights are sharded, they are put together.
-        policy = cast(Callable[[], DecentralizedPolicy], pl_module.policy)()
-        if trainer.is_global_zero:
-            self._draw(trainer, policy)
-
-    def _draw(self, trainer: Trainer, policy: DecentralizedPolicy) -> None:
+        policy = policy_of(pl_module)  # on all ranks
+        if not trainer.is_global_zero:
+            return
         step = trainer.global_step
         seeds = evaluation_seeds(self.seed, "selection", 1)
         rollout = run_rollout(policy, self.env, seeds, (self.seed, "rollout", "video"), spectator=Spectator(draws=0))
@@ -87,12 +81,7 @@ def encode_gif(frames: Sequence[np.ndarray], frames_per_second: float) -> bytes:
 def add_gif(writer: SummaryWriter, tag: str, gif: bytes, shape: tuple[int, ...], step: int) -> None:
     """Adds an encoded GIF as an image: TensorBoard hands the bytes to the browser, which plays them.
 
-    Args:
-        writer: of the run.
-        tag: its name in TensorBoard.
-        gif: the encoded file.
-        shape: height and width first.
-        step: global step.
+    `shape` is that of a picture, `[height, width, ...]`.
     """
     image = Summary.Image(height=shape[0], width=shape[1], colorspace=3, encoded_image_string=gif)
     cast(FileWriter, writer.file_writer).add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)

@@ -12,11 +12,11 @@ from rich.progress import Progress
 from torch import Tensor
 
 from data_modules.behavior.base import Behavior
+from data_modules.source import DatasetSource
 from data_modules.storage.arrays import Episodes
 from data_modules.storage.manifest import FORMAT_VERSION, read_manifest
 from data_modules.storage.store import Description, write_dataset
 from data_modules.tools.verify import verify_dataset
-from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.rollout.recorder import Rollout
 from dof_lightning.rollout.run import Spectator, run_rollout
@@ -29,12 +29,11 @@ _OPTIONAL = ("state", "legal", "alive", "extra_observations", "extra_actions", "
 
 
 @dataclass(frozen=True)
-class CollectedDataset:
+class CollectedDataset(DatasetSource):
     """A dataset of our own making, named by its recipe.
 
     Args:
-        name: e.g. `mpe_spread_expert`.
-        environment: where it is collected.
+        name, environment: see `DatasetSource`.
         behavior: who acts.
         episodes: how many.
         seed: of environments and exploration noise.
@@ -45,8 +44,6 @@ class CollectedDataset:
         UserError: fewer than one episode.
     """
 
-    name: str
-    environment: VectorEnv
     behavior: Behavior
     episodes: int
     seed: int
@@ -74,18 +71,8 @@ class CollectedDataset:
         """The dataset's folder, whose name carries the recipe's fingerprint."""
         return Path(self.root) / f"{self.name}-{self.episodes}-{fingerprint(self.recipe)[:8]}"
 
-    def exists(self) -> bool:
-        """Whether it is on disk, complete."""
-        return (self.path / "dataset.json").exists()
-
     def ensure(self, progress: bool = True) -> Path:
-        """Builds and verifies the dataset unless it is there.
-
-        Args:
-            progress: show progress bars.
-
-        Returns:
-            The dataset's folder.
+        """See `DatasetSource.ensure`.
 
         Raises:
             UserError: the folder is damaged, or the disk is full.
@@ -139,12 +126,7 @@ class CollectedDataset:
 
 
 def as_episodes(rollout: Rollout, ids: np.ndarray) -> Episodes:
-    """A recorded rollout as a block of a dataset.
-
-    Args:
-        rollout: from `run_rollout(record=True)`.
-        ids: `[n]`, the episodes' ids.
-    """
+    """A rollout that was recorded (`record=True`) as a block of a dataset; `ids` `[n]` are the episodes'."""
     terminated = recorded(rollout.terminated).gather(1, rollout.lengths[:, None] - 1)
     optional = {name: getattr(rollout, name) for name in _OPTIONAL}
     return Episodes(

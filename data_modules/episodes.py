@@ -21,13 +21,14 @@ from data_modules.loading.streaming import StreamedBatches, StreamPlan, choose_h
 from data_modules.loading.together import together
 from data_modules.loading.windows import (
     EpisodeTable,
-    TrainingBatches,
+    InTurn,
     WindowIndex,
     gather_numbered,
     gather_windows,
     load_heldout,
     load_table,
     split_windows,
+    training_batches,
 )
 from data_modules.storage.manifest import DatasetManifest, read_manifest
 from dof_lightning.batch import EpisodeBatch, Window
@@ -222,23 +223,20 @@ class EpisodeDataModule(LightningDataModule):
         assert self._training is not None
         order = WindowOrder(self.seed, len(self._training), self.serving.global_batch_size)
         windows = partial(order.windows, rank=self.rank, world_size=self.world_size)
-        held = TrainingBatches(windows, self._gather_numbered(self.table, self._training), self.batches_seen)
+        gather_held = self._gather_numbered(self.table, self._training)
+        held = InTurn(partial(training_batches, windows, gather_held, self.batches_seen))
         return iter(DataLoader(held, batch_size=None, num_workers=self.serving.num_workers, pin_memory=self.pin_memory))
 
     def heldout_batches(self) -> Iterator[EpisodeBatch]:
         """This rank's slices of the held-out batches."""
         if self._heldout is not None:
             gather = self._gather_numbered(*self._heldout)
-            sample = self._heldout_sample()
+            sample = self.heldout_sample()
             for windows in torch.split(sample, self.serving.global_batch_size) if len(sample) else ():
                 yield gather(windows.chunk(self.world_size)[self.rank])
 
-    def n_heldout_batches(self) -> int:
-        """How many batches `heldout_batches` has, the same on every rank."""
-        return -(-len(self._heldout_sample()) // self.serving.global_batch_size)
-
-    def _heldout_sample(self) -> Tensor:
-        """Evenly spread held-out windows, a multiple of the number of ranks."""
+    def heldout_sample(self) -> Tensor:
+        """`[n]`, evenly spread held-out windows; n is a multiple of the number of ranks."""
         available = 0 if self._heldout is None else len(self._heldout[1])
         n_windows = min(self.serving.heldout_windows, available)
         n_windows -= n_windows % self.world_size
@@ -283,7 +281,7 @@ class HeldoutLoader:
 
     def __len__(self) -> int:
         """The same on every rank."""
-        return self._data.n_heldout_batches()
+        return -(-len(self._data.heldout_sample()) // self._data.serving.global_batch_size)
 
     def __iter__(self) -> Iterator[EpisodeBatch]:
         """In the same order every time."""

@@ -3,25 +3,22 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_modules.source import DatasetSource
 from data_modules.storage.manifest import read_manifest
-from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
-class ImportedDataset:
+class ImportedDataset(DatasetSource):
     """A dataset that cannot be made here: it is downloaded and imported by the user, once.
 
     Args:
-        name: of its folder, e.g. `smac_3m_good`.
-        environment: where it was collected, as our environments describe it.
+        name, environment: see `DatasetSource`; the folder has this name.
         root: folder of all datasets.
         origin: what to download, for people.
         format: how it is published, as `dof data import` names it.
     """
 
-    name: str
-    environment: VectorEnv
     root: str
     origin: str
     format: str
@@ -31,15 +28,8 @@ class ImportedDataset:
         """The dataset's folder."""
         return Path(self.root) / self.name
 
-    def exists(self) -> bool:
-        """Whether it is on disk, complete."""
-        return (self.path / "dataset.json").exists()
-
     def ensure(self, progress: bool = True) -> Path:
-        """Looks whether it is there.
-
-        Args:
-            progress: nothing takes long here.
+        """Looks whether it is there, which takes no time.
 
         Raises:
             UserError: it is not, and how to bring it in; or it is damaged.

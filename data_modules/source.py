@@ -1,38 +1,40 @@
 """The contract of a dataset that can be made on first use."""
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from dof_lightning.envs.base import VectorEnv
 
 
-class DatasetSource(Protocol):
+@dataclass(frozen=True)
+class DatasetSource(ABC):
     """What `conf/data/<name>.yaml` puts under `source`.
 
-    Attributes:
-        name: for people and folders.
-        environment: where it is collected.
-        path: the dataset's folder; it names everything that changes the data, so that no two sources share one.
+    Args:
+        name: for people and folders, e.g. `mpe_spread_expert`.
+        environment: where it is collected, as our environments describe it.
     """
 
-    @property
-    def name(self) -> str:
-        """See the class."""
+    name: str
+    environment: VectorEnv
 
     @property
-    def environment(self) -> VectorEnv:
-        """See the class."""
-
-    @property
+    @abstractmethod
     def path(self) -> Path:
-        """See the class."""
+        """The dataset's folder; it names everything that changes the data, so that no two sources share one."""
 
     def exists(self) -> bool:
         """Whether it is on disk, complete."""
+        return (self.path / "dataset.json").exists()
 
+    @abstractmethod
     def ensure(self, progress: bool = True) -> Path:
         """Makes and verifies it unless it is there; returns `path`.
 
+        Args:
+            progress: show progress bars.
+
         Raises:
-            UserError: the folder is damaged, or cannot be written.
+            UserError: the folder is damaged, or it cannot be made or written here.
         """

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from dof_lightning.config.catalog import origin_of_values
 from dof_lightning.config.command_line import for_shell
+from dof_lightning.config.origins import origin_of_values
 from dof_lightning.spec import SCORE_TITLES, DatasetSpec, EnvSpec
 
 if TYPE_CHECKING:
@@ -107,15 +107,12 @@ def show_scores(
     for which, reference in references.items():
         whose = " of the own score" if which == "own_normalized_score" else ""
         for end, value, hundredth in (("random", reference.random, "0.0"), ("expert", reference.expert, "100.0")):
-            table.add_row(_reference_row(end, whose), f"{value:.1f}", *(hundredth if n == which else "" for n in names))
+            title = f"{end}{whose}" if whose or end == "random" else f"{end} (reference)"
+            table.add_row(title, f"{value:.1f}", *(hundredth if n == which else "" for n in names))
     console.print(table)
     if env.own_reference is not None:
         for which, reference in references.items():
             console.print(f"{SCORE_TITLES[which]}: {reference.source}", highlight=False, soft_wrap=True)
-
-
-def _reference_row(end: str, whose: str) -> str:
-    return f"{end}{whose}" if whose or end == "random" else f"{end} (reference)"
 
 
 def show_heldout(console: Console, losses: Mapping[str, float]) -> None:

@@ -1,6 +1,9 @@
 """The one exception that reaches a user as a single line."""
 
-_OURS = ("dof_lightning", "data_modules", "callbacks")
+import importlib
+from typing import Any
+
+OURS = ("dof_lightning", "data_modules", "callbacks")
 _EXTRAS = {  # packages that one of our extras installs
     "mpe2": "-e '.[mpe2]'",
     "gymnasium_robotics": "-e '.[mamujoco]'",
@@ -23,6 +26,21 @@ class SharedError(UserError):
 def explain_missing_module(key: str, target: str, error: ModuleNotFoundError) -> str:
     """One line for a dotted name whose module cannot be imported: it does not exist, or what to install."""
     missing, package = error.name or "", target.partition(".")[0]
-    if target.startswith(f"{missing}.") and (missing != package or package in _OURS):
+    if target.startswith(f"{missing}.") and (missing != package or package in OURS):
         return f"{key}={target}: there is no module {target.rpartition('.')[0]!r}"
     return f"{key}={target} needs the package {missing!r}: pip install {_EXTRAS.get(missing, missing)}"
+
+
+def import_name(key: str, target: str) -> Any:
+    """What a dotted name stands for.
+
+    Raises:
+        UserError: its module or its package is not there, or holds no such name.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise UserError(explain_missing_module(key, target, error)) from error
+    except AttributeError as error:
+        raise UserError(f"{key}={target}: {module} has no {name!r}") from error

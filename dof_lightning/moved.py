@@ -59,11 +59,7 @@ def current_name(path: str) -> str:
 
 
 def current_config(node: Any) -> Any:
-    """A stored configuration with the names of today; what it configures stays the same.
-
-    Args:
-        node: nested plain containers.
-    """
+    """A stored configuration, in plain containers, with the names of today; what it configures stays the same."""
     if isinstance(node, Mapping):
         renamed = {key: current_config(value) for key, value in node.items()}
         if isinstance(factory := node.get("factory"), str):

@@ -85,11 +85,7 @@ class _Affine(Normalizer):
 
 
 class Limits(_Affine):
-    """[minimum, maximum] of the data to [-1, 1]; what lies outside is extrapolated.
-
-    Args:
-        statistics: of the data to normalise.
-    """
+    """[minimum, maximum] of the data to [-1, 1]; what lies outside is extrapolated."""
 
     clip_range = 1.0
 
@@ -99,11 +95,7 @@ class Limits(_Affine):
 
 
 class Gaussian(_Affine):
-    """Mean 0 and standard deviation 1; unbounded.
-
-    Args:
-        statistics: of the data to normalise.
-    """
+    """Mean 0 and standard deviation 1; unbounded."""
 
     def __init__(self, statistics: DimensionStatistics) -> None:
         super().__init__(center=statistics.mean, scale=statistics.std)
@@ -114,9 +106,6 @@ class EmpiricalCDF(Normalizer):
 
     Several equal knots are an atom; it maps to the middle of its jump, and the whole jump maps back to it. Outside the
     data's range F is 0 or 1.
-
-    Args:
-        statistics: of the data to normalise, with knots.
 
     Raises:
         UserError: fewer than two knots.
@@ -180,11 +169,7 @@ NORMALIZERS: dict[str, type[Identity | Limits | Gaussian | EmpiricalCDF]] = {
 
 
 def build_normalizer(kind: str, statistics: DimensionStatistics) -> Normalizer:
-    """A normaliser by name.
-
-    Args:
-        kind: identity, limits, gaussian or cdf.
-        statistics: of the data to normalise.
+    """A normaliser by its name in `NORMALIZERS`, made from the statistics of the data to normalise.
 
     Raises:
         UserError: an unknown kind.

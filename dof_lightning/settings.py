@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -93,7 +94,7 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
     Raises:
         UserError: names the key, the value and what would be allowed.
     """
-    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    options = options_of(annotation)
     if value is None and type(None) in options:
         return
     choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
@@ -105,6 +106,11 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
     for allowed in ranges:
         if not _is_number(value, whole) or not allowed.holds(value):
             raise UserError(f"{key}={value} must be {allowed}{or_null}")
+
+
+def options_of(annotation: Any) -> Sequence[Any]:
+    """The members of a union; any other annotation alone."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
 def _is_number(value: Any, whole: bool) -> bool:

@@ -55,12 +55,10 @@ def whole(module: nn.Module) -> nn.Module:
     if skeleton is None:
         return _with_whole_children(module)
     gathered = copy.deepcopy(skeleton)
-    for name, parameter in module.named_parameters():
+    parameters = {name: nn.Parameter(whole_tensor(p.detach()), False) for name, p in module.named_parameters()}
+    for name, tensor in (*parameters.items(), *module.named_buffers()):
         owner, _, leaf = name.rpartition(".")
-        setattr(gathered.get_submodule(owner), leaf, nn.Parameter(whole_tensor(parameter.detach()), False))
-    for name, buffer in module.named_buffers():
-        owner, _, leaf = name.rpartition(".")
-        setattr(gathered.get_submodule(owner), leaf, buffer)
+        setattr(gathered.get_submodule(owner), leaf, tensor)
     return gathered
 
 

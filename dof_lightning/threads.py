@@ -30,9 +30,6 @@ def threads_asked_for() -> int:
 def cores_of_a_job(launcher: Mapping[str, Any]) -> int:
     """What each job of a Hydra launcher may use, so that those on one machine do not use more than there are.
 
-    Args:
-        launcher: its configuration, `hydra.launcher`.
-
     Raises:
         UserError: submitit was not told.
     """

@@ -1,4 +1,4 @@
-"""What the whole suite shares, because it is dear: composed configurations, and one pair of processes."""
+"""What the whole suite shares, because it is expensive: composed configurations, and one pair of processes."""
 
 import copy
 import os

@@ -1,17 +1,16 @@
 """Deterministic actors and the behaviour policies made of them."""
 
-import copy
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dof_lightning.networks.agentwise import AgentwiseMLP
+from dof_lightning.networks.agentwise import Agentwise, AgentwiseMLP
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.spec import EnvSpec
 
 
-class ActorBank(nn.Module):
+class ActorBank(Agentwise):
     """N actors: two ReLU layers, tanh output.
 
     Args:
@@ -22,7 +21,7 @@ class ActorBank(nn.Module):
     """
 
     def __init__(self, n_agents: int, observation_dim: int, action_dim: int, hidden: int = 64) -> None:
-        super().__init__()
+        super().__init__(n_agents, "independent")
         sizes = (observation_dim, hidden, hidden, action_dim)
         self.network = AgentwiseMLP(n_agents, sizes, activation="relu", sharing="independent")
 
@@ -55,20 +54,9 @@ class GaussianBehavior(DecentralizedPolicy):
         """The actors' actions plus scaled noise."""
         return (self.actors(observations) + self.exploration_noise * noise).clamp(-1, 1), carry
 
-    def export(self, agent: int) -> Self:
-        """Agent `agent` alone."""
-        alone = copy.deepcopy(self)
-        alone.actors.network = self.actors.network.select_agent(agent)
-        alone.n_agents = 1
-        return alone
-
 
 class UniformBehavior(DecentralizedPolicy):
-    """Uniform actions in [-1, 1], or uniform among the legal choices: the random policy.
-
-    Args:
-        spec: the environment's.
-    """
+    """Uniform actions in [-1, 1], or uniform among the legal choices: the random policy of an environment."""
 
     action_mask: Tensor
 
@@ -89,9 +77,3 @@ class UniformBehavior(DecentralizedPolicy):
             return noise * self.action_mask, carry
         allowed = self.action_mask if legal is None else self.action_mask & legal
         return noise.masked_fill(~allowed, -torch.inf).argmax(-1), carry
-
-    def export(self, agent: int) -> Self:
-        """Agent `agent` alone."""
-        alone = copy.deepcopy(self)
-        alone.n_agents, alone.action_mask = 1, self.action_mask[agent : agent + 1].clone()
-        return alone

@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors.torch import load_file
-
 from data_modules.behavior.base import Behavior
 from data_modules.behavior.choosing import ChoosingActors, ChoosingBehavior
-from data_modules.behavior.snapshots import WEIGHTS, Snapshot, read_story, weights_sha256
+from data_modules.behavior.snapshots import Snapshot, load_weights, read_story, weights_sha256
 from dof_lightning.errors import UserError
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.spec import EnvSpec
@@ -22,10 +20,6 @@ class BattleSnapshot(Snapshot):
     """
 
     win_rate: float = 0.0
-
-    def measured(self) -> dict[str, float]:
-        """Everything but the weights."""
-        return {**super().measured(), "win_rate": self.win_rate}
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,6 @@ class BattleSnapshots(Behavior):
     def policies(self, spec: EnvSpec) -> list[DecentralizedPolicy]:
         """See `Behavior.policies`."""
         self.identity(spec)
-        tensors = load_file(WEIGHTS / f"{spec.name}.safetensors")
         actors = ChoosingActors(spec.n_agents, spec.observation_dim, spec.action_dim)
-        actors.load_state_dict({key: tensors[f"{self.quality}/{key}"].float() for key in actors.state_dict()})
+        actors.load_state_dict(load_weights(spec.name, self.quality))
         return [ChoosingBehavior(actors.eval().requires_grad_(False), spec)]

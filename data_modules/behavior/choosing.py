@@ -1,7 +1,6 @@
 """Actors that choose among discrete actions, and the behaviour policy made of them."""
 
-import copy
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,12 +38,7 @@ class ChoosingActors(Agentwise):
 
 
 class ChoosingBehavior(DecentralizedPolicy):
-    """Agents that draw from what their actors say.
-
-    Args:
-        actors: N actors.
-        spec: the environment's, with discrete actions.
-    """
+    """N agents that draw from what their actors say, in an environment with discrete actions."""
 
     action_mask: Tensor
 
@@ -64,10 +58,3 @@ class ChoosingBehavior(DecentralizedPolicy):
         """The largest sum of log-probability and Gumbel noise: a draw from the actors' distribution."""
         allowed = self.action_mask.expand(len(observations), -1, -1) if legal is None else self.action_mask & legal
         return (self.actors(observations, allowed) + noise).argmax(-1), carry
-
-    def export(self, agent: int) -> Self:
-        """Agent `agent` alone."""
-        alone = copy.deepcopy(self)
-        alone.actors = self.actors.select_agent(agent)
-        alone.n_agents, alone.action_mask = 1, self.action_mask[agent : agent + 1].clone()
-        return alone

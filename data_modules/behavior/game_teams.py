@@ -20,11 +20,7 @@ N_AGENTS = 3
 
 
 class MixtureTeam(DecentralizedPolicy):
-    """Two agents that draw their pair of coordinates at once: the true law of the game, which no agent draws alone.
-
-    Args:
-        game: whose law it is.
-    """
+    """Two agents that draw their pair of coordinates at once: the true law of the game, which no agent draws alone."""
 
     n_agents = 2
 
@@ -143,11 +139,7 @@ class LandmarkTeam(SpreadTeam):
 
 @dataclass(frozen=True)
 class LandmarkExpert(Behavior):
-    """The team of `LandmarkTeam`.
-
-    Args:
-        assignment: see `LandmarkTeam`.
-        exploration_noise: see `LandmarkTeam`.
+    """The team of `LandmarkTeam`, with its arguments.
 
     Raises:
         UserError: the assignment is unknown.

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,27 @@ class Training:
         output: safetensors file to write; None means the file that ships with the package.
         overwrite: replace that file where it exists. The shipped files' hashes are part of the fingerprint of every
             dataset collected with them.
+        updates: of the team whose snapshots are written.
+        evaluation_episodes: that measure a snapshot.
     """
 
     seed: int = 1
     output: str | None = None
     overwrite: bool = False
+    updates: int
+    evaluation_episodes: int
+
+    def story(self, command: str, environment: EnvSpec, settings: Any, **more: Any) -> dict[str, Any]:
+        """How the snapshots were made; `settings` is the learner's dataclass."""
+        return {
+            "command": command,
+            "environment": environment.name,
+            "environment_fingerprint": environment.fingerprint,
+            "settings": asdict(settings),
+            "evaluation_episodes": self.evaluation_episodes,
+            "torch": torch.__version__,
+            **more,
+        }
 
     def destination(self, shipped: str) -> Path:
         """The file to write, known to be possible before anything is trained.
@@ -78,7 +94,7 @@ class Snapshot:
 
     def measured(self) -> dict[str, float]:
         """Everything but the weights."""
-        return {"updates": self.updates, "return_mean": self.return_mean, "return_std": self.return_std}
+        return {name: value for name, value in vars(self).items() if name != "weights"}
 
 
 @dataclass(frozen=True)
@@ -109,18 +125,16 @@ class SnapshotChoice:
         expert = min(history, key=lambda snapshot: abs(snapshot.return_mean - self.expert_return))
         medium = min(history, key=lambda snapshot: abs(snapshot.return_mean - self.medium_return))
         before = [snapshot for snapshot in history if snapshot.updates < medium.updates]
-        levels = self._levels(medium.return_mean)
+        if self.ladder_end is not None:
+            levels = torch.linspace(self.ladder_start, self.ladder_end, self.ladder_size).tolist()
+        else:
+            levels = torch.linspace(self.ladder_start, medium.return_mean, self.ladder_size + 1)[:-1].tolist()
         rungs = {min(before, key=lambda s: abs(s.return_mean - level)).updates for level in levels if before}
         ladder = [snapshot for snapshot in before if snapshot.updates in rungs]
         return {f"ladder_{rung}": snapshot for rung, snapshot in enumerate(ladder)} | {
             "medium": medium,
             "expert": expert,
         }
-
-    def _levels(self, medium_return: float) -> list[float]:
-        if self.ladder_end is not None:
-            return torch.linspace(self.ladder_start, self.ladder_end, self.ladder_size).tolist()
-        return torch.linspace(self.ladder_start, medium_return, self.ladder_size + 1)[:-1].tolist()
 
     def complaints(self, chosen: Mapping[str, Snapshot]) -> list[str]:
         """What is not as good, or as bad, as its name says; a sentence each."""
@@ -165,17 +179,17 @@ def weights_sha256(environment: str) -> str:
     return hashlib.sha256(_path(environment).read_bytes()).hexdigest()
 
 
-def load_actors(spec: EnvSpec, snapshot: str) -> ActorBank:
-    """The actors of one snapshot, in evaluation mode.
-
-    Args:
-        spec: the environment's spec; its name finds the file.
-        snapshot: e.g. `expert`.
-    """
+def load_weights(environment: str, snapshot: str) -> dict[str, Tensor]:
+    """The state dict of one snapshot, float32."""
     prefix = f"{snapshot}/"
-    with _open(spec.name) as file:
+    with _open(environment) as file:
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
-        weights = {name.removeprefix(prefix): file.get_tensor(name).float() for name in names}
+        return {name.removeprefix(prefix): file.get_tensor(name).float() for name in names}
+
+
+def load_actors(spec: EnvSpec, snapshot: str) -> ActorBank:
+    """The actors of one snapshot, e.g. `expert`, in evaluation mode; the name of the environment finds the file."""
+    weights = load_weights(spec.name, snapshot)
     hidden = weights["network.layers.0.weight"].shape[-1]
     actors = ActorBank(spec.n_agents, spec.observation_dim, spec.action_dim, hidden)
     actors.load_state_dict(weights)

@@ -92,11 +92,7 @@ def pick(landmarks: Tensor, index: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ScriptedSpread(Behavior):
-    """The team of `SpreadTeam` in mpe2's `simple_spread_v3` with continuous actions.
-
-    Args:
-        exploration_noise: see `SpreadTeam`.
-    """
+    """The team of `SpreadTeam`, with its noise, in mpe2's `simple_spread_v3` with continuous actions."""
 
     exploration_noise: float
 

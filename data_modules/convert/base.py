@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,18 +134,16 @@ def check_layout(layout: Layout, environment: EnvSpec, location: Path) -> None:
     Raises:
         UserError: names what differs.
     """
-    theirs = {
-        "agents": len(layout.agents),
-        "observation sizes": [agent.observation_dim for agent in layout.agents],
-        "action sizes": [agent.action_dim for agent in layout.agents],
-        "action kind": layout.action_kind,
-    }
-    ours = {
-        "agents": environment.n_agents,
-        "observation sizes": [agent.observation_dim for agent in environment.agents],
-        "action sizes": [agent.action_dim for agent in environment.agents],
-        "action kind": environment.action_kind,
-    }
+    described: tuple[Layout | EnvSpec, ...] = (layout, environment)
+    theirs, ours = (
+        {
+            "agents": len(one.agents),
+            "observation sizes": [agent.observation_dim for agent in one.agents],
+            "action sizes": [agent.action_dim for agent in one.agents],
+            "action kind": one.action_kind,
+        }
+        for one in described
+    )
     wrong = [f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if theirs[key] != ours[key]]
     wrong += [f"a state of {layout.state_dim} instead of {environment.state_dim}"] * (
         layout.state_dim not in (0, environment.state_dim)
@@ -166,10 +164,3 @@ def pad(array: np.ndarray, size: int) -> np.ndarray:
 def episodes_a_block(steps: int, row_bytes: int) -> int:
     """Of so many steps each, at least one."""
     return max(1, BLOCK_BYTES // (max(steps, 1) * max(row_bytes, 1)))
-
-
-def refuse_options(options: Mapping[str, Any], known: Iterable[str], format_: str) -> None:
-    """Keys that a format does not know."""
-    for key in options:
-        if key not in known:
-            raise UserError(f"{key}= is no option of format={format_}; it knows {', '.join(known) or 'none'}")

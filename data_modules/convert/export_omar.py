@@ -12,12 +12,9 @@ from dof_lightning.errors import UserError
 
 
 def export_omar(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folder: Path) -> None:
-    """Writes `seed_0_data/` with one file an agent of each kind, agents that are not learned last.
+    """Writes all episodes, given in order, as `seed_0_data/` into a folder that exists.
 
-    Args:
-        manifest: of the dataset.
-        groups: all its episodes, in order.
-        folder: exists.
+    It gets one file an agent of each kind, agents that are not learned last.
 
     Raises:
         UserError: actions are discrete, or episodes differ in length, which OMAR's layout cannot say.
@@ -39,11 +36,10 @@ def export_omar(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folder
         end = start + rows.n_steps
         done = np.zeros((rows.n_episodes, length), dtype=bool)
         done[:, -1] = rows.terminated
+        arrays = rows.arrays()
         for i, file in enumerate(files):
-            if i < learned:
-                seen, taken, earned = rows.observations[:, i], rows.actions[:, i], rows.rewards[:, i]
-            else:
-                seen, taken, earned = _extra(rows, i - learned)
+            kind, agent = ("", i) if i < learned else ("extra_", i - learned)
+            seen, taken, earned = (arrays[f"{kind}{name}"][:, agent] for name in ("observations", "actions", "rewards"))
             file.write(start, end, seen.reshape(rows.n_episodes, length + 1, -1), taken, earned, done)
         start = end
     for file in files:
@@ -87,10 +83,3 @@ def _reserve(file: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
         with file.open("r+b") as stream:
             os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
     return np.lib.format.open_memmap(file, "r+")
-
-
-def _extra(rows: EpisodeRows, agent: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What an agent that is not learned saw, did and earned."""
-    arrays = (rows.extra_observations, rows.extra_actions, rows.extra_rewards)
-    seen, taken, earned = (np.asarray(array)[:, agent] for array in arrays)
-    return seen, taken, earned

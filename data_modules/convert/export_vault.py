@@ -18,15 +18,10 @@ _BYTES_AT_ONCE = 1 << 24
 
 
 def export_vault(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folder: Path) -> None:
-    """Writes one vault into a folder: a timeline `[1, T, N, ...]`.
+    """Writes all episodes, given in order, as one vault into a folder that exists: a timeline `[1, T, N, ...]`.
 
     A vault has no observation after an episode's last step, nobody who is not learned, and no `alive`: these are left
     out. Dimensions that an agent does not have are -inf, as OG-MARL pads them.
-
-    Args:
-        manifest: of the dataset.
-        groups: all its episodes, in order.
-        folder: exists.
     """
     target: dict[str, Any] = {}
     held: list[dict[str, np.ndarray]] = []

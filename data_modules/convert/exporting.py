@@ -27,15 +27,12 @@ _GROUP = 256
 
 
 def export_dataset(path: Path | str, format_: str, output: Path) -> Path:
-    """Writes a dataset in another format; all or nothing, in bounded memory.
+    """Writes a dataset in another format as the folder `output`; all or nothing, in bounded memory.
 
     Args:
         path: the dataset's folder or address.
         format_: a key of `FORMATS`.
         output: a folder that does not exist yet.
-
-    Returns:
-        `output`.
 
     Raises:
         UserError: the format is unknown or cannot hold this dataset, or `output` exists.

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -77,15 +76,17 @@ class Timeline:
         length = cuts.length[begin:end]
         arrays["observations"] = self._observations(arrays["observations"], first)
         self._check(arrays, first)
-        rows = _with_last_repeated(length)
+        times = np.ones(int(length.sum()), dtype=np.int64)
+        times[np.cumsum(length) - 1] = 2  # each episode's last row
+        rows = np.repeat(np.arange(len(times)), times)
         per_row = {name: arrays[name][rows] for name in ("observations", "legal", "state", "alive") if name in arrays}
         rewards = arrays["rewards"].astype(np.float32)
+        if rewards.ndim == 1:
+            rewards = np.broadcast_to(rewards[:, None], (len(rewards), len(self.sizes)))
         return EpisodeRows(
             **per_row,
             actions=arrays["actions"].astype(np.int64 if self.n_choices is not None else np.float32),
-            rewards=np.broadcast_to(rewards[:, None], (len(rewards), len(self.sizes)))
-            if rewards.ndim == 1
-            else rewards,
+            rewards=rewards,
             terminated=cuts.terminated[begin:end],
             length=length.astype(np.int32),
             episode_id=np.arange(begin, end, dtype=np.int64),
@@ -152,16 +153,3 @@ def observation_sizes(observations: np.ndarray) -> tuple[int, ...]:
     """`[N]`, how many leading dimensions of rows `[T, N, D]` are not -inf for each agent."""
     padded = np.logical_and.reduce(np.isneginf(observations), axis=0)
     return tuple(int(np.flatnonzero(~row).max(initial=-1)) + 1 for row in padded)
-
-
-def identity(timeline_digest: str, format_: str, **more: Any) -> dict[str, Any]:
-    """Of a recipe."""
-    return {"format": format_, "files": timeline_digest, **more}
-
-
-def _with_last_repeated(length: np.ndarray) -> np.ndarray:
-    """Row numbers of episodes end to end, each one's last row twice."""
-    total = int(length.sum())
-    counts = np.ones(total, dtype=np.int64)
-    counts[np.cumsum(length) - 1] = 2
-    return np.repeat(np.arange(total), counts)

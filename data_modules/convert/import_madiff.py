@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_modules.convert.base import EpisodeSource, Layout, check_shape, digest, load_array
-from data_modules.convert.flat import Cuts, Timeline, find_identities, identity
+from data_modules.convert.flat import Cuts, Timeline, find_identities
 from data_modules.storage.arrays import EpisodeRows
 from dof_lightning.errors import UserError
 from dof_lightning.spec import AgentSpec, EnvSpec
@@ -37,7 +37,8 @@ class MadiffSource(EpisodeSource):
         self._files = {n: f for n, f in self._files.items() if n not in _OPTIONAL or f.exists()}
         self._arrays = {name: load_array(file) for name, file in self._files.items()}
         length = np.array(load_array(path / "path_lengths.npy")).astype(np.int64)
-        n_rows, n_agents = self._check(int(length.sum()))
+        n_rows = int(length.sum())
+        n_agents = self._check(n_rows)
         if (length < 1).any():
             raise UserError(f"{path}/path_lengths.npy, entry {int((length < 1).argmax())}: a path without steps")
         wanted = None if environment is None else environment.observation_dim
@@ -57,14 +58,14 @@ class MadiffSource(EpisodeSource):
     def identity(self) -> dict[str, Any]:
         """See `EpisodeSource.identity`."""
         files = [*self._files.values(), self.location / "path_lengths.npy"]
-        return identity(digest(files, self.location), "madiff")
+        return {"format": "madiff", "files": digest(files, self.location)}
 
     def blocks(self, first: int) -> Iterator[EpisodeRows]:
         """See `EpisodeSource.blocks`."""
         return self._timeline.blocks(self._cuts, first)
 
-    def _check(self, n_rows: int) -> tuple[int, int]:
-        """Rows and agents."""
+    def _check(self, n_rows: int) -> int:
+        """How many agents there are."""
         observations = self._arrays["observations"]
         check_shape(self._files["observations"], observations, (n_rows, None, None))
         n_agents = observations.shape[1]
@@ -75,7 +76,7 @@ class MadiffSource(EpisodeSource):
                 check_shape(self._files[name], self._arrays[name], shape)
         if self._arrays["rewards"].shape not in ((n_rows,), (n_rows, n_agents)):
             check_shape(self._files["rewards"], self._arrays["rewards"], (n_rows, n_agents))
-        return n_rows, n_agents
+        return n_agents
 
     def _read(self, name: str, first: int, last: int) -> np.ndarray:
         rows = np.array(self._arrays[name][first:last])

@@ -67,7 +67,11 @@ class OmarSource(EpisodeSource):
         if self._learned > n_agents:
             raise UserError(f"{path} holds {n_agents} agents, the environment has {self._learned}; choose another env=")
         for folder in self._folders[1:]:
-            _check_alike(folder, self._folders[0])
+            for kind in ("obs", "acs"):
+                found, expected = ([array.shape[1:] for array in arrays[kind]] for arrays in (folder.arrays, first))
+                if found != expected:
+                    where = self._folders[0].path
+                    raise UserError(f"{folder.path}: {kind} files have sizes {found}, those of {where} have {expected}")
         self._sizes = [array.shape[1] for array in first["obs"]]
         self._action_sizes = [array.shape[1] for array in first["acs"]]
         names = [f"agent_{i}" for i in range(self._learned)]
@@ -170,13 +174,6 @@ def _open(folder: Path, horizon: int) -> _Folder:
             if arrays[kind][i].shape not in ((n_rows,), (n_rows, 1)):
                 raise UserError(f"{folder}/{kind}_{i}.npy has shape {list(arrays[kind][i].shape)}, expected [{n_rows}]")
     return _Folder(folder, arrays, n_rows // horizon)
-
-
-def _check_alike(folder: _Folder, first: _Folder) -> None:
-    for kind in ("obs", "acs"):
-        found, expected = ([array.shape[1:] for array in one.arrays[kind]] for one in (folder, first))
-        if found != expected:
-            raise UserError(f"{folder.path}: {kind} files have sizes {found}, those of {first.path} have {expected}")
 
 
 def _number(folder: Path) -> int:

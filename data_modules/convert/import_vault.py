@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_modules.convert.base import EpisodeSource, Layout, check_shape, digest
-from data_modules.convert.flat import Cuts, Timeline, find_identities, identity, observation_sizes
+from data_modules.convert.flat import Cuts, Timeline, find_identities, observation_sizes, without_identities
 from data_modules.storage.arrays import EpisodeRows
 from dof_lightning.errors import UserError
 from dof_lightning.spec import ActionKind, AgentSpec, EnvSpec
@@ -68,14 +68,17 @@ class VaultSource(EpisodeSource):
         self._n_timelines, self._n_agents = n_timelines, n_agents
         start = self._rows("observations", 0, 0, min(self._n_rows, 256))
         ids = find_identities(start, None if environment is None else environment.observation_dim)
-        bare = start if ids is None else start[..., n_agents:] if ids == "front" else start[..., :-n_agents]
+        bare = without_identities(start, n_agents, ids)
         self._cuts = [self._cut(timeline) for timeline in range(n_timelines)]
         kind, choices = self._actions()
         if environment is not None and "legal" not in self._leaves and kind == environment.action_kind == "discrete":
             choices = environment.action_dim
         agents = tuple(AgentSpec(f"agent_{i}", size, choices) for i, size in enumerate(observation_sizes(bare)))
-        widths = (n_agents, bare.shape[2], choices)
-        if environment is not None and widths == _widths(environment):
+        if environment is not None and (n_agents, bare.shape[2], choices) == (
+            environment.n_agents,
+            environment.observation_dim,
+            environment.action_dim,
+        ):
             agents = environment.agents  # who knows which of the dimensions that all agents are given are padding
         self.layout = Layout(
             agents,
@@ -94,7 +97,7 @@ class VaultSource(EpisodeSource):
     def identity(self) -> dict[str, Any]:
         """See `EpisodeSource.identity`."""
         files = [file for file in sorted(self.location.rglob("*")) if file.is_file()]
-        return identity(digest(files, self.location), "vault", rows=self._n_rows)
+        return {"format": "vault", "files": digest(files, self.location), "rows": self._n_rows}
 
     def blocks(self, first: int) -> Iterator[EpisodeRows]:
         """See `EpisodeSource.blocks`."""
@@ -123,17 +126,14 @@ class VaultSource(EpisodeSource):
         return rows != 0 if name in ("legal", "terminals", "truncations") else rows
 
     def _reader(self, timeline: int) -> Any:
+        actions = self._leaves["actions"]
+        is_column = actions.dtype.numpy_dtype.kind in "iu" and len(actions.shape) == 4  # choices as `[T, N, 1]`
+
         def read(name: str, first: int, last: int) -> np.ndarray:
             rows = self._rows(name, timeline, first, last)
-            return rows[..., 0] if name == "actions" and self._single_column else rows
+            return rows[..., 0] if name == "actions" and is_column else rows
 
         return read
-
-    @property
-    def _single_column(self) -> bool:
-        """Whether discrete actions are stored as `[T, N, 1]`."""
-        actions = self._leaves["actions"]
-        return actions.dtype.numpy_dtype.kind in "iu" and len(actions.shape) == 4
 
     def _cut(self, timeline: int) -> Cuts:
         """Episodes end where all agents are terminal, or where all are terminal or truncated."""
@@ -163,10 +163,6 @@ class VaultSource(EpisodeSource):
             for first in range(0, self._n_rows, _ROWS_AT_ONCE)
         )
         return "discrete", largest + 1
-
-
-def _widths(environment: EnvSpec) -> tuple[int, int, int]:
-    return environment.n_agents, environment.observation_dim, environment.action_dim
 
 
 def leaf_spec(folder: Path, leaf: str) -> dict[str, Any]:

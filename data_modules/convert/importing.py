@@ -1,6 +1,6 @@
 """`dof data import`: another format's episodes as one of our datasets."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from data_modules.convert.base import EpisodeSource, check_layout, refuse_options
+from data_modules.convert.base import EpisodeSource, check_layout
+from data_modules.convert.import_madiff import MadiffSource
+from data_modules.convert.import_minari import MinariSource
+from data_modules.convert.import_omar import EPISODE_LENGTH, OmarSource
+from data_modules.convert.import_vault import VaultSource
 from data_modules.storage.arrays import EpisodeRows
 from data_modules.storage.manifest import FORMAT_VERSION
 from data_modules.storage.store import Description, write_dataset
@@ -16,45 +20,36 @@ from data_modules.tools.verify import verify_dataset
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 
-FORMATS = ("omar", "vault", "madiff", "minari")
-OPTIONS = {"omar": ("horizon", "learned"), "vault": (), "madiff": (), "minari": ()}
+# Without options of their own.
+_SOURCES: Mapping[str, Callable[[Path, EnvSpec | None], EpisodeSource]] = {
+    "vault": VaultSource,
+    "madiff": MadiffSource,
+    "minari": MinariSource,
+}
+FORMATS = ("omar", *_SOURCES)
+OPTIONS: Mapping[str, tuple[str, ...]] = {"omar": ("horizon", "learned"), **dict.fromkeys(_SOURCES, ())}
 
 
 def open_source(format_: str, path: Path, environment: EnvSpec | None, options: Mapping[str, Any]) -> EpisodeSource:
-    """The source of a format.
-
-    Args:
-        format_: one of `FORMATS`.
-        path: the source's file or folder.
-        environment: whose episodes they are; None: whatever they look like.
-        options: of the format.
+    """The source of a format; arguments as `import_dataset`'s.
 
     Raises:
         UserError: the format or an option is unknown, or the source is not what it should be.
     """
     if format_ not in FORMATS:
         raise UserError(f"format={format_} is unknown; choose one of {', '.join(FORMATS)}")
-    refuse_options(options, OPTIONS[format_], format_)
+    known = OPTIONS[format_]
+    for key in options:
+        if key not in known:
+            raise UserError(f"{key}= is no option of format={format_}; it knows {', '.join(known) or 'none'}")
     if not path.exists():
         raise UserError(f"source={path} is not there; correct the path")
-    if format_ == "omar":
-        from data_modules.convert.import_omar import EPISODE_LENGTH, OmarSource
-
-        if environment is not None and "learned" in options:
-            raise UserError("learned= and env= both say who is learned; leave learned= out")
-        learned = options.get("learned") if environment is None else environment.n_agents
-        return OmarSource(path, learned, int(options.get("horizon", EPISODE_LENGTH)))
-    if format_ == "vault":
-        from data_modules.convert.import_vault import VaultSource
-
-        return VaultSource(path, environment)
-    if format_ == "madiff":
-        from data_modules.convert.import_madiff import MadiffSource
-
-        return MadiffSource(path, environment)
-    from data_modules.convert.import_minari import MinariSource
-
-    return MinariSource(path, environment)
+    if format_ != "omar":
+        return _SOURCES[format_](path, environment)
+    if environment is not None and "learned" in options:
+        raise UserError("learned= and env= both say who is learned; leave learned= out")
+    learned = options.get("learned") if environment is None else environment.n_agents
+    return OmarSource(path, learned, int(options.get("horizon", EPISODE_LENGTH)))
 
 
 def import_dataset(
@@ -67,7 +62,7 @@ def import_dataset(
     discount: float = 0.99,
     seed: int = 0,
 ) -> Path:
-    """Writes a source's episodes as `root/name`, in bounded memory; killed, it goes on where it was.
+    """Writes a source's episodes as the folder `root/name`, in bounded memory; killed, it goes on where it was.
 
     Args:
         format_: one of `FORMATS`.
@@ -78,9 +73,6 @@ def import_dataset(
         options: of the format.
         discount: gamma of the returns that are stored.
         seed: of the order in which episodes are stored.
-
-    Returns:
-        The dataset's folder.
 
     Raises:
         UserError: data and environment do not fit, something in a file is wrong (named with its index), or the folder

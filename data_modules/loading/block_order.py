@@ -93,11 +93,8 @@ class BlockStream:
     ) -> None:
         if len(shards) < n_parts or max(shard.n_bytes for shard in shards) > block_bytes:
             raise ValueError(f"{len(shards)} shards do not go into {n_parts} parts of {block_bytes} bytes a block")
-        self._seed = seed
-        self._shards = tuple(shards)
-        self._block_bytes = block_bytes
-        self._part = part
-        self._n_parts = n_parts
+        self._seed, self._shards, self._block_bytes = seed, tuple(shards), block_bytes
+        self._part, self._n_parts = part, n_parts
         self._epochs: dict[int, tuple[tuple[Block, ...], list[int]]] = {}
         self._epoch_starts = [0]
 
@@ -168,6 +165,7 @@ class BlockStream:
         )
 
 
+@dataclass(frozen=True)
 class BlockOrder:
     """The windows of every step of one rank.
 
@@ -184,11 +182,10 @@ class BlockOrder:
         size: windows this rank sees at a step.
     """
 
-    def __init__(self, stream: BlockStream, first: int, stride: int, size: int) -> None:
-        self._stream = stream
-        self._first = first
-        self._stride = stride
-        self._size = size
+    stream: BlockStream
+    first: int
+    stride: int
+    size: int
 
     @classmethod
     def of_rank(
@@ -201,16 +198,9 @@ class BlockOrder:
         rank: int = 0,
         world_size: int = 1,
     ) -> Self:
-        """One rank's order.
+        """One rank's order; `shards` are all that have training windows, other arguments as above and `BlockStream`'s.
 
-        Args:
-            seed: the run's seed.
-            shards: all that have training windows.
-            block_bytes: no block takes more.
-            global_batch_size: windows of a step over all ranks, a multiple of their number.
-            partition: see above.
-            rank: of `world_size`.
-            world_size: R.
+        The windows of a step over all ranks, `global_batch_size`, are a multiple of their number.
 
         Raises:
             UserError: unknown partition, or ranks that would have no shard.
@@ -229,8 +219,8 @@ class BlockOrder:
 
     def pieces(self, step: int) -> list[Piece]:
         """Where the windows of a step are found, in order."""
-        return self._stream.pieces(self._first + step * self._stride, self._size)
+        return self.stream.pieces(self.first + step * self.stride, self.size)
 
     def blocks_from(self, step: int) -> Iterator[Block]:
         """The block a step begins in, and all after it."""
-        return self._stream.blocks_from(self._first + step * self._stride)
+        return self.stream.blocks_from(self.first + step * self.stride)

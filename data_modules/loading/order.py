@@ -38,15 +38,12 @@ class WindowOrder:
         return divmod(step * self.global_batch_size, self.n_windows)
 
     def windows(self, step: int, rank: int = 0, world_size: int = 1) -> Tensor:
-        """The windows one rank sees at a step.
+        """The windows one rank sees at a step: `[global_batch_size / R]` int64, their numbers.
 
         Args:
             step: batches before it, counted over the whole run.
             rank: of `world_size`, which divides the global batch size.
             world_size: R.
-
-        Returns:
-            `[global_batch_size / R]` int64, window numbers.
         """
         size = self.global_batch_size // world_size
         epoch, offset = divmod(step * self.global_batch_size + rank * size, self.n_windows)

@@ -2,17 +2,19 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, islice
 from threading import Event
 
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 
 from data_modules.loading.block_order import Block, BlockOrder, Partition, ShardSize, shard_order, window_order_in_block
-from data_modules.loading.windows import EpisodeTable, WindowIndex, load_table, memory_of, split_windows
+from data_modules.loading.windows import EpisodeTable, InTurn, WindowIndex, load_table, memory_of, split_windows
 from data_modules.storage.manifest import DatasetManifest
 from data_modules.storage.shards import ShardEntry
 from dof_lightning.batch import EpisodeBatch, concatenate
@@ -111,6 +113,7 @@ class Failure:
     message: str
 
 
+@dataclass(frozen=True)
 class BlockReader:
     """Reads blocks, wherever that happens.
 
@@ -120,10 +123,9 @@ class BlockReader:
         shared: blocks are to be handed to another process.
     """
 
-    def __init__(self, plan: StreamPlan, seed: int, shared: bool) -> None:
-        self._plan = plan
-        self._seed = seed
-        self._shared = shared
+    plan: StreamPlan
+    seed: int
+    shared: bool
 
     def read(self, block: Block, on_shard: Callable[[ShardEntry], None] = lambda shard: None) -> LoadedBlock | Failure:
         """A block, or the one line that says which shard is damaged and what to do.
@@ -132,10 +134,10 @@ class BlockReader:
             block: which one.
             on_shard: called after each shard; a `UserError` that it raises ends the reading.
         """
-        plan = self._plan
+        plan = self.plan
         shards = [plan.shards[place] for place in block.shards]
         try:
-            table = load_table(plan.manifest, shards, on_shard, self._shared)
+            table = load_table(plan.manifest, shards, on_shard, self.shared)
         except UserError as error:
             return Failure(str(error))
         training, _ = split_windows(table)
@@ -145,7 +147,7 @@ class BlockReader:
                 f"{plan.manifest.location}: {files} hold {len(training)} training windows, dataset.json says "
                 f"{block.n_windows}; delete the folder and build the dataset again (`dof data build`)"
             )
-        return LoadedBlock(block, table, training, window_order_in_block(self._seed, block))
+        return LoadedBlock(block, table, training, window_order_in_block(self.seed, block))
 
 
 class StreamedBatches:
@@ -189,18 +191,33 @@ class StreamedBatches:
             UserError: a shard is damaged.
         """
         if self._num_workers:
-            yield from self._batches(iter(self._start_workers()))
-            return
-        with ThreadPoolExecutor(1, "block reader") as executor:
-            ahead = _ReadAhead(executor, self._reader, self._order.blocks_from(self._start))
-            try:
+            blocks = InTurn(self._read_in_turn)
+            loader = DataLoader(blocks, batch_size=None, num_workers=self._num_workers, prefetch_factor=1)
+            yield from self._batches(iter(loader))
+        else:
+            with closing(self._read_ahead()) as ahead:
                 yield from self._batches(ahead)
-            finally:
-                ahead.cancel()
 
-    def _start_workers(self) -> DataLoader:
-        blocks = _BlocksInTurn(self._reader, self._order, self._start)
-        return DataLoader(blocks, batch_size=None, num_workers=self._num_workers, prefetch_factor=1)
+    def _read_in_turn(self, first: int, stride: int) -> Iterator[LoadedBlock | Failure]:
+        return map(self._reader.read, islice(self._order.blocks_from(self._start), first, None, stride))
+
+    def _read_ahead(self) -> Generator[LoadedBlock | Failure]:
+        """Reads one block ahead in a thread; holds no block that it has handed over."""
+        cancelled = Event()
+
+        def go_on(shard: ShardEntry) -> None:
+            if cancelled.is_set():
+                raise UserError("nobody waits for this block any more")
+
+        with ThreadPoolExecutor(1, "block reader") as executor:
+            reading: deque[Future[LoadedBlock | Failure]] = deque()
+            try:
+                for block in self._order.blocks_from(self._start):
+                    reading.append(executor.submit(self._reader.read, block, go_on))
+                    if len(reading) == 2:
+                        yield reading.popleft().result()
+            finally:
+                cancelled.set()  # ends the reading under way at the next shard
 
     def _batches(self, loaded: Iterator[LoadedBlock | Failure]) -> Iterator[EpisodeBatch]:
         current: LoadedBlock | None = None
@@ -209,60 +226,16 @@ class StreamedBatches:
             for block, first, size in self._order.pieces(step):
                 while current is None or current.block != block:
                     current = None  # its memory is needed for the one after the next
-                    current = _opened(next(loaded))
+                    following = next(loaded)
+                    if isinstance(following, Failure):
+                        raise UserError(following.message)
+                    current = following
+                    del following
                     if (current.block.epoch, current.block.number) > (block.epoch, block.number):
                         raise RuntimeError(f"{current.block} came before {block}")  # which would never come
                 windows = current.order[first : first + size]
                 parts.append(self._gather(current.table, *current.index.locate(windows)))
             yield concatenate(parts)
-
-
-class _ReadAhead(Iterator[LoadedBlock | Failure]):
-    """Reads one block ahead in a thread; holds no block that it has handed over."""
-
-    def __init__(self, executor: ThreadPoolExecutor, reader: BlockReader, blocks: Iterator[Block]) -> None:
-        self._executor = executor
-        self._reader = reader
-        self._blocks = blocks
-        self._cancelled = Event()
-        self._next = self._submit()
-
-    def __next__(self) -> LoadedBlock | Failure:
-        loaded = self._next.result()
-        self._next = self._submit()
-        return loaded
-
-    def cancel(self) -> None:
-        """Ends the reading under way at the next shard."""
-        self._cancelled.set()
-
-    def _submit(self) -> "Future[LoadedBlock | Failure]":
-        return self._executor.submit(self._reader.read, next(self._blocks), self._go_on)
-
-    def _go_on(self, shard: ShardEntry) -> None:
-        if self._cancelled.is_set():
-            raise UserError("nobody waits for this block any more")
-
-
-class _BlocksInTurn(IterableDataset):
-    """What a DataLoader iterates over; workers take blocks in turn, so they come in order."""
-
-    def __init__(self, reader: BlockReader, order: BlockOrder, start: int) -> None:
-        self._reader = reader
-        self._order = order
-        self._start = start
-
-    def __iter__(self) -> Iterator[LoadedBlock | Failure]:
-        worker = get_worker_info()
-        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for block in islice(self._order.blocks_from(self._start), first, None, stride):
-            yield self._reader.read(block)
-
-
-def _opened(loaded: LoadedBlock | Failure) -> LoadedBlock:
-    if isinstance(loaded, Failure):
-        raise UserError(loaded.message)
-    return loaded
 
 
 def _check_shared_memory(n_bytes: int) -> None:

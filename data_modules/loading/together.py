@@ -13,11 +13,8 @@ def together(batches: Iterator[EpisodeBatch], device: torch.device) -> Iterator[
     """The batches of this rank, for as long as every rank has one.
 
     Without this, the other ranks would wait in a collective for one that has ended, and report a broken connection
-    instead of a damaged file. It costs one reduction of a number a batch.
-
-    Args:
-        batches: of this rank; every rank asks for them in step.
-        device: where the process group's tensors live.
+    instead of a damaged file. It costs one reduction of a number a batch, for which every rank asks in step, on the
+    device where the process group's tensors live.
 
     Raises:
         SharedError: reading failed on some rank; the same on all.
@@ -34,12 +31,7 @@ def together(batches: Iterator[EpisodeBatch], device: torch.device) -> Iterator[
         failed = torch.tensor(batch is None, dtype=torch.int32, device=device)
         distributed.all_reduce(failed, distributed.ReduceOp.MAX)
         if failed or batch is None:
-            raise SharedError(_first(failure))
+            messages = [""] * distributed.get_world_size()
+            distributed.all_gather_object(messages, failure)
+            raise SharedError(next(message for message in messages if message))  # of the first rank that has one
         yield batch
-
-
-def _first(failure: str) -> str:
-    """The message of the first rank that has one."""
-    messages: list[str] = [""] * distributed.get_world_size()
-    distributed.all_gather_object(messages, failure)
-    return next(message for message in messages if message)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -244,22 +245,27 @@ def gather_numbered(
     return gather_windows(table, *index.locate(windows), window, train_on_padded_tails)
 
 
-class TrainingBatches(IterableDataset):
-    """What a DataLoader iterates over; workers take steps in turn, so their batches come in order.
+class InTurn(IterableDataset):
+    """What a DataLoader iterates over; workers take items in turn, so theirs come in order.
 
     Args:
-        windows: the window numbers `[B]` of a step.
-        gather: from window numbers to a batch.
-        start: the first step.
+        items: every item from the first-th on in strides; called with both.
     """
 
-    def __init__(self, windows: Callable[[int], Tensor], gather: Callable[[Tensor], EpisodeBatch], start: int) -> None:
-        self._windows = windows
-        self._gather = gather
-        self._start = start
+    def __init__(self, items: Callable[[int, int], Iterator[Any]]) -> None:
+        self._items = items
 
-    def __iter__(self) -> Iterator[EpisodeBatch]:
-        """Endless."""
+    def __iter__(self) -> Iterator[Any]:
+        """Endless where the items are."""
         worker = get_worker_info()
-        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        return (self._gather(self._windows(step)) for step in count(self._start + first, stride))
+        return self._items(0, 1) if worker is None else self._items(worker.id, worker.num_workers)
+
+
+def training_batches(
+    windows: Callable[[int], Tensor], gather: Callable[[Tensor], EpisodeBatch], start: int, first: int, stride: int
+) -> Iterator[EpisodeBatch]:
+    """The batches of steps `start + first`, `start + first + stride`, ... without end (see `InTurn`).
+
+    `windows` gives the window numbers `[B]` of a step, of which `gather` makes a batch.
+    """
+    return (gather(windows(step)) for step in count(start + first, stride))

@@ -134,15 +134,12 @@ def concatenate(blocks: Sequence[EpisodeRows]) -> EpisodeRows:
 
 
 def returns_to_go(rewards: np.ndarray, length: np.ndarray, discount: float) -> np.ndarray:
-    """R_t = sum_l discount^l r_{t+l} to the end of each episode.
+    """R_t = sum_l discount^l r_{t+l} to the end of each episode: `[S, N]` float32, accumulated in float64.
 
     Args:
         rewards: `[S, N]`, episodes end to end.
         length: `[n]`, summing to S.
         discount: gamma.
-
-    Returns:
-        `[S, N]` float32; accumulated in float64.
     """
     result = rewards.astype(np.float64)
     start = _starts(length)

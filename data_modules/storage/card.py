@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from data_modules.storage.manifest import DatasetManifest
-from dof_lightning.spec import SCORE_TITLES, AgentSpec, DatasetSpec, DimensionStatistics
+from dof_lightning.files import text
+from dof_lightning.spec import SCORE_TITLES, AgentSpec, DimensionStatistics
 
 FILE_NAME = "README.md"
 
@@ -39,7 +40,7 @@ def sections(manifest: DatasetManifest) -> Iterator[Section]:
     """Everything a card says, in order."""
     spec = manifest.spec
     yield Section("", _identity(manifest))
-    yield Section("behaviour", {name: _plain(value) for name, value in manifest.behavior.items()})
+    yield Section("behaviour", {name: text(value, digits=4) for name, value in manifest.behavior.items()})
     yield Section("returns", lines=tuple(_returns(manifest)))
     agents = spec.environment.agents
     observed = {agent.name: agent.observation_dim for agent in agents}
@@ -87,7 +88,7 @@ def size(n_bytes: int) -> str:
 
 
 def _identity(manifest: DatasetManifest) -> dict[str, str]:
-    spec = manifest.spec
+    spec, terminated = manifest.spec, manifest.n_terminated
     return {
         "fingerprint": spec.fingerprint,
         "environment": f"{spec.environment.name} ({spec.environment.fingerprint})",
@@ -97,7 +98,7 @@ def _identity(manifest: DatasetManifest) -> dict[str, str]:
         "global state": f"{spec.state_dim} dimensions" if spec.state_dim else "none",
         "episodes": f"{manifest.n_episodes:,} of at most {spec.horizon} steps (longest {manifest.longest})",
         "steps": f"{manifest.n_steps:,}, as many training or held-out windows",
-        "ends": _ends(manifest),
+        "ends": f"{terminated:,} terminated, {manifest.n_episodes - terminated:,} cut by a time limit (truncated)",
         "arrays": ", ".join(sorted(manifest.members)),
         "shards": f"{len(manifest.shards)}, {size(manifest.n_bytes)}",
     }
@@ -109,11 +110,7 @@ def _returns(manifest: DatasetManifest) -> Iterator[str]:
     mean = float(behavior["return_mean"])
     yield f"{mean:.2f} ± {behavior['return_std']:.2f} over all episodes (sum of rewards, mean over agents)"
     yield f"{low:.1f} {histogram(knots)} {high:.1f}   median {median:.1f}"
-    yield from _scores(manifest.spec, mean)
-
-
-def _scores(spec: DatasetSpec, mean: float) -> Iterator[str]:
-    for name, reference in spec.environment.references.items():
+    for name, reference in manifest.spec.environment.references.items():
         yield f"{SCORE_TITLES[name]} {reference.normalize(mean):.1f} ({reference.source})"
 
 
@@ -126,11 +123,6 @@ def _ranges(title: str, dimensions: Mapping[str, int], statistics: DimensionStat
             (agent, f"{low:.3f}", f"{high:.3f}", f"{mean.max():.3f}", f"{std.min():.3f} to {std.max():.3f}"),
         )
     return Section(title, header=_RANGES, rows=tuple(rows))
-
-
-def _ends(manifest: DatasetManifest) -> str:
-    terminated, total = manifest.n_terminated, manifest.n_episodes
-    return f"{terminated:,} terminated, {total - terminated:,} cut by a time limit (truncated)"
 
 
 def _agents(agents: tuple[AgentSpec, ...]) -> str:
@@ -154,11 +146,7 @@ def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", _plain(value)
-
-
-def _plain(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+            yield f"{prefix}{key}", text(value, digits=4)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

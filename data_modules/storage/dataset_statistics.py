@@ -44,6 +44,29 @@ class Moments:
         self.count = total
 
 
+@dataclass
+class _Dimensions:
+    """Moments of all rows of an array, and the rows behind its quantile knots."""
+
+    moments: Moments = field(default_factory=Moments)
+    sample: list[np.ndarray] = field(default_factory=list)
+
+    def finish(self) -> DimensionStatistics:
+        sample = np.concatenate(self.sample)
+        self.sample.clear()
+        moments = self.moments
+        minimum, maximum = moments.minimum.astype(np.float32), moments.maximum.astype(np.float32)
+        knots = quantile_knots(sample) if len(sample) else np.linspace(minimum, maximum, N_KNOTS, dtype=np.float32)
+        knots[0], knots[-1] = minimum, maximum
+        return DimensionStatistics(
+            mean=moments.mean.astype(np.float32),
+            std=np.sqrt(moments.squares / moments.count).astype(np.float32),
+            minimum=minimum,
+            maximum=maximum,
+            knots=knots,
+        )
+
+
 class ReturnStatistics:
     """Mean, deviation and quantiles of episode returns.
 
@@ -107,9 +130,8 @@ class StatisticsAccumulator:
     def __init__(self, environment: EnvSpec, discount: float, n_episodes: int) -> None:
         self._discount = discount
         self._knot_fraction = min(KNOT_EPISODES, KNOT_BYTES / _largest_episode(environment)) / n_episodes
-        self._continuous = environment.action_kind == "continuous"
-        self._moments = (Moments(), Moments())
-        self._knot_rows: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        arrays = ("observations", "actions") if environment.action_kind == "continuous" else ("observations",)
+        self._dimensions = {name: _Dimensions() for name in arrays}
         self._returns = ReturnStatistics(n_episodes)
         self._discounted_returns = ReturnStatistics(n_episodes)
         self.returns = ReturnStatistics(n_episodes)
@@ -125,14 +147,11 @@ class StatisticsAccumulator:
         training = rows.select(np.flatnonzero(~is_heldout(episode_id).numpy()))
         self._returns.update(episode_returns(training, 1.0), training.episode_id)
         self._discounted_returns.update(episode_returns(training, self._discount), training.episode_id)
-        self._moments[0].update(training.observations)
-        if self._continuous:
-            self._moments[1].update(training.actions)
         chosen = counter_uniform(torch.from_numpy(training.episode_id) ^ _KNOT_KEY, 1)[:, 0] < self._knot_fraction
         sample = training.select(np.flatnonzero(chosen.numpy()))
-        self._knot_rows[0].append(sample.observations)
-        if self._continuous:
-            self._knot_rows[1].append(sample.actions)
+        for name, dimensions in self._dimensions.items():
+            dimensions.moments.update(getattr(training, name))
+            dimensions.sample.append(getattr(sample, name))
 
     def finish(self) -> DatasetStatistics:
         """The statistics; what they are made of is given up.
@@ -143,10 +162,10 @@ class StatisticsAccumulator:
         if len(self._returns) == 0:
             raise ValueError("every episode is held out: collect more of them")
         mean, std = self._returns.mean_and_std()
-        observed, acted = self._moments
+        dimensions = {name: found.finish() for name, found in self._dimensions.items()}
         return DatasetStatistics(
-            observations=_dimension_statistics(observed, _drain(self._knot_rows[0])),
-            actions=_dimension_statistics(acted, _drain(self._knot_rows[1])) if self._continuous else None,
+            observations=dimensions["observations"],
+            actions=dimensions.get("actions"),
             return_mean=mean,
             return_std=std,
             discounted_return_knots=self._discounted_returns.knots(),
@@ -159,13 +178,6 @@ def _largest_episode(environment: EnvSpec) -> int:
     return 4 * environment.n_agents * widths
 
 
-def _drain(parts: list[np.ndarray]) -> np.ndarray:
-    """All parts as one, of which the list keeps nothing alive."""
-    whole = np.concatenate(parts)
-    parts.clear()
-    return whole
-
-
 def episode_returns(rows: EpisodeRows, discount: float) -> np.ndarray:
     """R_0 = sum_l discount^l r_l of each episode, mean over agents: `[n]` float64."""
     if rows.n_episodes == 0:
@@ -175,32 +187,14 @@ def episode_returns(rows: EpisodeRows, discount: float) -> np.ndarray:
     return np.add.reduceat(rows.rewards.mean(axis=1, dtype=np.float64) * discount**time, first)
 
 
-def quantile_knots(values: np.ndarray, count: int = N_KNOTS) -> np.ndarray:
-    """Evenly spaced quantiles from the minimum to the maximum along the first axis, linear between samples.
+def quantile_knots(values: np.ndarray) -> np.ndarray:
+    """Q evenly spaced quantiles from the minimum to the maximum of `[R, ...]`, R at least 1: `[Q, ...]` float32.
 
-    Args:
-        values: `[R, ...]`, R at least 1.
-        count: Q.
-
-    Returns:
-        `[Q, ...]` float32.
+    Linear between samples; Q is `N_KNOTS`.
     """
     ordered = np.sort(values, axis=0)
-    place = np.linspace(0.0, len(ordered) - 1.0, count)
+    place = np.linspace(0.0, len(ordered) - 1.0, N_KNOTS)
     below = np.floor(place).astype(np.int64)
     above = np.minimum(below + 1, len(ordered) - 1)
     share = (place - below).reshape(-1, *(1,) * (values.ndim - 1))
     return ((1 - share) * ordered[below] + share * ordered[above]).astype(np.float32)
-
-
-def _dimension_statistics(moments: Moments, sample: np.ndarray) -> DimensionStatistics:
-    minimum, maximum = moments.minimum.astype(np.float32), moments.maximum.astype(np.float32)
-    knots = quantile_knots(sample) if len(sample) else np.linspace(minimum, maximum, N_KNOTS, dtype=np.float32)
-    knots[0], knots[-1] = minimum, maximum
-    return DimensionStatistics(
-        mean=moments.mean.astype(np.float32),
-        std=np.sqrt(moments.squares / moments.count).astype(np.float32),
-        minimum=minimum,
-        maximum=maximum,
-        knots=knots,
-    )

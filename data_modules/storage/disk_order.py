@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def permute(
     journal: Journal | None = None,
     most_bytes: int = 0,
 ) -> Iterator[EpisodeRows]:
-    """All episodes, ordered by a hash of (seed, id).
+    """Groups of all episodes, ordered by a hash of (seed, id).
 
     What fits into a buffer is sorted in memory. More is first dealt out to files by ranges of the hash, each of which
     then fits, so the order does not depend on the size of the buffer or on how the blocks are cut.
@@ -45,13 +45,14 @@ def permute(
             holds the episodes after those already dealt, and the files stay until the journal is removed.
         most_bytes: that one episode can take; 0: about what the first ones do.
 
-    Returns:
-        groups of episodes.
-
     Raises:
         ValueError: some blocks hold arrays that others do not.
     """
-    key = partial(_hash, seed=seed)
+
+    def key(rows: EpisodeRows) -> np.ndarray:
+        hashed = torch.from_numpy(rows.episode_id.astype(np.int64)) ^ derive_seed(seed, "order of episodes on disk")
+        return counter_uniform(hashed, 1)[:, 0].numpy()
+
     return arrange(blocks, key, n_episodes, group_size, buffer_bytes, scratch, journal, most_bytes)
 
 
@@ -65,26 +66,16 @@ def arrange(
     journal: Journal | None = None,
     most_bytes: int = 0,
 ) -> Iterator[EpisodeRows]:
-    """All episodes, ordered by ascending keys; see `permute`.
+    """All episodes, ordered by ascending keys: from n episodes to `[n]` numbers in [0, 1), spread about evenly.
 
-    Args:
-        blocks: the episodes.
-        key: from n episodes to `[n]` numbers in [0, 1), spread about evenly.
-        n_episodes: about how many there are.
-        group_size: episodes in each group but the last.
-        buffer_bytes: episodes that are held at once.
-        scratch: a folder to make for files.
-        journal: of files that were left by a killed process.
-        most_bytes: that one episode can take; 0: about what the first ones do.
-
-    Yields:
-        groups of episodes.
+    Everything else is as in `permute`.
 
     Raises:
         ValueError: some blocks hold arrays that others do not.
     """
     rest: list[EpisodeRows] = []
-    dealing = _Dealing(key, n_episodes, buffer_bytes, scratch, journal, most_bytes)
+    folder = scratch if journal is None else journal.folder
+    dealing = _Dealing(key, n_episodes, buffer_bytes, folder, journal, most_bytes)
     for bucket in dealing.buckets(_buffers(blocks, buffer_bytes)):
         rows = concatenate([*rest, bucket])
         del bucket
@@ -97,34 +88,23 @@ def arrange(
         yield rest[0]
 
 
-def _hash(rows: EpisodeRows, seed: int) -> np.ndarray:
-    """`[n]`, uniform in [0, 1)."""
-    key = torch.from_numpy(rows.episode_id.astype(np.int64)) ^ derive_seed(seed, "order of episodes on disk")
-    return counter_uniform(key, 1)[:, 0].numpy()
-
-
+@dataclass(frozen=True)
 class _Dealing:
     """Episodes by ascending ranges of their key, in the order of their arrival within each.
 
     Arguments are `arrange`'s.
     """
 
-    def __init__(
-        self,
-        key: Key,
-        n_episodes: int,
-        buffer_bytes: int,
-        scratch: Path,
-        journal: Journal | None,
-        most_bytes: int,
-    ) -> None:
-        self._key, self._n_episodes, self._buffer_bytes, self._most_bytes = key, n_episodes, buffer_bytes, most_bytes
-        self._scratch = scratch if journal is None else journal.folder
-        self._journal = journal
+    key: Key
+    n_episodes: int
+    buffer_bytes: int
+    folder: Path
+    journal: Journal | None
+    most_bytes: int
 
     def buckets(self, buffers: Iterator[tuple[list[EpisodeRows], bool]]) -> Iterator[EpisodeRows]:
         """What fits into one buffer as it is, more through files."""
-        dealt = None if self._journal is None else self._journal.dealt
+        dealt = None if self.journal is None else self.journal.dealt
         if dealt is None:
             first, complete = next(buffers, ([], True))
             if complete:
@@ -132,40 +112,48 @@ class _Dealing:
                     yield _drain(first)
                 return
             names, files = sorted(first[0].arrays()), self._files(self._count(first))
-            self._scratch.mkdir()
+            self.folder.mkdir()
             self._deal(chain([(first, complete)], buffers), names, files, 0)
         else:
-            assert self._journal is not None
+            assert self.journal is not None
             names, files = list(dealt.names), self._files(len(dealt.sizes))
-            self._journal.restore(files)
+            self.journal.restore(files)
             self._deal(buffers, names, files, dealt.episodes)
         yield from self._collect(names, files)
 
     def _count(self, first: list[EpisodeRows]) -> int:
         seen = sum(map(_n_bytes, first)) / sum(block.n_episodes for block in first)
-        total = max(seen, self._most_bytes) * self._n_episodes
-        return int(min(MOST_BUCKETS, self._n_episodes, -(-2 * total // self._buffer_bytes)))
+        total = max(seen, self.most_bytes) * self.n_episodes
+        return int(min(MOST_BUCKETS, self.n_episodes, -(-2 * total // self.buffer_bytes)))
 
     def _files(self, count: int) -> list[Path]:
-        return [self._scratch / f"{number:04d}" for number in range(count)]
+        return [self.folder / f"{number:04d}" for number in range(count)]
 
     def _deal(
         self, buffers: Iterable[tuple[list[EpisodeRows], bool]], names: list[str], files: list[Path], done: int
     ) -> None:
+        """Appends each episode to the file of its range."""
         for buffer, _ in buffers:
             rows = _drain(buffer)
             done += rows.n_episodes
-            _deal(rows, files, self._key)
-            if self._journal is not None:
-                self._journal.save(done, names, files)
+            number = (self.key(rows) * len(files)).astype(np.int64)
+            rows = rows.select(number.argsort(kind="stable"))
+            ends = np.bincount(number, minlength=len(files)).cumsum()
+            for file, first, last in zip(files, [0, *ends[:-1]], ends, strict=True):
+                if first < last:
+                    with file.open("ab") as stream:
+                        for _, array in sorted(rows.slice(first, last).arrays().items()):
+                            np.save(stream, array, allow_pickle=False)
+            if self.journal is not None:
+                self.journal.save(done, names, files)
 
     def _read(self, file: Path, names: Sequence[str]) -> EpisodeRows:
         try:
             return _read(file, names)
         except (ValueError, EOFError):
-            if self._journal is None:
+            if self.journal is None:
                 raise
-            self._journal.remove()
+            self.journal.remove()
             raise UserError(
                 f"{file}, where episodes waited, was damaged; it is deleted: type the same command again"
             ) from None
@@ -174,10 +162,10 @@ class _Dealing:
         for file in files:
             if file.exists() and file.stat().st_size:
                 yield self._read(file, names)
-                if self._journal is None:
+                if self.journal is None:
                     file.unlink()
-        if self._journal is None:
-            shutil.rmtree(self._scratch)
+        if self.journal is None:
+            shutil.rmtree(self.folder)
 
 
 def _buffers(blocks: Iterable[EpisodeRows], buffer_bytes: int) -> Iterator[tuple[list[EpisodeRows], bool]]:
@@ -208,18 +196,6 @@ def _drain(buffer: list[EpisodeRows]) -> EpisodeRows:
 
 def _n_bytes(rows: EpisodeRows) -> int:
     return sum(array.nbytes for array in rows.arrays().values())
-
-
-def _deal(rows: EpisodeRows, files: list[Path], key: Key) -> None:
-    """Appends each episode to the file of its range."""
-    number = (key(rows) * len(files)).astype(np.int64)
-    rows = rows.select(number.argsort(kind="stable"))
-    ends = np.bincount(number, minlength=len(files)).cumsum()
-    for file, first, last in zip(files, [0, *ends[:-1]], ends, strict=True):
-        if first < last:
-            with file.open("ab") as stream:
-                for _, array in sorted(rows.slice(first, last).arrays().items()):
-                    np.save(stream, array, allow_pickle=False)
 
 
 def _read(file: Path, names: Sequence[str]) -> EpisodeRows:

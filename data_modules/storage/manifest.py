@@ -55,11 +55,6 @@ class DatasetManifest:
         return sum(shard.n_steps for shard in self.shards)
 
     @property
-    def n_windows(self) -> int:
-        """One for each step that can be the current one, held-out episodes included."""
-        return self.n_steps
-
-    @property
     def n_training_windows(self) -> int:
         """One for each step of the episodes that are not held out."""
         return sum(shard.n_training_windows for shard in self.shards)

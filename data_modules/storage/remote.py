@@ -28,11 +28,7 @@ Result = TypeVar("Result")
 
 
 def open_remote(url: str, n_bytes: int | None = None) -> IO[bytes]:
-    """Opens an address for reading.
-
-    Args:
-        url: `http(s)://` or `s3://`.
-        n_bytes: the size it must have, None: any.
+    """Opens an address, `http(s)://` or `s3://`, for reading; it must have `n_bytes`, None: any.
 
     Raises:
         UserError: it is not there, may not be read, or has another size; or the connection broke `TRIES` times without
@@ -51,9 +47,6 @@ class RemoteFile(io.RawIOBase):
 
     Where it breaks, it is opened again and goes on at the same byte: with a request for the rest where the server knows
     ranges, else by reading what was read already and dropping it.
-
-    Args:
-        url: `http(s)://` or `s3://`.
 
     Attributes:
         n_bytes: its size, None where the server does not say.
@@ -82,9 +75,7 @@ class RemoteFile(io.RawIOBase):
 
     def close(self) -> None:
         """Lets the connection go."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._forget()
         super().close()
 
     def _open(self) -> int | None:

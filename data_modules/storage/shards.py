@@ -78,22 +78,25 @@ def expected_members(rows: EpisodeRows, environment: EnvSpec) -> dict[str, Membe
         "legal": Member("|b1", (n, action)),
         "alive": Member("|b1", (n,)),
     }
-    return {name: known.get(name) or _member_of(array) for name, array in rows.arrays().items()}
+    others = {  # of agents that are not learned
+        name: Member("<i8" if array.dtype.kind == "i" else "<f4", array.shape[1:])
+        for name, array in rows.arrays().items()
+    }
+    return {name: known.get(name, other) for name, other in others.items()}
 
 
 def write_shards(
     folder: Path, samples: Iterable[EpisodeRows], environment: EnvSpec, samples_per_shard: int
 ) -> tuple[dict[str, Member], tuple[ShardEntry, ...]]:
-    """Writes samples into `shard-000000.tar`, ...; the same samples give the same bytes.
+    """Writes samples into `shard-000000.tar`, ...; what every sample holds, and the shards.
+
+    The same samples give the same bytes.
 
     Args:
         folder: exists, and is empty.
         samples: several episodes each.
         environment: says what the arrays must look like.
         samples_per_shard: samples in each shard but the last.
-
-    Returns:
-        What every sample holds, and the shards.
 
     Raises:
         ValueError: an array contradicts the environment's spec, is not finite, or only some samples have it.
@@ -125,7 +128,7 @@ def write_shards(
             members = members or expected_members(rows, environment)
             if set(rows.arrays()) != set(members):
                 raise ValueError(f"some blocks hold {sorted(rows.arrays())}, others {sorted(members)}")
-            arrays = {name: _cast(array, members[name]) for name, array in rows.arrays().items()}
+            arrays = {name: np.ascontiguousarray(a, dtype=members[name].dtype) for name, a in rows.arrays().items()}
             _check_sample(arrays, members)
             writer.write({"__key__": f"{number:06d}"} | {f"{name}.npy": array for name, array in arrays.items()})
             n_episodes, n_steps, n_windows = counts[-1]
@@ -178,9 +181,7 @@ def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None
 def open_url(url: str, n_bytes: int | None = None) -> IO[bytes]:
     """Opens a local path, `http(s)://` or `s3://` address for reading.
 
-    Args:
-        url: what to open.
-        n_bytes: the size that a file at an address must have, None: any.
+    A file at an address must have `n_bytes`, None: any.
 
     Raises:
         UserError: it is not there, cannot be reached, or is of another kind; see `open_remote`.
@@ -256,14 +257,6 @@ def _count_training_windows(rows: EpisodeRows) -> int:
     from data_modules.storage.split import is_heldout
 
     return int(rows.length[~is_heldout(torch.from_numpy(rows.episode_id)).numpy()].sum())
-
-
-def _member_of(array: np.ndarray) -> Member:
-    return Member("<i8" if array.dtype.kind == "i" else "<f4", array.shape[1:])
-
-
-def _cast(array: np.ndarray, member: Member) -> np.ndarray:
-    return np.ascontiguousarray(array, dtype=np.dtype(member.dtype))
 
 
 def _decode(sample: Mapping[str, Any], members: Mapping[str, Member]) -> EpisodeRows:

@@ -9,15 +9,12 @@ _HELDOUT_KEY = derive_seed("held-out episodes")
 
 
 def is_heldout(episode_id: Tensor, fraction: float = HELDOUT_FRACTION) -> Tensor:
-    """Which episodes are never trained on: a hash of their id, the same for every seed.
+    """Which episodes are never trained on, `[n]` bool: a hash of their id, the same for every seed.
 
     Smaller fractions are subsets of larger ones.
 
     Args:
         episode_id: `[n]` int64, original indices.
         fraction: expected share in [0, 1).
-
-    Returns:
-        `[n]` bool.
     """
     return counter_uniform(episode_id ^ _HELDOUT_KEY, 1)[:, 0] < fraction

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data_modules.storage.arrays import Episodes
+from data_modules.storage.dataset_statistics import episode_returns
 from data_modules.storage.manifest import FORMAT_VERSION, DatasetManifest, read_manifest
 from data_modules.storage.shards import read_shard
 from data_modules.storage.store import Description, write_dataset
@@ -41,14 +42,13 @@ def read_index(manifest: DatasetManifest) -> EpisodeIndex:
     ids, returns = [], []
     for shard in manifest.shards:
         for rows in read_shard(manifest.url(shard), manifest.members, shard):
-            first = np.cumsum(rows.length, dtype=np.int64) - rows.length
-            returns.append(np.add.reduceat(rows.rewards.mean(axis=1, dtype=np.float64), first))
+            returns.append(episode_returns(rows, discount=1.0))
             ids.append(rows.episode_id)
     return EpisodeIndex(np.concatenate(ids), np.concatenate(returns))
 
 
 def merge(paths: Sequence[str], root: Path, name: str, seed: int = 0) -> Path:
-    """All episodes of several datasets of one environment as one dataset.
+    """All episodes of several datasets of one environment as one dataset; its folder.
 
     An episode keeps its id, and with it whether it is held out, where the parts' ids are all different; otherwise
     every part but the first gets new ones after those before it; parts that share episodes are refused.
@@ -58,9 +58,6 @@ def merge(paths: Sequence[str], root: Path, name: str, seed: int = 0) -> Path:
         root: folder of all datasets; the result is `root/name`.
         name: of the result.
         seed: of the order in which the episodes are stored.
-
-    Returns:
-        The result's folder.
 
     Raises:
         UserError: the parts are of different environments or hold different arrays, or one is damaged.
@@ -75,22 +72,13 @@ def merge(paths: Sequence[str], root: Path, name: str, seed: int = 0) -> Path:
     parts = [manifest.spec.fingerprint for manifest in manifests]
     if len(set(parts)) < len(parts):
         raise UserError(f"datasets={list(paths)}: the same dataset is named twice")
-    indices = [read_index(manifest) for manifest in manifests]
-    ids = _distinct_ids([index.episode_id for index in indices])
-    if ids is None:
+    ids = [read_index(manifest).episode_id for manifest in manifests]
+    if len(np.unique(np.concatenate(ids))) < sum(map(len, ids)):
         _check_unrelated(manifests)
-        ids = _renumbered([index.episode_id for index in indices])
+        ids = _renumbered(ids)
     keep = [np.ones(len(each), dtype=bool) for each in ids]
-    return _write(
-        root,
-        name,
-        manifests,
-        keep,
-        ids,
-        seed,
-        recipe={"merged": parts, "seed": seed},
-        behavior=_merged_behavior(manifests),
-    )
+    recipe = {"merged": parts, "seed": seed}
+    return _write(root, name, manifests, keep, ids, seed, recipe, _merged_behavior(manifests))
 
 
 def subsample(
@@ -101,7 +89,7 @@ def subsample(
     episodes: int | None = None,
     seed: int = 0,
 ) -> Path:
-    """Some episodes of a dataset: a range of quantiles of the return, and of those so many at random.
+    """Some episodes of a dataset, a range of quantiles of the return and of those so many at random; their folder.
 
     Episodes are ranked by return (then by id), so that the ranges 0 to q and q to 1 share no episode and miss none.
     They keep their ids.
@@ -113,9 +101,6 @@ def subsample(
         quantiles: lowest and highest, between 0 and 1.
         episodes: how many; None for all in that range.
         seed: of the choice, and of the order in which the episodes are stored.
-
-    Returns:
-        The result's folder.
 
     Raises:
         UserError: the range is none, or holds fewer episodes than wanted.
@@ -132,11 +117,8 @@ def subsample(
             f"{manifest.location}: {len(chosen)} of {n} episodes lie in quantiles=[{low:g},{high:g}], wanted are "
             f"{wanted}; choose another range or episodes="
         )
-    drawn = (
-        counter_uniform(torch.from_numpy(index.episode_id[chosen]) + (derive_seed(seed, "subsample") >> 2), 1)
-        .squeeze(1)
-        .numpy()
-    )
+    numbers = torch.from_numpy(index.episode_id[chosen]) + (derive_seed(seed, "subsample") >> 2)
+    drawn = counter_uniform(numbers, 1)[:, 0].numpy()
     keep = np.zeros(n, dtype=bool)
     keep[chosen[np.argsort(drawn, kind="stable")[:wanted]]] = True
     recipe = {"subsampled": manifest.spec.fingerprint, "quantiles": [low, high], "episodes": episodes, "seed": seed}
@@ -191,11 +173,6 @@ def _selected(manifest: DatasetManifest, keep: np.ndarray, ids: np.ndarray) -> I
                 yield rows.select(np.flatnonzero(keep[mine])).padded()
 
 
-def _distinct_ids(parts: Sequence[np.ndarray]) -> list[np.ndarray] | None:
-    """The ids as they are; None where some appear twice."""
-    return list(parts) if len(np.unique(np.concatenate(parts))) == sum(map(len, parts)) else None
-
-
 def _check_unrelated(manifests: Sequence[DatasetManifest]) -> None:
     """Refuses the same episodes twice: under new ids, those held out would be trained on."""
     seen: set[str] = set()
@@ -246,11 +223,9 @@ def _without_returns(manifest: DatasetManifest) -> dict[str, Any]:
 
 
 def _check_quantiles(quantiles: Sequence[float]) -> tuple[float, float]:
-    fitting = isinstance(quantiles, Sequence) and len(quantiles) == 2
-    if (
-        not fitting
-        or not all(isinstance(q, (int, float)) for q in quantiles)
-        or not 0 <= quantiles[0] < quantiles[1] <= 1
-    ):
+    two = (
+        isinstance(quantiles, Sequence) and len(quantiles) == 2 and all(isinstance(q, (int, float)) for q in quantiles)
+    )
+    if not two or not 0 <= quantiles[0] < quantiles[1] <= 1:
         raise UserError(f"quantiles={quantiles} must be two numbers, 0 <= lowest < highest <= 1, as [0.5,1.0]")
     return float(quantiles[0]), float(quantiles[1])

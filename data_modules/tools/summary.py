@@ -40,12 +40,7 @@ def summarize(manifest: DatasetManifest) -> dict[str, Any]:
 
 
 def plot(manifest: DatasetManifest, path: Path) -> None:
-    """Draws the distributions of returns, observations and actions.
-
-    Args:
-        manifest: of the dataset.
-        path: of the PNG.
-    """
+    """Draws the distributions of a dataset's returns, observations and actions as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

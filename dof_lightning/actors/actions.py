@@ -73,12 +73,17 @@ class DiscreteActions(ActionCodec):
 
     def finish(self, x: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
         """One-hot of the largest legal entry."""
-        allowed = mask if legal is None else mask & legal
-        return self.encode(x.masked_fill(~allowed, -torch.inf).argmax(-1), mask, like=x)
+        return self.encode(best_legal(x, mask, legal), mask, like=x)
 
     def decode(self, x: Tensor) -> Tensor:
         """Indices `[B, N]` int64."""
         return x.argmax(-1)
+
+
+def best_legal(values: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
+    """The largest entry `[...]` of values `[..., A]` that is legal (bool; None: all are) and no padding (mask)."""
+    allowed = mask if legal is None else mask & legal
+    return values.masked_fill(~allowed, -torch.inf).argmax(-1)
 
 
 CODECS: dict[ActionKind, ActionCodec] = {"continuous": ContinuousActions(), "discrete": DiscreteActions()}

@@ -1,19 +1,19 @@
 """How agent i acts by what a network says directly."""
 
-from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dof_lightning.actors.actions import best_legal
 from dof_lightning.networks.actor import AgentwiseActor
 from dof_lightning.networks.recurrent import RecurrentNetwork
 from dof_lightning.normalization import Normalizer
 from dof_lightning.policy import DecentralizedPolicy
 
 
-class _NoiselessActor(DecentralizedPolicy):
-    """What all these actors have in common.
+class NoiselessActor(DecentralizedPolicy):
+    """What actors that draw nothing have in common.
 
     Args:
         n_agents: N.
@@ -33,12 +33,8 @@ class _NoiselessActor(DecentralizedPolicy):
         """`[E, N, 0]`: nothing is drawn."""
         return torch.empty(n_episodes, self.n_agents, 0, device=generator.device)
 
-    @abstractmethod
-    def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
-        """See the base class."""
 
-
-class DirectActor(_NoiselessActor):
+class DirectActor(NoiselessActor):
     """Continuous actions: a_i = tanh(mu_i(o_i)).
 
     Args:
@@ -56,7 +52,7 @@ class DirectActor(_NoiselessActor):
         return torch.tanh(said[..., : self.action_mask.shape[-1]]) * self.action_mask, carry
 
 
-class ChoosingActor(_NoiselessActor):
+class ChoosingActor(NoiselessActor):
     """Discrete actions: the legal choice for which a network with a memory says most.
 
     Args:
@@ -76,12 +72,7 @@ class ChoosingActor(_NoiselessActor):
         """See the base class."""
         seen = self.normalizer.normalize(observations)[:, :, None]
         said, memory = self.network(seen, carry["memory"])
-        return self.choose(said[:, :, 0], legal), {**carry, "memory": memory}
-
-    def choose(self, said: Tensor, legal: Tensor | None) -> Tensor:
-        """`[E, N]`: the largest legal entry of `[E, N, A]`."""
-        allowed = self.action_mask if legal is None else self.action_mask & legal
-        return said.masked_fill(~allowed, -torch.inf).argmax(-1)
+        return best_legal(said[:, :, 0], self.action_mask, legal), {**carry, "memory": memory}
 
 
 class LikelyActor(ChoosingActor):
@@ -117,7 +108,7 @@ class LikelyActor(ChoosingActor):
         said, memory = self.network(seen, carry["memory"])
         logits, cloning_memory = self.cloning(seen, carry["cloning_memory"])
         allowed = self.action_mask.expand(len(seen), -1, -1) if legal is None else self.action_mask & legal
-        choice = self.choose(said[:, :, 0], likely(logits[:, :, 0], allowed, self.threshold))
+        choice = best_legal(said[:, :, 0], self.action_mask, likely(logits[:, :, 0], allowed, self.threshold))
         return choice, {**carry, "memory": memory, "cloning_memory": cloning_memory}
 
 

@@ -5,6 +5,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dof_lightning.actors.actions import best_legal
+from dof_lightning.actors.direct import NoiselessActor
 from dof_lightning.networks.causal_transformer import CausalTransformer
 from dof_lightning.normalization import Normalizer
 from dof_lightning.policy import AskingPolicy
@@ -12,7 +14,7 @@ from dof_lightning.policy import AskingPolicy
 SequenceReturnUpdate = Literal["none", "reward"]
 
 
-class SequenceActor(AskingPolicy):
+class SequenceActor(NoiselessActor, AskingPolicy):
     """The legal choice for which a causal transformer says most, given the agent's own last T rows.
 
     Args:
@@ -26,8 +28,6 @@ class SequenceActor(AskingPolicy):
         discount: gamma of the returns.
     """
 
-    action_mask: Tensor
-
     def __init__(
         self,
         network: CausalTransformer,
@@ -38,11 +38,8 @@ class SequenceActor(AskingPolicy):
         returns_scale: float,
         discount: float,
     ) -> None:
-        super().__init__()
+        super().__init__(network.n_agents, normalizer, action_mask)
         self.network = network
-        self.normalizer = normalizer
-        self.register_buffer("action_mask", action_mask, persistent=False)
-        self.n_agents = network.n_agents
         self.target_return = target_return
         self.return_update: SequenceReturnUpdate = return_update
         self.observes_rewards = return_update == "reward"
@@ -61,10 +58,6 @@ class SequenceActor(AskingPolicy):
             "actions": torch.zeros(*shape, kept, dtype=torch.int64, device=device),
         }
 
-    def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
-        """`[E, N, 0]`: nothing is drawn."""
-        return torch.empty(n_episodes, self.n_agents, 0, device=generator.device)
-
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
         """Adds a row and continues it; see the base class."""
         full = carry["rows"] >= self.network.rows
@@ -75,8 +68,7 @@ class SequenceActor(AskingPolicy):
         # What lies behind the present row is no part of what is read: the network looks back only.
         said = self.network(returns, seen, actions)
         now = said.gather(2, here[..., None, None].expand(-1, -1, 1, said.shape[-1])).squeeze(2)
-        allowed = self.action_mask if legal is None else self.action_mask & legal
-        choice = now.masked_fill(~allowed, -torch.inf).argmax(-1)
+        choice = best_legal(now, self.action_mask, legal)
         memory = {"returns": returns, "seen": seen, "actions": _put(actions, here, choice)}
         return choice, {**carry, **memory, "rows": carry["rows"] + 1}
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dof_lightning.actors.actions import CODECS
+from dof_lightning.actors.actions import CODECS, best_legal
 from dof_lightning.actors.diffusion import ActingModel
 from dof_lightning.diffusion.chain import Chain
 from dof_lightning.networks.value import AgentwiseValue
@@ -79,8 +79,7 @@ class ValueActor(DecentralizedPolicy):
         values = self.values(condition, rows, chains.transpose(2, 3).flatten(1, 2))
         values = values.unflatten(0, (-1, self.candidates)).squeeze(-1).transpose(1, 2)  # type: ignore[no-untyped-call]
         if self.action_kind == "discrete":
-            allowed = self.action_mask if legal is None else self.action_mask & legal
-            return values.masked_fill(~allowed, -torch.inf).argmax(-1), carry
+            return best_legal(values, self.action_mask, legal), carry
         best = values.argmax(-1)[..., None, None].expand(-1, -1, 1, candidates.shape[-1])
         return candidates.gather(2, best).squeeze(2), carry
 
@@ -109,14 +108,8 @@ class DiffusedValueActor(ValueActor):
         action_kind: ActionKind,
         candidates: int,
     ) -> None:
-        super().__init__(
-            n_agents=model.denoiser.n_agents,
-            normalizer=normalizer,
-            action_mask=action_mask,
-            action_kind=action_kind,
-            candidates=candidates,
-            n_noises=model.sampler.n_noises,
-        )
+        n_agents, n_noises = model.denoiser.n_agents, model.sampler.n_noises
+        super().__init__(n_agents, normalizer, action_mask, action_kind, candidates, n_noises)
         self.denoiser = model.denoiser
         self.noise_factorization = model.noise_factorization
         self.data_factorization = model.data_factorization
@@ -124,7 +117,8 @@ class DiffusedValueActor(ValueActor):
 
     def values(self, condition: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
         """See the base class."""
-        chain = Chain(self.denoiser, self.noise_factorization, self.data_factorization, self.sampler, clip=_clip)
+        parts = (self.denoiser, self.noise_factorization, self.data_factorization)
+        chain = Chain(*parts, self.sampler, clip=lambda x: x.clamp(-1.0, 1.0))
         return chain.locally(torch.cat([condition, actions], dim=-1), noise)
 
 
@@ -150,7 +144,3 @@ class DirectValueActor(ValueActor):
     def values(self, condition: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
         """See the base class."""
         return self.network(condition, actions)
-
-
-def _clip(x: Tensor) -> Tensor:
-    return x.clamp(-1.0, 1.0)

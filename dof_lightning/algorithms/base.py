@@ -18,25 +18,25 @@ from dof_lightning.settings import Settings, WholeNumber
 from dof_lightning.sharding import average_gradients, shard
 from dof_lightning.spec import ActionKind, DatasetSpec
 
-__all__ = ["Algorithm", "AlgorithmSettings", "ParameterGroup", "Window"]
-
 
 @dataclass(frozen=True, kw_only=True)
-class AlgorithmSettings(Settings, ABC):
-    """Settings of an algorithm; called with a dataset's spec, they build it.
+class AlgorithmSettings(Settings):
+    """Settings of an algorithm, which names them (`made_by`); called with a dataset's spec, they build it.
 
     Attributes:
         seed: the run's seed; the noise of a step is a function of (seed, step, rank, accumulated batch).
         execution: `decentralized` (every agent acts alone) or `centralized`.
     """
 
+    _made: ClassVar[type["Algorithm"]]
+
     seed: WholeNumber = 0
     execution: Execution = "decentralized"
 
     @classmethod
-    @abstractmethod
     def makes(cls) -> type["Algorithm"]:
         """The algorithm whose settings these are."""
+        return cls._made
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """The fields that nothing reads where the others are as they are, each with the one that makes it so.
@@ -80,7 +80,8 @@ class Algorithm(LightningModule, ABC):
     """Base of all algorithms.
 
     Subclasses say which rows they need (`window`), how a batch becomes losses (`losses`), what is optimised
-    (`parameter_groups`) and what acts (`policy`). They never see environments, data modules or callbacks.
+    (`parameter_groups`) and what acts (`policy`). They never see environments, data modules or callbacks. A subclass
+    names the class of its settings, which then builds it: `class BC(Baseline, made_by=BCSettings)`.
 
     Args:
         spec: the dataset's spec.
@@ -96,6 +97,11 @@ class Algorithm(LightningModule, ABC):
 
     window: Window
     action_kinds: ClassVar[tuple[ActionKind, ...]] = ("continuous", "discrete")
+
+    def __init_subclass__(cls, made_by: type[AlgorithmSettings] | None = None, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if made_by is not None:
+            made_by._made = cls
 
     def __init__(self, spec: DatasetSpec, settings: AlgorithmSettings) -> None:
         super().__init__()

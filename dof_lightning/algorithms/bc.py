@@ -34,25 +34,16 @@ class BCSettings(BaselineSettings):
     sequence_length: Count = 20
     learning_rate: Positive = 1e-3
 
-    @classmethod
-    def makes(cls) -> type["BC"]:
-        """See the base class."""
-        return BC
-
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """A memory is for choices, an actor for continuous actions."""
         unread = {"continuous": ("recurrent", "sequence_length"), "discrete": ("actor",)}
         return {} if action_kind is None else dict.fromkeys(unread[action_kind], f"actions are {action_kind}")
 
 
-class BC(Baseline):
+class BC(Baseline, made_by=BCSettings):
     """Loss: E ||tanh mu_i(o_i) - a_i||^2 for continuous actions, -E log pi_i(a_i | o_i,0..t) for discrete ones.
 
     Discrete actors have a memory and choose among legal actions (OG-MARL, Formanek et al., 2023).
-
-    Args:
-        spec: the dataset's spec.
-        settings: the algorithm's own.
     """
 
     settings: BCSettings

@@ -22,21 +22,12 @@ from dof_lightning.spec import DatasetSpec
 class DirectValueSettings(ValueSettings):
     """Settings of `DirectValue`."""
 
-    @classmethod
-    def makes(cls) -> type["DirectValue"]:
-        """See the base class."""
-        return DirectValue
 
-
-class DirectValue(Algorithm):
+class DirectValue(Algorithm, made_by=DirectValueSettings):
     """Loss: L = (y - h(q_1..q_N))^2, what `DoFValue` regresses, and the q_i are the agents' values themselves.
 
     h = sum is VDN's value model (Sunehag et al., 2018), h = monotone QMIX's (Rashid et al., 2018), fitted to the
     team's return instead of a TD target: in a one-shot game the two are the same.
-
-    Args:
-        spec: the dataset's spec.
-        settings: see there.
 
     Raises:
         UserError: all returns of the dataset are equal.
@@ -75,8 +66,7 @@ class DirectValue(Algorithm):
 
     def mix(self, values: Tensor, observations: Tensor) -> Tensor:
         """The team's return `[B, 1]` that the averaged h makes of values `[B, N, 1]` at observations `[B, N, O]`."""
-        now = Situation(self.normalizer.normalize(observations))
-        return self.average_value.team_return(self.average_value.mix(values, now))
+        return self.average_value.team_return(values, Situation(self.normalizer.normalize(observations)))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The values with h."""

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from dof_lightning.actors.diffusion import ActingModel
 from dof_lightning.algorithms.base import Algorithm, ParameterGroup
-from dof_lightning.algorithms.parts.diffused import Denoised, Diffused, DiffusionSettings, Parts
-from dof_lightning.algorithms.parts.execution import check_execution
+from dof_lightning.algorithms.parts.diffused import Denoised, Diffused, DiffusionSettings, Parts, check_execution
 from dof_lightning.algorithms.parts.shared_seed import Assignment, Noising, build_assignment
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.diffusion.chain import Chain, check_runs_locally
@@ -151,6 +150,8 @@ class DoFLightningModule(Algorithm):
             generator: draws noise and seeds.
             average: use the moving average of the denoisers.
         """
+        if self.seed_assignment is None:
+            return Assignment()
         network = self.average_denoiser if average else self.denoiser
         noising = Noising(network, self.schedule, self.draw_noise, self.pin)
         assignment: Assignment = self.seed_assignment(noising, known, diffused, generator)
@@ -277,8 +278,9 @@ class DoFLightningModule(Algorithm):
             ParameterGroup("denoiser", (self.denoiser,), rate, self.gradient_clip),
             ParameterGroup("factorization", factorization, rate, None),
             *self.further_groups(),
-            *self.seed_assignment.parameter_groups(),
         ]
+        if self.seed_assignment is not None:
+            groups.append(self.seed_assignment.parameter_group())
         return [group for group in groups if group.parameters()]
 
     def further_groups(self) -> list[ParameterGroup]:

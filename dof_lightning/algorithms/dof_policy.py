@@ -71,11 +71,6 @@ class DoFPolicySettings(DataDiffusionSettings, CriticSettings):
     critic_gradient_clip: Positive | None = 0.5
     target_update_rate: Fraction = 0.005
 
-    @classmethod
-    def makes(cls) -> type["DoFPolicy"]:
-        """See the base class."""
-        return DoFPolicy
-
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """See the base class."""
         found = idle_of_critics(self)
@@ -114,17 +109,13 @@ class DoFCloningSettings(DoFPolicySettings):
     candidates: Count = 1
 
 
-class DoFPolicy(DoFLightningModule):
+class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
     """Loss: L = L_bc + eta L_q + lambda L_h + L_critic (reference/method.md section 3).
 
     L_bc is the f-joined noise error, L_h trains h to reconstruct the data, L_critic the twin critics' TD error, and
     L_q = -E[min(1, SNR_k) Q(o, h(x0))] / |Q| lets the critics' gradient reach the denoisers through the one-step
     estimate of x0 that L_bc's own forward pass gives (EDP, Kang et al. 2023), or, without the SNR, through the whole
     chain of the sampler (Diffusion-QL, Wang et al., 2023). Discrete actions diffuse as one-hot vectors.
-
-    Args:
-        spec: the dataset's spec.
-        settings: see there.
 
     Raises:
         UserError: the settings contradict each other.
@@ -250,7 +241,7 @@ class DoFPolicy(DoFLightningModule):
 
     def _current(self, batch: EpisodeBatch) -> tuple[Situation, Tensor]:
         """The current row, and the data `[B, N, A]` there."""
-        now = self._situation(batch, batch.history)
+        now = Situation.of(batch, batch.history, self.normalizer)
         return now, self.codec.encode(batch.actions[:, :, batch.history], self.data_mask, like=now.condition)
 
     @torch.no_grad()
@@ -258,19 +249,11 @@ class DoFPolicy(DoFLightningModule):
         self, batch: EpisodeBatch, told: Assignment, generator: torch.Generator
     ) -> tuple[Situation, Tensor]:
         """The row after the current one, and the averaged actors' actions `[B, N, A]` there given the same seed."""
-        following = self._situation(batch, batch.history + 1)
+        following = Situation.of(batch, batch.history + 1, self.normalizer)
         noise = self._chain_noise(self.target_sampler, following.condition, generator)
         actions = self.acting_sample(told.tell(following.condition), noise, self.target_sampler)
         actions = actions.clamp(-self.clip_range, self.clip_range)
         return following, self.codec.finish(actions, self.data_mask, following.legal)
-
-    def _situation(self, batch: EpisodeBatch, row: int) -> Situation:
-        return Situation(
-            condition=self.normalizer.normalize(batch.observations[:, :, row]),
-            alive=None if batch.alive is None else batch.alive[:, :, row],
-            legal=None if batch.legal is None else batch.legal[:, :, row],
-            state=None if batch.state is None else batch.state[:, row],
-        )
 
     def _chain_noise(self, sampler: Sampler, condition: Tensor, generator: torch.Generator) -> Tensor:
         shape = (sampler.n_noises, *condition.shape[:2], self.spec.action_dim)

@@ -12,8 +12,7 @@ from torch import Tensor
 from dof_lightning.actors.planning import Asking, PlanningActor, ReturnUpdate
 from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.dof import DoFLightningModule
-from dof_lightning.algorithms.parts.diffused import FIVE_STEPS, DataDiffusionSettings, Diffused
-from dof_lightning.algorithms.parts.execution import check_execution
+from dof_lightning.algorithms.parts.diffused import FIVE_STEPS, DataDiffusionSettings, Diffused, check_execution
 from dof_lightning.algorithms.parts.losses import inverse_loss
 from dof_lightning.algorithms.parts.shared_seed import Assignment
 from dof_lightning.batch import EpisodeBatch, Window
@@ -71,11 +70,6 @@ class DoFTrajectorySettings(DataDiffusionSettings):
     inverse_noise: NonNegative = 0.0
     learning_rate: Positive = 2e-4
 
-    @classmethod
-    def makes(cls) -> type["DoFTrajectory"]:
-        """See the base class."""
-        return DoFTrajectory
-
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """See the base class."""
         given = self.target_return
@@ -90,7 +84,7 @@ class DoFTrajectorySettings(DataDiffusionSettings):
             )
 
 
-class DoFTrajectory(DoFLightningModule):
+class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
     """Loss: L = (L_diffusion + L_inverse) / 2 + lambda L_h (reference/method.md section 2).
 
     Agent i's data x_i are its own window of T = Hh + H normalised observations. The history and the current row are
@@ -98,10 +92,6 @@ class DoFTrajectory(DoFLightningModule):
     the f-joined noise error of the H - 1 rows after them (seed, eqs. 8-11, B.28), conditioned on the return from the
     current row on, which is left out now and then so that one network serves both parts of classifier-free guidance.
     L_inverse teaches I_i(o_t, o_{t+1}) = a_t on all real transitions of the window, history included.
-
-    Args:
-        spec: the dataset's spec.
-        settings: see there.
 
     Attributes:
         returns_scale: returns are divided by it.

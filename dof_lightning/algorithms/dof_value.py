@@ -44,13 +44,8 @@ class DoFValueSettings(ValueSettings, DiffusionSettings):
     value_mixer: Callable[..., ValueMixer] = SelfAttention
     learning_rate: Positive = 1e-3
 
-    @classmethod
-    def makes(cls) -> type["DoFValue"]:
-        """See the base class."""
-        return DoFValue
 
-
-class DoFValue(DoFLightningModule):
+class DoFValue(DoFLightningModule, made_by=DoFValueSettings):
     """Loss: L = L_value + L_diffusion [inferred: the seed shows the game, not its loss].
 
     L_value = (y - h(q_1..q_N))^2 regresses the team's return through the mixer; it trains h and the targets
@@ -64,10 +59,6 @@ class DoFValue(DoFLightningModule):
     that the mixer's regression finds the values, and diffusion generates them: it adds nothing to what h can represent.
 
     `heldout/value` is the squared error of h on the *generated* values.
-
-    Args:
-        spec: the dataset's spec.
-        settings: see there.
 
     Raises:
         UserError: f or h does not fit.
@@ -137,8 +128,7 @@ class DoFValue(DoFLightningModule):
 
     def mix(self, values: Tensor, observations: Tensor) -> Tensor:
         """The team's return `[B, 1]` that the averaged h makes of values `[B, N, 1]` at observations `[B, N, O]`."""
-        now = Situation(self.normalizer.normalize(observations))
-        return self.average_value.team_return(self.average_value.mix(values, now))
+        return self.average_value.team_return(values, Situation(self.normalizer.normalize(observations)))
 
     def further_groups(self) -> list[ParameterGroup]:
         """The values with h."""

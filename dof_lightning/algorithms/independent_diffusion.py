@@ -21,11 +21,6 @@ class IndependentDiffusionSettings(DoFTrajectorySettings):
     noise_factorization: Callable[[DatasetSpec], Factorization] = noise.Concat
     data_factorization: Callable[[DatasetSpec], Factorization] = data.Concat
 
-    @classmethod
-    def makes(cls) -> type["IndependentDiffusion"]:
-        """See the base class."""
-        return IndependentDiffusion
-
 
 @dataclass(frozen=True, kw_only=True)
 class IndependentDiffusionPolicySettings(DoFCloningSettings):
@@ -34,21 +29,12 @@ class IndependentDiffusionPolicySettings(DoFCloningSettings):
     noise_factorization: Callable[[DatasetSpec], Factorization] = noise.Concat
     data_factorization: Callable[[DatasetSpec], Factorization] = data.Concat
 
-    @classmethod
-    def makes(cls) -> type["IndependentDiffusionPolicy"]:
-        """See the base class."""
-        return IndependentDiffusionPolicy
 
-
-class IndependentDiffusion(DoFTrajectory):
+class IndependentDiffusion(DoFTrajectory, made_by=IndependentDiffusionSettings):
     """N planners trained side by side: DoF-Trajectory with f = h = concat and a network of its own for each agent.
 
     The loss is then a sum of the agents' own losses and gradients are clipped agent by agent, so the weights are those
     of N separate trainings on the same draws (reference/method.md section 1, 'An identity').
-
-    Args:
-        spec: the dataset's spec.
-        settings: see `DoFTrajectorySettings`.
 
     Raises:
         UserError: a setting would couple the agents.
@@ -58,12 +44,8 @@ class IndependentDiffusion(DoFTrajectory):
         _check_apart(self, {"denoiser.sharing": self.denoiser, "algorithm.inverse.sharing": self.inverse})
 
 
-class IndependentDiffusionPolicy(DoFPolicy):
+class IndependentDiffusionPolicy(DoFPolicy, made_by=IndependentDiffusionPolicySettings):
     """N diffusion policies trained side by side: cloning by DoF-Policy with f = h = concat and networks of their own.
-
-    Args:
-        spec: the dataset's spec.
-        settings: see `DoFPolicySettings`.
 
     Raises:
         UserError: a setting would couple the agents.
@@ -79,10 +61,8 @@ def _check_apart(algorithm: DoFLightningModule, networks: dict[str, Agentwise]) 
     """Refuses whatever would let one agent's data reach another's weights."""
     if algorithm.settings.execution != "decentralized":
         raise UserError("execution=centralized: Independent Diffusion has no joint chain; set execution=decentralized")
-    for group, part in (
-        ("noise_factorization", algorithm.noise_factorization),
-        ("data_factorization", algorithm.data_factorization),
-    ):
+    for group in ("noise_factorization", "data_factorization"):
+        part = algorithm.get_submodule(group)
         if not isinstance(part, Concat):
             raise UserError(
                 f"{group}: {type(part).__name__} couples the agents' losses, Independent Diffusion has none in common; "

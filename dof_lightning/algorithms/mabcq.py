@@ -28,21 +28,12 @@ class MABCQSettings(QMIXSettings):
 
     threshold: Fraction = 0.4
 
-    @classmethod
-    def makes(cls) -> type["MABCQ"]:
-        """See the base class."""
-        return MABCQ
 
-
-class MABCQ(QMIX):
+class MABCQ(QMIX, made_by=MABCQSettings):
     """QMIX's loss - E log pi_i(a_i), with argmax over the choices of pi_i(u) / max pi_i >= threshold only.
 
     Batch-constrained Q-learning on discrete actions (Fujimoto et al., 2019a, eq. 11), an agent each, as OG-MARL has it
     (Formanek et al., 2023); the constraint holds in TD targets and where agents act.
-
-    Args:
-        spec: the dataset's spec.
-        settings: the algorithm's own.
     """
 
     settings: MABCQSettings

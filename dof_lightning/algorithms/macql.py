@@ -24,22 +24,13 @@ class MACQLSettings(TD3Settings):
     alpha: NonNegative = 1.0
     samples: Count = 10
 
-    @classmethod
-    def makes(cls) -> type["MACQL"]:
-        """See the base class."""
-        return MACQL
 
-
-class MACQL(DeterministicActorCritic):
+class MACQL(DeterministicActorCritic, made_by=MACQLSettings):
     """Critic: TD error + alpha (log ∫ exp Q_i(o_i, u) du - Q_i(o_i, a_i)), actor: -Q_i + 1e-3 ||pi_i||^2.
 
     Conservative Q-learning (Kumar et al., 2020, eq. 4) an agent each, as in OMAR's comparison (Pan et al., 2022): the
     integral is estimated by `samples` uniform actions, of density 0.5^d. Rewards are scaled; alpha and the
     gap are told in their own unit, so that published values keep their meaning.
-
-    Args:
-        spec: the dataset's spec.
-        settings: the algorithm's own.
     """
 
     settings: MACQLSettings

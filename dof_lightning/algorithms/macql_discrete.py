@@ -22,22 +22,13 @@ class DiscreteMACQLSettings(QMIXSettings):
     alpha: NonNegative = 3.0
     samples: Count = 20
 
-    @classmethod
-    def makes(cls) -> type["DiscreteMACQL"]:
-        """See the base class."""
-        return DiscreteMACQL
 
-
-class DiscreteMACQL(QMIX):
+class DiscreteMACQL(QMIX, made_by=DiscreteMACQLSettings):
     """QMIX's loss + alpha (log sum_u exp Q_tot(s, u) - Q_tot(s, a)) over random legal joint actions u and the data's a.
 
     Conservative Q-learning (Kumar et al., 2020, eq. 4) of the team's value, as OG-MARL has it (Formanek et al., 2023).
     Rewards are scaled; alpha and the gap are told in their own unit, so that published values mean the same
     for rewards of the published size.
-
-    Args:
-        spec: the dataset's spec.
-        settings: the algorithm's own.
     """
 
     settings: DiscreteMACQLSettings

@@ -42,11 +42,6 @@ class CentralizedMADIFFSettings(_MADIFFSettings):
 class DecentralizedMADIFFSettings(_MADIFFSettings):
     """Settings of `DecentralizedMADIFF`."""
 
-    @classmethod
-    def makes(cls) -> type["DecentralizedMADIFF"]:
-        """See the base class."""
-        return DecentralizedMADIFF
-
 
 @dataclass(frozen=True, kw_only=True)
 class DoFMADIFFSettings(DecentralizedMADIFFSettings):
@@ -56,7 +51,7 @@ class DoFMADIFFSettings(DecentralizedMADIFFSettings):
     data_factorization: Callable[[DatasetSpec], Factorization] = data.WConcat
 
 
-class DecentralizedMADIFF(DoFTrajectory):
+class DecentralizedMADIFF(DoFTrajectory, made_by=DecentralizedMADIFFSettings):
     """DoF-Trajectory through a denoiser in which the agents meet, trained on what one agent, the ego, knows.
 
     Each sample has an ego, drawn uniformly. Only the ego's history and current row are written into x^k; the

@@ -46,25 +46,16 @@ class MADTSettings(BaselineSettings):
     weight_decay: NonNegative = 0.1
     gradient_clip: Positive | None = 0.5
 
-    @classmethod
-    def makes(cls) -> type["MADT"]:
-        """See the base class."""
-        return MADT
-
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """See the base class."""
         given = self.target_return
         return {} if given is None else {"target_quantile": f"algorithm.target_return={given}"}
 
 
-class MADT(Baseline):
+class MADT(Baseline, made_by=MADTSettings):
     """Loss: -E log pi(a_t | R_0, o_0, a_0, ..., R_t, o_t) of every row (Meng et al., 2021; Chen et al., 2021).
 
     pi is the softmax over legal choices, R_t the agent's return from row t on.
-
-    Args:
-        spec: the dataset's spec.
-        settings: the algorithm's own.
 
     Raises:
         UserError: actions are continuous.

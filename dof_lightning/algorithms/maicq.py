@@ -30,23 +30,14 @@ class MAICQSettings(ActorCriticSettings, ImplicitConstraintSettings):
 
     value_mixer: Callable[..., StateWeighted] = StateWeighted
 
-    @classmethod
-    def makes(cls) -> type["MAICQ"]:
-        """See the base class."""
-        return MAICQ
 
-
-class MAICQ(ActorCritic):
+class MAICQ(ActorCritic, made_by=MAICQSettings):
     """ICQ-MA (Yang et al., 2021; reference/baselines_and_games.md section 1) with Gaussian actors.
 
     Critic: (y - Q_tot(s, a))^2 with y = r + gamma (1 - d) w Q_tot(s', a'), a' the data's next action and w its batch
     weight: no action is ever rated that the data do not have. Q_tot = sum_i k_i(s) Q_i(o_i, a_i) + b(s). Actors:
     -E[k_i w_i log pi_i(a_i | o_i)], w_i the batch weight of A_i = Q_i(o_i, a_i) - Q_i(o_i, mu_i). The last step before
     a time limit has no next action in the data and teaches the critic nothing.
-
-    Args:
-        spec: the dataset's spec.
-        settings: the algorithm's own.
     """
 
     window = Window(history=0, horizon=2)

@@ -32,23 +32,14 @@ class DiscreteMAICQSettings(QMIXSettings, ImplicitConstraintSettings):
 
     value_mixer: Callable[..., StateWeighted] = StateWeighted
 
-    @classmethod
-    def makes(cls) -> type["DiscreteMAICQ"]:
-        """See the base class."""
-        return DiscreteMAICQ
 
-
-class DiscreteMAICQ(QMIX):
+class DiscreteMAICQ(QMIX, made_by=DiscreteMAICQSettings):
     """ICQ-MA (Yang et al., 2021; reference/baselines_and_games.md section 1) with actors that choose.
 
     Critic: 1/2 (y - Q_tot(s, a))^2 with y = r + gamma (1 - d) w Q_tot'(s', a'), a' the data's next action and w its
     batch weight: no action is ever rated that the data do not have. Q_tot = sum_i k_i(s) Q_i + b(s). Actors:
     -E[N k_i w_i log pi_i(a_i)], w_i the batch weight of A_i = Q_i(a_i) - sum_u pi_i(u) Q_i(u), both over all real rows
     of the batch. Rows whose next action is not in the sample teach the critic nothing.
-
-    Args:
-        spec: the dataset's spec.
-        settings: the algorithm's own.
     """
 
     settings: DiscreteMAICQSettings
@@ -80,7 +71,7 @@ class DiscreteMAICQ(QMIX):
             share = self.spec.n_agents * self.average_mixer.weights(sequences.state[:, :-1].flatten(0, 1))
             share = share.reshape(advantage.shape[0], -1, advantage.shape[1]).transpose(1, 2)
             weight = share * _over_rows(advantage, batch.transition_mask, self.settings.actor_temperature)
-        return -weighted_mean(log_probability(logits, batch.actions, allowed), weight)
+        return -weighted_mean(log_probability(logits.float(), batch.actions, allowed), weight)
 
     def taught(self, sequences: Sequences) -> Tensor:
         """Rows that end their episode, or whose next action is in the sample."""

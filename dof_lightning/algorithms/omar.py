@@ -27,21 +27,12 @@ class OMARSettings(MACQLSettings):
     search_samples: Count = 10
     search_std: Positive = 2.0
 
-    @classmethod
-    def makes(cls) -> type["OMAR"]:
-        """See the base class."""
-        return OMAR
 
-
-class OMAR(MACQL):
+class OMAR(MACQL, made_by=OMARSettings):
     """Actor: c ||pi_i - â_i||^2 - (1 - c) Q_i + 1e-3 ||pi_i||^2 (Pan et al., 2022, eq. 4 with its regularisation).
 
     â_i is the better of pi_i's action and the best of the last population of a search without gradients: actions are
     drawn from N(mu, sigma), which move to the mean and the spread of the population weighted by softmax(Q).
-
-    Args:
-        spec: the dataset's spec.
-        settings: the algorithm's own.
     """
 
     settings: OMARSettings

@@ -21,19 +21,9 @@ class TD3BCSettings(TD3Settings):
 
     alpha: NonNegative = 2.5
 
-    @classmethod
-    def makes(cls) -> type["TD3BC"]:
-        """See the base class."""
-        return TD3BC
 
-
-class TD3BC(DeterministicActorCritic):
-    """Actor: -alpha E[Q_i] / E|Q_i| + E ||pi_i - a_i||^2 (TD3+BC, Fujimoto & Gu, 2021, eq. 5; an agent each).
-
-    Args:
-        spec: the dataset's spec.
-        settings: the algorithm's own.
-    """
+class TD3BC(DeterministicActorCritic, made_by=TD3BCSettings):
+    """Actor: -alpha E[Q_i] / E|Q_i| + E ||pi_i - a_i||^2 (TD3+BC, Fujimoto & Gu, 2021, eq. 5; an agent each)."""
 
     settings: TD3BCSettings
 

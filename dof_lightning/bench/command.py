@@ -47,7 +47,8 @@ def bench(tails: list[str]) -> None:
     waiting = pending(place)
     screen.print(f"{suite.title}: {len(suite.queue)} runs, {len(suite.queue) - len(waiting)} in {place.store}")
     if only_list:
-        _list(screen, suite.queue, waiting)
+        rows = [[r.experiment, r.label, str(r.seed), "to do" if r in waiting else "done"] for r in suite.queue]
+        show_table(screen, ["experiment", "algorithm", "seed", "state"], rows)
     elif waiting and launcher is not None:
         _launch(place, waiting, launcher, launcher_settings, at_once, screen)
     elif waiting:
@@ -76,11 +77,6 @@ def _take_truth(tails: list[str], wanted: str, default: bool) -> tuple[bool, lis
     if text not in (None, "true", "false"):
         raise UserError(f"{wanted} must be true or false, got {text!r}")
     return (default if text is None else text == "true"), others
-
-
-def _list(screen: Console, queue: Sequence[Job], waiting: Sequence[Job]) -> None:
-    rows = [[job.experiment, job.label, str(job.seed), "to do" if job in waiting else "done"] for job in queue]
-    show_table(screen, ["experiment", "algorithm", "seed", "state"], rows)
 
 
 def _launch(

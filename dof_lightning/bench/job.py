@@ -41,15 +41,7 @@ def run_folder(job: Job, runs: Path) -> Path:
 
 
 def command(which: str, name: str, store: Path, runs: Path, keep: bool) -> list[str]:
-    """Of one run's process.
-
-    Args:
-        which: the suite as it was typed, an option or a path.
-        name: the run's.
-        store: folder of the results store.
-        runs: folder of run folders.
-        keep: leave the run folder where it is.
-    """
+    """Of one run's process; `which` is the suite as it was typed, the others are as for `perform`."""
     told = {"suite": which, "job": name, "store": store, "runs": runs, "keep": "true" if keep else "false"}
     return [sys.executable, "-m", "dof_lightning.bench.job", *(f"{key}={value}" for key, value in told.items())]
 
@@ -67,7 +59,9 @@ def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
         UserError: the configuration or the data are not as they should be.
         SystemExit: another process is at it or has done it (`BUSY`), or a signal has ended the training.
     """
+    from dof_lightning.checkpoints import checkpoint as checkpoints
     from dof_lightning.report.record import record_of
+    from dof_lightning.studies.scores import decision_ms
     from dof_lightning.training import run as training
 
     cfg = compose(job, runs)
@@ -81,9 +75,10 @@ def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
         folder.discard_if_empty()
         sys.exit(BUSY)
     training.run(cfg, job.typed)
-    decision_ms = time_decision(folder.path)
+    checkpoint = checkpoints.read(folder.path)
+    timed = round(decision_ms(checkpoint, checkpoint.config), 4)
     record, curve = record_of(
-        folder.path, suite=job.suite, variant=job.variant, decision_ms=decision_ms, typed=job.reproduces
+        folder.path, suite=job.suite, variant=job.variant, decision_ms=timed, typed=job.reproduces
     )
     added = ResultsStore(store).append(record, curve)
     if not keep:
@@ -100,13 +95,7 @@ def dataset_of(plain: Mapping[str, Any]) -> str | None:
 
 
 def is_stored(plain: Mapping[str, Any], dataset: str | None, records: Sequence[Record]) -> bool:
-    """Whether a run of this configuration on these data has a row.
-
-    Args:
-        plain: the configuration.
-        dataset: fingerprint of its data; None: any.
-        records: the store's.
-    """
+    """Whether a run of this configuration on data of this fingerprint (None: on any) has a row."""
     hashed = config_hash(plain)
     return any(row.config_hash == hashed and dataset in (None, row.dataset_fingerprint) for row in records)
 
@@ -126,18 +115,6 @@ def _dataset_there(folder: RunFolder) -> str | None:
     from dof_lightning.checkpoints import checkpoint as checkpoints
 
     return checkpoints.read(folder.last).spec.fingerprint if folder.last.exists() else None
-
-
-def time_decision(path: Path) -> float:
-    """Milliseconds of one decision of all agents of one episode, by a run's last weights: the fastest of several."""
-    from dof_lightning.checkpoints import checkpoint as checkpoints
-    from dof_lightning.evaluation.score import DECISION_REPETITIONS, build_policy, first_decision
-    from dof_lightning.evaluation.timing import interleaved
-
-    checkpoint = checkpoints.read(path)
-    policy, env = build_policy(checkpoint, checkpoint.config)
-    decide = first_decision(policy, env)
-    return round(1e3 * min(interleaved({"": decide}, DECISION_REPETITIONS)[""]), 4)
 
 
 def run(tails: list[str]) -> None:

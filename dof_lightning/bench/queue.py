@@ -17,7 +17,7 @@ from dof_lightning.bench.suite import Job, Suite
 from dof_lightning.config.compose import to_plain
 from dof_lightning.config.identity import config_hash
 from dof_lightning.errors import UserError
-from dof_lightning.report.store import Record, ResultsStore
+from dof_lightning.report.store import ResultsStore
 from dof_lightning.threads import available_cores
 from dof_lightning.training.several import check_played
 
@@ -26,15 +26,7 @@ _LOOK_EVERY_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Place:
-    """Where a suite is run.
-
-    Attributes:
-        which: the suite as it was typed, an option or a path.
-        suite: what it says.
-        store: folder of its results store.
-        runs: folder of run folders.
-        keep: leave run folders where they are.
-    """
+    """Where a suite, `which` as it was typed, is run: its store and its run folders, which stay there or do not."""
 
     which: str
     suite: Suite
@@ -99,7 +91,7 @@ def pending(place: Place) -> list[Job]:
 def _checked(job: Job, runs: Path) -> tuple[Any, str | None]:
     """A run's configuration, and the fingerprint of its data where they build themselves."""
     from dof_lightning.checkpoints import checkpoint as checkpoints
-    from dof_lightning.config.action_kinds import check_action_kind
+    from dof_lightning.config.checks import check_action_kind
 
     try:
         cfg = compose(job, runs)
@@ -112,14 +104,9 @@ def _checked(job: Job, runs: Path) -> tuple[Any, str | None]:
 
 
 def work(place: Place, jobs: Sequence[Job], at_once: int, minutes: float | None, screen: Console) -> Outcome:
-    """Runs jobs until all are done, or until no time is left to begin another.
+    """Runs jobs, `at_once` processes that share this machine's cores, and says a line of each.
 
-    Args:
-        place: where.
-        jobs: what, in order.
-        at_once: processes at the same time; they share this machine's cores.
-        minutes: after so many no run is begun; None: no limit.
-        screen: for a line a run.
+    It ends when all are done; once so many `minutes` are over (None: no limit), no other is begun.
     """
     outcome, queue = Outcome(), list(jobs)
     running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
@@ -172,8 +159,7 @@ def _note(place: Place, job: Job, code: int, outcome: Outcome) -> str:
     """Counts how a run ended, and says it."""
     if code == 0:
         outcome.done += 1
-        record = _newest(place, job)
-        return "done" if record is None else _score(record)
+        return _score(place, job)
     if code == BUSY:
         outcome.elsewhere.append(job)
         return "another process is at it, or has done it"
@@ -188,15 +174,14 @@ def _named(job: Job) -> str:
     return f"{job.experiment}  {job.label}  seed {job.seed}"
 
 
-def _newest(place: Place, job: Job) -> Record | None:
+def _score(place: Place, job: Job) -> str:
+    """What a run that is done has scored, as its newest row says."""
     wanted = (job.experiment, job.algorithm, job.variant, job.seed)
     found = [r for r in ResultsStore(place.store).records() if (r.experiment, r.algorithm, r.variant, r.seed) == wanted]
-    return found[-1] if found else None
-
-
-def _score(record: Record) -> str:
-    score = record.last_normalized_score
-    return f"return {record.last_return:.4g}" + ("" if score is None else f", normalised score {score:.1f}")
+    if not found:
+        return "done"
+    score = found[-1].last_normalized_score
+    return f"return {found[-1].last_return:.4g}" + ("" if score is None else f", normalised score {score:.1f}")
 
 
 def last_line(log: Path) -> str:

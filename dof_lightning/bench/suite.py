@@ -68,8 +68,6 @@ class Suite:
     """A benchmark.
 
     Attributes:
-        name: of its file.
-        title: for people.
         queue: its runs in the order in which they are to be done: every method gets its first seed before any gets
             its second.
     """

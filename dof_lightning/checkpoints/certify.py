@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -144,9 +144,6 @@ class _OnOwnNoise(DecentralizedPolicy):
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
         return self.policy.act_on_noise(observations, carry, legal, noise)
 
-    def export(self, agent: int) -> NoReturn:
-        raise NotImplementedError
-
 
 class _Alone(DecentralizedPolicy):
     """N processes behind the interface of a batched policy; nothing is decided here."""
@@ -176,9 +173,6 @@ class _Alone(DecentralizedPolicy):
             widths = [self.action_width - action.shape[-1] for action in actions]
             actions = [torch.nn.functional.pad(a, (0, width)) for a, width in zip(actions, widths, strict=True)]
         return torch.stack(actions, dim=1), None
-
-    def export(self, agent: int) -> NoReturn:
-        raise NotImplementedError
 
     def _ask(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """All agents think at once."""

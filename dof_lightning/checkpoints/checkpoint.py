@@ -87,6 +87,8 @@ def versions() -> dict[str, str]:
 def git_revision() -> str | None:
     """The revision of this source tree, with `+changes` where files differ from it; None outside a clone."""
     root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # an installed copy may lie in another project's repository
+        return None
     try:
         revision = _git(root, "rev-parse", "HEAD")
         # A results store grows while its runs go on: that is no other source.

@@ -10,8 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +61,14 @@ def export_agents(
             "algorithm.return_update=time or none"
         )
     about = _about(checkpoint, config, tails)
-    with _draft(output) as draft:
-        for index in range(policy.n_agents):
-            path = write_agent(draft, policy.export(index), about | {"agent": _about_agent(checkpoint, index)})
-            if file_format == "torch_export":
-                _write_program(load_agent(path), path)
+    try:
+        with building(output, f"{os.getpid()}.exporting") as draft:
+            for index in range(policy.n_agents):
+                path = write_agent(draft, policy.export(index), about | {"agent": _about_agent(checkpoint, index)})
+                if file_format == "torch_export":
+                    _write_program(load_agent(path), path)
+    except OSError as error:
+        raise UserError(f"output={output} cannot be written: {error.strerror}") from error
     return output
 
 
@@ -133,15 +135,6 @@ def _write_program(agent: Agent, record: Path) -> None:
     torch.export.save(trace(agent), program)
     described = {**agent.record, "program_sha256": sha256(program)}
     record.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _draft(output: Path) -> Iterator[Path]:
-    try:
-        with building(output, f"{os.getpid()}.exporting") as draft:
-            yield draft
-    except OSError as error:
-        raise UserError(f"output={output} cannot be written: {error.strerror}") from error
 
 
 def sha256(path: Path) -> str:

@@ -81,18 +81,15 @@ def parse(key: str, text: str) -> Any:
 
 
 def _set(plain: dict[str, Any], key: str, text: str, command: str) -> None:
-    known = [name for name, _ in leaves(plain) if _is_read(name)]
+    values = dict(leaves(plain))
+    known = [name for name in values if name in _VALUES or name.split(".")[0] in (*_GROUPS, "algorithm")]
     if key not in known:
-        if key in dict(leaves(plain)) or key in plain:
+        if key in values or key in plain:
             raise UserError(f"{command} does not read `{key}`; it reads {_READ}")
         raise UserError(messages.unknown_key(key, known))
     value = parse(key, text)
-    checks.check_value(plain, key, value, dict(leaves(plain)).get(key))
+    checks.check_value(plain, key, value, values.get(key))
     _place(plain, key.split("."), value)
-
-
-def _is_read(key: str) -> bool:
-    return key in _VALUES or key.split(".")[0] in (*_GROUPS, "algorithm")
 
 
 def _place(plain: dict[str, Any], path: list[str], value: Any) -> None:

@@ -58,19 +58,15 @@ def _stats(tails: list[str]) -> None:
     from data_modules.storage.manifest import read_manifest
     from data_modules.tools.summary import plot, summarize
 
-    wanted, others = ("--plot" in tails), [tail for tail in tails if tail != "--plot"]
-    output = None
-    if any(tail.startswith("output=") for tail in others):
-        keys = [tail for tail in others if "=" in tail]
-        output, keys = take(keys, "output")
-        others = [tail for tail in others if "=" not in tail] + keys
-    paths = _dataset_paths(others)
+    outputs = [tail.removeprefix("output=") for tail in tails if tail.startswith("output=")]
+    output = outputs[-1] if outputs else None
+    paths = _dataset_paths([tail for tail in tails if tail != "--plot" and not tail.startswith("output=")])
     if output is not None and len(paths) > 1:
         raise UserError(f"output={output} is one file, but {len(paths)} datasets are named; name one")
     for path in paths:
         manifest = read_manifest(path)
         print(json.dumps(summarize(manifest)))
-        if wanted or output is not None:
+        if "--plot" in tails or output is not None:
             file = Path(output if output is not None else f"{manifest.spec.name}.png")
             _check_png(file)
             plot(manifest, file)
@@ -188,11 +184,10 @@ def _collect(tails: list[str]) -> None:
     if not world.trust:
         raise UserError(f"policy={values['policy']} runs code of yours; add trust=true")
     sys.path.insert(0, ".")
-    behavior = FunctionBehavior(str(values["policy"]), values.get("version", 1))
     made = CollectedDataset(
         name=str(values["name"]),
         environment=configuration.build(world.env),
-        behavior=behavior,
+        behavior=FunctionBehavior(str(values["policy"]), values.get("version", 1)),
         episodes=values["episodes"],
         seed=values.get("seed", 0),
         discount=values.get("discount", 0.99),

@@ -78,20 +78,12 @@ def run(arguments: Sequence[str]) -> None:
     if options.command in COMMANDS:
         COMMANDS[options.command][0](options.tails)
     elif options.command == "bench":
-        _bench(options.tails)
+        from dof_lightning.bench.command import bench
+
+        bench(options.tails)
     elif options.command == "report":
-        _report(options.arguments)
+        from dof_lightning.report.command import report
+
+        print("\n".join(map(str, report(options.arguments))))
     else:
         data_commands.ACTIONS[options.action][0]([*options.tails, *getattr(options, "plot", [])])
-
-
-def _bench(tails: list[str]) -> None:
-    from dof_lightning.bench.command import bench
-
-    bench(tails)
-
-
-def _report(arguments: list[str]) -> None:
-    from dof_lightning.report.command import report
-
-    print("\n".join(map(str, report(arguments))))

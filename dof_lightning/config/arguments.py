@@ -2,15 +2,15 @@
 
 import inspect
 import re
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dof_lightning.config.targets import locate
 from dof_lightning.errors import UserError
+from dof_lightning.settings import options_of
 
-_DESCRIPTIONS = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "null"}
+DESCRIPTIONS = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "null"}
 
 
 def check_arguments(config: Mapping[str, Any], written: Mapping[str, Any] | None = None) -> None:
@@ -47,7 +47,7 @@ def asks_for(config: Mapping[str, Any], key: str, kind: type) -> bool:
     if not isinstance(node, Mapping) or "_target_" not in node:
         return False
     arguments = _annotations(locate(f"{path}._target_", str(node["_target_"])))
-    return arguments is not None and kind in _options(arguments.get(name, Any))
+    return arguments is not None and kind in options_of(arguments.get(name, Any))
 
 
 def _nodes(
@@ -102,7 +102,7 @@ def _own_annotations(function: Any) -> tuple[dict[str, Any] | None, bool]:
 
 def _fits(value: Any, annotation: Any) -> bool:
     """Whether a plain value may be given; True where the annotation says nothing about plain values."""
-    judged = [_fits_one(value, option) for option in _options(annotation)]
+    judged = [_fits_one(value, option) for option in options_of(annotation)]
     known = [verdict for verdict in judged if verdict is not None]
     is_list = isinstance(value, Sequence) and not isinstance(value, str)
     return any(known) or not known or (is_list and None in judged)
@@ -113,7 +113,7 @@ def _fits_one(value: Any, annotation: Any) -> bool | None:
         return any(value == choice and type(value) is type(choice) for choice in get_args(annotation))
     if annotation is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if annotation in _DESCRIPTIONS:
+    if annotation in DESCRIPTIONS:
         return type(value) is annotation
     origin = get_origin(annotation)
     if inspect.isclass(origin) and issubclass(origin, Sequence):
@@ -122,19 +122,15 @@ def _fits_one(value: Any, annotation: Any) -> bool | None:
     return None
 
 
-def _options(annotation: Any) -> Sequence[Any]:
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
 def _describe(annotation: Any) -> str:
-    return " or ".join(text for option in _options(annotation) if (text := _describe_one(option)))
+    return " or ".join(text for option in options_of(annotation) if (text := _describe_one(option)))
 
 
 def _describe_one(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " or ".join(str(choice) for choice in get_args(annotation))
-    if annotation in _DESCRIPTIONS:
-        return _DESCRIPTIONS[annotation]
+    if annotation in DESCRIPTIONS:
+        return DESCRIPTIONS[annotation]
     origin = get_origin(annotation)
     if inspect.isclass(origin) and issubclass(origin, Sequence):
         return f"a list, each {_describe(get_args(annotation)[0])}"

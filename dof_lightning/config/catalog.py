@@ -11,19 +11,21 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
-from functools import cache
+from fnmatch import fnmatchcase
+from functools import cache, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dof_lightning.config.hyperparams import Section, in_effect, sections, tuned_values
 from dof_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from data_modules.tools.inspect import KnownDataset
 
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_INSTALLED = _PACKAGE / "_installed"  # where a wheel has what a clone has beside the package (setup.py)
+CONF_DIR = (_INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent) / "conf"
 _NO_GROUPS = ("hyperparams", "suite")  # folders that Hydra never reads
 
 
@@ -71,33 +73,6 @@ def name_of(path: str | Path) -> str | None:
         return None
 
 
-def tuned_sections(algorithm: str, data: str) -> list[Section]:
-    """The sections of `conf/hyperparams` that are for an algorithm on a dataset, later ones over earlier ones."""
-    return [section for section in sections(CONF_DIR / "hyperparams") if section.matches(algorithm, data)]
-
-
-def origin_of_values(config: Mapping[str, Any]) -> list[str]:
-    """Where the values come from that a run was not told: each section of `conf/hyperparams` with what it says.
-
-    Args:
-        config: the resolved configuration.
-    """
-    choices = config["choices"]
-    algorithm, data, tuned = (choices.get(group) for group in ("algorithm", "data", "tuned"))
-    told = [
-        f"{section.file.name}:{section.line} ({', '.join(section.datasets)}): "
-        + ", ".join(f"{key}={value}" for key, value in values.items())
-        for section, values in in_effect([] if tuned is None else _sections_of(tuned), config)
-    ]
-    if told:
-        return [f"conf/hyperparams/{line}" for line in told]
-    if tuned is None and tuned_sections(algorithm, data):
-        return [f"presets of conf/algorithm; what is tuned on {data} is not taken (tuned={algorithm}_{data} takes it)"]
-    others = [name for name in options("algorithm") if tuned_sections(name, data)]
-    beside = f", though it has some for {', '.join(others)}" if others else ""
-    return [f"presets of conf/algorithm; conf/hyperparams has none for {algorithm} on this dataset{beside}"]
-
-
 def environment_of(data: str) -> str | None:
     """The option of group env in which a dataset was collected; None where its file does not say."""
     for entry in _data_content(data).get("defaults", []):
@@ -129,16 +104,47 @@ def _experiment(data: str) -> dict[str, Any]:
 
 
 def _tuned(option: str) -> dict[str, Any] | None:
-    return tuned_values(_sections_of(option))
+    """What the sections for an algorithm on a dataset say, later ones over earlier ones; None where there is none."""
+    matching = [section["values"] for section in sections_of(option)]
+    return reduce(_merge, matching) if matching else None
 
 
-def _sections_of(option: str) -> list[Section]:
+def sections_of(option: str) -> list[dict[str, Any]]:
     """Of an option of group tuned, `<algorithm>_<data>`."""
     for algorithm in _files("algorithm"):
         data = option.removeprefix(f"{algorithm}_")
-        if data != option and (found := tuned_sections(algorithm, data)):
+        if data != option and (found := sections_for(algorithm, data)):
             return found
     return []
+
+
+def sections_for(algorithm: str, data: str) -> list[dict[str, Any]]:
+    """Those that are for an algorithm on a dataset, later ones over earlier ones."""
+    suited = [section for section in sections() if algorithm in section["algorithms"]]
+    return [section for section in suited if any(fnmatchcase(data, pattern) for pattern in section["datasets"])]
+
+
+@cache
+def sections() -> tuple[dict[str, Any], ...]:
+    """Those of `conf/hyperparams/`, files in alphabetical order and each from top to bottom."""
+    files = sorted((CONF_DIR / "hyperparams").glob("*.yaml"))
+    return tuple(section for file in files for section in _sections_in(file))
+
+
+def _sections_in(file: Path) -> list[dict[str, Any]]:
+    """With `where` each begins: `conf/hyperparams/<name>.yaml:<line>`."""
+    loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
+    written: Any = loader.get_single_node()
+    places = [f"conf/hyperparams/{file.name}:{node.start_mark.line + 1}" for node in written.value]
+    return [{**said, "where": where} for said, where in zip(loader.construct_document(written), places, strict=True)]
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
 
 
 def _bases(data: str) -> list[str]:

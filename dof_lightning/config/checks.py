@@ -1,17 +1,18 @@
 """What is refused in a configuration before anything is built."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dof_lightning.config.arguments import asks_for, check_arguments
+from dof_lightning.config.arguments import DESCRIPTIONS, asks_for, check_arguments
 from dof_lightning.config.catalog import CONF_DIR, content_of, options
 from dof_lightning.config.compose import is_own_data, to_plain
 from dof_lightning.config.effect import check_effect, preset_of
 from dof_lightning.config.identity import is_class_of_ours, leaves
 from dof_lightning.config.targets import attribute, check_targets
 from dof_lightning.errors import UserError
+from dof_lightning.spec import EnvSpec
 
 _POSITIVE = (
     "trainer.max_steps",
@@ -57,12 +58,11 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
             raise UserError(f"{key}= is empty; type a folder, or leave it out")
     if cfg.resume is None:
         raise UserError("resume must be auto, never, or the path of a .ckpt or run folder")
-    preset = preset_of(cfg.choices)
-    _check_types(cfg, preset)
+    plain, preset = to_plain(cfg), preset_of(cfg.choices)
+    _check_types(cfg, plain, preset)
     for key, choices in _CHOICES.items():
         if (value := OmegaConf.select(cfg, key)) not in choices:
             raise UserError(f"{key} must be {' or '.join(choices)}, got {value}")
-    plain = to_plain(cfg)
     _check_devices(plain["trainer"]["devices"])
     if not cfg.trust:
         check_targets(plain)
@@ -93,22 +93,51 @@ def _check_tuned(choices: Mapping[str, Any]) -> None:
         )
 
 
+def check_action_kind(config: Mapping[str, Any], environment: EnvSpec) -> None:
+    """Refuses an algorithm that does not learn the environment's kind of actions, before any data are built.
+
+    Raises:
+        UserError: names the algorithms that fit.
+    """
+    kind = environment.action_kind
+
+    def learns(target: str) -> bool:
+        return kind in (attribute(target, "action_kinds") or ())
+
+    if not learns(config["algorithm"]["_target_"]):
+        raise UserError(
+            f"algorithm={config['choices']['algorithm']} does not learn {kind} actions, those of {environment.name}; "
+            f"choose {_options_that('algorithm', learns)}"
+        )
+
+
 def _check_denoiser(plain: Mapping[str, Any]) -> None:
     """Refuses a denoiser of actions for an algorithm that diffuses trajectories, and the other way round."""
     wanted, given = (attribute(plain[key]["_target_"], "diffuses") for key in ("algorithm", "denoiser"))
     if None in (wanted, given) or wanted == given:
         return
-    files = {option: OmegaConf.load(CONF_DIR / "denoiser" / f"{option}.yaml") for option in options("denoiser")}
-    targets = {option: str(OmegaConf.select(file, "_target_")) for option, file in files.items()}
-    fitting = [option for option, target in targets.items() if attribute(target, "diffuses") == wanted]
+    fitting = _options_that("denoiser", lambda target: attribute(target, "diffuses") == wanted)
     raise UserError(
         f"denoiser={plain['choices']['denoiser']} is for {given}, but algorithm={plain['choices']['algorithm']} "
-        f"diffuses {wanted}; choose denoiser={' or '.join(fitting)}"
+        f"diffuses {wanted}; choose {fitting}"
     )
 
 
-def _check_types(cfg: DictConfig, preset: Mapping[str, Any]) -> None:
-    plain = to_plain(cfg)
+def _options_that(group: str, fit: Callable[[str], bool]) -> str:
+    """The options of a group whose class fits, as `group=one or another`."""
+    return f"{group}={' or '.join(option for option in options(group) if fit(_target(group, option)))}"
+
+
+def _target(group: str, option: str) -> str:
+    """What an option names, itself or through the option that it starts from."""
+    content: Any = OmegaConf.load(CONF_DIR / group / f"{option}.yaml")
+    if "_target_" in content:
+        return str(content._target_)
+    base = next(base for base in content.defaults if isinstance(base, str) and base != "_self_")
+    return _target(group, base.partition("@")[0])
+
+
+def _check_types(cfg: DictConfig, plain: Mapping[str, Any], preset: Mapping[str, Any]) -> None:
     defaults, values = dict(leaves(preset)), dict(leaves(plain))
     _check_classes(values, defaults)
     # Of what is only referred to, the key that a user can type is named.
@@ -141,13 +170,7 @@ def check_value(plain: Mapping[str, Any], key: str, value: Any, default: Any) ->
     if value is not None and isinstance(default, (bool, int, float)):
         accepted = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, accepted) or isinstance(value, bool) != isinstance(default, bool):
-            raise UserError(f"{key} must be {_article(default)}, got {value!r}")
+            raise UserError(f"{key} must be {DESCRIPTIONS[type(default)]}, got {value!r}")
     for keys, least in ((_POSITIVE, 1), (_NOT_NEGATIVE, 0)):
         if key in keys and (value is None or value < least):
             raise UserError(f"{key} must be at least {least}, got {value}")
-
-
-def _article(value: bool | int | float) -> str:
-    if isinstance(value, bool):
-        return "true or false"
-    return "an integer" if isinstance(value, int) else "a number"

@@ -9,19 +9,62 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from dof_lightning.config.catalog import CONF_DIR, name_of, tuned_sections
+from dof_lightning.config import catalog
 from dof_lightning.config.messages import explain, is_of_hydra
-from dof_lightning.config.source import register
 from dof_lightning.errors import UserError
 from dof_lightning.threads import cores_of_a_job
 
-register()  # the options that are made from their names
+
+class MadeFromNames(ConfigSource):
+    """Hydra's view of the options that need no file, which `hydra.searchpath` in `conf/train.yaml` names.
+
+    It serves `catalog.content_of` as if it were files; a file in `conf/` of the same name comes first.
+    """
+
+    @staticmethod
+    def scheme() -> str:
+        """Of `made-from-names://conf` in the search path."""
+        return "made-from-names"
+
+    def available(self) -> bool:
+        """Always: there is nothing to open."""
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        """Whether a folder of `conf/` is meant, `tuned` included."""
+        return config_path in (*catalog.groups(), "tuned")
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether an option is made from its name."""
+        return self._content(config_path) is not None
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """An option's content; experiments and tuned values set keys of the whole configuration."""
+        is_global = config_path.startswith(("experiment/", "tuned/"))
+        content = OmegaConf.create(self._content(config_path) or {})
+        header = {"package": "_global_" if is_global else None}
+        return ConfigResult(provider=self.provider, path=self.full_path(), config=content, header=header)
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """The options of a group, for Hydra's own messages."""
+        return [] if results_filter == ObjectType.GROUP else catalog.options(config_path)
+
+    @staticmethod
+    def _content(config_path: str) -> dict[str, object] | None:
+        group, _, option = config_path.removesuffix(".yaml").rpartition("/")
+        return catalog.content_of(group, option)
+
+
+Plugins.instance().register(MadeFromNames)
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -46,7 +89,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 def _hydra() -> AbstractContextManager[Any]:
     if GlobalHydra.instance().is_initialized():
         return nullcontext()
-    return hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3")
+    return hydra.initialize_config_dir(str(catalog.CONF_DIR), version_base="1.3")
 
 
 def composed_by_hydra_main(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
@@ -73,7 +116,8 @@ def _for_own_data(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     path, tuned = cfg.data.get("path"), cfg.choices.get("tuned")
     if not path or tuned is None or any(override.lstrip("~+").startswith("tuned") for override in overrides):
         return cfg
-    if tuned_sections(str(cfg.choices.algorithm), str(cfg.choices.data)) and name_of(path) not in (None, cfg.data.name):
+    is_tuned = catalog.sections_for(str(cfg.choices.algorithm), str(cfg.choices.data))
+    if is_tuned and catalog.name_of(path) not in (None, cfg.data.name):
         return compose([*overrides, "~tuned"])
     return cfg
 
@@ -111,8 +155,7 @@ def build(node: Mapping[str, Any] | DictConfig) -> Any:
     try:
         return instantiate(cfg)
     except (InstantiationException, OmegaConfBaseException) as error:
-        cause = error.__cause__
-        raise UserError(str(cause) if isinstance(cause, UserError) else explain(error)) from error
+        raise UserError(explain(error)) from error
 
 
 def with_choices(cfg: DictConfig, choices: Mapping[str, str | None]) -> DictConfig:

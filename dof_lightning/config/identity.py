@@ -5,7 +5,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-_OURS = ("dof_lightning", "data_modules", "callbacks")
+from dof_lightning.errors import OURS
+
 _WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root")
 
 
@@ -49,13 +50,8 @@ def _canonical(node: Any) -> Any:
 
 
 def is_class_of_ours(key: str, value: Any) -> bool:
-    """Whether an entry names a class of this project, as the chosen option of its group says already.
-
-    Args:
-        key: dotted.
-        value: what stands there.
-    """
-    return key.rpartition(".")[2] == "_target_" and str(value).partition(".")[0] in _OURS
+    """Whether an entry, by its dotted key, names a class of ours, as the chosen option of its group says already."""
+    return key.rpartition(".")[2] == "_target_" and str(value).partition(".")[0] in OURS
 
 
 def _without(node: Any, unwanted: Callable[[str], bool], prefix: str = "") -> Any:

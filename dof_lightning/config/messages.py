@@ -76,18 +76,15 @@ def nearest(name: str, choices: Sequence[str]) -> str:
 def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     """One line for an exception of Hydra or OmegaConf: the key, and the choices or the fix.
 
-    Args:
-        error: the exception.
-        overrides: what was typed, whose experiment and algorithm say which keys there are.
+    The experiment and the algorithm among the `overrides` that were typed say which keys there are.
     """
     from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
 
+    if isinstance(error.__cause__, UserError):
+        return str(error.__cause__)
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        if group == "hydra/launcher":
-            return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib and submitit"
-        return f"{group}={option} does not exist; {nearest(option, options(group))}"
+        return _missing_option(*str(error.missing_cfg_file).rpartition("/")[::2])
     if re.match(r"Could not override 'suite'", text):
         return "a suite of many runs is started by `dof bench suite=<name>` (docs/benchmarking.md), not by train.py"
     if re.match(r"Could not override 'study\.", text):
@@ -105,6 +102,13 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         where = re.search(r"full_key: (\S+)", text)
         return f"{where[1] if where else 'configuration'} cannot be built: {' '.join(str(error.__cause__).split())}"
     return re.sub(r" (See https|full_key:|object_type=).*", "", text)
+
+
+def _missing_option(group: str, option: str) -> str:
+    """One line for an option that is not there, with the nearest that is."""
+    if group == "hydra/launcher":
+        return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib and submitit"
+    return f"{group}={option} does not exist; {nearest(option, options(group))}"
 
 
 def _unreadable(override: str) -> str:
@@ -125,28 +129,20 @@ def _known_keys(overrides: Sequence[str]) -> list[str]:
     from dof_lightning.config import compose as configuration
 
     default = f"experiment={options('experiment')[0]}"
-    named = {text.partition("=")[0]: text for text in (default, *overrides) if _names_options(text)}
+    typed = {text.partition("=")[0]: text for text in (default, *overrides)}
+    named = [text for key, text in typed.items() if key in ("experiment", "algorithm")]
     try:
-        cfg = configuration.compose(list(named.values()))
+        cfg = configuration.compose(named)
     except UserError:
         cfg = configuration.compose([default])
     plain = OmegaConf.to_container(cfg, resolve=False)
     return [name for name, _ in leaves(plain)] + groups()
 
 
-def _names_options(text: str) -> bool:
-    return text.partition("=")[0] in ("experiment", "algorithm")
-
-
 def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> int:
     """Runs a command; mistakes of the user become one line on stderr and exit code 2, defects keep their traceback.
 
-    Args:
-        main: the command.
-        typed: its overrides, whose experiment and algorithm say which keys there are.
-
-    Returns:
-        the exit code.
+    Returns the exit code; `typed` are the command's overrides, for `explain`.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
@@ -156,8 +152,7 @@ def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> in
     except (*_errors_of_hydra(), ValueError) as error:
         if not is_of_hydra(error):
             raise
-        cause = error.__cause__
-        line = str(cause) if isinstance(cause, UserError) else explain(error, typed)
+        line = explain(error, typed)
     except OSError as error:
         line = _explain_system(error)
         if line is None:

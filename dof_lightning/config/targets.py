@@ -1,12 +1,11 @@
 """What a configuration may instantiate, and what lies behind a name in it."""
 
-import importlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dof_lightning.errors import UserError, explain_missing_module
+from dof_lightning.errors import UserError, import_name
 
 _TRUSTED = ("dof_lightning", "data_modules", "callbacks", "lightning", "torch.nn", "torch.optim")
 _FUNCTIONS = (  # whose functions make parts; others of ours, such as commands, would run what the file says
@@ -74,7 +73,7 @@ def _named(node: Any, key: str, wanted: str) -> Iterator[tuple[str, Any]]:
 def _is_environment(key: str, factory: str) -> bool:
     if not _is_of(_ENVIRONMENTS, factory):
         return False
-    found = _import(key, factory)
+    found = import_name(key, factory)
     if not _is_of(_ENVIRONMENTS, getattr(found, "__module__", None) or ""):
         return False
     if not inspect.isclass(found):
@@ -90,14 +89,4 @@ def _is_of(packages: Sequence[str], name: str) -> bool:
 
 def locate(key: str, target: str) -> Any:
     """What a name stands for, where its package is trusted; None elsewhere."""
-    return _import(key, target) if _is_of(_TRUSTED, target) else None
-
-
-def _import(key: str, target: str) -> Any:
-    module, _, name = target.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        raise UserError(explain_missing_module(key, target, error)) from error
-    except AttributeError as error:
-        raise UserError(f"{key}={target}: {module} has no {name!r}") from error
+    return import_name(key, target) if _is_of(_TRUSTED, target) else None

@@ -11,7 +11,6 @@ import sys
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dof_lightning.deployment.agent import Agent, load_agent
 from dof_lightning.errors import UserError
@@ -32,17 +31,12 @@ def answer(agent: Agent, line: str) -> dict[str, Any]:
             agent.reset(request["reset"])
             return {"reset": request["reset"]}
         legal = request.get("legal")
-        return {
-            "action": agent.act(_tensor(request["observation"]), None if legal is None else _tensor(legal)).tolist()
-        }
+        legal = None if legal is None else torch.tensor(legal)
+        return {"action": agent.act(torch.tensor(request["observation"]), legal).tolist()}
     except UserError as error:
         return {"error": str(error)}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         return {"error": f"cannot read this line: {type(error).__name__} {error}"}
-
-
-def _tensor(rows: list) -> Tensor:
-    return torch.tensor(rows)
 
 
 def main() -> int:

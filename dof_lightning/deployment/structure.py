@@ -68,12 +68,8 @@ def _describe(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     described: dict[str, Any] = {"class": path}
     if isinstance(value, nn.Module):
         own = {key: item for key, item in vars(value).items() if key not in _OF_EVERY_MODULE}
-        for kind, parts in (
-            ("parameters", value._parameters),
-            ("buffers", value._buffers),
-            ("modules", value._modules),
-        ):
-            described[kind] = _describe_all(parts, name, tensors)
+        for kind in ("parameters", "buffers", "modules"):
+            described[kind] = _describe_all(getattr(value, f"_{kind}"), name, tensors)
     else:
         own = vars(value)
     return described | {"attributes": _describe_all(own, name, tensors)}

@@ -95,10 +95,6 @@ class Sampler(ABC):
             before: the level that the sub-step before it left; None in the first one.
         """
 
-    def start(self, noise: Tensor) -> Tensor:
-        """Where the chain begins: temperature times standard normal noise, `[B, ...]`."""
-        return noise if self.temperature == 1.0 else self.temperature * noise
-
     def estimate(self, x: Tensor, eps: Tensor, index: int, clip: Clip | None = None) -> Tensor:
         """The data that a sub-step's noise leaves.
 
@@ -124,7 +120,7 @@ class Sampler(ABC):
             x: `[B, ...]` at level `timesteps[index]`.
             x0: `[B, ...]` from `estimate`.
             index: 0..S-1.
-            noise: `[B, ...]` standard normal; not read where the sub-step adds none (`step_noise` gives None).
+            noise: `[B, ...]` standard normal; not read, and None is enough, where the sub-step adds none.
             previous: `[B, ...]`, x0 of the sub-step before; None in the first one, and not read by one-step methods.
 
         Returns:
@@ -135,10 +131,6 @@ class Sampler(ABC):
         if own.on_previous != 0 and previous is not None:
             mean = mean + own.on_previous * previous
         return mean if own.on_noise == 0 or noise is None else mean + own.on_noise * noise
-
-    def step_noise(self, noises: Tensor, index: int) -> Tensor | None:
-        """The noise of a sub-step out of a chain's `[n_noises, B, ...]`; None where it adds none."""
-        return noises[index + 1] if self.coefficients[index].on_noise > 0 else None
 
     def sample(self, denoise: Denoise, noises: Tensor, clip: Clip | None = None) -> Tensor:
         """The whole chain; gradients flow through it where they are enabled.
@@ -151,11 +143,12 @@ class Sampler(ABC):
         Returns:
             `[B, ...]`, data.
         """
-        x, previous = self.start(noises[0]), None
+        x, previous = (noises[0] if self.temperature == 1.0 else self.temperature * noises[0]), None
         for index, k in enumerate(self.timesteps):
             steps = torch.full((x.shape[0],), k, dtype=torch.int64, device=x.device)
             x0 = self.estimate(x, denoise(x, steps), index, clip)
-            x = self.step(x, x0, index, self.step_noise(noises, index), previous)
+            noise = noises[index + 1] if self.coefficients[index].on_noise > 0 else None
+            x = self.step(x, x0, index, noise, previous)
             previous = x0
         return x
 

@@ -98,7 +98,7 @@ def vp(steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> Schedule:
         beta_max: rate at the noise's end, per whole chain.
 
     Raises:
-        UserError: K < 1, or x_K is not noise (see `check_reaches_noise`).
+        UserError: K < 1, or x_K is not noise: sqrt(alpha_bar_K) > 0.1.
     """
 
     def betas(count: int) -> Tensor:
@@ -133,7 +133,7 @@ def linear(steps: int) -> Schedule:
         steps: K.
 
     Raises:
-        UserError: K < 1, or x_K is not noise (see `check_reaches_noise`).
+        UserError: K < 1, or x_K is not noise: sqrt(alpha_bar_K) > 0.1.
     """
 
     def betas(count: int) -> Tensor:
@@ -142,21 +142,16 @@ def linear(steps: int) -> Schedule:
     return _build("linear", betas, steps)
 
 
-def check_reaches_noise(name: str, betas: Callable[[int], Tensor], steps: int, otherwise: str | None = None) -> None:
-    """Refuses a schedule whose last step still shows the data: sampling starts from pure noise.
+def _build(name: str, betas: Callable[[int], Tensor], steps: int, otherwise: str | None = None) -> Schedule:
+    """The schedule of K `betas`, refused where its last step still shows the data: sampling starts from pure noise.
 
-    Args:
-        name: of the schedule.
-        betas: from a number of steps to `[K]` betas.
-        steps: K.
-        otherwise: the setting to recommend where no K helps.
-
-    Raises:
-        UserError: sqrt(alpha_bar_K) > 0.1.
+    `otherwise` is the setting to recommend where no K helps.
     """
+    if steps < 1:
+        raise UserError(f"schedule.steps={steps} of schedule={name} must be at least 1")
     signal = _signal_at_end(betas(steps))
     if signal <= LARGEST_SIGNAL_AT_END:
-        return
+        return Schedule(betas(steps))
     candidates = (k for k in range(1, 1001) if _signal_at_end(betas(k)) <= LARGEST_SIGNAL_AT_END)
     enough = next(candidates, None)
     remedy = otherwise if enough is None else f"schedule.steps={enough}"
@@ -164,13 +159,6 @@ def check_reaches_noise(name: str, betas: Callable[[int], Tensor], steps: int, o
         f"schedule={name} with schedule.steps={steps} never reaches noise: sqrt(alpha_bar_K) = {signal:.2f} > "
         f"{LARGEST_SIGNAL_AT_END}; {remedy or 'another schedule'} works"
     )
-
-
-def _build(name: str, betas: Callable[[int], Tensor], steps: int, otherwise: str | None = None) -> Schedule:
-    if steps < 1:
-        raise UserError(f"schedule.steps={steps} of schedule={name} must be at least 1")
-    check_reaches_noise(name, betas, steps, otherwise)
-    return Schedule(betas(steps))
 
 
 def _signal_at_end(betas: Tensor) -> float:

@@ -1,5 +1,6 @@
 """The contract of a batched multi-agent environment."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -86,9 +87,13 @@ class VectorEnv(ABC):
             ValueError: the shape is not `[E, N, A]`, or a value is not finite.
         """
 
-    @abstractmethod
     def render(self, index: int) -> np.ndarray:
-        """A picture of episode `index` now: `[height, width, 3]` uint8; needs no display."""
+        """A picture of episode `index` now: `[height, width, 3]` uint8; needs no display.
+
+        Raises:
+            RuntimeError: there is none to draw (`can_render`), or no episode is running.
+        """
+        raise RuntimeError(f"env={self.spec.name} cannot draw")
 
     @property
     def missing(self) -> str | None:
@@ -110,7 +115,7 @@ class VectorEnv(ABC):
     @property
     def can_render(self) -> bool:
         """Whether `render` can draw."""
-        return True
+        return type(self).render is not VectorEnv.render
 
     @property
     def legal(self) -> Tensor | None:
@@ -126,3 +131,27 @@ class VectorEnv(ABC):
     def extra_observations(self) -> Tensor | None:
         """`[E, M, O']`, what agents that are not learned (prey) see now; None where there are none."""
         return None
+
+
+def check_continuous(actions: Tensor, expected: tuple[int, ...]) -> None:
+    """Refuses actions that are no finite numbers of the shape `[E, N, A]`.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if tuple(actions.shape) != expected:
+        raise ValueError(f"actions have shape {tuple(actions.shape)}, expected [E, N, A] = {expected}")
+    # A finite sum means finite terms: one reduction, and a second look only where the sum is not.
+    if not math.isfinite(float(actions.sum())) and not bool(actions.isfinite().all()):
+        raise ValueError("actions hold a value that is not finite")
+
+
+def check_discrete(actions: Tensor, expected: tuple[int, ...]) -> None:
+    """Refuses actions that are no integers of the shape `[E, N]`; whether they are choices is another matter.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if tuple(actions.shape) != expected or actions.is_floating_point():
+        found = f"{tuple(actions.shape)} {actions.dtype}"
+        raise ValueError(f"discrete actions have shape and type {found}, expected integers [E, N] = {expected}")

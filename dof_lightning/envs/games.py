@@ -7,11 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
+from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv, check_continuous
 from dof_lightning.envs.particle.env import ParticleEnv
 from dof_lightning.errors import UserError
 from dof_lightning.seeding import counter_uniform
@@ -40,7 +39,6 @@ class GaussianGame(VectorEnv):
     """
 
     sigma = SIGMA
-
     has_random_start = False
 
     def __init__(self, weights: Sequence[Sequence[float]], device: torch.device | str = "cpu") -> None:
@@ -79,11 +77,7 @@ class GaussianGame(VectorEnv):
         """
         if self._n_episodes is None:
             raise RuntimeError("no episode is running: call reset before step")
-        expected = (self._n_episodes, 2, 1)
-        if tuple(actions.shape) != expected:
-            raise ValueError(f"actions have shape {tuple(actions.shape)}, expected [E, N, A] = {expected}")
-        if not bool(actions.isfinite().all()):
-            raise ValueError("actions hold a value that is not finite")
+        check_continuous(actions, (self._n_episodes, 2, 1))
         count, self._n_episodes = self._n_episodes, None
         rewards = self.on_support(coordinates(actions.detach().to(self._device))).float()
         return StepResult(
@@ -106,15 +100,6 @@ class GaussianGame(VectorEnv):
         quadrant = torch.multinomial(self.weights.to(device).flatten(), count, replacement=True, generator=generator)
         mode = torch.stack([quadrant // 2, quadrant % 2], dim=-1) * 2.0 - 1.0
         return mode + SIGMA * torch.randn(count, 2, generator=generator, device=device)
-
-    def render(self, index: int) -> np.ndarray:
-        """There is nothing to watch in one step; the figure of the study shows the density."""
-        raise RuntimeError("a game of one step has no picture; see can_render")
-
-    @property
-    def can_render(self) -> bool:
-        """See `VectorEnv.can_render`."""
-        return False
 
     def _observe(self, count: int) -> Tensor:
         return torch.zeros(count, 2, 1, device=self._device)

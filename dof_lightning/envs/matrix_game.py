@@ -1,13 +1,13 @@
 """One-shot matrix games: everybody chooses once, and the team earns an entry of a payoff table."""
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
+from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv, check_discrete
 from dof_lightning.errors import UserError
 from dof_lightning.spec import AgentSpec, EnvSpec, ReferenceScores
 
@@ -47,24 +47,14 @@ class MatrixGame(VectorEnv):
         """See `VectorEnv.step`.
 
         Raises:
-            ValueError: the shape is not `[E, N]`, or a choice is not in the table.
+            ValueError: they are no integers `[E, N]`, or a choice is not in the table.
         """
-        if actions.shape != (self._n_episodes, self.spec.n_agents):
-            raise ValueError(f"actions must be {[self._n_episodes, self.spec.n_agents]}, got {list(actions.shape)}")
+        check_discrete(actions, (self._n_episodes, self.spec.n_agents))
         if bool(((actions < 0) | (actions >= torch.tensor(self.payoff.shape))).any()):
             raise ValueError(f"actions must choose within a table of shape {list(self.payoff.shape)}")
         rewards = self.payoff[actions.unbind(1)].to(torch.float32)[:, None].repeat(1, self.spec.n_agents)
         over = torch.ones(self._n_episodes, dtype=torch.bool)
         return StepResult(self._observations(), rewards, over, torch.zeros_like(over), StepInfo())
-
-    @property
-    def can_render(self) -> bool:
-        """There is nothing to see."""
-        return False
-
-    def render(self, index: int) -> NoReturn:
-        """Not possible (`can_render`)."""
-        raise NotImplementedError("a matrix game has no picture")
 
     def _observations(self) -> Tensor:
         return torch.zeros(self._n_episodes, self.spec.n_agents, 1)

@@ -86,7 +86,8 @@ def write(
     try:
         where.table.parent.mkdir(parents=True, exist_ok=True)
         where.table.write_text(_markdown(where, checkpoint, tails, results), encoding="utf-8")
-        where.values.write_text(_csv(results), encoding="utf-8")
+        rows = [_flat(result) for result in results]
+        where.values.write_text(to_csv(list(rows[0]), [list(row.values()) for row in rows]), encoding="utf-8")
         _draw(where.figure, checkpoint, results, env)
     except OSError as error:
         raise UserError(f"output={where.table.parent} cannot be written: {error.strerror}") from error
@@ -126,11 +127,6 @@ def _markdown(where: Files, checkpoint: Checkpoint, tails: Sequence[str], result
     )
 
 
-def _csv(results: Sequence[Result]) -> str:
-    rows = [_flat(result) for result in results]
-    return to_csv(list(rows[0]), [list(row.values()) for row in rows])
-
-
 def _flat(result: Result) -> dict[str, Any]:
     values = result.to_dict()
     certificate = values.pop("certificate")
@@ -146,7 +142,8 @@ def _draw(path: Path, checkpoint: Checkpoint, results: Sequence[Result], env: Ve
     across = STEPS if STEPS in keys else keys[0]
     figure = Figure(figsize=(7, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    behavior, normalized = checkpoint.behavior["return_mean"], _all_normalized(results)
+    behavior = checkpoint.behavior["return_mean"]
+    normalized = all(result.score.normalized_score is not None for result in results)
     for name, group in _lines(results, across).items():
         x = [_place(result, across) for result in group]
         scores = [result.score.normalized_score if normalized else result.score.return_mean for result in group]
@@ -173,10 +170,6 @@ def _standard_error(result: Result, env: VectorEnv | None) -> float:
     if env is None or env.spec.reference is None:
         return error
     return env.spec.reference.normalize(error) - env.spec.reference.normalize(0.0)
-
-
-def _all_normalized(results: Sequence[Result]) -> bool:
-    return all(result.score.normalized_score is not None for result in results)
 
 
 def _lines(results: Sequence[Result], across: str) -> dict[str, list[Result]]:

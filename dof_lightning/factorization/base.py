@@ -68,6 +68,12 @@ class Factorization(nn.Module, ABC):
 class ValueMixer(nn.Module, ABC):
     """h for values: from the agents' own values Q_i to the team's Q_tot.
 
+    Made with the dataset's spec and `state_dim` S, 0 where there is nothing to condition on: weights that are made from
+    the state are then constants that are learned.
+
+    Shapes:
+        values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
+
     Attributes:
         satisfies_igm: Q_tot is monotone in each Q_i, so ranking by Q_i ranks by Q_tot (IGM; seed, slide 'IGM').
     """
@@ -77,26 +83,10 @@ class ValueMixer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, values: Tensor, state: Tensor) -> Tensor:
-        """Mixes.
-
-        Args:
-            values: `[B, N, 1]`, the agents' own values.
-            state: `[B, S]`, what the mixer may condition on in training; zero-width if nothing.
-
-        Returns:
-            `[B, 1]`.
-        """
+        """Mixes values in a state, on which it may condition in training."""
 
     def each(self, values: Tensor, state: Tensor) -> Tensor:
-        """Mixes several joint actions in each state.
-
-        Args:
-            values: `[M, B, N, 1]`.
-            state: `[B, S]`.
-
-        Returns:
-            `[M, B, 1]`.
-        """
+        """`[M, B, 1]`: mixes the values `[M, B, N, 1]` of several joint actions in each state `[B, S]`."""
         several, batch = values.shape[:2]
         mixed: Tensor = self(values.flatten(0, 1), state.repeat(several, 1))
         return mixed.reshape(several, batch, 1)

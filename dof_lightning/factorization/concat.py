@@ -21,9 +21,6 @@ class Concat(Factorization):
 
     Args:
         spec: the dataset's spec, not read: nothing is learned.
-
-    Shapes:
-        parts, joint: `[B, N, ...]`
     """
 
     local_execution = True
@@ -53,15 +50,15 @@ class WeightedConcatenation(Factorization):
     """The agents' parts side by side, agent i's times a learned w_i > 0; w_i = 1 before training.
 
     Args:
-        n_agents: N.
+        spec: the dataset's spec; N weights are learned.
     """
 
     local_execution = True
     satisfies_igd = True
 
-    def __init__(self, n_agents: int) -> None:
+    def __init__(self, spec: DatasetSpec) -> None:
         super().__init__()
-        self.log_weight = nn.Parameter(torch.zeros(n_agents))
+        self.log_weight = nn.Parameter(torch.zeros(spec.n_agents))
 
     @property
     @abstractmethod

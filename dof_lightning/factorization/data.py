@@ -5,7 +5,6 @@ from torch import Tensor
 from dof_lightning.factorization.concat import Concat as Concat
 from dof_lightning.factorization.concat import WeightedConcatenation, per_agent
 from dof_lightning.factorization.mixing import ResidualAttention
-from dof_lightning.spec import DatasetSpec
 
 
 class WConcat(WeightedConcatenation):
@@ -13,16 +12,7 @@ class WConcat(WeightedConcatenation):
 
     The joint data are compared with the unweighted x_0 or judged by critics, so nothing is gained by shrinking and
     the weights need no constraint between agents (unlike the noise factorisation's, whose target is weighted too).
-
-    Args:
-        spec: the dataset's spec; N weights are learned.
-
-    Shapes:
-        parts, joint: `[B, N, ...]`
     """
-
-    def __init__(self, spec: DatasetSpec) -> None:
-        super().__init__(spec.n_agents)
 
     @property
     def weight(self) -> Tensor:

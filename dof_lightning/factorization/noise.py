@@ -18,16 +18,7 @@ class WConcat(WeightedConcatenation):
 
     Weights are positive with geometric mean 1, so no loss can shrink them all; prediction, target and state are
     weighted alike, and at the optimum of a joint squared error w_i^2 is proportional to 1 / L_i, agent i's own error.
-
-    Args:
-        spec: the dataset's spec; N weights are learned.
-
-    Shapes:
-        parts, joint: `[B, N, ...]`
     """
-
-    def __init__(self, spec: DatasetSpec) -> None:
-        super().__init__(spec.n_agents)
 
     @property
     def weight(self) -> Tensor:
@@ -94,9 +85,6 @@ class QMix(Mixing):
     Args:
         spec: the dataset's spec.
         embed: width of the hidden layer.
-
-    Shapes:
-        parts, joint: `[B, N, ...]`
     """
 
     def __init__(self, spec: DatasetSpec, embed: int = 32) -> None:

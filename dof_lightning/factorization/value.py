@@ -10,15 +10,7 @@ from dof_lightning.spec import DatasetSpec
 
 
 class Sum(ValueMixer):
-    """Q_tot = sum_i Q_i (VDN, Sunehag et al., 2018).
-
-    Args:
-        spec: the dataset's spec; nothing is learned.
-        state_dim: S, not read.
-
-    Shapes:
-        values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
-    """
+    """Q_tot = sum_i Q_i (VDN, Sunehag et al., 2018)."""
 
     satisfies_igm = True
 
@@ -34,13 +26,8 @@ class Monotone(ValueMixer):
     """Two layers over the Q_i whose non-negative weights are made from the state (QMIX, Rashid et al., 2018).
 
     Args:
-        spec: the dataset's spec.
-        state_dim: S, 0 where there is nothing to condition on (the weights are then constants that are learned).
         embed: width of the hidden layer.
         hyper_hidden: width of a layer between the state and the weights; None for none.
-
-    Shapes:
-        values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
     """
 
     satisfies_igm = True
@@ -78,13 +65,6 @@ class Weighted(ValueMixer):
     """Q_tot = sum_i w_i Q_i with learned constants w_i > 0: h = WConcat for values [inferred]; w_i = 1 at the start.
 
     The TD target fixes the scale of Q_tot, so the weights need no constraint.
-
-    Args:
-        spec: the dataset's spec; N weights are learned.
-        state_dim: S, not read.
-
-    Shapes:
-        values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
     """
 
     satisfies_igm = True
@@ -102,12 +82,7 @@ class StateWeighted(ValueMixer):
     """Q_tot = sum_i k_i(s) Q_i + b(s), k_i >= 0 and sum_i k_i = 1 (ICQ-MA, Yang et al., 2021, section 4.3).
 
     Args:
-        spec: the dataset's spec.
-        state_dim: S, 0 where there is nothing to condition on (the weights are then constants that are learned).
         hidden: width of the layer between state and weights.
-
-    Shapes:
-        values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
     """
 
     satisfies_igm = True
@@ -137,13 +112,8 @@ class Attention(ValueMixer):
     gives no formula.]
 
     Args:
-        spec: the dataset's spec.
-        state_dim: S, 0 where there is nothing to condition on (the weights are then constants that are learned).
         heads: H.
         embed: d, width of queries and keys.
-
-    Shapes:
-        values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
     """
 
     satisfies_igm = True
@@ -175,13 +145,8 @@ class SelfAttention(ValueMixer):
     agent's additive share. [Formula inferred, as `data.Attention`'s.]
 
     Args:
-        spec: the dataset's spec.
-        state_dim: S, not read.
         embed: width of the attention.
         heads: of the attention, divides `embed`.
-
-    Shapes:
-        values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
     """
 
     satisfies_igm = False

@@ -1,18 +1,16 @@
 """Actors that say directly what to do: no noise, no chain."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from dof_lightning.networks.activation import Activation
-from dof_lightning.networks.agentwise import Agentwise, AgentwiseMLP, Sharing, agent_identities
-from dof_lightning.sharding import FsdpRole
+from dof_lightning.networks.agentwise import AgentwiseMLP, Sharing
+from dof_lightning.networks.embedding import Identified
 from dof_lightning.spec import DatasetSpec
 
 
-class AgentwiseActor(Agentwise):
+class AgentwiseActor(Identified):
     """mu_i(o_i) of every agent, from its own row only; a network shared by all agents also reads a one-hot agent id.
 
     Args:
@@ -27,10 +25,6 @@ class AgentwiseActor(Agentwise):
         condition `[B, N, C]`, result `[B, N, outputs * A]`
     """
 
-    fsdp_role: ClassVar[FsdpRole] = "unit"
-    agent_buffers: ClassVar[tuple[str, ...]] = ("agent_id",)
-    agent_id: Tensor
-
     def __init__(
         self,
         spec: DatasetSpec,
@@ -41,12 +35,10 @@ class AgentwiseActor(Agentwise):
         outputs: int = 1,
     ) -> None:
         super().__init__(spec.n_agents, sharing)
-        self.register_buffer("agent_id", agent_identities(spec.n_agents, sharing))
         sizes = (condition_dim + self.agent_id.shape[1], *hidden, outputs * spec.action_dim)
         self.network = AgentwiseMLP(spec.n_agents, sizes, activation, sharing)
 
     def forward(self, condition: Tensor) -> Tensor:
         """What the last layer says, without bounds."""
-        identity = self.agent_id.to(condition.dtype).expand(len(condition), -1, -1)
-        result: Tensor = self.network(torch.cat([condition, identity], dim=-1))
+        result: Tensor = self.network(self.identified(condition))
         return result

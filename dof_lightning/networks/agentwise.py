@@ -199,16 +199,12 @@ def clip_gradient_norm(modules: Sequence[nn.Module], max_norm: float | None) -> 
     shared = [p for _, others in sorted_parameters for p in others]
     norms = []
     if stacked:
-        agents = _n_agents(modules)
+        agents = next(part.n_agents for module in modules for part in module.modules() if isinstance(part, Agentwise))
         gradients = [p.grad for p in stacked if p.grad is not None]
         norms.append(_clip_each_agent(gradients, agents, max_norm, device=stacked[0].device))
     if shared or not stacked:
         norms.append(_clip_together([p.grad for p in shared if p.grad is not None], max_norm))
     return torch.cat(norms)
-
-
-def _n_agents(modules: Sequence[nn.Module]) -> int:
-    return next(part.n_agents for module in modules for part in module.modules() if isinstance(part, Agentwise))
 
 
 def _clip_each_agent(gradients: list[Tensor], n_agents: int, max_norm: float | None, device: torch.device) -> Tensor:

@@ -17,16 +17,10 @@ class AttentionMLP(MLPDenoiser):
     An `MLPDenoiser` with attention over agents behind every hidden layer [ours: MADIFF plans trajectories]. Before
     training every gamma is 0 and each agent's network is an `MLPDenoiser`.
 
-    Args:
-        spec: the dataset's spec; D = `spec.action_dim`.
-        condition_dim: C, of what each agent conditions on.
-        hidden, time_embedding, activation: see `MLPDenoiser`.
-        sharing: `independent` networks or one `shared` by all agents.
-        agent_embedding: width of the learned embedding that a shared network reads; None means a one-hot id.
-        heads: of the attention; divides the hidden widths.
+    Shapes and all other arguments are those of `MLPDenoiser`.
 
-    Shapes:
-        x `[B, N, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, D]`
+    Args:
+        heads: of the attention; divides the hidden widths.
 
     Raises:
         UserError: a size that does not fit.
@@ -45,15 +39,7 @@ class AttentionMLP(MLPDenoiser):
         agent_embedding: int | None = None,
         heads: int = 4,
     ) -> None:
-        super().__init__(
-            spec,
-            condition_dim,
-            hidden=hidden,
-            time_embedding=time_embedding,
-            sharing=sharing,
-            activation=activation,
-            agent_embedding=agent_embedding,
-        )
+        super().__init__(spec, condition_dim, hidden, time_embedding, sharing, activation, agent_embedding)
         self.meetings = nn.ModuleList([AttentionOverAgents(spec.n_agents, width, heads, sharing) for width in hidden])
 
     def predict(self, inputs: Tensor) -> Tensor:

@@ -22,29 +22,15 @@ class AttentionUNetSettings(TemporalUNetSettings):
     sharing: Sharing = "shared"
     heads: int = 4
 
-    @classmethod
-    def makes(cls) -> type["AttentionUNet"]:
-        """See the base class."""
-        return AttentionUNet
 
-
-class AttentionUNet(TemporalUNet):
+class AttentionUNet(TemporalUNet, made_by=AttentionUNetSettings):
     """eps_i(x_1^k..x_N^k, k, c_1..c_N): the noise in agent i's window, from the windows of all agents.
 
     A `TemporalUNet` with attention over agents at the bottleneck and on what the skips hand to the decoder
     (reference/baselines_and_games.md section 1, MADIFF). Before training every gamma is 0 and each agent's network
     is a `TemporalUNet`.
 
-    Args:
-        spec: the dataset's spec; D = `spec.observation_dim`.
-        condition_dim: C, of what each agent conditions on.
-        settings: sizes of the network and of the attention.
-
-    Shapes:
-        x `[B, N, T, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, T, D]`
-
-    Raises:
-        UserError: a size that does not fit.
+    Arguments, shapes and errors are those of `TemporalDenoiser`.
     """
 
     local_execution = False

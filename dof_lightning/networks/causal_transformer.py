@@ -1,21 +1,18 @@
 """A transformer over what an agent was asked for, saw and did, which looks back only."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dof_lightning.errors import UserError
 from dof_lightning.networks.agent_attention import attend_among_rows
-from dof_lightning.networks.agentwise import Agentwise, agent_identities
-from dof_lightning.sharding import FsdpRole
+from dof_lightning.networks.embedding import Identified
 from dof_lightning.spec import DatasetSpec
 
 TOKENS = 3  # of a row: the return, the observation, the action
 
 
-class CausalTransformer(Agentwise):
+class CausalTransformer(Identified):
     """Logits of a_t from R_0, o_0, a_0, ..., R_t, o_t: one network that all agents share, told the agent's id.
 
     Decision transformer (Chen et al., 2021, section 3) as MADT has it (Meng et al., 2021). A row's position is that
@@ -37,10 +34,6 @@ class CausalTransformer(Agentwise):
         UserError: width and heads do not go together.
     """
 
-    fsdp_role: ClassVar[FsdpRole] = "unit"
-    agent_buffers: ClassVar[tuple[str, ...]] = ("agent_id",)
-    agent_id: Tensor
-
     def __init__(
         self,
         spec: DatasetSpec,
@@ -55,7 +48,6 @@ class CausalTransformer(Agentwise):
         if width % heads:
             raise UserError(f"algorithm.network.width={width} must be a multiple of heads={heads}")
         self.rows, self.n_choices = rows, spec.action_dim
-        self.register_buffer("agent_id", agent_identities(spec.n_agents, "shared"))
         self.position = nn.Parameter(0.02 * torch.randn(rows, width))
         self.of_return = nn.Linear(1, width)
         self.of_observation = nn.Linear(condition_dim + spec.n_agents, width)
@@ -68,11 +60,10 @@ class CausalTransformer(Agentwise):
     def forward(self, returns: Tensor, seen: Tensor, actions: Tensor) -> Tensor:
         """Reads rows 0 to T - 1; row t of the result depends on no later row, nor on a_t."""
         batch, agents, rows = seen.shape[:3]
-        identity = self.agent_id.to(seen.dtype)[:, None].expand(batch, -1, rows, -1)
         done = functional.one_hot(actions, self.n_choices).to(seen.dtype)
         tokens = [
             self.of_return(returns[..., None].to(seen.dtype)),
-            self.of_observation(torch.cat([seen, identity], dim=-1)),
+            self.of_observation(self.identified(seen)),
             self.of_action(done),
         ]
         x = torch.stack(tokens, dim=3) + self.position[:rows, None]

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from dof_lightning.networks.activation import Activation
-from dof_lightning.networks.agentwise import Agentwise, AgentwiseMLP, Sharing, agent_identities
-from dof_lightning.networks.embedding import build_embedding
+from dof_lightning.networks.agentwise import AgentwiseMLP, Sharing
+from dof_lightning.networks.embedding import Embedded
 from dof_lightning.sharding import FsdpRole
 from dof_lightning.spec import DatasetSpec
 
 TWINS = 2
 
 
-class AgentwiseCritic(Agentwise):
+class AgentwiseCritic(Embedded):
     """Two estimates of Q_i(o_i, a_i) for every agent, from its own row only.
 
     Both twins of all agents are one batched product (twin critics: TD3, Fujimoto et al., 2018; reference/method.md
@@ -33,10 +33,6 @@ class AgentwiseCritic(Agentwise):
         condition `[B, N, C]`, actions `[B, N, A]`, result `[2, B, N]`
     """
 
-    fsdp_role: ClassVar[FsdpRole] = "unit"
-    agent_buffers: ClassVar[tuple[str, ...]] = ("agent_id",)
-    agent_id: Tensor
-
     def __init__(
         self,
         spec: DatasetSpec,
@@ -46,22 +42,15 @@ class AgentwiseCritic(Agentwise):
         activation: Activation = "mish",
         agent_embedding: int | None = None,
     ) -> None:
-        super().__init__(spec.n_agents, sharing)
-        self.agent_embedding = build_embedding(spec.n_agents, sharing, agent_embedding)
-        identities = agent_identities(spec.n_agents, "independent" if self.agent_embedding else sharing)
-        self.register_buffer("agent_id", identities)
-        inputs = condition_dim + spec.action_dim + self._identity().shape[1]
+        super().__init__(spec.n_agents, sharing, agent_embedding)
+        inputs = condition_dim + spec.action_dim + self.identities().shape[1]
         self.network = AgentwiseMLP(spec.n_agents, (inputs, *hidden, 1), activation, sharing, TWINS)
 
     def forward(self, condition: Tensor, actions: Tensor) -> Tensor:
         """Values of each agent's own action under both twins."""
-        identity = self._identity().to(actions.dtype).expand(actions.shape[0], -1, -1)
-        inputs = torch.cat([condition, actions, identity], dim=-1).transpose(0, 1)
+        inputs = self.identified(condition, actions).transpose(0, 1)
         values = self.network.agents_first(inputs.repeat(TWINS, 1, 1))
         return values.reshape(TWINS, self.n_agents, -1).transpose(1, 2)
-
-    def _identity(self) -> Tensor:
-        return self.agent_id if self.agent_embedding is None else self.agent_embedding()
 
 
 class JointCritic(nn.Module):

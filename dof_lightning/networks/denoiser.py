@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from dof_lightning.errors import UserError
 from dof_lightning.networks.activation import Activation
-from dof_lightning.networks.agentwise import Agentwise, AgentwiseMLP, Sharing, agent_identities
-from dof_lightning.networks.embedding import build_embedding
-from dof_lightning.sharding import FsdpRole
+from dof_lightning.networks.agentwise import AgentwiseMLP, Sharing
+from dof_lightning.networks.embedding import Embedded
 from dof_lightning.spec import DatasetSpec
 
 Diffuses = Literal["actions", "trajectories"]
@@ -46,7 +45,7 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-class Denoiser(Agentwise):
+class Denoiser(Embedded):
     """The noise in agent i's part of x^k, of every agent: `(x, k, condition)` to a prediction of x's shape.
 
     A network shared by all agents also reads a one-hot agent id or a learned embedding of it. Subclasses build their
@@ -68,9 +67,7 @@ class Denoiser(Agentwise):
     """
 
     diffuses: ClassVar[Diffuses]
-    fsdp_role: ClassVar[FsdpRole] = "unit"
     embedding_key: ClassVar[str] = "denoiser.embedding"  # what sets the width of the step's embedding
-    agent_id: Tensor
 
     def __init__(
         self,
@@ -80,26 +77,20 @@ class Denoiser(Agentwise):
         sharing: Sharing,
         agent_embedding: int | None,
     ) -> None:
-        super().__init__(spec.n_agents, sharing)
-        self.agent_embedding = build_embedding(spec.n_agents, sharing, agent_embedding)
-        identities = agent_identities(spec.n_agents, "independent" if self.agent_embedding else sharing)
-        self.register_buffer("agent_id", identities)
+        super().__init__(spec.n_agents, sharing, agent_embedding)
         self.step_embedding = SinusoidalEmbedding(step_sizes[0], self.embedding_key)
         self.step_network = AgentwiseMLP(spec.n_agents, step_sizes, activation, sharing)
 
     @property
     def identity_width(self) -> int:
         """Of `identity`."""
-        return self._identities().shape[1]
+        return self.identities().shape[1]
 
     def identity(self, batch: int, dtype: torch.dtype) -> Tensor:
-        """`[N, B, identity_width]`: what tells a shared network whose row it sees; width 0 where nothing must."""
-        return self._identities().to(dtype)[:, None].expand(-1, batch, -1)
+        """`[N, B, identity_width]`: `identities` for a batch."""
+        return self.identities().to(dtype)[:, None].expand(-1, batch, -1)
 
     def step(self, k: Tensor, dtype: torch.dtype) -> Tensor:
         """`[N, B, step_sizes[-1]]`: embeddings of the diffusion steps `[B]`."""
         sines = self.step_embedding(k, dtype).expand(self.n_agents, -1, -1)
         return self.step_network.agents_first(sines)
-
-    def _identities(self) -> Tensor:
-        return self.agent_id if self.agent_embedding is None else self.agent_embedding()

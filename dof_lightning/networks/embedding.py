@@ -1,10 +1,40 @@
 """How a network that all agents share is told whose row it sees."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from dof_lightning.errors import UserError
-from dof_lightning.networks.agentwise import Agentwise, Sharing
+from dof_lightning.networks.agentwise import Agentwise, Sharing, agent_identities
+from dof_lightning.sharding import FsdpRole
+
+
+class Identified(Agentwise):
+    """A network that, where all agents share it, also reads a one-hot agent id.
+
+    Args:
+        n_agents: N.
+        sharing: of the network.
+    """
+
+    fsdp_role: ClassVar[FsdpRole] = "unit"
+    agent_buffers: ClassVar[tuple[str, ...]] = ("agent_id",)
+    agent_id: Tensor
+
+    def __init__(self, n_agents: int, sharing: Sharing) -> None:
+        super().__init__(n_agents, sharing)
+        self.register_buffer("agent_id", agent_identities(n_agents, sharing))
+
+    def identities(self) -> Tensor:
+        """`[N, width]`: what tells a shared network whose row it sees; width 0 where nothing must."""
+        return self.agent_id
+
+    def identified(self, *parts: Tensor) -> Tensor:
+        """`[B, N, ..., D + width]`: parts `[B, N, ..., D_p]` side by side, and behind them the agents' identities."""
+        rows, identities = parts[-1].shape[:-1], self.identities().to(parts[-1].dtype)
+        identities = identities.reshape(len(identities), *[1] * (len(rows) - 2), identities.shape[1])
+        return torch.cat([*parts, identities.expand(*rows, -1)], dim=-1)
 
 
 class AgentEmbedding(Agentwise):
@@ -24,24 +54,33 @@ class AgentEmbedding(Agentwise):
         return self.vectors
 
 
-def build_embedding(n_agents: int, sharing: Sharing, width: int | None) -> AgentEmbedding | None:
-    """The embedding that stands beside a shared network's inputs, None where a one-hot id (or nothing) does.
+class Embedded(Identified):
+    """A network that, where all agents share it, reads a one-hot agent id or a learned embedding of it.
 
     Args:
         n_agents: N.
         sharing: of the network.
-        width: of the embedding; None for no embedding.
+        agent_embedding: width of the embedding; None means a one-hot id.
 
     Raises:
         UserError: an embedding for independent networks, or a width below 1.
     """
-    if width is None:
-        return None
-    if sharing != "shared":
-        raise UserError(
-            f"agent_embedding={width} tells the agents of a shared network apart: set sharing=shared, or "
-            f"agent_embedding=null with sharing={sharing}"
-        )
-    if width < 1:
-        raise UserError(f"agent_embedding={width} must be at least 1, or null for a one-hot id")
-    return AgentEmbedding(n_agents, width)
+
+    def __init__(self, n_agents: int, sharing: Sharing, agent_embedding: int | None) -> None:
+        super().__init__(n_agents, sharing)
+        self.agent_embedding: AgentEmbedding | None = None
+        if agent_embedding is None:
+            return
+        if sharing != "shared":
+            raise UserError(
+                f"agent_embedding={agent_embedding} tells the agents of a shared network apart: set sharing=shared, or "
+                f"agent_embedding=null with sharing={sharing}"
+            )
+        if agent_embedding < 1:
+            raise UserError(f"agent_embedding={agent_embedding} must be at least 1, or null for a one-hot id")
+        self.agent_embedding = AgentEmbedding(n_agents, agent_embedding)
+        self.agent_id = torch.zeros(n_agents, 0)
+
+    def identities(self) -> Tensor:
+        """See the base class."""
+        return self.agent_id if self.agent_embedding is None else self.agent_embedding()

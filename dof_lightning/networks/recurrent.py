@@ -1,16 +1,13 @@
 """A network with a memory: one number a discrete choice, from all that an agent has seen."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from dof_lightning.networks.agentwise import Agentwise, agent_identities
-from dof_lightning.sharding import FsdpRole
+from dof_lightning.networks.embedding import Identified
 from dof_lightning.spec import DatasetSpec
 
 
-class RecurrentNetwork(Agentwise):
+class RecurrentNetwork(Identified):
     """Linear, ReLU, GRU, ReLU, Linear: one network that all agents share and that also reads a one-hot agent id.
 
     The common network of discrete baselines (OG-MARL, Formanek et al., 2023; reference/baselines_and_games.md
@@ -26,14 +23,9 @@ class RecurrentNetwork(Agentwise):
         memory after the last row `[B, N, hidden]`
     """
 
-    fsdp_role: ClassVar[FsdpRole] = "unit"
-    agent_buffers: ClassVar[tuple[str, ...]] = ("agent_id",)
-    agent_id: Tensor
-
     def __init__(self, spec: DatasetSpec, condition_dim: int, hidden: int = 64) -> None:
         super().__init__(spec.n_agents, "shared")
         self.hidden = hidden
-        self.register_buffer("agent_id", agent_identities(spec.n_agents, "shared"))
         self.first = nn.Linear(condition_dim + spec.n_agents, hidden)
         self.last = nn.Linear(hidden, spec.action_dim)
         # The parameters of `nn.GRU`, whose module holds weak references that cannot be exported.
@@ -46,8 +38,7 @@ class RecurrentNetwork(Agentwise):
     def forward(self, seen: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Reads T rows one after another."""
         batch, agents, rows = seen.shape[:3]
-        identity = self.agent_id.to(seen.dtype)[:, None].expand(batch, -1, rows, -1)
-        first = torch.relu(self.first(torch.cat([seen, identity], dim=-1))).to(self.input_weight.dtype)
+        first = torch.relu(self.first(self.identified(seen))).to(self.input_weight.dtype)
         if memory is None:
             memory = first.new_zeros(batch, agents, self.hidden)
         # cuDNN and autocast differ on mixed precisions here; the memory is small, so it stays in full precision.

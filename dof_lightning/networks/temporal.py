@@ -1,8 +1,7 @@
 """What denoisers over time have in common: how they are told the step, the conditioning and whose window it is."""
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,8 +14,8 @@ from dof_lightning.spec import DatasetSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemporalSettings(Settings, ABC):
-    """Settings of a denoiser over time; called with a dataset's spec and `condition_dim`, they build it.
+class TemporalSettings(Settings):
+    """Settings of a denoiser over time that names them (`made_by`); called with spec and `condition_dim`, they make it.
 
     Attributes:
         embedding: width E of the embeddings of step and conditioning, even and at least 4.
@@ -26,6 +25,7 @@ class TemporalSettings(Settings, ABC):
     """
 
     group: ClassVar[str] = "denoiser"
+    _made: ClassVar[type["TemporalDenoiser"]]
 
     embedding: int = 32
     activation: Activation = "mish"
@@ -33,9 +33,9 @@ class TemporalSettings(Settings, ABC):
     agent_embedding: int | None = None
 
     @classmethod
-    @abstractmethod
     def makes(cls) -> type["TemporalDenoiser"]:
         """The denoiser whose settings these are."""
+        return cls._made
 
     def __call__(self, spec: DatasetSpec, condition_dim: int) -> "TemporalDenoiser":
         """The denoiser for a dataset, where each agent conditions on `condition_dim` numbers."""
@@ -48,18 +48,23 @@ class TemporalDenoiser(Denoiser):
     Args:
         spec: the dataset's spec; D = `spec.observation_dim`.
         condition_dim: C, of what each agent conditions on.
-        settings: the network's own; widths of the embeddings, activation, sharing.
+        settings: the network's own: sizes, activation, sharing.
 
     Shapes:
         x `[B, N, T, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, T, D]`
 
     Raises:
-        UserError: a width that does not fit.
+        UserError: a size that does not fit.
     """
 
     diffuses: ClassVar[Diffuses] = "trajectories"
     agent_buffers: ClassVar[tuple[str, ...]] = ("observation_mask", "agent_id")
     observation_mask: Tensor
+
+    def __init_subclass__(cls, made_by: type[TemporalSettings] | None = None, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if made_by is not None:
+            made_by._made = cls
 
     def __init__(self, spec: DatasetSpec, condition_dim: int, settings: TemporalSettings) -> None:
         width, activation, sharing = settings.embedding, settings.activation, settings.sharing

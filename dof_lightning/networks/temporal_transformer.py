@@ -10,53 +10,11 @@ from torch.nn import functional
 from dof_lightning.errors import UserError
 from dof_lightning.networks.activation import Activation
 from dof_lightning.networks.agent_attention import attend_among_rows
-from dof_lightning.networks.agentwise import Agentwise, AgentwiseLinear, AgentwiseMLP, Sharing
+from dof_lightning.networks.agentwise import Agentwise, AgentwiseLinear, AgentwiseMLP
 from dof_lightning.networks.denoiser import SinusoidalEmbedding
 from dof_lightning.networks.temporal import TemporalDenoiser, TemporalSettings
 from dof_lightning.settings import Count
 from dof_lightning.spec import DatasetSpec
-
-
-class TransformerBlock(Agentwise):
-    """Attention among the rows of an agent's own window, then a perceptron a row (DiT, Peebles and Xie, 2023).
-
-    The embedding of step and conditioning shifts and scales both inputs and gates both outputs; the gates are zero at
-    first, so the block is the identity (adaLN-Zero, their section 3.2).
-
-    Args:
-        n_agents: N.
-        width: of a row, a multiple of the heads.
-        heads: of the attention.
-        embedding: width E of what tells step and conditioning.
-        activation: of the perceptron.
-        sharing: independent or shared weights.
-
-    Shapes:
-        x `[N, B, T, width]`, embedding `[N, B, E]`, result as x
-    """
-
-    def __init__(
-        self, n_agents: int, width: int, heads: int, embedding: int, activation: Activation, sharing: Sharing
-    ) -> None:
-        super().__init__(n_agents, sharing)
-        self.heads = heads
-        self.attention_in = AgentwiseLinear(n_agents, width, 3 * width, sharing)
-        self.attention_out = AgentwiseLinear(n_agents, width, width, sharing)
-        self.perceptron = AgentwiseMLP(n_agents, (width, 2 * width, width), activation, sharing)
-        self.modulation = AgentwiseLinear(n_agents, embedding, 6 * width, sharing)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Applies each agent's block to that agent's rows."""
-        shift, scale, gate, shift_2, scale_2, gate_2 = (
-            part[:, :, None] for part in self.modulation(embedding).split(x.shape[-1], dim=-1)
-        )
-        x = x + gate * self._attend(_normalize(x) * (1 + scale) + shift)
-        return x + gate_2 * _rowwise(self.perceptron.agents_first, _normalize(x) * (1 + scale_2) + shift_2)
-
-    def _attend(self, x: Tensor) -> Tensor:
-        return _rowwise(self.attention_out, attend_among_rows(_rowwise(self.attention_in, x), self.heads))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +32,6 @@ class TemporalTransformerSettings(TemporalSettings):
     heads: int = 4
     activation: Activation = "silu"
 
-    @classmethod
-    def makes(cls) -> type["TemporalTransformer"]:
-        """See the base class."""
-        return TemporalTransformer
-
     def check(self) -> None:
         """See the base class."""
         width, heads = self.width, self.heads
@@ -86,23 +39,51 @@ class TemporalTransformerSettings(TemporalSettings):
             raise UserError(f"denoiser.width={width} must be even, at least 4 and a multiple of denoiser.heads={heads}")
 
 
-class TemporalTransformer(TemporalDenoiser):
+class TransformerBlock(Agentwise):
+    """Attention among the rows of an agent's own window, then a perceptron a row (DiT, Peebles and Xie, 2023).
+
+    The embedding of step and conditioning shifts and scales both inputs and gates both outputs; the gates are zero at
+    first, so the block is the identity (adaLN-Zero, their section 3.2).
+
+    Args:
+        n_agents: N.
+        settings: the network's.
+
+    Shapes:
+        x `[N, B, T, width]`, embedding `[N, B, 2 E]`, result as x
+    """
+
+    def __init__(self, n_agents: int, settings: TemporalTransformerSettings) -> None:
+        width, sharing = settings.width, settings.sharing
+        super().__init__(n_agents, sharing)
+        self.heads = settings.heads
+        self.attention_in = AgentwiseLinear(n_agents, width, 3 * width, sharing)
+        self.attention_out = AgentwiseLinear(n_agents, width, width, sharing)
+        self.perceptron = AgentwiseMLP(n_agents, (width, 2 * width, width), settings.activation, sharing)
+        self.modulation = AgentwiseLinear(n_agents, 2 * settings.embedding, 6 * width, sharing)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Applies each agent's block to that agent's rows."""
+        shift, scale, gate, shift_2, scale_2, gate_2 = (
+            part[:, :, None] for part in self.modulation(embedding).split(x.shape[-1], dim=-1)
+        )
+        x = x + gate * self._attend(_normalize(x) * (1 + scale) + shift)
+        return x + gate_2 * _rowwise(self.perceptron.agents_first, _normalize(x) * (1 + scale_2) + shift_2)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        return _rowwise(self.attention_out, attend_among_rows(_rowwise(self.attention_in, x), self.heads))
+
+
+class TemporalTransformer(TemporalDenoiser, made_by=TemporalTransformerSettings):
     """eps_i(x_i^k, k, c_i) of every agent: the noise in agent i's window of observations, from its own row only.
 
     Rows of a window are tokens with the place in the window added; attention never leaves an agent, so IGD holds. A
     network shared by all agents also reads a one-hot agent id or a learned embedding of it. Padded dimensions come out
     as 0.
 
-    Args:
-        spec: the dataset's spec; D = `spec.observation_dim`.
-        condition_dim: C, of what each agent conditions on.
-        settings: sizes of the network.
-
-    Shapes:
-        x `[B, N, T, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, T, D]`
-
-    Raises:
-        UserError: a size that does not fit.
+    Arguments, shapes and errors are those of `TemporalDenoiser`.
     """
 
     def __init__(self, spec: DatasetSpec, condition_dim: int, settings: TemporalTransformerSettings) -> None:
@@ -110,19 +91,7 @@ class TemporalTransformer(TemporalDenoiser):
         n_agents, width, sharing = spec.n_agents, settings.width, settings.sharing
         self.place_embedding = SinusoidalEmbedding(width, "denoiser.width")
         self.entry = AgentwiseLinear(n_agents, spec.observation_dim, width, sharing)
-        self.blocks = nn.ModuleList(
-            [
-                TransformerBlock(
-                    n_agents,
-                    width,
-                    heads=settings.heads,
-                    embedding=2 * settings.embedding,
-                    activation=settings.activation,
-                    sharing=sharing,
-                )
-                for _ in range(settings.depth)
-            ]
-        )
+        self.blocks = nn.ModuleList(TransformerBlock(n_agents, settings) for _ in range(settings.depth))
         self.exit = AgentwiseLinear(n_agents, width, spec.observation_dim, sharing)
 
     def forward(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:

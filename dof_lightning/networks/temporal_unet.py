@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dof_lightning.errors import UserError
-from dof_lightning.networks.activation import ACTIVATIONS, Activation
-from dof_lightning.networks.agentwise import Agentwise, AgentwiseLinear, Sharing
+from dof_lightning.networks.activation import ACTIVATIONS
+from dof_lightning.networks.agentwise import Agentwise, AgentwiseLinear
 from dof_lightning.networks.agentwise_conv import (
     AgentwiseConv1d,
     AgentwiseGroupNorm,
@@ -21,53 +21,6 @@ from dof_lightning.networks.agentwise_conv import (
 from dof_lightning.networks.temporal import TemporalDenoiser, TemporalSettings
 from dof_lightning.settings import Count
 from dof_lightning.spec import DatasetSpec
-
-
-class ResidualBlock(Agentwise):
-    """Twice (convolution, group normalisation, activation), the embedding added in between, around a short cut.
-
-    Args:
-        n_agents: N.
-        in_channels, out_channels: of one agent.
-        embedding: width E of what tells step and conditioning.
-        kernel: of the convolutions, odd.
-        norm_groups: of the normalisations.
-        activation: after each.
-        sharing: independent or shared weights.
-
-    Shapes:
-        x `[B * N / G, G * in, T]` (see `fold_agents`), embedding `[N, B, E]`, result `[B * N / G, G * out, T]`
-    """
-
-    def __init__(
-        self,
-        n_agents: int,
-        in_channels: int,
-        out_channels: int,
-        embedding: int,
-        kernel: int,
-        norm_groups: int,
-        activation: Activation,
-        sharing: Sharing,
-    ) -> None:
-        super().__init__(n_agents, sharing)
-        self.first = AgentwiseConv1d(n_agents, in_channels, out_channels, kernel, sharing)
-        self.second = AgentwiseConv1d(n_agents, out_channels, out_channels, kernel, sharing)
-        self.first_norm = AgentwiseGroupNorm(n_agents, out_channels, norm_groups, sharing)
-        self.second_norm = AgentwiseGroupNorm(n_agents, out_channels, norm_groups, sharing)
-        self.activation = ACTIVATIONS[activation]()
-        self.from_embedding = AgentwiseLinear(n_agents, embedding, out_channels, sharing)
-        self.short_cut: nn.Module = nn.Identity()
-        if in_channels != out_channels:
-            self.short_cut = AgentwiseConv1d(n_agents, in_channels, out_channels, 1, sharing)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Applies each agent's block to that agent's channels."""
-        hidden = self.activation(self.first_norm(self.first(x)))
-        added = self.from_embedding(embedding).transpose(0, 1)[..., None]
-        hidden = hidden + fold_agents(added, hidden.shape[1] // added.shape[2])
-        hidden = self.activation(self.second_norm(self.second(hidden)))
-        return hidden + self.short_cut(x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +43,6 @@ class TemporalUNetSettings(TemporalSettings):
     kernel: int = 5
     norm_groups: int = 8
 
-    @classmethod
-    def makes(cls) -> type["TemporalUNet"]:
-        """See the base class."""
-        return TemporalUNet
-
     @property
     def widths(self) -> list[int]:
         """Channels of each level."""
@@ -110,7 +58,41 @@ class TemporalUNetSettings(TemporalSettings):
             raise UserError(f"denoiser.kernel={self.kernel} must be odd, so that a window keeps its length")
 
 
-class TemporalUNet(TemporalDenoiser):
+class ResidualBlock(Agentwise):
+    """Twice (convolution, group normalisation, activation), the embedding added in between, around a short cut.
+
+    Args:
+        n_agents: N.
+        in_channels, out_channels: of one agent.
+        settings: the network's.
+
+    Shapes:
+        x `[B * N / G, G * in, T]` (see `fold_agents`), embedding `[N, B, 2 E]`, result `[B * N / G, G * out, T]`
+    """
+
+    def __init__(self, n_agents: int, in_channels: int, out_channels: int, settings: TemporalUNetSettings) -> None:
+        kernel, norm_groups, sharing = settings.kernel, settings.norm_groups, settings.sharing
+        super().__init__(n_agents, sharing)
+        self.first = AgentwiseConv1d(n_agents, in_channels, out_channels, kernel, sharing)
+        self.second = AgentwiseConv1d(n_agents, out_channels, out_channels, kernel, sharing)
+        self.first_norm = AgentwiseGroupNorm(n_agents, out_channels, norm_groups, sharing)
+        self.second_norm = AgentwiseGroupNorm(n_agents, out_channels, norm_groups, sharing)
+        self.activation = ACTIVATIONS[settings.activation]()
+        self.from_embedding = AgentwiseLinear(n_agents, 2 * settings.embedding, out_channels, sharing)
+        self.short_cut: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.short_cut = AgentwiseConv1d(n_agents, in_channels, out_channels, 1, sharing)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Applies each agent's block to that agent's channels."""
+        hidden = self.activation(self.first_norm(self.first(x)))
+        added = self.from_embedding(embedding).transpose(0, 1)[..., None]
+        hidden = hidden + fold_agents(added, hidden.shape[1] // added.shape[2])
+        hidden = self.activation(self.second_norm(self.second(hidden)))
+        return hidden + self.short_cut(x)
+
+
+class TemporalUNet(TemporalDenoiser, made_by=TemporalUNetSettings):
     """eps_i(x_i^k, k, c_i) of every agent: the noise in agent i's window of observations, from its own row only.
 
     Residual blocks at falling resolutions of time and back (Diffuser, Janner et al., 2022; reference/method.md
@@ -118,16 +100,7 @@ class TemporalUNet(TemporalDenoiser):
     block. A network shared by all agents also reads a one-hot agent id or a learned embedding of it. Windows of any
     length: their last row is repeated up to the next multiple of 2^(levels - 1). Padded dimensions come out as 0.
 
-    Args:
-        spec: the dataset's spec; D = `spec.observation_dim`.
-        condition_dim: C, of what each agent conditions on.
-        settings: sizes of the network.
-
-    Shapes:
-        x `[B, N, T, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, T, D]`
-
-    Raises:
-        UserError: a size that does not fit.
+    Arguments, shapes and errors are those of `TemporalDenoiser`.
     """
 
     def __init__(self, spec: DatasetSpec, condition_dim: int, settings: TemporalUNetSettings) -> None:
@@ -137,21 +110,8 @@ class TemporalUNet(TemporalDenoiser):
         widths = settings.widths
 
         def stack(inside: int, outside: int, count: int = settings.blocks) -> nn.ModuleList:
-            return nn.ModuleList(
-                [
-                    ResidualBlock(
-                        n_agents,
-                        in_channels=inside if index == 0 else outside,
-                        out_channels=outside,
-                        embedding=2 * settings.embedding,
-                        kernel=kernel,
-                        norm_groups=settings.norm_groups,
-                        activation=settings.activation,
-                        sharing=sharing,
-                    )
-                    for index in range(count)
-                ]
-            )
+            channels = [inside, *[outside] * count]
+            return nn.ModuleList(ResidualBlock(n_agents, *pair, settings) for pair in pairwise(channels))
 
         self.entry = AgentwiseConv1d(n_agents, spec.observation_dim, widths[0], kernel, sharing)
         self.down = nn.ModuleList([stack(width, width) for width in widths[:-1]])

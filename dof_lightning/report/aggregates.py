@@ -1,5 +1,6 @@
 """What a report says over several tasks at once."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,10 +59,7 @@ class Comparison:
 def comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list[Comparison]:
     """One for each kind of score that several methods have on the same tasks.
 
-    Args:
-        groups: of runs.
-        against: the method that is compared with the others; None means DoF.
-        seed: of the bootstrap.
+    `against` is the method that is compared with the others (None: DoF), `seed` the bootstrap's.
     """
     found = []
     for kind, scored in by_kind(groups).items():
@@ -109,26 +107,18 @@ def _reservations(told: dict[str, dict[str, np.ndarray]], absent: Sequence[str])
 
 
 def by_kind(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """`{kind of score: {method: {task: [seeds]}}}`, in the order of `labels`.
+    """`{kind of score: {method: {task: [seeds]}}}`, in the order of `labels`, of methods on all tasks that most are on.
 
     Without raw returns: those of one task say nothing beside those of another.
     """
     found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for kind in dict.fromkeys(group.kind for group in groups if group.kind != RETURN):
         alike = [group for group in groups if group.kind == kind]
-        most = _largest_common([{g.dataset for g in alike if g.label == label} for label in labels(alike)])
-        found[kind] = {
-            label: {group.dataset: group.scores() for group in alike if group.label == label}
-            for label in labels(alike)
-            if most <= {group.dataset for group in alike if group.label == label}
-        }
+        scored = {name: {g.dataset: g.scores() for g in alike if g.label == name} for name in labels(alike)}
+        methods = Counter(dataset for of_tasks in scored.values() for dataset in of_tasks)
+        shared = {dataset for dataset, count in methods.items() if 2 * count >= len(scored)}  # by most methods
+        found[kind] = {label: of_tasks for label, of_tasks in scored.items() if shared <= of_tasks.keys()}
     return found
-
-
-def _largest_common(sets: Sequence[set[str]]) -> set[str]:
-    """The datasets that most methods share: those which at least half of the methods have."""
-    every = sorted(set().union(*sets))
-    return {name for name in every if 2 * sum(name in one for one in sets) >= len(sets)}
 
 
 def _interquartile_means(comparison: Comparison) -> Table:

@@ -13,7 +13,7 @@ from dof_lightning.report.figures import pictures
 from dof_lightning.report.gathering import Group, gather
 from dof_lightning.report.rendering import Report, latex, markdown, page
 from dof_lightning.report.statistics import INSTALL, installed
-from dof_lightning.report.tables import Table, commands, details, environments, flat, scores
+from dof_lightning.report.tables import commands, details, flat, scores
 
 FORMATS = ("markdown", "latex", "csv", "html")
 _TARGET = 0.95  # of the data's return
@@ -54,10 +54,12 @@ def report(arguments: Sequence[str]) -> list[Path]:
     if against is not None and against not in {group.label for group in groups}:
         raise UserError(f"against={against} is none of {', '.join(dict.fromkeys(group.label for group in groups))}")
     compared = _comparisons(groups, against, seed)
+    environments = dict.fromkeys(group.environment for group in groups)
+    of_environments = [scores(groups, environment) for environment in environments]
     made = Report(
         title=title or "Results",
         source=f"Made by `dof report {shlex.join(arguments)}`.",
-        tables=_tables(groups, compared, target=_TARGET if target is None else target),
+        tables=(*of_environments, *aggregates(compared), details(groups, target or _TARGET), commands(groups)),
         pictures=tuple(pictures(groups, compared)),
     )
     return _write(made, groups, Path(output or "report") / (name or "report"), formats)
@@ -70,11 +72,6 @@ def _comparisons(groups: Sequence[Group], against: str | None, seed: int) -> lis
         sys.stderr.write(f"left out, as rliable is not installed: what is told over several tasks; {INSTALL}\n")
         return []
     return compared
-
-
-def _tables(groups: Sequence[Group], compared: Sequence[Comparison], target: float) -> tuple[Table, ...]:
-    of_environments = [scores(groups, environment) for environment in environments(groups)]
-    return (*of_environments, *aggregates(compared), details(groups, target), commands(groups))
 
 
 def _write(made: Report, groups: Sequence[Group], stem: Path, formats: Sequence[str]) -> list[Path]:

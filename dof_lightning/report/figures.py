@@ -1,15 +1,17 @@
 """What a report says in pictures: matplotlib figures as SVG text."""
 
 import io
-from collections.abc import Collection, Iterator, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dof_lightning.report.aggregates import Comparison
-from dof_lightning.report.gathering import Group, behavior_score
+from dof_lightning.report.gathering import Group, score_of
 from dof_lightning.report.statistics import Estimate, performance_profile
 from dof_lightning.report.tables import curve_of, labels
 
@@ -17,33 +19,18 @@ _LINES = ("-", "--", ":", "-.")  # of the first, second, ... round of colours
 _COLORS = ("#1f77b4", "#d95f02", "#2a9d5c", "#c03a2b", "#7b5ea7", "#8c6d46", "#d66ba0", "#6b7280", "#a8a13a", "#2aa5b8")
 
 
-@dataclass(frozen=True)
-class Style:
-    """How a method looks in every figure: no two methods alike.
-
-    Attributes:
-        color, line: matplotlib's.
-    """
-
-    color: str
-    line: str
+Styles = Mapping[str, dict[str, Any]]
 
 
-def _style(index: int) -> Style:
-    around, place = divmod(index, len(_COLORS))
-    return Style(_COLORS[place], _LINES[around % len(_LINES)])
+def _styles(groups: Sequence[Group]) -> Styles:
+    """How a method looks in every figure, matplotlib's `color` and `linestyle`: no two methods alike."""
+    looks = ({"color": color, "linestyle": line} for line in itertools.cycle(_LINES) for color in _COLORS)
+    return dict(zip(labels(groups), looks, strict=False))
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure.
-
-    Attributes:
-        name: for files.
-        title: above it.
-        caption: below it.
-        figure: matplotlib's.
-    """
+    """A figure of matplotlib's with the name of its file, the title above it and the caption below."""
 
     name: str
     title: str
@@ -61,13 +48,8 @@ class Picture:
 
 
 def pictures(groups: Sequence[Group], compared: Sequence[Comparison]) -> Iterator[Picture]:
-    """All figures of a report: aggregates first, then learning curves.
-
-    Args:
-        groups: of runs.
-        compared: what is told over several tasks.
-    """
-    styles = {label: _style(index) for index, label in enumerate(labels(groups))}
+    """All figures of a report: what is told over several tasks first, then learning curves."""
+    styles = _styles(groups)
     for comparison in compared:
         yield _interquartile_means(comparison, styles)
         yield _profiles(comparison, styles)
@@ -81,7 +63,7 @@ def pictures(groups: Sequence[Group], compared: Sequence[Comparison]) -> Iterato
 _NO_INTERVAL = "without an interval where there is one seed of a task"
 
 
-def _interquartile_means(comparison: Comparison, styles: dict[str, Style]) -> Picture:
+def _interquartile_means(comparison: Comparison, styles: Styles) -> Picture:
     kind = comparison.kind
     figure, axes = _intervals(comparison.middles, styles)
     axes.set_xlabel(f"interquartile mean of the {kind}")
@@ -92,19 +74,13 @@ def _interquartile_means(comparison: Comparison, styles: dict[str, Style]) -> Pi
     return Picture(name=f"iqm_{_slug(kind)}", title=f"Interquartile means, {kind}", caption=caption, figure=figure)
 
 
-def _profiles(comparison: Comparison, styles: dict[str, Style]) -> Picture:
+def _profiles(comparison: Comparison, styles: Styles) -> Picture:
     kind, told = comparison.kind, comparison.scores
     figure, axes = _figure(height=_height(told))
     everything = np.concatenate([values for of_tasks in told.values() for values in of_tasks.values()])
     thresholds = np.linspace(everything.min() - 1, everything.max() + 1, 300)
     for label, of_tasks in told.items():
-        axes.step(
-            thresholds,
-            performance_profile(of_tasks, thresholds),
-            styles[label].line,
-            color=styles[label].color,
-            label=label,
-        )
+        axes.step(thresholds, performance_profile(of_tasks, thresholds), label=label, **styles[label])
     axes.set_xlabel(f"{kind} τ")
     axes.set_ylabel("share of runs above τ")
     _legend(axes)
@@ -115,7 +91,7 @@ def _profiles(comparison: Comparison, styles: dict[str, Style]) -> Picture:
     return Picture(name=f"profile_{_slug(kind)}", title=f"Performance profiles, {kind}", caption=caption, figure=figure)
 
 
-def _improvements(comparison: Comparison, styles: dict[str, Style]) -> Picture:
+def _improvements(comparison: Comparison, styles: Styles) -> Picture:
     kind, first = comparison.kind, comparison.first
     figure, axes = _intervals(comparison.improvements, styles)
     axes.axvline(0.5, color="grey", linestyle=(0, (1, 1)))
@@ -129,22 +105,17 @@ def _improvements(comparison: Comparison, styles: dict[str, Style]) -> Picture:
     return Picture(name=f"improvement_{_slug(kind)}", title=title, caption=caption, figure=figure)
 
 
-def _curves(dataset: str, groups: Sequence[Group], styles: dict[str, Style]) -> Picture:
+def _curves(dataset: str, groups: Sequence[Group], styles: Styles) -> Picture:
     figure, axes = _figure(height=_height(groups))
     for label in labels(groups):
         group = next(group for group in groups if group.label == label)
         steps, scores = curve_of(group)
         if len(steps):
-            axes.plot(
-                steps,
-                scores.mean(0),
-                styles[label].line,
-                color=styles[label].color,
-                label=f"{label} ({group.n_seeds})",
-                marker=".",
+            axes.plot(steps, scores.mean(0), label=f"{label} ({group.n_seeds})", marker=".", **styles[label])
+            axes.fill_between(
+                steps, scores.min(0), scores.max(0), color=styles[label]["color"], alpha=0.15, linewidth=0
             )
-            axes.fill_between(steps, scores.min(0), scores.max(0), color=styles[label].color, alpha=0.15, linewidth=0)
-    axes.axhline(behavior_score(groups[0].records[0]), color="grey", linestyle=(0, (1, 1)), label="the data")
+    axes.axhline(score_of(groups[0].records[0], "behavior"), color="grey", linestyle=(0, (1, 1)), label="the data")
     axes.set_xlabel("updates")
     axes.set_ylabel(groups[0].kind)
     _legend(axes)
@@ -156,14 +127,14 @@ def _curves(dataset: str, groups: Sequence[Group], styles: dict[str, Style]) -> 
     return Picture(name=f"curves_{dataset}", title=title, caption=caption, figure=figure)
 
 
-def _intervals(told: dict[str, Estimate], styles: dict[str, Style]) -> tuple[Figure, Axes]:
+def _intervals(told: dict[str, Estimate], styles: Styles) -> tuple[Figure, Axes]:
     """A bar a method, the first on top: its estimate as a line in its interval."""
     figure, axes = _figure(height=0.8 + 0.35 * len(told))
     rows = list(reversed(told.items()))
     for row, (label, estimate) in enumerate(rows):
         if estimate.interval is not None:
             low, high = estimate.interval
-            axes.barh(row, high - low, left=low, height=0.5, color=styles[label].color, alpha=0.6)
+            axes.barh(row, high - low, left=low, height=0.5, color=styles[label]["color"], alpha=0.6)
         axes.plot([estimate.value] * 2, [row - 0.3, row + 0.3], color="black")
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     return figure, axes

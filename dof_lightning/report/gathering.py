@@ -66,30 +66,23 @@ def score_kind(record: Record) -> str:
 
 
 def score_of(record: Record, which: str = "last") -> float:
-    """The score of a run's last or best checkpoint, of the kind that `score_kind` says."""
-    name = {OWN: "own_normalized_score", NORMALIZED: "normalized_score"}.get(score_kind(record))
-    if name is not None:
-        return float(getattr(record, f"{which}_{name}"))
-    return _told(record, float(getattr(record, f"{which}_return")))
-
-
-def behavior_score(record: Record) -> float:
-    """The data's own score, on the same scale."""
-    kind = score_kind(record)
-    value = {OWN: record.behavior_own_normalized_score, NORMALIZED: record.behavior_normalized_score}.get(kind)
-    return _told(record, record.behavior_return) if value is None else value
+    """The score of a run's `last` or `best` checkpoint, or of its data (`behavior`), as `score_kind` says."""
+    names = ("own_normalized_score", "normalized_score", "return")
+    return _on_scale(record, *(getattr(record, f"{which}_{name}") for name in names))
 
 
 def point_score(record: Record, point: Point) -> float:
     """The score of a point of a run's curve, on the same scale."""
+    return _on_scale(record, point.own_normalized_score, point.normalized_score, point.return_mean)
+
+
+def _on_scale(record: Record, own: float | None, normalized: float | None, episode_return: float) -> float:
+    """The number that is a score of the run's kind; made of the return where there is none."""
     kind = score_kind(record)
-    value = {OWN: point.own_normalized_score, NORMALIZED: point.normalized_score}.get(kind)
-    return _told(record, point.return_mean) if value is None else value
-
-
-def _told(record: Record, value: float) -> float:
-    """A return where there is no score."""
-    return value if score_kind(record) == RETURN else 100.0 * value / record.behavior_return
+    value = {OWN: own, NORMALIZED: normalized}.get(kind)
+    if value is not None:
+        return value
+    return episode_return if kind == RETURN else 100.0 * episode_return / record.behavior_return
 
 
 def gather(paths: Sequence[Path]) -> list[Group]:
@@ -123,11 +116,10 @@ def _group(members: list[Record], curves: dict[tuple[str, str], list[Point]]) ->
             raise UserError(_there_twice(first, record))
         _require_alike(first, record)
     told = tuple(tuple(sorted(curves[identity(record)], key=lambda point: point.step)) for record in members)
-    label = first.variant or first.algorithm
     return Group(
         environment=first.environment,
         dataset=first.dataset,
-        label=label,
+        label=first.variant or first.algorithm,
         algorithm=first.algorithm,
         records=tuple(members),
         curves=told,

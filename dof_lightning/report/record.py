@@ -48,6 +48,8 @@ def record_of(
     results = json.loads(folder.results.read_text(encoding="utf-8"))
     if results["last"]["return_mean"] is None:
         raise UserError(f"{path} was trained with rollout=none: it has no scores to report")
+    if variant is None:
+        variant = "" if is_preset(config) else f"{config['choices']['algorithm']}, changed"
     checkpoint = checkpoints.read(folder.last)
     choices, curve = config["choices"], list(_curve(path, config_hash(config), results["dataset_fingerprint"]))
     record = Record(
@@ -56,7 +58,7 @@ def record_of(
         dataset=task_name(config) if is_own_data(config) else choices["data"],
         environment=choices["env"],
         algorithm=choices["algorithm"],
-        variant=variant if variant is not None else _variant(config),
+        variant=variant,
         seed=results["seed"],
         config_hash=config_hash(config),
         settings_hash=settings_hash(config),
@@ -91,10 +93,6 @@ def _behavior(behavior: Mapping[str, Any]) -> dict[str, Any]:
     return {"behavior_return": behavior["return_mean"]} | {f"behavior_{name}": behavior.get(name) for name in _SCORES}
 
 
-def _variant(config: Mapping[str, Any]) -> str:
-    return "" if is_preset(config) else f"{config['choices']['algorithm']}, changed"
-
-
 def _device() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
@@ -116,9 +114,7 @@ def _curve(path: Path, hashed: str, dataset: str) -> Iterator[Point]:
                 step=event.step,
                 seconds=round(before + event.wall_time - began, 2),
                 return_mean=event.value,
-                normalized_score=scores["normalized_score"],
-                own_normalized_score=scores["own_normalized_score"],
-                win_rate=scores["win_rate"],
+                **scores,
             )
         before += _last_time(scalars) - began
     yield from (points[step] for step in sorted(points))
@@ -127,11 +123,8 @@ def _curve(path: Path, hashed: str, dataset: str) -> Iterator[Point]:
 def _earlier_seconds(path: Path, started_at: float) -> float:
     """How long the processes before the last one trained; that one says itself how long it took, trained or not.
 
-    A process may write several files of events.
-
-    Args:
-        path: of the run.
-        started_at: when the last process began, seconds since 1970; 0 where an older run does not say it: none counts.
+    A process may write several files of events. The last one began at `started_at`, in seconds since 1970; 0 where an
+    older run does not say it: none counts.
     """
     earlier = [one for one in filter(_trained, _events(path)) if one[0] < started_at]
     return sum(_last_time(scalars) - began for began, scalars in earlier)

@@ -12,14 +12,7 @@ from dof_lightning.report.tables import Table
 
 @dataclass(frozen=True)
 class Report:
-    """What is rendered.
-
-    Attributes:
-        title: of the page.
-        source: what it was made of and by which command.
-        tables: in order.
-        pictures: in order.
-    """
+    """What is rendered; `source` says what it was made of and by which command."""
 
     title: str
     source: str

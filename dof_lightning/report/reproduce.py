@@ -11,6 +11,7 @@ from dof_lightning.config import compose as configuration
 from dof_lightning.config.identity import leaves, settings_hash
 
 _NAMED = ("experiment", "algorithm")
+_SAID_ANYWAY = ("choices", "run_dir", "seed")
 # What may differ from a preset without making another method of it.
 _HOW_LONG_AND_WHERE = (
     *("seed", "run_dir", "resume", "trust", "trainer", "callbacks", "logger", "checkpoint", "validation", "rollout"),
@@ -20,9 +21,6 @@ _HOW_LONG_AND_WHERE = (
 
 def overrides_of(config: Mapping[str, Any]) -> list[str]:
     """The experiment, the algorithm, the seed, and what differs from their presets.
-
-    Args:
-        config: of a run folder.
 
     Raises:
         UserError: this version has no such experiment or algorithm.
@@ -51,12 +49,8 @@ def _method(config: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(config: Mapping[str, Any], preset: DictConfig) -> Iterator[tuple[str, Any]]:
     known = dict(leaves(configuration.to_plain(preset)))
     for key, value in leaves(config):
-        unlike = (key not in known or known[key] != value) and key.partition(".")[0] not in (
-            "choices",
-            "run_dir",
-            "seed",
-        )
-        if unlike and not _follows_another(preset, key):
+        unlike = key not in known or known[key] != value
+        if unlike and key.partition(".")[0] not in _SAID_ANYWAY and not _follows_another(preset, key):
             yield key, value
 
 

@@ -37,12 +37,7 @@ def installed() -> bool:
 
 
 def interquartile_mean(scores: Scores, seed: int) -> Estimate:
-    """IQM: the mean of the middle half of all runs of all tasks; of n runs floor(n / 4) are left out at either end.
-
-    Args:
-        scores: of a method.
-        seed: of the bootstrap.
-    """
+    """IQM: the mean of the middle half of all runs of all tasks; of n runs floor(n / 4) are left out at either end."""
     from rliable import metrics
 
     return _estimate(lambda *drawn: float(metrics.aggregate_iqm(_alike(drawn))), list(scores.values()), seed)
@@ -62,11 +57,6 @@ def performance_profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
 
 def probability_of_improvement(ours: Scores, theirs: Scores, seed: int) -> Estimate:
     """P(X > Y) of a run of ours and one of theirs, ties counting a half: the mean over the tasks that both have.
-
-    Args:
-        ours: scores of a method.
-        theirs: of another.
-        seed: of the bootstrap.
 
     Raises:
         ValueError: they have no task in common.

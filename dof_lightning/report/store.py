@@ -117,21 +117,12 @@ class ResultsStore:
     """Rows on disk, appended by several processes one at a time.
 
     Args:
-        folder: of the two files; made on the first row.
+        folder: of the two files, `results` and `curves`; made on the first row.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    @property
-    def results(self) -> Path:
-        """`results.csv`."""
-        return self.folder / "results.csv"
-
-    @property
-    def curves(self) -> Path:
-        """`curves.csv`."""
-        return self.folder / "curves.csv"
+        self.results, self.curves = folder / "results.csv", folder / "curves.csv"
 
     def records(self) -> list[Record]:
         """All runs, in the order in which they ended; none where there is no store yet.
@@ -187,7 +178,7 @@ def _to_csv(kind: type[RowT], rows: Iterable[RowT], header: bool) -> str:
     writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
     if header:
         writer.writeheader()
-    writer.writerows({name: _to_text(value) for name, value in asdict(row).items()} for row in rows)
+    writer.writerows(map(asdict, rows))
     return text.getvalue()
 
 
@@ -209,10 +200,6 @@ def _row(path: Path, number: int, line: Mapping[str, str | None], kind: type[Row
         return kind(**{name: _from_text(value, types[name]) for name, value in line.items()})
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"{path}, line {number} cannot be read ({error}); mend or delete the line") from error
-
-
-def _to_text(value: Any) -> str:
-    return "" if value is None else str(value)
 
 
 def _from_text(text: str | None, wanted: Any) -> Any:

@@ -2,13 +2,13 @@
 
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dof_lightning.files import over_seeds
-from dof_lightning.report.gathering import Group, behavior_score, point_score, score_of
+from dof_lightning.report.gathering import Group, point_score, score_of
 from dof_lightning.report.published import BOTH, EITHER, SOURCE, Published, published
 from dof_lightning.report.store import Record
 
@@ -17,28 +17,12 @@ LEAST_SEEDS = 5  # before a report may be read as a ranking
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts.
-
-    Attributes:
-        title: above it.
-        columns, rows: texts.
-        note: below it; may be empty.
-    """
+    """A table of texts, with a title above it and a note, which may be empty, below."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
-
-
-def environments(groups: Sequence[Group]) -> list[str]:
-    """The environments in the order of their first group."""
-    return list(dict.fromkeys(group.environment for group in groups))
-
-
-def datasets(groups: Sequence[Group]) -> list[str]:
-    """The datasets in the order of their first group."""
-    return list(dict.fromkeys(group.dataset for group in groups))
 
 
 def labels(groups: Sequence[Group]) -> list[str]:
@@ -58,20 +42,21 @@ def labels(groups: Sequence[Group]) -> list[str]:
 def scores(groups: Sequence[Group], environment: str) -> Table:
     """Of one environment: a row a method, a column a dataset, and the published numbers where they may stand."""
     here = [group for group in groups if group.environment == environment]
-    sets, kinds = datasets(here), dict.fromkeys(group.kind for group in here)
-    told = {(group.label, group.dataset): (group, published(group)) for group in here}
-    beside = [name for name in sets if any(_stands(told.get((label, name)), same=True) for label in labels(here))]
-    apart = [name for name in sets if any(_stands(told.get((label, name)), same=False) for label in labels(here))]
+    sets, kinds = (list(dict.fromkeys(getattr(group, name) for group in here)) for name in ("dataset", "kind"))
+    told = {(group.label, group.dataset): group for group in here}
+    numbers = {key: number for key, group in told.items() if (number := published(group)) is not None}
+    beside, apart = ({key[1] for key, number in numbers.items() if number.same_world == same} for same in (True, False))
     columns = ["method", *(column for name in sets for column in _columns(name, environment, name in beside))]
-    columns += [f"{_quality(name, environment)}, published in another world" for name in apart]
+    columns += [f"{_quality(name, environment)}, published in another world" for name in sets if name in apart]
     rows = [["the data's behaviour", *(cell for name in sets for cell in _behavior(here, name, name in beside))]]
     rows[0] += ["" for _ in apart]
     for label in labels(here):
-        found = {name: told.get((label, name)) for name in sets}
-        row = [label, *(cell for name in sets for cell in _cells(found[name], name in beside))]
-        rows.append([*row, *(_number(found[name], same=False) for name in apart)])
+        row = [label]
+        for name in sets:
+            row += _cells(told.get((label, name)), numbers.get((label, name)), name in beside)
+        rows.append([*row, *(_number(numbers.get((label, name)), same=False) for name in sets if name in apart)])
     title = f"{environment}: {', '.join(kinds)}"
-    return Table(title=title, columns=tuple(columns), rows=tuple(map(tuple, rows)), note=_note(here, told))
+    return Table(title=title, columns=tuple(columns), rows=tuple(map(tuple, rows)), note=_note(here, numbers))
 
 
 def _columns(dataset: str, environment: str, beside: bool) -> list[str]:
@@ -85,15 +70,14 @@ def _quality(dataset: str, environment: str) -> str:
 
 def _behavior(groups: Sequence[Group], dataset: str, beside: bool) -> list[str]:
     record = next(group.records[0] for group in groups if group.dataset == dataset)
-    return [f"{behavior_score(record):.1f}", "", *([""] if beside else [])]
+    return [f"{score_of(record, 'behavior'):.1f}", "", *([""] if beside else [])]
 
 
-def _cells(found: tuple[Group, Published | None] | None, beside: bool) -> list[str]:
-    if found is None:
+def _cells(group: Group | None, number: Published | None, beside: bool) -> list[str]:
+    if group is None:
         return ["-", "-", *(["-"] if beside else [])]
-    group = found[0]
     last = f"{over_seeds(group.scores())} ({group.n_seeds}){_caveat(group)}"
-    return [last, over_seeds(group.scores("best")), *([_number(found, same=True)] if beside else [])]
+    return [last, over_seeds(group.scores("best")), *([_number(number, same=True)] if beside else [])]
 
 
 def _caveat(group: Group) -> str:
@@ -109,33 +93,28 @@ def _caveat(group: Group) -> str:
     return f" [{', '.join(said)}]" if said else ""
 
 
-def _stands(found: tuple[Group, Published | None] | None, same: bool) -> bool:
-    return found is not None and found[1] is not None and found[1].same_world == same
-
-
-def _number(found: tuple[Group, Published | None] | None, same: bool) -> str:
-    if found is None or found[1] is None or found[1].same_world != same:
+def _number(number: Published | None, same: bool) -> str:
+    if number is None or number.same_world != same:
         return "-"
-    unit = "" if found[1].metric == "normalized score" else f" ({found[1].metric})"
-    return f"{found[1].mean:.1f} ± {found[1].std:.1f}{unit}"
+    unit = "" if number.metric == "normalized score" else f" ({number.metric})"
+    return f"{number.mean:.1f} ± {number.std:.1f}{unit}"
 
 
-def _note(groups: Sequence[Group], told: dict[tuple[str, str], tuple[Group, Published | None]]) -> str:
+def _note(groups: Sequence[Group], numbers: Mapping[tuple[str, str], Published]) -> str:
     seeds = [group.n_seeds for group in groups]
     said = ["Mean ± standard deviation over seeds, their number in brackets; last checkpoint on the report episodes."]
     said += ["*best* is the checkpoint that was best on other episodes, on the same report episodes."]
     if min(seeds) < LEAST_SEEDS:
         said.append(f"Fewer than {LEAST_SEEDS} seeds in places: a sanity check, from which no ranking follows.")
     said += [told_budgets] if (told_budgets := budgets(groups)) else []
-    numbers = [number for _, number in told.values() if number is not None]
-    if any(number.same_world for number in numbers):
+    if any(number.same_world for number in numbers.values()):
         said.append(f"*published*: {SOURCE}; the same task, but data of other behaviours, so no comparison of methods.")
-    beside = {group.algorithm for group, number in told.values() if number is not None}
+    beside = {label for label, _ in numbers}  # of an algorithm as it is: a variant has no published number
     if beside & set(EITHER):
         said.append("MADIFF's published row does not say whether its agents act alone.")
     if beside >= set(BOTH):
         said.append(f"The published row of DoF is one: it stands beside {' and '.join(BOTH)}.")
-    worlds = sorted({number.world for number in numbers if not number.same_world})
+    worlds = sorted({number.world for number in numbers.values() if not number.same_world})
     if worlds:
         said.append(f"*published in another world*: {SOURCE}, {', '.join(worlds)}: another opponent or another game.")
     return " ".join(said)
@@ -178,14 +157,14 @@ def details(groups: Sequence[Group], target: float) -> Table:
     )
     rows = []
     for group in sorted(groups, key=lambda group: (group.environment, group.dataset)):
-        wins = [f"{value:.2f}" for value in [np.mean(v) for v in [group.values("last_win_rate")] if v]]
+        digits = 2 if abs(group.records[0].last_return) < 10 else 1
         rows.append(
             (
                 group.dataset,
                 group.label,
                 str(group.n_seeds),
-                over_seeds([record.last_return for record in group.records], digits=2 if _small(group) else 1),
-                wins[0] if wins else "-",
+                over_seeds([record.last_return for record in group.records], digits=digits),
+                f"{np.mean(wins):.2f}" if (wins := group.values("last_win_rate")) else "-",
                 " or ".join(f"{steps:,}" for steps in sorted({record.steps for record in group.records})),
                 f"{np.median([record.wall_seconds for record in group.records]):.0f}",
                 f"{max(record.peak_memory_mb for record in group.records):.0f}",
@@ -200,10 +179,6 @@ def details(groups: Sequence[Group], target: float) -> Table:
         f"{100 * target:.0f} % of the data's return, median over seeds, - where one of them never did."
     )
     return Table(title="Returns, time and memory", columns=columns, rows=tuple(rows), note=note)
-
-
-def _small(group: Group) -> bool:
-    return abs(group.records[0].last_return) < 10
 
 
 def _seconds(group: Group, target: float) -> str:

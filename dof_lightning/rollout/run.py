@@ -11,19 +11,9 @@ from torch import Tensor, nn
 
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.rollout.recorder import Recorder, Rollout, Tally, concatenate, no_episodes
+from dof_lightning.rollout.recorder import Recorder, Tally, concatenate, no_episodes
+from dof_lightning.rollout.recorder import Rollout as Rollout
 from dof_lightning.seeding import derive_seed, make_generator
-
-__all__ = [
-    "Certificate",
-    "Purpose",
-    "Rollout",
-    "Spectator",
-    "certify",
-    "evaluation_seeds",
-    "run_rollout",
-    "split_episodes",
-]
 
 Purpose = Literal["selection", "report"]
 
@@ -86,15 +76,12 @@ def run_rollout(
     parts = [no_episodes(env.spec.n_agents)]
     with _evaluating(policy):
         for start in range(0, len(seeds), chunk):
-            generator = make_generator(*noise_key, (first_episode + start) // chunk, device=device)
+            key = (*noise_key, (first_episode + start) // chunk)
             members = seeds[start : start + chunk]
-            shared_seed = _shared_seed(policy, chunk, (*noise_key, (first_episode + start) // chunk), len(members))
+            noises = _noises(policy, chunk, len(members), make_generator(*key, device=device))
+            shared_seed = _shared_seed(policy, chunk, key, len(members))
             drawn = spectator.drawn_of(start, len(members))
-            parts.append(
-                _run_chunk(
-                    policy, env, members, _noises(policy, chunk, len(members), generator), record, drawn, shared_seed
-                )
-            )
+            parts.append(_run_chunk(policy, env, members, noises, record, drawn, shared_seed))
             if spectator.hears is not None:
                 spectator.hears(len(members))
     return concatenate(parts[1:] or parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -63,14 +63,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Report:
-    """What a study ends with.
-
-    Attributes:
-        columns: of its table.
-        rows: of its table, texts or numbers.
-        figure: None where there is nothing to draw.
-        results: numbers for the study's `results.json`.
-    """
+    """What a study ends with: a table of texts or numbers, a figure if there is one, numbers for its `results.json`."""
 
     columns: list[str]
     rows: list[list[Any]]
@@ -128,13 +121,29 @@ class Study(ABC):
 
     @abstractmethod
     def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
-        """What is measured on a cell's last checkpoint beyond its results; numbers, texts and lists of them.
-
-        Args:
-            checkpoint: the run's last.
-            config: the run's resolved configuration.
-        """
+        """What is measured on a cell's last checkpoint beyond its results; numbers, texts and lists of them."""
 
     @abstractmethod
     def report(self, cells: Sequence[Cell]) -> Report:
         """The table and the figure, of all cells in the order of `plans`."""
+
+
+def by_labels(cells: Sequence[Cell]) -> Iterator[tuple[dict[str, str], list[Cell]]]:
+    """Cells that differ in the seed only, together."""
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(cell.labels.values()), []).append(cell)
+    for group in groups.values():
+        yield group[0].labels, group
+
+
+def execution(cells: Sequence[Cell]) -> str:
+    """How a group's agents acted, as a table must say it: alone, as one, told something, or not as they should."""
+    last = cells[0].results["last"]
+    if last.get("execution") == "centralized":
+        return "centralized"
+    passed = all(cell.results["last"]["certificate"]["passed"] for cell in cells)
+    said = ["decentralized" if passed else "NOT CERTIFIED"]
+    said += [f"shared seed of {last['shared_seeds']}"] if last.get("shared_seeds") else []
+    said += ["told rewards"] if last["certificate"].get("observes_rewards") else []
+    return ", ".join(said)

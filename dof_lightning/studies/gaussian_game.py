@@ -15,8 +15,7 @@ from dof_lightning.evaluation.two_sample import energy_distance, quadrant_table,
 from dof_lightning.files import over_seeds
 from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 from dof_lightning.seeding import make_generator
-from dof_lightning.studies.base import Cell, Report, Study
-from dof_lightning.studies.cells import by_labels, execution
+from dof_lightning.studies.base import Cell, Report, Study, by_labels, execution
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,8 +19,7 @@ from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.recorder import Rollout
 from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 from dof_lightning.seeding import make_generator
-from dof_lightning.studies.base import Cell, Report, Study
-from dof_lightning.studies.cells import by_labels, execution
+from dof_lightning.studies.base import Cell, Report, Study, by_labels, execution
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,7 +1,9 @@
 """The study of a one-shot game: which mixtures of the agents' values reproduce the payoffs, and do they act well?"""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,9 +16,12 @@ from dof_lightning.errors import UserError
 from dof_lightning.files import over_seeds
 from dof_lightning.seeding import make_generator
 from dof_lightning.spec import EnvSpec
-from dof_lightning.studies.base import Axes, Cell, Report, Study
-from dof_lightning.studies.cells import by_labels
-from dof_lightning.studies.payoff_figure import draw
+from dof_lightning.studies.base import Axes, Cell, Report, Study, by_labels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_ACROSS = 4  # tables side by side in the figure
 
 
 class PayoffGame(Study):
@@ -96,7 +101,7 @@ class PayoffGame(Study):
             "best_additive_fit": fit.tolist(),
             "measured": [{"labels": cell.labels, "seed": cell.seed, **cell.measured} for cell in cells],
         }
-        return Report(columns, rows, draw(panels, payoff) if payoff.ndim == 2 else None, results)
+        return Report(columns, rows, _draw(panels, payoff) if payoff.ndim == 2 else None, results)
 
 
 def payoff_table(spec: EnvSpec) -> Tensor:
@@ -137,22 +142,13 @@ def sample_values(
 
 
 def own_values(values: Tensor) -> list[Tensor]:
-    """Each agent's value of each of its own choices `[A_i]`, the mean over what the others chose.
-
-    Args:
-        values: `[A_1, .., A_N, N]`.
-    """
+    """Each agent's value of its own choices `[A_i]`: of values `[A_1, .., A_N, N]` means over the others'."""
     agents = range(values.shape[-1])
     return [values[..., i].mean([j for j in agents if j != i]) for i in agents]
 
 
 def satisfies_igm(values: Sequence[Tensor], table: Tensor) -> bool:
-    """Whether the agents' own greedy choices are together the greedy joint choice (IGM).
-
-    Args:
-        values: each agent's, `[A_i]`.
-        table: the team's `[A_1, .., A_N]`.
-    """
+    """Whether the greedy choices of the agents' values `[A_i]` are that of the team's table `[A_1, .., A_N]` (IGM)."""
     greedy = tuple(int(of_agent.argmax()) for of_agent in values)
     return bool(table[greedy] == table.max())
 
@@ -182,3 +178,28 @@ def _share(held: Sequence[bool]) -> str:
     if len(held) == 1:
         return "yes" if held[0] else "no"
     return f"{sum(held)} of {len(held)}"
+
+
+def _draw(tables: Mapping[str, Tensor], payoff: Tensor) -> Figure:
+    """A heat map of each table `[A_1, A_2]` under its title, with its numbers; the colours span the payoff's range."""
+    from matplotlib.figure import Figure
+
+    down = -(-len(tables) // _ACROSS)
+    figure = Figure(figsize=(2.7 * _ACROSS, 2.7 * down), layout="constrained")
+    axes = figure.subplots(down, _ACROSS, squeeze=False).ravel()
+    for panel, (title, table) in zip(axes, tables.items(), strict=False):
+        _draw_table(panel, title, table, float(payoff.min()), float(payoff.max()))
+    for panel in axes[len(tables) :]:
+        panel.set_axis_off()
+    return figure
+
+
+def _draw_table(panel: Any, title: str, table: Tensor, low: float, high: float) -> None:
+    panel.imshow(table.numpy(), cmap="viridis", vmin=low, vmax=high)
+    for row, values in enumerate(table.tolist()):
+        for column, value in enumerate(values):
+            bright = value > (low + high) / 2
+            panel.text(column, row, f"{value:.2f}", ha="center", va="center", color="black" if bright else "white")
+    panel.set_title(title, fontsize=9)
+    panel.set_xticks(range(table.shape[1]), [f"$u_2$={choice}" for choice in range(table.shape[1])], fontsize=8)
+    panel.set_yticks(range(table.shape[0]), [f"$u_1$={choice}" for choice in range(table.shape[0])], fontsize=8)

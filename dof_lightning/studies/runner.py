@@ -35,7 +35,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.files import text, to_csv, to_markdown, write_atomically
 from dof_lightning.studies.base import Cell, Plan, Report, Study
 from dof_lightning.training import run as training
-from dof_lightning.training.run_folder import RUNS, RunFolder, claim, external_rank, fresh_folder
+from dof_lightning.training.run_folder import RUNS, RunFolder, external_rank, fresh_folder, require_claim, unfinished
 from dof_lightning.training.several import check_played, key_of
 
 _OWN_KEYS = ("study", "seed", "run_dir", "resume")
@@ -152,12 +152,10 @@ def _find_folder(config: Mapping[str, Any]) -> RunFolder:
     parent = RUNS / config["choices"]["experiment"] / config["choices"]["study"]
     if config["run_dir"] is not None:
         folder = _named_folder(RunFolder(Path(config["run_dir"])), config)
-    elif (unfinished := _newest_unfinished(parent, config)) is not None:
-        folder = unfinished
     else:
-        folder = fresh_folder(parent)
-    if not claim(folder):
-        raise UserError(f"run_dir={folder.path} is in use by another process; choose another run_dir=")
+        open_ones = [] if config["resume"] == "never" else unfinished(parent, config)
+        folder = open_ones[0] if open_ones else fresh_folder(parent)
+    require_claim(folder)
     return folder
 
 
@@ -172,17 +170,6 @@ def _named_folder(folder: RunFolder, config: Mapping[str, Any]) -> RunFolder:
         difference = first_difference(config, stored, keys)
         raise UserError(f"run_dir={folder.path} holds another run: {difference}; choose another run_dir=")
     return folder
-
-
-def _newest_unfinished(parent: Path, config: Mapping[str, Any]) -> RunFolder | None:
-    if config["resume"] == "never":
-        return None
-    folders = [RunFolder(path.parent) for path in sorted(parent.glob("*/config.yaml"), reverse=True)]
-    wanted = config_hash(config)
-    for folder in folders:
-        if not folder.results.exists() and config_hash(folder.read_config() or {}) == wanted:
-            return folder
-    return None
 
 
 def _run_cell(study: Study, cell: _Composed, path: Path) -> Cell:

@@ -7,8 +7,7 @@ from dof_lightning.checkpoints.checkpoint import Checkpoint
 from dof_lightning.evaluation.score import DECISION_REPETITIONS, build_policy, first_decision
 from dof_lightning.evaluation.timing import interleaved
 from dof_lightning.files import over_seeds
-from dof_lightning.studies.base import Cell, Report, Study
-from dof_lightning.studies.cells import by_labels, execution
+from dof_lightning.studies.base import Cell, Report, Study, by_labels, execution
 
 
 class Scores(Study):
@@ -21,9 +20,7 @@ class Scores(Study):
 
     def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
         """`decision_ms`."""
-        policy, env = build_policy(checkpoint, config)
-        decision = first_decision(policy, env)
-        return {"decision_ms": 1e3 * min(interleaved({"decision": decision}, DECISION_REPETITIONS)["decision"])}
+        return {"decision_ms": decision_ms(checkpoint, config)}
 
     def report(self, cells: Sequence[Cell]) -> Report:
         """A row a cell, and bars."""
@@ -52,6 +49,12 @@ class Scores(Study):
             key = "normalized_score" if known else "return_mean"
             means[", ".join(labels.values())] = [score[key] for score in last]
         return Report(columns, rows, _bars(means))
+
+
+def decision_ms(checkpoint: Checkpoint, config: Mapping[str, Any]) -> float:
+    """Milliseconds of one decision of all agents of one episode: the fastest of several."""
+    policy, env = build_policy(checkpoint, config)
+    return 1e3 * min(interleaved({"": first_decision(policy, env)}, DECISION_REPETITIONS)[""])
 
 
 def _bars(values: Mapping[str, Sequence[float]]) -> Any:

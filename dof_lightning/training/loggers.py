@@ -18,13 +18,9 @@ def log_hyperparameters(
     scores: Mapping[str, Mapping[str, Any]],
     heldout: Mapping[str, float] | None,
 ) -> None:
-    """Logs choices and numbers of a configuration beside the final scores, or the held-out losses in their place.
+    """Logs choices and numbers of a configuration beside the final scores, or held-out losses, to TensorBoard.
 
-    Args:
-        loggers: of the run; TensorBoard's are written to.
-        config: resolved.
-        scores: by checkpoint; numbers that are None are left out.
-        heldout: losses of a run that was not evaluated.
+    Scores that are None are left out; `heldout` is of a run that was not evaluated.
     """
     described = {key: config[key] for key in ("choices", "seed", "algorithm")}
     described |= {"data": {key: config["data"].get(key) for key in ("episodes", "global_batch_size")}}

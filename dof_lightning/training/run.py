@@ -26,7 +26,6 @@ from dof_lightning.checkpoints import checkpoint as checkpoints
 from dof_lightning.checkpoints import trust
 from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
-from dof_lightning.config.action_kinds import check_action_kind
 from dof_lightning.config.command_line import for_hydra, for_shell
 from dof_lightning.config.effect import check_effect_on
 from dof_lightning.envs.base import VectorEnv
@@ -51,13 +50,8 @@ class Run:
     """Everything a run is made of.
 
     Attributes:
-        config: the resolved configuration.
         start: where it lives and what it goes on from.
-        manifest: of the dataset.
         env: where policies are rolled out.
-        algorithm: what is trained.
-        data: serves the windows.
-        trainer: Lightning's, with all callbacks.
         interruption: knows whether a signal ended the training.
         resumed_from_step: steps done by earlier processes, None for a fresh run.
     """
@@ -89,7 +83,7 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
         SystemExit: a signal has ended the training, or another rank has died; the code says which.
     """
     started = time.monotonic()
-    checks.check(cfg)
+    checks.check(cfg, everything_read=study_dir is None)
     config = as_launched(configuration.to_plain(cfg))
     quieten()
     screen = console.make_console(quiet=study_dir is not None or not is_first_process())
@@ -142,15 +136,7 @@ def build(config: dict[str, Any], start: Start) -> Run:
     resumed_from_step = None if checkpoint is None else checkpoint.step
     interruption = Interruption()
     provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior))
-    trainer = make_trainer(
-        config, _context(config, start, manifest, env), [provenance, interruption, Agreement(resumed_from_step)]
-    )
-    torch.set_num_threads(cores_per_process(trainer.num_devices))
-    return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step)
-
-
-def _context(config: Mapping[str, Any], start: Start, manifest: DatasetManifest, env: VectorEnv) -> RunContext:
-    return RunContext(
+    context = RunContext(
         env=env,
         spec=manifest.spec,
         behavior_return=manifest.behavior["return_mean"],
@@ -159,6 +145,9 @@ def _context(config: Mapping[str, Any], start: Start, manifest: DatasetManifest,
         checkpoints=start.folder.checkpoints,
         global_batch_size=config["data"]["global_batch_size"],
     )
+    trainer = make_trainer(config, context, [provenance, interruption, Agreement(resumed_from_step)])
+    torch.set_num_threads(cores_per_process(trainer.num_devices))
+    return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step)
 
 
 def build_algorithm(config: Mapping[str, Any]) -> tuple[VectorEnv, DatasetManifest, Algorithm]:
@@ -168,7 +157,7 @@ def build_algorithm(config: Mapping[str, Any]) -> tuple[VectorEnv, DatasetManife
         UserError: they do not fit together, or the environment is to be played and cannot be.
     """
     env = checkpoints.build_env(config, recorded=_recorded(config))
-    check_action_kind(config, env.spec)
+    checks.check_action_kind(config, env.spec)
     check_effect_on(config, env.spec.action_kind)
     if configuration.rolls_out(config):
         env.check_available()
@@ -287,7 +276,7 @@ def _describe_behavior(job: Run) -> dict[str, Any]:
         "return_mean": behavior["return_mean"],
         "return_std": behavior["return_std"],
         "normalized_score": None,
-        **{key: behavior[key] for key in ("win_rate",) if key in behavior},
+        **({"win_rate": behavior["win_rate"]} if "win_rate" in behavior else {}),
     } | scores
 
 

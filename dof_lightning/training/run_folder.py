@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,21 +158,18 @@ def find_start(plain: Mapping[str, Any]) -> Start:
     Processes started by Lightning are told by the first one through the environment; those of torchrun or SLURM all
     look into the `run_dir` they were given.
 
-    Args:
-        plain: the resolved configuration.
-
     Raises:
         UserError: `resume` leads nowhere, `run_dir` is needed, in use, or holds another run.
     """
-    if _is_launched_by_us():
+    rank, is_told = external_rank(), bool(os.environ.get(RUN_DIR_VARIABLE))
+    if is_told and rank is None and os.environ.get("LOCAL_RANK", "0") != "0":
         told = os.environ[CHECKPOINT_VARIABLE]
         return Start(RunFolder(Path(os.environ[RUN_DIR_VARIABLE])), Path(told) if told else None)
-    rank = external_rank()
     if rank is not None and plain["run_dir"] is None:
         raise UserError("run_dir= is needed under torchrun or SLURM, so that every process writes to the same folder")
     start = _look_up(plain)
-    if not start.finished and not rank and not claim(start.folder):
-        raise UserError(f"run_dir={start.folder.path} is in use by another process; choose another run_dir=")
+    if not start.finished and not rank:
+        require_claim(start.folder)
     os.environ[watchdog.LAUNCHER_VARIABLE] = str(os.getpid())
     os.environ[RUN_DIR_VARIABLE] = str(start.folder.path.resolve())
     os.environ[CHECKPOINT_VARIABLE] = str(start.checkpoint.resolve()) if start.checkpoint else ""
@@ -203,11 +201,6 @@ def external_rank() -> int | None:
     return None
 
 
-def _is_launched_by_us() -> bool:
-    told = bool(os.environ.get(RUN_DIR_VARIABLE))
-    return told and os.environ.get("LOCAL_RANK", "0") != "0" and external_rank() is None
-
-
 _claimed: set[Path] = set()
 
 
@@ -220,6 +213,16 @@ def claim(folder: RunFolder) -> bool:
     return True
 
 
+def require_claim(folder: RunFolder) -> None:
+    """Locks a folder for this process, once.
+
+    Raises:
+        UserError: another process has it.
+    """
+    if not claim(folder):
+        raise UserError(f"run_dir={folder.path} is in use by another process; choose another run_dir=")
+
+
 def _look_up(plain: Mapping[str, Any]) -> Start:
     resume, run_dir = plain["resume"], plain["run_dir"]
     if resume not in ("auto", "never"):
@@ -227,7 +230,8 @@ def _look_up(plain: Mapping[str, Any]) -> Start:
     if run_dir is not None:
         return _in_folder(RunFolder(Path(run_dir)), plain)
     if resume == "auto":
-        for folder in _unfinished(plain):
+        resumable = [folder for folder in unfinished(_runs_folder(plain), plain) if folder.last.exists()]
+        for folder in sorted(resumable, key=lambda folder: folder.last.stat().st_mtime, reverse=True):
             if claim(folder):
                 return Start(folder, folder.last)
     return Start(fresh_folder(_runs_folder(plain)), None)
@@ -262,12 +266,12 @@ def _in_folder(folder: RunFolder, plain: Mapping[str, Any]) -> Start:
     return Start(folder, folder.last if folder.last.exists() else None, finished=folder.is_finished(plain))
 
 
-def _unfinished(plain: Mapping[str, Any]) -> list[RunFolder]:
+def unfinished(parent: Path, plain: Mapping[str, Any]) -> list[RunFolder]:
+    """The folders below `parent` of this very configuration that have no results yet, the last name first."""
     wanted = config_hash(plain)
-    folders = [RunFolder(path.parent) for path in _runs_folder(plain).glob("*/config.yaml")]
-    resumable = [folder for folder in folders if folder.last.exists() and not folder.results.exists()]
-    resumable.sort(key=lambda folder: folder.last.stat().st_mtime, reverse=True)
-    return [f for f in resumable if (stored := f.read_config()) is not None and config_hash(stored) == wanted]
+    folders = [RunFolder(path.parent) for path in sorted(parent.glob("*/config.yaml"), reverse=True)]
+    open_ones = [folder for folder in folders if not folder.results.exists()]
+    return [f for f in open_ones if (stored := f.read_config()) is not None and config_hash(stored) == wanted]
 
 
 def _runs_folder(plain: Mapping[str, Any]) -> Path:
@@ -279,9 +283,7 @@ def fresh_folder(parent: Path) -> RunFolder:
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
     for number in itertools.count():
         path = parent / (name if number == 0 else f"{name}_{number}")
-        try:
+        with suppress(FileExistsError):
             path.mkdir(parents=True)  # claims the name against runs that start in the same second
-        except FileExistsError:
-            continue
-        return RunFolder(path)
+            return RunFolder(path)
     raise AssertionError

@@ -1,6 +1,7 @@
 """What several runs have in common, be they a study's or a suite's: how each is named, and what all must do."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,12 +16,7 @@ def folder_name(labels: Iterable[str], seed: int) -> str:
 
 def first_repeated(names: Iterable[str]) -> str | None:
     """The first name that is there twice; None where all differ."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
+    return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
 def key_of(override: str) -> str:

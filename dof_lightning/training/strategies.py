@@ -94,13 +94,7 @@ class DDP(_Launched, DDPStrategy):
     DDP rearranges its buckets after the first backward pass of a process, by the order in which gradients came. Where a
     number lies in a bucket decides in which order an all-reduce over three ranks or more adds it up: a resumed run's
     first step would differ in the last bit from the uninterrupted run's. So a pass that trains nothing comes first.
-
-    Args:
-        timeout: a rank that hears nothing from the others for this long gives up.
     """
-
-    def __init__(self, timeout: timedelta) -> None:
-        super().__init__(timeout=timeout)
 
     def setup(self, trainer: Trainer) -> None:
         """Settles the buckets once the model is wrapped (Lightning hook)."""
@@ -222,11 +216,7 @@ def _launched() -> tuple[int, int] | None:
 
 
 def make_strategy(trainer: Mapping[str, Any], timeout_seconds: float) -> str | Strategy:
-    """The strategy of a trainer's configuration.
-
-    Args:
-        trainer: group `trainer`, resolved.
-        timeout_seconds: how long a rank waits for the others.
+    """The strategy of a trainer's configuration, whose ranks wait `timeout_seconds` for each other.
 
     Raises:
         UserError: what was asked for does not go together.
@@ -237,7 +227,7 @@ def make_strategy(trainer: Mapping[str, Any], timeout_seconds: float) -> str | S
             raise UserError(f"trainer.strategy=fsdp2 trains in 32-true, got trainer.precision={trainer['precision']}")
         return FSDP2(timeout)
     if name == "ddp" or trainer["num_nodes"] > 1 or _local_devices(trainer) > 1:
-        return DDP(timeout)
+        return DDP(timeout=timeout)
     return "auto"
 
 

@@ -19,12 +19,7 @@ from dof_lightning.training.strategies import accelerator, cluster_plugins, make
 
 
 def make_trainer(config: Mapping[str, Any], run: RunContext, first: Sequence[Callback]) -> Trainer:
-    """Completes `conf/trainer` with what every run has.
-
-    Args:
-        config: the resolved configuration.
-        run: what callbacks are told.
-        first: callbacks that no configuration leaves out; they run before those that it chooses.
+    """Completes `conf/trainer` with what every run has; `first` are callbacks that no configuration leaves out.
 
     Raises:
         UserError: Lightning refuses a value, or a callback does.
@@ -78,10 +73,6 @@ def make_callbacks(config: Mapping[str, Any], run: RunContext) -> list[Callback]
 
     A node without `_partial_` is a callback, one with it is called with `run` and gives one or several. Those that
     need an environment are left out, and named, where nothing is played (rollout=none).
-
-    Args:
-        config: the resolved configuration.
-        run: what they are told.
 
     Raises:
         UserError: a callback refuses a value.

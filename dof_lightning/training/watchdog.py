@@ -37,10 +37,7 @@ def farewell(reason: str, run_dir: str) -> str:
 def watching_parent(run_dir: str) -> Iterator[None]:
     """Ends this process if the one that started it (rank zero, or torchrun) dies meanwhile.
 
-    A process that a user has started is not watched over: it may outlive its shell.
-
-    Args:
-        run_dir: named in the message.
+    A process that a user has started is not watched over: it may outlive its shell. The message names `run_dir`.
     """
     over, by_torchrun = threading.Event(), "TORCHELASTIC_RUN_ID" in os.environ
     # A rank whose parent has died before it came here has another one by now.
@@ -58,12 +55,7 @@ def watching_parent(run_dir: str) -> Iterator[None]:
 
 
 def watch_children(children: Sequence[Popen], run_dir: str) -> None:
-    """Ends this process and its other children if one of them dies; ranks that end well are left alone.
-
-    Args:
-        children: ranks 1, 2, ... of this machine.
-        run_dir: named in the message.
-    """
+    """Ends this process and its children, ranks 1, 2, ... here, if one of them dies; those that end well may go."""
 
     def look() -> str | None:
         for rank, child in enumerate(children, start=1):

@@ -4,11 +4,12 @@ import copy
 import fnmatch
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from dof_lightning.config import catalog, checks, hyperparams
+from dof_lightning.config import catalog, checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.identity import config_hash, leaves, settings_hash
 from dof_lightning.config.targets import check_targets
@@ -17,8 +18,9 @@ from tests.fixtures.synthetic import fitting_algorithm
 
 CONF = catalog.CONF_DIR
 FILES = sorted(CONF.rglob("*.yaml"))
-OPTIONS = [(group, option) for group in catalog.groups() for option in catalog.options(group)]
-SECTIONS = hyperparams.sections(CONF / "hyperparams")
+# Each dataset is an experiment too: there it is chosen together with its own environment.
+OPTIONS = [(group, option) for group in catalog.groups() if group != "data" for option in catalog.options(group)]
+SECTIONS = catalog.sections()
 
 
 def _name(path: Path) -> str:
@@ -33,6 +35,11 @@ def test_every_option_composes_with_the_defaults(group: str, option: str) -> Non
     cfg = configuration.compose([*others, f"{group}={option}"])
     checks.check(cfg)
     assert cfg.choices[group] == option
+    if option in catalog.options("data"):
+        is_served = not (CONF / "experiment" / f"{option}.yaml").exists()
+        assert cfg.choices.data == (option if is_served else cfg.data.name)
+        assert cfg.choices.env == catalog.environment_of(cfg.choices.data)
+        assert cfg.data.source.environment == cfg.env
 
 
 @pytest.mark.parametrize("option", [option for option in catalog.options("study") if option != "none"])
@@ -102,55 +109,52 @@ def test_experiments_only_pick_groups(path: Path) -> None:
     assert set(yaml.safe_load(path.read_text())) == {"defaults"}
 
 
-@pytest.mark.parametrize("data", catalog.options("data"))
-def test_every_dataset_is_an_experiment_in_its_own_environment(data: str) -> None:
-    cfg = configuration.compose([f"experiment={data}"])
-    assert cfg.choices.data == (data if not (CONF / "experiment" / f"{data}.yaml").exists() else cfg.data.name)
-    assert cfg.choices.env == catalog.environment_of(cfg.choices.data)
-    assert cfg.data.source.environment == cfg.env
-
-
 def test_a_dataset_without_values_of_its_own_needs_no_file() -> None:
     preset = yaml.safe_load((CONF / "algorithm" / "td3_bc.yaml").read_text())["alpha"]
     assert configuration.compose(["experiment=mpe2_spread_random", "algorithm=td3_bc"]).algorithm.alpha == preset
     assert configuration.compose(["experiment=mpe_spread_random", "algorithm=td3_bc"]).algorithm.alpha != preset
 
 
-@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: f"{section.file.stem}-{section.algorithms[0]}")
-def test_every_section_of_hyperparameters_is_for_something_that_exists(section: hyperparams.Section) -> None:
-    assert set(section.algorithms) <= set(catalog.options("algorithm"))
-    for pattern in section.datasets:
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section["algorithms"][0])
+def test_every_section_of_hyperparameters_is_for_something_that_exists(section: dict[str, Any]) -> None:
+    assert set(section["algorithms"]) <= set(catalog.options("algorithm"))
+    for pattern in section["datasets"]:
         assert fnmatch.filter(catalog.options("data"), pattern), pattern
 
 
-def test_hyperparameters_are_those_of_all_matching_sections_and_lose_against_the_command_line() -> None:
+def test_hyperparameters_are_those_of_all_matching_sections() -> None:
     """Pairs with the same values are composed once: that is what takes long."""
     composed = []
     for algorithm in catalog.options("algorithm"):
         for data in catalog.options("data"):
             values = _merged(algorithm, data)
             if values and (algorithm, values) not in composed:
-                _check_tuned(algorithm, data, values)
+                resolved = _resolved(algorithm, data)
+                assert {key: resolved[key] for key in values} == values
                 composed.append((algorithm, values))
+
+
+@pytest.mark.parametrize("algorithm", ["dof_policy", "td3_bc"])
+def test_what_is_typed_wins_over_hyperparameters(algorithm: str) -> None:
+    values = _merged(algorithm, "mpe_spread_medium")
+    typed = {key: value + 1 for key, value in values.items() if type(value) in (int, float)}
+    assert typed
+    resolved = _resolved(algorithm, "mpe_spread_medium", *(f"{key}={value}" for key, value in typed.items()))
+    assert {key: resolved[key] for key in typed} == typed
 
 
 def _merged(algorithm: str, data: str) -> dict[str, object]:
     """By dotted key, in the order of the files: written here again, by another way than the lookup's."""
     values: dict[str, object] = {}
     for section in SECTIONS:
-        if algorithm in section.algorithms and any(fnmatch.filter([data], one) for one in section.datasets):
-            values |= dict(leaves(section.values))
+        if algorithm in section["algorithms"] and any(fnmatch.filter([data], one) for one in section["datasets"]):
+            values |= dict(leaves(section["values"]))
     return values
 
 
-def _check_tuned(algorithm: str, data: str, values: dict[str, object]) -> None:
-    typed = [f"algorithm={algorithm}", "experiment=mpe_spread_expert", f"data={data}"]
-    composed = dict(leaves(configuration.to_plain(configuration.compose(typed))))
-    assert {key: composed[key] for key in values} == values
-    numbers = {key: value for key, value in values.items() if type(value) in (int, float)}
-    typed_over = configuration.compose([*typed, *(f"{key}={value + 1}" for key, value in numbers.items())])
-    changed = dict(leaves(configuration.to_plain(typed_over)))
-    assert {key: changed[key] for key in numbers} == {key: value + 1 for key, value in numbers.items()}
+def _resolved(algorithm: str, data: str, *typed: str) -> dict[str, object]:
+    choices = [f"algorithm={algorithm}", "experiment=mpe_spread_expert", f"data={data}"]
+    return dict(leaves(configuration.to_plain(configuration.compose([*choices, *typed]))))
 
 
 def test_tuned_values_of_nothing_are_refused_and_those_of_another_dataset_are_not() -> None:

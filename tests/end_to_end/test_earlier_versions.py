@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
+from dof_lightning.cli import main as cli
 from dof_lightning.deployment import load_agent
-from tests.fixtures.workplace import ROOT, Workplace, succeeded
+from tests.fixtures.workplace import ROOT, Workplace, run_here
 
 WRITTEN = ROOT / "tests" / "fixtures" / "written_by_0_1_0"
 EXPECTED = json.loads((WRITTEN / "expected.json").read_text())
@@ -63,19 +64,24 @@ def digest(path: Path) -> str:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workplace:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+    """Where commands run in this process, with the one thread that wrote the files."""
     shutil.copytree(WRITTEN, tmp_path / "place")
     for packed in (tmp_path / "place").rglob("*.xz"):
         packed.with_suffix("").write_bytes(lzma.decompress(packed.read_bytes()))
-    return Workplace(tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Workplace(tmp_path / "place")
+    torch.set_num_threads(threads)
 
 
 @same_bits
 @pytest.mark.parametrize("name", EXPECTED["runs"])
-def test_a_checkpoint_scores_as_it_did(place: Workplace, name: str) -> None:
-    checkpoint = f"checkpoint=runs/{name}/checkpoints/last.ckpt"
-    printed = succeeded(place.dof("eval", checkpoint, "rollout.report_episodes=8"))
-    assert json.loads(printed.splitlines()[-1]) == EXPECTED["runs"][name]["score"]
+@pytest.mark.usefixtures("place")
+def test_a_checkpoint_scores_as_it_did(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run(["eval", f"checkpoint=runs/{name}/checkpoints/last.ckpt", "rollout.report_episodes=8"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == EXPECTED["runs"][name]["score"]
 
 
 @same_bits
@@ -96,7 +102,7 @@ def test_a_killed_run_is_found_and_goes_on_to_the_same_weights(place: Workplace,
     if not names_its_folder:
         (place.path / folder).parent.mkdir(parents=True)
         shutil.move(place.path / "runs" / "dof_policy_half", place.path / folder)
-    succeeded(place.train(*COMMAND, *([f"run_dir={folder}"] if names_its_folder else [])))
+    run_here(*COMMAND, *([f"run_dir={folder}"] if names_its_folder else []))
     results = place.results(str(folder))
     assert results["resumed_from_step"] == 10
     if SAME_BITS:
@@ -105,5 +111,7 @@ def test_a_killed_run_is_found_and_goes_on_to_the_same_weights(place: Workplace,
         assert results["last"] == json.loads((WRITTEN / "runs" / "dof_policy" / "results.json").read_text())["last"]
 
 
-def test_a_finished_run_is_finished(place: Workplace) -> None:
-    assert "is finished" in succeeded(place.train(*COMMAND, "run_dir=runs/dof_policy"))
+@pytest.mark.usefixtures("place")
+def test_a_finished_run_is_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    run_here(*COMMAND, "run_dir=runs/dof_policy")
+    assert "is finished" in "".join(capsys.readouterr())

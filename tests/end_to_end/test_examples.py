@@ -1,14 +1,15 @@
 """The examples run as they stand, on a small budget; and from Python comes what the commands give."""
 
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import dof_lightning
 from dof_lightning.errors import UserError
-from tests.fixtures.workplace import ROOT, Workplace, environment, succeeded
+from tests.fixtures.workplace import ROOT, Workplace
 
 BUDGETS = {
     "train_from_python.py": ("10", "100"),
@@ -22,11 +23,20 @@ SAYS = {
 }
 
 
-def run_example(name: str, folder: Path, *arguments: str) -> str:
-    command = [sys.executable, str(ROOT / "examples" / name), *arguments]
-    return succeeded(
-        subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=200, check=False)
-    )
+@pytest.fixture
+def run_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """`python examples/<name>` in this process, which has loaded torch; what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: str) -> str:
+        file = str(ROOT / "examples" / name)
+        monkeypatch.setattr(sys, "argv", [file, *arguments])
+        runpy.run_path(file, run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
 def test_every_example_is_run_here() -> None:
@@ -34,15 +44,13 @@ def test_every_example_is_run_here() -> None:
 
 
 @pytest.mark.parametrize("name", BUDGETS)
-def test_examples_run_as_they_stand(name: str, tmp_path: Path) -> None:
-    assert SAYS[name] in run_example(name, tmp_path, *BUDGETS[name])
+def test_examples_run_as_they_stand(name: str, run_example: Callable[..., str]) -> None:
+    assert SAYS[name] in run_example(name, *BUDGETS[name])
 
 
-def test_an_agent_that_was_exported_before_is_loaded(workplace: Workplace, finished: str) -> None:
-    checkpoint = workplace.path / finished / "checkpoints" / "last.ckpt"
-    agents = succeeded(workplace.dof("export", f"checkpoint={checkpoint}", "output=for_the_example")).strip()
-    said = run_example("act_with_one_agent.py", workplace.path, str(workplace.path / agents / "agent_2.json"))
-    assert "agent_2 acted for 25 steps" in said
+def test_an_agent_that_was_exported_before_is_loaded(run_example: Callable[..., str]) -> None:
+    agent = ROOT / "tests" / "fixtures" / "written_by_0_1_0" / "agents" / "dof_policy" / "agent_0.json"
+    assert "agent_0 acted for 25 steps" in run_example("act_with_one_agent.py", str(agent))
 
 
 def test_evaluating_from_python_gives_the_reported_numbers(

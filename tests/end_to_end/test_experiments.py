@@ -1,4 +1,4 @@
-"""Every shipped experiment, and every algorithm, runs from the first step to the table."""
+"""Every dataset, and every algorithm, runs from the first step to the table."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ TINY = (*SMALL[1:], "trainer.max_steps=2", "data.episodes=50", "rollout.report_e
 LONG = 200  # steps of an episode that are too many for a test of everything
 
 
-CASES = [(experiment, "dof_policy") for experiment in catalog.options("experiment")]
+CASES = [(dataset, "dof_policy") for dataset in catalog.options("data")]  # studies: their cells are of these
 CASES += [
     ("game_payoff_1" if chooses((f"algorithm={name}",)) else "mpe_spread_random", name)
     for name in catalog.options("algorithm")

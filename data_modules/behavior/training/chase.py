@@ -17,10 +17,7 @@ from dof_lightning.seeding import derive_seed
 
 
 class LearningPrey(Prey):
-    """Acts as its learner explores, and remembers what it saw.
-
-    Args:
-        learner: of one agent.
+    """Acts as its learner (of one agent) explores, and remembers what it saw.
 
     Attributes:
         seen: `[E, 1, O']`, what it saw when it acted last.
@@ -44,12 +41,9 @@ class LearningPrey(Prey):
 
 
 class Chase(MATD3):
-    """Predators by MATD3 and their prey by TD3 on its own reward, learning in the same episodes.
+    """Predators by MATD3 and their prey by TD3 on its own reward, learning in the same episodes with the same settings.
 
-    Args:
-        task: `tag` or `world`.
-        settings: of both.
-        seed: of everything random.
+    The task is `tag` or `world`.
     """
 
     def __init__(self, task: Task, settings: MATD3Settings, seed: int) -> None:

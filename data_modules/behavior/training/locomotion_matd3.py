@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data_modules.behavior.training.matd3 import OnlineLearner, TeamSettings
-from dof_lightning.envs.base import StepResult, VectorEnv
+from dof_lightning.envs.base import VectorEnv
 from dof_lightning.networks.agentwise import AgentwiseLinear
 
 
@@ -92,19 +92,17 @@ class LocomotionMATD3(OnlineLearner):
             while running.any() and self.updates < total_updates:
                 actions = self.explore(observations, uniform=self.transitions < self.settings.warmup)
                 result = self.env.step(actions)
-                self._store(observations, actions, result, running)
-                observations, running = result.observations, running & ~(result.terminated | result.truncated)
+                following = result.observations
+                self.buffer.add(
+                    observations[running],
+                    actions[running],
+                    result.rewards[running].mean(1),
+                    following[running],
+                    result.terminated[running],
+                )
+                self.transitions += int(running.sum())
+                observations, running = following, running & ~(result.terminated | result.truncated)
                 due = int((self.transitions - self.settings.warmup) * self.settings.updates_per_transition)
                 for _ in range(due - self.updates):
                     self.update()
                 yield self.updates
-
-    def _store(self, observations: Tensor, actions: Tensor, result: StepResult, running: Tensor) -> None:
-        self.buffer.add(
-            observations[running],
-            actions[running],
-            result.rewards[running].mean(1),
-            result.observations[running],
-            result.terminated[running],
-        )
-        self.transitions += int(running.sum())

@@ -5,17 +5,18 @@ agents and one backward pass improves all actors. Not the loss of `dof_lightning
 have critics of their own, see masked rows of a fixed dataset, and are optimised by a trainer.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional
 
 from data_modules.behavior.actor_bank import ActorBank
-from data_modules.behavior.training.replay_buffer import ReplayBuffer
+from data_modules.behavior.snapshots import Snapshot
 from dof_lightning.envs.base import StepResult, VectorEnv
 from dof_lightning.networks.agentwise import AgentwiseMLP
 from dof_lightning.networks.ema import ema_copy, ema_update
@@ -66,6 +67,66 @@ class MATD3Settings(TeamSettings):
 
     updates_per_step: int = 2
     warmup_steps: int = 200
+
+
+class ReplayBuffer:
+    """The latest `capacity` transitions of E environments, sampled uniformly.
+
+    Args:
+        capacity: transitions kept; enough for one step of all environments at least.
+        n_agents: N.
+        observation_dim: O.
+        action_dim: A.
+    """
+
+    def __init__(self, capacity: int, n_agents: int, observation_dim: int, action_dim: int) -> None:
+        self.observations = torch.zeros(capacity, n_agents, observation_dim)
+        self.actions = torch.zeros(capacity, n_agents, action_dim)
+        self.rewards = torch.zeros(capacity)
+        self.next_observations = torch.zeros(capacity, n_agents, observation_dim)
+        self.terminated = torch.zeros(capacity, dtype=torch.bool)
+        self.capacity = capacity
+        self.size = 0
+        self._cursor = 0
+
+    def add(
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        next_observations: Tensor,
+        terminated: Tensor | None = None,
+    ) -> None:
+        """Stores one step of every environment, in place of the oldest ones where the buffer is full.
+
+        Args:
+            observations: `[E, N, O]`.
+            actions: `[E, N, A]`.
+            rewards: `[E]`, of the team.
+            next_observations: `[E, N, O]`.
+            terminated: `[E]` bool, episodes that really ended; None where none can.
+        """
+        count = len(observations)
+        rows = (self._cursor + torch.arange(count)) % self.capacity
+        self.observations[rows] = observations
+        self.actions[rows] = actions
+        self.rewards[rows] = rewards
+        self.next_observations[rows] = next_observations
+        if terminated is not None:
+            self.terminated[rows] = terminated
+        self.size = min(max(self.size, self._cursor + count), self.capacity)
+        self._cursor = (self._cursor + count) % self.capacity
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Observations `[B, N, O]`, actions `[B, N, A]`, rewards `[B]`, next observations, and real ends `[B]` bool."""
+        rows = torch.randint(self.size, (batch_size,), generator=generator)
+        return (
+            self.observations[rows],
+            self.actions[rows],
+            self.rewards[rows],
+            self.next_observations[rows],
+            self.terminated[rows],
+        )
 
 
 class TeamLearner:
@@ -159,13 +220,7 @@ class TeamLearner:
 
 
 class OnlineLearner(TeamLearner):
-    """A team that learns by acting in environments.
-
-    Args:
-        env: where to learn; continuous actions.
-        settings: hyper-parameters.
-        seed: of initial weights, environments and noise.
-    """
+    """A team that learns by acting in environments with continuous actions, which draw from the same seed."""
 
     def __init__(self, env: VectorEnv, settings: TeamSettings, seed: int) -> None:
         self.env = env
@@ -208,7 +263,28 @@ class MATD3(OnlineLearner):
         for _ in range(self.settings.updates_per_step):
             self.update()
 
-    @contextmanager
-    def measured(self) -> Iterator[None]:
+    def measured(self) -> AbstractContextManager[None]:
         """Around greedy episodes between two steps of training: nobody explores."""
-        yield
+        return nullcontext()
+
+
+def watch(
+    bars: Progress,
+    title: str,
+    training: Iterator[int],
+    updates: int,
+    every: int,
+    measure: Callable[[], Snapshot],
+    remark: str = "",
+) -> list[Snapshot]:
+    """Trains with a progress bar; the snapshots measured on the way, one every so many updates."""
+    history: list[Snapshot] = []
+    bar = bars.add_task(title, total=updates)
+    for done in training:
+        if done // every > len(history):
+            latest = measure()
+            history.append(latest)
+            told = f"{done:>8} updates: return {latest.return_mean:.1f} ± {latest.return_std:.1f}{remark}"
+            bars.console.print(told)
+        bars.update(bar, completed=done)
+    return history

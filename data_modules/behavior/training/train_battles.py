@@ -1,7 +1,7 @@
 """`dof data train-behavior task=smax_3m`: trains the policies that a SMAX map's datasets are collected with."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -49,13 +49,7 @@ told_by = BattleTraining  # what a command line's values become
 
 
 def main(training: BattleTraining) -> Path:
-    """Trains MAPPO online and writes the chosen snapshots.
-
-    Args:
-        training: what is trained.
-
-    Returns:
-        The file written.
+    """Trains MAPPO online and writes the chosen snapshots; the file written.
 
     Raises:
         UserError: an unknown task, numbers below 1, or a file that must not or cannot be written.
@@ -72,15 +66,8 @@ def main(training: BattleTraining) -> Path:
     learner = MAPPO(SMAXEnv(TASKS[task]), settings, seed)
     console = Console()
     chosen = choose(learner, _train(learner, updates, console), evaluation_episodes)
-    story = {
-        "command": f"dof data train-behavior task={task} seed={seed} {updates=} {battles=} {entropy_weight=}",
-        "environment": task,
-        "environment_fingerprint": learner.env.spec.fingerprint,
-        "settings": asdict(settings),
-        "evaluation_episodes": evaluation_episodes,
-        "torch": torch.__version__,
-    }
-    save_snapshots(path, chosen, story)
+    command = f"dof data train-behavior task={task} seed={seed} {updates=} {battles=} {entropy_weight=}"
+    save_snapshots(path, chosen, training.story(command, learner.env.spec, settings))
     for name, one in chosen.items():
         console.print(f"{name}: return {one.return_mean:.3f} ± {one.return_std:.3f}, win rate {one.win_rate:.3f}")
     console.print(f"written: {path}")

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from rich.progress import Progress
 from data_modules.behavior.actor_bank import ActorBank, GaussianBehavior
 from data_modules.behavior.snapshots import Snapshot, Training, save_snapshots
 from data_modules.behavior.training.locomotion_matd3 import LocomotionMATD3, LocomotionSettings
+from data_modules.behavior.training.matd3 import watch
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.envs.mamujoco import MaMuJoCoEnv
 from dof_lightning.errors import UserError
@@ -78,19 +79,12 @@ told_by = RobotTraining  # what a command line's values become
 
 
 def main(training: RobotTraining) -> Path:
-    """Trains MATD3 online and writes the chosen snapshots.
-
-    Args:
-        training: what is trained.
-
-    Returns:
-        The file written.
+    """Trains MATD3 online and writes the chosen snapshots; the file written.
 
     Raises:
         UserError: an unknown task, no snapshot within `updates`, or a file that must not or cannot be written.
     """
     task, seed, updates, evaluate_every = training.task, training.seed, training.updates, training.evaluate_every
-    evaluation_episodes = training.evaluation_episodes
     if task not in ROBOTS:
         raise UserError(f"task={task!r} is no robot; choose one of {', '.join(ROBOTS)}")
     if not 0 < evaluate_every <= updates:
@@ -100,20 +94,21 @@ def main(training: RobotTraining) -> Path:
     learner, measuring = (
         MaMuJoCoEnv(name=task, scenario=robot.scenario, agent_conf=robot.agent_conf, agent_obsk=1) for _ in range(2)
     )
-    story = {
-        "command": f"dof data train-behavior task={task} seed={seed} updates={updates}",
-        "environment": task,
-        "environment_fingerprint": measuring.spec.fingerprint,
-        "settings": asdict(LocomotionSettings()),
-        "evaluation_episodes": evaluation_episodes,
-        "evaluation_noise": EXPLORATION_NOISE,
-        "torch": torch.__version__,
-    }
-    with _fast_products():
+    command = f"dof data train-behavior task={task} seed={seed} updates={updates}"
+    story = training.story(command, measuring.spec, LocomotionSettings(), evaluation_noise=EXPLORATION_NOISE)
+    console = Console()
+    with _fast_products(), Progress(console=console) as progress:
         trained = LocomotionMATD3(learner, LocomotionSettings(), seed)
-        history = _train(trained, measuring, updates, evaluate_every, evaluation_episodes)
+
+        def take() -> Snapshot:
+            actors = copy.deepcopy(trained.actors).half().float()  # as they will be shipped
+            mean, std = measure(actors.requires_grad_(False), measuring, seed, training.evaluation_episodes)
+            return Snapshot(trained.updates, mean, std, actors.state_dict())
+
+        title, steps = f"MATD3 on {task}", trained.train(updates)
+        history = watch(progress, title, steps, updates, evaluate_every, take, remark=" with noise")
     save_snapshots(path, robot.choose(history), story)
-    Console().print(f"written: {path}")
+    console.print(f"written: {path}")
     return path
 
 
@@ -122,22 +117,6 @@ def measure(actors: ActorBank, env: VectorEnv, seed: int, episodes: int) -> tupl
     noisy = GaussianBehavior(actors, env.spec.n_agents, env.spec.action_dim, EXPLORATION_NOISE)
     returns = run_rollout(noisy, env, evaluation_seeds(seed, "selection", episodes), (seed, "behavior")).returns
     return float(returns.mean()), float(returns.std())
-
-
-def _train(
-    learner: LocomotionMATD3, env: VectorEnv, updates: int, evaluate_every: int, episodes: int
-) -> list[Snapshot]:
-    history: list[Snapshot] = []
-    with Progress(console=Console()) as progress:
-        bar = progress.add_task(f"MATD3 on {env.spec.name}", total=updates)
-        for done in learner.train(updates):
-            if done // evaluate_every > len(history):
-                actors = copy.deepcopy(learner.actors).half().float()  # as they will be shipped
-                mean, std = measure(actors.requires_grad_(False), env, learner.seed, episodes)
-                history.append(Snapshot(done, mean, std, actors.state_dict()))
-                progress.console.print(f"{done:>8} updates: return {mean:.1f} ± {std:.1f} with noise")
-            progress.update(bar, completed=done)
-    return history
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,15 +11,16 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from data_modules.behavior.actor_bank import GaussianBehavior
+from data_modules.behavior.actor_bank import ActorBank, GaussianBehavior, UniformBehavior
 from data_modules.behavior.snapshots import Snapshot, SnapshotChoice, Training, save_snapshots
 from data_modules.behavior.training.chase import Chase, layers_of
-from data_modules.behavior.training.matd3 import MATD3, MATD3Settings
-from data_modules.behavior.training.reference_scores import measure_reference
+from data_modules.behavior.training.matd3 import MATD3, MATD3Settings, watch
+from dof_lightning.envs.base import VectorEnv
 from dof_lightning.envs.particle.env import ParticleEnv
 from dof_lightning.envs.particle.prey import save_prey, save_scores, shipped_prey
 from dof_lightning.errors import UserError
 from dof_lightning.rollout.run import evaluation_seeds, run_rollout
+from dof_lightning.spec import ReferenceScores
 
 # Greedy returns near those of OMAR's datasets (Spread: medium-replay 204 on average, medium 273, expert 531; Tag: 4,
 # 116, 208; World: 1, 66, 85), so that normalised scores compare; the training itself goes on to higher returns.
@@ -27,6 +29,7 @@ CHOICE = {
     "tag": SnapshotChoice(116.0, 208.0, ladder_start=-8.0, tolerance=15.0, ladder_size=12, ladder_end=15.0),
     "world": SnapshotChoice(66.0, 85.0, ladder_start=-8.0, tolerance=8.0, ladder_size=12, ladder_end=10.0),
 }
+REFERENCE_EPISODES = 5_000
 SETTINGS: Mapping[str, Mapping[str, Any]] = {"tag": {"batch_size": 256}, "world": {"batch_size": 256}}
 
 _ALWAYS_TOLD = ("task", "seed", "updates")
@@ -84,17 +87,11 @@ told_by = ParticleTraining  # what a command line's values become
 
 
 def main(training: ParticleTraining) -> Path:
-    """Trains MATD3 online and writes the chosen snapshots.
+    """Trains MATD3 online and writes the chosen snapshots; the file written.
 
     Tag and World have two stages: a prey learns together with predators and is frozen; then predators learn anew
     against it. Beside the prey are written the returns of uniform actions and of the expert against it, in
     `<output>_prey.safetensors` and `<output>_scores.json`.
-
-    Args:
-        training: what is trained.
-
-    Returns:
-        The file written.
 
     Raises:
         UserError: an unknown task, no snapshot within `updates`, or a file that must not or cannot be written.
@@ -104,31 +101,28 @@ def main(training: ParticleTraining) -> Path:
     path = training.destination(f"mpe_{task}")
     own_prey = None
     if task != "spread" and prey is None:
-        own_prey = training.may_be_written(shipped_prey(task) if training.output is None else _beside(path, "prey"))
+        beside = path.with_name(f"{path.stem}_prey.safetensors")
+        own_prey = training.may_be_written(shipped_prey(task) if training.output is None else beside)
     draft = path.with_name(f".{path.stem}_prey.safetensors")
     command = training.command()
     torch.set_flush_denormal(True)
     settings = replace(MATD3Settings(), **SETTINGS.get(task, {}))
     console = Console()
     with Progress(console=console) as progress:
-        watch = _Watch(progress, training.evaluate_every, training.evaluation_episodes)
+
+        def train(learner: MATD3, updates: int, what: str) -> list[Snapshot]:
+            take = partial(measure, learner, training.evaluation_episodes)
+            return watch(progress, f"MATD3: {what}", learner.train(updates), updates, training.evaluate_every, take)
+
         if own_prey is not None:
             chase = Chase(task, settings, seed)
-            watch.train(chase, training.prey_updates, f"a prey for mpe_{task}")
+            train(chase, training.prey_updates, f"a prey for mpe_{task}")
             save_prey(draft, layers_of(chase.prey.actors), {"command": command, "updates": chase.prey.updates})
         env = ParticleEnv(task=task, prey=prey if own_prey is None else str(draft))
-        history = watch.train(MATD3(env, settings, seed), training.updates, env.spec.name)
-    story = {
-        "command": command,
-        "environment": env.spec.name,
-        "environment_fingerprint": env.spec.fingerprint,
-        "settings": asdict(settings),
-        "evaluation_episodes": training.evaluation_episodes,
-        "torch": torch.__version__,
-    }
+        history = train(MATD3(env, settings, seed), training.updates, env.spec.name)
     chosen = CHOICE[task].choose(history)
     reference = None if own_prey is None else measure_reference(env, chosen["expert"], seed, command)
-    save_snapshots(path, chosen, story)
+    save_snapshots(path, chosen, training.story(command, env.spec, settings))
     if own_prey is not None and reference is not None:
         draft.replace(own_prey)  # with its predators: an interrupted training leaves what belongs together
         save_scores(own_prey, reference)
@@ -138,28 +132,23 @@ def main(training: ParticleTraining) -> Path:
     return path
 
 
-def _beside(path: Path, what: str) -> Path:
-    return path.with_name(f"{path.stem}_{what}.safetensors")
+def measure_reference(env: VectorEnv, expert: Snapshot, seed: int, command: str) -> ReferenceScores:
+    """The returns that scores 0 and 100 stand for where a prey is our own: nobody has published any.
 
-
-class _Watch:
-    """Trains with a progress bar, and measures now and then."""
-
-    def __init__(self, progress: Progress, evaluate_every: int, episodes: int) -> None:
-        self._progress, self._every, self._episodes = progress, evaluate_every, episodes
-
-    def train(self, learner: MATD3, updates: int, what: str) -> list[Snapshot]:
-        """The learner's snapshots, one every `evaluate_every` updates."""
-        history: list[Snapshot] = []
-        bar = self._progress.add_task(f"MATD3: {what}", total=updates)
-        for done in learner.train(updates):
-            if done // self._every > len(history):
-                history.append(measure(learner, self._episodes))
-                latest = history[-1]
-                told = f"{done:>8} updates: return {latest.return_mean:.1f} ± {latest.return_std:.1f}"
-                self._progress.console.print(told)
-            self._progress.update(bar, completed=done)
-        return history
+    0 is what uniform actions return, 100 the greedy expert, as it is stored, on the seed's report episodes; `command`
+    has trained both.
+    """
+    spec = env.spec
+    bank = ActorBank(spec.n_agents, spec.observation_dim, spec.action_dim)
+    bank.load_state_dict({key: value.to(torch.float16).float() for key, value in expert.weights.items()})
+    greedy = GaussianBehavior(bank, spec.n_agents, spec.action_dim, exploration_noise=0.0)
+    seeds = evaluation_seeds(seed, "report", REFERENCE_EPISODES)
+    random, best = (
+        float(run_rollout(policy, env, seeds, (seed, "reference"), chunk=500).returns.mean())
+        for policy in (UniformBehavior(spec), greedy)
+    )
+    source = f"uniform actions and the greedy expert snapshot of `{command}`, {REFERENCE_EPISODES:,} episodes each"
+    return ReferenceScores(round(random, 2), round(best, 2), source)
 
 
 def measure(learner: MATD3, episodes: int) -> Snapshot:

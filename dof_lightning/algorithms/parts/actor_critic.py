@@ -1,6 +1,5 @@
 """An actor and twin critics an agent, and their averages: what continuous baselines have in common."""
 
-from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,7 @@ SMALL_CRITIC = partial(AgentwiseCritic, hidden=(64, 64), activation="relu")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorCriticSettings(BaselineSettings, ABC):
+class ActorCriticSettings(BaselineSettings):
     """What continuous baselines with critics have in common.
 
     Attributes:
@@ -51,10 +50,6 @@ class ActorCriticSettings(BaselineSettings, ABC):
 
 class ActorCritic(Baseline):
     """Actors a_i = tanh(mu_i(o_i)) and critics; subclasses say how both learn (`losses`) and which rows they need.
-
-    Args:
-        spec: the dataset's spec.
-        settings: the algorithm's own.
 
     Raises:
         UserError: actions are discrete.
@@ -105,10 +100,7 @@ class ActorCritic(Baseline):
 
     def situation(self, batch: EpisodeBatch, row: int) -> Situation:
         """A row of a batch as actors and critics see it."""
-        return Situation(
-            condition=self.normalizer.normalize(batch.observations[:, :, row]),
-            alive=None if batch.alive is None else batch.alive[:, :, row],
-        )
+        return Situation.of(batch, row, self.normalizer)
 
     def act(self, actor: AgentwiseActor, situation: Situation) -> Tensor:
         """`[B, N, A]` in [-1, 1], 0 where padded."""

@@ -1,6 +1,6 @@
 """What all baselines have in common: settings, normalised observations, and averages that follow networks."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ PolicyT = TypeVar("PolicyT", bound=DecentralizedPolicy)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineSettings(AlgorithmSettings, ABC):
+class BaselineSettings(AlgorithmSettings):
     """What every baseline can be told; its agents act alone, so centralised execution is refused.
 
     Attributes:
@@ -69,10 +69,6 @@ class Learned:
 
 class Baseline(Algorithm):
     """Base of the baselines: subclasses say which networks are `learned`, and how.
-
-    Args:
-        spec: the dataset's spec.
-        settings: the algorithm's own.
 
     Attributes:
         action_mask: `[N, A]` bool, False where an agent's action is padding.

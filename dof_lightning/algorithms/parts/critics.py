@@ -15,6 +15,7 @@ from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.factorization.value import Sum
 from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
 from dof_lightning.networks.ema import ema_copy, ema_update
+from dof_lightning.normalization import Normalizer
 from dof_lightning.settings import Fraction, Positive, Settings
 from dof_lightning.sharding import FsdpRole, whole
 from dof_lightning.spec import DatasetSpec
@@ -35,6 +36,16 @@ class Situation:
     alive: Tensor | None = None
     legal: Tensor | None = None
     state: Tensor | None = None
+
+    @classmethod
+    def of(cls, batch: EpisodeBatch, row: int, normalizer: Normalizer) -> "Situation":
+        """A row of a batch, where agents condition on their normalised observations."""
+        return cls(
+            condition=normalizer.normalize(batch.observations[:, :, row]),
+            alive=None if batch.alive is None else batch.alive[:, :, row],
+            legal=None if batch.legal is None else batch.legal[:, :, row],
+            state=None if batch.state is None else batch.state[:, row],
+        )
 
 
 class MixedCritic(nn.Module):

@@ -1,6 +1,6 @@
 """Settings and parts of a factorised model, and a batch on its way through it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -8,6 +8,7 @@ from typing import Annotated
 from torch import Tensor
 
 from dof_lightning.algorithms.base import AlgorithmSettings
+from dof_lightning.diffusion.chain import RunsLocally
 from dof_lightning.diffusion.sampler import DDIM, Sampler
 from dof_lightning.diffusion.schedule import Schedule, vp
 from dof_lightning.diffusion.seed_conditioning import NO_SEEDS, SharedSeeds
@@ -15,11 +16,18 @@ from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.agentwise import Agentwise
+from dof_lightning.policy import Execution
 from dof_lightning.settings import Fraction, NonNegative, Positive, Range
 from dof_lightning.spec import DatasetSpec
 
 DEFAULT_SCHEDULE = partial(vp, steps=10)
 FIVE_STEPS = partial(DDIM, steps=5)
+_LOCAL = {
+    "noise_factorization": "concat, wconcat or dec_attention",
+    "data_factorization": "concat or wconcat",
+    "denoiser": "one without attention over agents, or algorithm=madiff_d, whose agents imagine the others",
+    "algorithm.inverse.sharing": "independent or shared",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,24 @@ class Parts:
     denoiser: Agentwise
     noise_factorization: Factorization
     data_factorization: Factorization
+
+
+def check_execution(execution: Execution, parts: Mapping[str, RunsLocally]) -> None:
+    """Refuses parts that need all agents' data where agents act alone.
+
+    Args:
+        execution: what is asked for.
+        parts: by the key that picks them, one of `_LOCAL`.
+
+    Raises:
+        UserError: names the key and the fix.
+    """
+    for key, part in parts.items():
+        if execution == "decentralized" and not part.local_execution:
+            raise UserError(
+                f"{key}: {type(part).__name__} cannot run locally (local_execution), agents would need one another's "
+                f"data to act; choose {_LOCAL[key]}; or execution=centralized, labelled so wherever it is reported"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,14 +22,14 @@ def cross_entropy(logits: Tensor, actions: Tensor, allowed: Tensor, weight: Tens
         allowed: `[..., A]` bool.
         weight: `[...]`, 0 where a row does not count.
     """
-    return weighted_mean(-log_probability(logits, actions, allowed), weight)
+    return weighted_mean(-log_probability(logits.float(), actions, allowed), weight)
 
 
 def log_probability(logits: Tensor, actions: Tensor, allowed: Tensor) -> Tensor:
     """`[...]`, log pi_i(a_i) with all probability on allowed choices; arguments as `cross_entropy`."""
     chosen = functional.one_hot(actions, logits.shape[-1]).bool()
     # Rows that do not count may hold any choice: there it is allowed, so that no infinity meets a weight of 0.
-    probabilities = logits.float().masked_fill(~(allowed | chosen), -float("inf")).log_softmax(-1)
+    probabilities = logits.masked_fill(~(allowed | chosen), -float("inf")).log_softmax(-1)
     return probabilities.gather(-1, actions[..., None]).squeeze(-1)
 
 
@@ -81,8 +81,9 @@ def inverse_loss(
     scores = inverse(now, following)
     taken, mask = _fold_rows(batch.actions), _fold_rows(rows).to(scores.dtype)
     if spec.action_kind == "discrete":
-        legal = None if batch.legal is None else _fold_rows(batch.legal[:, :, :-1])
-        return (mask * _cross_entropy(scores, taken, agents.to(scores.device), legal)).sum() / rows.numel()
+        allowed = agents.to(scores.device)
+        allowed = allowed if batch.legal is None else allowed & _fold_rows(batch.legal[:, :, :-1])
+        return (mask * -log_probability(scores, taken, allowed)).sum() / rows.numel()
     error = (scores - taken).square() * agents.to(scores.device)
     return (mask[..., None] * error).sum() / (len(mask) * agents.sum())
 
@@ -90,13 +91,6 @@ def inverse_loss(
 def _fold_rows(x: Tensor) -> Tensor:
     """`[B, N, T, ...]` to `[B * T, N, ...]`."""
     return x.transpose(1, 2).flatten(0, 1)
-
-
-def _cross_entropy(scores: Tensor, taken: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
-    """`[B, N]` of logits `[B, N, A]` over the legal choices; one that was taken counts as legal."""
-    allowed = mask if legal is None else mask & legal
-    allowed = allowed | functional.one_hot(taken, scores.shape[-1]).bool()
-    return -scores.masked_fill(~allowed, float("-inf")).log_softmax(-1).gather(-1, taken[..., None]).squeeze(-1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.parts.diffused import Diffused, Parts
-from dof_lightning.diffusion.guidance import ConditionalDenoiser
+from dof_lightning.diffusion.chain import ConditionalDenoiser
 from dof_lightning.diffusion.schedule import Schedule
 from dof_lightning.diffusion.seed_conditioning import NO_SEEDS, SharedSeeds
 from dof_lightning.errors import UserError
@@ -64,18 +64,6 @@ class Noising:
     pin: Callable[..., Tensor]
 
 
-class NoAssignment(nn.Module):
-    """Stands where there are no shared seeds: assigns none, draws nothing, learns nothing."""
-
-    def forward(self, noising: Noising, known: Tensor, diffused: Diffused, generator: torch.Generator) -> Assignment:
-        """No seeds."""
-        return Assignment()
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """None."""
-        return []
-
-
 class SharedSeedAssignment(nn.Module):
     """q(z | x_tot, o_tot): the E-step of a mixture of products whose parts are the denoisers given z (ours).
 
@@ -127,9 +115,9 @@ class SharedSeedAssignment(nn.Module):
         losses = {"loss/shared_seed": loss, "shared_seed/gain": _gain(errors)}
         return Assignment(self.seeds, shared_seed, losses)
 
-    def parameter_groups(self) -> list[ParameterGroup]:
+    def parameter_group(self) -> ParameterGroup:
         """The potential."""
-        return [ParameterGroup("shared_seed", (self,), LEARNING_RATE, None)]
+        return ParameterGroup("shared_seed", (self,), LEARNING_RATE, None)
 
 
 @torch.no_grad()
@@ -167,8 +155,8 @@ def balance(logits: Tensor) -> Tensor:
     return logits.softmax(1)
 
 
-def build_assignment(seeds: SharedSeeds, known_dim: int, parts: Parts) -> SharedSeedAssignment | NoAssignment:
-    """What assigns shared seeds to samples.
+def build_assignment(seeds: SharedSeeds, known_dim: int, parts: Parts) -> SharedSeedAssignment | None:
+    """What assigns shared seeds to samples; None where there are none.
 
     Args:
         seeds: how many there are, if any.
@@ -179,7 +167,7 @@ def build_assignment(seeds: SharedSeeds, known_dim: int, parts: Parts) -> Shared
         UserError: they are none; names the key and the fix.
     """
     if seeds.count is None:
-        return NoAssignment()
+        return None
     for group in ("noise_factorization", "data_factorization"):
         part: Factorization = getattr(parts, group)
         if not part.satisfies_igd:

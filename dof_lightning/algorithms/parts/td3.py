@@ -1,6 +1,6 @@
 """Deterministic actors with twin critics, as TD3 has them, an agent each: what most continuous baselines start from."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ NOISE_LIMIT = 0.5  # of the target actions' smoothing noise (TD3, Fujimoto et al
 
 
 @dataclass(frozen=True, kw_only=True)
-class TD3Settings(ActorCriticSettings, ABC):
+class TD3Settings(ActorCriticSettings):
     """What deterministic actors with twin critics have in common.
 
     Attributes:
@@ -32,10 +32,6 @@ class DeterministicActorCritic(ActorCritic):
     Subclasses say what keeps an agent near the data: `actor_loss`, and `critic_penalty` where there is one. Differences
     from TD3 (Fujimoto et al., 2018): actors move at every update instead of every second one, and the averaged actors
     both make the TD targets and act.
-
-    Args:
-        spec: the dataset's spec.
-        settings: the algorithm's own.
     """
 
     window = Window(history=0, horizon=1)

@@ -100,9 +100,9 @@ class TeamValue(nn.Module):
         real = batch.transition_mask[:, :, batch.history].any(1, keepdim=True)
         return (real * (mixed - (returns - self.center) / self.scale).square()).mean()
 
-    def team_return(self, mixed: Tensor) -> Tensor:
-        """Q_tot in the unit of returns."""
-        return self.center + self.scale * mixed
+    def team_return(self, values: Tensor, now: Situation) -> Tensor:
+        """Q_tot in the unit of returns; arguments as `mix`."""
+        return self.center + self.scale * self.mix(values, now)
 
 
 def current_row(
@@ -116,9 +116,6 @@ def current_row(
         spec: the dataset's.
         mask: `[N, A]` bool, real entries of actions.
     """
-    now = Situation(
-        condition=normalizer.normalize(batch.observations[:, :, batch.history]),
-        alive=None if batch.alive is None else batch.alive[:, :, batch.history],
-    )
+    now = Situation.of(batch, batch.history, normalizer)
     codec = CODECS[spec.action_kind]
     return now, codec.encode(batch.actions[:, :, batch.history], mask, like=now.condition)

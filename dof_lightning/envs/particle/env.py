@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
+from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv, check_continuous
 from dof_lightning.envs.particle.prey import Prey, make_prey
 from dof_lightning.envs.particle.render import draw
 from dof_lightning.envs.particle.scenarios import N_LEARNED, SCENARIOS, PreyScenario, Scenario, Snapshot
@@ -121,7 +121,7 @@ class ParticleEnv(VectorEnv):
         if self._world is None or self._time >= HORIZON:
             raise RuntimeError("no episode is running: call reset before step")
         actions = actions.detach()
-        self._check(actions)
+        check_continuous(actions, (self._velocities.shape[2], N_LEARNED, 2))
         pushes = actions.to(self._device, self._dtype).clamp(-1.0, 1.0).permute(1, 2, 0)
         prey_actions = None
         if self._prey is not None and self._prey_sees is not None:
@@ -146,14 +146,6 @@ class ParticleEnv(VectorEnv):
         bodies = (*self._scenario.landmarks, *self._scenario.agents)
         positions = self._entities[:, :, index].cpu().numpy()
         return draw(bodies, positions, f"{self.spec.name}  step {self._time}/{HORIZON}")
-
-    def _check(self, actions: Tensor) -> None:
-        expected = (self._velocities.shape[2], N_LEARNED, 2)
-        if tuple(actions.shape) != expected:
-            raise ValueError(f"actions have shape {tuple(actions.shape)}, expected [E, N, A] = {expected}")
-        # A finite sum means finite terms: one reduction, and a second look only where the sum is not.
-        if not math.isfinite(float(actions.sum())) and not bool(actions.isfinite().all()):
-            raise ValueError("actions hold a value that is not finite")
 
     def _move(self, pushes: Tensor, world: Snapshot) -> None:
         """Integrates one time step: damp, accelerate, limit the speed, and move with the new velocity."""

@@ -85,8 +85,7 @@ class NetworkPrey(Prey):
     Args:
         layers: three, see `Layers`.
         identity, reference: see `Prey`.
-        device: where to act.
-        dtype: of the observations.
+        device, dtype: of the observations.
     """
 
     def __init__(

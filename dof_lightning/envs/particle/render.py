@@ -17,18 +17,17 @@ _BACKGROUND: _Color = (250, 250, 247, 255)
 _ARENA: _Color = (205, 205, 200, 255)
 _INK: _Color = (40, 40, 40, 255)
 _WHITE: _Color = (255, 255, 255, 255)
+# In the order of drawing: large things first, so that small ones stay visible on top of them.
 _COLORS: dict[str, _Color] = {
     "forest": (120, 180, 110, 110),
     "obstacle": (90, 90, 95, 255),
-    "target": (30, 30, 35, 255),
-    "food": (240, 170, 20, 255),
     "agent": (70, 120, 220, 235),
     "predator": (215, 60, 55, 235),
     "prey": (30, 160, 140, 255),
+    "target": (30, 30, 35, 255),
+    "food": (240, 170, 20, 255),
 }
 _AGENTS = ("agent", "predator", "prey")
-# Large things first, so that small ones stay visible on top of them.
-_ORDER = ("forest", "obstacle", "agent", "predator", "prey", "target", "food")
 
 
 def draw(bodies: Sequence[Body], positions: np.ndarray, caption: str) -> np.ndarray:
@@ -49,24 +48,15 @@ def draw(bodies: Sequence[Body], positions: np.ndarray, caption: str) -> np.ndar
     image = Image.new("RGB", (_CANVAS, _CANVAS), _BACKGROUND[:3])
     canvas = ImageDraw.Draw(image, "RGBA")
     canvas.rectangle(_box(np.zeros(2), 1.0, scale), outline=_ARENA, width=2 * _SUPERSAMPLING)
-    for index in sorted(range(len(bodies)), key=lambda i: _ORDER.index(bodies[i].kind)):
-        _draw_body(canvas, bodies[index], positions[index], scale)
-    _draw_labels(canvas, bodies, positions, scale)
+    for index in sorted(range(len(bodies)), key=lambda i: list(_COLORS).index(bodies[i].kind)):
+        box, kind = _box(positions[index], bodies[index].radius, scale), bodies[index].kind
+        outline = _INK if kind in _AGENTS else None
+        canvas.ellipse(box, fill=_COLORS[kind], outline=outline, width=_SUPERSAMPLING)
+    for number, index in enumerate(index for index, body in enumerate(bodies) if body.kind in _AGENTS):
+        canvas.text(_pixel(positions[index], scale), str(number), fill=_WHITE, font=_font(12), anchor="mm")
     canvas.text((8 * _SUPERSAMPLING, 6 * _SUPERSAMPLING), caption, fill=_INK, font=_font(13))
     small = image.resize((SIZE, SIZE), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.uint8).copy()
-
-
-def _draw_body(canvas: ImageDraw.ImageDraw, body: Body, position: np.ndarray, scale: float) -> None:
-    outline = _INK if body.kind in _AGENTS else None
-    canvas.ellipse(_box(position, body.radius, scale), fill=_COLORS[body.kind], outline=outline, width=_SUPERSAMPLING)
-
-
-def _draw_labels(canvas: ImageDraw.ImageDraw, bodies: Sequence[Body], positions: np.ndarray, scale: float) -> None:
-    agents = [index for index, body in enumerate(bodies) if body.kind in _AGENTS]
-    for number, index in enumerate(agents):
-        x, y = _pixel(positions[index], scale)
-        canvas.text((x, y), str(number), fill=_WHITE, font=_font(12), anchor="mm")
 
 
 def _box(position: np.ndarray, radius: float, scale: float) -> tuple[float, float, float, float]:

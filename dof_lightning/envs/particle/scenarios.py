@@ -104,11 +104,35 @@ class Scenario(ABC):
 
 
 class PreyScenario(Scenario):
-    """A task with one prey, the last agent."""
+    """A task with one prey, the last agent.
 
-    @abstractmethod
+    Attributes:
+        hit_reward: what the predators earn for each of them that touches the prey.
+    """
+
+    landmark_range = 0.9
+    hit_reward: ClassVar[float]
+
+    def observe(self, world: Snapshot) -> Tensor:
+        """Own velocity and position, landmarks, others, the prey's velocity, what `_marks` adds: `[3, O, E]`."""
+        return self._see(world, slice(0, N_LEARNED), world.velocities[N_LEARNED:].expand(N_LEARNED, -1, -1))
+
+    def rewards(self, world: Snapshot) -> Tensor:
+        """One number for all predators: `[3, E]`."""
+        distance, touching = self._chase(world)
+        return (self.hit_reward * touching).sub_(distance, alpha=0.1).expand(N_LEARNED, -1)
+
     def observe_prey(self, world: Snapshot) -> Tensor:
-        """What the prey sees, `[1, O', E]`."""
+        """What the prey sees: own velocity and position, landmarks, predators, what `_marks` adds: `[1, O', E]`."""
+        return self._see(world, slice(N_LEARNED, None))
+
+    def _see(self, world: Snapshot, own: slice, *more: Tensor) -> Tensor:
+        seen = world.relative[own].flatten(1, 2)
+        return torch.cat((world.velocities[own], world.positions[own], seen, *more, *self._marks(world, own)), dim=1)
+
+    def _marks(self, world: Snapshot, own: slice) -> tuple[Tensor, ...]:
+        """What agents see at the end of their observations, `[P', M, E]` each."""
+        return ()
 
     @abstractmethod
     def prey_rewards(self, world: Snapshot) -> Tensor:
@@ -119,6 +143,9 @@ class PreyScenario(Scenario):
         distances = world.distances[N_LEARNED, len(self.landmarks) :]
         touching = distances < self.agents[0].radius + self.agents[N_LEARNED].radius
         return distances.sum(dim=0), touching.sum(dim=0)
+
+
+PREDATORS = (Body("predator", 0.075, True, force=9.0, max_speed=1.0),) * N_LEARNED
 
 
 class Spread(Scenario):
@@ -151,35 +178,16 @@ class Tag(PreyScenario):
     """Three predators chase one faster prey around two obstacles (predator-prey)."""
 
     task = "tag"
-    agents = (
-        *(Body("predator", 0.075, True, force=9.0, max_speed=1.0),) * N_LEARNED,
-        Body("prey", 0.05, True, force=16.0, max_speed=1.3),
-    )
+    agents = (*PREDATORS, Body("prey", 0.05, True, force=16.0, max_speed=1.3))
     landmarks = (Body("obstacle", 0.2, True),) * 2
-    landmark_range = 0.9
     observation_dim = 16
     prey_observation_dim = 14
     predators = slice(8, 14)
     obstacles = slice(4, 8)
+    hit_reward = 10.0
     reward = "shared: -0.1 * sum of predators' distances to the prey + 10 * predators touching it"
     observation_layout = "velocity 2, position 2, obstacles 2x2, other agents 3x2, prey velocity 2"
     reference = ReferenceScores(-4.1, 185.6, PUBLISHED_SCORES)
-
-    def observe(self, world: Snapshot) -> Tensor:
-        """Own velocity and position, obstacles, others, the prey's velocity: `[3, 16, E]`."""
-        own, prey_velocity = slice(0, N_LEARNED), world.velocities[N_LEARNED:].expand(N_LEARNED, -1, -1)
-        seen = world.relative[own].flatten(1, 2)
-        return torch.cat((world.velocities[own], world.positions[own], seen, prey_velocity), dim=1)
-
-    def rewards(self, world: Snapshot) -> Tensor:
-        """One number for all predators: `[3, E]`."""
-        distance, touching = self._chase(world)
-        return (10.0 * touching).sub_(distance, alpha=0.1).expand(N_LEARNED, -1)
-
-    def observe_prey(self, world: Snapshot) -> Tensor:
-        """Own velocity and position, obstacles, predators: `[1, 14, E]`."""
-        own = slice(N_LEARNED, None)
-        return torch.cat((world.velocities[own], world.positions[own], world.relative[own].flatten(1, 2)), dim=1)
 
     def prey_rewards(self, world: Snapshot) -> Tensor:
         """+0.1 * distances - 10 * hits - bound: `[1, E]`."""
@@ -191,44 +199,24 @@ class World(PreyScenario):
     """Three predators chase one prey that eats; forests mark places and hide nobody."""
 
     task = "world"
-    agents = (
-        *(Body("predator", 0.075, True, force=9.0, max_speed=1.0),) * N_LEARNED,
-        Body("prey", 0.045, True, force=16.0, max_speed=1.3),
-    )
+    agents = (*PREDATORS, Body("prey", 0.045, True, force=16.0, max_speed=1.3))
     landmarks = (
         Body("obstacle", 0.2, True),
         *(Body("food", 0.03, False),) * 2,
         *(Body("forest", 0.3, False),) * 2,
     )
-    landmark_range = 0.9
     observation_dim = 24
     prey_observation_dim = 22
     predators = slice(14, 20)
     obstacles = slice(4, 6)
     food, forests = slice(1, 3), slice(3, 5)
+    hit_reward = 5.0
     reward = "shared: -0.1 * sum of predators' distances to the prey + 5 * predators touching it"
     observation_layout = (
         "velocity 2, position 2, obstacle 2, food 2x2, forests 2x2, other agents 3x2, prey velocity 2, "
         "in each forest (+1) or not (-1) 2"
     )
     reference = ReferenceScores(-6.8, 79.5, PUBLISHED_SCORES)
-
-    def observe(self, world: Snapshot) -> Tensor:
-        """Own velocity and position, landmarks, others, the prey's velocity, in-forest flags: `[3, 24, E]`."""
-        own, prey_velocity = slice(0, N_LEARNED), world.velocities[N_LEARNED:].expand(N_LEARNED, -1, -1)
-        seen, in_forest = world.relative[own].flatten(1, 2), self._in_forest(world, own)
-        return torch.cat((world.velocities[own], world.positions[own], seen, prey_velocity, in_forest), dim=1)
-
-    def rewards(self, world: Snapshot) -> Tensor:
-        """One number for all predators: `[3, E]`."""
-        distance, touching = self._chase(world)
-        return (5.0 * touching).sub_(distance, alpha=0.1).expand(N_LEARNED, -1)
-
-    def observe_prey(self, world: Snapshot) -> Tensor:
-        """Own velocity and position, landmarks, predators, in-forest flags: `[1, 22, E]`."""
-        own = slice(N_LEARNED, None)
-        seen, in_forest = world.relative[own].flatten(1, 2), self._in_forest(world, own)
-        return torch.cat((world.velocities[own], world.positions[own], seen, in_forest), dim=1)
 
     def prey_rewards(self, world: Snapshot) -> Tensor:
         """+0.1 * distances - 5 * hits - 2 * bound + 2 * food touched + 0.05 * nearest food's distance: `[1, E]`."""
@@ -238,10 +226,11 @@ class World(PreyScenario):
         chase = 0.1 * distance - 5.0 * touching - 2.0 * _out_of_bounds(world.positions[N_LEARNED:])
         return chase + 2.0 * eaten + 0.05 * to_food.amin(dim=0)
 
-    def _in_forest(self, world: Snapshot, own: slice) -> Tensor:
+    def _marks(self, world: Snapshot, own: slice) -> tuple[Tensor, ...]:
+        """In each forest (+1) or not (-1)."""
         radius = self.agents[own][0].radius + self.landmarks[self.forests.start].radius
         inside = world.distances[own, self.forests] < radius
-        return inside.to(world.distances.dtype).mul_(2.0).sub_(1.0)
+        return (inside.to(world.distances.dtype).mul_(2.0).sub_(1.0),)
 
 
 SCENARIOS: dict[str, type[Scenario]] = {scenario.task: scenario for scenario in (Spread, Tag, World)}

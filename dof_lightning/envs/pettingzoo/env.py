@@ -1,6 +1,5 @@
 """Any PettingZoo parallel environment as one of ours: several copies of it stepped together."""
 
-import importlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,16 +10,16 @@ import torch
 from pettingzoo import ParallelEnv
 from torch import Tensor
 
-from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
-from dof_lightning.envs.pettingzoo.rows import Ended, Rows
+from dof_lightning.envs.base import StepResult
+from dof_lightning.envs.pettingzoo.rows import Ended, Rows, RowsEnv
 from dof_lightning.envs.pettingzoo.spaces import ObservationVectors, find_mask, make_action_map
-from dof_lightning.errors import UserError, explain_missing_module
+from dof_lightning.errors import UserError, import_name
 from dof_lightning.spec import AgentSpec, EnvSpec
 
 _SEED_BITS = 2**31 - 1  # many environments hand their seed to generators that take no more
 
 
-class PettingZooEnv(VectorEnv):
+class PettingZooEnv(RowsEnv):
     """E copies of a PettingZoo parallel environment, made on demand and kept for the next episodes.
 
     All agents are learned. Boxes of any finite range become [-1, 1], discrete actions become indices from 0;
@@ -64,7 +63,6 @@ class PettingZooEnv(VectorEnv):
         self._actions = make_action_map({agent: first.action_space(agent) for agent in self._agents})
         state_dim = self._probe(first, global_state)
         self.spec = self._make_spec(name, horizon, state_dim)
-        self._rows: Rows | None = None
         self._time = 0
 
     @property
@@ -76,7 +74,9 @@ class PettingZooEnv(VectorEnv):
         """See `VectorEnv.reset`; a copy gets the lowest 31 bits of its seed."""
         while len(self._copies) < len(seeds):
             self._copies.append(self._make(self._arguments | ({"render_mode": "rgb_array"} if self._drawn else {})))
-        self._rows, self._time = self._empty_rows(len(seeds)), 0
+        spec, n_choices = self.spec, self.spec.action_dim if self._has_legal else 0
+        self._rows = Rows.empty(len(seeds), spec.n_agents, spec.observation_dim, n_choices, spec.state_dim)
+        self._time = 0
         for episode, seed in enumerate(seeds.tolist()):
             observations, infos = self._copies[episode].reset(seed=seed & _SEED_BITS)
             self._look(episode, range(len(self._agents)), observations, infos)
@@ -89,8 +89,8 @@ class PettingZooEnv(VectorEnv):
             ValueError: the shape is wrong, a value is not finite, or an index is outside an agent's choices.
             RuntimeError: there was no reset, or the episodes are over.
         """
-        rows = self._rows
-        if rows is None or rows.over.all():
+        rows = self._started()
+        if rows.over.all():
             raise RuntimeError("no episode is running: call reset before step")
         self._actions.check(actions, len(rows.over))
         translated = self._actions.translate(actions)
@@ -100,13 +100,7 @@ class PettingZooEnv(VectorEnv):
             self._step_copy(episode, translated[episode])
         if self._time >= self.spec.horizon:
             rows.truncated |= ~rows.over
-        return StepResult(
-            observations=torch.from_numpy(rows.observations.copy()),
-            rewards=torch.from_numpy(rows.rewards.copy()),
-            terminated=torch.from_numpy(rows.terminated.copy()),
-            truncated=torch.from_numpy(rows.truncated.copy()),
-            info=StepInfo(legal=self.legal, state=self.state, alive=torch.from_numpy(rows.alive.copy())),
-        )
+        return self._result(rows)
 
     def render(self, index: int) -> np.ndarray:
         """See `VectorEnv.render`.
@@ -121,19 +115,8 @@ class PettingZooEnv(VectorEnv):
             raise RuntimeError(f"env={self.spec.name} cannot draw: {self._factory_name} has no render_mode 'rgb_array'")
         return np.ascontiguousarray(picture, dtype=np.uint8)
 
-    @property
-    def legal(self) -> Tensor | None:
-        """See `VectorEnv.legal`."""
-        return None if self._rows is None or self._rows.legal is None else torch.from_numpy(self._rows.legal.copy())
-
-    @property
-    def state(self) -> Tensor | None:
-        """See `VectorEnv.state`."""
-        return None if self._rows is None or self._rows.state is None else torch.from_numpy(self._rows.state.copy())
-
     def _step_copy(self, episode: int, translated: np.ndarray) -> None:
-        copy, rows = self._copies[episode], self._rows
-        assert rows is not None
+        copy, rows = self._copies[episode], self._started()
         acting = [i for i, agent in enumerate(self._agents) if agent in copy.agents]
         observations, rewards, terminations, truncations, infos = copy.step(
             {self._agents[i]: self._actions.pick(translated[i], i) for i in acting}
@@ -152,8 +135,7 @@ class PettingZooEnv(VectorEnv):
         self, episode: int, present: Sequence[int], observations: Mapping[str, Any], infos: Mapping[str, Any]
     ) -> None:
         """Writes what the agents that are present see; the others see zeros and may choose action 0 only."""
-        rows = self._rows
-        assert rows is not None
+        rows = self._started()
         rows.observations[episode] = 0.0
         seen = {i: observations[agent] for i in present if (agent := self._agents[i]) in observations}
         for i, observation in seen.items():
@@ -168,29 +150,18 @@ class PettingZooEnv(VectorEnv):
         if rows.state is not None:
             rows.state[episode] = np.asarray(self._copies[episode].state(), dtype=np.float32).ravel()
 
-    def _empty_rows(self, n_episodes: int) -> Rows:
-        spec = self.spec
-        return Rows.empty(
-            n_episodes, spec.n_agents, spec.observation_dim, spec.action_dim if self._has_legal else 0, spec.state_dim
-        )
-
     @staticmethod
     def _find(factory: str) -> Callable[..., Any]:
         """The factory by name. A method, so that no `_target_` of a configuration can reach it by itself."""
         # Pictures are drawn off screen, and what a library prints must not stand among our results.
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-        module, _, attribute = factory.rpartition(".")
         try:
-            found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            raise UserError(explain_missing_module("env.factory", factory, error)) from error
+            found: Callable[..., Any] = import_name("env.factory", factory)
         except ValueError as error:
             raise UserError(
                 f"env.factory={factory} is no dotted name like mpe2.simple_spread_v3.parallel_env"
             ) from error
-        except AttributeError as error:
-            raise UserError(f"env.factory={factory}: {module} has no {attribute!r}") from error
         return found
 
     def _make(self, arguments: Mapping[str, Any]) -> ParallelEnv:
@@ -230,7 +201,7 @@ class PettingZooEnv(VectorEnv):
             "factory": self._factory_name,
             "arguments": {key: value for key, value in self._arguments.items() if key != "render_mode"},
             "agents": [str(agent) for agent in self._agents],
-            "observations": self._observations.describe(),
+            "observations": self._observations.dims,
             "actions": self._actions.describe(),
             "state_dim": state_dim,
             "horizon": horizon,

@@ -1,10 +1,14 @@
-"""The rows of a batch that the copies of a PettingZoo environment fill, and who is still there."""
+"""The rows of a batch that copies of an environment fill, and who is still there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
 
 
 class Ended(NamedTuple):
@@ -84,3 +88,39 @@ class Rows:
         self.alive[episode] = False
         self.alive[episode, staying] = True
         return staying
+
+
+class RowsEnv(VectorEnv):
+    """Several copies of somebody else's environment, each of which fills its row of the batch."""
+
+    _rows: Rows | None = None
+
+    @property
+    def legal(self) -> Tensor | None:
+        """See `VectorEnv.legal`."""
+        return None if self._rows is None or self._rows.legal is None else torch.from_numpy(self._rows.legal.copy())
+
+    @property
+    def state(self) -> Tensor | None:
+        """See `VectorEnv.state`."""
+        return None if self._rows is None or self._rows.state is None else torch.from_numpy(self._rows.state.copy())
+
+    def _started(self) -> Rows:
+        if self._rows is None:
+            raise RuntimeError("no episode is running: call reset before step")
+        return self._rows
+
+    def _result(self, rows: Rows, won: np.ndarray | None = None) -> StepResult:
+        """What the rows say now, in copies."""
+        return StepResult(
+            observations=torch.from_numpy(rows.observations.copy()),
+            rewards=torch.from_numpy(rows.rewards.copy()),
+            terminated=torch.from_numpy(rows.terminated.copy()),
+            truncated=torch.from_numpy(rows.truncated.copy()),
+            info=StepInfo(
+                legal=self.legal,
+                state=self.state,
+                alive=torch.from_numpy(rows.alive.copy()),
+                won=None if won is None else torch.from_numpy(won),
+            ),
+        )

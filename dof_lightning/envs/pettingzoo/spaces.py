@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Space
 from torch import Tensor
 
+from dof_lightning.envs.base import check_continuous, check_discrete
 from dof_lightning.errors import UserError
 from dof_lightning.spec import ActionKind
 
@@ -36,10 +37,6 @@ class ObservationVectors:
         """`[O_i]` float32, without the action mask."""
         values = observation[OBSERVATION] if isinstance(observation, Mapping) else observation
         return np.asarray(values, dtype=np.float32).ravel()
-
-    def describe(self) -> list[int]:
-        """For the recipe."""
-        return self.dims
 
 
 def _observation_box(agent: str, space: Space) -> Box:
@@ -107,11 +104,7 @@ class BoxActions(ActionMap):
 
     def check(self, actions: Tensor, n_episodes: int) -> None:
         """See `ActionMap.check`: `[E, N, A]` finite."""
-        expected = (n_episodes, *self._low.shape)
-        if tuple(actions.shape) != expected:
-            raise ValueError(f"actions have shape {tuple(actions.shape)}, expected [E, N, A] = {expected}")
-        if not bool(actions.isfinite().all()):
-            raise ValueError("actions hold a value that is not finite")
+        check_continuous(actions, (n_episodes, *self._low.shape))
 
     def translate(self, actions: Tensor) -> np.ndarray:
         """See `ActionMap.translate`; what is outside [-1, 1] is clipped."""
@@ -147,10 +140,7 @@ class DiscreteActions(ActionMap):
 
     def check(self, actions: Tensor, n_episodes: int) -> None:
         """See `ActionMap.check`: `[E, N]` integers, each among its agent's choices."""
-        expected = (n_episodes, len(self.dims))
-        if tuple(actions.shape) != expected or actions.is_floating_point():
-            found = f"{tuple(actions.shape)} {actions.dtype}"
-            raise ValueError(f"discrete actions have shape and type {found}, expected integers [E, N] = {expected}")
+        check_discrete(actions, (n_episodes, len(self.dims)))
         if bool(((actions < 0) | (actions >= actions.new_tensor(self.dims))).any()):
             raise ValueError(f"a discrete action is outside its agent's choices ({self.dims})")
 

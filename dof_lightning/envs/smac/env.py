@@ -1,14 +1,13 @@
 """StarCraft II's SMAC and SMACv2 as one of our environments: one game an episode."""
 
 import weakref
-from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
-from dof_lightning.envs.pettingzoo.rows import Rows
+from dof_lightning.envs.base import StepResult, check_discrete
+from dof_lightning.envs.pettingzoo.rows import Rows, RowsEnv
 from dof_lightning.envs.smac import game as smac_game
 from dof_lightning.envs.smac.game import Game
 from dof_lightning.envs.smac.scenarios import SCENARIOS
@@ -18,13 +17,14 @@ from dof_lightning.spec import AgentSpec, EnvSpec
 _NO_OP = 0  # what the dead do, and nobody else may
 
 
-class SmacEnv(VectorEnv):
+class SmacEnv(RowsEnv):
     """E games of oxwhirl's `smac` or `smacv2`, a process each, started anew for every episode with its seed.
 
     The spec is the recorded one of the published datasets, so training needs neither package nor game; at `reset` the
     installed package must have the same dimensions. All agents earn the team's reward, which the package scales to at
-    most 20 a battle. An agent is alive while it may do something else than nothing. Never run against the real packages
-    or the game: tests play a double that was written from their documentation (docs/smac.md).
+    most 20 a battle. An agent is alive while it may do something else than nothing. The packages draw into a
+    window only: there are no pictures. Never run against the real packages or the game: tests play a double that was
+    written from their documentation (docs/smac.md).
 
     Args:
         scenario: a map of SMAC (`3m`) or a scenario of SMACv2 (`terran_5_vs_5`).
@@ -41,18 +41,12 @@ class SmacEnv(VectorEnv):
         self.scenario, self._what = scenario, SCENARIOS[scenario]
         self.spec = self._make_spec()
         self._games: list[Game] = []
-        self._rows: Rows | None = None
         weakref.finalize(self, _close, self._games)
 
     @property
     def missing(self) -> str | None:
         """See `VectorEnv.missing`."""
         return smac_game.missing(self._what.version)
-
-    @property
-    def can_render(self) -> bool:
-        """See `VectorEnv.can_render`: the packages draw into a window only."""
-        return False
 
     def reset(self, seeds: Tensor) -> Tensor:
         """See `VectorEnv.reset`.
@@ -102,36 +96,7 @@ class SmacEnv(VectorEnv):
             rows.terminated[episode], rows.truncated[episode] = over and not cut, over and cut
             won[episode] = over and bool(info["battle_won"])
             self._look(rows, episode)
-        return StepResult(
-            observations=torch.from_numpy(rows.observations.copy()),
-            rewards=torch.from_numpy(rows.rewards.copy()),
-            terminated=torch.from_numpy(rows.terminated.copy()),
-            truncated=torch.from_numpy(rows.truncated.copy()),
-            info=StepInfo(
-                legal=self.legal,
-                state=self.state,
-                alive=torch.from_numpy(rows.alive.copy()),
-                won=torch.from_numpy(won),
-            ),
-        )
-
-    def render(self, index: int) -> NoReturn:
-        """See `VectorEnv.render`.
-
-        Raises:
-            RuntimeError: always.
-        """
-        raise RuntimeError(f"env={self.spec.name} cannot draw")
-
-    @property
-    def legal(self) -> Tensor | None:
-        """See `VectorEnv.legal`."""
-        return None if self._rows is None or self._rows.legal is None else torch.from_numpy(self._rows.legal.copy())
-
-    @property
-    def state(self) -> Tensor | None:
-        """See `VectorEnv.state`."""
-        return None if self._rows is None or self._rows.state is None else torch.from_numpy(self._rows.state.copy())
+        return self._result(rows, won)
 
     def _look(self, rows: Rows, episode: int) -> None:
         game = self._games[episode]
@@ -144,15 +109,8 @@ class SmacEnv(VectorEnv):
         rows.legal[episode] = np.array(masks, dtype=bool)
         rows.alive[episode] = ~rows.legal[episode, :, _NO_OP]
 
-    def _started(self) -> Rows:
-        if self._rows is None:
-            raise RuntimeError("no episode is running: call reset before step")
-        return self._rows
-
     def _check(self, actions: Tensor, rows: Rows) -> None:
-        expected = rows.alive.shape
-        if tuple(actions.shape) != expected or actions.is_floating_point():
-            raise ValueError(f"actions must be {list(expected)} integers, got {list(actions.shape)} {actions.dtype}")
+        check_discrete(actions, rows.alive.shape)
         assert rows.legal is not None
         choices = torch.from_numpy(rows.legal)
         inside = (actions >= 0) & (actions < self.spec.action_dim)

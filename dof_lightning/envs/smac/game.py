@@ -46,11 +46,7 @@ class Game(Protocol):
 
 
 def missing(version: int) -> str | None:
-    """What has to be installed before a battle can be played, in one line; None: nothing.
-
-    Args:
-        version: 1 for SMAC, 2 for SMACv2.
-    """
+    """What has to be installed for SMAC (`version` 1) or SMACv2 (2), in one line; None: nothing."""
     package = _PACKAGES[version]
     home = f"pip install git+https://github.com/oxwhirl/{package}.git"
     if importlib.util.find_spec(package) is None:
@@ -69,10 +65,7 @@ def missing(version: int) -> str | None:
 def make_game(name: str, scenario: Scenario, seed: int) -> Game:
     """One game, whose first battle is a function of the seed as far as StarCraft II is.
 
-    Args:
-        name: the scenario's name.
-        scenario: what it is.
-        seed: given to the game at construction (its lowest 31 bits) and, in SMACv2, to what draws teams and positions.
+    The game gets its lowest 31 bits at construction and, in SMACv2, what draws teams and positions.
 
     Raises:
         UserError: the package cannot be imported, or plays the scenario with other dimensions than the datasets'.

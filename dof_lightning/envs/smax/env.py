@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
+from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv, check_discrete
 from dof_lightning.envs.smax.maps import BATTLES, HORIZON, Battle
 from dof_lightning.envs.smax.program import (
     RELEASE,
@@ -17,9 +18,13 @@ from dof_lightning.envs.smax.program import (
     split_seeds,
     what_is_missing,
 )
-from dof_lightning.envs.smax.render import draw
 from dof_lightning.errors import UserError
 from dof_lightning.spec import AgentSpec, EnvSpec
+
+_PICTURE_SIZE = 400
+_SCALE = _PICTURE_SIZE / 32.0  # pixels a length; SMAX's maps are squares of 32
+_BACKGROUND, _INK = (250, 250, 247), (40, 40, 40)
+_ALLY, _ENEMY = (70, 120, 220), (215, 60, 55)
 
 
 class SMAXEnv(VectorEnv):
@@ -31,7 +36,7 @@ class SMAXEnv(VectorEnv):
     SMAC's scale ends at 20. An ally that is dead may choose `stop` only.
 
     Args:
-        map: a key of `smax_maps.BATTLES`.
+        map: a key of `maps.BATTLES`.
 
     Raises:
         UserError: the map is unknown.
@@ -104,14 +109,10 @@ class SMAXEnv(VectorEnv):
         if not self._seen:
             raise RuntimeError("nothing to render: call reset first")
         one = {name: self._seen[name][index] for name in ("positions", "health", "radii")}
-        return draw(**one, n_allies=self._battle.allies, caption=f"{self.spec.name}  step {self._time}/{HORIZON}")
+        return _draw(**one, n_allies=self._battle.allies, caption=f"{self.spec.name}  step {self._time}/{HORIZON}")
 
     def _padded(self, actions: Tensor) -> np.ndarray:
-        expected = (self._n_episodes, self._battle.allies)
-        if tuple(actions.shape) != expected or actions.is_floating_point():
-            raise ValueError(
-                f"actions are {actions.dtype} {tuple(actions.shape)}, expected integers [E, N] = {expected}"
-            )
+        check_discrete(actions, (self._n_episodes, self._battle.allies))
         chosen = actions.detach().cpu().numpy().astype(np.int32)
         if chosen.size and (chosen.min() < 0 or chosen.max() >= self._battle.n_choices):
             raise ValueError(f"actions: an index is not between 0 and {self._battle.n_choices - 1}")
@@ -159,3 +160,30 @@ def _check(program: SMAXProgram, name: str, battle: Battle) -> None:
             f"env.map={name}: this jaxmarl's map has (allies, enemies, observation, state, steps) {found}, known are "
             f"{wanted}; install jaxmarl {RELEASE}"
         )
+
+
+def _draw(positions: np.ndarray, health: np.ndarray, radii: np.ndarray, n_allies: int, caption: str) -> np.ndarray:
+    """Draws one moment of one battle with Pillow, which needs no display.
+
+    Args:
+        positions: `[U, 2]`, allies first, y upwards.
+        health: `[U]`, shares of each unit's full health; 0 is dead.
+        radii: `[U]`.
+        n_allies: how many of the U units are allies.
+        caption: a line of text in the upper left corner.
+
+    Returns:
+        `[400, 400, 3]` uint8.
+    """
+    image = Image.new("RGB", (_PICTURE_SIZE, _PICTURE_SIZE), _BACKGROUND)
+    canvas = ImageDraw.Draw(image)
+    for number, ((x, y), share, radius) in enumerate(zip(positions * _SCALE, health, radii * _SCALE, strict=True)):
+        color, y = _ALLY if number < n_allies else _ENEMY, _PICTURE_SIZE - y
+        box = (x - radius, y - radius, x + radius, y + radius)
+        canvas.ellipse(box, fill=color if share > 0 else None, outline=color)
+        if share > 0:
+            canvas.line(
+                (x - radius, y - radius - 3, x - radius + 2 * radius * share, y - radius - 3), fill=_INK, width=2
+            )
+    canvas.text((8, 6), caption, fill=_INK)
+    return np.asarray(image, dtype=np.uint8).copy()

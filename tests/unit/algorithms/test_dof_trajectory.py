@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dof_lightning.actors.planning import PlanningActor
 from dof_lightning.diffusion import sampler
+from dof_lightning.diffusion.chain import guided_noise
 from dof_lightning.diffusion.dpm_solver import DPMSolver
-from dof_lightning.diffusion.guidance import guided_noise
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
 from tests.fixtures.policy_models import generator

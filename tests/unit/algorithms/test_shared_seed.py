@@ -9,7 +9,7 @@ import torch
 from dof_lightning.algorithms.parts.shared_seed import SharedSeedAssignment, balance
 from dof_lightning.deployment.agent import load_agent
 from dof_lightning.deployment.program import trace
-from dof_lightning.diffusion.guidance import guided_noise
+from dof_lightning.diffusion.chain import guided_noise
 from dof_lightning.diffusion.seed_conditioning import NO_SEEDS
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise

@@ -6,7 +6,7 @@ import pytest
 
 from dof_lightning.config import catalog, checks
 from dof_lightning.config import compose as configuration
-from dof_lightning.config.catalog import origin_of_values
+from dof_lightning.config.origins import origin_of_values
 from dof_lightning.errors import UserError
 from tests.fixtures.dataset_files import build, make_episodes
 

@@ -9,8 +9,7 @@ import pytest
 
 from dof_lightning.errors import UserError
 from dof_lightning.files import over_seeds, to_csv, to_markdown
-from dof_lightning.studies.base import Axes, Cell
-from dof_lightning.studies.cells import execution
+from dof_lightning.studies.base import Axes, Cell, execution
 from dof_lightning.studies.scores import Scores
 
 AXES: Axes = {

@@ -18,8 +18,7 @@ from data_modules.behavior.snapshots import (
     snapshot_names,
 )
 from data_modules.behavior.training import train_particle
-from data_modules.behavior.training.matd3 import MATD3, MATD3Settings
-from data_modules.behavior.training.replay_buffer import ReplayBuffer
+from data_modules.behavior.training.matd3 import MATD3, MATD3Settings, ReplayBuffer
 from data_modules.behavior.training.train_particle import ParticleTraining
 from dof_lightning.envs.particle.env import ParticleEnv
 from dof_lightning.errors import UserError

@@ -185,7 +185,7 @@ def test_a_saved_prey_acts_as_its_learner_did(tmp_path: Path) -> None:
 def test_two_stages_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_particle, "MATD3Settings", lambda: TINY)
     monkeypatch.setattr(train_particle, "SETTINGS", {})
-    monkeypatch.setattr("data_modules.behavior.training.reference_scores.EPISODES", 20)
+    monkeypatch.setattr("data_modules.behavior.training.train_particle.REFERENCE_EPISODES", 20)
     output = tmp_path / "new.safetensors"
     small = {"updates": 20, "prey_updates": 20, "evaluate_every": 10, "evaluation_episodes": 8}
     train_particle.main(ParticleTraining(task="tag", output=str(output), **small))

@@ -13,7 +13,7 @@ from data_modules.behavior.robots import RobotSnapshot
 from data_modules.behavior.snapshots import WEIGHTS, Snapshot, load_actors, read_story, snapshot_names
 from data_modules.behavior.training import train_locomotion
 from data_modules.behavior.training.locomotion_matd3 import LocomotionMATD3, LocomotionSettings
-from data_modules.behavior.training.replay_buffer import ReplayBuffer
+from data_modules.behavior.training.matd3 import ReplayBuffer
 from data_modules.behavior.training.train_locomotion import EXPLORATION_NOISE, ROBOTS, Robot, RobotTraining
 from dof_lightning.config import compose as configuration
 from dof_lightning.envs.base import VectorEnv

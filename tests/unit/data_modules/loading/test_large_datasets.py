@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import large_data
-from benchmarks.resident_memory import watched
-from benchmarks.scale import WINDOWS, Settings, alone, read, scale, write
+from benchmarks.scale import WINDOWS, Settings, alone, read, scale, watched, write
 from data_modules.storage.manifest import read_manifest
 from dof_lightning.errors import UserError
 

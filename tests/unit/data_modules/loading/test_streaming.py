@@ -133,7 +133,7 @@ def test_a_shard_that_fits_no_block_is_refused_with_what_would(tmp_path: Path) -
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_shard_damaged_in_mid_stream_ends_the_training_with_its_name(tmp_path: Path, num_workers: int) -> None:
     data = make_stream(tmp_path / "toy", num_workers=num_workers, heldout_windows=0)
-    blocks = [*data._block_order(data._plan)._stream.blocks(0)]
+    blocks = [*data._block_order(data._plan).stream.blocks(0)]
     name = data._plan.shards[blocks[3].shards[0]].name
     shard = tmp_path / "toy" / name
     shard.write_bytes(bytes(shard.stat().st_size))

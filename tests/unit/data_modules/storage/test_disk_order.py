@@ -92,7 +92,7 @@ def test_knots_of_large_episodes_take_fewer_of_them(monkeypatch: pytest.MonkeyPa
     accumulator = StatisticsAccumulator(make_environment(), 0.9, 3000)
     rows = make_episodes(3000, optional=False).flatten()
     accumulator.update(rows)
-    kept = sum(len(part) for part in accumulator._knot_rows[0])
+    kept = sum(len(part) for part in accumulator._dimensions["observations"].sample)
     assert 0.5 * 100 / 3000 < kept / len(rows.observations) < 1.5 * 100 / 3000
     found = accumulator.finish().observations
     np.testing.assert_allclose(found.knots[0], rows.observations[:, :, :].min(0), atol=0.7)

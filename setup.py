@@ -1,0 +1,31 @@
+"""What a wheel needs beyond pyproject.toml: the folders that a clone has beside `dof_lightning` go inside it.
+
+At the top of site-packages `conf`, `callbacks` and `data_modules` would overwrite, or be overwritten by, any other
+project's folders of these names.
+"""
+
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+BESIDE = ("conf", "callbacks", "data_modules")
+INSIDE = Path("dof_lightning", "_installed")
+
+
+class BuildWithFoldersInside(build_py):
+    """Moves the folders, and lets Python find them where it looks last."""
+
+    def run(self) -> None:
+        """Builds; an editable installation keeps the clone as it is."""
+        super().run()
+        if self.editable_mode:
+            return
+        built = Path(self.build_lib)
+        (built / INSIDE).mkdir(exist_ok=True)
+        for name in BESIDE:
+            (built / name).rename(built / INSIDE / name)
+        (built / "dof_lightning_folders.pth").write_text(f"{INSIDE.as_posix()}\n")
+
+
+setup(cmdclass={"build_py": BuildWithFoldersInside})
