@@ -147,24 +147,27 @@ def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> in
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         main()
-    except UserError as error:
-        line = str(error)
-    except (*_errors_of_hydra(), ValueError) as error:
-        if not is_of_hydra(error):
-            raise
-        line = explain(error, typed)
-    except OSError as error:
-        line = _explain_system(error)
-        if line is None:
-            raise
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was saved stays, and the same command goes on from it\n")
         return 128 + signal.SIGINT
+    except Exception as error:
+        line = _line_of(error, typed)
+        if line is None:
+            raise
     else:
         return 0
     if os.environ.get("LOCAL_RANK", "0") == os.environ.get("SLURM_PROCID", "0") == "0":
         sys.stderr.write(f"error: {' '.join(line.split())}\n")
     return USER_ERROR_EXIT_CODE
+
+
+def _line_of(error: Exception, typed: Sequence[str]) -> str | None:
+    """What the user can mend, in one line; None for a defect of ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return _explain_system(error)
+    return explain(error, typed) if is_of_hydra(error) else None
 
 
 def _explain_system(error: OSError) -> str | None:

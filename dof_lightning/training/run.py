@@ -226,14 +226,14 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
     console.show_scores(screen, scores, data.behavior, job.env.spec if plays else data.spec.environment)
     if heldout is not None:
         console.show_heldout(screen, heldout)
-    console.show_next_commands(screen, folder.path, _further(job, typed, last.step), folder.best_or_last, plays)
+    console.show_next_commands(screen, folder.path, further(job, typed, last.step), folder.best_or_last, plays)
     if last.step < limits["max_steps"]:
         stopped = f"stopped by trainer.max_time={limits['max_time']} at step {last.step:,} of {limits['max_steps']:,}"
         again = for_shell(for_hydra("run_dir", folder.path))
         screen.print(f"{stopped}; a longer one with {again} goes on", highlight=False, soft_wrap=True)
 
 
-def _further(job: Run, typed: Sequence[str], done: int) -> list[str]:
+def further(job: Run, typed: Sequence[str], done: int) -> list[str]:
     """The words of a command that trains as long again."""
     kept = [tail for tail in typed if key_of(tail) not in _SAID_ANEW]
     steps = max(2 * done, job.config["trainer"]["max_steps"])

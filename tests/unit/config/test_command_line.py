@@ -3,14 +3,18 @@
 import shlex
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
 from dof_lightning import console
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.command_line import for_hydra, for_shell
 from dof_lightning.training import fit, watchdog
+from dof_lightning.training.run import further
+from dof_lightning.training.run_folder import RunFolder
 
 NAMES = [
     *("runs/a", "runs/[seed0] a", "it's", 'a"b', "a\\", 'a\\"b', "a,b=c", "größe", "1", "1e5", "1_0", "true", "null"),
@@ -39,6 +43,40 @@ def test_next_commands_can_be_pasted(name: str, capsys: pytest.CaptureFixture[st
         ["dof", "eval", f"checkpoint={name}/last.ckpt"],
     ]
     assert "<" not in "".join(printed)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["train.py", "seed=1"], ["python", "train.py"]),
+        (
+            ["../dof/train.py", "--config-dir", "my conf", "seed=1"],
+            ["python", "../dof/train.py", "--config-dir", "my conf"],
+        ),
+        (["train.py", "-m", "--config-dir=mine", "seed=1,2"], ["python", "train.py", "--config-dir=mine"]),
+        (["/usr/lib/joblib", "--pipe", "3"], ["python", "train.py"]),
+    ],
+)
+def test_a_run_is_started_again_as_it_was(monkeypatch: pytest.MonkeyPatch, argv: list[str], words: list[str]) -> None:
+    monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
+    monkeypatch.setattr("sys.argv", argv)
+    assert configuration.program() == words
+
+
+def test_what_trains_further_keeps_what_was_typed() -> None:
+    job = SimpleNamespace(config={"trainer": {"max_steps": 20}}, start=SimpleNamespace(folder=RunFolder(Path("a b"))))
+    typed = ["experiment=mine", "run_dir=old", "+trainer.max_steps=20", "trust=true", "resume=never", "data.path='x y'"]
+    words = further(job, typed, 20)  # type: ignore[arg-type]
+    assert words == [
+        "python",
+        "train.py",
+        typed[0],
+        "trust=true",
+        "data.path='x y'",
+        'run_dir="a b"',
+        "trainer.max_steps=40",
+    ]
+    assert further(job, [], 7)[-1] == "trainer.max_steps=20", "stopped early"  # type: ignore[arg-type]
 
 
 def test_the_last_words_of_a_job_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
