@@ -1,9 +1,10 @@
 """The options of every group in `conf/`: those with a file, and those that are made from their name.
 
-Four kinds of options need no file:
+Options that need no file:
 
 * `experiment=<dataset>`: the dataset with the environment it was collected in.
 * `env=smax_<map>` and the other families of `conf/families.yaml`, among them the datasets of SMAX and SMAC.
+* `data=<folder>`, a dataset of one's own below the usual root.
 * `tuned=<algorithm>_<dataset>`, which `conf/train.yaml` asks for: the values of `conf/hyperparams/`.
 """
 
@@ -46,7 +47,16 @@ def content_of(group: str, option: str) -> dict[str, Any] | None:
         return _tuned(option)
     if group == "experiment" and option in options("data"):
         return _experiment(option)
-    return _family_members().get(group, {}).get(option)
+    found = _family_members().get(group, {}).get(option)
+    return _own_dataset(option) if found is None and group == "data" else found
+
+
+def _own_dataset(option: str) -> dict[str, Any] | None:
+    """`data=mine` beside experiment=none: the dataset in that folder of the usual root; None where there is none."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", option):
+        return None
+    folder = Path(data_root()) / option
+    return {"defaults": ["_own", "_self_"], "path": str(folder)} if (folder / "dataset.json").is_file() else None
 
 
 def data_root() -> str:

@@ -21,6 +21,7 @@ from dof_lightning.spec import ActionKind
 MODEL_PARTS = ("denoiser", "noise_factorization", "data_factorization", "value_mixer", "schedule", "sampler")
 _BY_NAME = (
     *("seed", "run_dir", "resume", "trust", "choices", "study", "env", "logger", "data.module", "data.path"),
+    "data.global_batch_size",
     *("rollout.enabled", "rollout.report_episodes", "validation.every_n_steps", "distributed.timeout_seconds"),
 )
 # Of Lightning's Trainer beside those of conf/trainer; the others are set by the run itself, or do nothing to it.
@@ -56,7 +57,8 @@ def check_effect_on(config: Mapping[str, Any], action_kind: ActionKind) -> None:
     Raises:
         UserError: names the key.
     """
-    idle = build(config["algorithm"]).idle(action_kind)
+    always = idle_fields(config)  # looked at before there was an environment
+    idle = {name: why for name, why in idle_fields(config, action_kind).items() if name not in always}
     values = {key: value for key, value in leaves(config["algorithm"]) if key.partition(".")[0] in idle}
     if not values:
         return
@@ -99,10 +101,10 @@ def _usual_choices(choices: Mapping[str, Any], unread: Sequence[str]) -> Mapping
     return usual
 
 
-def idle_fields(plain: Mapping[str, Any]) -> dict[str, str]:
+def idle_fields(plain: Mapping[str, Any], action_kind: ActionKind | None = None) -> dict[str, str]:
     """Fields of the algorithm that nothing reads; an algorithm of somebody else's need not say."""
     made = build(plain["algorithm"])
-    return made.idle() if hasattr(made, "idle") else {}
+    return made.idle(action_kind) if hasattr(made, "idle") else {}
 
 
 def live_keys(plain: Mapping[str, Any], written: Mapping[str, Any], idle: Mapping[str, str]) -> set[str]:

@@ -54,6 +54,17 @@ def test_own_data_typed_with_anothers_experiment_get_presets(tmp_path: Path) -> 
         checks.check(cfg)
 
 
+def test_a_folder_below_the_usual_root_is_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOF_DATA", str(tmp_path))
+    build(tmp_path / "mine_alone", make_episodes(20), name="mine")
+    cfg = configuration.compose(["experiment=none", "data=mine_alone", "algorithm=bc", "rollout=none"])
+    checks.check(cfg)
+    assert cfg.data.path == str(tmp_path / "mine_alone")
+    assert configuration.task_name(configuration.to_plain(cfg)) == "mine_alone"
+    with pytest.raises(UserError, match="data=nowhere does not exist"):
+        configuration.compose(["experiment=none", "data=nowhere", "algorithm=bc"])
+
+
 def test_own_data_need_no_experiment_to_borrow(tmp_path: Path) -> None:
     typed = ["experiment=none", "algorithm=td3_bc"]
     with pytest.raises(UserError, match=r"data.path= is missing: experiment=none is for data of your own"):
