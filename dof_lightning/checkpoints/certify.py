@@ -168,7 +168,8 @@ class _Alone(DecentralizedPolicy):
             requests.append({"observation": observations[:, agent.index, : agent.observation_dim].tolist()})
             if legal is not None:
                 requests[-1]["legal"] = legal[:, agent.index, : agent.action_dim].tolist()
-        actions = [torch.tensor(answer["action"]) for answer in self._ask(requests)]
+        # Environments of ours take what was decided; an answer says it where the world's units are others.
+        actions = [torch.tensor(answer.get("decision", answer["action"])) for answer in self._ask(requests)]
         if actions[0].ndim > 1:
             widths = [self.action_width - action.shape[-1] for action in actions]
             actions = [torch.nn.functional.pad(a, (0, width)) for a, width in zip(actions, widths, strict=True)]

@@ -26,6 +26,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.files import building
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.seeding import make_generator
+from dof_lightning.spec import EnvSpec
 
 FORMATS = ("safetensors", "torch_export")
 _NOT_READ = ("env", "rollout", "seed")
@@ -64,7 +65,8 @@ def export_agents(
     try:
         with building(output, f"{os.getpid()}.exporting") as draft:
             for index in range(policy.n_agents):
-                path = write_agent(draft, policy.export(index), about | {"agent": _about_agent(checkpoint, index)})
+                of_one = about | {"agent": about_agent(checkpoint.spec.environment, index)}
+                path = write_agent(draft, policy.export(index), of_one)
                 if file_format == "torch_export":
                     _write_program(load_agent(path), path)
     except OSError as error:
@@ -97,10 +99,15 @@ def _about(checkpoint: Checkpoint, config: Mapping[str, Any], tails: Sequence[st
     }
 
 
-def _about_agent(checkpoint: Checkpoint, index: int) -> dict[str, Any]:
-    spec, agent = checkpoint.spec, checkpoint.spec.environment.agents[index]
+def about_agent(spec: EnvSpec, index: int) -> dict[str, Any]:
+    """What the json says of one agent of a team.
+
+    Raises:
+        UserError: its name cannot be a file's.
+    """
+    agent, units = spec.agents[index], spec.action_units(index)
     if not re.fullmatch(r"\w[\w.-]*", agent.name):
-        raise UserError(f"dataset {spec.name!r}: the agent's name {agent.name!r} cannot be a file's")
+        raise UserError(f"env={spec.name}: the agent's name {agent.name!r} cannot be a file's")
     return {
         "name": agent.name,
         "index": index,
@@ -109,6 +116,7 @@ def _about_agent(checkpoint: Checkpoint, index: int) -> dict[str, Any]:
         "action_kind": spec.action_kind,
         "padded_observation_dim": spec.observation_dim,
         "padded_action_dim": spec.action_dim,
+        **({} if units is None else {"action_units": dict(units)}),
     }
 
 

@@ -19,17 +19,18 @@ USER_ERROR_EXIT_CODE = 2
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
     """One line for a key that is not there, with the nearest that is."""
+    if re.match(r"env\.arguments\.", key):
+        return (
+            f"unknown key `{key}`; to give env.factory an argument that its yaml does not name, type `+{key}=<value>`"
+        )
     close = _same_in_short(key, known) or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     close = close or _with_a_close_name(key, known)
-    hint = (
-        f"did you mean {' or '.join(f'`{name}`' for name in close)}?"
-        if close
-        else "`python train.py --cfg job` shows all keys"
-    )
+    hint = f"did you mean {' or '.join(f'`{name}`' for name in close)}?" if close else _ALL_KEYS
     return f"unknown key `{key}`; {hint}"
 
 
 _MOST_SUGGESTED = 4
+_ALL_KEYS = "`python train.py --cfg job` shows all keys"
 _SHORT = {  # what other programs call them
     "lr": "learning_rate",
     "bs": "global_batch_size",

@@ -44,7 +44,7 @@ def _complaints(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         elif not (inspect.isclass(found) or _is_of(_FUNCTIONS, defined_in)):
             yield name, f"{name} is a function that makes no part of a model"
     for key, factory in _named(config, "", "factory"):
-        if not _is_environment(key, str(factory)):
+        if factory is not None and not _is_environment(key, str(factory).replace(":", ".")):
             name = f"{key}={factory}"
             yield name, f"{name} is no `parallel_env` or ParallelEnv of {', '.join(_ENVIRONMENTS)}"
 

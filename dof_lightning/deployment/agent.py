@@ -14,6 +14,7 @@ from torch import Tensor
 from dof_lightning import __version__
 from dof_lightning.deployment.decision import Decision, own_noise, told_seed
 from dof_lightning.deployment.structure import rebuild
+from dof_lightning.deployment.units import WorldUnits
 from dof_lightning.errors import UserError
 from dof_lightning.policy import DecentralizedPolicy
 
@@ -36,7 +37,8 @@ class Agent:
         index: in the team; tells its stream of noise from the others'.
         observation_dim: O_i.
         action_dim: A_i: dimensions of a continuous action, or the number of discrete choices.
-        action_kind: `continuous` (each dimension in [-1, 1]) or `discrete` (an index).
+        action_kind: `continuous` or `discrete` (an index).
+        units: from [-1, 1], or indices from 0, to the world's actions; None where these are the same, or not known.
         decision: what it decides by, a `torch.nn.Module`.
     """
 
@@ -54,6 +56,8 @@ class Agent:
             about["padded_action_dim"] - self.action_dim,
             self.action_dim if self.action_kind == "continuous" else None,
         ).eval()
+        told = about.get("action_units")
+        self.units = None if told is None else WorldUnits(told, self.action_dim)
         self._seed: int | None = None
         self._step = 0
         self._n_episodes: int | None = None
@@ -61,7 +65,9 @@ class Agent:
 
     def to(self, device: torch.device | str) -> "Agent":
         """Moves the agent; its own noise is drawn there, and each kind of device draws other numbers."""
-        self.decision.to(device)
+        for module in (self.decision, self.units):
+            if module is not None:
+                module.to(device)
         return self
 
     def reset(self, seed: int) -> None:
@@ -79,25 +85,37 @@ class Agent:
         self._seed, self._step, self._n_episodes, self._carry = seed, 0, None, None
 
     def act(self, observation: ArrayT, legal: ArrayT | None = None) -> ArrayT:
-        """Decides with noise of its own, a function of (seed, agent, step); see `own_noise`.
+        """Acts in the units of its world, on noise of its own: a function of (seed, agent, step), see `own_noise`.
 
         Args:
             observation: `[O_i]`, or `[E, O_i]` of E episodes played at once.
             legal: `[A_i]` or `[E, A_i]` bool, which discrete choices are legal; None where all are.
 
         Returns:
-            what the observation is, array or tensor: `[A_i]` or `[E, A_i]` in [-1, 1]; the index of a choice where
-            actions are discrete.
+            what the observation is, array or tensor: `[A_i]` or `[E, A_i]` within the range of the world's action space
+            (flattened); the number of a choice where actions are discrete.
 
         Raises:
             UserError: `reset` was not called, or what it sees has another shape, or is not finite.
         """
+        return self.to_world(self.decide(observation, legal))
+
+    def decide(self, observation: ArrayT, legal: ArrayT | None = None) -> ArrayT:
+        """As `act`, but in [-1, 1], or an index from 0: what our own environments take (`VectorEnv.step`)."""
         if self._seed is None:
             raise UserError(f"{self.name}: call reset(seed) before the first act()")
         self._check_kind(observation)
         n_episodes = 1 if observation.ndim == 1 else len(observation)
         noise = own_noise(self.decision.policy, n_episodes, self._seed, self.index, self._step)[:, 0]
-        return self.act_on_noise(observation, noise if observation.ndim > 1 else noise[0], legal)
+        return self._decide(observation, noise if observation.ndim > 1 else noise[0], legal)
+
+    def to_world(self, decision: ArrayT) -> ArrayT:
+        """A decision `[A_i]` or `[E, A_i]` in [-1, 1], or indices from 0, in the units of the world."""
+        if self.units is None:
+            return decision
+        if isinstance(decision, np.ndarray):
+            return self.units(torch.from_numpy(decision)).numpy()
+        return self.units(decision)
 
     def _check_kind(self, observation: object) -> None:
         if not isinstance(observation, (np.ndarray, Tensor)):
@@ -106,8 +124,11 @@ class Agent:
             )
 
     def act_on_noise(self, observation: ArrayT, noise: Tensor, legal: ArrayT | None = None) -> ArrayT:
-        """The same on given noise, `[...]` or `[E, ...]` (its shape is the record's `noise_shape`)."""
+        """As `act`, on given noise, `[...]` or `[E, ...]` (its shape is the record's `noise_shape`)."""
         self._check_kind(observation)
+        return self.to_world(self._decide(observation, noise, legal))
+
+    def _decide(self, observation: ArrayT, noise: Tensor, legal: ArrayT | None) -> ArrayT:
         seen = self._tensor("observation", observation, self.observation_dim).to(torch.float32)
         allowed = None if legal is None else self._tensor("legal", legal, self.action_dim).to(torch.bool)
         self._check(seen, allowed, noise if observation.ndim > 1 else noise[None])

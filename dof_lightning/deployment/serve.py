@@ -3,7 +3,8 @@
     {"reset": 7}                                       -> {"reset": 7}
     {"observation": [0.1, ...], "legal": [true, ...]}  -> {"action": [0.5, -1.0]}      (legal may be left out)
 
-Observations may be `[E, O_i]`, one row an episode. What cannot be answered is answered by {"error": "..."}.
+Actions are in the units of the agent's world; where those are not [-1, 1], or indices from 0, `decision` is the same in
+these. Observations may be `[E, O_i]`, one row an episode. What cannot be answered is answered by {"error": "..."}.
 """
 
 import json
@@ -32,7 +33,9 @@ def answer(agent: Agent, line: str) -> dict[str, Any]:
             return {"reset": request["reset"]}
         legal = request.get("legal")
         legal = None if legal is None else torch.tensor(legal)
-        return {"action": agent.act(torch.tensor(request["observation"]), legal).tolist()}
+        decision = agent.decide(torch.tensor(request["observation"]), legal)
+        told = {} if agent.units is None else {"decision": decision.tolist()}
+        return {"action": agent.to_world(decision).tolist()} | told
     except UserError as error:
         return {"error": str(error)}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
