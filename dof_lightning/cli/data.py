@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from dof_lightning.config.catalog import data_root, known_datasets
-from dof_lightning.config.command_line import split_tail, take
+from dof_lightning.config.command_line import for_shell, split_tail, take
 from dof_lightning.errors import UserError
 
 HELP = "make, list, show, check, merge and cut datasets; `dof data <command> --help` says what each wants"
@@ -33,7 +33,7 @@ def _list(tails: list[str]) -> None:
 
     root, others = _take_root(tails)
     _refuse(others, "list", ["data.root"])
-    console.make_console().print(list_datasets(root, known_datasets()))
+    console.make_console().print(list_datasets(root, known_datasets()), soft_wrap=True)
 
 
 def _show(tails: list[str]) -> None:
@@ -45,9 +45,7 @@ def _show(tails: list[str]) -> None:
 
 
 def _verify(tails: list[str]) -> None:
-    from data_modules.tools import replay
     from data_modules.tools.verify import verify_dataset
-    from dof_lightning.config import compose as configuration
 
     said = [] if not tails or "=" in tails[0] else [tail for tail in tails if re.match(r"(env[.=]|trust=)", tail)]
     world = _split_env(said)[0] if said else None
@@ -57,6 +55,9 @@ def _verify(tails: list[str]) -> None:
         for warning in found.warnings:
             print(f"  but look: {warning}")
         if world is not None:
+            from data_modules.tools import replay
+            from dof_lightning.config import compose as configuration
+
             print(f"  {replay.tell(path, configuration.build(world.env))}")
 
 
@@ -293,5 +294,5 @@ def _dataset_paths(tails: list[str]) -> list[Path | str]:
         return [str(cfg.data.path)]
     source = configuration.build(cfg.data.source)
     if not source.exists():
-        raise UserError(f"{source.path} is not there; build it with `dof data build {' '.join(tails)}`")
+        raise UserError(f"{source.path} is not there; build it with `{for_shell('dof', 'data', 'build', *tails)}`")
     return [source.path]
