@@ -45,6 +45,17 @@ def test_what_agents_do_not_have_is_zero(tmp_path: Path) -> None:
         import_dataset("vault", tmp_path / "out", "other", tmp_path)
 
 
+def test_others_padding_with_minus_infinity_is_read_as_sizes(tmp_path: Path) -> None:
+    arrays = timeline([4] * 60)
+    arrays["observations"][:, 0, 3:] = -np.inf
+    path = import_dataset("vault", write_plain_vault(tmp_path / "vault", arrays), "mine", tmp_path)
+    assert [agent.observation_dim for agent in read_manifest(path).spec.environment.agents] == [3, 5]
+    rows = sorted_by_id(read_all(path))
+    assert not rows.observations[:, 0, 3:].any()
+    kept = np.setdiff1d(np.arange(len(rows.observations)), np.cumsum(rows.length + 1) - 1)
+    np.testing.assert_array_equal(rows.observations[kept, 0, :3], arrays["observations"][:, 0, :3])
+
+
 def test_a_state_that_is_missing_is_said_and_can_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_madiff(tmp_path / "madiff", timeline([4] * 60), [4] * 60)
     path = import_dataset("madiff", tmp_path / "madiff", "mine", tmp_path)
