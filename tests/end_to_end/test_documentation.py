@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fixtures.workplace import ROOT, SMALL, environment, succeeded
+from dof_lightning.cli import main as cli
+from dof_lightning.deployment import load_agent
+from tests.fixtures.workplace import ROOT, SMALL, environment, run_here, succeeded
 
 SHORT = [
     *SMALL[2:],
@@ -95,3 +98,34 @@ def test_a_dataset_of_ones_own(project: Path) -> None:
     follow(project, training, *SHORT, "run_dir=mine")
     results = json.loads((project / "mine" / "results.json").read_text())
     assert results["behavior"]["episodes"] == n
+
+
+def test_from_own_episodes_and_an_own_world_to_exported_agents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Typed in this process, as the page needs no change of the project."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for heading in ("The world", "The episodes", "Training"):
+        texts = blocks("own_data.md", heading)
+        write_files(tmp_path, texts)
+        for program, *typed in commands([text for text in texts if not text.startswith("# ")]):
+            if program == "dof":
+                cli.run(typed)
+            elif typed[0] == "train.py":
+                played = [] if "rollout=none" in typed else ["rollout.report_episodes=2", "rollout.every_n_steps=2"]
+                run_here(*typed[1:], "trainer.max_steps=2", "data.global_batch_size=16", *played)
+            else:
+                runpy.run_path(typed[0], run_name="__main__")
+    spec = json.loads((tmp_path / "data" / "alone" / "dataset.json").read_text())["environment"]
+    assert [agent["name"] for agent in spec["agents"]] == ["scout", "tug", "crane", "drone"]
+    alone, played = (
+        json.loads((tmp_path / "runs" / name / "results.json").read_text()) for name in ("alone", "played")
+    )
+    assert alone["last"]["status"] == "not evaluated"
+    assert played["last"]["certificate"]["passed"]
+    agent = load_agent(tmp_path / "agents" / "crane.json")
+    agent.reset(0)
+    assert agent.act(np.full(5, 10.0)).abs().max() > 1  # its own units
+    assert (tmp_path / "report" / "report.md").is_file()
