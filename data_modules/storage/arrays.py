@@ -16,6 +16,10 @@ WITHOUT_AGENTS = ("state",)
 _ACTION_TOLERANCE = 1e-5
 
 
+class DataError(ValueError):
+    """Episodes that are not what they should be; whoever knows where they come from makes one line of it."""
+
+
 @dataclass
 class _EpisodeArrays:
     observations: np.ndarray

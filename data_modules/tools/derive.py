@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from data_modules.storage.arrays import Episodes
+from data_modules.storage.arrays import DataError, Episodes
 from data_modules.storage.dataset_statistics import episode_returns
 from data_modules.storage.manifest import FORMAT_VERSION, DatasetManifest, read_manifest
 from data_modules.storage.shards import read_shard
@@ -153,10 +153,11 @@ def _write(
             recipe={"format_version": FORMAT_VERSION, "environment": dict(spec.environment.recipe), **recipe},
             behavior=behavior,
             discount=spec.discount,
+            made_by_recipe=True,
         )
         try:
             write_dataset(path, description, blocks=blocks(), n_episodes=n_episodes, seed=seed)
-        except ValueError as error:
+        except DataError as error:
             raise UserError(f"{path}: {error}") from None
     return path
 

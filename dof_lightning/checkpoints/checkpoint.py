@@ -144,6 +144,8 @@ def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: Dat
     if difference is None and checkpoint.spec.fingerprint != spec.fingerprint:
         there, here = checkpoint.spec, spec
         difference = f"dataset is {there.name} ({there.fingerprint}) there, {here.name} ({here.fingerprint}) here"
+    if difference is None and checkpoint.spec.shards_sha256 not in (None, spec.shards_sha256):
+        difference = f"the files of dataset {spec.name} have been written anew since, with another content"
     # The loader starts at steps x batches a step, in an order that depends on how it is streamed: all must stay.
     data = [("data", key) for key in ("global_batch_size", "memory_mb", "partition")]
     for group, key in (*data, ("trainer", "accumulate_grad_batches")):
