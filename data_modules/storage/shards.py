@@ -193,7 +193,7 @@ def _plain_files(stream: io.BufferedReader, url: str, most: Mapping[str, int]) -
         raise ValueError("it is compressed, and shards are plain tars")
     with tarfile.open(fileobj=stream, mode="r|") as tar:
         for info in tar:
-            tar.members = []  # or it keeps what it has seen
+            tar.members = []  # type: ignore[attr-defined]  # or it keeps what it has seen
             wanted = info.name.partition(".")[2]
             if wanted not in most or not info.isreg():
                 continue

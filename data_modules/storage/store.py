@@ -189,8 +189,8 @@ def _check_size(environment: EnvSpec) -> None:
     if (observed := environment.observation_dim) > MOST_OBSERVED:
         raise UserError(
             f"{environment.name}: an agent observes {observed:,} numbers, {episode_bytes(environment) / 1e6:,.0f} MB "
-            f"an episode; datasets hold at most {MOST_OBSERVED:,}: wrap the environment so that it observes features, not "
-            "pictures"
+            f"an episode; datasets hold at most {MOST_OBSERVED:,}: wrap the environment so that it observes features, "
+            "not pictures"
         )
 
 
