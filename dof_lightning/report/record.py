@@ -1,6 +1,5 @@
 """From a finished run's folder to its row and its curve in a results store."""
 
-import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,7 +43,7 @@ def record_of(
         raise UserError(
             f"{path} holds no finished run: there is no {'config.yaml' if config is None else 'results.json'}"
         )
-    results = json.loads(folder.results.read_text())
+    results = folder.read_results()
     if results["last"]["return_mean"] is None:
         raise UserError(f"{path} was trained with rollout=none: it has no scores to report")
     if variant is None:
