@@ -153,7 +153,6 @@ def _write(
             recipe={"format_version": FORMAT_VERSION, "environment": dict(spec.environment.recipe), **recipe},
             behavior=behavior,
             discount=spec.discount,
-            made_by_recipe=True,
         )
         try:
             write_dataset(path, description, blocks=blocks(), n_episodes=n_episodes, seed=seed)
