@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.config.compose import is_own_data, task_name
 from dof_lightning.config.identity import config_hash, settings_hash
 from dof_lightning.errors import UserError
 from dof_lightning.report.reproduce import is_preset, overrides_of
@@ -52,8 +53,8 @@ def record_of(
     choices, curve = config["choices"], list(_curve(path, config_hash(config), results["dataset_fingerprint"]))
     record = Record(
         suite=suite,
-        experiment=choices["experiment"],
-        dataset=choices["data"],
+        experiment=task_name(config),
+        dataset=task_name(config) if is_own_data(config) else choices["data"],
         environment=choices["env"],
         algorithm=choices["algorithm"],
         variant=variant,
