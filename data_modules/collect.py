@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data_modules.behavior.base import Behavior
 from data_modules.source import DatasetSource
-from data_modules.storage.arrays import DataError, Episodes
+from data_modules.storage.arrays import DataFault, Episodes
 from data_modules.storage.manifest import FORMAT_VERSION, read_manifest
 from data_modules.storage.store import Description, write_dataset
 from data_modules.tools.verify import verify_dataset
@@ -82,7 +82,7 @@ class CollectedDataset(DatasetSource):
             return self.path
         try:
             self._write(progress)
-        except DataError as error:
+        except DataFault as error:
             raise UserError(
                 f"{self.name}: what {self.behavior.name!r} collects in {self.environment.spec.name} cannot be stored: "
                 f"{error}; mend the environment or who acts in it"

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from data_modules.storage.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, DataError, EpisodeRows
+from data_modules.storage.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, DataFault, EpisodeRows
 from data_modules.storage.hashing import READ_BYTES, ReadHashed, WrittenHashed
 from data_modules.storage.remote import open_remote
 from dof_lightning.errors import UserError
@@ -78,6 +78,7 @@ def known_members(environment: EnvSpec) -> dict[str, Member]:
         "terminated": Member("|b1", ()),
         "length": Member("<i4", ()),
         "episode_id": Member("<i8", ()),
+        "unseen_end": Member("|b1", ()),
         "state": Member("<f4", (environment.state_dim,)),
         "legal": Member("|b1", (n, action)),
         "alive": Member("|b1", (n,)),
@@ -108,7 +109,7 @@ def write_shards(
         samples_per_shard: samples in each shard but the last.
 
     Raises:
-        DataError: an array contradicts the environment's spec, is not finite, or only some samples have it.
+        DataFault: an array contradicts the environment's spec, is not finite, or only some samples have it.
     """
     from webdataset.writer import ShardWriter
 
@@ -136,7 +137,7 @@ def write_shards(
         for number, rows in enumerate(samples):
             members = members or expected_members(rows, environment)
             if set(rows.arrays()) != set(members):
-                raise DataError(f"some blocks hold {sorted(rows.arrays())}, others {sorted(members)}")
+                raise DataFault(f"some blocks hold {sorted(rows.arrays())}, others {sorted(members)}")
             arrays = {name: np.ascontiguousarray(a, dtype=members[name].dtype) for name, a in rows.arrays().items()}
             _check_sample(arrays, members)
             writer.write({"__key__": f"{number:06d}"} | {f"{name}.npy": array for name, array in arrays.items()})
@@ -270,13 +271,13 @@ def _check_sample(
 ) -> None:
     n_episodes, n_steps = len(arrays["length"]), int(arrays["length"].sum())
     if (arrays["length"] < 1).any():
-        raise DataError(f"member {prefix}length{suffix} has an episode without steps")
+        raise DataFault(f"member {prefix}length{suffix} has an episode without steps")
     sizes = dict.fromkeys(EPISODE_ARRAYS, n_episodes) | dict.fromkeys(STEP_ARRAYS, n_steps)
     sizes |= dict.fromkeys(ROW_ARRAYS, n_steps + n_episodes)
     for name, array in arrays.items():
         member, shape = members[name], (sizes[name], *members[name].shape)
         if array.dtype.str != member.dtype or array.shape != shape:
             found = f"{array.dtype.str} {list(array.shape)}"
-            raise DataError(f"member {prefix}{name}{suffix} is {found}, expected {member.dtype} {list(shape)}")
+            raise DataFault(f"member {prefix}{name}{suffix} is {found}, expected {member.dtype} {list(shape)}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise DataError(f"member {prefix}{name}{suffix} has values that are not finite")
+            raise DataFault(f"member {prefix}{name}{suffix} has values that are not finite")

@@ -5,11 +5,11 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_modules.storage.arrays import DataError, EpisodeRows, Episodes, find_fault
+from data_modules.storage.arrays import DataFault, EpisodeRows, Episodes, find_fault
 from data_modules.storage.card import write_card
 from data_modules.storage.contents import KEY as CONTENTS
 from data_modules.storage.contents import Contents, contents_of
@@ -18,6 +18,7 @@ from data_modules.storage.disk_order import permute
 from data_modules.storage.journal import Journal
 from data_modules.storage.manifest import DatasetManifest, read_manifest, write_manifest
 from data_modules.storage.shards import write_shards
+from data_modules.storage.units import OURS, ActionUnits
 from dof_lightning.errors import UserError
 from dof_lightning.files import building, locked
 from dof_lightning.spec import DatasetSpec, EnvSpec, fingerprint
@@ -44,6 +45,8 @@ class Description:
         discount: gamma of discounted returns.
         made_by_recipe: the recipe alone makes the episodes, the same each time, as where our behaviours act by a seed.
             Of all others nobody can say so: what they hold becomes part of the recipe (`contents`).
+        action_range: the lowest and highest continuous actions in the blocks' own units, numbers or arrays that
+            broadcast to `[N, A]`, which become -1 and 1; part of the recipe. None: actions are in [-1, 1] already.
     """
 
     name: str
@@ -52,6 +55,28 @@ class Description:
     behavior: Mapping[str, Any]
     discount: float = 0.99
     made_by_recipe: bool = False
+    action_range: tuple[Any, Any] | None = None
+
+    def full_recipe(self) -> dict[str, Any]:
+        """The recipe with the units of actions, in which the same numbers are other data, and without contents.
+
+        Raises:
+            UserError: the range is none, or actions are discrete.
+        """
+        recipe = {key: value for key, value in self.recipe.items() if key != CONTENTS or self.made_by_recipe}
+        if self.action_range is None:
+            return recipe
+        if self.environment.action_kind == "discrete":
+            raise UserError(f"action_range={self.action_range}: the actions are choices, which have no range")
+        return {**recipe, "action_range": self.units().describe(self.environment.agents)}
+
+    def units(self) -> ActionUnits:
+        """What actions are in.
+
+        Raises:
+            UserError: the range is none.
+        """
+        return OURS if self.action_range is None else ActionUnits.of(*self.action_range)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +131,10 @@ def write_dataset(
     Raises:
         UserError: the folder holds another dataset or other episodes, is damaged, the disk is full, or agents observe
             more than datasets are made for.
-        DataError: the blocks contradict the environment's spec or `n_episodes`.
+        DataFault: the blocks contradict the environment's spec or `n_episodes`; actions are outside their range.
     """
-    path, environment = Path(path), description.environment
+    path, environment, recipe = Path(path), description.environment, description.full_recipe()
     _check_size(environment)
-    recipe = {key: value for key, value in description.recipe.items() if key != CONTENTS or description.made_by_recipe}
     with _lock(path):
         if path.exists():
             manifest = _accept(path, recipe)
@@ -124,13 +148,13 @@ def write_dataset(
             contents = None if description.made_by_recipe else Contents(environment, description.discount)
             size = layout.episodes_per_sample or fitting_sample(environment)
             journal, remaining = _remaining(blocks, path, recipe, (seed, n_episodes, layout.buffer_bytes))
-            checked, scratch = _checked(remaining, environment), draft / ".unsorted"
+            checked, scratch = _checked(remaining, environment, description.units()), draft / ".unsorted"
             most = episode_bytes(environment)
             groups = permute(checked, seed, n_episodes, size, layout.buffer_bytes, scratch, journal, most)
             samples = _samples(groups, statistics, contents)
             members, shards = write_shards(draft, samples, environment, layout.samples_per_shard)
             if (found := sum(shard.n_episodes for shard in shards)) != n_episodes:
-                raise DataError(f"the blocks hold {found} episodes, announced were {n_episodes}")
+                raise DataFault(f"the blocks hold {found} episodes, announced were {n_episodes}")
             if contents is not None:
                 recipe[CONTENTS] = contents.finish()
             mean, std = statistics.returns.mean_and_std()
@@ -212,7 +236,7 @@ def _check_contents(
 ) -> None:
     """Refuses to leave a dataset as it is where its episodes are not those of `blocks`."""
     contents = Contents(description.environment, description.discount)
-    for rows in _checked(blocks(0) if callable(blocks) else blocks, description.environment):
+    for rows in _checked(blocks(0) if callable(blocks) else blocks, description.environment, description.units()):
         contents.update(rows)
     there = manifest.spec.recipe.get(CONTENTS) or contents_of(manifest)  # earlier versions wrote none
     if there != (here := contents.finish()):
@@ -233,12 +257,14 @@ def _samples(
         yield sample
 
 
-def _checked(blocks: Iterable[Block], environment: EnvSpec) -> Iterator[EpisodeRows]:
+def _checked(blocks: Iterable[Block], environment: EnvSpec, units: ActionUnits) -> Iterator[EpisodeRows]:
     for block in blocks:
         rows = block.flatten() if isinstance(block, Episodes) else block
         del block
+        if not units.is_ours:
+            rows = replace(rows, actions=units.for_agents(environment.agents).to_ours(rows.actions))
         if fault := find_fault(rows, environment):
-            raise DataError(fault)
+            raise DataFault(f"the episodes do not fit {environment.name}: {fault}")
         yield rows
         del rows
 
