@@ -24,8 +24,10 @@ class Contents:
 
     def __init__(self, environment: EnvSpec, discount: float) -> None:
         self._environment, self._sum = environment, 0
-        meaning = {name: value for name, value in environment.to_dict().items() if "reference" not in name}
-        self._meaning = json.dumps(meaning | {"discount": float(discount)}, sort_keys=True)
+        told = environment.to_dict()
+        for name in ("name", "reference", "own_reference"):  # for people, and may change
+            del told[name]
+        self._meaning = json.dumps(told | {"discount": float(discount)}, sort_keys=True)
 
     def update(self, rows: EpisodeRows) -> None:
         """Adds a block of episodes, in the types in which shards hold them."""

@@ -1,6 +1,7 @@
 """Datasets on disk: what is written comes back, the same bytes each time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,8 @@ def test_data_of_ones_own_are_identified_by_their_contents(tmp_path: Path) -> No
     rows = make_episodes(50).flatten()
     first = build(tmp_path / "first", rows.padded())
     cut = [rows.select(np.arange(a, b)).padded() for a, b in ((20, 50), (0, 20))]
-    again = build(tmp_path / "again", *cut, episodes_per_sample=3, seed=1)
+    named = replace(make_environment(), name="another", reference=None)
+    again = build(tmp_path / "again", *cut, episodes_per_sample=3, seed=1, environment=named)
     assert again.spec.fingerprint == first.spec.fingerprint == build(tmp_path / "flat", rows).spec.fingerprint
     assert again.spec.shards_sha256 != first.spec.shards_sha256
     changed = make_episodes(50)
