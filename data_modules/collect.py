@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data_modules.behavior.base import Behavior
 from data_modules.source import DatasetSource
-from data_modules.storage.arrays import Episodes
+from data_modules.storage.arrays import DataFault, Episodes
 from data_modules.storage.manifest import FORMAT_VERSION, read_manifest
 from data_modules.storage.store import Description, write_dataset
 from data_modules.tools.verify import verify_dataset
@@ -75,11 +75,22 @@ class CollectedDataset(DatasetSource):
         """See `DatasetSource.ensure`.
 
         Raises:
-            UserError: the folder is damaged, or the disk is full.
+            UserError: the folder is damaged, the disk is full, or what is collected cannot be stored.
         """
         if self.exists():
             read_manifest(self.path)
             return self.path
+        try:
+            self._write(progress)
+        except DataFault as error:
+            raise UserError(
+                f"{self.name}: what {self.behavior.name!r} collects in {self.environment.spec.name} cannot be stored: "
+                f"{error}; mend the environment or who acts in it"
+            ) from error
+        verify_dataset(self.path, progress=progress)
+        return self.path
+
+    def _write(self, progress: bool) -> None:
         with Progress(console=Console(stderr=True), disable=not progress) as bars:
             bar = bars.add_task(f"Collecting {self.name}", total=self.episodes)
 
@@ -92,13 +103,12 @@ class CollectedDataset(DatasetSource):
                     recipe=self.recipe,
                     behavior=behavior,
                     discount=self.discount,
+                    made_by_recipe=True,
                 ),
                 blocks=self._collect(behavior, lambda episodes: bars.advance(bar, episodes)),
                 n_episodes=self.episodes,
                 seed=self.seed,
             )
-        verify_dataset(self.path, progress=progress)
-        return self.path
 
     def _collect(self, told: dict[str, Any], progress: Callable[[int], None]) -> Iterator[Episodes]:
         """Blocks of episodes, the policies taking turns in equal shares of the whole set.

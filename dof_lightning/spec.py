@@ -190,8 +190,10 @@ class DatasetSpec:
         environment: the environment's spec at collection time.
         discount: gamma of the returns stored with the statistics.
         recipe: behaviour policy, its weights' hash, exploration noise, seed, episodes, format version and the
-            environment's recipe; JSON values only.
+            environment's recipe; of data that no recipe of ours makes, a digest of the episodes. JSON values only.
         statistics: see `DatasetStatistics`; left out of comparisons.
+        shards_sha256: of the shards' hashes in their order, what a run has really seen; None where nothing is stored,
+            and in checkpoints of version 0.1.0. Left out of comparisons.
     """
 
     name: str
@@ -199,6 +201,7 @@ class DatasetSpec:
     discount: float
     recipe: Mapping[str, Any]
     statistics: DatasetStatistics = field(compare=False, repr=False)
+    shards_sha256: str | None = field(default=None, compare=False, repr=False)
 
     @property
     def fingerprint(self) -> str:

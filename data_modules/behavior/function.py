@@ -1,8 +1,11 @@
 """A policy of yours, as a Python function, that collects a dataset: `dof data collect`."""
 
+import hashlib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 import torch
@@ -21,7 +24,8 @@ class FunctionPolicy(DecentralizedPolicy):
 
     Args:
         function: from observations `[E, N, O]`, legal choices `[E, N, A]` (None where all are) and uniform noise
-            `[E, N, A]` in [0, 1) to actions `[E, N, A]` in [-1, 1], or indices `[E, N]`.
+            `[E, N, A]` in [0, 1) to actions `[E, N, A]` in [-1, 1], or indices `[E, N]`. What it gives for
+            dimensions that an agent has not is dropped.
         spec: the environment's.
     """
 
@@ -47,15 +51,19 @@ class FunctionPolicy(DecentralizedPolicy):
         """
         actions = torch.as_tensor(self.function(observations, legal, noise))
         discrete = self._spec.action_kind == "discrete"
+        sizes = torch.tensor([agent.action_dim for agent in self._spec.agents], device=actions.device)
         shape = noise.shape[:2] if discrete else noise.shape
         if actions.shape != shape or actions.is_floating_point() == discrete:
             wanted = f"integers {list(shape)}" if discrete else f"numbers {list(shape)}"
             raise UserError(f"policy= returned {actions.dtype} {list(actions.shape)}, {self._spec.name} wants {wanted}")
-        n_choices = self._spec.action_dim
-        fitting = (actions >= 0) & (actions < n_choices) if discrete else actions.abs() <= 1
+        if not discrete:  # what agents with fewer dimensions have behind theirs means nothing
+            padding = torch.arange(self._spec.action_dim, device=actions.device) >= sizes[:, None]
+            actions = actions.masked_fill(padding, 0.0)
+        fitting = (actions >= 0) & (actions < sizes) if discrete else (actions.abs() <= 1).all(-1)
         if not bool(fitting.all()):  # NaN compares false
-            allowed = f"0 to {n_choices - 1}" if discrete else "-1 to 1"
-            raise UserError(f"policy= returned an action that is not within {allowed}")
+            agent = self._spec.agents[int((~fitting).nonzero()[0, 1])]
+            allowed = f"0 to {agent.action_dim - 1}" if discrete else "-1 to 1"
+            raise UserError(f"policy= returned an action of agent {agent.name!r} that is not within {allowed}")
         return (actions if discrete else actions.to(observations.dtype)), carry
 
     def export(self, agent: int) -> Self:
@@ -73,7 +81,8 @@ class FunctionBehavior(Behavior):
 
     Args:
         policy: where it is; Python must be able to import the module.
-        version: of the function, for the recipe: change it when the function changes.
+        version: of the function, for the recipe: change it when something changes that its module only imports; what
+            stands in the module itself is part of the recipe.
     """
 
     policy: str
@@ -83,20 +92,29 @@ class FunctionBehavior(Behavior):
 
     def identity(self, spec: EnvSpec) -> dict[str, Any]:
         """See `Behavior.identity`."""
-        return {"name": self.name, "policy": self.policy, "version": self.version}
+        return {"name": self.name, "policy": self.policy, "version": self.version, "sha256": self._code()}
 
     def policies(self, spec: EnvSpec) -> list[DecentralizedPolicy]:
         """See `Behavior.policies`."""
         return [FunctionPolicy(self._load(), spec)]
 
+    def _code(self) -> str | None:
+        """The hash of the module's file; None where there is none."""
+        file = getattr(self._module(), "__file__", None)
+        return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
     def _load(self) -> Function:
-        module, _, name = self.policy.partition(":")
+        name = self.policy.partition(":")[2]
+        function = getattr(self._module(), name, None)
+        if not callable(function):
+            raise UserError(f"policy={self.policy} cannot be imported: there is no function {name!r} in it")
+        return function
+
+    def _module(self) -> ModuleType:
+        module = self.policy.partition(":")[0]
         try:
-            function = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
+            return importlib.import_module(module)
+        except (ImportError, ValueError) as error:
             raise UserError(
                 f"policy={self.policy} cannot be imported ({error}); write policy=module:function"
             ) from None
-        if not callable(function):
-            raise UserError(f"policy={self.policy} is no function")
-        return function

@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 
+from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 
 ROW_ARRAYS = ("observations", "legal", "alive", "state", "extra_observations")
@@ -14,6 +15,10 @@ EPISODE_ARRAYS = ("length", "episode_id", "terminated", "unseen_end")
 WITHOUT_AGENTS = ("state",)
 
 _ACTION_TOLERANCE = 1e-5
+
+
+class DataFault(UserError, ValueError):
+    """Episodes that contradict the environment's spec or each other: of one's own data, it is the user's to mend."""
 
 
 @dataclass

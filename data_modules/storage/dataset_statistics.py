@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from data_modules.storage.arrays import EpisodeRows
+from data_modules.storage.arrays import DataFault, EpisodeRows
 from data_modules.storage.split import is_heldout
 from dof_lightning.seeding import counter_uniform, derive_seed
 from dof_lightning.spec import DatasetStatistics, DimensionStatistics, EnvSpec
@@ -157,10 +157,10 @@ class StatisticsAccumulator:
         """The statistics; what they are made of is given up.
 
         Raises:
-            ValueError: every episode is held out.
+            DataFault: every episode is held out.
         """
         if len(self._returns) == 0:
-            raise ValueError("every episode is held out: collect more of them")
+            raise DataFault("every episode is held out: collect more of them")
         mean, std = self._returns.mean_and_std()
         dimensions = {name: found.finish() for name, found in self._dimensions.items()}
         return DatasetStatistics(

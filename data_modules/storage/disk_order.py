@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_modules.storage.arrays import EpisodeRows, concatenate
+from data_modules.storage.arrays import DataFault, EpisodeRows, concatenate
 from data_modules.storage.journal import Journal
 from dof_lightning.errors import UserError
 from dof_lightning.seeding import counter_uniform, derive_seed
@@ -46,7 +46,7 @@ def permute(
         most_bytes: that one episode can take; 0: about what the first ones do.
 
     Raises:
-        ValueError: some blocks hold arrays that others do not.
+        DataFault: some blocks hold arrays that others do not.
     """
 
     def key(rows: EpisodeRows) -> np.ndarray:
@@ -71,7 +71,7 @@ def arrange(
     Everything else is as in `permute`.
 
     Raises:
-        ValueError: some blocks hold arrays that others do not.
+        DataFault: some blocks hold arrays that others do not.
     """
     rest: list[EpisodeRows] = []
     folder = scratch if journal is None else journal.folder
@@ -176,7 +176,7 @@ def _buffers(blocks: Iterable[EpisodeRows], buffer_bytes: int) -> Iterator[tuple
     for block in blocks:
         names = names or set(block.arrays())
         if set(block.arrays()) != names:
-            raise ValueError(f"some blocks hold {sorted(block.arrays())}, others {sorted(names)}")
+            raise DataFault(f"some blocks hold {sorted(block.arrays())}, others {sorted(names)}")
         if size >= buffer_bytes:
             yield buffer, False
             buffer, size = [], 0

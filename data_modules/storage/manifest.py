@@ -1,6 +1,7 @@
 """`dataset.json`: what a dataset is, where its episodes lie, and their statistics."""
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from data_modules.storage.document import SEAL, check_agreement, check_document, parse, seal
 from data_modules.storage.shards import Member, ShardEntry, open_url
 from dof_lightning.errors import UserError
 from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
@@ -16,6 +18,7 @@ from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatisti
 FORMAT_VERSION = 1
 FILE_NAME = "dataset.json"
 
+_SMALL = ("mean", "std", "minimum", "maximum")
 _REBUILD = "delete the folder and build the dataset again (`dof data build`)"
 
 
@@ -89,6 +92,7 @@ def write_manifest(folder: Path, manifest: DatasetManifest) -> None:
         "return_knots": _encode(manifest.return_knots),
         "statistics": _encode_statistics(spec.statistics),
     }
+    document[SEAL] = seal(document)
     (folder / FILE_NAME).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -118,23 +122,28 @@ def _parse(location: str) -> DatasetManifest:
     file = f"{location}/{FILE_NAME}"
     try:
         with open_url(file) as stream:
-            document = json.loads(stream.read())
-        version = document["format_version"]
-        if version != FORMAT_VERSION:
+            document = parse(stream.read())
+        version = document.get("format_version") if isinstance(document, dict) else None
+        if type(version) is int and version != FORMAT_VERSION:
             raise UserError(f"{file} has format version {version}, this program reads {FORMAT_VERSION}; {_REBUILD}")
+        check_document(document)
         manifest = _decode(location, document)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({type(error).__name__}: {error}); {_REBUILD}") from error
-    if manifest.spec.fingerprint != document["fingerprint"]:
+        check_agreement(document, manifest.spec.environment, manifest.spec.statistics)
+        recipe_given, sealed = manifest.spec.fingerprint, seal(document)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({' '.join(str(error).split())}); {_REBUILD}") from error
+    if recipe_given != document["fingerprint"]:
         raise UserError(f"{file} was changed by hand (its recipe does not give its fingerprint); {_REBUILD}")
+    if document.get(SEAL, sealed) != sealed:
+        raise UserError(f"{file} was changed after it was written (another {SEAL}); {_REBUILD}")
     return manifest
 
 
 def _decode(location: str, document: Mapping[str, Any]) -> DatasetManifest:
     shards = tuple(ShardEntry(**shard) for shard in document["shards"])
-    for shard in shards:
-        if "/" in shard.name or "\\" in shard.name or shard.name.startswith("."):
-            raise ValueError(f"shard name {shard.name!r} leaves the dataset's folder")
+    return_knots = _array("return_knots", document["return_knots"])
+    if return_knots.ndim != 1:
+        raise ValueError(f"return_knots has shape {list(return_knots.shape)}")
     return DatasetManifest(
         location=location,
         spec=DatasetSpec(
@@ -143,13 +152,14 @@ def _decode(location: str, document: Mapping[str, Any]) -> DatasetManifest:
             discount=document["discount"],
             recipe=document["recipe"],
             statistics=_decode_statistics(document["statistics"]),
+            shards_sha256=hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest(),
         ),
         behavior=document["behavior"],
         members={name: Member(m["dtype"], tuple(m["shape"])) for name, m in document["members"].items()},
         shards=shards,
         longest=document["longest"],
         n_terminated=document["n_terminated"],
-        return_knots=_array(document["return_knots"]),
+        return_knots=return_knots,
     )
 
 
@@ -174,22 +184,24 @@ def _encode_statistics(statistics: DatasetStatistics) -> dict[str, Any]:
 
 def _decode_statistics(data: Mapping[str, Any]) -> DatasetStatistics:
     return DatasetStatistics(
-        observations=_decode_dimensions(data["observations"]),
-        actions=None if data["actions"] is None else _decode_dimensions(data["actions"]),
+        observations=_decode_dimensions("observations", data["observations"]),
+        actions=None if data["actions"] is None else _decode_dimensions("actions", data["actions"]),
         return_mean=data["return_mean"],
         return_std=data["return_std"],
-        discounted_return_knots=_array(data["discounted_return_knots"]),
+        discounted_return_knots=_array("discounted_return_knots", data["discounted_return_knots"]),
     )
 
 
 def _encode_dimensions(statistics: DimensionStatistics) -> dict[str, Any]:
-    small = {name: getattr(statistics, name).tolist() for name in ("mean", "std", "minimum", "maximum")}
+    small = {name: getattr(statistics, name).tolist() for name in _SMALL}
     return small | {"knots": _encode(statistics.knots)}
 
 
-def _decode_dimensions(data: Mapping[str, Any]) -> DimensionStatistics:
-    small = {name: np.array(data[name], dtype=np.float32) for name in ("mean", "std", "minimum", "maximum")}
-    return DimensionStatistics(**small, knots=_array(data["knots"]))
+def _decode_dimensions(place: str, data: Mapping[str, Any]) -> DimensionStatistics:
+    if len({len(row) for name in _SMALL for row in data[name]}) > 1:
+        raise ValueError(f"statistics.{place} has rows of different lengths")
+    small = {name: np.array(data[name], dtype=np.float32) for name in _SMALL}
+    return DimensionStatistics(**small, knots=_array(f"{place}.knots", data["knots"]))
 
 
 def _encode(array: np.ndarray) -> dict[str, Any]:
@@ -198,6 +210,13 @@ def _encode(array: np.ndarray) -> dict[str, Any]:
     return {"shape": list(data.shape), "float32": base64.b64encode(data.tobytes()).decode()}
 
 
-def _array(data: Mapping[str, Any]) -> np.ndarray:
-    flat = np.frombuffer(base64.b64decode(data["float32"], validate=True), dtype="<f4")
-    return flat.reshape(data["shape"]).astype(np.float32)
+def _array(place: str, data: Mapping[str, Any]) -> np.ndarray:
+    """`[Q, ...]` with at least two knots, finite."""
+    try:
+        flat = np.frombuffer(base64.b64decode(data["float32"], validate=True), dtype="<f4")
+        array = flat.reshape(data["shape"]).astype(np.float32)
+    except ValueError as error:
+        raise ValueError(f"{place} holds no numbers of its shape ({error})") from error
+    if array.ndim == 0 or len(array) < 2 or not np.isfinite(array).all():
+        raise ValueError(f"{place} needs two knots or more, all finite")
+    return array

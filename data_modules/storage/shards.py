@@ -4,9 +4,10 @@ Every file is opened by fsspec or by us and handed to WebDataset as a file objec
 programs and its default decoders can run code, so neither is ever used.
 """
 
-import hashlib
 import io
+import math
 import os
+import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from data_modules.storage.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, EpisodeRows
+from data_modules.storage.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, DataFault, EpisodeRows
+from data_modules.storage.hashing import READ_BYTES, ReadHashed, WrittenHashed
 from data_modules.storage.remote import open_remote
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
@@ -23,7 +25,9 @@ from dof_lightning.spec import EnvSpec
 os.environ["WDS_SECURE"] = "1"  # read once, when webdataset is imported: where it is used, as it imports torch
 
 PROTOCOLS = ("", "file", "http", "https", "s3")
-READ_BYTES = 1 << 17  # large, because every read and hash gives up the interpreter's lock and has to wait for it again
+
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # what gzip, bzip2, xz and zstd begin with
+_HEADER_BYTES = 1 << 14  # of a .npy file, at most
 
 _REPAIR = "the file is damaged: delete the dataset's folder and build (or download) it again"
 _REPAIR_COPY = "the copy at this address is damaged: upload it again"
@@ -63,11 +67,11 @@ class ShardEntry:
     sha256: str
 
 
-def expected_members(rows: EpisodeRows, environment: EnvSpec) -> dict[str, Member]:
-    """The members of a dataset of this environment with the optional arrays that `rows` has."""
+def known_members(environment: EnvSpec) -> dict[str, Member]:
+    """The arrays whose types and shapes an environment decides, by name."""
     n, observation, action = environment.n_agents, environment.observation_dim, environment.action_dim
     discrete = environment.action_kind == "discrete"
-    known = {
+    return {
         "observations": Member("<f4", (n, observation)),
         "actions": Member("<i8", (n,)) if discrete else Member("<f4", (n, action)),
         "rewards": Member("<f4", (n,)),
@@ -79,6 +83,11 @@ def expected_members(rows: EpisodeRows, environment: EnvSpec) -> dict[str, Membe
         "legal": Member("|b1", (n, action)),
         "alive": Member("|b1", (n,)),
     }
+
+
+def expected_members(rows: EpisodeRows, environment: EnvSpec) -> dict[str, Member]:
+    """The members of a dataset of this environment with the optional arrays that `rows` has."""
+    known = known_members(environment)
     others = {  # of agents that are not learned
         name: Member("<i8" if array.dtype.kind == "i" else "<f4", array.shape[1:])
         for name, array in rows.arrays().items()
@@ -100,16 +109,16 @@ def write_shards(
         samples_per_shard: samples in each shard but the last.
 
     Raises:
-        ValueError: an array contradicts the environment's spec, is not finite, or only some samples have it.
+        DataFault: an array contradicts the environment's spec, is not finite, or only some samples have it.
     """
     from webdataset.writer import ShardWriter
 
     members: dict[str, Member] = {}
-    files: list[_HashedFile] = []
+    files: list[WrittenHashed] = []
     counts: list[tuple[int, int, int]] = []
 
-    def open_file(name: str) -> _HashedFile:
-        files.append(_HashedFile(Path(name)))
+    def open_file(name: str) -> WrittenHashed:
+        files.append(WrittenHashed(Path(name)))
         counts.append((0, 0, 0))
         return files[-1]
 
@@ -128,7 +137,7 @@ def write_shards(
         for number, rows in enumerate(samples):
             members = members or expected_members(rows, environment)
             if set(rows.arrays()) != set(members):
-                raise ValueError(f"some blocks hold {sorted(rows.arrays())}, others {sorted(members)}")
+                raise DataFault(f"some blocks hold {sorted(rows.arrays())}, others {sorted(members)}")
             arrays = {name: np.ascontiguousarray(a, dtype=members[name].dtype) for name, a in rows.arrays().items()}
             _check_sample(arrays, members)
             writer.write({"__key__": f"{number:06d}"} | {f"{name}.npy": array for name, array in arrays.items()})
@@ -153,16 +162,14 @@ def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None
         UserError: the file cannot be opened, is truncated, holds other episodes or bytes than expected, or a member
             has another type or shape, holds pickled objects, or is not finite; the message names file, member and fix.
     """
-    from webdataset.tariterators import group_by_keys, tar_file_expander
+    from webdataset.tariterators import group_by_keys
 
     n_episodes = n_steps = 0
-    wanted = {f"{name}.npy" for name in members}
+    most = {f"{name}.npy": _most_bytes(name, member, entry) for name, member in members.items()}
     with open_url(url, None if entry is None else entry.n_bytes) as file:
-        hashed = _HashingFile(file)
-        source = {"url": url, "stream": io.BufferedReader(hashed, READ_BYTES)}
-        files = tar_file_expander([source], select_files=lambda name: name.partition(".")[2] in wanted)
+        hashed = ReadHashed(file, None if entry is None else entry.n_bytes)
         try:
-            for sample in group_by_keys(files):
+            for sample in group_by_keys(_plain_files(io.BufferedReader(hashed, READ_BYTES), url, most)):
                 rows = _decode(sample, members)
                 n_episodes, n_steps = n_episodes + rows.n_episodes, n_steps + rows.n_steps
                 if entry is not None and (n_episodes > entry.n_episodes or n_steps > entry.n_steps):
@@ -173,10 +180,39 @@ def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None
             if entry is not None and hashed.finish() != entry.sha256:
                 raise ValueError("it was changed after it was written (another sha256)")
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            reason = str(error.args[0]).partition(" @ <")[0] if error.args else type(error).__name__
+            reason = error.args[0] if error.args else type(error).__name__
             raise UserError(f"{url}: {reason}; {_REPAIR_COPY if '://' in url else _REPAIR}") from error
-        except UserError as error:
-            raise (hashed.failure or error) from error.__cause__
+
+
+def _plain_files(stream: io.BufferedReader, url: str, most: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """The wanted files of an uncompressed tar, as WebDataset hands them on, none larger than it may be.
+
+    Its own reader unpacks whatever is compressed, and a few kilobytes can be made to expand without end.
+    """
+    start = stream.peek(max(map(len, _COMPRESSED)))
+    if start.startswith(_COMPRESSED):
+        raise ValueError("it is compressed, and shards are plain tars")
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        for info in tar:
+            tar.members = []  # type: ignore[attr-defined]  # or it keeps what it has seen
+            wanted = info.name.partition(".")[2]
+            if wanted not in most or not info.isreg():
+                continue
+            if info.issparse() or info.size > most[wanted]:
+                raise ValueError(f"member {info.name} has {info.size} bytes, at most {most[wanted]} are expected")
+            content = tar.extractfile(info)
+            assert content is not None
+            yield {"fname": info.name, "data": content.read(), "__url__": url}
+    yield {}  # a sample ends with its shard
+
+
+def _most_bytes(name: str, member: Member, entry: ShardEntry | None) -> int:
+    """What a file of a shard can take that holds an array of all its episodes."""
+    if entry is None:
+        return sys.maxsize
+    sizes = dict.fromkeys(EPISODE_ARRAYS, entry.n_episodes) | dict.fromkeys(STEP_ARRAYS, entry.n_steps)
+    rows = sizes.get(name, entry.n_steps + entry.n_episodes)
+    return _HEADER_BYTES + rows * math.prod(member.shape) * np.dtype(member.dtype).itemsize
 
 
 def open_url(url: str, n_bytes: int | None = None) -> IO[bytes]:
@@ -200,56 +236,6 @@ def open_url(url: str, n_bytes: int | None = None) -> IO[bytes]:
         raise UserError(f"{url} is missing: build the dataset (`dof data build`) or correct the path") from error
     except OSError as error:
         raise UserError(f"{url} cannot be opened ({error}): check the path and its permissions") from error
-
-
-class _HashingFile(io.RawIOBase):
-    """A file whose sha256 is known once it has been read, without reading it twice."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._sha256 = hashlib.sha256()
-        self.failure: UserError | None = None
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Reads and counts in; keeps a failure as it was, because WebDataset adds to the exceptions it passes on."""
-        try:
-            size: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
-        except UserError as error:
-            self.failure = UserError(*error.args)
-            raise
-        self._sha256.update(memoryview(buffer)[:size])
-        return size
-
-    def finish(self) -> str:
-        """Reads what is left; the sha256 of the whole, hexadecimal."""
-        rest = bytearray(READ_BYTES)
-        while self.readinto(rest):
-            pass
-        return self._sha256.hexdigest()
-
-
-class _HashedFile(io.RawIOBase):
-    """A file being written whose size and sha256 are known at the end without reading it back."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.sha256 = hashlib.sha256()
-        self.n_bytes = 0
-        self._file = path.open("wb")
-
-    def write(self, data: Any) -> int:
-        """Writes and counts."""
-        self.sha256.update(data)
-        self.n_bytes += len(data)
-        return self._file.write(data)
-
-    def finish(self) -> None:
-        """Closes the file."""
-        self._file.close()
 
 
 def _count_training_windows(rows: EpisodeRows) -> int:
@@ -285,13 +271,13 @@ def _check_sample(
 ) -> None:
     n_episodes, n_steps = len(arrays["length"]), int(arrays["length"].sum())
     if (arrays["length"] < 1).any():
-        raise ValueError(f"member {prefix}length{suffix} has an episode without steps")
+        raise DataFault(f"member {prefix}length{suffix} has an episode without steps")
     sizes = dict.fromkeys(EPISODE_ARRAYS, n_episodes) | dict.fromkeys(STEP_ARRAYS, n_steps)
     sizes |= dict.fromkeys(ROW_ARRAYS, n_steps + n_episodes)
     for name, array in arrays.items():
         member, shape = members[name], (sizes[name], *members[name].shape)
         if array.dtype.str != member.dtype or array.shape != shape:
             found = f"{array.dtype.str} {list(array.shape)}"
-            raise ValueError(f"member {prefix}{name}{suffix} is {found}, expected {member.dtype} {list(shape)}")
+            raise DataFault(f"member {prefix}{name}{suffix} is {found}, expected {member.dtype} {list(shape)}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"member {prefix}{name}{suffix} has values that are not finite")
+            raise DataFault(f"member {prefix}{name}{suffix} has values that are not finite")

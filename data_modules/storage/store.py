@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_modules.storage.arrays import EpisodeRows, Episodes, find_fault
+from data_modules.storage.arrays import DataFault, EpisodeRows, Episodes, find_fault
 from data_modules.storage.card import write_card
+from data_modules.storage.contents import KEY as CONTENTS
+from data_modules.storage.contents import Contents, contents_of
 from data_modules.storage.dataset_statistics import StatisticsAccumulator
 from data_modules.storage.disk_order import permute
 from data_modules.storage.journal import Journal
@@ -23,6 +25,7 @@ from dof_lightning.spec import DatasetSpec, EnvSpec, fingerprint
 
 SAMPLE_BYTES = 1 << 22
 MOST_EPISODES = 256
+MOST_OBSERVED = 10_000  # numbers of an agent; statistics keep a thousand quantiles of each, pictures would take minutes
 
 Block = Episodes | EpisodeRows
 
@@ -36,10 +39,12 @@ class Description:
     Attributes:
         name: for people.
         environment: the world the episodes come from.
-        recipe: everything that changes the data's meaning; its fingerprint is the dataset's.
+        recipe: what tells the data from others; its fingerprint is the dataset's.
         behavior: who acted (name, hash of weights, noise), read after the episodes, whose collection may complete it
             (win rate); the returns of all episodes are added.
         discount: gamma of discounted returns.
+        made_by_recipe: the recipe alone makes the episodes, the same each time, as where our behaviours act by a seed.
+            Of all others nobody can say so: what they hold becomes part of the recipe (`contents`).
         action_range: the lowest and highest continuous actions in the blocks' own units, numbers or arrays that
             broadcast to `[N, A]`, which become -1 and 1; part of the recipe. None: actions are in [-1, 1] already.
     """
@@ -49,19 +54,21 @@ class Description:
     recipe: Mapping[str, Any]
     behavior: Mapping[str, Any]
     discount: float = 0.99
+    made_by_recipe: bool = False
     action_range: tuple[Any, Any] | None = None
 
-    def full_recipe(self) -> Mapping[str, Any]:
-        """The recipe with the units of actions: the same numbers in others are other data.
+    def full_recipe(self) -> dict[str, Any]:
+        """The recipe with the units of actions, in which the same numbers are other data, and without contents.
 
         Raises:
             UserError: the range is none, or actions are discrete.
         """
+        recipe = {key: value for key, value in self.recipe.items() if key != CONTENTS or self.made_by_recipe}
         if self.action_range is None:
-            return self.recipe
+            return recipe
         if self.environment.action_kind == "discrete":
             raise UserError(f"action_range={self.action_range}: the actions are choices, which have no range")
-        return {**self.recipe, "action_range": self.units().describe(self.environment.agents)}
+        return {**recipe, "action_range": self.units().describe(self.environment.agents)}
 
     def units(self) -> ActionUnits:
         """What actions are in.
@@ -90,10 +97,6 @@ class Layout:
 USUAL_LAYOUT = Layout()
 
 
-class DataFault(UserError, ValueError):
-    """Blocks that contradict the environment's spec: of one's own data, it is the user's to mend."""
-
-
 def write_dataset(
     path: Path,
     description: Description,
@@ -109,6 +112,9 @@ def write_dataset(
     complete. A file lock makes a second builder wait and then find the first one's work; `blocks` is not touched
     until the lock is held, so a lazy collector does nothing twice. The same arguments give the same bytes.
 
+    Where the folder is there, episodes that a recipe makes are not made again; all others are read and held against
+    those that are stored.
+
     Episodes are permuted by a hash of (seed, id). Memory does not grow with the dataset (see `permute`); where it is
     larger than the buffer, as much free disk as the episodes take is needed for a while.
 
@@ -123,28 +129,34 @@ def write_dataset(
         layout: of the files.
 
     Raises:
-        UserError: the folder holds another dataset, is damaged, or the disk is full.
-        DataFault: the blocks contradict the environment's spec; actions are outside their range.
-        ValueError: they do not hold `n_episodes`, or arrays are not of the types and shapes of `Episodes`.
+        UserError: the folder holds another dataset or other episodes, is damaged, the disk is full, or agents observe
+            more than datasets are made for.
+        DataFault: the blocks contradict the environment's spec or `n_episodes`; actions are outside their range.
     """
     path, environment, recipe = Path(path), description.environment, description.full_recipe()
+    _check_size(environment)
     with _lock(path):
         if path.exists():
             manifest = _accept(path, recipe)
+            if not description.made_by_recipe:
+                _check_contents(manifest, description, blocks)
             if callable(blocks):
                 shutil.rmtree(_unsorted(path), ignore_errors=True)  # of a process that was killed after the rename
             return manifest
         with _draft(path) as draft:
             statistics = StatisticsAccumulator(environment, description.discount, n_episodes)
+            contents = None if description.made_by_recipe else Contents(environment, description.discount)
             size = layout.episodes_per_sample or fitting_sample(environment)
             journal, remaining = _remaining(blocks, path, recipe, (seed, n_episodes, layout.buffer_bytes))
             checked, scratch = _checked(remaining, environment, description.units()), draft / ".unsorted"
             most = episode_bytes(environment)
             groups = permute(checked, seed, n_episodes, size, layout.buffer_bytes, scratch, journal, most)
-            samples = _samples(groups, statistics)
+            samples = _samples(groups, statistics, contents)
             members, shards = write_shards(draft, samples, environment, layout.samples_per_shard)
             if (found := sum(shard.n_episodes for shard in shards)) != n_episodes:
-                raise ValueError(f"the blocks hold {found} episodes, announced were {n_episodes}")
+                raise DataFault(f"the blocks hold {found} episodes, announced were {n_episodes}")
+            if contents is not None:
+                recipe[CONTENTS] = contents.finish()
             mean, std = statistics.returns.mean_and_std()
             manifest = DatasetManifest(
                 location=str(path),
@@ -197,10 +209,21 @@ def episode_bytes(environment: EnvSpec) -> int:
     return 4 * (row * (steps + 1) + step * steps)
 
 
+def _check_size(environment: EnvSpec) -> None:
+    if (observed := environment.observation_dim) > MOST_OBSERVED:
+        raise UserError(
+            f"{environment.name}: an agent observes {observed:,} numbers, {episode_bytes(environment) / 1e6:,.0f} MB "
+            f"an episode; datasets hold at most {MOST_OBSERVED:,}: wrap the environment so that it observes features, "
+            "not pictures"
+        )
+
+
 def _accept(path: Path, recipe: Mapping[str, Any]) -> DatasetManifest:
     manifest = read_manifest(path)
-    wanted = fingerprint(recipe)
-    if manifest.spec.fingerprint != wanted:
+    stored = dict(manifest.spec.recipe)
+    if CONTENTS not in recipe:
+        stored.pop(CONTENTS, None)
+    if fingerprint(stored) != (wanted := fingerprint(recipe)):
         raise UserError(
             f"{path} holds another dataset (fingerprint {manifest.spec.fingerprint}, wanted {wanted}); "
             f"delete that folder or choose another data.root"
@@ -208,10 +231,29 @@ def _accept(path: Path, recipe: Mapping[str, Any]) -> DatasetManifest:
     return manifest
 
 
-def _samples(groups: Iterable[EpisodeRows], statistics: StatisticsAccumulator) -> Iterator[EpisodeRows]:
-    """Statistics see each group as it passes."""
+def _check_contents(
+    manifest: DatasetManifest, description: Description, blocks: Iterable[Block] | Callable[[int], Iterable[Block]]
+) -> None:
+    """Refuses to leave a dataset as it is where its episodes are not those of `blocks`."""
+    contents = Contents(description.environment, description.discount)
+    for rows in _checked(blocks(0) if callable(blocks) else blocks, description.environment, description.units()):
+        contents.update(rows)
+    there = manifest.spec.recipe.get(CONTENTS) or contents_of(manifest)  # earlier versions wrote none
+    if there != (here := contents.finish()):
+        raise UserError(
+            f"{manifest.location} holds other episodes than these, which have the same recipe (contents {there[:8]} "
+            f"there, {here[:8]} here); delete that folder to replace them, or write to another"
+        )
+
+
+def _samples(
+    groups: Iterable[EpisodeRows], statistics: StatisticsAccumulator, contents: Contents | None
+) -> Iterator[EpisodeRows]:
+    """Statistics and contents see each group as it passes."""
     for sample in groups:
         statistics.update(sample)
+        if contents is not None:
+            contents.update(sample)
         yield sample
 
 

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from data_modules.storage.arrays import Episodes
+from data_modules.storage.arrays import DataFault, Episodes
 from data_modules.storage.dataset_statistics import episode_returns
 from data_modules.storage.manifest import FORMAT_VERSION, DatasetManifest, read_manifest
 from data_modules.storage.shards import read_shard
@@ -156,7 +156,7 @@ def _write(
         )
         try:
             write_dataset(path, description, blocks=blocks(), n_episodes=n_episodes, seed=seed)
-        except ValueError as error:
+        except DataFault as error:
             raise UserError(f"{path}: {error}") from None
     return path
 

@@ -11,11 +11,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from data_modules.source import DatasetSource
+from data_modules.storage.manifest import read_manifest
 from dof_lightning.bench.suite import Job, read_suite
 from dof_lightning.config import checks, messages
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.command_line import take
 from dof_lightning.config.identity import config_hash
+from dof_lightning.errors import UserError
 from dof_lightning.report.store import Record, ResultsStore
 from dof_lightning.spec import fingerprint
 from dof_lightning.training.run_folder import RunFolder, claim
@@ -88,10 +91,17 @@ def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
 
 
 def dataset_of(plain: Mapping[str, Any]) -> str | None:
-    """The fingerprint of a run's data; None where they do not build themselves."""
-    source = None if plain["data"]["path"] else configuration.build(plain["data"]["source"])
-    recipe = getattr(source, "recipe", None)
-    return None if recipe is None else fingerprint(recipe)
+    """The fingerprint of a run's data, that of their recipe or as they lie there; None where neither says it."""
+    where = plain["data"]["path"]
+    if not where:
+        source: DatasetSource = configuration.build(plain["data"]["source"])
+        if (recipe := getattr(source, "recipe", None)) is not None:
+            return fingerprint(recipe)
+        where = source.path
+    try:
+        return read_manifest(where).spec.fingerprint
+    except UserError:  # the run itself says what to do about it
+        return None
 
 
 def is_stored(plain: Mapping[str, Any], dataset: str | None, records: Sequence[Record]) -> bool:

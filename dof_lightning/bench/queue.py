@@ -89,7 +89,7 @@ def pending(place: Place) -> list[Job]:
 
 
 def _checked(job: Job, runs: Path) -> tuple[Any, str | None]:
-    """A run's configuration, and the fingerprint of its data where they build themselves."""
+    """A run's configuration, and the fingerprint of its data where it is known."""
     from dof_lightning.checkpoints import checkpoint as checkpoints
     from dof_lightning.config.checks import check_action_kind
 

@@ -178,9 +178,8 @@ def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: Dat
         UserError: names the first key that differs, and the fix.
     """
     difference = first_difference(config, checkpoint.config, MODEL_KEYS)
-    if difference is None and spec is not None and checkpoint.spec.fingerprint != spec.fingerprint:
-        there, here = checkpoint.spec, spec
-        difference = f"dataset is {there.name} ({there.fingerprint}) there, {here.name} ({here.fingerprint}) here"
+    if difference is None and spec is not None:
+        difference = _difference_of_data(checkpoint.spec, spec)
     # The loader starts at steps x batches a step, in an order that depends on how it is streamed: all must stay.
     data = [("data", key) for key in ("global_batch_size", "memory_mb", "partition")]
     for group, key in (*data, ("trainer", "accumulate_grad_batches")):
@@ -192,6 +191,14 @@ def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: Dat
             f"{checkpoint.path} belongs to another run: {difference}; type what it was trained with, "
             "or start afresh with another run_dir="
         )
+
+
+def _difference_of_data(there: DatasetSpec, here: DatasetSpec) -> str | None:
+    if there.fingerprint != here.fingerprint:
+        return f"dataset is {there.name} ({there.fingerprint}) there, {here.name} ({here.fingerprint}) here"
+    if there.shards_sha256 not in (None, here.shards_sha256):
+        return f"the files of dataset {here.name} have been written anew since, with another content"
+    return None
 
 
 def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> "Algorithm":

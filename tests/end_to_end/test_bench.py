@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,14 +13,16 @@ import pytest
 import yaml
 
 from data_modules.behavior.sources import Random
-from dof_lightning.bench.job import BUSY, perform, run_folder
+from dof_lightning.bench.job import BUSY, dataset_of, perform, run_folder
 from dof_lightning.bench.queue import Place, pending
 from dof_lightning.bench.suite import read_suite
 from dof_lightning.cli import main as cli
 from dof_lightning.config import catalog
+from dof_lightning.config.compose import compose, to_plain
 from dof_lightning.errors import UserError
 from dof_lightning.report.record import record_of
 from dof_lightning.report.store import ResultsStore
+from tests.fixtures.dataset_files import build, make_episodes
 from tests.fixtures.workplace import Workplace, environment, succeeded
 
 CLONED = ["algorithm=bc", "algorithm.learning_rate=0.01"]
@@ -33,6 +36,17 @@ def folder(workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DOF_DATA", str(workplace.path / "data"))
     return tmp_path
+
+
+def test_data_that_were_corrected_make_another_run(tmp_path: Path) -> None:
+    """Own and imported data lie where they lie: their contents say whether a stored row is theirs."""
+    plain = to_plain(compose(["experiment=mpe_spread_random", f"data.path={tmp_path / 'mine'}"]))
+    told = [dataset_of(plain)]
+    for seed in (0, 1):
+        shutil.rmtree(tmp_path / "mine", ignore_errors=True)
+        told.append(build(tmp_path / "mine", make_episodes(20, seed=seed)).spec.fingerprint)
+        assert dataset_of(plain) == told[-1]
+    assert len(set(told)) == 3
 
 
 def write_suite(folder: Path, **changes: object) -> Path:

@@ -9,6 +9,7 @@ import pytest
 from dof_lightning.cli import main as cli
 from dof_lightning.config import messages
 from tests.end_to_end.conftest import UNINTERRUPTED
+from tests.fixtures.dataset_files import rewrite
 from tests.fixtures.workplace import SMALL, Workplace, run_here
 
 
@@ -155,6 +156,18 @@ def test_a_checkpoint_of_another_run_is_refused(
     line = complaint_of_train(capsys, *SMALL, change, f"resume={finished}/checkpoints/last.ckpt", "run_dir=refused")
     for word in (*words, "last.ckpt"):
         assert word in line
+
+
+def test_a_dataset_written_anew_is_not_gone_on_with(
+    workplace: Workplace, finished: str, capsys: pytest.CaptureFixture
+) -> None:
+    """The same recipe, other files: what was learned from one would be mixed with the other, without a word."""
+    (written,) = workplace.path.glob("data/mpe_spread_random-200-*")
+    shutil.copytree(written, workplace.path / "anew")
+    rewrite(workplace.path / "anew", lambda document: document["shards"][0].update(sha256="0" * 64))
+    resumed = ("data.path=anew", f"resume={finished}/checkpoints/last.ckpt", "run_dir=refused")
+    line = complaint_of_train(capsys, *SMALL, *resumed)
+    assert "the files of dataset mpe_spread_random have been written anew since, with another content" in line
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Datasets collected in PettingZoo environments, and the team that is scripted for mpe2's Spread."""
 
+import sys
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -7,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Space
 
 from data_modules.behavior.actor_bank import UniformBehavior
 from data_modules.behavior.base import Behavior
+from data_modules.behavior.function import FunctionBehavior
 from data_modules.behavior.sources import Random
 from data_modules.behavior.spread_team import ScriptedSpread, SpreadTeam
 from data_modules.collect import CollectedDataset
@@ -23,6 +27,8 @@ from dof_lightning.errors import UserError
 from dof_lightning.rollout.certificate import certify
 from dof_lightning.rollout.run import run_rollout
 from dof_lightning.spec import check_compatible
+from tests.fixtures.pettingzoo_outpost import Outpost
+from tests.fixtures.shard_reading import read_all
 from tests.unit.envs.test_pettingzoo import outpost, spread, tag
 
 
@@ -133,3 +139,85 @@ def test_the_scripted_team_is_good_acts_alone_and_noise_makes_it_worse() -> None
 def test_the_scripted_team_refuses_worlds_it_would_misread(tmp_path: Path, environment: PettingZooEnv) -> None:
     with pytest.raises(UserError, match=r"data\.source\.behavior"):
         _ = dataset(tmp_path, environment, ScriptedSpread(0.5)).path
+
+
+FUNCTIONS = """
+import torch
+
+def noisy(observations, legal, noise):
+    return 2 * noise - 1  # in every dimension, those that the scout has not included
+
+def first(observations, legal, noise):
+    return torch.zeros(noise.shape[:2], dtype=torch.int64)
+
+def last(observations, legal, noise):
+    return torch.full(noise.shape[:2], noise.shape[-1] - 1)
+"""
+
+
+@pytest.fixture
+def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module with policies, which can be imported."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_functions", raising=False)
+    (tmp_path / "my_functions.py").write_text(FUNCTIONS)
+    return tmp_path / "my_functions.py"
+
+
+def test_a_function_acts_for_agents_with_actions_of_different_sizes(tmp_path: Path, functions: Path) -> None:
+    boxes, choices = outpost(masks_in="nowhere", high=1.0), outpost(masks_in="nowhere")
+    path = dataset(tmp_path, boxes, FunctionBehavior("my_functions:noisy")).ensure(progress=False)
+    scout, guard = read_all(path).actions.swapaxes(0, 1)
+    assert not scout[:, 2:].any()
+    assert scout[:, :2].std() > 0.3
+    assert guard.std() > 0.3
+    dataset(tmp_path, choices, FunctionBehavior("my_functions:first")).ensure(progress=False)
+    with pytest.raises(UserError, match="returned an action of agent 'scout' that is not within 0 to 1"):
+        dataset(tmp_path, choices, FunctionBehavior("my_functions:last")).ensure(progress=False)
+
+
+def test_a_function_that_has_changed_collects_other_data(tmp_path: Path, functions: Path) -> None:
+    first = dataset(tmp_path, outpost(), FunctionBehavior("my_functions:first")).path
+    functions.write_text(FUNCTIONS.replace("2 * noise", "1 * noise"))
+    assert dataset(tmp_path, outpost(), FunctionBehavior("my_functions:first")).path != first
+
+
+class Wrong(Outpost):
+    """One that hands over what nobody can store."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(masks_in="nowhere")
+        self._what = what
+
+    @cache  # noqa: B019
+    def observation_space(self, agent: str) -> Space:
+        return Box(0, 255, (84, 84, 3)) if self._what == "pictures" else super().observation_space(agent)
+
+    def step(self, actions: dict) -> tuple[dict, dict, dict, dict, dict]:
+        observations, rewards, *others = super().step(actions)
+        if self._what == "vector":
+            rewards = {agent: np.ones(2) for agent in rewards}
+        if self._what == "nan":
+            observations = {agent: seen * np.nan for agent, seen in observations.items()}
+        return observations, rewards, *others  # type: ignore[return-value]
+
+
+def wrong_env(what: str) -> Wrong:
+    return Wrong(what)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("nan", "wrong.*(not finite|is nan)"),
+        ("vector", "wrong.*reward"),
+        ("pictures", "wrong: an agent observes 21,168 numbers, 1 MB an episode; .* wrap the environment"),
+    ],
+)
+def test_what_cannot_be_stored_is_one_line(tmp_path: Path, what: str, words: str) -> None:
+    factory = f"{__name__}.wrong_env"
+    environment = PettingZooEnv(name="wrong", factory=factory, horizon=4, arguments={"what": what})
+    with pytest.raises(UserError, match=words) as error:
+        dataset(tmp_path, environment, Random()).ensure(progress=False)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("wrong*"))

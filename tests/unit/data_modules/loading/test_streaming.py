@@ -18,7 +18,7 @@ from data_modules.storage.manifest import read_manifest
 from data_modules.storage.split import is_heldout
 from dof_lightning.batch import Window
 from dof_lightning.errors import UserError
-from tests.fixtures.dataset_files import build, make_episodes
+from tests.fixtures.dataset_files import build, make_episodes, rewrite
 from tests.fixtures.episode_data import HELDOUT_FRACTION, _many_are_held_out, hold_out, keys, make_data, take
 from tests.fixtures.streamed_data import EPISODES, build_shards, make_stream, memory_for
 
@@ -217,10 +217,7 @@ def test_nothing_held_out_means_no_validation(tmp_path: Path, monkeypatch: pytes
 
 def test_everything_held_out_means_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_shards(tmp_path / "toy")
-    document = (tmp_path / "toy" / "dataset.json").read_text()
-    (tmp_path / "toy" / "dataset.json").write_text(
-        re.sub(r'"n_training_windows": \d+', '"n_training_windows": 0', document)
-    )
+    rewrite(tmp_path / "toy", lambda document: [shard.update(n_training_windows=0) for shard in document["shards"]])
     with pytest.raises(UserError, match="every episode is held out"):
         make_stream(tmp_path / "toy")
 

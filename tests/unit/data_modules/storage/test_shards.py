@@ -1,9 +1,13 @@
 """Shards are read as they were written, from a folder or an address, and damage is named, not run."""
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import tarfile
+from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +20,7 @@ from data_modules.storage.manifest import read_manifest
 from data_modules.storage.shards import open_url, read_shard
 from data_modules.tools.verify import verify_dataset
 from dof_lightning.errors import UserError
-from tests.fixtures.dataset_files import build, make_episodes
+from tests.fixtures.dataset_files import build, make_episodes, rewrite
 from tests.fixtures.shard_reading import assert_same, read_all
 
 
@@ -33,12 +37,12 @@ def rewrite_member(shard: Path, member: str, data: bytes) -> None:
 
 
 def update_entry(shard: Path) -> None:
-    file = shard.parent / "dataset.json"
-    document = json.loads(file.read_text())
-    for entry in document["shards"]:
-        if entry["name"] == shard.name:
-            entry |= {"n_bytes": shard.stat().st_size, "sha256": hashlib.sha256(shard.read_bytes()).hexdigest()}
-    file.write_text(json.dumps(document))
+    data = shard.read_bytes()
+    found = {"n_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    rewrite(
+        shard.parent,
+        lambda document: [entry.update(found) for entry in document["shards"] if entry["name"] == shard.name],
+    )
 
 
 def npy(array: np.ndarray, allow_pickle: bool = False) -> bytes:
@@ -54,8 +58,7 @@ def toy(tmp_path: Path) -> Path:
 
 
 def set_document(path: Path, **values: object) -> None:
-    file = path / "dataset.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    rewrite(path, lambda document: document.update(values))
 
 
 def test_missing_folder(tmp_path: Path) -> None:
@@ -157,6 +160,50 @@ def test_objects_are_refused_not_run(toy: Path) -> None:
     with pytest.raises(UserError, match=r"000000\.rewards\.npy is no plain array"):
         read_all(toy)
     assert not (toy / "exploded").exists()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gzip", "bzip2", "xz"])
+def test_compressed_shards_are_refused_before_anything_is_unpacked(toy: Path, pack: Callable[[bytes], bytes]) -> None:
+    """A few kilobytes that expand to 8 MB, in a member that nobody wants: skipping it would unpack it all."""
+    shard = toy / "shard-000000.tar"
+    header = tarfile.TarInfo("000000.large.npy")
+    header.size = 1 << 23
+    shard.write_bytes(pack(header.tobuf() + bytes(header.size) + shard.read_bytes()))
+    update_entry(shard)
+    for read in (read_all, verify_dataset):
+        with pytest.raises(
+            UserError, match=r"shard-000000\.tar: it is compressed, and shards are plain tars; .*delete"
+        ):
+            read(toy)
+
+
+def test_a_member_larger_than_the_manifest_allows_is_not_read(toy: Path) -> None:
+    rows = 1 << 20
+    rewrite_member(toy / "shard-000000.tar", "000000.rewards.npy", npy(np.zeros((rows, 2), np.float32)))
+    with pytest.raises(UserError, match=r"member 000000\.rewards\.npy has \d+ bytes, at most \d+ are expected"):
+        read_all(toy)
+
+
+def test_a_sparse_member_is_not_expanded(toy: Path) -> None:
+    """A header of 512 bytes that stands for 8 GB of zeros."""
+    shard = toy / "shard-000000.tar"
+    header = bytearray(tarfile.TarInfo("000000.rewards.npy").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[483:495] = b"%011o\0" % (1 << 33)
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header)
+    shard.write_bytes(bytes(header) + shard.read_bytes())
+    update_entry(shard)
+    with pytest.raises(UserError, match=r"member 000000\.rewards\.npy has 8589934592 bytes, at most"):
+        read_all(toy)
+
+
+def test_more_bytes_than_the_manifest_says_are_not_read(toy: Path) -> None:
+    manifest = read_manifest(toy)
+    shard = toy / "shard-000000.tar"
+    shard.write_bytes(shard.read_bytes() + bytes(1 << 20))
+    with pytest.raises(UserError, match=r"shard-000000\.tar: it has more than its \d+ bytes"):
+        list(read_shard(str(shard), manifest.members, manifest.shards[0]))
 
 
 def test_other_members_are_never_decoded(toy: Path) -> None:

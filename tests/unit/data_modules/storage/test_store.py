@@ -1,6 +1,7 @@
 """Datasets on disk: what is written comes back, the same bytes each time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,13 @@ import pytest
 import torch
 
 from data_modules.storage.arrays import Episodes, concatenate, returns_to_go
+from data_modules.storage.contents import contents_of
+from data_modules.storage.document import SEAL
 from data_modules.storage.split import is_heldout
 from data_modules.tools.verify import verify_dataset
+from dof_lightning.errors import UserError
 from dof_lightning.spec import fingerprint
-from tests.fixtures.dataset_files import build, make_environment, make_episodes
+from tests.fixtures.dataset_files import build, make_environment, make_episodes, rewrite
 from tests.fixtures.shard_reading import assert_same, read_all, shard_bytes, sorted_by_id
 
 
@@ -25,7 +29,8 @@ def test_what_is_written_comes_back(tmp_path: Path, discrete: bool, optional: bo
     assert (manifest.n_episodes, manifest.n_steps) == (50, int(episodes.length.sum()))
     assert len(manifest.shards) == 3
     assert manifest.spec.environment == make_environment(discrete)
-    assert manifest.spec.fingerprint == fingerprint({"data": "toy"})
+    assert manifest.spec.recipe == {"data": "toy", "contents": contents_of(manifest)}
+    assert manifest.spec.fingerprint == fingerprint(manifest.spec.recipe)
     verify_dataset(tmp_path / "toy", progress=False)
 
 
@@ -141,3 +146,56 @@ def test_a_wrong_number_of_episodes_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="announced were 11"):
         build(tmp_path / "toy", make_episodes(10), n_episodes=11)
     assert not (tmp_path / "toy").exists()
+
+
+def test_data_of_ones_own_are_identified_by_their_contents(tmp_path: Path) -> None:
+    """However they are cut, padded, ordered and laid out; other rewards or another discount are other data."""
+    rows = make_episodes(50).flatten()
+    first = build(tmp_path / "first", rows.padded())
+    cut = [rows.select(np.arange(a, b)).padded() for a, b in ((20, 50), (0, 20))]
+    named = replace(make_environment(), name="another", reference=None)
+    again = build(tmp_path / "again", *cut, episodes_per_sample=3, seed=1, environment=named)
+    assert again.spec.fingerprint == first.spec.fingerprint == build(tmp_path / "flat", rows).spec.fingerprint
+    assert again.spec.shards_sha256 != first.spec.shards_sha256
+    changed = make_episodes(50)
+    changed.rewards[7, 0, 0] += 1
+    others = [
+        build(tmp_path / "rewards", changed),
+        build(tmp_path / "discount", rows, discount=0.5),
+        build(tmp_path / "fewer", rows.slice(0, 49)),
+        build(tmp_path / "plain", make_episodes(50, optional=False)),
+    ]
+    assert len({first.spec.fingerprint, *(other.spec.fingerprint for other in others)}) == 5
+
+
+@pytest.mark.parametrize("written_by_0_1_0", [False, True])
+def test_a_rebuild_that_would_differ_says_so(tmp_path: Path, written_by_0_1_0: bool) -> None:
+    """The case of issue 16: the same script with corrected rewards ended well and kept the old data."""
+    path, corrected = tmp_path / "toy", make_episodes(50)
+    corrected.rewards[3, :, 0] = 0.5
+    if written_by_0_1_0:
+        build(path, make_episodes(50), made_by_recipe=True)  # as version 0.1.0 did for all
+        rewrite(path, lambda document: document.pop(SEAL))
+    else:
+        build(path, make_episodes(50))
+    kept = shard_bytes(path)
+    assert build(path, make_episodes(50)).n_episodes == 50
+    with pytest.raises(UserError, match=r"toy holds other episodes than these.* \(contents .*\); delete that folder"):
+        build(path, corrected)
+    assert shard_bytes(path) == kept
+
+
+def test_what_a_recipe_makes_is_not_made_again(tmp_path: Path) -> None:
+    build(tmp_path / "toy", make_episodes(50), made_by_recipe=True)
+    untouched = make_episodes(50, seed=1)
+    assert build(tmp_path / "toy", untouched, made_by_recipe=True).spec.recipe == {"data": "toy"}
+
+
+def test_files_written_anew_under_the_same_recipe_are_other_files(tmp_path: Path) -> None:
+    first, again, other = (
+        build(tmp_path / str(number), make_episodes(50, seed=seed), made_by_recipe=True).spec
+        for number, seed in enumerate((0, 0, 1))
+    )
+    assert first.shards_sha256 == again.shards_sha256
+    assert first.shards_sha256 != other.shards_sha256
+    assert first.fingerprint == other.fingerprint

@@ -38,7 +38,9 @@ def _counted_build(path: Path) -> None:
 
 
 def _toy() -> Description:
-    return Description(name="toy_dataset", environment=make_environment(), recipe={"data": "toy"}, behavior={})
+    return Description(
+        name="toy_dataset", environment=make_environment(), recipe={"data": "toy"}, behavior={}, made_by_recipe=True
+    )
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -128,3 +128,12 @@ def test_episodes_of_one_return_have_a_card(tmp_path: Path, spread: float) -> No
     build(tmp_path / "same", episodes)
     subsample(str(tmp_path / "same"), tmp_path, "part", quantiles=[0.5, 1.0])
     plot(read_manifest(tmp_path / "part"), tmp_path / "part.png")
+
+
+def test_a_part_of_data_that_have_changed_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
+    for seed, name in enumerate(("mine", "corrected")):
+        build(tmp_path / name, make_episodes(60, seed=seed), made_by_recipe=True)  # one recipe, as of version 0.1.0
+    first = subsample(str(tmp_path / "mine"), tmp_path, "low", quantiles=[0.0, 0.5])
+    assert subsample(str(tmp_path / "mine"), tmp_path, "low", quantiles=[0.0, 0.5]) == first
+    with pytest.raises(UserError, match=r"low holds other episodes than these.*delete that folder"):
+        subsample(str(tmp_path / "corrected"), tmp_path, "low", quantiles=[0.0, 0.5])

@@ -1,0 +1,67 @@
+"""What tells episodes from others: a digest of what they hold, however they are ordered, padded and cut into blocks."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_modules.storage.arrays import ROW_ARRAYS, STEP_ARRAYS, EpisodeRows
+from data_modules.storage.manifest import DatasetManifest
+from data_modules.storage.shards import expected_members, read_shard
+from dof_lightning.spec import EnvSpec
+
+KEY = "contents"  # in the recipe of a dataset that no recipe of ours makes
+
+
+class Contents:
+    """Takes episodes in blocks of any size and order; equal sets of episodes give equal digests.
+
+    Args:
+        environment: of the episodes; what changes their meaning is part of the digest.
+        discount: gamma of their returns, likewise.
+    """
+
+    def __init__(self, environment: EnvSpec, discount: float) -> None:
+        self._environment, self._sum = environment, 0
+        told = environment.to_dict()
+        for name in ("name", "reference", "own_reference"):  # for people, and may change
+            del told[name]
+        self._meaning = json.dumps(told | {"discount": float(discount)}, sort_keys=True)
+
+    def update(self, rows: EpisodeRows) -> None:
+        """Adds a block of episodes, in the types in which shards hold them."""
+        members = expected_members(rows, self._environment)
+        arrays = {name: np.ascontiguousarray(a, dtype=members[name].dtype) for name, a in rows.arrays().items()}
+        layout = str([(name, arrays[name].dtype.str, arrays[name].shape[1:]) for name in sorted(arrays)]).encode()
+        for places in _places(rows.length):
+            hashed = hashlib.sha256(layout)
+            for name in sorted(arrays):
+                hashed.update(arrays[name][places.get(name, places["length"])].tobytes())
+            self._sum += int.from_bytes(hashed.digest())  # a sum, so that the order does not count
+
+    def finish(self) -> str:
+        """Of all episodes so far, 32 hex digits."""
+        return hashlib.sha256(f"{self._meaning} {self._sum:x}".encode()).hexdigest()[:32]
+
+
+def contents_of(manifest: DatasetManifest) -> str:
+    """The digest of what a dataset's shards hold.
+
+    Raises:
+        UserError: a shard is damaged.
+    """
+    contents = Contents(manifest.spec.environment, manifest.spec.discount)
+    for shard in manifest.shards:
+        for rows in read_shard(manifest.url(shard), manifest.members, shard):
+            contents.update(rows)
+    return contents.finish()
+
+
+def _places(length: np.ndarray) -> Iterator[dict[str, slice]]:
+    """Where each episode lies in the arrays of its block, by name; `length` for those with an entry an episode."""
+    ends = np.cumsum(length, dtype=np.int64).tolist()
+    for episode, (end, steps) in enumerate(zip(ends, length.tolist(), strict=True)):
+        rows = slice(end - steps + episode, end + episode + 1)
+        places = dict.fromkeys(STEP_ARRAYS, slice(end - steps, end)) | dict.fromkeys(ROW_ARRAYS, rows)
+        yield places | {"length": slice(episode, episode + 1)}

@@ -1,0 +1,143 @@
+"""`dataset.json` is read against a schema: whatever is changed in it, the answer is one line and no other dataset."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_modules.storage.document import SEAL, seal
+from data_modules.storage.manifest import read_manifest
+from dof_lightning.errors import UserError
+from tests.fixtures.dataset_files import build, make_episodes, rewrite
+
+WRONG = (None, True, -1, 0, 0.5, 10**30, "x", "", [], {}, [None], float("nan"), float("inf"))
+# Keys that a reader cannot miss: what anybody may name as he likes, and arrays that a dataset need not have.
+MAY_BE_ABSENT = {
+    *("recipe", "behavior", "reference", "own_reference"),
+    *("state", "legal", "alive", "extra_observations", "extra_actions", "extra_rewards"),
+}
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """One of continuous and one of discrete actions."""
+    folder = tmp_path_factory.mktemp("manifests")
+    for discrete in (False, True):
+        build(folder / str(discrete), make_episodes(30, discrete=discrete), discrete=discrete)
+    return [folder / "False", folder / "True"]
+
+
+def places(node: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Every key, and the first and last entry of every list."""
+    items = enumerate(node) if isinstance(node, list) else node.items() if isinstance(node, dict) else ()
+    for key, value in items:
+        if not isinstance(key, int) or key in (0, len(node) - 1):
+            yield (*path, key)
+            yield from places(value, (*path, key))
+
+
+def changed(document: dict, place: tuple, *values: Any) -> dict:
+    """Another value at a place, or none."""
+    copied = copy.deepcopy(document)
+    node: Any = copied
+    for key in place[:-1]:
+        node = node[key]
+    if values:
+        node[place[-1]] = values[0]
+    else:
+        del node[place[-1]]
+    return copied
+
+
+def complaint(folder: Path, document: Any) -> str | None:
+    """What the reader says of a document, in one line; None where it takes it."""
+    file = folder / "dataset.json"
+    before = file.read_bytes()
+    file.write_text(json.dumps(document))
+    said = None
+    try:
+        read_manifest(folder)
+    except UserError as error:
+        said = str(error)
+    finally:
+        file.write_bytes(before)
+    assert said is None or (said.startswith(str(folder)) and "\n" not in said)
+    return said
+
+
+def test_no_change_gets_past_the_seal(datasets: list[Path]) -> None:
+    for folder in datasets:
+        document = json.loads((folder / "dataset.json").read_text())
+        assert document[SEAL] == seal(document)
+        assert complaint(folder, document) is None
+        for place in places(document):
+            if place != (SEAL,):
+                assert complaint(folder, changed(document, place)), place
+                assert complaint(folder, changed(document, place, 1.25)), place
+
+
+def test_no_change_of_an_unsealed_one_is_a_traceback(datasets: list[Path]) -> None:
+    """What version 0.1.0 wrote has no seal: the schema alone stands between a changed field and training."""
+    tried = 0
+    for folder in datasets:
+        document = json.loads((folder / "dataset.json").read_text())
+        del document[SEAL]
+        assert complaint(folder, document) is None
+        for place in places(document):
+            for value in WRONG[tried % 3 :: 3]:  # every place sees a third of them
+                complaint(folder, changed(document, place, value))
+            tried += 1
+            if not set(place) & MAY_BE_ABSENT:
+                assert complaint(folder, changed(document, place)), place
+    assert tried > 150
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d.update(n_episodes=31), "n_episodes is 31, the shards hold 30"),
+        (lambda d: d.update(n_steps=d["n_steps"] + 1), "n_steps is .*, the shards hold"),
+        (lambda d: d.update(n_episodes=-30), "n_episodes must be an integer of at least 1, got -30"),
+        (lambda d: d["shards"][0].update(n_episodes=8.0), r"shards\[0\]\.n_episodes must be an integer .* got 8\.0"),
+        (lambda d: d["shards"][0].update(n_training_windows=10**6), "n_training_windows is 1000000 of"),
+        (lambda d: d["shards"][0].update(sha256="x" * 64), r"shards\[0\]\.sha256 must be 64 hexadecimal digits"),
+        (lambda d: d["shards"].append(d["shards"][0]), "is listed twice"),
+        (lambda d: d.update(shards=[]), "shards must be a list, at least 1 long"),
+        (lambda d: d.update(discount="x"), "discount must be a finite number of at least 0 and at most 1, got 'x'"),
+        (lambda d: d["recipe"].update(discount=0.5), "discount must be what the recipe says .0.5., got 0.9"),
+        (lambda d: d.update(longest=7), "longest is 7, the environment's horizon 6"),
+        (lambda d: d["environment"].update(horizon=5), "longest is 6, the environment's horizon 5"),
+        (
+            lambda d: d["environment"].update(state_dim=4),
+            r"members\.state is <f4 \[5\], the environment's is <f4 \[4\]",
+        ),
+        (lambda d: d["environment"].update(action_kind="discrete"), r"members\.actions is <f4 \[2, 3\]"),
+        (lambda d: d["environment"]["agents"][0].update(observation_dim=-3), "observation_dim must be an integer"),
+        (lambda d: d["environment"]["agents"].pop(), r"members\.observations is"),
+        (lambda d: d["environment"]["reference"].update(expert=0.0), "random and expert of a reference are both"),
+        (lambda d: d["members"].pop("rewards"), r"members\.rewards is missing"),
+        (lambda d: d["members"]["rewards"].update(dtype="|O"), r"members\.rewards is \|O \[2\], the environment's is"),
+        (lambda d: d["members"]["extra_actions"].update(dtype="|O"), r"members\.extra_actions cannot be"),
+        (lambda d: d["members"].update(evil={"dtype": "<f4", "shape": [1]}), r"members\.evil is an unknown array"),
+        (lambda d: d["statistics"]["observations"]["mean"].pop(), r"observations\.mean has shape \[1, 4\], expected"),
+        (lambda d: d["statistics"]["observations"]["std"][0].__setitem__(0, -1.0), r"std\[0\]\[0\] must be a finite"),
+        (lambda d: d["statistics"].update(actions=None), "statistics.actions do not fit continuous actions"),
+        (lambda d: d["return_knots"].update(shape=[7]), "return_knots holds no numbers of its shape"),
+        (lambda d: d["behavior"].update(return_mean=None), r"behavior\.return_mean must be a finite number"),
+    ],
+)
+def test_what_contradicts_itself_is_named(tmp_path: Path, change: Any, words: str) -> None:
+    build(tmp_path / "toy", make_episodes(30))
+    rewrite(tmp_path / "toy", change)
+    with pytest.raises(UserError, match=rf"dataset\.json is damaged \(.*{words}.*build the dataset again"):
+        read_manifest(tmp_path / "toy")
+
+
+@pytest.mark.parametrize("content", [b'{"discount": NaN}', b"[" * 100_000, b"9" * 10_000])
+def test_what_is_hardly_json_is_damaged(datasets: list[Path], tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "dataset.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"dataset\.json is damaged"):
+        read_manifest(tmp_path)
