@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dof_lightning.spec import SCORE_TITLES, DatasetSpec, EnvSpec
 
@@ -43,6 +44,8 @@ def show_start(
     table.add_row("devices", hardware)
     steps, batch = config["trainer"]["max_steps"], config["data"]["global_batch_size"]
     table.add_row("training", f"{steps:,} steps of {batch} windows, {where}")
+    for remark in algorithm.remarks():
+        table.add_row("note", Text(remark))
     console.print(table)
 
 

@@ -132,6 +132,10 @@ class Algorithm(LightningModule, ABC):
         """Further scalars for TensorBoard that need no batch (e.g. the weights of f and h)."""
         return {}
 
+    def remarks(self) -> list[str]:
+        """What a user should know before training, a line each: what in the dataset could not be used as usual."""
+        return []
+
     def after_step(self) -> None:
         """Called once after every optimiser step: moving averages go here."""
 

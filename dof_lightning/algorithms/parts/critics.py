@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dof_lightning.algorithms.base import mean_over_ranks
+from dof_lightning.algorithms.parts.units import scale_of_rewards
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import ValueMixer
@@ -133,11 +134,6 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def scale_of_rewards(wanted: float | None, spec: DatasetSpec) -> float:
-    """The factor on the rewards that critics see: what is wanted, or 1 / std of the dataset's episode returns."""
-    return wanted if wanted is not None else 1.0 / max(spec.statistics.return_std, 1e-6)
-
-
 Critics = Literal["none", "separate", "mixed", "joint"]
 
 
@@ -153,7 +149,8 @@ class CriticSettings(Settings):
         value_mixer: from Q_i to Q_tot, called with the spec and `state_dim`; used with `critics=mixed`.
         local_head: with `critics=joint`, distil the joint Q into Q_i(o_i, a_i), by which an agent ranks candidates.
         discount: gamma of the TD targets.
-        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns.
+        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns,
+            1 where they are all the same.
     """
 
     critics: Critics = "mixed"
