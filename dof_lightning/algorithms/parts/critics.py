@@ -267,6 +267,11 @@ def check_ranking(critic: TeamCritic | None, candidates: int) -> None:
         UserError: the mixer does not satisfy IGM, and there are several candidates.
     """
     mixer = None if critic is None else getattr(critic.online, "mixer", None)
+    if mixer is not None and not isinstance(getattr(mixer, "satisfies_igm", None), bool):
+        raise UserError(
+            f"value_mixer: {type(mixer).__name__} does not say satisfies_igm; set satisfies_igm = True or False in the "
+            "class: does the team's value grow with each Q_i?"
+        )
     if candidates > 1 and mixer is not None and not mixer.satisfies_igm:
         raise UserError(
             f"value_mixer: {type(mixer).__name__} need not grow with each Q_i (satisfies_igm), so agents cannot rank "
