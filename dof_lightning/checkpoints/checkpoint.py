@@ -51,6 +51,7 @@ class Checkpoint:
         behavior: the behaviour's returns, from the dataset's manifest.
         weights: the algorithm's `state_dict`.
         git: revision of the source tree that trained it; None outside a clone.
+        init_from: which weights its run was started with (`warm_start`); None for none.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class Checkpoint:
     behavior: dict[str, Any]
     weights: dict[str, torch.Tensor]
     git: str | None = None
+    init_from: dict[str, Any] | None = None
 
 
 def describe(config: Mapping[str, Any], spec: DatasetSpec, behavior: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,6 +133,7 @@ def read(path: Path) -> Checkpoint:
         behavior=content["behavior"],
         weights=raw["state_dict"],
         git=content["git"],
+        init_from=content.get("init_from"),
     )
 
 
@@ -165,8 +168,12 @@ def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> "Algor
         config: the checkpoint's own, or with values that leave the weights' shapes alone changed.
 
     Raises:
-        UserError: a class is not trusted, or the weights do not fit the configuration.
+        UserError: a class is not trusted, the weights do not fit the configuration, or the settings are not there.
     """
+    if nameless := config.get("nameless"):
+        raise UserError(
+            f"{checkpoint.path} does not hold its settings: {nameless}, and train again; its weights serve init_from="
+        )
     if not config["trust"]:
         check_targets(config)
     algorithm: Algorithm = build(config["algorithm"])(spec=checkpoint.spec)

@@ -24,6 +24,7 @@ from data_modules.storage.manifest import DatasetManifest, read_manifest
 from dof_lightning import console
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.checkpoints import warm_start
 from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.envs.base import VectorEnv
@@ -50,6 +51,7 @@ class Run:
         env: where policies are rolled out.
         interruption: knows whether a signal ended the training.
         resumed_from_step: steps done by earlier processes, None for a fresh run.
+        init_from: which weights the run was started with (`warm_start.start_from`), None for new ones.
     """
 
     config: dict[str, Any]
@@ -61,6 +63,7 @@ class Run:
     trainer: Trainer
     interruption: Interruption
     resumed_from_step: int | None
+    init_from: dict[str, Any] | None
 
 
 def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) -> Path:
@@ -117,18 +120,24 @@ def build(config: dict[str, Any], start: Start) -> Run:
     Raises:
         UserError: they do not.
     """
+    typed, source = config["init_from"], None
+    if typed is not None and start.checkpoint is None:
+        source = checkpoints.read(Path(typed))  # before the data: it may not be there
     env, manifest, algorithm = build_algorithm(config)
     data = configuration.build(config["data"]["module"])(
         path=manifest.location, window=algorithm.window, seed=config["seed"]
     )
-    resumed_from_step = None
+    resumed_from_step = init_from = None
+    if source is not None:
+        init_from = warm_start.start_from(algorithm, source, typed)
     if start.checkpoint is not None:
         checkpoint = checkpoints.read(start.checkpoint)
         checkpoints.check_continues(checkpoint, config, manifest.spec)
         checkpoints.load_weights(algorithm, checkpoint)
-        resumed_from_step = checkpoint.step
+        resumed_from_step, init_from = checkpoint.step, warm_start.gone_on_from(checkpoint, typed)
     interruption = Interruption()
-    provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior))
+    described = checkpoints.describe(config, manifest.spec, manifest.behavior)
+    provenance = Provenance(checkpoints.KEY, described | ({} if init_from is None else {"init_from": init_from}))
     context = RunContext(
         env=env,
         spec=manifest.spec,
@@ -141,7 +150,7 @@ def build(config: dict[str, Any], start: Start) -> Run:
     trainer = make_trainer(config, context, [provenance, interruption, Agreement(resumed_from_step)])
     data.check_batch_size(trainer.world_size)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
-    return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step)
+    return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step, init_from)
 
 
 def build_algorithm(config: Mapping[str, Any]) -> tuple[VectorEnv, DatasetManifest, Algorithm]:
@@ -202,6 +211,7 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
         "wall_seconds": round(seconds, 2),
         "peak_memory_mb": round(peak_memory_mb(job.trainer.strategy.root_device), 1),
         "resumed_from_step": job.resumed_from_step,
+        **({} if job.init_from is None else {"init_from": job.init_from}),
         **scores,
         **({} if heldout is None else {"heldout": heldout}),
         "behavior": _describe_behavior(job),
@@ -264,5 +274,6 @@ def _show_start(screen: Console, job: Run) -> None:
     hardware = f"{processes} x {type(trainer.accelerator).__name__.removesuffix('Accelerator').lower()}"
     hardware += f", {type(trainer.strategy).__name__}, {threads} threads each, precision {trainer.precision}"
     done = job.resumed_from_step
-    where = f"{'from the start' if done is None else f'going on from step {done:,}'}, in {job.start.folder.path}"
+    begun = "from the start" if job.init_from is None else f"from {warm_start.described(job.init_from)}"
+    where = f"{begun if done is None else f'going on from step {done:,}'}, in {job.start.folder.path}"
     console.show_start(screen, job.config, job.manifest.spec, job.algorithm, hardware, where)
