@@ -35,7 +35,7 @@ def export_vault(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folde
         _flush(target, folder, held, written, manifest.n_steps)
     index = np.array([manifest.n_steps], dtype=np.int32)
     _create(folder, "vault_index", index.shape, index.dtype).write(index).result()
-    (folder / "metadata.json").write_text(json.dumps(_metadata(target)) + "\n")
+    (folder / "metadata.json").write_text(json.dumps(_metadata(target)) + "\n", encoding="utf-8")
 
 
 def _timeline(rows: EpisodeRows, environment: EnvSpec) -> dict[str, np.ndarray]:

@@ -177,7 +177,7 @@ def _find(path: Path) -> Path:
         found = ", ".join(str(folder.relative_to(path)) for folder in candidates) or "none"
         raise UserError(f"source={path}: it must lead to one vault (a folder with metadata.json), found: {found}")
     try:
-        version = float(json.loads((candidates[0] / "metadata.json").read_text())["version"])
+        version = float(json.loads((candidates[0] / "metadata.json").read_text(encoding="utf-8"))["version"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{candidates[0]}/metadata.json is no vault's ({type(error).__name__}: {error})") from None
     if int(version) != 1:

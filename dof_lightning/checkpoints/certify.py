@@ -19,11 +19,13 @@ from torch import Tensor
 from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, build_env
 from dof_lightning.checkpoints.export import sha256
 from dof_lightning.checkpoints.overrides import override
+from dof_lightning.config.command_line import for_shell
 from dof_lightning.deployment.agent import Agent, load_agent, weights_path
 from dof_lightning.deployment.decision import own_noise, told_seed
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation.score import cores_per_process
+from dof_lightning.plain import check_kinds
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.run import Rollout, evaluation_seeds, run_rollout
 from dof_lightning.spec import check_compatible
@@ -167,7 +169,8 @@ class _Alone(DecentralizedPolicy):
             requests.append({"observation": observations[:, agent.index, : agent.observation_dim].tolist()})
             if legal is not None:
                 requests[-1]["legal"] = legal[:, agent.index, : agent.action_dim].tolist()
-        actions = [torch.tensor(answer["action"]) for answer in self._ask(requests)]
+        # Environments of ours take what was decided; an answer says it where the world's units are others.
+        actions = [torch.tensor(answer.get("decision", answer["action"])) for answer in self._ask(requests)]
         if actions[0].ndim > 1:
             widths = [self.action_width - action.shape[-1] for action in actions]
             actions = [torch.nn.functional.pad(a, (0, width)) for a, width in zip(actions, widths, strict=True)]
@@ -197,13 +200,18 @@ def _answer(name: str, process: subprocess.Popen) -> dict[str, Any]:
 def _load(folder: Path, checkpoint: Checkpoint) -> list[Agent]:
     """All agents of the team in order, after a look at whether they are this checkpoint's."""
     if not folder.is_dir():
-        raise UserError(f"agents={folder} does not exist; write it with `dof export checkpoint={checkpoint.path}`")
+        command = for_shell("dof", "export", f"checkpoint={checkpoint.path}")
+        raise UserError(f"agents={folder} does not exist; write it with `{command}`")
     agents = sorted((load_agent(path) for path in folder.glob("*.json")), key=lambda agent: agent.index)
     names = [agent.name for agent in checkpoint.spec.environment.agents]
     if [agent.name for agent in agents] != names:
         raise UserError(f"agents={folder} holds {[a.name for a in agents]}, the checkpoint's team is {names}")
     wanted = sha256(checkpoint.path)
     for agent in agents:
+        try:
+            check_kinds(agent.record, {"checkpoint.sha256": str, "checkpoint.step": int, "changes": list})
+        except ValueError as error:
+            raise UserError(f"agents={folder}: the json of {agent.name} is damaged: {error}") from error
         if agent.record["checkpoint"]["sha256"] != wanted:
             raise UserError(
                 f"agents={folder}: {agent.name} was exported from another checkpoint (step "

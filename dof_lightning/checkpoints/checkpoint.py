@@ -3,23 +3,25 @@
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from dof_lightning import __version__
 from dof_lightning.checkpoints.location import find_checkpoint
+from dof_lightning.checkpoints.stored_spec import spec_from_plain, spec_to_plain
 from dof_lightning.config.compose import build
 from dof_lightning.config.identity import first_difference
+from dof_lightning.config.stored import check_stored
 from dof_lightning.config.targets import check_targets
+from dof_lightning.digest import load_tensors
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
-from dof_lightning.moved import current_config
-from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
+from dof_lightning.plain import NUMBER_OR_NONE, TEXT_OR_NONE, check_kinds, check_plain
+from dof_lightning.spec import DatasetSpec, EnvSpec
 
 if TYPE_CHECKING:  # it imports Lightning, which reading a checkpoint does not need
     from dof_lightning.algorithms.base import Algorithm
@@ -37,6 +39,14 @@ MODEL_KEYS = (
     "schedule",
     "sampler",
 )
+
+
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "global_step": int,
+    "state_dict": dict,
+    f"{KEY}.behavior.return_mean": NUMBER_OR_NONE,
+    f"{KEY}.git": TEXT_OR_NONE,
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,12 @@ class Checkpoint:
     init_from: dict[str, Any] | None = None
 
 
-def describe(config: Mapping[str, Any], spec: DatasetSpec, behavior: Mapping[str, Any]) -> dict[str, Any]:
+def describe(
+    config: Mapping[str, Any],
+    spec: DatasetSpec,
+    behavior: Mapping[str, Any],
+    init_from: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Plain containers and tensors: what a checkpoint carries beside Lightning's own content."""
     return {
         "format_version": FORMAT_VERSION,
@@ -73,6 +88,7 @@ def describe(config: Mapping[str, Any], spec: DatasetSpec, behavior: Mapping[str
         "behavior": dict(behavior),
         "versions": versions(),
         "git": git_revision(),
+        **({} if init_from is None else {"init_from": dict(init_from)}),
     }
 
 
@@ -113,38 +129,60 @@ def read(path: Path) -> Checkpoint:
         UserError: it is missing, damaged, or was not written by this project.
     """
     path = find_checkpoint(path)
+    advice = "choose another, such as its run's best.ckpt or last.ckpt"
     try:
-        raw = torch.load(path, map_location="cpu", weights_only=True)
+        raw = load_tensors(path)
     except Exception as error:  # a damaged file fails in many ways, inside zip, pickle and torch
-        raise UserError(f"checkpoint={path} cannot be read, it is damaged or of another program") from error
+        raise UserError(f"checkpoint={path} cannot be read, it is damaged or of another program; {advice}") from error
     content = raw.get(KEY) if isinstance(raw, dict) else None
-    if content is None:
+    if not isinstance(content, dict):
         raise UserError(f"checkpoint={path} was not written by dof-lightning")
+    try:
+        return _parse(path, raw, content)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
+        raise UserError(f"checkpoint={path} is damaged: {reason}; {advice}") from error
+
+
+def _parse(path: Path, raw: Mapping[str, Any], content: Mapping[str, Any]) -> Checkpoint:
+    check_kinds(content, {"format_version": int, "versions.dof-lightning": str})
     if content["format_version"] != FORMAT_VERSION:
         raise UserError(
             f"checkpoint={path} has format {content['format_version']}, this version reads {FORMAT_VERSION}; "
             f"use dof-lightning {content['versions']['dof-lightning']}"
         )
+    check_kinds(raw, _KINDS)
+    check_plain(content["behavior"])
+    if (init_from := content.get("init_from")) is not None:
+        check_kinds(init_from, {"typed": str})
+    weights = raw["state_dict"]
+    if not all(isinstance(name, str) and isinstance(weight, torch.Tensor) for name, weight in weights.items()):
+        raise ValueError("state_dict holds more than tensors by name")
     return Checkpoint(
         path=path,
         step=raw["global_step"],
-        config=current_config(content["config"]),
+        config=check_stored(content["config"]),
         spec=spec_from_plain(content["dataset"]),
         behavior=content["behavior"],
-        weights=raw["state_dict"],
+        weights=weights,
         git=content["git"],
-        init_from=content.get("init_from"),
+        init_from=init_from,
     )
 
 
-def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: DatasetSpec) -> None:
+def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: DatasetSpec | None = None) -> None:
     """Refuses to go on with another model, another seed or other data.
+
+    Args:
+        checkpoint: what is gone on from.
+        config: the resolved configuration.
+        spec: the dataset's; None before it is there.
 
     Raises:
         UserError: names the first key that differs, and the fix.
     """
     difference = first_difference(config, checkpoint.config, MODEL_KEYS)
-    if difference is None and checkpoint.spec.fingerprint != spec.fingerprint:
+    if difference is None and spec is not None and checkpoint.spec.fingerprint != spec.fingerprint:
         there, here = checkpoint.spec, spec
         difference = f"dataset is {there.name} ({there.fingerprint}) there, {here.name} ({here.fingerprint}) here"
     # The loader starts at steps x batches a step, in an order that depends on how it is streamed: all must stay.
@@ -198,41 +236,20 @@ def load_weights(algorithm: "Algorithm", checkpoint: Checkpoint) -> None:
     algorithm.load_state_dict(theirs)
 
 
-def build_env(config: Mapping[str, Any]) -> VectorEnv:
-    """The environment a configuration names."""
-    env: VectorEnv = build(config["env"])
+def build_env(config: Mapping[str, Any], recorded: EnvSpec | None = None) -> VectorEnv:
+    """The environment a configuration names.
+
+    Args:
+        config: the resolved configuration.
+        recorded: what the dataset says of its world, for a configuration that names none (experiment=none).
+
+    Raises:
+        UserError: it names none, and there is no dataset to ask.
+    """
+    made = build(config["env"])
+    if not isinstance(made, VectorEnv):
+        if recorded is None:
+            raise UserError("there is no world to play in; type env=<the one that the data came from>")
+        made = made(recorded)
+    env: VectorEnv = made
     return env
-
-
-def spec_to_plain(spec: DatasetSpec) -> dict[str, Any]:
-    """Inverse of `spec_from_plain`; statistics become tensors."""
-    plain = asdict(spec) | {"recipe": dict(spec.recipe), "environment": spec.environment.to_dict()}
-    return _to_plain(plain)
-
-
-def spec_from_plain(plain: Mapping[str, Any]) -> DatasetSpec:
-    """A spec with numpy statistics from plain containers and tensors."""
-    statistics = dict(plain["statistics"])
-    for name in ("observations", "actions"):
-        if statistics[name] is not None:
-            statistics[name] = DimensionStatistics(**{k: v.numpy() for k, v in statistics[name].items()})
-    statistics["discounted_return_knots"] = statistics["discounted_return_knots"].numpy()
-    return DatasetSpec(
-        **{
-            **plain,
-            "environment": EnvSpec.from_dict(plain["environment"]),
-            "statistics": DatasetStatistics(**statistics),
-        }
-    )
-
-
-def _to_plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.array(value))
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {key: _to_plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_to_plain(item) for item in value]
-    return value

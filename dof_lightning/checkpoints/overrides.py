@@ -17,10 +17,11 @@ from dof_lightning.config.command_line import split_tail
 from dof_lightning.config.identity import leaves
 from dof_lightning.config.targets import check_targets
 from dof_lightning.errors import UserError
+from dof_lightning.rollout.certificate import EPISODES
 
 _PARTS = tuple(key for key in MODEL_KEYS if key not in ("seed", "algorithm"))
 _GROUPS = (*_PARTS, "env")
-_VALUES = ("seed", "trust", "rollout.report_episodes")
+_VALUES = ("seed", "trust", "rollout.report_episodes", "rollout.certificate_episodes")
 _READ = ", ".join((*_VALUES, "env", *_PARTS, "their keys", "and algorithm.*"))
 
 
@@ -40,6 +41,7 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
             is not trusted.
     """
     plain = copy.deepcopy(stored) | {"trust": False}  # whose file it is does not say whether it can be trusted
+    plain["rollout"].setdefault("certificate_episodes", EPISODES)  # which earlier versions did not store
     pairs = [split_tail(tail) for tail in tails]
     for key, value in pairs:
         if key == "algorithm":
@@ -47,6 +49,7 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
                 f"algorithm={value}: a checkpoint's algorithm is the one it was trained with; evaluate another "
                 "checkpoint, or change keys of it (algorithm.<key>=)"
             )
+        _check_read(plain, key, value, command)
         if key in _GROUPS:
             _place(plain, [key], _compose_group(stored["choices"], key, value))
     if not plain["env"]:
@@ -58,6 +61,16 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
         check_targets(plain)
     check_arguments({key: plain[key] for key in ("algorithm", "env")})
     return plain
+
+
+def _check_read(plain: dict[str, Any], key: str, value: str, command: str) -> None:
+    """Refuses a part that the checkpoint's algorithm is not made of, and episodes where none are reported."""
+    part = key.partition(".")[0]
+    if part in _PARTS and part not in plain["algorithm"]:
+        name = plain["choices"]["algorithm"]
+        raise UserError(f"{key}={value} has no effect: algorithm={name} does not read it; leave it out")
+    if key == "rollout.report_episodes" and command != "dof eval":
+        raise UserError(f"{command} does not read `{key}`; it is for dof eval")
 
 
 def parse(key: str, text: str) -> Any:

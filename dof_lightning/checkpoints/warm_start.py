@@ -1,10 +1,11 @@
 """`init_from=<checkpoint>`: the weights that a new run starts with are those of another, as far as they fit."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dof_lightning.checkpoints.checkpoint import Checkpoint
+from dof_lightning.checkpoints.checkpoint import Checkpoint, read
 from dof_lightning.checkpoints.export import sha256
 from dof_lightning.errors import UserError
 
@@ -51,28 +52,37 @@ def start_from(algorithm: "Algorithm", source: Checkpoint, typed: str) -> dict[s
     }
 
 
-def gone_on_from(checkpoint: Checkpoint, typed: str | None) -> dict[str, Any] | None:
-    """What the run whose checkpoint is gone on from was started with, as `start_from` returned it; None for nothing.
+def beginning(typed: str | None, gone_on_from: Checkpoint | None) -> tuple[Checkpoint | None, dict[str, Any] | None]:
+    """What a run begins with, as far as it is known before there are data.
 
     Args:
-        checkpoint: of an interrupted run: all of its weights are taken.
         typed: the value of init_from; None says nothing.
+        gone_on_from: of an interrupted run, all of whose weights are taken; None for a fresh one.
+
+    Returns:
+        where a fresh run takes weights from, and what a run that goes on was started with; None for nothing.
 
     Raises:
-        UserError: something else is typed than that run was started with.
+        UserError: the checkpoint of init_from cannot be read, or the run that goes on was started with something else.
     """
-    known = checkpoint.init_from
+    if gone_on_from is None:
+        return None if typed is None else read(Path(typed)), None
+    known = gone_on_from.init_from
     if typed is not None and (known is None or known["typed"] != typed):
         with_what = "without init_from" if known is None else f"with init_from={known['typed']}"
         raise UserError(
-            f"init_from={typed}: training goes on from {checkpoint.path}, which was started {with_what}; leave "
+            f"init_from={typed}: training goes on from {gone_on_from.path}, which was started {with_what}; leave "
             "init_from out, or start afresh with resume=never and another run_dir="
         )
-    return known
+    return None, known
 
 
-def described(record: dict[str, Any]) -> str:
-    """For the start screen: which weights a run starts with."""
+def described(record: dict[str, Any] | None, done: int | None) -> str:
+    """For the start screen: which weights a run starts with, or how many steps are done."""
+    if done is not None:
+        return f"going on from step {done:,}"
+    if record is None:
+        return "from the start"
     fresh = sorted({name.partition(".")[0] for name in record["fresh"]})
     told = f"{record['loaded']} of {record['loaded'] + len(record['fresh'])} tensors of {record['checkpoint']}"
-    return f"{told} (step {record['step']:,})" + (f"; fresh in {', '.join(fresh)}" if fresh else "")
+    return f"from {told} (step {record['step']:,})" + (f"; fresh in {', '.join(fresh)}" if fresh else "")

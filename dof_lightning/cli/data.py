@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from dof_lightning.config.catalog import data_root, known_datasets
-from dof_lightning.config.command_line import split_tail, take
+from dof_lightning.config.command_line import for_shell, split_tail, take
 from dof_lightning.errors import UserError
 
 HELP = "make, list, show, check, merge and cut datasets; `dof data <command> --help` says what each wants"
@@ -33,7 +33,7 @@ def _list(tails: list[str]) -> None:
 
     root, others = _take_root(tails)
     _refuse(others, "list", ["data.root"])
-    console.make_console().print(list_datasets(root, known_datasets()))
+    console.make_console().print(list_datasets(root, known_datasets()), soft_wrap=True)
 
 
 def _show(tails: list[str]) -> None:
@@ -281,5 +281,5 @@ def _dataset_paths(tails: list[str]) -> list[Path | str]:
         return [str(cfg.data.path)]
     source = configuration.build(cfg.data.source)
     if not source.exists():
-        raise UserError(f"{source.path} is not there; build it with `dof data build {' '.join(tails)}`")
+        raise UserError(f"{source.path} is not there; build it with `{for_shell('dof', 'data', 'build', *tails)}`")
     return [source.path]

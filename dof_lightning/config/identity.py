@@ -10,7 +10,8 @@ from dof_lightning.errors import OURS
 # Younger than stored hashes: at the value that means what was before them, they are left out.
 YOUNGER: Mapping[str, Any] = {"init_from": None}
 
-_WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root")
+# Where it is run, and how thoroughly it is certified: weights and scores are the same.
+_WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root", "rollout.certificate_episodes")
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

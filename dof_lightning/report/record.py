@@ -1,6 +1,5 @@
 """From a finished run's folder to its row and its curve in a results store."""
 
-import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.config.compose import is_own_data, task_name
 from dof_lightning.config.identity import config_hash, settings_hash
 from dof_lightning.errors import UserError
 from dof_lightning.report.reproduce import is_preset, overrides_of
@@ -44,7 +44,7 @@ def record_of(
         raise UserError(
             f"{path} holds no finished run: there is no {'config.yaml' if config is None else 'results.json'}"
         )
-    results = json.loads(folder.results.read_text())
+    results = folder.read_results()
     if results["last"]["return_mean"] is None:
         raise UserError(f"{path} was trained with rollout=none: it has no scores to report")
     if variant is None:
@@ -53,8 +53,8 @@ def record_of(
     choices, curve = config["choices"], list(_curve(path, config_hash(config), results["dataset_fingerprint"]))
     record = Record(
         suite=suite,
-        experiment=choices["experiment"],
-        dataset=choices["data"],
+        experiment=task_name(config),
+        dataset=task_name(config) if is_own_data(config) else choices["data"],
         environment=choices["env"],
         algorithm=choices["algorithm"],
         variant=variant,

@@ -162,7 +162,7 @@ def identity(row: Record | Point) -> tuple[str, str]:
 
 def _append(path: Path, kind: type[RowT], rows: Iterable[RowT]) -> None:
     """Adds whole lines and waits until they are on the disk; a line that a killed process left half is dropped."""
-    with path.open("a+", newline="") as file:
+    with path.open("a+", newline="", encoding="utf-8") as file:
         file.seek(0)
         text = file.read()
         if text and not text.endswith("\n"):
@@ -185,7 +185,7 @@ def _to_csv(kind: type[RowT], rows: Iterable[RowT], header: bool) -> str:
 def _read(path: Path, kind: type[RowT]) -> list[RowT]:
     if not path.exists():
         return []
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     lines = text[: text.rfind("\n") + 1].splitlines()  # what a killed process left half is no row
     types = get_type_hints(kind)
     reader = csv.DictReader(lines)

@@ -29,9 +29,11 @@ from dof_lightning.checkpoints import checkpoint as checkpoints
 from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.command_line import split_tail
+from dof_lightning.config.effect import without_effect
 from dof_lightning.config.identity import config_hash, first_difference
 from dof_lightning.errors import UserError
 from dof_lightning.files import text, to_csv, to_markdown, write_atomically
+from dof_lightning.plain import parse_json
 from dof_lightning.studies.base import Cell, Plan, Report, Study
 from dof_lightning.training import run as training
 from dof_lightning.training.run_folder import RUNS, RunFolder, external_rank, fresh_folder, require_claim, unfinished
@@ -77,12 +79,12 @@ def run(cfg: DictConfig, typed: Sequence[str]) -> Path:
     folder = _find_folder(config)
     if folder.results.exists():
         screen.print(f"{folder.path} is finished", soft_wrap=True)
-        columns, *rows = csv.reader((folder.path / "table.csv").read_text().splitlines())
+        columns, *rows = csv.reader((folder.path / "table.csv").read_text(encoding="utf-8").splitlines())
         console.show_table(screen, columns, rows)
         return folder.path
     screen.print(f"{len(cells)} runs, in {folder.path}", highlight=False, soft_wrap=True)
     folder.path.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder.config, yaml.safe_dump(config, sort_keys=False))
+    write_atomically(folder.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     finished = []
     for number, cell in enumerate(cells, start=1):
         path = folder.path / cell.plan.name
@@ -119,14 +121,23 @@ def _compose_cells(study: Study, typed: Sequence[str]) -> list[_Composed]:
     for plan in study.plans():
         tails = [*kept, *plan.overrides, f"seed={plan.seed}", "study=none"]
         cfg = configuration.compose(tails)
-        checks.check(cfg)
+        checks.check(cfg, everything_read=False)
         _check_alone(cfg)
         try:
             check_played(configuration.to_plain(cfg), "a study")
         except UserError as error:
             raise UserError(f"cell {plan}: {error}, or study=none for one run") from error
         cells.append(_Composed(plan, tails, cfg))
+    _check_effect(cells)
     return cells
+
+
+def _check_effect(cells: Sequence[_Composed]) -> None:
+    """Refuses what was typed and is read by no cell."""
+    unread = [without_effect(cell.cfg) for cell in cells]
+    for key, reason in unread[0].items() if unread else ():
+        if all(key in others for others in unread):
+            raise UserError(f"{key} has no effect on any cell: {reason}; leave it out")
 
 
 def _rehearse(cell: _Composed) -> None:
@@ -168,11 +179,11 @@ def _run_cell(study: Study, cell: _Composed, path: Path) -> Cell:
     cfg.run_dir = str(path)
     training.run(cfg, cell.typed, study_dir=path.parent)
     folder, kept = RunFolder(path), path / "measured.json"
-    results = json.loads(folder.results.read_text())
+    results = folder.read_results()
     if results["steps"] > cfg.trainer.max_steps:
         raise UserError(f"{path} holds a longer run, of {results['steps']:,} steps; choose another run_dir=")
-    stored = json.loads(kept.read_text()) if kept.exists() else None
-    if stored is None or stored["results"] != results:
+    stored = _kept(kept)
+    if stored.get("results") != results or "measured" not in stored:
         checkpoint = checkpoints.read(folder.last)
         stored = {"results": results, "measured": study.measure(checkpoint, checkpoint.config)}
         write_atomically(kept, json.dumps(stored) + "\n")
@@ -183,6 +194,15 @@ def _run_cell(study: Study, cell: _Composed, path: Path) -> Cell:
         measured=stored["measured"],
         stopped_early=results["steps"] < cfg.trainer.max_steps,
     )
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What was measured of a cell; where there is nothing, or it is damaged, it is measured anew."""
+    try:
+        stored = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def _publish(

@@ -18,19 +18,46 @@ from dof_lightning.training.run_folder import is_first_process
 from dof_lightning.training.strategies import accelerator, cluster_plugins, make_strategy
 
 
-def make_trainer(config: Mapping[str, Any], run: RunContext, first: Sequence[Callback]) -> Trainer:
-    """Completes `conf/trainer` with what every run has; `first` are callbacks that no configuration leaves out.
+def make_trainer(
+    config: Mapping[str, Any], run: RunContext, first: Sequence[Callback], last: Callback | None = None
+) -> Trainer:
+    """Completes `conf/trainer` with what every run has.
+
+    Args:
+        config: the resolved configuration.
+        run: what callbacks are told.
+        first: callbacks that no configuration leaves out; they run before those that it chooses.
+        last: another, that runs after them; Lightning lets those that save follow.
 
     Raises:
         UserError: Lightning refuses a value, or a callback does.
     """
-    settings, chosen, loggers = config["trainer"], make_callbacks(config, run), make_loggers(config, run)
+    chosen, loggers = make_callbacks(config, run), make_loggers(config, run)
+    return _make(config, [*first, *chosen], [] if last is None else [last], default_root_dir=run.folder, logger=loggers)
+
+
+def try_out(config: Mapping[str, Any]) -> int:
+    """Refuses what Lightning would refuse, before any data are made.
+
+    Args:
+        config: the resolved configuration.
+
+    Returns:
+        how many processes the run will have.
+
+    Raises:
+        UserError: Lightning refuses a value.
+    """
+    trainer = _make(config, [], [], logger=False, enable_checkpointing=False)
+    return int(trainer.world_size)
+
+
+def _make(config: Mapping[str, Any], first: Sequence[Callback], last: Sequence[Callback], **more: Any) -> Trainer:
+    settings = config["trainer"]
     try:
         trainer: Trainer = configuration.build(settings)(
-            default_root_dir=run.folder,
-            callbacks=[*first, *chosen, TimeLimit(settings["max_time"])],
+            callbacks=[*first, TimeLimit(settings["max_time"]), *last],
             max_time=None,
-            logger=loggers,
             plugins=[AtomicCheckpointIO(), *cluster_plugins()],
             strategy=make_strategy(settings, config["distributed"]["timeout_seconds"]),
             max_epochs=-1,
@@ -41,9 +68,11 @@ def make_trainer(config: Mapping[str, Any], run: RunContext, first: Sequence[Cal
             enable_progress_bar=False,
             enable_model_summary=False,
             **accelerator(settings["accelerator"]),
+            **more,
         )
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        keys = ", ".join(f"{key}={settings[key]}" for key in ("accelerator", "devices", "num_nodes", "strategy"))
+        raise UserError(f"trainer ({keys}): {' '.join(str(error).split())}") from error
     return trainer
 
 

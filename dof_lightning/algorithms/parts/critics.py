@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dof_lightning.algorithms.base import mean_over_ranks
 from dof_lightning.algorithms.parts.units import scale_of_rewards
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.errors import UserError
@@ -162,6 +161,20 @@ class CriticSettings(Settings):
     reward_scale: Positive | None = None
 
 
+def idle_of_critics(settings: CriticSettings) -> dict[str, str]:
+    """The fields of `CriticSettings` that nothing reads with these critics, see `AlgorithmSettings.idle`."""
+    readers: dict[str, tuple[Critics, ...]] = {
+        "critic": ("separate", "mixed", "joint") if settings.local_head else ("separate", "mixed"),
+        "joint_critic": ("joint",),
+        "local_head": ("joint",),
+        "value_mixer": ("mixed",),
+        "discount": ("separate", "mixed", "joint"),
+        "reward_scale": ("separate", "mixed", "joint"),
+    }
+    cause = f"algorithm.critics={settings.critics}"
+    return {name: cause for name, critics in readers.items() if settings.critics not in critics}
+
+
 class TeamCritic(nn.Module):
     """Online and target critics.
 
@@ -247,17 +260,6 @@ class TeamCritic(nn.Module):
             rewards = rewards.mean(1, keepdim=True)
         goes_on = (~batch.terminated[:, batch.history, None]).to(rewards)
         return rewards + self.discount * goes_on * next_values.amin(0)
-
-
-def negative_value(values: Tensor, weight: Tensor) -> Tensor:
-    """-E[weight Q] / E|Q|, with |Q| a constant: the mean over the global batch, for each agent of separate critics.
-
-    Args:
-        values: `[B, N]`, or `[B, 1]` of a team.
-        weight: `[B, 1]` or as `values`.
-    """
-    scale = mean_over_ranks(values.detach().abs().mean(0)).clamp_min(1e-6)
-    return -(weight * values).mean(0).div(scale).mean()
 
 
 def check_ranking(critic: TeamCritic | None, candidates: int) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from dof_lightning.algorithms.dof_policy import DoFCloningSettings, DoFPolicy
 from dof_lightning.checkpoints.checkpoint import Checkpoint, read
-from dof_lightning.checkpoints.warm_start import described, gone_on_from, start_from
+from dof_lightning.checkpoints.warm_start import beginning, described, start_from
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.identity import config_hash, settings_hash
 from dof_lightning.errors import UserError
@@ -42,7 +42,8 @@ def test_what_is_new_keeps_its_fresh_weights(tmp_path: Path) -> None:
     assert {name.partition(".")[0] for name in record["fresh"]} == {"critic"}
     for name, weight in fresh.named_parameters():
         assert torch.equal(weight, untouched.get_parameter(name) if "critic" in name else source.weights[name])
-    assert described(record).endswith("(step 0); fresh in critic")
+    assert described(record, None).endswith("(step 0); fresh in critic")
+    assert (described(None, None), described(record, 1200)) == ("from the start", "going on from step 1,200")
 
 
 def test_normalisers_are_the_new_datasets(tmp_path: Path) -> None:
@@ -62,13 +63,13 @@ def test_nothing_that_fits_is_refused(tmp_path: Path) -> None:
 
 def test_what_goes_on_keeps_its_beginning_and_takes_no_other(tmp_path: Path) -> None:
     plain = saved(small_dof_policy(), tmp_path)
-    assert gone_on_from(plain, None) is None
+    assert beginning(None, plain) == beginning(None, None) == (None, None)
     with pytest.raises(UserError, match=r"init_from=a\.ckpt: training goes on from .*started without init_from"):
-        gone_on_from(plain, "a.ckpt")
+        beginning("a.ckpt", plain)
     warm = Checkpoint(**{**vars(plain), "init_from": {"typed": "a.ckpt"}})
-    assert gone_on_from(warm, "a.ckpt") == gone_on_from(warm, None) == {"typed": "a.ckpt"}
+    assert beginning("a.ckpt", warm) == beginning(None, warm) == (None, {"typed": "a.ckpt"})
     with pytest.raises(UserError, match=r"started with init_from=a\.ckpt"):
-        gone_on_from(warm, "b.ckpt")
+        beginning("b.ckpt", warm)
 
 
 def test_a_run_without_it_is_the_run_it_always_was() -> None:
