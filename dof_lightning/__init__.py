@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dof_lightning.algorithms.dof import DoFLightningModule
     from dof_lightning.algorithms.dof_policy import DoFPolicy, DoFPolicySettings
     from dof_lightning.algorithms.dof_trajectory import DoFTrajectory, DoFTrajectorySettings
-    from dof_lightning.api import evaluate, make_dataset, make_env, train
+    from dof_lightning.api import evaluate, load_algorithm, make_dataset, make_env, train
     from dof_lightning.deployment.agent import load_agent
 
 __version__ = "0.1.0"
@@ -27,6 +27,7 @@ __all__ = [
     "EpisodeDataModule",
     "evaluate",
     "load_agent",
+    "load_algorithm",
     "make_dataset",
     "make_env",
     "train",
@@ -45,6 +46,7 @@ _HOMES = {
     "EpisodeDataModule": "data_modules.episodes",
     "evaluate": "dof_lightning.api",
     "load_agent": "dof_lightning.deployment.agent",
+    "load_algorithm": "dof_lightning.api",
     "make_dataset": "dof_lightning.api",
     "make_env": "dof_lightning.api",
     "train": "dof_lightning.api",

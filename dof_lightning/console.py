@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from dof_lightning.config.command_line import for_shell
 from dof_lightning.config.origins import origin_of_values
@@ -70,6 +71,8 @@ def show_start(
     table.add_row("devices", hardware)
     steps, batch = config["trainer"]["max_steps"], config["data"]["global_batch_size"]
     table.add_row("training", f"{steps:,} steps of {batch} windows, {where}")
+    for remark in algorithm.remarks():
+        table.add_row("note", Text(remark))
     console.print(table)
 
 

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -73,7 +74,7 @@ class _Affine(Normalizer):
     def __init__(self, center: np.ndarray, scale: np.ndarray) -> None:
         super().__init__()
         self.register_buffer("center", torch.as_tensor(center, dtype=torch.float32))
-        self.register_buffer("scale", torch.as_tensor(np.where(_is_constant(center, scale), 1.0, scale)).float())
+        self.register_buffer("scale", torch.as_tensor(np.where(is_constant(center, scale), 1.0, scale)).float())
 
     def normalize(self, x: Tensor) -> Tensor:
         """(x - center) / scale."""
@@ -122,7 +123,7 @@ class EmpiricalCDF(Normalizer):
         knots = torch.as_tensor(statistics.knots, dtype=torch.float32).permute(1, 2, 0).contiguous()
         low, high = statistics.knots[0], statistics.knots[-1]
         self.register_buffer("knots", knots)
-        self.register_buffer("constant", torch.as_tensor(_is_constant(low, (high - low) / 2)))
+        self.register_buffer("constant", torch.as_tensor(is_constant(low, (high - low) / 2)))
 
     def normalize(self, x: Tensor) -> Tensor:
         """2 F(x) - 1, by bisection among the knots."""
@@ -179,8 +180,17 @@ def build_normalizer(kind: str, statistics: DimensionStatistics) -> Normalizer:
     return NORMALIZERS[kind](statistics)
 
 
-def _is_constant(center: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return scale <= 1e-6 * np.maximum(1.0, np.abs(center))
+def is_constant(center: npt.ArrayLike, scale: npt.ArrayLike) -> np.ndarray:
+    """Whether values around a center, `scale` apart, differ by no more than rounding; numbers, or arrays alike."""
+    return np.asarray(scale) <= 1e-6 * np.maximum(1.0, np.abs(center))
+
+
+def spread_or_one(spread: float, center: float = 0.0) -> float:
+    """What to divide by: the spread of values around a center, or 1 where they do not differ (`is_constant`).
+
+    A small number instead of 1 would blow up what is the same everywhere.
+    """
+    return 1.0 if is_constant(center, spread) else float(spread)
 
 
 def _per_dimension(values: Tensor, x: Tensor) -> Tensor:

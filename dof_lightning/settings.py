@@ -70,7 +70,10 @@ class Settings:
     group: ClassVar[str] = "algorithm"
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self), include_extras=True)
+        try:
+            hints = get_type_hints(type(self), include_extras=True)
+        except NameError as error:  # imported for type checkers only: nothing could be checked
+            raise UserError(f"{type(self).__name__} cannot check itself: {error}; import it at run time too") from error
         for field in dataclasses.fields(self):
             check_value(f"{self.group}.{field.name}", getattr(self, field.name), hints[field.name])
         self.check()

@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from lightning import LightningModule
@@ -113,6 +115,7 @@ class Algorithm(LightningModule, ABC):
         self.spec, self.seed = spec, settings.seed
         self.settings = settings
         self._whole_while_sharded: list[nn.Parameter] | None = None
+        self._described: dict[str, Any] | None = None
 
     @abstractmethod
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -142,6 +145,10 @@ class Algorithm(LightningModule, ABC):
         """Further scalars for TensorBoard that need no batch (e.g. the weights of f and h)."""
         return {}
 
+    def remarks(self) -> list[str]:
+        """What a user should know before training, a line each: what in the dataset could not be used as usual."""
+        return []
+
     def after_step(self) -> None:
         """Called once after every optimiser step: moving averages go here."""
 
@@ -157,6 +164,28 @@ class Algorithm(LightningModule, ABC):
         """Held-out losses with the same noise every time (Lightning hook)."""
         generator = make_generator(self.seed, "heldout", batch_index, self.global_rank, device=self.device)
         self.log_dict(self.heldout_losses(batch, generator), on_epoch=True, batch_size=batch.size, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds spec and settings where no run of ours has added more, so that `dof eval` reads it (Lightning hook)."""
+        if "dof_lightning" not in checkpoint:
+            self._described = self._described or _library().describe_algorithm(self)
+            checkpoint["dof_lightning"] = self._described
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Path | str, trust: bool = False) -> Self:  # type: ignore[override]
+        """The trained algorithm on the CPU, with the settings and the spec that the checkpoint holds.
+
+        Args:
+            checkpoint_path: of `train.py`, or of any Trainer; a run's folder for its last one.
+            trust: let it name classes outside this project, lightning and torch.
+
+        Raises:
+            UserError: it cannot be read, is of another algorithm, or names a class that is not trusted.
+        """
+        loaded = _library().load_algorithm(checkpoint_path, trust)
+        if not isinstance(loaded, cls):
+            raise UserError(f"{checkpoint_path} holds a {type(loaded).__name__}, no {cls.__name__}")
+        return loaded
 
     def configure_model(self) -> None:
         """Spreads the weights over the ranks where the strategy asks for it (Lightning hook)."""
@@ -203,6 +232,11 @@ class Algorithm(LightningModule, ABC):
     def _is_logging_step(self) -> bool:
         # Lightning writes what was logged in the step that completes a multiple of n.
         return bool((self.global_step + 1) % self.trainer.log_every_n_steps == 0)  # type: ignore[attr-defined]
+
+
+def _library() -> Any:
+    """Of checkpoints algorithms know nothing, but Lightning asks them; found by name, as the public names are."""
+    return import_module("dof_lightning.checkpoints.library")
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dof_lightning.actors.diffusion import ActingModel
 from dof_lightning.algorithms.base import Algorithm, ParameterGroup
-from dof_lightning.algorithms.parts.diffused import Denoised, Diffused, DiffusionSettings, Parts, check_execution
+from dof_lightning.algorithms.parts.diffused import Denoised, Diffused, DiffusionSettings, Parts, check_parts
 from dof_lightning.algorithms.parts.shared_seed import Assignment, Noising, build_assignment
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.diffusion.chain import Chain, check_runs_locally
@@ -46,7 +46,7 @@ class DoFLightningModule(Algorithm):
         gradient_clip: largest norm per agent of the denoisers' gradient; None means no clipping.
 
     Raises:
-        UserError: f, h or the denoiser cannot run locally and execution is decentralised.
+        UserError: f or h breaks its contract, or one of them or the denoiser cannot run locally where agents act alone.
     """
 
     imagines_teammates: ClassVar[bool] = False
@@ -75,8 +75,7 @@ class DoFLightningModule(Algorithm):
         self.average_denoiser = ema_copy(self.denoiser)
         self.average_noise_factorization = ema_copy(self.noise_factorization)
         self.average_data_factorization = ema_copy(self.data_factorization)
-        imagined = {"denoiser"} if self.imagines_teammates else set()
-        check_execution(settings.execution, {key: part for key, part in vars(parts).items() if key not in imagined})
+        check_parts(settings.execution, parts, data_mask, imagined=("denoiser",) if self.imagines_teammates else ())
         self.seed_assignment = build_assignment(settings.seeds, spec.n_agents * known_dim, parts)
 
     def draw_noise(

@@ -20,10 +20,11 @@ from dof_lightning.algorithms.parts.critics import (
     build_team_critic,
     check_ranking,
     idle_of_critics,
-    negative_value,
 )
 from dof_lightning.algorithms.parts.diffused import DataDiffusionSettings, Denoised, Diffused
+from dof_lightning.algorithms.parts.losses import negative_value
 from dof_lightning.algorithms.parts.shared_seed import Assignment
+from dof_lightning.algorithms.parts.units import remarks_on_rewards
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.clip import clip_with_way_back
 from dof_lightning.diffusion.sampler import DDIM, DDPM, Sampler
@@ -232,6 +233,10 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
             return []
         rate, clip = self.settings.critic_learning_rate, self.settings.critic_gradient_clip
         return [ParameterGroup("critic", (self.critic.online,), rate, clip)]
+
+    def remarks(self) -> list[str]:
+        """Where rewards have no unit and critics learn from them."""
+        return [] if self.critic is None else remarks_on_rewards(self.settings.reward_scale, self.spec)
 
     def after_step(self) -> None:
         """Moves the averages: what acts, and the target critics."""

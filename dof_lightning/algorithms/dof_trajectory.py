@@ -15,6 +15,7 @@ from dof_lightning.algorithms.dof import DoFLightningModule
 from dof_lightning.algorithms.parts.diffused import FIVE_STEPS, DataDiffusionSettings, Diffused, check_execution
 from dof_lightning.algorithms.parts.losses import inverse_loss
 from dof_lightning.algorithms.parts.shared_seed import Assignment
+from dof_lightning.algorithms.parts.units import remarks_on_returns, scale_of_returns
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule
@@ -43,7 +44,7 @@ class DoFTrajectorySettings(DataDiffusionSettings):
         horizon: H, rows of a window from the current one on; H - 1 are planned.
         return_dropout: probability that a sample's return is left out in training.
         guidance_weight: w of classifier-free guidance: 0 ignores the return, 1 follows it, more exaggerates it.
-        returns_scale: returns are divided by it; None means the largest |R_0| of the dataset.
+        returns_scale: returns are divided by it; None means the largest |R_0| of the dataset, 1 where that is 0.
         target_return: asked for at execution, in units of `returns_scale`; None means `target_quantile`'s.
         target_quantile: of the dataset's R_0.
         return_update: how the target goes on while an episode runs, see `Asking`.
@@ -128,8 +129,8 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         self.normalizer = normalizer
         self.inverse_normalizer = build_normalizer(settings.inverse_normalizer, spec.statistics.observations)
         knots = spec.statistics.discounted_return_knots
-        scale, target = settings.returns_scale, settings.target_return
-        self.returns_scale = float(max(np.abs(knots).max(), 1e-6)) if scale is None else scale
+        target = settings.target_return
+        self.returns_scale = scale_of_returns(settings.returns_scale, spec)
         asked = float(np.quantile(knots, settings.target_quantile)) / self.returns_scale
         self.target_return = asked if target is None else target
         self.guidance_weight = settings.guidance_weight
@@ -188,6 +189,10 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
     def further_groups(self) -> list[ParameterGroup]:
         """Inverse dynamics."""
         return [ParameterGroup("inverse", (self.inverse,), self.settings.learning_rate, self.gradient_clip)]
+
+    def remarks(self) -> list[str]:
+        """Where returns have no unit."""
+        return remarks_on_returns(self.settings.returns_scale, self.spec)
 
     def after_step(self) -> None:
         """Moves the averages of what acts."""

@@ -13,6 +13,7 @@ from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.parts.baseline import Baseline, BaselineSettings, Learned
 from dof_lightning.algorithms.parts.losses import cross_entropy
 from dof_lightning.algorithms.parts.sequences import allowed_choices
+from dof_lightning.algorithms.parts.units import remarks_on_returns, scale_of_returns
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.networks.causal_transformer import CausalTransformer
 from dof_lightning.networks.ema import ema_copy
@@ -29,7 +30,7 @@ class MADTSettings(BaselineSettings):
     Attributes:
         network: called with the spec, `condition_dim` and `rows`.
         sequence_length: T, rows that are read together.
-        returns_scale: returns are divided by it; None means the largest |R_0| of the dataset.
+        returns_scale: returns are divided by it; None means the largest |R_0| of the dataset, 1 where that is 0.
         target_return: asked for at execution, in units of `returns_scale`; None means `target_quantile`'s.
         target_quantile: of the dataset's R_0.
         return_update: `none` or `reward`, see `SequenceActor`.
@@ -70,8 +71,8 @@ class MADT(Baseline, made_by=MADTSettings):
         self.window = Window(history=0, horizon=rows)
         self.network = settings.network(spec, condition_dim=spec.observation_dim, rows=rows)
         self.average_network = ema_copy(self.network)
-        knots, scale = spec.statistics.discounted_return_knots, settings.returns_scale
-        self.returns_scale = float(max(np.abs(knots).max(), 1e-6)) if scale is None else scale
+        knots = spec.statistics.discounted_return_knots
+        self.returns_scale = scale_of_returns(settings.returns_scale, spec)
         asked = float(np.quantile(knots, settings.target_quantile)) / self.returns_scale
         self.target_return = asked if settings.target_return is None else settings.target_return
 
@@ -96,6 +97,10 @@ class MADT(Baseline, made_by=MADTSettings):
             discount=self.spec.discount,
         )
         return actor.eval()
+
+    def remarks(self) -> list[str]:
+        """Where returns have no unit."""
+        return remarks_on_returns(self.settings.returns_scale, self.spec)
 
     def learned(self) -> list[Learned]:
         """The network."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dof_lightning.actors.direct import ChoosingActor
 from dof_lightning.algorithms.parts.baseline import Baseline, BaselineSettings, Learned
-from dof_lightning.algorithms.parts.critics import scale_of_rewards
 from dof_lightning.algorithms.parts.sequences import Sequences, chosen
+from dof_lightning.algorithms.parts.units import remarks_on_rewards, scale_of_rewards
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.factorization.value import Monotone
@@ -33,7 +33,8 @@ class QMIXSettings(BaselineSettings):
         value_mixer: from Q_i to Q_tot, called with the spec and `state_dim`.
         sequence_length: T, rows of a sample.
         discount: gamma of the TD targets.
-        reward_scale: rewards are multiplied by it; None means 1 / std of the dataset's episode returns.
+        reward_scale: rewards are multiplied by it; None means 1 / std of the dataset's episode returns, 1 where
+            they are all the same.
     """
 
     recurrent: Callable[..., RecurrentNetwork] = RecurrentNetwork
@@ -144,6 +145,10 @@ class QMIX(Baseline, made_by=QMIXSettings):
     def policy(self) -> DecentralizedPolicy:
         """Agents that take the legal choice which their averaged Q_i says most for."""
         return self.players(ChoosingActor, self.average_values)
+
+    def remarks(self) -> list[str]:
+        """Where rewards have no unit."""
+        return remarks_on_rewards(self.settings.reward_scale, self.spec)
 
     def learned(self) -> list[Learned]:
         """Values with their mixer."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dof_lightning.algorithms.parts.critics import Situation, negative_value
-from dof_lightning.algorithms.parts.losses import squared_error
+from dof_lightning.algorithms.parts.critics import Situation
+from dof_lightning.algorithms.parts.losses import negative_value, squared_error
 from dof_lightning.algorithms.parts.td3 import DeterministicActorCritic, TD3Settings
 from dof_lightning.settings import NonNegative
 

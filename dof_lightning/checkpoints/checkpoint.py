@@ -3,16 +3,16 @@
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from dof_lightning import __version__
 from dof_lightning.checkpoints.location import find_checkpoint
+from dof_lightning.checkpoints.stored_spec import spec_from_plain, spec_to_plain
 from dof_lightning.config.compose import build
 from dof_lightning.config.identity import first_difference
 from dof_lightning.config.stored import check_stored
@@ -20,8 +20,8 @@ from dof_lightning.config.targets import check_targets
 from dof_lightning.digest import load_tensors
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
-from dof_lightning.plain import NUMBER, NUMBER_OR_NONE, TEXT_OR_NONE, check_kinds, check_plain
-from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
+from dof_lightning.plain import NUMBER_OR_NONE, TEXT_OR_NONE, check_kinds, check_plain
+from dof_lightning.spec import DatasetSpec, EnvSpec
 
 if TYPE_CHECKING:  # it imports Lightning, which reading a checkpoint does not need
     from dof_lightning.algorithms.base import Algorithm
@@ -47,13 +47,6 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
     f"{KEY}.behavior.return_mean": NUMBER_OR_NONE,
     f"{KEY}.git": TEXT_OR_NONE,
 }
-_SPEC_KINDS: Mapping[str, type | tuple[type, ...]] = {
-    **{"name": str, "discount": NUMBER, "recipe": dict, "statistics": dict},
-    **{"environment.name": str, "environment.agents": list, "environment.recipe": dict},
-    **{"environment.action_kind": str, "environment.horizon": int, "environment.state_dim": int},
-    **{"statistics.return_mean": NUMBER, "statistics.return_std": NUMBER},
-}
-_AGENT_KINDS: Mapping[str, type] = {"name": str, "observation_dim": int, "action_dim": int}
 
 
 @dataclass(frozen=True)
@@ -68,6 +61,7 @@ class Checkpoint:
         behavior: the behaviour's returns, from the dataset's manifest.
         weights: the algorithm's `state_dict`.
         git: revision of the source tree that trained it; None outside a clone.
+        init_from: which weights its run was started with (`warm_start`); None for none.
     """
 
     path: Path
@@ -77,9 +71,15 @@ class Checkpoint:
     behavior: dict[str, Any]
     weights: dict[str, torch.Tensor]
     git: str | None = None
+    init_from: dict[str, Any] | None = None
 
 
-def describe(config: Mapping[str, Any], spec: DatasetSpec, behavior: Mapping[str, Any]) -> dict[str, Any]:
+def describe(
+    config: Mapping[str, Any],
+    spec: DatasetSpec,
+    behavior: Mapping[str, Any],
+    init_from: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Plain containers and tensors: what a checkpoint carries beside Lightning's own content."""
     return {
         "format_version": FORMAT_VERSION,
@@ -88,6 +88,7 @@ def describe(config: Mapping[str, Any], spec: DatasetSpec, behavior: Mapping[str
         "behavior": dict(behavior),
         "versions": versions(),
         "git": git_revision(),
+        **({} if init_from is None else {"init_from": dict(init_from)}),
     }
 
 
@@ -152,6 +153,8 @@ def _parse(path: Path, raw: Mapping[str, Any], content: Mapping[str, Any]) -> Ch
         )
     check_kinds(raw, _KINDS)
     check_plain(content["behavior"])
+    if (init_from := content.get("init_from")) is not None:
+        check_kinds(init_from, {"typed": str})
     weights = raw["state_dict"]
     if not all(isinstance(name, str) and isinstance(weight, torch.Tensor) for name, weight in weights.items()):
         raise ValueError("state_dict holds more than tensors by name")
@@ -163,6 +166,7 @@ def _parse(path: Path, raw: Mapping[str, Any], content: Mapping[str, Any]) -> Ch
         behavior=content["behavior"],
         weights=weights,
         git=content["git"],
+        init_from=init_from,
     )
 
 
@@ -209,8 +213,12 @@ def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> "Algor
         config: the checkpoint's own, or with values that leave the weights' shapes alone changed.
 
     Raises:
-        UserError: a class is not trusted, or the weights do not fit the configuration.
+        UserError: a class is not trusted, the weights do not fit the configuration, or the settings are not there.
     """
+    if nameless := config.get("nameless"):
+        raise UserError(
+            f"{checkpoint.path} does not hold its settings: {nameless}, and train again; its weights serve init_from="
+        )
     if not config["trust"]:
         check_targets(config)
     algorithm: Algorithm = build(config["algorithm"])(spec=checkpoint.spec)
@@ -252,64 +260,3 @@ def build_env(config: Mapping[str, Any], recorded: EnvSpec | None = None) -> Vec
         made = made(recorded)
     env: VectorEnv = made
     return env
-
-
-def spec_to_plain(spec: DatasetSpec) -> dict[str, Any]:
-    """Inverse of `spec_from_plain`; statistics become tensors."""
-    plain = asdict(spec) | {"recipe": dict(spec.recipe), "environment": spec.environment.to_dict()}
-    return _to_plain(plain)
-
-
-def spec_from_plain(plain: Mapping[str, Any]) -> DatasetSpec:
-    """A spec with numpy statistics from plain containers and tensors.
-
-    Raises:
-        ValueError: a value is missing, of another kind, or does not fit the others.
-    """
-    check_kinds(plain, _SPEC_KINDS, "dataset: ")
-    check_plain([plain["recipe"], plain["environment"]])
-    for agent in plain["environment"]["agents"]:
-        check_kinds(agent, _AGENT_KINDS, "dataset: an agent's ")
-    statistics = dict(plain["statistics"])
-    for name in ("observations", "actions"):
-        if name == "observations" or statistics[name] is not None:  # discrete actions have none
-            statistics[name] = DimensionStatistics(**{k: v.numpy() for k, v in statistics[name].items()})
-    statistics["discounted_return_knots"] = statistics["discounted_return_knots"].numpy()
-    spec = DatasetSpec(
-        **{
-            **plain,
-            "environment": EnvSpec.from_dict(plain["environment"]),
-            "statistics": DatasetStatistics(**statistics),
-        }
-    )
-    _check_sizes(spec)
-    return spec
-
-
-def _check_sizes(spec: DatasetSpec) -> None:
-    environment, statistics = spec.environment, spec.statistics
-    if environment.action_kind not in ("continuous", "discrete"):
-        raise ValueError(f"dataset: environment.action_kind must be continuous or discrete, got {spec.action_kind!r}")
-    sizes = [size for agent in environment.agents for size in (agent.observation_dim, agent.action_dim)]
-    if not sizes or min(*sizes, spec.horizon) < 1 or spec.state_dim < 0:
-        raise ValueError("dataset: agents, their dimensions and the horizon must be at least 1")
-    if (statistics.actions is None) != (spec.action_kind == "discrete"):
-        raise ValueError(f"dataset: statistics.actions do not fit {spec.action_kind} actions")
-    for name, width in (("observations", spec.observation_dim), ("actions", spec.action_dim)):
-        of_dimensions: DimensionStatistics | None = getattr(statistics, name)
-        arrays = {} if of_dimensions is None else vars(of_dimensions)
-        for field, array in arrays.items():
-            if array.shape[-2:] != (spec.n_agents, width) or array.ndim != 2 + (field == "knots"):
-                raise ValueError(f"dataset: statistics.{name}.{field} has shape {list(array.shape)}")
-
-
-def _to_plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.array(value))
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {key: _to_plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_to_plain(item) for item in value]
-    return value

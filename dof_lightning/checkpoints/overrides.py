@@ -12,6 +12,7 @@ from dof_lightning.checkpoints.checkpoint import MODEL_KEYS
 from dof_lightning.config import checks, messages
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.arguments import check_arguments
+from dof_lightning.config.catalog import options
 from dof_lightning.config.command_line import split_tail
 from dof_lightning.config.identity import leaves
 from dof_lightning.config.targets import check_targets
@@ -51,6 +52,8 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
         _check_read(plain, key, value, command)
         if key in _GROUPS:
             _place(plain, [key], _compose_group(stored["choices"], key, value))
+    if not plain["env"]:
+        _place(plain, ["env"], _recorded_env(stored["choices"]))
     for key, value in pairs:
         if key not in _GROUPS:
             _set(plain, key, value, command)
@@ -103,7 +106,15 @@ def _place(plain: dict[str, Any], path: list[str], value: Any) -> None:
         node[last] = copy.deepcopy(value)
 
 
+def _recorded_env(choices: dict[str, Any]) -> Any:
+    """The environment that the spec names, for a checkpoint of a Trainer that knew of none."""
+    name = choices["env"]
+    if name not in options("env"):
+        raise UserError(f"its data came from {name!r}, which is no option of env; type the env= to play in")
+    return _compose_group(choices, "env", name)
+
+
 def _compose_group(choices: dict[str, Any], group: str, option: str) -> Any:
     """A group as it would be in a training with the checkpoint's algorithm and data, tuned values included."""
-    kept = [f"{name}={choices[name]}" for name in ("algorithm", "data")]
+    kept = [f"{name}={choices[name]}" for name in ("algorithm", "data") if choices[name] in options(name)]
     return configuration.to_plain(configuration.compose([*kept, f"{group}={option}"]))[group]

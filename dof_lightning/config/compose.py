@@ -193,5 +193,7 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UserError(explain(error)) from error
     assert isinstance(plain, dict)
-    names = {key: str(plain[key]) for key in ("run_dir", "resume") if plain.get(key) is not None}  # a folder may be `1`
+    names = {
+        key: str(plain[key]) for key in ("run_dir", "resume", "init_from") if plain.get(key) is not None
+    }  # a folder may be `1`
     return {str(key): value for key, value in plain.items()} | names

@@ -20,8 +20,8 @@ from dof_lightning.spec import ActionKind
 
 MODEL_PARTS = ("denoiser", "noise_factorization", "data_factorization", "value_mixer", "schedule", "sampler")
 _BY_NAME = (
-    *("seed", "run_dir", "resume", "trust", "choices", "study", "env", "logger", "data.module", "data.path"),
-    "data.global_batch_size",
+    *("seed", "run_dir", "resume", "init_from", "trust", "choices", "study", "env", "logger"),
+    *("data.module", "data.path", "data.global_batch_size"),
     *("rollout.enabled", "rollout.report_episodes", "validation.every_n_steps", "distributed.timeout_seconds"),
 )
 # Of Lightning's Trainer beside those of conf/trainer; the others are set by the run itself, or do nothing to it.

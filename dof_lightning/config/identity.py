@@ -7,6 +7,9 @@ from typing import Any
 
 from dof_lightning.errors import OURS
 
+# Younger than stored hashes: at the value that means what was before them, they are left out.
+YOUNGER: Mapping[str, Any] = {"init_from": None}
+
 # Where it is run, and how thoroughly it is certified: weights and scores are the same.
 _WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root", "rollout.certificate_episodes")
 
@@ -30,7 +33,8 @@ def settings_hash(plain: Mapping[str, Any]) -> str:
     return _hash(_without(plain, lambda key: key in _WHERE_NOT_WHAT or key.rpartition(".")[2] == "seed"))
 
 
-def _hash(what: Any) -> str:
+def _hash(what: Mapping[str, Any]) -> str:
+    what = {key: value for key, value in what.items() if key not in YOUNGER or value != YOUNGER[key]}
     return hashlib.sha256(json.dumps(_canonical(what), sort_keys=True).encode()).hexdigest()[:16]
 
 

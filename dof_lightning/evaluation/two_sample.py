@@ -105,14 +105,20 @@ def _p_value(statistic: Tensor, permuted: Tensor) -> float:
 def _pooled_distances(x: Tensor, y: Tensor) -> Tensor:
     """`[C, 2n, 2n]` distances of both samples' draws, every entry in units of its standard deviation."""
     pooled = torch.cat([x, y], dim=1)
-    scaled = pooled / pooled.std(1, keepdim=True).clamp_min(1e-6)
+    scaled = pooled / _spread_or_one(pooled)
     return torch.cdist(scaled, scaled)
+
+
+def _spread_or_one(draws: Tensor) -> Tensor:
+    """Standard deviations over the second dimension, 1 for what does not vary: its size would drown all distances."""
+    spread = draws.std(1, keepdim=True)
+    return torch.where(spread > 1e-6, spread, 1.0)
 
 
 def _centred_kernels(draws: Tensor) -> Tensor:
     """`[N, n, n]` of draws `[n, N, D]`, of norm 1; all zeros where an agent's draws are all the same."""
     parts = draws.transpose(0, 1)
-    scaled = parts / parts.std(1, keepdim=True).clamp_min(1e-6)
+    scaled = parts / _spread_or_one(parts)
     squared = torch.cdist(scaled, scaled).square()
     bandwidth = squared.flatten(1).median(1).values.clamp_min(1e-12)
     kernel = torch.exp(-squared / (2 * bandwidth[:, None, None]))

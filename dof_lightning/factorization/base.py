@@ -1,7 +1,8 @@
 """The contracts of noise and data factorisations, and of value mixers."""
 
+import copy
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -13,6 +14,9 @@ class Factorization(nn.Module, ABC):
 
     `join` is what training sees: joint = f(parts). `local` is what decentralised execution applies: agent i's result
     is a function of agent i's part only, so its Jacobian is block-diagonal.
+
+    Subclasses define `join`, `split`, `local`, the flags without a default and, where they hold tensors and agents run
+    them alone, `select_agent`. `contract.py` tries all of it before training.
 
     Shapes:
         parts, joint: `[B, N, ...]`
@@ -60,9 +64,22 @@ class Factorization(nn.Module, ABC):
         """Scalars for TensorBoard by tag (e.g. the learned weight of each agent); empty where there is nothing."""
         return {}
 
-    def select_agent(self, agent: int) -> "Factorization":
-        """A copy for one agent alone (N = 1) with `local` unchanged."""
-        raise TypeError(f"{type(self).__name__} cannot run at one agent alone (local_execution is False)")
+    def select_agent(self, agent: int) -> Self:
+        """A copy for one agent alone (N = 1) whose `local` does to its part what ours does: what it is exported with.
+
+        Without parameters and buffers there is nothing of any agent in it; with some, a subclass says which are whose.
+
+        Raises:
+            TypeError: no agent can run it alone (`local_execution`), or the subclass does not say.
+        """
+        name = type(self).__name__
+        if not self.local_execution:
+            raise TypeError(f"{name} cannot run at one agent alone (local_execution is False)")
+        if any(True for _ in self.parameters()) or any(True for _ in self.buffers()):
+            raise TypeError(
+                f"{name} holds tensors, so it has to define select_agent(agent): a copy with those of one agent only"
+            )
+        return copy.deepcopy(self)
 
 
 class ValueMixer(nn.Module, ABC):

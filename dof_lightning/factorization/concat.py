@@ -41,10 +41,6 @@ class Concat(Factorization):
         """The parts as they are."""
         return parts
 
-    def select_agent(self, agent: int) -> Self:
-        """A copy; there is nothing of any agent in it."""
-        return copy.deepcopy(self)
-
 
 class WeightedConcatenation(Factorization):
     """The agents' parts side by side, agent i's times a learned w_i > 0; w_i = 1 before training.

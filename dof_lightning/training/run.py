@@ -23,7 +23,7 @@ from data_modules.storage.manifest import DatasetManifest, read_manifest
 from dof_lightning import console
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.checkpoints import checkpoint as checkpoints
-from dof_lightning.checkpoints import trust
+from dof_lightning.checkpoints import trust, warm_start
 from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.command_line import for_hydra, for_shell
@@ -55,6 +55,7 @@ class Run:
         env: where policies are rolled out.
         interruption: knows whether a signal ended the training.
         resumed_from_step: steps done by earlier processes, None for a fresh run.
+        init_from: which weights the run was started with (`warm_start.start_from`), None for new ones.
     """
 
     config: dict[str, Any]
@@ -66,6 +67,7 @@ class Run:
     trainer: Trainer
     interruption: Interruption
     resumed_from_step: int | None
+    init_from: dict[str, Any] | None
 
 
 def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) -> Path:
@@ -134,14 +136,17 @@ def build(config: dict[str, Any], start: Start) -> Run:
     checkpoint = None if start.checkpoint is None else checkpoints.read(start.checkpoint)
     if checkpoint is not None:
         checkpoints.check_continues(checkpoint, config)
+    source, init_from = warm_start.beginning(config["init_from"], gone_on_from=checkpoint)
     env, manifest, algorithm = build_algorithm(config)
     data = serving(path=manifest.location, window=algorithm.window, seed=config["seed"])
+    if source is not None:
+        init_from = warm_start.start_from(algorithm, source, config["init_from"])
     if checkpoint is not None:
         checkpoints.check_continues(checkpoint, config, manifest.spec)
         checkpoints.load_weights(algorithm, checkpoint)
     resumed_from_step = None if checkpoint is None else checkpoint.step
     interruption = Interruption()
-    provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior))
+    provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior, init_from))
     context = RunContext(
         env=env,
         spec=manifest.spec,
@@ -153,7 +158,7 @@ def build(config: dict[str, Any], start: Start) -> Run:
     )
     trainer = make_trainer(config, context, [provenance, Agreement(resumed_from_step)], interruption)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
-    return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step)
+    return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step, init_from)
 
 
 def build_algorithm(config: Mapping[str, Any]) -> tuple[VectorEnv, DatasetManifest, Algorithm]:
@@ -222,6 +227,7 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
         "wall_seconds": round(seconds, 2),
         "peak_memory_mb": round(peak_memory_mb(job.trainer.strategy.root_device), 1),
         "resumed_from_step": job.resumed_from_step,
+        **({} if job.init_from is None else {"init_from": job.init_from}),
         **scores,
         **({} if heldout is None else {"heldout": heldout}),
         "behavior": _describe_behavior(job),
@@ -290,6 +296,6 @@ def _show_start(screen: Console, job: Run) -> None:
     trainer, threads = job.trainer, torch.get_num_threads()
     hardware = f"{trainer.world_size} x {type(trainer.accelerator).__name__.removesuffix('Accelerator').lower()}"
     hardware += f", {type(trainer.strategy).__name__}, {threads} threads each, precision {trainer.precision}"
-    done = job.resumed_from_step
-    where = f"{'from the start' if done is None else f'going on from step {done:,}'}, in {job.start.folder.path}"
+    begun = warm_start.described(job.init_from, job.resumed_from_step)
+    where = f"{begun}, in {job.start.folder.path}"
     console.show_start(screen, job.config, job.manifest.spec, job.algorithm, hardware, where)

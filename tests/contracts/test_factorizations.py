@@ -6,6 +6,7 @@ import torch
 from dof_lightning.config import catalog
 from dof_lightning.config import compose as configuration
 from dof_lightning.factorization.base import Factorization, ValueMixer
+from dof_lightning.factorization.contract import broken_promise
 from tests.fixtures.synthetic import synthetic_spec
 
 FACTORIZATIONS = [
@@ -44,6 +45,11 @@ def test_split_undoes_join_and_shapes_are_kept(group: str, option: str, tail: tu
     with pytest.raises(TypeError):  # a head on the predictions only: it owes no inverse, and is no factorisation
         factorization.split(joint)
     assert not factorization.satisfies_igd
+
+
+@pytest.mark.parametrize(("group", "option"), FACTORIZATIONS)
+def test_nothing_is_missing_that_training_would_ask_for(group: str, option: str) -> None:
+    assert broken_promise(_factorization(group, option), _parts(2)[0]) is None
 
 
 @pytest.mark.parametrize(("group", "option"), FACTORIZATIONS)

@@ -2,10 +2,14 @@
 
 import math
 from dataclasses import FrozenInstanceError, dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
+from dof_lightning.algorithms.bc import BC, BCSettings
+from dof_lightning.checkpoints.overrides import override
+from dof_lightning.config import compose as configuration
+from dof_lightning.config.arguments import check_arguments
 from dof_lightning.errors import UserError
 from dof_lightning.settings import Count, Fraction, FractionBelowOne, NonNegative, Positive, Range, Settings
 
@@ -55,3 +59,60 @@ def test_what_is_allowed_is_kept_and_frozen() -> None:
     assert own.samples == 2
     with pytest.raises(FrozenInstanceError):
         own.samples = 3  # type: ignore[misc]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MyMethodSettings(BCSettings):
+    """Of a researcher's own algorithm: no key of it is known to this project."""
+
+    beta: Positive = 0.5
+    style: Literal["bold", "shy"] = "bold"
+    quantiles: Count = 8
+
+    def check(self) -> None:
+        super().check()
+        if self.style == "shy" and self.beta > 1:
+            raise UserError("algorithm.style=shy needs algorithm.beta of at most 1")
+
+
+class MyMethod(BC, made_by=MyMethodSettings):
+    settings: MyMethodSettings
+
+
+def _configured(**changes: Any) -> dict[str, Any]:
+    return {"algorithm": {"_target_": f"{__name__}.MyMethodSettings", **changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"beta": 0}, "^algorithm.beta=0 must be above 0$"),
+        ({"beta": math.nan}, "^algorithm.beta=nan must be above 0$"),
+        ({"beta": "much"}, "^algorithm.beta"),
+        ({"quantiles": 2.5}, "^algorithm.quantiles"),
+        ({"style": "loud"}, "^algorithm.style.*bold"),
+        ({"style": "shy", "beta": 2}, "^algorithm.style=shy needs"),
+        ({"learning_rate": -1.0}, "^algorithm.learning_rate=-1.0 must be above 0$"),  # inherited keys as well
+        ({"gamma": 1}, "gamma"),
+    ],
+)
+def test_an_algorithm_of_ones_own_checks_its_own_keys_in_one_line(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words) as raised:
+        configuration.build(_configured(**changes)["algorithm"])
+    assert "\n" not in str(raised.value)
+
+
+def test_an_algorithm_of_ones_own_is_built_with_its_own_keys_and_evaluated_with_others() -> None:
+    made = configuration.build(_configured(beta=0.1, style="shy")["algorithm"])
+    assert (made.beta, made.makes()) == (0.1, MyMethod)
+    check_arguments(_configured(beta=0.1))
+    stored = configuration.to_plain(configuration.compose(["experiment=mpe_spread_random"])) | _configured(beta=0.1)
+    changed = override(stored, ["trust=true", "algorithm.beta=0.2"])
+    assert configuration.build(changed["algorithm"]).beta == 0.2
+
+
+def test_settings_that_cannot_check_themselves_say_so() -> None:
+    hidden = {"__annotations__": {"beta": "OnlyForTypeCheckers"}, "beta": 1, "__module__": __name__}
+    kind = dataclass(frozen=True, kw_only=True)(type("Hidden", (Own,), hidden))
+    with pytest.raises(UserError, match=r"Hidden cannot check itself: .*OnlyForTypeCheckers"):
+        kind()

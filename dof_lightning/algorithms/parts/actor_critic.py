@@ -11,8 +11,9 @@ from torch import Tensor
 from dof_lightning.actors.direct import DirectActor
 from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.parts.baseline import Baseline, BaselineSettings, Learned
-from dof_lightning.algorithms.parts.critics import MixedCritic, Situation, TeamCritic, scale_of_rewards
+from dof_lightning.algorithms.parts.critics import MixedCritic, Situation, TeamCritic
 from dof_lightning.algorithms.parts.losses import squared_error
+from dof_lightning.algorithms.parts.units import remarks_on_rewards, scale_of_rewards
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.actor import AgentwiseActor
@@ -32,7 +33,8 @@ class ActorCriticSettings(BaselineSettings):
         actor: mu_i, called with the spec and `condition_dim`.
         critic: twin Q_i, called with the spec and `condition_dim`.
         discount: gamma of the TD targets.
-        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns.
+        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns,
+            1 where they are all the same.
         critic_learning_rate: of Adam for critics.
         critic_gradient_clip: largest norm of the gradient of each agent's critics, None for no clipping.
         target_update_rate: tau of the target critics.
@@ -92,6 +94,10 @@ class ActorCritic(Baseline):
         """Actors and critics."""
         rate, clip = self.settings.critic_learning_rate, self.settings.critic_gradient_clip
         return [*super().parameter_groups(), ParameterGroup("critic", (self.critic.online,), rate, clip)]
+
+    def remarks(self) -> list[str]:
+        """Where rewards have no unit."""
+        return remarks_on_rewards(self.settings.reward_scale, self.spec)
 
     def after_step(self) -> None:
         """Moves the averages: what acts, and the target critics."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dof_lightning.algorithms.base import mean_over_ranks
+from dof_lightning.algorithms.parts.units import scale_of_rewards
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import ValueMixer
@@ -133,11 +133,6 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def scale_of_rewards(wanted: float | None, spec: DatasetSpec) -> float:
-    """The factor on the rewards that critics see: what is wanted, or 1 / std of the dataset's episode returns."""
-    return wanted if wanted is not None else 1.0 / max(spec.statistics.return_std, 1e-6)
-
-
 Critics = Literal["none", "separate", "mixed", "joint"]
 
 
@@ -153,7 +148,8 @@ class CriticSettings(Settings):
         value_mixer: from Q_i to Q_tot, called with the spec and `state_dim`; used with `critics=mixed`.
         local_head: with `critics=joint`, distil the joint Q into Q_i(o_i, a_i), by which an agent ranks candidates.
         discount: gamma of the TD targets.
-        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns.
+        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns,
+            1 where they are all the same.
     """
 
     critics: Critics = "mixed"
@@ -266,17 +262,6 @@ class TeamCritic(nn.Module):
         return rewards + self.discount * goes_on * next_values.amin(0)
 
 
-def negative_value(values: Tensor, weight: Tensor) -> Tensor:
-    """-E[weight Q] / E|Q|, with |Q| a constant: the mean over the global batch, for each agent of separate critics.
-
-    Args:
-        values: `[B, N]`, or `[B, 1]` of a team.
-        weight: `[B, 1]` or as `values`.
-    """
-    scale = mean_over_ranks(values.detach().abs().mean(0)).clamp_min(1e-6)
-    return -(weight * values).mean(0).div(scale).mean()
-
-
 def check_ranking(critic: TeamCritic | None, candidates: int) -> None:
     """Refuses to rank by values Q_i with which the team's need not grow.
 
@@ -284,6 +269,11 @@ def check_ranking(critic: TeamCritic | None, candidates: int) -> None:
         UserError: the mixer does not satisfy IGM, and there are several candidates.
     """
     mixer = None if critic is None else getattr(critic.online, "mixer", None)
+    if mixer is not None and not isinstance(getattr(mixer, "satisfies_igm", None), bool):
+        raise UserError(
+            f"value_mixer: {type(mixer).__name__} does not say satisfies_igm; set satisfies_igm = True or False in the "
+            "class: does the team's value grow with each Q_i?"
+        )
     if candidates > 1 and mixer is not None and not mixer.satisfies_igm:
         raise UserError(
             f"value_mixer: {type(mixer).__name__} need not grow with each Q_i (satisfies_igm), so agents cannot rank "

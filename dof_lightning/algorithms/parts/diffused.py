@@ -1,6 +1,6 @@
 """Settings and parts of a factorised model, and a batch on its way through it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -15,6 +15,7 @@ from dof_lightning.diffusion.seed_conditioning import NO_SEEDS, SharedSeeds
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
 from dof_lightning.factorization.base import Factorization
+from dof_lightning.factorization.contract import broken_promise
 from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.policy import Execution
 from dof_lightning.settings import Fraction, NonNegative, Positive, Range
@@ -56,11 +57,35 @@ def check_execution(execution: Execution, parts: Mapping[str, RunsLocally]) -> N
         UserError: names the key and the fix.
     """
     for key, part in parts.items():
+        if missing := [name for name in ("local_execution", "select_agent") if not hasattr(part, name)]:
+            raise UserError(
+                f"{key}: {type(part).__name__} has no {' and no '.join(missing)}, so it is unknown whether and with "
+                "what an agent runs it alone; derive it from Factorization or Agentwise"
+            )
         if execution == "decentralized" and not part.local_execution:
             raise UserError(
                 f"{key}: {type(part).__name__} cannot run locally (local_execution), agents would need one another's "
                 f"data to act; choose {_LOCAL[key]}; or execution=centralized, labelled so wherever it is reported"
             )
+
+
+def check_parts(execution: Execution, parts: Parts, like: Tensor, imagined: Sequence[str] = ()) -> None:
+    """Refuses parts that agents cannot act by, before anything is trained that could not be exported.
+
+    Args:
+        execution: what is asked for.
+        parts: of the model.
+        like: `[N, ...]`, of the shape of one sample's data.
+        imagined: parts that agents run on themselves and on teammates they imagine.
+
+    Raises:
+        UserError: an f or h breaks its contract (`broken_promise`), or see `check_execution`.
+    """
+    for key in ("noise_factorization", "data_factorization"):
+        part: Factorization = getattr(parts, key)
+        if broken := broken_promise(part, like, alone=execution == "decentralized"):
+            raise UserError(f"{key}: {type(part).__name__} {broken} (docs/extending.md)")
+    check_execution(execution, {key: part for key, part in vars(parts).items() if key not in imagined})
 
 
 @dataclass(frozen=True, kw_only=True)

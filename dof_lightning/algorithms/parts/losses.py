@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dof_lightning.algorithms.base import mean_over_ranks
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.networks.inverse import InverseDynamics
 from dof_lightning.normalization import Normalizer
@@ -49,6 +50,17 @@ def squared_error(prediction: Tensor, actions: Tensor, mask: Tensor, weight: Ten
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Over all entries: those that do not count are 0, and the divisor does not depend on them."""
     return (values * weight).mean()
+
+
+def negative_value(values: Tensor, weight: Tensor) -> Tensor:
+    """-E[weight Q] / E|Q|, with |Q| a constant: the mean over the global batch, for each agent of separate critics.
+
+    Args:
+        values: `[B, N]`, or `[B, 1]` of a team.
+        weight: `[B, 1]` or as `values`.
+    """
+    scale = mean_over_ranks(values.detach().abs().mean(0)).clamp_min(1e-6)
+    return -(weight * values).mean(0).div(scale).mean()
 
 
 def inverse_loss(

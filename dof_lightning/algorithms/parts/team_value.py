@@ -14,7 +14,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.factorization.value import Sum
 from dof_lightning.networks.value import AgentwiseValue
-from dof_lightning.normalization import Normalizer
+from dof_lightning.normalization import Normalizer, is_constant
 from dof_lightning.settings import Count, FractionBelowOne, Positive
 from dof_lightning.spec import ActionKind, DatasetSpec
 
@@ -75,9 +75,9 @@ class TeamValue(nn.Module):
         self.mixer = value_mixer(spec, state_dim=spec.n_agents * spec.observation_dim)
         knots = spec.statistics.discounted_return_knots
         low, high = float(knots[0]), float(knots[-1])
-        if low == high:
+        if is_constant(low, high - low):
             raise UserError(
-                f"dataset {spec.name!r}: every return is {low}, there is no value to learn; choose other data="
+                f"dataset {spec.name!r}: every return is {low:g}, there is no value to learn; choose other data="
             )
         self.center, self.scale = (low + high) / 2, high - low
 

@@ -104,3 +104,12 @@ def test_the_classifier_tells_what_is_apart_and_guesses_where_nothing_is() -> No
     assert classifier_accuracy(x, y) == pytest.approx(0.5, abs=0.06)
     guesses = [classifier_accuracy(normal(1, 60, 2, seed=s), normal(1, 60, 2, seed=s + 500)) for s in range(100)]
     assert sum(guesses) / 100 == pytest.approx(0.5, abs=0.025), "no bias"
+
+
+def test_an_entry_that_never_varies_changes_nothing() -> None:
+    x, y = normal(1, 100, 2, seed=1).float(), normal(1, 100, 2, seed=2).float() + 0.3
+    constant = torch.full_like(x[..., :1], 1.0)  # an action at its limit
+    wider = [torch.cat([draws, constant], dim=-1) for draws in (x, y)]
+    without, beside = (energy_test(*pair, 0, generator())[0] for pair in ((x, y), wider))
+    assert beside == pytest.approx(without, rel=1e-4)
+    assert classifier_accuracy(*wider) == classifier_accuracy(x, y)

@@ -1,0 +1,45 @@
+"""The units in which rewards and returns are learned, and what there is to say where a dataset gives none."""
+
+import numpy as np
+
+from dof_lightning.normalization import spread_or_one
+from dof_lightning.spec import DatasetSpec
+
+
+def scale_of_rewards(wanted: float | None, spec: DatasetSpec) -> float:
+    """The factor on the rewards that critics see.
+
+    It is what is wanted, or 1 / std of the dataset's episode returns; 1 where all episodes return the same.
+    """
+    statistics = spec.statistics
+    return wanted if wanted is not None else 1.0 / spread_or_one(statistics.return_std, statistics.return_mean)
+
+
+def scale_of_returns(wanted: float | None, spec: DatasetSpec) -> float:
+    """What returns are divided by: what is wanted, or the dataset's largest |R_0|; 1 where that is 0."""
+    return wanted if wanted is not None else spread_or_one(_largest_return(spec))
+
+
+def remarks_on_rewards(wanted: float | None, spec: DatasetSpec) -> list[str]:
+    """A line for the user where `scale_of_rewards` finds no spread; arguments as there."""
+    statistics = spec.statistics
+    if wanted is not None or spread_or_one(statistics.return_std, statistics.return_mean) == statistics.return_std:
+        return []
+    return [
+        f"all episodes of {spec.name} return {statistics.return_mean:g}: rewards keep their own unit; "
+        "algorithm.reward_scale=<factor> sets another"
+    ]
+
+
+def remarks_on_returns(wanted: float | None, spec: DatasetSpec) -> list[str]:
+    """A line for the user where `scale_of_returns` finds no size; arguments as there."""
+    if wanted is not None or spread_or_one(_largest_return(spec)) == _largest_return(spec):
+        return []
+    return [
+        f"all episodes of {spec.name} return 0: returns keep their own unit, and asking for one asks for nothing; "
+        "algorithm.returns_scale=<unit> sets another"
+    ]
+
+
+def _largest_return(spec: DatasetSpec) -> float:
+    return float(np.abs(spec.statistics.discounted_return_knots).max())

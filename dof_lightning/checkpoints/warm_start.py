@@ -1,0 +1,88 @@
+"""`init_from=<checkpoint>`: the weights that a new run starts with are those of another, as far as they fit."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dof_lightning.checkpoints.checkpoint import Checkpoint, read
+from dof_lightning.checkpoints.export import sha256
+from dof_lightning.errors import UserError
+
+if TYPE_CHECKING:  # it imports Lightning, which reading a checkpoint does not need
+    from dof_lightning.algorithms.base import Algorithm
+
+
+@torch.no_grad()
+def start_from(algorithm: "Algorithm", source: Checkpoint, typed: str) -> dict[str, Any]:
+    """Copies every weight, online, averaged or of a target, whose name and shape are the same in both.
+
+    What is no weight stays the new run's: normalisers and scales of rewards are made from its own dataset, optimisers
+    and steps start afresh.
+
+    Args:
+        algorithm: freshly built, changed in place.
+        source: where the weights come from.
+        typed: the value of init_from.
+
+    Returns:
+        what `results.json` and checkpoints keep of it: `typed`, `checkpoint`, `sha256`, `step`, `dataset_fingerprint`
+        of the source, `loaded`, how many tensors were, and `fresh`, the names of those that were not.
+
+    Raises:
+        UserError: nothing fits.
+    """
+    ours, theirs = dict(algorithm.named_parameters()), source.weights
+    fitting = [name for name in ours if name in theirs and theirs[name].shape == ours[name].shape]
+    if not fitting:
+        raise UserError(
+            f"init_from={typed}: none of its weights has the name and shape of one of {type(algorithm).__name__}'s; "
+            "choose a checkpoint of a like algorithm and dataset, or leave init_from out"
+        )
+    for name in fitting:
+        ours[name].copy_(theirs[name])
+    return {
+        "typed": typed,
+        "checkpoint": str(source.path),
+        "sha256": sha256(source.path),
+        "step": source.step,
+        "dataset_fingerprint": source.spec.fingerprint,
+        "loaded": len(fitting),
+        "fresh": sorted(ours.keys() - set(fitting)),
+    }
+
+
+def beginning(typed: str | None, gone_on_from: Checkpoint | None) -> tuple[Checkpoint | None, dict[str, Any] | None]:
+    """What a run begins with, as far as it is known before there are data.
+
+    Args:
+        typed: the value of init_from; None says nothing.
+        gone_on_from: of an interrupted run, all of whose weights are taken; None for a fresh one.
+
+    Returns:
+        where a fresh run takes weights from, and what a run that goes on was started with; None for nothing.
+
+    Raises:
+        UserError: the checkpoint of init_from cannot be read, or the run that goes on was started with something else.
+    """
+    if gone_on_from is None:
+        return None if typed is None else read(Path(typed)), None
+    known = gone_on_from.init_from
+    if typed is not None and (known is None or known["typed"] != typed):
+        with_what = "without init_from" if known is None else f"with init_from={known['typed']}"
+        raise UserError(
+            f"init_from={typed}: training goes on from {gone_on_from.path}, which was started {with_what}; leave "
+            "init_from out, or start afresh with resume=never and another run_dir="
+        )
+    return None, known
+
+
+def described(record: dict[str, Any] | None, done: int | None) -> str:
+    """For the start screen: which weights a run starts with, or how many steps are done."""
+    if done is not None:
+        return f"going on from step {done:,}"
+    if record is None:
+        return "from the start"
+    fresh = sorted({name.partition(".")[0] for name in record["fresh"]})
+    told = f"{record['loaded']} of {record['loaded'] + len(record['fresh'])} tensors of {record['checkpoint']}"
+    return f"from {told} (step {record['step']:,})" + (f"; fresh in {', '.join(fresh)}" if fresh else "")

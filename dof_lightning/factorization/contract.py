@@ -1,0 +1,63 @@
+"""What a factorisation of one's own owes, tried on a few numbers before anything is trained."""
+
+import torch
+from torch import Tensor
+
+from dof_lightning.factorization.base import Factorization
+
+_TOLERANCE = 1e-4
+_FLAGS = {
+    "local_execution": "can agent i run its own part of it from its own data?",
+    "satisfies_igd": "is the joint law it trains the product of the agents' laws?",
+}
+
+
+def broken_promise(part: Factorization, like: Tensor, alone: bool = True) -> str | None:
+    """What a factorisation lacks or does otherwise than it says, the rest of a sentence; None where it keeps its word.
+
+    The flags are told, shapes are kept, `split` undoes `join`, and where agents can run it alone `select_agent` gives
+    each of them what does to its own part as `local` does. Whether the flags are true is for the contract tests.
+
+    Args:
+        part: f or h.
+        like: `[N, ...]`, of the shape of one sample's data.
+        alone: whether agents are going to act alone.
+    """
+    for flag, question in _FLAGS.items():
+        if not isinstance(getattr(part, flag, None), bool):
+            return f"does not say {flag}; set {flag} = True or False in the class: {question}"
+    parts = torch.linspace(-1, 1, 2 * like.numel(), device=like.device).reshape(2, *like.shape)
+    with torch.no_grad():
+        broken = _broken_inverse(part, parts)
+        return broken or (_broken_selection(part, parts) if alone and part.local_execution else None)
+
+
+def _broken_inverse(part: Factorization, parts: Tensor) -> str | None:
+    if not part.invertible:
+        return None
+    joint = part.join(parts)
+    if joint.shape != parts.shape:
+        return f"joins {list(parts.shape)} to {list(joint.shape)}; join has to keep the shape"
+    if not _alike(part.split(joint), parts):
+        return "does not undo with split what join does; mend split, or say invertible = False in the class"
+    return None
+
+
+def _broken_selection(part: Factorization, parts: Tensor) -> str | None:
+    together = part.local(parts)
+    for agent in range(parts.shape[1]):
+        mine = slice(agent, agent + 1)
+        try:
+            alone = part.select_agent(agent)
+        except TypeError as error:
+            return f"cannot be taken along by one agent: {error}"
+        if not _alike(alone.local(parts[:, mine]), together[:, mine]):
+            return (
+                f"does something else at agent {agent} alone: select_agent({agent}).local of its own part is not what "
+                "local makes of it; mend select_agent, or say local_execution = False in the class"
+            )
+    return None
+
+
+def _alike(ours: Tensor, theirs: Tensor) -> bool:
+    return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=_TOLERANCE, atol=_TOLERANCE)

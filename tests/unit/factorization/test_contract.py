@@ -1,0 +1,150 @@
+"""Factorisations of one's own: what is missing is said before training, and what is not missing can be exported."""
+
+import copy
+from typing import Any, Self
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dof_lightning.errors import UserError
+from dof_lightning.factorization.base import Factorization, ValueMixer
+from dof_lightning.factorization.contract import broken_promise
+from dof_lightning.networks.mlp import MLPDenoiser
+from dof_lightning.spec import DatasetSpec
+from tests.fixtures.policy_models import small_dof_policy
+from tests.fixtures.small_spec import small_spec
+
+
+class Negated(Factorization):
+    """Nothing of any agent's in it: what the base class has is enough."""
+
+    local_execution = True
+    satisfies_igd = True
+
+    def __init__(self, spec: DatasetSpec | None = None) -> None:
+        super().__init__()
+
+    def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor:
+        return -parts
+
+    def split(self, joint: Tensor) -> Tensor:
+        return -joint
+
+    def local(self, parts: Tensor) -> Tensor:
+        return -parts
+
+
+class Shifted(Negated):
+    """Holds a number an agent, and does not say which one agent i takes along."""
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.arange(1.0, spec.n_agents + 1))
+
+    def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor:
+        return parts + self.shift.reshape(-1, *[1] * (parts.dim() - 2))
+
+    def split(self, joint: Tensor) -> Tensor:
+        return joint - self.shift.reshape(-1, *[1] * (joint.dim() - 2))
+
+    def local(self, parts: Tensor) -> Tensor:
+        return self.join(parts)
+
+
+class ShiftedAlone(Shifted):
+    def select_agent(self, agent: int) -> Self:
+        selected = copy.deepcopy(self)
+        selected.shift = nn.Parameter(self.shift.detach()[agent : agent + 1].clone())
+        return selected
+
+
+class AlwaysTheFirst(ShiftedAlone):
+    def select_agent(self, agent: int) -> Self:
+        return super().select_agent(0)
+
+
+class Untold(Negated):
+    satisfies_igd = None  # type: ignore[assignment]
+
+
+class NoWayBack(Negated):
+    def split(self, joint: Tensor) -> Tensor:
+        return joint
+
+
+class Narrower(Negated):
+    def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor:
+        return parts[..., :1]
+
+
+BROKEN = [
+    (Shifted, "cannot be taken along by one agent: Shifted holds tensors.*define select_agent"),
+    (AlwaysTheFirst, r"something else at agent 1 alone: select_agent\(1\)"),
+    (Untold, "does not say satisfies_igd; set satisfies_igd = True or False in the class"),
+    (NoWayBack, "does not undo with split what join does"),
+    (Narrower, "join has to keep the shape"),
+]
+
+
+@pytest.mark.parametrize("key", ["noise_factorization", "data_factorization"])
+@pytest.mark.parametrize(("kind", "words"), BROKEN)
+def test_what_is_missing_is_said_before_training(kind: type[Factorization], words: str, key: str) -> None:
+    with pytest.raises(UserError, match=f"{key}: {kind.__name__} .*{words}"):
+        small_dof_policy(**{key: kind})
+
+
+@pytest.mark.parametrize("kind", [Negated, ShiftedAlone])
+def test_what_keeps_its_contract_is_exported(kind: type[Factorization]) -> None:
+    policy = small_dof_policy(noise_factorization=kind, data_factorization=kind).policy()
+    observations = torch.randn(4, 3, 4, generator=torch.Generator().manual_seed(0))
+    noise = policy.draw_noise(4, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        together, _ = policy.act_on_noise(observations, None, None, noise)
+        for agent in range(3):
+            mine = slice(agent, agent + 1)
+            alone, _ = policy.export(agent).act_on_noise(observations[:, mine], None, None, noise[:, mine])
+            torch.testing.assert_close(alone, together[:, mine])
+
+
+def test_what_acts_centralised_owes_no_agents_copy() -> None:
+    small_dof_policy(data_factorization=Shifted, execution="centralized")
+    assert broken_promise(Shifted(small_spec()), torch.zeros(3, 2), alone=False) is None
+
+
+def test_a_base_class_never_says_that_local_execution_is_false_where_it_is_true() -> None:
+    with pytest.raises(TypeError, match="define select_agent") as raised:
+        Shifted(small_spec()).select_agent(0)
+    assert "local_execution" not in str(raised.value)
+
+
+class Bare(nn.Module):
+    """A denoiser that no agent can take along."""
+
+    def __init__(self, spec: DatasetSpec, condition_dim: int) -> None:
+        super().__init__()
+        self.network = MLPDenoiser(spec, condition_dim, hidden=(8,))
+
+    def forward(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+        result: Tensor = self.network(x, k, condition)
+        return result
+
+
+class UntoldMixer(ValueMixer):
+    def __init__(self, spec: DatasetSpec, state_dim: int) -> None:
+        super().__init__()
+
+    def forward(self, values: Tensor, state: Tensor) -> Tensor:
+        return values.sum(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"denoiser": Bare}, "denoiser: Bare has no local_execution and no select_agent"),
+        ({"value_mixer": UntoldMixer}, "value_mixer: UntoldMixer does not say satisfies_igm"),
+    ],
+)
+def test_other_parts_of_ones_own_are_asked_as_well(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        small_dof_policy(**changes)
