@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dof_lightning.bench.queue import Outcome, Place, pending, work
 from dof_lightning.bench.suite import Job, read_suite
-from dof_lightning.config.command_line import take, take_integer, take_positive
+from dof_lightning.config.command_line import take, take_integer, take_positive, take_truth
 from dof_lightning.console import make_console, show_table
 from dof_lightning.errors import UserError
 from dof_lightning.threads import CORES_UNTOLD
@@ -35,8 +35,8 @@ def bench(tails: list[str]) -> None:
     told_jobs = any(tail.startswith("jobs=") for tail in tails)
     at_once, tails = take_integer(tails, "jobs", default=1, least=1)
     minutes, tails = take_positive(tails, "minutes")
-    keep, tails = _take_truth(tails, "keep", default=True)
-    only_list, tails = _take_truth(tails, "list", default=False)
+    keep, tails = take_truth(tails, "keep", default=True)
+    only_list, tails = take_truth(tails, "list", default=False)
     launcher, tails = take(tails, "launcher")
     _check_launcher(launcher, launcher_settings, minutes, told_jobs)
     if tails:
@@ -70,13 +70,6 @@ def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: floa
         raise UserError(f"jobs= is of this machine's queue and of joblib, not of {launcher} as it is told; drop jobs=")
     if launcher is not None and launcher.startswith("submitit") and "cpus_per_task" not in keys:
         raise UserError(CORES_UNTOLD)
-
-
-def _take_truth(tails: list[str], wanted: str, default: bool) -> tuple[bool, list[str]]:
-    text, others = take(tails, wanted)
-    if text not in (None, "true", "false"):
-        raise UserError(f"{wanted} must be true or false, got {text!r}")
-    return (default if text is None else text == "true"), others
 
 
 def _launch(

@@ -8,6 +8,7 @@ from dof_lightning.checkpoints import checkpoint as checkpoints
 from dof_lightning.config.identity import config_hash, settings_hash
 from dof_lightning.errors import UserError
 from dof_lightning.report.events import HEADLINE, Events, read_events
+from dof_lightning.report.naming import changed
 from dof_lightning.report.reproduce import is_preset, overrides_of
 from dof_lightning.report.results_file import read_results
 from dof_lightning.report.store import Point, Record
@@ -44,7 +45,7 @@ def record_of(
         )
     results = read_results(folder.results)
     if variant is None:
-        variant = "" if is_preset(config) else f"{config['choices']['algorithm']}, changed"
+        variant = "" if is_preset(config) else changed(config["choices"]["algorithm"])
     checkpoint, events = checkpoints.read(folder.last), read_events(path)
     _require_one_run(folder, results, {"steps": checkpoint.step, "seed": config["seed"]})
     choices, curve = config["choices"], list(_curve(events, config_hash(config), results["dataset_fingerprint"]))

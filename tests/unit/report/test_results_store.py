@@ -101,7 +101,7 @@ def test_no_text_splits_its_row(tmp_path: Path, text: str) -> None:
 def test_a_number_that_no_mean_can_be_taken_of_is_not_stored(tmp_path: Path, value: float) -> None:
     store = ResultsStore(tmp_path)
     for row, curve in ((record(last_return=value), []), (record(), [point(3, return_mean=value)])):
-        with pytest.raises(UserError, match="(last_return|return_mean) is (nan|-?inf)"):
+        with pytest.raises(UserError, match=r"(last_return|return_mean) is (nan|-?inf)"):
             store.append(row, curve)
     assert store.records() == store.points() == []
 
@@ -111,7 +111,7 @@ def test_a_number_that_no_mean_can_be_taken_of_is_not_read(tmp_path: Path, text:
     old_store(tmp_path, record())
     store = ResultsStore(tmp_path)
     store.results.write_text(store.results.read_text().replace(",300.0,", f",{text},"))
-    with pytest.raises(UserError, match="results.csv, line 2 .*last_return is"):
+    with pytest.raises(UserError, match=r"results.csv, line 2 .*last_return is"):
         store.records()
 
 
@@ -158,7 +158,7 @@ def test_a_row_that_was_changed_on_purpose_is_read_without_its_digest(tmp_path: 
     store = ResultsStore(tmp_path)
     store.append(record(), [])
     store.results.write_text(store.results.read_text().replace(",300.0,", ",301.0,"))
-    with pytest.raises(UserError, match="line 2 is not what was written .*empty its last cell"):
+    with pytest.raises(UserError, match=r"line 2 is not what was written .*empty its last cell"):
         store.records()
     store.results.write_text(store.results.read_text().rpartition(",")[0] + ",\n")
     assert store.records() == [record(last_return=301.0)]
@@ -168,5 +168,5 @@ def test_a_store_in_another_encoding_is_one_line(tmp_path: Path) -> None:
     store = ResultsStore(tmp_path)
     store.append(record(command="ö"), [])
     store.results.write_bytes(store.results.read_text().encode("latin-1"))
-    with pytest.raises(UserError, match="results.csv is not in UTF-8"):
+    with pytest.raises(UserError, match=r"results.csv is not in UTF-8"):
         store.records()

@@ -112,12 +112,12 @@ def test_whole_results_are_read_as_they_are(tmp_path: Path) -> None:
 def test_damaged_results_are_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(text)
-    with pytest.raises(UserError, match="results.json(: | is damaged)"):
+    with pytest.raises(UserError, match=r"results.json(: | is damaged)"):
         read_results(path)
 
 
 def test_results_in_another_encoding_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_bytes(changed("dataset_fingerprint", "x").replace('"x"', '"ö"').encode("latin-1"))
-    with pytest.raises(UserError, match="results.json is damaged"):
+    with pytest.raises(UserError, match=r"results.json is damaged"):
         read_results(path)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,19 +18,19 @@ SMALL = ("experiment=mpe_spread_random", "algorithm=bc", "debug=default", "data.
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of three runs: two settings of one seed, and one that was never finished."""
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name, rate in (("slow", 0.001), ("fast", 0.01)):
+        for name, rate in (("slow", 0.002), ("fast", 0.01)):
             for variable in (RUN_DIR_VARIABLE, CHECKPOINT_VARIABLE):
                 patch.setenv(variable, "")
             counted = ("rollout.report_episodes=2", "rollout.episodes=2", f"run_dir=runs/{name}")
             run_here(*SMALL, *counted, f"algorithm.learning_rate={rate}")
-    (folder / "runs" / "begun").mkdir()
+    (folder / "runs" / "begun" / "checkpoints").mkdir(parents=True)
     shutil.copy(folder / "runs" / "slow" / "config.yaml", folder / "runs" / "begun")
-    yield folder / "runs"
+    return folder / "runs"
 
 
 @pytest.fixture
@@ -61,3 +60,25 @@ def test_results_that_the_rest_of_the_folder_contradicts_are_refused(copied: Pat
     (copied / "results.json").write_text(json.dumps(results | {key: 7}))
     with pytest.raises(UserError, match=f"results.json says {key} 7"):
         record_of(copied)
+
+
+def test_a_folder_is_reported_with_the_runs_below_it(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs, tmp_path / "w" / "runs")
+    shutil.copytree(runs / "slow", tmp_path / "w" / "runs" / "damaged")
+    (tmp_path / "w" / "runs" / "damaged" / "results.json").write_text("{")
+    capsys.readouterr()
+    report([str(tmp_path / "w"), f"output={tmp_path}", "formats=markdown"])
+    told = (tmp_path / "report.md").read_text()
+    assert [f"| bc: algorithm.learning_rate={rate} |" in told for rate in ("0.002", "0.01")] == [True, True]
+    begun, damaged = capsys.readouterr().err.splitlines()
+    assert "begun holds no finished run" in begun
+    assert "damaged/results.json is damaged" in damaged
+
+
+def test_a_folder_without_a_run_says_so(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none lies below it"):
+        gather([tmp_path])
+    with pytest.raises(UserError, match=r"begun holds no finished run"):
+        gather([runs / "begun"])
