@@ -35,8 +35,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        if group == "hydra/launcher":
-            return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib and submitit"
+        if group in ("hydra/launcher", "hydra/sweeper"):
+            return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib, submitit, optuna"
         return f"{group}={option} does not exist; choose one of {', '.join(options(group))}"
     if re.match(r"Could not override 'suite'", text):
         return "a suite of many runs is started by `dof bench suite=<name>` (docs/benchmarking.md), not by train.py"
