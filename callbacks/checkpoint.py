@@ -2,8 +2,7 @@
 
 import logging
 import os
-import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,23 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from callbacks.context import RunContext
 from callbacks.finite import check_finite
 from callbacks.step_schedule import Scheduled
+from dof_lightning.digest import load_tensors, sealed
 from dof_lightning.errors import UserError
 from dof_lightning.files import remove_drafts, write_atomically
+from dof_lightning.plain import NUMBER, check_kinds
 
 _log = logging.getLogger(__name__)
+
+_LIGHTNING_KINDS: Mapping[str, type] = {  # without which it goes on from no checkpoint, with an error of its own
+    "state_dict": dict,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "global_step": int,
+    "epoch": int,
+    "pytorch-lightning_version": str,
+}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -45,7 +57,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             remove_drafts(target)  # only rank zero ever saves here
-            write_atomically(target, lambda file: torch.save(checkpoint, file), sync=True)
+            write_atomically(target, lambda file: torch.save(sealed(checkpoint), file), sync=True)
         except (OSError, RuntimeError) as error:
             # torch's archive writer hides a failing write behind a RuntimeError of its own.
             cause = error if isinstance(error, OSError) else error.__context__
@@ -68,10 +80,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         advice = "choose another with resume=<path>, or start afresh with resume=never"
         try:
-            return super().load_checkpoint(Path(path), map_location, weights_only=True)
+            content: dict[str, Any] = load_tensors(Path(path), map_location)
+            if "state_dict" in content:
+                check_kinds(content, _LIGHTNING_KINDS)
+            return content
         except FileNotFoundError as error:
             raise UserError(f"checkpoint {path} does not exist; {advice}") from error
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a damaged file fails in many ways, inside zip, pickle and torch
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UserError(f"checkpoint {path} cannot be read ({reason}); {advice}") from error
 
@@ -167,7 +182,15 @@ class BestCheckpoint(Scheduled, Checkpoint):
         return {"best_score": self.best_score, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the best score where its file is there (Lightning hook)."""
+        """Takes up the best score where its file is there (Lightning hook).
+
+        Raises:
+            UserError: the checkpoint holds none.
+        """
+        try:
+            check_kinds(state_dict, {"best_score": NUMBER, "best_step": int})
+        except ValueError as error:
+            raise UserError(f"the checkpoint's state of BestCheckpoint is damaged: {error}") from error
         if self._path.exists():
             self.best_model_path = str(self._path)
             self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]

@@ -11,10 +11,11 @@ from torchmetrics import MaxMetric, SumMetric
 from callbacks.context import RunContext, policy_of
 from callbacks.finite import check_finite
 from callbacks.step_schedule import Scheduled, log_to_charts
+from dof_lightning.rollout.certificate import certify
 from dof_lightning.rollout.metrics import EpisodeReturns, NormalizedScore, WinRate
-from dof_lightning.rollout.run import Rollout, certify, evaluation_seeds, run_rollout, split_episodes
+from dof_lightning.rollout.run import Rollout, evaluation_seeds, run_rollout, split_episodes
 
-_CERTIFIED_EPISODES = 4  # with more, the certificate would take as long as the rollouts
+_CERTIFIED_EPISODES, _CERTIFIED_PAIRS = 4, 32  # with more, the certificate would take as long as the rollouts
 
 
 class RolloutCallback(Scheduled):
@@ -85,7 +86,7 @@ class RolloutCallback(Scheduled):
         )
         seconds = time.perf_counter() - started
         measured = self._reduce(rollout, seconds, pl_module)
-        certificate = certify(policy, self.env, self.seed, _CERTIFIED_EPISODES)
+        certificate = certify(policy, self.env, self.seed, _CERTIFIED_EPISODES, _CERTIFIED_PAIRS)
         measured["certificate_max_abs_delta"] = certificate.max_abs_delta
         measured["centralized"] = float(not policy.acts_alone)
         if policy.shared_seeds is not None:

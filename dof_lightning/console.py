@@ -1,10 +1,13 @@
 """What a user reads in the terminal before and after training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from dof_lightning.spec import SCORE_TITLES, DatasetSpec, EnvSpec
@@ -19,6 +22,21 @@ def make_console(quiet: bool = False, stderr: bool = False) -> Console:
     """A console whose tables keep their width where the output is no terminal."""
     screen = Console(quiet=quiet, stderr=stderr)
     return screen if screen.is_terminal else Console(quiet=quiet, stderr=stderr, width=160)
+
+
+@contextmanager
+def progress(totals: Mapping[str, float]) -> Iterator[list[Callable[[float], None]]]:
+    """Bars on the terminal, gone when all is done; nothing where the output is no terminal.
+
+    Args:
+        totals: what each bar is for, and what all it is told adds up to.
+
+    Yields:
+        for each of them what to call with how much has just been done.
+    """
+    screen = Console(stderr=True)
+    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
+        yield [partial(bars.advance, bars.add_task(what, total=total)) for what, total in totals.items()]
 
 
 def show_start(
@@ -131,6 +149,7 @@ def acts_alone(score: Mapping[str, Any]) -> str:
     if score.get("execution") == "centralized":
         return f"NO, centralised ({delta})"
     told = ", told its rewards" if certificate.get("observes_rewards") else ""
+    told += f", {certificate['pairs']} of {certificate['all_pairs']} pairs tried" if "pairs" in certificate else ""
     told += f", shared seed of {score['shared_seeds']}" if score.get("shared_seeds") else ""
     return ("certified" if certificate["passed"] else f"NO ({delta})") + told
 

@@ -28,7 +28,8 @@ def explain_missing_module(key: str, target: str, error: ModuleNotFoundError) ->
     missing, package = error.name or "", target.partition(".")[0]
     if target.startswith(f"{missing}.") and (missing != package or package in OURS):
         return f"{key}={target}: there is no module {target.rpartition('.')[0]!r}"
-    return f"{key}={target} needs the package {missing!r}: pip install {_EXTRAS.get(missing, missing)}"
+    own = "" if missing in _EXTRAS else ", or, if it is your own, name the folder it lies in by PYTHONPATH=<folder>"
+    return f"{key}={target} needs the package {missing!r}: pip install {_EXTRAS.get(missing, missing)}{own}"
 
 
 def import_name(key: str, target: str) -> Any:

@@ -16,7 +16,7 @@ class DecentralizedPolicy(nn.Module, ABC):
     """N agents acting at once, each from its own history and its own noise only.
 
     Batched over episodes E and agents N; row i of every result depends on row i of the observations, the carry, the
-    legal actions and the noise, and on agent i's parameters. `certify` in `rollout/run.py` measures that.
+    legal actions and the noise, and on agent i's parameters. `certify` in `rollout/certificate.py` measures that.
 
     Attributes:
         n_agents: N.

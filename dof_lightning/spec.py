@@ -1,7 +1,5 @@
 """What a dataset and an environment say about themselves, and whether they fit together."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dof_lightning.errors import UserError
+from dof_lightning.recipe import fingerprint as fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,15 +17,6 @@ SCORE_TITLES = {"normalized_score": "normalised score", "own_normalized_score": 
 IMPORTED_FAMILY = "imported"  # in the recipe of data whose world is not known
 
 ActionKind = Literal["continuous", "discrete"]
-
-
-def fingerprint(recipe: Mapping[str, Any]) -> str:
-    """The first 16 hex digits of the sha256 of a recipe's canonical JSON.
-
-    A recipe holds everything that changes the meaning of data; integrity of files is another matter (sha256 a shard).
-    """
-    canonical = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -118,6 +108,24 @@ class EnvSpec:
         """By the name of the score that each is behind: `normalized_score`, `own_normalized_score`, or none."""
         known = {"normalized_score": self.reference, "own_normalized_score": self.own_reference}
         return {name: reference for name, reference in known.items() if reference is not None}
+
+    def action_units(self, index: int) -> Mapping[str, Any] | None:
+        """How an agent's actions are meant in its world, where the recipe says so and that differs from ours.
+
+        Args:
+            index: of the agent.
+
+        Returns:
+            `low` and `high`, A_i numbers each, that -1 and 1 stand for; `start`, the number of the first discrete
+            choice; None where a range is [-1, 1] or choices count from 0, and where nothing is said.
+        """
+        told = self.recipe.get("actions")
+        entry = told[index] if isinstance(told, Sequence) and len(told) == self.n_agents else None
+        if not isinstance(entry, Mapping):
+            return None
+        units = {key: entry[key] for key in ("low", "high", "start") if key in entry}
+        is_ours = {*units.get("low", [-1.0])} == {-1.0} and {*units.get("high", [1.0])} == {1.0}
+        return None if is_ours and not units.get("start") else units
 
     def observation_mask(self) -> "Tensor":
         """`[N, O]` bool, False where padded."""

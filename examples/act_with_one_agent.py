@@ -33,7 +33,8 @@ def main(file: Path, episodes: int = 8) -> None:
     team_return = torch.zeros(episodes)
     for _ in range(env.spec.horizon):
         actions = torch.zeros(episodes, env.spec.n_agents, 2)  # the others stand still
-        actions[:, agent.index] = agent.act(observations[:, agent.index])  # [E, O_i] -> [E, A_i]
+        # decide() answers as our environments take it; act() in the units of the world itself
+        actions[:, agent.index] = agent.decide(observations[:, agent.index])  # [E, O_i] -> [E, A_i]
         step = env.step(actions)
         observations, team_return = step.observations, team_return + step.rewards.mean(1)
     print(f"{agent.name} acted for {env.spec.horizon} steps in {episodes} episodes: return {team_return.mean():.1f}")

@@ -132,6 +132,10 @@ def _check_spaces(path: Path, observed: list[Any], acted: list[Any]) -> bool:
 
     discrete = all(isinstance(space, Discrete) for space in acted)
     bounded = all(isinstance(space, Box) and np.isfinite([space.low, space.high]).all() for space in acted)
+    if bounded and not all(space.shape != (0,) and (space.low < space.high).all() for space in acted):
+        raise UserError(
+            f"{path}: an agent acts in a Box with nothing to choose in a dimension; leave the dimension out"
+        )
     if not all(isinstance(space, Box) for space in observed) or not (discrete or bounded):
         raise UserError(f"{path}: agents must see Box spaces and act in bounded Box or in Discrete spaces")
     return discrete

@@ -24,6 +24,7 @@ from dof_lightning.deployment.decision import own_noise, told_seed
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation.score import cores_per_process
+from dof_lightning.plain import check_kinds
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.run import Rollout, evaluation_seeds, run_rollout
 from dof_lightning.spec import check_compatible
@@ -167,7 +168,8 @@ class _Alone(DecentralizedPolicy):
             requests.append({"observation": observations[:, agent.index, : agent.observation_dim].tolist()})
             if legal is not None:
                 requests[-1]["legal"] = legal[:, agent.index, : agent.action_dim].tolist()
-        actions = [torch.tensor(answer["action"]) for answer in self._ask(requests)]
+        # Environments of ours take what was decided; an answer says it where the world's units are others.
+        actions = [torch.tensor(answer.get("decision", answer["action"])) for answer in self._ask(requests)]
         if actions[0].ndim > 1:
             widths = [self.action_width - action.shape[-1] for action in actions]
             actions = [torch.nn.functional.pad(a, (0, width)) for a, width in zip(actions, widths, strict=True)]
@@ -204,6 +206,10 @@ def _load(folder: Path, checkpoint: Checkpoint) -> list[Agent]:
         raise UserError(f"agents={folder} holds {[a.name for a in agents]}, the checkpoint's team is {names}")
     wanted = sha256(checkpoint.path)
     for agent in agents:
+        try:
+            check_kinds(agent.record, {"checkpoint.sha256": str, "checkpoint.step": int, "changes": list})
+        except ValueError as error:
+            raise UserError(f"agents={folder}: the json of {agent.name} is damaged: {error}") from error
         if agent.record["checkpoint"]["sha256"] != wanted:
             raise UserError(
                 f"agents={folder}: {agent.name} was exported from another checkpoint (step "

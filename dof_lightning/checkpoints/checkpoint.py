@@ -15,10 +15,12 @@ from dof_lightning import __version__
 from dof_lightning.checkpoints.location import find_checkpoint
 from dof_lightning.config.compose import build
 from dof_lightning.config.identity import first_difference
+from dof_lightning.config.stored import check_stored
 from dof_lightning.config.targets import check_targets
+from dof_lightning.digest import load_tensors
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
-from dof_lightning.moved import current_config
+from dof_lightning.plain import NUMBER, NUMBER_OR_NONE, TEXT_OR_NONE, check_kinds, check_plain
 from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
 
 if TYPE_CHECKING:  # it imports Lightning, which reading a checkpoint does not need
@@ -37,6 +39,21 @@ MODEL_KEYS = (
     "schedule",
     "sampler",
 )
+
+
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "global_step": int,
+    "state_dict": dict,
+    f"{KEY}.behavior.return_mean": NUMBER_OR_NONE,
+    f"{KEY}.git": TEXT_OR_NONE,
+}
+_SPEC_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    **{"name": str, "discount": NUMBER, "recipe": dict, "statistics": dict},
+    **{"environment.name": str, "environment.agents": list, "environment.recipe": dict},
+    **{"environment.action_kind": str, "environment.horizon": int, "environment.state_dim": int},
+    **{"statistics.return_mean": NUMBER, "statistics.return_std": NUMBER},
+}
+_AGENT_KINDS: Mapping[str, type] = {"name": str, "observation_dim": int, "action_dim": int}
 
 
 @dataclass(frozen=True)
@@ -111,25 +128,40 @@ def read(path: Path) -> Checkpoint:
         UserError: it is missing, damaged, or was not written by this project.
     """
     path = find_checkpoint(path)
+    advice = "choose another, such as its run's best.ckpt or last.ckpt"
     try:
-        raw = torch.load(path, map_location="cpu", weights_only=True)
+        raw = load_tensors(path)
     except Exception as error:  # a damaged file fails in many ways, inside zip, pickle and torch
-        raise UserError(f"checkpoint={path} cannot be read, it is damaged or of another program") from error
+        raise UserError(f"checkpoint={path} cannot be read, it is damaged or of another program; {advice}") from error
     content = raw.get(KEY) if isinstance(raw, dict) else None
-    if content is None:
+    if not isinstance(content, dict):
         raise UserError(f"checkpoint={path} was not written by dof-lightning")
+    try:
+        return _parse(path, raw, content)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
+        raise UserError(f"checkpoint={path} is damaged: {reason}; {advice}") from error
+
+
+def _parse(path: Path, raw: Mapping[str, Any], content: Mapping[str, Any]) -> Checkpoint:
+    check_kinds(content, {"format_version": int, "versions.dof-lightning": str})
     if content["format_version"] != FORMAT_VERSION:
         raise UserError(
             f"checkpoint={path} has format {content['format_version']}, this version reads {FORMAT_VERSION}; "
             f"use dof-lightning {content['versions']['dof-lightning']}"
         )
+    check_kinds(raw, _KINDS)
+    check_plain(content["behavior"])
+    weights = raw["state_dict"]
+    if not all(isinstance(name, str) and isinstance(weight, torch.Tensor) for name, weight in weights.items()):
+        raise ValueError("state_dict holds more than tensors by name")
     return Checkpoint(
         path=path,
         step=raw["global_step"],
-        config=current_config(content["config"]),
+        config=check_stored(content["config"]),
         spec=spec_from_plain(content["dataset"]),
         behavior=content["behavior"],
-        weights=raw["state_dict"],
+        weights=weights,
         git=content["git"],
     )
 
@@ -204,19 +236,46 @@ def spec_to_plain(spec: DatasetSpec) -> dict[str, Any]:
 
 
 def spec_from_plain(plain: Mapping[str, Any]) -> DatasetSpec:
-    """A spec with numpy statistics from plain containers and tensors."""
+    """A spec with numpy statistics from plain containers and tensors.
+
+    Raises:
+        ValueError: a value is missing, of another kind, or does not fit the others.
+    """
+    check_kinds(plain, _SPEC_KINDS, "dataset: ")
+    check_plain([plain["recipe"], plain["environment"]])
+    for agent in plain["environment"]["agents"]:
+        check_kinds(agent, _AGENT_KINDS, "dataset: an agent's ")
     statistics = dict(plain["statistics"])
     for name in ("observations", "actions"):
-        if statistics[name] is not None:
+        if name == "observations" or statistics[name] is not None:  # discrete actions have none
             statistics[name] = DimensionStatistics(**{k: v.numpy() for k, v in statistics[name].items()})
     statistics["discounted_return_knots"] = statistics["discounted_return_knots"].numpy()
-    return DatasetSpec(
+    spec = DatasetSpec(
         **{
             **plain,
             "environment": EnvSpec.from_dict(plain["environment"]),
             "statistics": DatasetStatistics(**statistics),
         }
     )
+    _check_sizes(spec)
+    return spec
+
+
+def _check_sizes(spec: DatasetSpec) -> None:
+    environment, statistics = spec.environment, spec.statistics
+    if environment.action_kind not in ("continuous", "discrete"):
+        raise ValueError(f"dataset: environment.action_kind must be continuous or discrete, got {spec.action_kind!r}")
+    sizes = [size for agent in environment.agents for size in (agent.observation_dim, agent.action_dim)]
+    if not sizes or min(*sizes, spec.horizon) < 1 or spec.state_dim < 0:
+        raise ValueError("dataset: agents, their dimensions and the horizon must be at least 1")
+    if (statistics.actions is None) != (spec.action_kind == "discrete"):
+        raise ValueError(f"dataset: statistics.actions do not fit {spec.action_kind} actions")
+    for name, width in (("observations", spec.observation_dim), ("actions", spec.action_dim)):
+        of_dimensions: DimensionStatistics | None = getattr(statistics, name)
+        arrays = {} if of_dimensions is None else vars(of_dimensions)
+        for field, array in arrays.items():
+            if array.shape[-2:] != (spec.n_agents, width) or array.ndim != 2 + (field == "knots"):
+                raise ValueError(f"dataset: statistics.{name}.{field} has shape {list(array.shape)}")
 
 
 def _to_plain(value: Any) -> Any:

@@ -7,7 +7,6 @@
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,14 @@ import torch
 
 from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, git_revision, versions
 from dof_lightning.checkpoints.overrides import override
-from dof_lightning.deployment.agent import FORMAT, FORMAT_VERSION, Agent, load_agent
+from dof_lightning.deployment.agent import FORMAT, FORMAT_VERSION, Agent, load_agent, write_record
 from dof_lightning.deployment.program import trace
 from dof_lightning.deployment.structure import describe
 from dof_lightning.errors import UserError
 from dof_lightning.files import building
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.seeding import make_generator
+from dof_lightning.spec import EnvSpec
 
 FORMATS = ("safetensors", "torch_export")
 _NOT_READ = ("env", "rollout", "seed")
@@ -64,7 +64,8 @@ def export_agents(
     try:
         with building(output, f"{os.getpid()}.exporting") as draft:
             for index in range(policy.n_agents):
-                path = write_agent(draft, policy.export(index), about | {"agent": _about_agent(checkpoint, index)})
+                of_one = about | {"agent": about_agent(checkpoint.spec.environment, index)}
+                path = write_agent(draft, policy.export(index), of_one)
                 if file_format == "torch_export":
                     _write_program(load_agent(path), path)
     except OSError as error:
@@ -97,10 +98,15 @@ def _about(checkpoint: Checkpoint, config: Mapping[str, Any], tails: Sequence[st
     }
 
 
-def _about_agent(checkpoint: Checkpoint, index: int) -> dict[str, Any]:
-    spec, agent = checkpoint.spec, checkpoint.spec.environment.agents[index]
+def about_agent(spec: EnvSpec, index: int) -> dict[str, Any]:
+    """What the json says of one agent of a team.
+
+    Raises:
+        UserError: its name cannot be a file's.
+    """
+    agent, units = spec.agents[index], spec.action_units(index)
     if not re.fullmatch(r"\w[\w.-]*", agent.name):
-        raise UserError(f"dataset {spec.name!r}: the agent's name {agent.name!r} cannot be a file's")
+        raise UserError(f"env={spec.name}: the agent's name {agent.name!r} cannot be a file's")
     return {
         "name": agent.name,
         "index": index,
@@ -109,6 +115,7 @@ def _about_agent(checkpoint: Checkpoint, index: int) -> dict[str, Any]:
         "action_kind": spec.action_kind,
         "padded_observation_dim": spec.observation_dim,
         "padded_action_dim": spec.action_dim,
+        **({} if units is None else {"action_units": dict(units)}),
     }
 
 
@@ -126,15 +133,14 @@ def write_agent(folder: Path, policy: DecentralizedPolicy, about: Mapping[str, A
     }
     path = folder / f"{about['agent']['name']}.json"
     path.with_name(f"{about['agent']['name']}.safetensors").write_bytes(weights)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(path, record)
     return path
 
 
 def _write_program(agent: Agent, record: Path) -> None:
     program = record.with_name(f"{agent.name}.pt2")
     torch.export.save(trace(agent), program)
-    described = {**agent.record, "program_sha256": sha256(program)}
-    record.write_text(json.dumps(described, indent=1) + "\n")
+    write_record(record, {**agent.record, "program_sha256": sha256(program)})
 
 
 def sha256(path: Path) -> str:

@@ -16,10 +16,11 @@ from dof_lightning.config.command_line import split_tail
 from dof_lightning.config.identity import leaves
 from dof_lightning.config.targets import check_targets
 from dof_lightning.errors import UserError
+from dof_lightning.rollout.certificate import EPISODES
 
 _PARTS = tuple(key for key in MODEL_KEYS if key not in ("seed", "algorithm"))
 _GROUPS = (*_PARTS, "env")
-_VALUES = ("seed", "trust", "rollout.report_episodes")
+_VALUES = ("seed", "trust", "rollout.report_episodes", "rollout.certificate_episodes")
 _READ = ", ".join((*_VALUES, "env", *_PARTS, "their keys", "and algorithm.*"))
 
 
@@ -39,6 +40,7 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
             is not trusted.
     """
     plain = copy.deepcopy(stored) | {"trust": False}  # whose file it is does not say whether it can be trusted
+    plain["rollout"].setdefault("certificate_episodes", EPISODES)  # which earlier versions did not store
     pairs = [split_tail(tail) for tail in tails]
     for key, value in pairs:
         if key == "algorithm":

@@ -113,7 +113,8 @@ def _gauge(path: Path, tails: list[str]) -> dict[str, Any]:
     from dof_lightning.checkpoints import checkpoint as checkpoints
     from dof_lightning.checkpoints.overrides import override
     from dof_lightning.evaluation.igd import Effort, gauge, has_joint_chain
-    from dof_lightning.rollout.run import certify
+    from dof_lightning.evaluation.score import certificate_episodes
+    from dof_lightning.rollout.certificate import certify
 
     draws, tails = take_integer(tails, "draws", default=Effort.draws, least=16)
     conditions, tails = take_integer(tails, "conditions", default=Effort.conditions, least=1)
@@ -128,7 +129,8 @@ def _gauge(path: Path, tails: list[str]) -> dict[str, Any]:
         )
     conditions = max(conditions, policy.shared_seeds or 0)  # one for each seed: what is measured is the law given it
     measured = gauge(policy, env, config["seed"], Effort(conditions=conditions, draws=draws)).to_dict()
-    return measured | {"certificate_max_abs_delta": certify(policy, env, config["seed"]).max_abs_delta}
+    certificate = certify(policy, env, config["seed"], certificate_episodes(config))
+    return measured | {"certificate_max_abs_delta": certificate.max_abs_delta}
 
 
 def _gap(path: Path, other: Path, tails: list[str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ _POSITIVE = (
     "rollout.episodes",
     "rollout.every_n_steps",
     "rollout.report_episodes",
+    "rollout.certificate_episodes",
     "checkpoint.every_n_steps",
     "validation.every_n_steps",
     "distributed.timeout_seconds",

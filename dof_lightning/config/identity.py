@@ -7,7 +7,8 @@ from typing import Any
 
 from dof_lightning.errors import OURS
 
-_WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root")
+# Where it is run, and how thoroughly it is certified: weights and scores are the same.
+_WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root", "rollout.certificate_episodes")
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

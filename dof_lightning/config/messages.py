@@ -18,6 +18,10 @@ USER_ERROR_EXIT_CODE = 2
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
     """One line for a key that is not there, with the nearest that is."""
+    if re.match(r"env\.arguments\.", key):
+        return (
+            f"unknown key `{key}`; to give env.factory an argument that its yaml does not name, type `+{key}=<value>`"
+        )
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean `{close[0]}`?" if close else "`python train.py --cfg job` shows all keys"
     return f"unknown key `{key}`; {hint}"

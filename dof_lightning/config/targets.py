@@ -34,7 +34,7 @@ def check_targets(config: Mapping[str, Any]) -> None:
                 f"{key}={target} is a function that makes no part of a model; pass trust=true if you trust its source"
             )
     for key, factory in _named(config, "", "factory"):
-        if not _is_environment(key, str(factory)):
+        if factory is not None and not _is_environment(key, str(factory).replace(":", ".")):
             raise UserError(
                 f"{key}={factory} is no `parallel_env` or ParallelEnv of {', '.join(_ENVIRONMENTS)}; "
                 "pass trust=true if you trust its source"

@@ -14,11 +14,25 @@ from torch import Tensor
 from dof_lightning import __version__
 from dof_lightning.deployment.decision import Decision, own_noise, told_seed
 from dof_lightning.deployment.structure import rebuild
+from dof_lightning.deployment.units import WorldUnits
+from dof_lightning.digest import KEY, sealed, unsealed
 from dof_lightning.errors import UserError
+from dof_lightning.plain import check_kinds, is_kind, parse_json
 from dof_lightning.policy import DecentralizedPolicy
 
 FORMAT = "dof-lightning agent"
 FORMAT_VERSION = 2  # another one whenever the classes of a policy hold other things: files are put together from those
+
+_KINDS: Mapping[str, type] = {
+    "agent.name": str,
+    "agent.action_kind": str,
+    **{f"agent.{name}": int for name in ("index", "observation_dim", "action_dim")},
+    **{f"agent.{name}": int for name in ("padded_observation_dim", "padded_action_dim")},
+    "noise_shape": list,
+    "weights_sha256": str,
+    "structure": dict,
+}
+_AGAIN = "export the checkpoint again"
 
 ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)
 
@@ -36,7 +50,8 @@ class Agent:
         index: in the team; tells its stream of noise from the others'.
         observation_dim: O_i.
         action_dim: A_i: dimensions of a continuous action, or the number of discrete choices.
-        action_kind: `continuous` (each dimension in [-1, 1]) or `discrete` (an index).
+        action_kind: `continuous` or `discrete` (an index).
+        units: from [-1, 1], or indices from 0, to the world's actions; None where these are the same, or not known.
         decision: what it decides by, a `torch.nn.Module`.
     """
 
@@ -54,6 +69,8 @@ class Agent:
             about["padded_action_dim"] - self.action_dim,
             self.action_dim if self.action_kind == "continuous" else None,
         ).eval()
+        told = about.get("action_units")
+        self.units = None if told is None else WorldUnits(told, self.action_dim)
         self._seed: int | None = None
         self._step = 0
         self._n_episodes: int | None = None
@@ -61,7 +78,9 @@ class Agent:
 
     def to(self, device: torch.device | str) -> "Agent":
         """Moves the agent; its own noise is drawn there, and each kind of device draws other numbers."""
-        self.decision.to(device)
+        for module in (self.decision, self.units):
+            if module is not None:
+                module.to(device)
         return self
 
     def reset(self, seed: int) -> None:
@@ -79,25 +98,37 @@ class Agent:
         self._seed, self._step, self._n_episodes, self._carry = seed, 0, None, None
 
     def act(self, observation: ArrayT, legal: ArrayT | None = None) -> ArrayT:
-        """Decides with noise of its own, a function of (seed, agent, step); see `own_noise`.
+        """Acts in the units of its world, on noise of its own: a function of (seed, agent, step), see `own_noise`.
 
         Args:
             observation: `[O_i]`, or `[E, O_i]` of E episodes played at once.
             legal: `[A_i]` or `[E, A_i]` bool, which discrete choices are legal; None where all are.
 
         Returns:
-            what the observation is, array or tensor: `[A_i]` or `[E, A_i]` in [-1, 1]; the index of a choice where
-            actions are discrete.
+            what the observation is, array or tensor: `[A_i]` or `[E, A_i]` within the range of the world's action space
+            (flattened); the number of a choice where actions are discrete.
 
         Raises:
             UserError: `reset` was not called, or what it sees has another shape, or is not finite.
         """
+        return self.to_world(self.decide(observation, legal))
+
+    def decide(self, observation: ArrayT, legal: ArrayT | None = None) -> ArrayT:
+        """As `act`, but in [-1, 1], or an index from 0: what our own environments take (`VectorEnv.step`)."""
         if self._seed is None:
             raise UserError(f"{self.name}: call reset(seed) before the first act()")
         self._check_kind(observation)
         n_episodes = 1 if observation.ndim == 1 else len(observation)
         noise = own_noise(self.decision.policy, n_episodes, self._seed, self.index, self._step)[:, 0]
-        return self.act_on_noise(observation, noise if observation.ndim > 1 else noise[0], legal)
+        return self._decide(observation, noise if observation.ndim > 1 else noise[0], legal)
+
+    def to_world(self, decision: ArrayT) -> ArrayT:
+        """A decision `[A_i]` or `[E, A_i]` in [-1, 1], or indices from 0, in the units of the world."""
+        if self.units is None:
+            return decision
+        if isinstance(decision, np.ndarray):
+            return self.units(torch.from_numpy(decision)).numpy()
+        return self.units(decision)
 
     def _check_kind(self, observation: object) -> None:
         if not isinstance(observation, (np.ndarray, Tensor)):
@@ -106,8 +137,11 @@ class Agent:
             )
 
     def act_on_noise(self, observation: ArrayT, noise: Tensor, legal: ArrayT | None = None) -> ArrayT:
-        """The same on given noise, `[...]` or `[E, ...]` (its shape is the record's `noise_shape`)."""
+        """As `act`, on given noise, `[...]` or `[E, ...]` (its shape is the record's `noise_shape`)."""
         self._check_kind(observation)
+        return self.to_world(self._decide(observation, noise, legal))
+
+    def _decide(self, observation: ArrayT, noise: Tensor, legal: ArrayT | None) -> ArrayT:
         seen = self._tensor("observation", observation, self.observation_dim).to(torch.float32)
         allowed = None if legal is None else self._tensor("legal", legal, self.action_dim).to(torch.bool)
         self._check(seen, allowed, noise if observation.ndim > 1 else noise[None])
@@ -169,7 +203,7 @@ def load_agent(path: str | Path, device: torch.device | str = "cpu") -> Agent:
         UserError: a file is missing, damaged, or of another format; the message names it.
     """
     path = Path(path)
-    record = _read_record(path)
+    record, is_sealed = _read_record(path)
     weights = weights_path(path)
     if not weights.is_file():
         raise UserError(f"{weights} does not exist; an agent is two files, keep them side by side")
@@ -180,11 +214,28 @@ def load_agent(path: str | Path, device: torch.device | str = "cpu") -> Agent:
         policy = rebuild(record["structure"], safetensors.torch.load(content))
         if not isinstance(policy, DecentralizedPolicy):
             raise UserError("structure: the outermost class is not a policy")
+        if not is_sealed:
+            _try(Agent(record, policy))
         return Agent(record, policy).to(device)
     except UserError as error:
         raise error if str(weights) in str(error) else UserError(f"{path}: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {type(error).__name__} {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {type(error).__name__} {error}; {_AGAIN}") from error
+
+
+def _try(agent: Agent) -> None:
+    """Lets it decide once: where there is no digest, nothing else says whether its values are of the kinds they were.
+
+    Raises:
+        ValueError: it cannot decide, or decides on something that is no action.
+    """
+    agent.reset(0)
+    try:
+        action = agent.act(torch.zeros(agent.observation_dim))
+    except Exception as error:  # a value of another kind fails in as many ways as there are policies
+        raise ValueError(f"it cannot decide ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from error
+    if list(action.shape) != [agent.action_dim] * (agent.action_kind == "continuous") or not action.isfinite().all():
+        raise ValueError(f"it decides on what is no action of {agent.action_dim} {agent.action_kind} dimensions")
 
 
 def weights_path(record: Path) -> Path:
@@ -192,19 +243,43 @@ def weights_path(record: Path) -> Path:
     return record.with_name(f"{record.name.removesuffix('.json')}.safetensors")
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes an agent's json, with a digest of its content."""
+    as_read: dict[str, Any] = json.loads(json.dumps(record))
+    path.write_text(json.dumps(sealed(as_read), indent=1) + "\n")
+
+
+def _read_record(path: Path) -> tuple[dict[str, Any], bool]:
+    """The json without its digest, and whether there was one: earlier versions wrote none."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; `dof export checkpoint=<path>` writes one json an agent")
     try:
-        record = json.loads(path.read_text())
+        record = parse_json(path.read_bytes(), infinity=True)  # what bounds nothing
     except ValueError as error:
-        raise UserError(f"{path} is damaged: it is not JSON") from error
+        raise UserError(f"{path} is damaged: it is not JSON ({error}); {_AGAIN}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UserError(f"{path} does not describe an agent that `dof export` wrote")
-    if record.get("format_version") != FORMAT_VERSION:
-        wrote = record.get("versions", {}).get("dof-lightning", "another version")
-        raise UserError(
-            f"{path} has format_version {record.get('format_version')}, dof-lightning {__version__} reads "
-            f"{FORMAT_VERSION}; it was written by {wrote}: export the checkpoint again"
-        )
-    return record
+    try:
+        if record.get("format_version") != FORMAT_VERSION:
+            check_kinds(record, {"versions.dof-lightning": str})
+            raise UserError(
+                f"{path} has format_version {record.get('format_version')}, dof-lightning {__version__} reads "
+                f"{FORMAT_VERSION}; it was written by {record['versions']['dof-lightning']}: {_AGAIN}"
+            )
+        content = unsealed(record)
+        check_kinds(content, _KINDS)
+        _check_sizes(content)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}; {_AGAIN}") from error
+    return content, KEY in record
+
+
+def _check_sizes(record: Mapping[str, Any]) -> None:
+    about, noise = record["agent"], record["noise_shape"]
+    if about["action_kind"] not in ("continuous", "discrete"):
+        raise ValueError(f"agent.action_kind must be continuous or discrete, got {about['action_kind']!r}")
+    for which in ("observation_dim", "action_dim"):
+        if not 1 <= about[which] <= about[f"padded_{which}"]:
+            raise ValueError(f"agent.{which} must be between 1 and agent.padded_{which}, got {about[which]}")
+    if about["index"] < 0 or not all(is_kind(size, int) and size >= 0 for size in noise):
+        raise ValueError(f"agent.index and noise_shape must be integers, 0 or more, got {about['index']} and {noise}")

@@ -6,20 +6,21 @@ from torch.export import Dim, ExportedProgram
 
 from dof_lightning.deployment.agent import Agent
 from dof_lightning.deployment.decision import Decision, own_noise
+from dof_lightning.deployment.units import WorldUnits
 from dof_lightning.errors import UserError
 
 _EXAMPLES = 2  # torch.export takes sizes 0 and 1 for constants
 
 
 class _Step(nn.Module):
-    def __init__(self, decision: Decision) -> None:
+    def __init__(self, decision: Decision, units: WorldUnits | None) -> None:
         super().__init__()
-        self.decision = decision
+        self.decision, self.units = decision, units
 
     def forward(self, observation: Tensor, noise: Tensor, legal: Tensor | None = None) -> Tensor:
         action: Tensor
         action, _ = self.decision(observation, None, legal, noise)
-        return action
+        return action if self.units is None else self.units(action)
 
 
 def trace(agent: Agent) -> ExportedProgram:
@@ -27,7 +28,7 @@ def trace(agent: Agent) -> ExportedProgram:
 
     Shapes:
         observation `[E, O_i]` float32, noise `[E, *noise_shape]` standard normal, with discrete actions legal
-        `[E, A_i]` bool too; result `[E, A_i]` in [-1, 1], or `[E]` int64 of choices
+        `[E, A_i]` bool too; result `[E, A_i]` in the world's range, or `[E]` int64 of the world's choices
 
     Raises:
         UserError: the agent remembers: its decision is a function of more than this observation.
@@ -53,5 +54,8 @@ def trace(agent: Agent) -> ExportedProgram:
     episodes = Dim("episodes", min=1)
     with torch.no_grad():
         return torch.export.export(
-            _Step(agent.decision), tuple(inputs), dynamic_shapes=tuple({0: episodes} for _ in inputs), strict=False
+            _Step(agent.decision, agent.units),
+            tuple(inputs),
+            dynamic_shapes=tuple({0: episodes} for _ in inputs),
+            strict=False,
         )

@@ -3,7 +3,8 @@
     {"reset": 7}                                       -> {"reset": 7}
     {"observation": [0.1, ...], "legal": [true, ...]}  -> {"action": [0.5, -1.0]}      (legal may be left out)
 
-Observations may be `[E, O_i]`, one row an episode. What cannot be answered is answered by {"error": "..."}.
+Actions are in the units of the agent's world; where those are not [-1, 1], or indices from 0, `decision` is the same in
+these. Observations may be `[E, O_i]`, one row an episode. What cannot be answered is answered by {"error": "..."}.
 """
 
 import json
@@ -14,6 +15,7 @@ import torch
 
 from dof_lightning.deployment.agent import Agent, load_agent
 from dof_lightning.errors import UserError
+from dof_lightning.plain import parse_json
 
 
 def serve(agent: Agent) -> None:
@@ -26,16 +28,18 @@ def serve(agent: Agent) -> None:
 def answer(agent: Agent, line: str) -> dict[str, Any]:
     """The answer to one line."""
     try:
-        request = json.loads(line)
+        request = parse_json(line)
         if "reset" in request:
             agent.reset(request["reset"])
             return {"reset": request["reset"]}
         legal = request.get("legal")
         legal = None if legal is None else torch.tensor(legal)
-        return {"action": agent.act(torch.tensor(request["observation"]), legal).tolist()}
+        decision = agent.decide(torch.tensor(request["observation"]), legal)
+        told = {} if agent.units is None else {"decision": decision.tolist()}
+        return {"action": agent.to_world(decision).tolist()} | told
     except UserError as error:
         return {"error": str(error)}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError) as error:
         return {"error": f"cannot read this line: {type(error).__name__} {error}"}
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from dof_lightning import console
 from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, build_env
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.rollout.run import certify, evaluation_seeds, run_rollout
+from dof_lightning.rollout.certificate import EPISODES, certify
+from dof_lightning.rollout.run import Spectator, evaluation_seeds, run_rollout
 from dof_lightning.seeding import make_generator
 from dof_lightning.spec import check_compatible
 from dof_lightning.threads import available_cores
@@ -39,7 +41,7 @@ class Score:
         return_std: standard deviation over episodes.
         normalized_score: 0 is random, 100 the reference expert; None where nobody has published references.
         own_normalized_score: the same with references measured against the environment's own prey, where they were.
-        certificate: `passed` and `max_abs_delta`.
+        certificate: `passed` and `max_abs_delta`, see `Certificate.to_dict`.
         shared_seeds: M of agents that act on a common seed drawn before the episode; None for agents without one.
         execution: `decentralized`, or `centralized` where the agents acted as one.
         win_rate: share of battles won; None where there is nothing to win.
@@ -97,9 +99,10 @@ def score(policy: DecentralizedPolicy, env: VectorEnv, config: Mapping[str, Any]
     """Rolls a policy out on the report seeds of a configuration and certifies it."""
     seed, episodes = config["seed"], config["rollout"]["report_episodes"]
     seeds, chunk = evaluation_seeds(seed, "report", episodes), min(_CHUNK, env.episodes_at_once)
-    rollout = run_rollout(policy, env, seeds, (seed, "report"), chunk)
+    with console.progress({"playing": episodes, "certifying": 1}) as (played, certified):
+        rollout = run_rollout(policy, env, seeds, (seed, "report"), chunk, spectator=Spectator(hears=played))
+        certificate = certify(policy, env, seed, certificate_episodes(config), hears=certified)
     returns = rollout.returns
-    certificate = certify(policy, env, seed)
     return_mean, own = float(returns.mean()), env.spec.own_reference
     return Score(
         episodes=episodes,
@@ -112,6 +115,11 @@ def score(policy: DecentralizedPolicy, env: VectorEnv, config: Mapping[str, Any]
         own_normalized_score=None if own is None else own.normalize(return_mean),
         win_rate=None if rollout.won is None else float(rollout.won.double().mean()),
     )
+
+
+def certificate_episodes(config: Mapping[str, Any]) -> int:
+    """How many episodes a certificate plays; configurations of earlier versions do not say."""
+    return int(config["rollout"].get("certificate_episodes", EPISODES))
 
 
 def normalize(env: VectorEnv, episode_return: float) -> float | None:

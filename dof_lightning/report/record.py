@@ -10,7 +10,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.report.events import HEADLINE, Events, read_events
 from dof_lightning.report.naming import changed
 from dof_lightning.report.reproduce import is_preset, overrides_of
-from dof_lightning.report.results_file import read_results
+from dof_lightning.report.results_file import read_scores
 from dof_lightning.report.store import Point, Record
 from dof_lightning.training.run_folder import RunFolder
 
@@ -43,7 +43,7 @@ def record_of(
         raise UserError(
             f"{path} holds no finished run: there is no {'config.yaml' if config is None else 'results.json'}"
         )
-    results = read_results(folder.results)
+    results = read_scores(folder)
     if variant is None:
         variant = "" if is_preset(config) else changed(config["choices"]["algorithm"])
     checkpoint, events = checkpoints.read(folder.last), read_events(path)

@@ -1,39 +1,31 @@
-"""`results.json` of a finished run, read against what a run writes."""
+"""`results.json` of a finished run, as far as a report reads it, held against what a run writes."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from dof_lightning.errors import UserError
+from dof_lightning.training.run_folder import RunFolder
 
 
-def read_results(path: Path) -> dict[str, Any]:
+def read_scores(folder: RunFolder) -> dict[str, Any]:
     """A run's `results.json`, with every value that a report reads of the type and range that runs write.
 
     Raises:
         UserError: it is damaged, or of a run that played nothing.
     """
-    try:
-        results = json.loads(path.read_bytes().decode())
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise _damaged(path, " ".join(str(error).split())) from error
-    if _mapping(_at(results, "last")).get("return_mean", ...) is None:
-        raise UserError(f"{path.parent} was trained with rollout=none: it has no scores to report")
+    results = folder.read_results()
+    if _at(results, "last.return_mean") is None:
+        raise UserError(f"{folder.path} was trained with rollout=none: it has no scores to report")
     for key, (kind, needed) in _SCHEMA.items():
         value = _at(results, key)
-        if value is None and not needed:
-            continue
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{path}: {key} is {value}, which no mean can be taken of; such a run cannot be reported")
-        if not _KINDS[kind](value):
-            raise _damaged(path, f"{key} is {'missing' if value is None else repr(value)[:60]}, not {kind}")
-    return dict(results)
-
-
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is damaged ({why}); delete it and start the run's command again: it evaluates anew")
+        if not _KINDS[kind](value) and (needed or value is not None):
+            told = "missing" if value is None else repr(value)[:60]
+            raise UserError(
+                f"{folder.results} is damaged: {key} is {told}, not {kind}; delete it, and the run's own command "
+                f"evaluates again"
+            )
+    return results
 
 
 def _at(node: Any, key: str) -> Any:

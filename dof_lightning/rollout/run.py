@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dof_lightning.envs.base import VectorEnv
+from dof_lightning.envs.handover import check_reset, check_step
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.recorder import Recorder, Tally, concatenate, no_episodes
 from dof_lightning.rollout.recorder import Rollout as Rollout
@@ -72,14 +73,14 @@ def run_rollout(
     """
     if first_episode % chunk:
         raise ValueError(f"first_episode={first_episode} is not a multiple of chunk={chunk}")
-    device = _device(policy)
+    device = device_of(policy)
     parts = [no_episodes(env.spec.n_agents)]
-    with _evaluating(policy):
+    with evaluating(policy):
         for start in range(0, len(seeds), chunk):
             key = (*noise_key, (first_episode + start) // chunk)
             members = seeds[start : start + chunk]
             noises = _noises(policy, chunk, len(members), make_generator(*key, device=device))
-            shared_seed = _shared_seed(policy, chunk, key, len(members))
+            shared_seed = draw_shared_seed(policy, chunk, key, len(members))
             drawn = spectator.drawn_of(start, len(members))
             parts.append(_run_chunk(policy, env, members, noises, record, drawn, shared_seed))
             if spectator.hears is not None:
@@ -107,69 +108,6 @@ def evaluation_seeds(seed: int, purpose: Purpose, n_episodes: int) -> Tensor:
     return 2 * (base + torch.arange(n_episodes)) + int(purpose == "report")
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """Whether the agents really act alone.
-
-    Attributes:
-        passed: every action stayed bit-identical.
-        max_abs_delta: largest change of an agent's action when only other agents' inputs changed; 0 where passed.
-        observes_rewards: agents were told their own rewards, which may say something about teammates.
-    """
-
-    passed: bool
-    max_abs_delta: float
-    observes_rewards: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values; what holds for most agents (`observes_rewards` False) is not said."""
-        told = {"observes_rewards": True} if self.observes_rewards else {}
-        return {"passed": self.passed, "max_abs_delta": self.max_abs_delta} | told
-
-
-def certify(policy: DecentralizedPolicy, env: VectorEnv, seed: int, n_episodes: int = 16) -> Certificate:
-    """The decentralisation certificate: changes what the others see, and looks whether agent i notices.
-
-    Episodes are rolled out first. Then every agent i in turn lives through them again with its own observations,
-    legal actions, rewards and noise, while the others, from the first step on and hence in what they remember, get
-    those of other episodes with noise added. A shared seed is the same in both lives, for all. Agent i must act as if
-    nothing had happened. Both lives run as batches of the same shape with agent i in the same row, so nothing but a
-    dependence can change a bit.
-
-    Args:
-        policy: what is tested; its training modes are restored.
-        env: where the observations come from.
-        seed: of episodes and noise.
-        n_episodes: E; N times as many are replayed.
-    """
-    seeds = evaluation_seeds(seed, "selection", n_episodes)
-    chunk = min(n_episodes, env.episodes_at_once)
-    played = run_rollout(policy, env, seeds, (seed, "certificate", "rollout"), chunk=chunk, record=True)
-    n_agents, device = env.spec.n_agents, _device(policy)
-    assert played.observations is not None
-    assert played.rewards is not None
-    observations = played.observations.to(device).repeat(n_agents, 1, 1, 1)
-    lengths = played.lengths.to(device).repeat(n_agents)
-    legal = None if played.legal is None else _legal_after_end(played.legal, played.lengths).to(device)
-    legal = None if legal is None else legal.repeat(n_agents, 1, 1, 1)
-    rewards = played.rewards.to(device).repeat(n_agents, 1, 1)
-    own = torch.eye(n_agents, dtype=torch.bool, device=device).repeat_interleave(n_episodes, dim=0)
-
-    disturbed = _disturb(observations, make_generator(seed, "certificate", "observations", device=device))
-    disturbed = torch.where(own[:, :, None, None], observations, disturbed)
-    other_legal = None if legal is None else torch.where(own[:, :, None, None], legal, legal.roll(1, dims=0))
-    other_rewards = torch.where(own[:, :, None], rewards, rewards.roll(1, dims=0) + 1)
-    with _evaluating(policy):
-        told = _shared_seed(policy, len(own), (seed, "certificate"), len(own))
-        before = _replay(policy, observations, legal, rewards, _replay_noises(policy, own, seed, anew=False), told)
-        after = _replay(
-            policy, disturbed, other_legal, other_rewards, _replay_noises(policy, own, seed, anew=True), told
-        )
-    compared = own[:, :, None] & (torch.arange(env.spec.horizon, device=device) < lengths[:, None, None])
-    delta = (after.double() - before.double())[compared].abs().max()
-    return Certificate(bool(delta == 0), float(delta), policy.observes_rewards)
-
-
 def _run_chunk(
     policy: DecentralizedPolicy,
     env: VectorEnv,
@@ -179,8 +117,9 @@ def _run_chunk(
     drawn: int | None,
     shared_seed: Tensor | None,
 ) -> Rollout:
-    observations, device = env.reset(seeds), _device(policy)
+    observations, device = env.reset(seeds), device_of(policy)
     carry = policy.begin(len(seeds), device, shared_seed)
+    check_reset(env.spec, seeds, observations, env.state, env.legal)
     tally = Tally(observations)
     recorder = Recorder() if record else None
     if recorder is not None:
@@ -199,6 +138,7 @@ def _run_chunk(
         actions, carry = policy.act_on_noise(observations.to(device), carry, legal, next(noises))
         actions = actions.to(observations.device)
         result = env.step(actions)
+        check_step(env.spec, seeds, step + 1, tally.active, actions, result)
         carry = policy.observe_rewards(carry, result.rewards.to(device))
         if recorder is not None:
             recorder.add_step(tally.active, actions, result)
@@ -219,63 +159,22 @@ def _noises(policy: DecentralizedPolicy, chunk: int, n_episodes: int, generator:
         yield policy.draw_noise(chunk, generator)[:n_episodes]
 
 
-def _shared_seed(policy: DecentralizedPolicy, chunk: int, key: tuple[int | str, ...], n_episodes: int) -> Tensor | None:
+def draw_shared_seed(
+    policy: DecentralizedPolicy, chunk: int, key: tuple[int | str, ...], n_episodes: int
+) -> Tensor | None:
     """What the agents are told before the episodes, of a stream of its own: the noise is what it is without."""
-    seeds = policy.draw_shared_seed(chunk, make_generator(*key, "shared seed", device=_device(policy)))
+    seeds = policy.draw_shared_seed(chunk, make_generator(*key, "shared seed", device=device_of(policy)))
     return None if seeds is None else seeds[:n_episodes]
 
 
-def _legal_after_end(legal: Tensor, lengths: Tensor) -> Tensor:
-    """Rows after an episode's end are zero; with nothing legal a policy could not even be asked."""
-    after_end = torch.arange(legal.shape[2]) >= lengths[:, None]
-    return legal | after_end[:, None, :, None]
-
-
-def _disturb(observations: Tensor, generator: torch.Generator) -> Tensor:
-    """Another episode's observations, moved by noise of their own size."""
-    size = observations.std(dim=(0, 2), keepdim=True) + 1e-3
-    noise = torch.randn(observations.shape, generator=generator, device=observations.device, dtype=observations.dtype)
-    return observations.roll(1, dims=0) + size * noise
-
-
-def _replay_noises(policy: DecentralizedPolicy, own: Tensor, seed: int, anew: bool) -> Iterator[Tensor]:
-    """The noise of one step after the other; with `anew`, only the rows and agents in `own` `[rows, N]` keep theirs."""
-    ours, theirs = (make_generator(seed, "certificate", whose, device=own.device) for whose in ("own", "others"))
-    while True:
-        noise = policy.draw_noise(len(own), ours)
-        if anew:
-            keep = own.view(*own.shape, *[1] * (noise.dim() - 2))
-            noise = torch.where(keep, noise, policy.draw_noise(len(own), theirs))
-        yield noise
-
-
-def _replay(
-    policy: DecentralizedPolicy,
-    observations: Tensor,
-    legal: Tensor | None,
-    rewards: Tensor,
-    noises: Iterator[Tensor],
-    shared_seed: Tensor | None,
-) -> Tensor:
-    """Actions `[rows, N, L]`, or `[rows, N, L, A]` where continuous, of agents that see given observations."""
-    carry = policy.begin(len(observations), observations.device, shared_seed)
-    taken = []
-    for t in range(rewards.shape[2]):
-        actions, carry = policy.act_on_noise(
-            observations[:, :, t], carry, None if legal is None else legal[:, :, t], next(noises)
-        )
-        carry = policy.observe_rewards(carry, rewards[:, :, t])
-        taken.append(actions)
-    return torch.stack(taken, dim=2)
-
-
-def _device(module: nn.Module) -> torch.device:
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's tensors lie; the CPU where it has none."""
     tensor = next(chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every submodule's mode is what it was."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

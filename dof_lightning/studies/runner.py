@@ -32,6 +32,7 @@ from dof_lightning.config.command_line import split_tail
 from dof_lightning.config.identity import config_hash, first_difference
 from dof_lightning.errors import UserError
 from dof_lightning.files import text, to_csv, to_markdown, write_atomically
+from dof_lightning.plain import parse_json
 from dof_lightning.studies.base import Cell, Plan, Report, Study
 from dof_lightning.training import run as training
 from dof_lightning.training.run_folder import RUNS, RunFolder, external_rank, fresh_folder, require_claim, unfinished
@@ -168,11 +169,11 @@ def _run_cell(study: Study, cell: _Composed, path: Path) -> Cell:
     cfg.run_dir = str(path)
     training.run(cfg, cell.typed, study_dir=path.parent)
     folder, kept = RunFolder(path), path / "measured.json"
-    results = json.loads(folder.results.read_text())
+    results = folder.read_results()
     if results["steps"] > cfg.trainer.max_steps:
         raise UserError(f"{path} holds a longer run, of {results['steps']:,} steps; choose another run_dir=")
-    stored = json.loads(kept.read_text()) if kept.exists() else None
-    if stored is None or stored["results"] != results:
+    stored = _kept(kept)
+    if stored.get("results") != results or "measured" not in stored:
         checkpoint = checkpoints.read(folder.last)
         stored = {"results": results, "measured": study.measure(checkpoint, checkpoint.config)}
         write_atomically(kept, json.dumps(stored) + "\n")
@@ -183,6 +184,15 @@ def _run_cell(study: Study, cell: _Composed, path: Path) -> Cell:
         measured=stored["measured"],
         stopped_early=results["steps"] < cfg.trainer.max_steps,
     )
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What was measured of a cell; where there is nothing, or it is damaged, it is measured anew."""
+    try:
+        stored = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def _publish(

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dof_lightning.errors import SharedError, UserError
 from dof_lightning.training import watchdog
-from dof_lightning.training.run_folder import Start, is_first_process
+from dof_lightning.training.run_folder import is_first_process
+from dof_lightning.training.start import Start
 
 
 def fit(
@@ -36,12 +38,18 @@ def fit(
 
     Raises:
         SystemExit: a signal has ended it, or another rank has died; the code says which.
+        KeyboardInterrupt: Ctrl-C before the first step, or a second one.
     """
     with watchdog.watching_parent(str(run_dir)):
         try:
             trainer.fit(algorithm, data, ckpt_path=start.checkpoint, weights_only=True)
         except SIGTERMException:
             _say_goodbye(trainer.global_step, saved_step(), str(run_dir), received() or signal.SIGTERM)
+        except SystemExit as ended:
+            if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning ends with 1 then, and is deaf to another
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise KeyboardInterrupt from ended
+            raise
         except UserError as error:
             if trainer.global_rank and not isinstance(error, SharedError):
                 sys.stderr.write(f"rank {trainer.global_rank}: {error}\n")  # rank zero does not know of it
@@ -55,6 +63,8 @@ def fit(
             )
             sys.exit(watchdog.LOST_PEER_EXIT_CODE)
         _leave_process_group()
+        if (number := received()) is not None:  # during the last step: nothing is left to train, but all to evaluate
+            _say_goodbye(trainer.global_step, saved_step(), str(run_dir), number)
 
 
 def _say_goodbye(step: int, saved_step: int, run_dir: str, number: signal.Signals) -> None:
@@ -64,7 +74,8 @@ def _say_goodbye(step: int, saved_step: int, run_dir: str, number: signal.Signal
     done = f"stopped and saved at step {step:,}"
     if saved_step != step:
         done = f"stopped at step {step:,}, which could NOT be saved: last.ckpt is an earlier one or missing"
-    sys.stderr.write(f"{number.name}: {done}; the same command with run_dir={run_dir} goes on\n")
+    with suppress(OSError):  # nobody reads it where the terminal is gone
+        sys.stderr.write(f"{number.name}: {done}; the same command with run_dir={run_dir} goes on\n")
     sys.exit(128 + number)
 
 

@@ -35,7 +35,8 @@ from dof_lightning.seeding import derive_seed
 from dof_lightning.spec import EnvSpec, check_compatible, check_same_world
 from dof_lightning.training.fit import fit
 from dof_lightning.training.loggers import log_hyperparameters, quieten
-from dof_lightning.training.run_folder import Start, find_start, is_first_process
+from dof_lightning.training.run_folder import is_first_process
+from dof_lightning.training.start import Start, find_start, set_aside_best
 from dof_lightning.training.trainer import make_trainer
 
 _SAID_ANEW = ("run_dir=", "resume=", "trainer.max_steps=", "trainer.max_time=")  # by the command that trains further
@@ -94,18 +95,23 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
         start.folder.discard_if_empty()
         raise
     if is_first_process():
+        if job.resumed_from_step not in (None, config["trainer"]["max_steps"]):
+            set_aside_best(start.folder.best, config)
         start.folder.open(config)
         _show_start(screen, job)
     last = next(callback for callback in job.trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint))
-    fit(
-        job.trainer,
-        job.algorithm,
-        job.data,
-        start,
-        received=lambda: job.interruption.received,
-        saved_step=lambda: last.saved_step,
-        run_dir=study_dir or start.folder.path,
-    )
+    try:
+        fit(
+            job.trainer,
+            job.algorithm,
+            job.data,
+            start,
+            received=lambda: job.interruption.received,
+            saved_step=lambda: last.saved_step,
+            run_dir=study_dir or start.folder.path,
+        )
+    finally:
+        job.interruption.give_back()
     if job.trainer.is_global_zero:
         finish(job, typed, screen, started)
     return start.folder.path
@@ -138,7 +144,7 @@ def build(config: dict[str, Any], start: Start) -> Run:
         checkpoints=start.folder.checkpoints,
         global_batch_size=config["data"]["global_batch_size"],
     )
-    trainer = make_trainer(config, context, [provenance, interruption, Agreement(resumed_from_step)])
+    trainer = make_trainer(config, context, [provenance, Agreement(resumed_from_step)], interruption)
     data.check_batch_size(trainer.world_size)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
     return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step)

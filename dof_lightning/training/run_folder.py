@@ -9,8 +9,8 @@
 """
 
 import itertools
-import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,9 +22,9 @@ import yaml
 
 from dof_lightning import files
 from dof_lightning.config.identity import config_hash, leaves
+from dof_lightning.config.stored import read_stored
 from dof_lightning.errors import UserError
-from dof_lightning.moved import current_config
-from dof_lightning.training import watchdog
+from dof_lightning.plain import NUMBER, NUMBER_OR_NONE, check_kinds, parse_json
 
 RUN_DIR_VARIABLE = "DOF_RUN_DIR"
 CHECKPOINT_VARIABLE = "DOF_CHECKPOINT"
@@ -39,6 +39,14 @@ _MAY_CHANGE = (
     *(f"choices.{group}" for group in ("trainer", "callbacks", "logger", "debug", "tuned", "experiment")),
 )
 _KEPT = ("trainer.accumulate_grad_batches", "trainer.precision")
+
+_RESULTS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("steps", "seed", "windows", "last.episodes", "best.episodes"), int),
+    **dict.fromkeys(("wall_seconds", "peak_memory_mb"), NUMBER),
+    **{f"{which}.{name}": NUMBER_OR_NONE for which in ("last", "best") for name in ("return_mean", "return_std")},
+    **dict.fromkeys(("last.normalized_score", "best.normalized_score"), NUMBER_OR_NONE),
+    **{"dataset_fingerprint": str, "behavior.return_mean": NUMBER_OR_NONE},
+}
 
 
 @dataclass(frozen=True)
@@ -82,12 +90,35 @@ class RunFolder:
         return any(path.exists() for path in (self.results, self.last, self.best))
 
     def read_config(self) -> dict[str, Any] | None:
-        """The stored configuration in the names of today, None where there is none to read."""
-        try:
-            stored = yaml.safe_load(self.config.read_text())
-        except (OSError, yaml.YAMLError):
+        """The stored configuration in the names of today, None where there is none.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        if not self.config.exists():
             return None
-        return current_config(stored) if isinstance(stored, dict) else None
+        try:
+            return read_stored(self.config)
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"{self.config} is damaged: {error}; put it right, or go on in another folder by "
+                f"resume={self.last} run_dir=<another>"
+            ) from error
+
+    def read_results(self) -> dict[str, Any]:
+        """What a finished run has measured.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            results = parse_json(self.results.read_bytes())
+            check_kinds(results, _RESULTS)
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"{self.results} is damaged: {error}; delete it, and the run's own command evaluates again"
+            ) from error
+        return dict(results)
 
     def is_finished(self, plain: Mapping[str, Any]) -> bool:
         """Whether there is nothing left to do for this configuration.
@@ -97,10 +128,12 @@ class RunFolder:
         """
         if not self.results.exists():
             return False
-        stored = self.read_config() or {}
+        stored, steps = self.read_config(), self.read_results()["steps"]
+        if stored is None:
+            raise UserError(f"{self.path} holds results of a run without its config.yaml; choose another run_dir=")
         if config_hash(stored) == config_hash(plain):
             return True
-        if json.loads(self.results.read_text())["steps"] < plain["trainer"]["max_steps"]:
+        if steps < plain["trainer"]["max_steps"]:
             return False
         if difference := _other_run(stored, plain):
             raise UserError(f"{self.path} holds another run, a finished one: {difference}; choose another run_dir=")
@@ -129,45 +162,6 @@ class RunFolder:
             raise UserError(
                 f"run_dir={self.path} cannot be made a folder ({error.strerror}); choose another"
             ) from error
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a run lives and what it goes on from.
-
-    Attributes:
-        folder: the run's folder.
-        checkpoint: what to go on from; None: from the beginning.
-        finished: there is nothing to do.
-    """
-
-    folder: RunFolder
-    checkpoint: Path | None
-    finished: bool = False
-
-
-def find_start(plain: Mapping[str, Any]) -> Start:
-    """Decides the run's folder and checkpoint, the same in every process of the run.
-
-    Processes started by Lightning are told by the first one through the environment; those of torchrun or SLURM all
-    look into the `run_dir` they were given.
-
-    Raises:
-        UserError: `resume` leads nowhere, `run_dir` is needed, in use, or holds another run.
-    """
-    rank, is_told = external_rank(), bool(os.environ.get(RUN_DIR_VARIABLE))
-    if is_told and rank is None and os.environ.get("LOCAL_RANK", "0") != "0":
-        told = os.environ[CHECKPOINT_VARIABLE]
-        return Start(RunFolder(Path(os.environ[RUN_DIR_VARIABLE])), Path(told) if told else None)
-    if rank is not None and plain["run_dir"] is None:
-        raise UserError("run_dir= is needed under torchrun or SLURM, so that every process writes to the same folder")
-    start = _look_up(plain)
-    if not start.finished and not rank:
-        require_claim(start.folder)
-    os.environ[watchdog.LAUNCHER_VARIABLE] = str(os.getpid())
-    os.environ[RUN_DIR_VARIABLE] = str(start.folder.path.resolve())
-    os.environ[CHECKPOINT_VARIABLE] = str(start.checkpoint.resolve()) if start.checkpoint else ""
-    return start
 
 
 def _other_run(stored: Mapping[str, Any], plain: Mapping[str, Any]) -> str | None:
@@ -217,59 +211,27 @@ def require_claim(folder: RunFolder) -> None:
         raise UserError(f"run_dir={folder.path} is in use by another process; choose another run_dir=")
 
 
-def _look_up(plain: Mapping[str, Any]) -> Start:
-    resume, run_dir = plain["resume"], plain["run_dir"]
-    if resume not in ("auto", "never"):
-        return _from_path(Path(resume), plain)
-    if run_dir is not None:
-        return _in_folder(RunFolder(Path(run_dir)), plain)
-    if resume == "auto":
-        resumable = [folder for folder in unfinished(_runs_folder(plain), plain) if folder.last.exists()]
-        for folder in sorted(resumable, key=lambda folder: folder.last.stat().st_mtime, reverse=True):
-            if claim(folder):
-                return Start(folder, folder.last)
-    return Start(fresh_folder(_runs_folder(plain)), None)
-
-
-def _from_path(path: Path, plain: Mapping[str, Any]) -> Start:
-    checkpoint = RunFolder(path).last if path.is_dir() else path
-    if not checkpoint.is_file():
-        raise UserError(f"resume={path}: there is no checkpoint; use auto, never, or the path of a .ckpt or run folder")
-    own = RunFolder(checkpoint.parent.parent)
-    if plain["run_dir"] is not None and Path(plain["run_dir"]).resolve() != own.path.resolve():
-        return _branch_off(checkpoint, RunFolder(Path(plain["run_dir"])), plain)
-    if plain["run_dir"] is None and own.read_config() is None:
-        return Start(fresh_folder(_runs_folder(plain)), checkpoint)
-    return Start(own, checkpoint, finished=own.is_finished(plain))
-
-
-def _branch_off(checkpoint: Path, folder: RunFolder, plain: Mapping[str, Any]) -> Start:
-    """Goes on from another run's checkpoint; typed again after an interruption, from where that got to."""
-    if not folder.has_run:
-        return Start(folder, checkpoint)
-    if config_hash(folder.read_config() or {}) == config_hash(plain):
-        return _in_folder(folder, dict(plain) | {"resume": "auto"})
-    raise UserError(f"run_dir={folder.path} holds another run than resume={checkpoint}; choose another run_dir=")
-
-
-def _in_folder(folder: RunFolder, plain: Mapping[str, Any]) -> Start:
-    if plain["resume"] == "never":
-        if folder.has_run:
-            raise UserError(f"run_dir={folder.path} holds a run already; use resume=auto or choose another run_dir=")
-        return Start(folder, None)
-    return Start(folder, folder.last if folder.last.exists() else None, finished=folder.is_finished(plain))
-
-
 def unfinished(parent: Path, plain: Mapping[str, Any]) -> list[RunFolder]:
-    """The folders below `parent` of this very configuration that have no results yet, the last name first."""
+    """The folders below `parent` of this very configuration that have no results yet, the last name first.
+
+    A damaged one is passed over with one line.
+    """
     wanted = config_hash(plain)
     folders = [RunFolder(path.parent) for path in sorted(parent.glob("*/config.yaml"), reverse=True)]
-    open_ones = [folder for folder in folders if not folder.results.exists()]
-    return [f for f in open_ones if (stored := f.read_config()) is not None and config_hash(stored) == wanted]
+    found = []
+    for folder in (folder for folder in folders if not folder.results.exists()):
+        try:
+            if config_hash(folder.read_config() or {}) == wanted:
+                found.append(folder)
+        except UserError as error:
+            pass_over(folder, error)
+    return found
 
 
-def _runs_folder(plain: Mapping[str, Any]) -> Path:
-    return RUNS / plain["choices"]["experiment"] / plain["choices"]["algorithm"]
+def pass_over(folder: RunFolder, error: UserError) -> None:
+    """Says why a folder is none to go on from."""
+    if is_first_process():
+        sys.stderr.write(f"resume=auto passes over {folder.path}: {error}\n")
 
 
 def fresh_folder(parent: Path) -> RunFolder:

@@ -18,8 +18,16 @@ from dof_lightning.training.run_folder import is_first_process
 from dof_lightning.training.strategies import accelerator, cluster_plugins, make_strategy
 
 
-def make_trainer(config: Mapping[str, Any], run: RunContext, first: Sequence[Callback]) -> Trainer:
-    """Completes `conf/trainer` with what every run has; `first` are callbacks that no configuration leaves out.
+def make_trainer(
+    config: Mapping[str, Any], run: RunContext, first: Sequence[Callback], last: Callback | None = None
+) -> Trainer:
+    """Completes `conf/trainer` with what every run has.
+
+    Args:
+        config: the resolved configuration.
+        run: what callbacks are told.
+        first: callbacks that no configuration leaves out; they run before those that it chooses.
+        last: another, that runs after them; Lightning lets those that save follow.
 
     Raises:
         UserError: Lightning refuses a value, or a callback does.
@@ -28,7 +36,7 @@ def make_trainer(config: Mapping[str, Any], run: RunContext, first: Sequence[Cal
     try:
         trainer: Trainer = configuration.build(settings)(
             default_root_dir=run.folder,
-            callbacks=[*first, *chosen, TimeLimit(settings["max_time"])],
+            callbacks=[*first, *chosen, TimeLimit(settings["max_time"]), *([] if last is None else [last])],
             max_time=None,
             logger=loggers,
             plugins=[AtomicCheckpointIO(), *cluster_plugins()],

@@ -9,7 +9,7 @@ import torch
 from dof_lightning.deployment.structure import describe, rebuild
 from dof_lightning.errors import UserError
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.rollout.run import certify
+from dof_lightning.rollout.certificate import certify
 from tests.fixtures.synthetic import (
     ALGORITHMS,
     CENTRALIZED,

@@ -12,6 +12,7 @@ from dof_lightning.envs.base import StepResult, VectorEnv
 from tests.fixtures.heavy_options import marked
 
 SEEDS = torch.tensor([3, 14, 15, 92])
+NEEDED = {"pettingzoo": ("env.factory=mpe2.simple_spread_v3:parallel_env", "env.horizon=25")}  # to be an environment
 every_env = pytest.mark.parametrize("option", marked((option,) for option in catalog.options("env")))
 
 
@@ -25,9 +26,8 @@ def make_env(option: str) -> VectorEnv:
 
 @cache
 def build_env(option: str) -> VectorEnv:
-    env: VectorEnv = configuration.build(
-        configuration.compose(["experiment=mpe_spread_random", f"env={option}"])["env"]
-    )
+    typed = ["experiment=mpe_spread_random", f"env={option}", *NEEDED.get(option, ())]
+    env: VectorEnv = configuration.build(configuration.compose(typed)["env"])
     return env
 
 

@@ -47,32 +47,40 @@ def test_time_that_is_over_at_once() -> None:
         train("run_dir=no_time", "trainer.max_time=00:00:00:00")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "step"), [(signal.SIGINT, 7), (signal.SIGTERM, 7), (signal.SIGHUP, 20)], ids=lambda value: f"{value:d}"
+)
 def test_an_interrupted_run_goes_on(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, number: signal.Signals
+    workplace: Workplace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    number: signal.Signals,
+    step: int,
 ) -> None:
+    """After the last step, of 20, with its evaluation."""
+
     class Interrupted(Interruption):
         def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
-            if trainer.global_step == 7:
+            if trainer.global_step == step:
                 os.kill(os.getpid(), number)
             super().on_train_batch_end(trainer, *arguments)
 
     run_dir = f"interrupted_{number.name}"
-    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     monkeypatch.setattr(training, "Interruption", Interrupted)
     with pytest.raises(SystemExit) as ended:
         train(f"run_dir={run_dir}")
     assert ended.value.code == 128 + number
-    assert f"{number.name}: stopped and saved at step 7; the same command" in capsys.readouterr().err
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert f"{number.name}: stopped and saved at step {step}; the same command" in capsys.readouterr().err
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
     assert not (workplace.path / run_dir / "results.json").exists(), "it is not finished"
-    assert workplace.checkpoint(run_dir)["global_step"] == 7
+    assert workplace.checkpoint(run_dir)["global_step"] == step
 
     monkeypatch.undo()
     monkeypatch.chdir(workplace.path)
     train(f"run_dir={run_dir}")
     results = workplace.results(run_dir)
-    assert (results["resumed_from_step"], results["steps"]) == (7, 20)
+    assert (results["resumed_from_step"], results["steps"]) == (step, 20)
 
 
 class SignalInTheMiddle(Interruption):

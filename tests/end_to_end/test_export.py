@@ -16,6 +16,7 @@ from torch import Tensor
 from dof_lightning.checkpoints import checkpoint as checkpoints
 from dof_lightning.cli import main as cli
 from dof_lightning.deployment import load_agent
+from dof_lightning.deployment.agent import write_record
 from dof_lightning.deployment.structure import describe
 from tests.end_to_end.test_errors import complaint_of_dof
 from tests.fixtures.workplace import ROOT, Workplace
@@ -122,7 +123,7 @@ def test_an_agent_that_acts_otherwise_is_found(
     other = tmp_path / "agents"
     cli.run(["export", f"checkpoint={CHECKPOINT.format(finished=finished)}", f"output={other}", "sampler.steps=4"])
     changed = json.loads((other / "agent_1.json").read_text())
-    (other / "agent_1.json").write_text(json.dumps(changed | {"changes": ["sampler.steps=3"]}))
+    write_record(other / "agent_1.json", changed | {"changes": ["sampler.steps=3"]})
     mixed = tmp_path / "mixed"
     shutil.copytree(exported, mixed)
     for kind in ("json", "safetensors"):
@@ -222,7 +223,7 @@ def test_agents_of_another_checkpoint_are_refused(
     for path in exported.iterdir():
         shutil.copy(path, tmp_path)
     record = json.loads((tmp_path / "agent_1.json").read_text())
-    (tmp_path / "agent_1.json").write_text(json.dumps(record | {"checkpoint": {"step": 40, "sha256": "0"}}))
+    write_record(tmp_path / "agent_1.json", record | {"checkpoint": {"step": 40, "sha256": "0"}})
     arguments = ("certify", f"checkpoint={CHECKPOINT.format(finished=finished)}", f"agents={tmp_path}")
     line = complaint_of_dof(capsys, *arguments)
     for word in ("agent_1", "step 40", "step 60"):

@@ -11,9 +11,12 @@ from pettingzoo import ParallelEnv
 from torch import Tensor
 
 from dof_lightning.envs.base import StepResult
+from dof_lightning.envs.handover import refuse
 from dof_lightning.envs.pettingzoo.rows import Ended, Rows, RowsEnv
-from dof_lightning.envs.pettingzoo.spaces import ObservationVectors, find_mask, make_action_map
+from dof_lightning.envs.pettingzoo.spaces import ObservationVectors, make_action_map
+from dof_lightning.envs.pettingzoo.telling import Reader, Told
 from dof_lightning.errors import UserError, import_name
+from dof_lightning.recipe import check_finite
 from dof_lightning.spec import AgentSpec, EnvSpec
 
 _SEED_BITS = 2**31 - 1  # many environments hand their seed to generators that take no more
@@ -28,8 +31,8 @@ class PettingZooEnv(RowsEnv):
     `trust=true` is decided where configurations are checked (`dof_lightning.config.targets`).
 
     Args:
-        name: for people and folders.
-        factory: dotted name of what makes a `ParallelEnv`, e.g. `mpe2.simple_spread_v3.parallel_env`.
+        name: for people and folders; None: the module's.
+        factory: what makes a `ParallelEnv`, `module.name` or `module:name`, e.g. `mpe2.simple_spread_v3.parallel_env`.
         arguments: what it is called with.
         horizon: steps after which an episode is truncated, if the environment has not ended it before.
         global_state: record the environment's `state()`.
@@ -44,16 +47,23 @@ class PettingZooEnv(RowsEnv):
     def __init__(
         self,
         *,
-        name: str,
-        factory: str,
+        name: str | None,
+        factory: str | None,
         horizon: int,
         arguments: Mapping[str, Any] | None = None,
         global_state: bool = False,
     ) -> None:
         if horizon < 1:
             raise UserError(f"env.horizon={horizon} must be at least 1")
-        self._factory_name, self._factory = factory, self._find(factory)
+        if factory is None:
+            raise UserError(
+                "env.factory= is missing; name what makes the environment: env.factory=my_package.my_env:parallel_env"
+            )
+        self._factory_name = factory.replace(":", ".")
+        self._factory = self._find(self._factory_name)
         self._arguments: dict[str, Any] = _plain(arguments or {})
+        check_finite(self._arguments, "env.arguments")
+        name = name or self._factory_name.split(".")[-2]
         first = self._make(self._arguments)
         # PettingZoo wants to know when a copy is made that it will be drawn.
         self._drawn = "rgb_array" in first.metadata.get("render_modes", ()) and "render_mode" not in self._arguments
@@ -61,6 +71,7 @@ class PettingZooEnv(RowsEnv):
         self._agents: list[Any] = list(first.possible_agents)
         self._observations = ObservationVectors({agent: first.observation_space(agent) for agent in self._agents})
         self._actions = make_action_map({agent: first.action_space(agent) for agent in self._agents})
+        self._reader = Reader(name, self._agents, self._observations, self._actions.dims)
         state_dim = self._probe(first, global_state)
         self.spec = self._make_spec(name, horizon, state_dim)
         self._time = 0
@@ -78,8 +89,8 @@ class PettingZooEnv(RowsEnv):
         self._rows = Rows.empty(len(seeds), spec.n_agents, spec.observation_dim, n_choices, spec.state_dim)
         self._time = 0
         for episode, seed in enumerate(seeds.tolist()):
-            observations, infos = self._copies[episode].reset(seed=seed & _SEED_BITS)
-            self._look(episode, range(len(self._agents)), observations, infos)
+            told = self._reader.read(self._copies[episode].reset(seed=seed & _SEED_BITS), self._time)
+            self._look(episode, range(len(self._agents)), told)
         return torch.from_numpy(self._rows.observations.copy())
 
     def step(self, actions: Tensor) -> StepResult:
@@ -117,38 +128,42 @@ class PettingZooEnv(RowsEnv):
 
     def _step_copy(self, episode: int, translated: np.ndarray) -> None:
         copy, rows = self._copies[episode], self._started()
-        acting = [i for i, agent in enumerate(self._agents) if agent in copy.agents]
-        observations, rewards, terminations, truncations, infos = copy.step(
-            {self._agents[i]: self._actions.pick(translated[i], i) for i in acting}
-        )
-        for i in acting:
-            rows.rewards[episode, i] = rewards.get(self._agents[i], 0.0)
-        ended = {
-            i: Ended(bool(terminations.get(agent)), bool(truncations.get(agent)), agent not in copy.agents)
-            for i, agent in enumerate(self._agents)
-            if i in acting
-        }
-        present = rows.end_step(episode, ended)
-        self._look(episode, present, observations, infos)
+        there = [i for i, agent in enumerate(self._agents) if agent in copy.agents]
+        # Some environments keep the dead among their agents: they want actions for them, too.
+        given = {self._agents[i]: self._actions.pick(translated[i], i) for i in there}
+        told = self._reader.read(copy.step(given), self._time)
+        ended = {}
+        for i in there:
+            if not rows.gone[episode, i]:
+                agent = self._agents[i]
+                ended[i] = Ended(
+                    bool(told.terminations.get(agent)), bool(told.truncations.get(agent)), agent not in copy.agents
+                )
+                rows.rewards[episode, i] = self._reader.reward(told, i, self._time, is_gone=any(ended[i]))
+        self._look(episode, rows.end_step(episode, ended), told)
 
-    def _look(
-        self, episode: int, present: Sequence[int], observations: Mapping[str, Any], infos: Mapping[str, Any]
-    ) -> None:
+    def _look(self, episode: int, present: Sequence[int], told: Told) -> None:
         """Writes what the agents that are present see; the others see zeros and may choose action 0 only."""
         rows = self._started()
         rows.observations[episode] = 0.0
-        seen = {i: observations[agent] for i in present if (agent := self._agents[i]) in observations}
-        for i, observation in seen.items():
-            vector = self._observations.flatten(observation)
-            rows.observations[episode, i, : len(vector)] = vector
+        seen = [i for i in present if self._sees(episode, i, told)]
+        for i in seen:
+            rows.observations[episode, i, : self._observations.dims[i]] = self._reader.observation(told, i, self._time)
         if rows.legal is not None:
             rows.legal[episode] = False
-            for i, observation in seen.items():
-                mask = find_mask(observation, infos.get(self._agents[i], {}))
+            for i in seen:
+                mask = self._reader.mask(told, i, self._time)
                 rows.legal[episode, i, : self._actions.dims[i]] = True if mask is None else mask
             rows.legal[episode, ~rows.legal[episode].any(axis=1), 0] = True
         if rows.state is not None:
-            rows.state[episode] = np.asarray(self._copies[episode].state(), dtype=np.float32).ravel()
+            rows.state[episode] = self._reader.state(self._copies[episode].state(), self.spec.state_dim, self._time)
+
+    def _sees(self, episode: int, agent: int, told: Told) -> bool:
+        """Whether an agent is told what it sees; only one that has just left need not be."""
+        name = self._agents[agent]
+        if name not in told.observations and name in self._copies[episode].agents:
+            refuse(self.spec.name, str(name), self._time, "it is still there but there is no observation for it")
+        return name in told.observations
 
     @staticmethod
     def _find(factory: str) -> Callable[..., Any]:
@@ -177,10 +192,10 @@ class PettingZooEnv(RowsEnv):
 
     def _probe(self, env: ParallelEnv, global_state: bool) -> int:
         """Plays the start of an episode: whether actions are masked, and how large the global state is."""
-        observations, infos = env.reset(seed=0)
-        if late := [agent for agent in self._agents if agent not in observations]:
+        told = self._reader.read(env.reset(seed=0), step=0)
+        if late := [agent for agent in self._agents if agent not in told.observations]:
             raise UserError(f"env.factory={self._factory_name}: agent {late[0]!r} joins later, which is not supported")
-        masked = any(find_mask(observations[agent], infos.get(agent, {})) is not None for agent in observations)
+        masked = any(self._reader.mask(told, i, step=0) is not None for i in range(len(self._agents)))
         padded = len(set(self._actions.dims)) > 1
         self._has_legal = self._actions.kind == "discrete" and (masked or padded)
         if not global_state:

@@ -33,6 +33,7 @@ class Rows:
         observations: `[E, N, O]` float32, zero where an agent is gone or padded.
         rewards: `[E, N]` float32 of the last step.
         alive: `[E, N]` bool.
+        gone: `[E, N]` bool, whose part has ended; who is gone stays gone and earns nothing, whatever is told later.
         terminated, truncated: `[E]` bool, how an episode ended; they stay set.
         legal: `[E, N, A]` bool, or None where all actions are always legal.
         state: `[E, S]` float32, or None.
@@ -41,6 +42,7 @@ class Rows:
     observations: np.ndarray
     rewards: np.ndarray
     alive: np.ndarray
+    gone: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
     legal: np.ndarray | None
@@ -54,6 +56,7 @@ class Rows:
             observations=np.zeros((e, n, observation_dim), dtype=np.float32),
             rewards=np.zeros((e, n), dtype=np.float32),
             alive=np.ones((e, n), dtype=bool),
+            gone=np.zeros((e, n), dtype=bool),
             terminated=np.zeros(e, dtype=bool),
             truncated=np.zeros(e, dtype=bool),
             legal=np.zeros((e, n, legal_dim), dtype=bool) if legal_dim else None,
@@ -81,6 +84,8 @@ class Rows:
             The agents that are present in the new row.
         """
         staying = [i for i, ended in acted.items() if not any(ended)]
+        self.gone[episode] = True
+        self.gone[episode, staying] = False
         if not staying:
             cut = any(ended.truncated for ended in acted.values())
             self.truncated[episode], self.terminated[episode] = cut, not cut

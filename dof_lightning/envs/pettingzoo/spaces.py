@@ -46,6 +46,8 @@ def _observation_box(agent: str, space: Space) -> Box:
             f"env.factory: agent {agent!r} observes {space}; only Box, or Dict with `{OBSERVATION}` (a Box) and "
             f"`{ACTION_MASK}`, can be read: wrap the environment"
         )
+    if not np.prod(inner.shape):
+        raise UserError(f"env.factory: agent {agent!r} observes {space}, no number at all; give it one, e.g. a zero")
     return inner
 
 
@@ -88,7 +90,7 @@ class BoxActions(ActionMap):
         spaces: a finite floating point `Box` each agent.
 
     Raises:
-        UserError: a range is infinite, or of integers.
+        UserError: a range is infinite, of integers, or a single point.
     """
 
     kind = "continuous"
@@ -180,6 +182,10 @@ def _check_box(agent: str, box: Box) -> None:
         raise UserError(
             f"env.factory: agent {agent!r} acts in {box}, whose range is infinite, so [-1, 1] cannot be mapped to it: "
             "wrap the environment with finite bounds"
+        )
+    if not (np.prod(box.shape) and (box.low < box.high).all()):
+        raise UserError(
+            f"env.factory: agent {agent!r} acts in {box}, where there is nothing to choose in a dimension: leave it out"
         )
 
 

@@ -41,6 +41,8 @@ class SmacEnv(RowsEnv):
         self.scenario, self._what = scenario, SCENARIOS[scenario]
         self.spec = self._make_spec()
         self._games: list[Game] = []
+        self._seeds: list[int] = []
+        self._time = 0
         weakref.finalize(self, _close, self._games)
 
     @property
@@ -64,10 +66,11 @@ class SmacEnv(RowsEnv):
         spec = self.spec
         rows = Rows.empty(len(seeds), spec.n_agents, spec.observation_dim, spec.action_dim, spec.state_dim)
         self._rows = rows
-        for episode, seed in enumerate(seeds.tolist()):
+        self._seeds, self._time = seeds.tolist(), 0
+        for episode, seed in enumerate(self._seeds):
             game = smac_game.make_game(self.scenario, self._what, seed)
             self._games.append(game)
-            with smac_game.seeded_shuffles(seed):
+            with smac_game.starting(self.spec.name), smac_game.seeded_draws(seed, 0):
                 game.reset()
             self._look(rows, episode)
         return torch.from_numpy(rows.observations.copy())
@@ -85,27 +88,33 @@ class SmacEnv(RowsEnv):
         rows.rewards[:] = 0.0
         won = np.zeros(len(rows.over), dtype=bool)
         chosen = actions.tolist()
+        self._time += 1
         for episode in np.flatnonzero(~rows.over).tolist():
-            reward, over, info = self._games[episode].step(chosen[episode])
-            if "battle_won" not in info:  # the packages restart a game that has stopped answering, and say nothing
-                raise UserError(
-                    f"env={self.spec.name}: StarCraft II stopped in mid-battle; type the same command again"
-                )
-            rows.rewards[episode] = reward
-            cut = bool(info.get("episode_limit", False))
-            rows.terminated[episode], rows.truncated[episode] = over and not cut, over and cut
-            won[episode] = over and bool(info["battle_won"])
-            self._look(rows, episode)
+            won[episode] = self._step_game(rows, episode, chosen[episode])
         return self._result(rows, won)
 
+    def _step_game(self, rows: Rows, episode: int, actions: list[int]) -> bool:
+        """One step of one battle; whether it was won by it."""
+        with smac_game.seeded_draws(self._seeds[episode], self._time):
+            reward, over, info = self._games[episode].step(actions)
+        if "battle_won" not in info:  # the packages restart a game that has stopped answering, and say nothing
+            raise UserError(f"env={self.spec.name}: StarCraft II stopped in mid-battle; type the same command again")
+        rows.rewards[episode] = reward
+        cut = bool(info.get("episode_limit", False))
+        rows.terminated[episode], rows.truncated[episode] = over and not cut, over and cut
+        self._look(rows, episode)
+        return over and bool(info["battle_won"])
+
     def _look(self, rows: Rows, episode: int) -> None:
+        """Writes what there is to see: a function of the battle, its seed and the time, at every look the same."""
         game = self._games[episode]
-        rows.observations[episode] = np.stack(game.get_obs())
         assert rows.state is not None
         assert rows.legal is not None
-        rows.state[episode] = game.get_state()
-        # One agent at a time: SMACv2's wrapper cannot hand out all agents' masks together.
-        masks = [game.get_avail_agent_actions(agent) for agent in range(self.spec.n_agents)]
+        with smac_game.seeded_draws(self._seeds[episode], self._time):
+            rows.observations[episode] = np.stack(game.get_obs())
+            rows.state[episode] = game.get_state()
+            # One agent at a time: SMACv2's wrapper cannot hand out all agents' masks together.
+            masks = [game.get_avail_agent_actions(agent) for agent in range(self.spec.n_agents)]
         rows.legal[episode] = np.array(masks, dtype=bool)
         rows.alive[episode] = ~rows.legal[episode, :, _NO_OP]
 

@@ -1,10 +1,11 @@
 """The packages behind SMAC and SMACv2: whether they are there, and one seeded game of theirs."""
 
+import atexit
 import importlib
 import importlib.util
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ import numpy as np
 
 from dof_lightning.envs.smac.scenarios import Scenario, capabilities
 from dof_lightning.errors import UserError
+from dof_lightning.seeding import derive_seed
 
 _PACKAGES = {1: "smac", 2: "smacv2"}
 _MODULES = {1: "smac.env", 2: "smacv2.env.starcraft2.wrapper"}
@@ -72,35 +74,93 @@ def make_game(name: str, scenario: Scenario, seed: int) -> Game:
     """
     seed &= _SEED_BITS
     module = _import(scenario.version)
-    # With continuing_episode the game says whether it was the time limit that ended the battle.
-    if scenario.version == 1:
-        game: Any = module.StarCraft2Env(map_name=name, seed=seed, continuing_episode=True)
-    else:
-        game = module.StarCraftCapabilityEnvWrapper(
-            capability_config=capabilities(scenario),
-            map_name=f"10gen_{scenario.race}",
-            seed=seed,
-            continuing_episode=True,
-            conic_fov=False,
-            obs_own_pos=True,
-            use_unit_ranges=True,
-            min_attack_range=2,
-            fully_observable=False,
-        )
+    with _without_exit_hooks():
+        game = _construct(module, name, scenario, seed)
+    if scenario.version == 2:
         _seed_draws(list(game.env_key_to_distribution_map.values()), seed)
     _check_dimensions(name, scenario, game)
     return game
 
 
+def _construct(module: Any, name: str, scenario: Scenario, seed: int) -> Any:
+    # With continuing_episode the game says whether it was the time limit that ended the battle.
+    if scenario.version == 1:
+        return module.StarCraft2Env(map_name=name, seed=seed, continuing_episode=True)
+    return module.StarCraftCapabilityEnvWrapper(
+        capability_config=capabilities(scenario),
+        map_name=f"10gen_{scenario.race}",
+        seed=seed,
+        continuing_episode=True,
+        conic_fov=False,
+        obs_own_pos=True,
+        use_unit_ranges=True,
+        min_attack_range=2,
+        fully_observable=False,
+    )
+
+
 @contextmanager
-def seeded_shuffles(seed: int) -> Iterator[None]:
-    """SMACv2 shuffles teams with Python's own generator: seeded here, and left as it was found."""
-    before = random.getstate()
-    random.seed(seed)
+def seeded_draws(seed: int, step: int) -> Iterator[None]:
+    """What a game draws from global generators is a function of seed and step; they are left as they were found.
+
+    SMACv2 shuffles teams at reset, and what agents see at every look, with Python's generator or numpy's.
+    """
+    before, before_of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    random.seed(derive_seed(seed, "smac", step) if step else seed)
+    np.random.seed(derive_seed(seed, "smac", step) % 2**32)  # noqa: NPY002
     try:
         yield
     finally:
         random.setstate(before)
+        np.random.set_state(before_of_numpy)  # noqa: NPY002
+
+
+@contextmanager
+def starting(name: str) -> Iterator[None]:
+    """Says in one line that a game did not start.
+
+    Args:
+        name: of the environment.
+
+    Raises:
+        UserError: whatever the package raised; of a game that died it has no class of its own.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        if kind == "DuplicateMapError":  # of pysc2, which both packages tell their maps
+            raise UserError(
+                f"env={name}: smac and smacv2 cannot be played in one process, they name maps alike; "
+                "start another one for this environment"
+            ) from error
+        raise UserError(
+            f"env={name}: StarCraft II died while a battle was started ({kind}: {' '.join(str(error).split())}); "
+            "type the same command again"
+        ) from error
+
+
+@contextmanager
+def _without_exit_hooks() -> Iterator[None]:
+    """Takes back what is registered for the end of the process: a game's hook would keep it alive until then.
+
+    Games are closed by who plays them, at the end of the process, too.
+    """
+    register, hooks = atexit.register, []
+
+    def register_and_note(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        hooks.append(hook)
+        return register(hook, *args, **kwargs)
+
+    atexit.register = register_and_note  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        atexit.register = register
+        for hook in hooks:
+            atexit.unregister(hook)
 
 
 def _has_module(name: str) -> bool:

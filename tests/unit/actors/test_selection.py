@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dof_lightning.actors.diffusion import DiffusionActor
-from dof_lightning.rollout.run import certify
+from dof_lightning.rollout.certificate import certify
 from tests.fixtures.policy_models import generator, small_dof_policy
 from tests.fixtures.small_spec import small_spec
 from tests.fixtures.toy_world import ToyEnv

@@ -14,7 +14,8 @@ from dof_lightning.diffusion.sampler import DDIM
 from dof_lightning.networks.agentwise import clip_gradient_norm
 from dof_lightning.networks.critic import AgentwiseCritic
 from dof_lightning.networks.mlp import MLPDenoiser
-from dof_lightning.rollout.run import certify, evaluation_seeds, run_rollout
+from dof_lightning.rollout.certificate import certify
+from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 from tests.fixtures.policy_models import cloning, generator, small_batch, small_dof_policy
 from tests.fixtures.signal_world import CHOICES, CUES, SignalEnv, best_choice, legal_choices, signal_batch, signal_spec
 from tests.fixtures.small_spec import small_spec

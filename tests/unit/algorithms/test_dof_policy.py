@@ -12,7 +12,7 @@ from dof_lightning.algorithms.parts.critics import Situation, TeamCritic
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, value
 from dof_lightning.networks.mlp import MLPDenoiser
-from dof_lightning.rollout.run import certify
+from dof_lightning.rollout.certificate import certify
 from tests.fixtures.policy_models import cloning, generator, small_batch, small_dof_policy
 from tests.fixtures.small_spec import small_spec
 from tests.fixtures.toy_world import ToyEnv

@@ -13,7 +13,7 @@ from dof_lightning.algorithms.parts.shared_seed import Assignment
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.factorization import value
 from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
-from dof_lightning.rollout.run import certify
+from dof_lightning.rollout.certificate import certify
 from tests.fixtures.policy_models import generator, small_batch, small_dof_policy
 from tests.fixtures.small_spec import small_spec
 from tests.fixtures.toy_world import ToyEnv

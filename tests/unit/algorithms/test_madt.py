@@ -10,7 +10,7 @@ from dof_lightning.algorithms.madt import MADT
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.errors import UserError
 from dof_lightning.networks.causal_transformer import CausalTransformer
-from dof_lightning.rollout.run import certify
+from dof_lightning.rollout.certificate import certify
 from tests.fixtures.signal_world import SignalEnv, signal_batch, signal_spec
 from tests.fixtures.small_spec import small_spec
 from tests.fixtures.synthetic import build_algorithm, random_batch, training_step

@@ -13,7 +13,8 @@ from dof_lightning.diffusion.chain import guided_noise
 from dof_lightning.diffusion.seed_conditioning import NO_SEEDS
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
-from dof_lightning.rollout.run import certify, run_rollout
+from dof_lightning.rollout.certificate import certify
+from dof_lightning.rollout.run import run_rollout
 from tests.fixtures.agent_files import write_agents
 from tests.fixtures.policy_models import cloning, generator, small_batch, small_dof_policy
 from tests.fixtures.synthetic import synthetic_spec

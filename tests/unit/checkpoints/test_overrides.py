@@ -6,6 +6,7 @@ import pytest
 
 from dof_lightning.checkpoints.overrides import override
 from dof_lightning.config import compose as configuration
+from dof_lightning.config.identity import config_hash
 from dof_lightning.errors import UserError
 
 
@@ -38,6 +39,13 @@ def test_nothing_else_changes(stored: dict[str, Any]) -> None:
     assert override(stored, []) == stored | {"trust": False}
 
 
+def test_earlier_versions_did_not_store_how_many_episodes_are_certified(stored: dict[str, Any]) -> None:
+    told = {key: value for key, value in stored["rollout"].items() if key != "certificate_episodes"}
+    earlier = stored | {"rollout": told}
+    assert override(earlier, ["rollout.certificate_episodes=2"])["rollout"]["certificate_episodes"] == 2
+    assert config_hash(earlier) == config_hash(stored)
+
+
 def test_a_checkpoint_cannot_vouch_for_itself(stored: dict[str, Any]) -> None:
     foreign = stored | {"env": {"_target_": "os.system", "command": "true"}}
     with pytest.raises(UserError, match="trust=true"):
@@ -56,6 +64,7 @@ def test_a_checkpoint_cannot_vouch_for_itself(stored: dict[str, Any]) -> None:
         ("algorithm.critic=3", "unknown key `algorithm.critic`|does not read"),
         ("rollout.report_episodes=abc", "rollout.report_episodes must be an integer, got 'abc'"),
         ("rollout.report_episodes=0", "must be at least 1"),
+        ("rollout.certificate_episodes=0", "must be at least 1"),
         ("rollout.report_episodes=null", "must be at least 1"),
         ("seed=1.5", "seed must be an integer"),
         ("algorithm.q_gradient=one-step", "none or one_step"),

@@ -20,7 +20,8 @@ from dof_lightning.envs.base import VectorEnv
 from dof_lightning.envs.particle.env import ParticleEnv
 from dof_lightning.envs.pettingzoo.env import PettingZooEnv
 from dof_lightning.errors import UserError
-from dof_lightning.rollout.run import certify, run_rollout
+from dof_lightning.rollout.certificate import certify
+from dof_lightning.rollout.run import run_rollout
 from dof_lightning.spec import check_compatible
 from tests.unit.envs.test_pettingzoo import outpost, spread, tag
 

@@ -17,8 +17,9 @@ from dof_lightning.config import compose as configuration
 from dof_lightning.envs.games import SIGMA, GaussianGame, LandmarkGame, actions_of, coordinates
 from dof_lightning.envs.particle.env import ParticleEnv
 from dof_lightning.errors import UserError
+from dof_lightning.rollout.certificate import certify
 from dof_lightning.rollout.recorder import Rollout
-from dof_lightning.rollout.run import certify, run_rollout
+from dof_lightning.rollout.run import run_rollout
 from tests.fixtures.policy_models import generator
 
 GAUSSIAN = [name for name in catalog.options("env") if name.startswith("game_gaussian_")]

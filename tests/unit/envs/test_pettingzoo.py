@@ -11,7 +11,7 @@ from torch import Tensor
 from dof_lightning.envs.particle.env import ParticleEnv
 from dof_lightning.envs.pettingzoo.env import PettingZooEnv
 from dof_lightning.envs.pettingzoo.rows import Ended, Rows
-from dof_lightning.errors import UserError
+from dof_lightning.policy import DecentralizedPolicy
 from tests.fixtures import pettingzoo_outpost
 
 SEEDS = torch.tensor([3, 11, 4_000_000_000_000_000_003])
@@ -30,6 +30,19 @@ def outpost(horizon: int = 10, **arguments: Any) -> PettingZooEnv:
     return PettingZooEnv(
         name="outpost", factory="tests.fixtures.pettingzoo_outpost.parallel_env", horizon=horizon, arguments=arguments
     )
+
+
+class Waiting(DecentralizedPolicy):
+    """Takes the first legal choice."""
+
+    n_agents = 2
+
+    def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
+        return torch.zeros(n_episodes, self.n_agents)
+
+    def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
+        assert legal is not None
+        return legal.long().argmax(-1), carry
 
 
 def draw_actions(env: PettingZooEnv, n_episodes: int, step: int) -> Tensor:
@@ -243,40 +256,6 @@ def test_what_changes_the_data_changes_the_fingerprint_and_pictures_do_not() -> 
     assert len({env.spec.fingerprint for env in envs}) == len(envs)
     assert spread(arguments=base | {"render_mode": None}).spec.fingerprint == envs[0].spec.fingerprint
     assert envs[0].spec.recipe["version"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"factory": "mpe3.simple_spread.parallel_env"}, "needs the package 'mpe3': pip install mpe3"),
-        ({"factory": "mpe2.simple_spread_v9.parallel_env"}, "there is no module 'mpe2.simple_spread_v9'"),
-        ({"factory": "mpe2.simple_spread_v3.paralel_env"}, "has no 'paralel_env'"),
-        ({"factory": "parallel_env"}, "no dotted name"),
-        ({"factory": "mpe2.simple_spread_v3.env"}, "not a ParallelEnv"),
-        ({"arguments": {"M": 3}}, r"refuses them \(TypeError.*'M'"),
-        ({"horizon": 0}, "horizon=0"),
-        (
-            {"factory": "tests.fixtures.pettingzoo_outpost.parallel_env", "arguments": {"high": float("inf")}},
-            "'scout'.*range is infinite",
-        ),
-        (
-            {"factory": "tests.fixtures.pettingzoo_outpost.parallel_env", "arguments": {}, "global_state": True},
-            r"has no state\(\)",
-        ),
-    ],
-)
-def test_mistakes_are_one_line(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        spread(**changes)
-
-
-def test_a_missing_package_of_ours_says_which_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise ModuleNotFoundError("No module named 'mpe2'", name="mpe2")
-
-    monkeypatch.setattr("importlib.import_module", missing)
-    with pytest.raises(UserError, match=r"needs the package 'mpe2': pip install -e '.\[mpe2\]'$"):
-        spread()
 
 
 def test_wrong_actions_are_refused() -> None:

@@ -1,8 +1,12 @@
 """SMAC's adapter against a double: neither packages nor game are here."""
 
+import gc
+import random
 import sys
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -31,8 +35,12 @@ def double(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def battle(env: SmacEnv, seeds: Tensor, generator: torch.Generator) -> list:
     """Random legal actions to the end."""
     env.reset(seeds)
-    results = []
-    while not results or not bool((results[-1].terminated | results[-1].truncated).all()):
+    return battle_on(env, generator, env.spec.horizon)
+
+
+def battle_on(env: SmacEnv, generator: torch.Generator, steps: int) -> list:
+    results: list = []
+    while len(results) < steps and not (results and bool((results[-1].terminated | results[-1].truncated).all())):
         assert env.legal is not None
         draws = torch.rand(env.legal.shape, generator=generator).masked_fill(~env.legal, -1.0)
         results.append(env.step(draws.argmax(-1)))
@@ -65,6 +73,30 @@ def test_the_dead_may_do_nothing_and_the_living_anything_but_that(
     assert torch.equal(legal[..., 0], ~alive)
     assert bool((legal[..., 1:].any(-1) == alive).all())
     assert bool((alive[1:] <= alive[:-1]).all())
+
+
+@pytest.mark.usefixtures("double")
+def test_a_look_draws_from_nothing_but_seed_and_step() -> None:
+    """SMACv2 shuffles in `get_obs`: whatever the global generators are at, and however often it is looked."""
+
+    def observed(state_of_the_world: int) -> Tensor:
+        random.seed(state_of_the_world)
+        np.random.seed(state_of_the_world)  # noqa: NPY002
+        env = SmacEnv(scenario="terran_5_vs_5")
+        first = env.reset(SEEDS)
+        results = battle_on(env, torch.Generator().manual_seed(0), steps=5)
+        return torch.stack([first, *(result.observations for result in results)])
+
+    once, again = observed(1), observed(2)
+    assert torch.equal(once, again)
+    assert len(once[:, 0, 0, 2:5].unique(dim=0)) > 2, "the double shuffles"
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    env = SmacEnv(scenario="terran_5_vs_5")
+    seen = env.reset(SEEDS)
+    assert env._rows is not None
+    env._look(env._rows, 0)
+    assert torch.equal(torch.from_numpy(env._rows.observations), seen)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
 
 
 @pytest.mark.usefixtures("double")
@@ -148,6 +180,37 @@ def test_a_game_that_stops_answering_is_one_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(smac_double.StarCraft2Env, "step", lambda self, actions: (0, True, {}))
     with pytest.raises(UserError, match="stopped in mid-battle"):
         env.step(torch.ones(len(SEEDS), 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyError(0), r"env=smac_3m: StarCraft II died while a battle was started \(KeyError: 0\); type the same"),
+        (type("DuplicateMapError", (Exception,), {})("3m"), "smac and smacv2 cannot be played in one process"),
+    ],
+)
+def test_a_game_that_does_not_start_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, words: str
+) -> None:
+    smac_double.install(monkeypatch, tmp_path)
+
+    def fail(self: smac_double.StarCraft2Env) -> None:
+        raise error
+
+    monkeypatch.setattr(smac_double.StarCraft2Env, "reset", fail)
+    with pytest.raises(UserError, match=words):
+        SmacEnv(scenario="3m").reset(SEEDS)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("scenario", ["3m", "terran_5_vs_5"])
+def test_games_that_are_over_are_not_kept_until_the_process_ends(scenario: str) -> None:
+    env = SmacEnv(scenario=scenario)
+    env.reset(SEEDS)
+    games = [weakref.ref(game) for game in env._games]
+    env.reset(SEEDS)
+    gc.collect()
+    assert [game() for game in games] == [None] * len(SEEDS)
 
 
 @pytest.mark.usefixtures("double")

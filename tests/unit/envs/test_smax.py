@@ -19,7 +19,8 @@ from dof_lightning.envs.smax.env import SMAXEnv
 from dof_lightning.envs.smax.maps import BATTLES
 from dof_lightning.envs.smax.program import SMAXProgram, padded_size, split_seeds
 from dof_lightning.errors import UserError
-from dof_lightning.rollout.run import certify, evaluation_seeds, run_rollout
+from dof_lightning.rollout.certificate import certify
+from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 
 STOP = 4
 

@@ -13,7 +13,8 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from dof_lightning.errors import UserError
 from dof_lightning.report.events import HEADLINE, read_events
-from dof_lightning.report.results_file import read_results
+from dof_lightning.report.results_file import read_scores
+from dof_lightning.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ WHOLE = {
     "wall_seconds": 1.5,
     "peak_memory_mb": 800.0,
     "last": SCORE | {"episodes": 4, "certificate": {"passed": True}},
-    "best": SCORE,
+    "best": SCORE | {"episodes": 4},
     "behavior": SCORE,
 }
 
@@ -80,7 +81,7 @@ def changed(key: str, value: Any) -> str:
 def test_whole_results_are_read_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps(WHOLE))
-    assert read_results(path) == WHOLE
+    assert read_scores(RunFolder(tmp_path)) == WHOLE
 
 
 @pytest.mark.parametrize(
@@ -112,12 +113,12 @@ def test_whole_results_are_read_as_they_are(tmp_path: Path) -> None:
 def test_damaged_results_are_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"results.json(: | is damaged)"):
-        read_results(path)
+    with pytest.raises(UserError, match=r"results.json is damaged"):
+        read_scores(RunFolder(tmp_path))
 
 
 def test_results_in_another_encoding_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_bytes(changed("dataset_fingerprint", "x").replace('"x"', '"ö"').encode("latin-1"))
     with pytest.raises(UserError, match=r"results.json is damaged"):
-        read_results(path)
+        read_scores(RunFolder(tmp_path))

@@ -8,8 +8,8 @@ import torch
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.envs.particle.env import ParticleEnv
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.rollout.run import Rollout, Spectator, certify, evaluation_seeds, run_rollout, split_episodes
-from tests.fixtures.toy_world import ACTION_DIM, HORIZON, N_AGENTS, OBSERVATION_DIM, Peek, ToyEnv, ToyPolicy
+from dof_lightning.rollout.run import Rollout, Spectator, evaluation_seeds, run_rollout, split_episodes
+from tests.fixtures.toy_world import ACTION_DIM, HORIZON, N_AGENTS, OBSERVATION_DIM, ToyEnv, ToyPolicy
 
 SEEDS = evaluation_seeds(3, "selection", 30)
 
@@ -174,61 +174,6 @@ def test_evaluation_seeds_are_disjoint_streams() -> None:
     assert torch.equal(selection[:10], evaluation_seeds(0, "selection", 10))
     assert not torch.isin(selection, evaluation_seeds(1, "selection", 1000)).any()
     assert (selection >= 0).all()
-
-
-def test_certificate_passes_for_agents_that_act_alone() -> None:
-    for env in (ToyEnv(), ToyEnv(early=True, battle=True)):
-        certificate = certify(ToyPolicy(), env, seed=0)
-        assert certificate.passed
-        assert certificate.max_abs_delta == 0.0
-
-
-@pytest.mark.parametrize("peek", ["observation", "noise", "past"])
-def test_certificate_fails_for_agents_that_peek(peek: Peek) -> None:
-    certificate = certify(ToyPolicy(peek), ToyEnv(), seed=0)
-    assert not certificate.passed
-    assert certificate.max_abs_delta > 0.0
-
-
-def test_certificate_fails_for_legal_actions_of_others() -> None:
-    class PeeksAtLegal(RandomWalk):
-        def act_on_noise(self, observations, carry, legal, noise):
-            return noise * legal.roll(1, dims=1).float(), None
-
-    class Restricted(ToyEnv):
-        @property
-        def legal(self) -> torch.Tensor:
-            return self.positions > 0
-
-    assert not certify(PeeksAtLegal(), Restricted(battle=True), seed=0).passed
-    assert certify(ToyPolicy(), Restricted(battle=True), seed=0).passed
-
-
-@pytest.mark.parametrize("whose", ["own", "teammates"])
-def test_rewards_may_be_told_to_their_agent_only_and_the_certificate_says_so(whose: str) -> None:
-    class Told(ToyPolicy):
-        observes_rewards = True
-
-        def observe_rewards(self, carry, rewards):
-            rewards = rewards if whose == "own" else rewards.mean(1, keepdim=True)
-            return {"last": carry["last"] + rewards[..., None]}
-
-    certificate = certify(Told(), ToyEnv(), seed=0)
-    assert certificate.passed == (whose == "own")
-    assert certificate.observes_rewards
-    heard, deaf = (run_rollout(policy, ToyEnv(), SEEDS, (0, "test")) for policy in (Told(), ToyPolicy()))
-    assert not torch.equal(heard.returns, deaf.returns)
-
-
-def test_certificate_fails_for_a_policy_that_is_not_finite() -> None:
-    policy = ToyPolicy()
-    torch.nn.init.constant_(policy.weight, float("nan"))
-    assert not certify(policy, ToyEnv(), seed=0).passed
-
-
-def test_certificate_holds_for_one_episode() -> None:
-    assert certify(ToyPolicy(), ToyEnv(), seed=0, n_episodes=1).passed
-    assert not certify(ToyPolicy("observation"), ToyEnv(), seed=0, n_episodes=1).passed
 
 
 class RandomWalk(DecentralizedPolicy):

@@ -22,7 +22,8 @@ from data_modules.behavior.training.matd3 import MATD3, MATD3Settings, ReplayBuf
 from data_modules.behavior.training.train_particle import ParticleTraining
 from dof_lightning.envs.particle.env import ParticleEnv
 from dof_lightning.errors import UserError
-from dof_lightning.rollout.run import certify, evaluation_seeds, run_rollout
+from dof_lightning.rollout.certificate import certify
+from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 
 
 @pytest.fixture(scope="module")

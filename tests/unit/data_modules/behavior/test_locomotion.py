@@ -19,7 +19,8 @@ from dof_lightning.config import compose as configuration
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.envs.mamujoco import MaMuJoCoEnv
 from dof_lightning.errors import UserError
-from dof_lightning.rollout.run import certify, evaluation_seeds, run_rollout
+from dof_lightning.rollout.certificate import certify
+from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 from tests.fixtures.toy_world import ACTION_DIM, HORIZON, N_AGENTS, OBSERVATION_DIM, ToyEnv
 
 SMALL = LocomotionSettings(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import data_modules.convert.base as base
+import data_modules.convert.import_minari as minari_source
 import data_modules.convert.import_omar as omar
 import data_modules.storage.store as store
 from data_modules.convert.exporting import export_dataset
@@ -297,6 +298,14 @@ def test_minaris_dictionaries(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[2].observations[:, 1, :2], buffers[2].observations["b"], rtol=1e-6)
     np.testing.assert_allclose(found[2].actions[:, 0, 0], buffers[2].actions["a"][:, 0] / 2 - 1, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found[2].actions[:, 1], buffers[2].actions["b"] / 2, rtol=1e-5)
+
+
+def test_a_minari_box_with_nothing_to_choose_is_refused() -> None:
+    from gymnasium.spaces import Box
+
+    seen, point = Box(-9, 9, (3,)), Box(np.float32([0, 2]), np.float32([4, 2]))
+    with pytest.raises(UserError, match="nothing to choose in a dimension"):
+        minari_source._check_spaces(Path("mine"), [seen, seen], [Box(-1, 1, (2,)), point])
 
 
 IMPORT = """

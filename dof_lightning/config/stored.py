@@ -1,0 +1,73 @@
+"""A configuration that was stored, in a run's folder or in a checkpoint: is it whole?"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dof_lightning.moved import current_config
+from dof_lightning.plain import check_kinds, check_plain
+
+_MOST_BYTES = 200_000  # ours have some 5,000; a megabyte takes half a minute to parse
+# What is read of it besides what classes are built from, which check their arguments themselves.
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "seed": int,
+    "trust": bool,
+    "algorithm": dict,
+    "env": dict,
+    "callbacks": dict,
+    "choices.algorithm": str,
+    "choices.data": str,
+    "choices.env": str,
+    "choices.experiment": str,
+    "data.global_batch_size": int,
+    "trainer.max_steps": int,
+    "trainer.accumulate_grad_batches": int,
+    "rollout.report_episodes": int,
+}
+
+
+def check_stored(node: Any) -> dict[str, Any]:
+    """A stored configuration in the names of today.
+
+    Args:
+        node: nested plain containers.
+
+    Raises:
+        ValueError: it is none; the message names what is missing or of another kind.
+    """
+    check_plain(node)
+    check_kinds(node, _KINDS)
+    if node["seed"] < 0:
+        raise ValueError(f"seed must not be negative, got {node['seed']}")
+    config: dict[str, Any] = current_config(node)
+    return config
+
+
+class _Loader(yaml.SafeLoader):
+    """Without aliases: we write none, and a page of them unfolds to more than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("it holds an alias (*)")
+        return super().compose_node(parent, index)
+
+
+def read_stored(path: Path) -> dict[str, Any]:
+    """Reads a `config.yaml`; errors as `check_stored`.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+    """
+    content = path.read_bytes()
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"it has {len(content):,} bytes")
+    try:
+        node = yaml.load(content.decode(), _Loader)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    except (yaml.YAMLError, TypeError, AttributeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ValueError("it is no YAML" + (f" (line {mark.line + 1})" if mark else "")) from error
+    return check_stored(node)

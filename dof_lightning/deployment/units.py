@@ -1,0 +1,58 @@
+"""An agent's decisions in the units of its world: what is in [-1, 1] here is a torque or a throttle there."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dof_lightning.errors import UserError
+
+
+class WorldUnits(nn.Module):
+    """From a decision to what the world takes.
+
+    A range is mapped as the environment's adapter maps it, so both do the same to the last bit.
+
+    Args:
+        told: `low` and `high`, A_i numbers each, of a continuous action; or `start`, the number of the first choice.
+        action_dim: A_i.
+
+    Shapes:
+        `[..., A_i]` in [-1, 1] (clipped) to `[..., A_i]` float32 within `low` and `high`; or `[...]` indices from 0 to
+        indices from `start`
+
+    Raises:
+        UserError: there are neither, or not for A_i dimensions.
+    """
+
+    low: Tensor
+    high: Tensor
+    least: Tensor
+    most: Tensor
+
+    def __init__(self, told: Mapping[str, Any], action_dim: int) -> None:
+        super().__init__()
+        self.start: int | None = told.get("start")
+        if self.start is not None:
+            return
+        try:
+            low, high = (np.asarray(told[name], dtype=np.float64) for name in ("low", "high"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"agent.action_units={dict(told)} must hold low and high, or start") from error
+        if low.shape != (action_dim,) or high.shape != (action_dim,) or not np.isfinite(high - low).all():
+            raise UserError(f"agent.action_units={dict(told)} must hold {action_dim} finite numbers in low and in high")
+        # In the json they are decimals; as 32 bits they may lie outside by a rounding.
+        least, most = low.astype(np.float32), high.astype(np.float32)
+        least = np.where(least < low, np.nextafter(least, np.float32(np.inf)), least)
+        most = np.where(most > high, np.nextafter(most, np.float32(-np.inf)), most)
+        for name, values in {"low": low, "high": high, "least": least, "most": most}.items():
+            self.register_buffer(name, torch.from_numpy(values), persistent=False)
+
+    def forward(self, decision: Tensor) -> Tensor:
+        """In the world's units."""
+        if self.start is not None:
+            return decision + self.start
+        share = 0.5 * (decision.double().clamp(-1.0, 1.0) + 1.0)
+        return (self.low + share * (self.high - self.low)).float().clamp(self.least, self.most)

@@ -1,0 +1,136 @@
+"""What a PettingZoo environment tells at reset and at every step, read strictly: it is refused rather than guessed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from dof_lightning.envs.handover import refuse
+from dof_lightning.envs.pettingzoo.spaces import ObservationVectors, find_mask
+
+_RESET = ("observations", "infos")
+_STEP = ("observations", "rewards", "terminations", "truncations", "infos")
+
+
+class Told(NamedTuple):
+    """An agent's name each; what was not told (at reset) is empty.
+
+    Attributes:
+        observations, rewards, terminations, truncations, infos: as PettingZoo names them.
+    """
+
+    observations: Mapping[Any, Any]
+    rewards: Mapping[Any, Any]
+    terminations: Mapping[Any, Any]
+    truncations: Mapping[Any, Any]
+    infos: Mapping[Any, Any]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Takes what is told apart.
+
+    Args:
+        environment: its name, for messages.
+        agents: their names, in order.
+        observations: the vectors they should see.
+        choices: A_i of each agent, the length of its action mask.
+    """
+
+    environment: str
+    agents: list[Any]
+    observations: ObservationVectors
+    choices: list[int]
+
+    def read(self, answer: Any, step: int) -> Told:
+        """The parts of what `reset` (step 0) or `step` returned; None for `infos` means that there are none.
+
+        Raises:
+            UserError: it is not the tuple of dictionaries that PettingZoo's parallel API promises, or names somebody
+                who is none of the agents.
+        """
+        wanted = _STEP if step else _RESET
+        if not isinstance(answer, tuple) or len(answer) != len(wanted):
+            found = f"a tuple of {len(answer)}" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
+            call = "step" if step else "reset"
+            refuse(self.environment, None, step, f"{call} returned {found}, it must return ({', '.join(wanted)})")
+        parts: dict[str, Mapping[Any, Any]] = {name: {} for name in _STEP}
+        for name, part in zip(wanted, answer, strict=True):
+            parts[name] = {} if part is None and name == "infos" else part
+            if not isinstance(parts[name], Mapping):
+                what = f"{name} are a {type(part).__name__}, they must be a dictionary with an entry an agent"
+                refuse(self.environment, None, step, what)
+        if strangers := [agent for agent in parts["observations"] if agent not in self.agents]:
+            what = f"sees something but is none of possible_agents ({', '.join(map(str, self.agents))})"
+            refuse(self.environment, str(strangers[0]), step, what)
+        return Told(**parts)
+
+    def observation(self, told: Told, agent: int, step: int) -> np.ndarray:
+        """`[O_i]` float32, what an agent sees.
+
+        Raises:
+            UserError: it has another size than its space, or is no array of numbers.
+        """
+        given, dim = told.observations[self.agents[agent]], self.observations.dims[agent]
+        try:
+            vector = self.observations.flatten(given)
+        except (TypeError, ValueError, KeyError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self._refuse(agent, step, f"the observation is no array of numbers ({reason})")
+        if len(vector) != dim:
+            self._refuse(agent, step, f"the observation has {len(vector)} numbers, but its observation_space has {dim}")
+        return vector
+
+    def reward(self, told: Told, agent: int, step: int, is_gone: bool) -> float:
+        """What an agent earned; one that left in this step may have been told nothing.
+
+        Raises:
+            UserError: there is none, or it is not one number.
+        """
+        name = self.agents[agent]
+        if name not in told.rewards:
+            if is_gone:
+                return 0.0
+            self._refuse(agent, step, "it is still there but there is no reward for it")
+        try:
+            given = np.asarray(told.rewards[name], dtype=np.float64)
+        except (TypeError, ValueError):
+            given = np.full((), np.nan)
+        if given.size != 1:
+            what = f"the reward has shape {list(given.shape)}, it must be one number: wrap the environment"
+            self._refuse(agent, step, what)
+        if not (np.abs(given) <= np.finfo(np.float32).max).all():  # NaN compares false
+            self._refuse(agent, step, f"the reward is {told.rewards[name]!r}, it must be a finite number of 32 bits")
+        return float(given.reshape(()))
+
+    def mask(self, told: Told, agent: int, step: int) -> np.ndarray | None:
+        """`[A_i]` bool, an agent's legal actions; None where it is told none.
+
+        Raises:
+            UserError: it has another length than there are choices.
+        """
+        name = self.agents[agent]
+        info = told.infos.get(name)
+        found = find_mask(told.observations[name], info if isinstance(info, Mapping) else {})
+        if found is not None and len(found) != self.choices[agent]:
+            what = f"the action_mask has {len(found)} entries, but there are {self.choices[agent]} choices"
+            self._refuse(agent, step, what)
+        return found
+
+    def state(self, given: Any, dim: int, step: int) -> np.ndarray:
+        """`[S]` float32, the global state.
+
+        Raises:
+            UserError: it has another size than at the first reset, or is no array of numbers.
+        """
+        try:
+            vector = np.asarray(given, dtype=np.float32).ravel()
+        except (TypeError, ValueError):
+            vector = np.zeros(0, dtype=np.float32)
+        if len(vector) != dim:
+            refuse(self.environment, None, step, f"state() has {len(vector)} numbers, at the first reset it had {dim}")
+        return vector
+
+    def _refuse(self, agent: int, step: int, what: str) -> NoReturn:
+        refuse(self.environment, str(self.agents[agent]), step, what)

@@ -1,0 +1,189 @@
+"""The decentralisation certificate: does agent i notice when everything that the others see is changed?"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.rollout.run import Rollout, device_of, draw_shared_seed, evaluating, evaluation_seeds, run_rollout
+from dof_lightning.seeding import make_generator
+
+EPISODES = 16  # of a final evaluation's certificate, where nobody says how many
+MOST_PAIRS = 128  # (episode, agent) that are tried; of more, as many are sampled: the cost of all grows with N squared
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Whether the agents really act alone.
+
+    Attributes:
+        passed: every action stayed bit-identical.
+        max_abs_delta: largest change of an agent's action when only other agents' inputs changed; 0 where passed.
+        observes_rewards: agents were told their own rewards, which may say something about teammates.
+        pairs: (episode, agent) that were tried, every agent at least once.
+        all_pairs: that there are, E x N.
+    """
+
+    passed: bool
+    max_abs_delta: float
+    observes_rewards: bool = False
+    pairs: int = 0
+    all_pairs: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; what is usual is not said: no rewards are told, all pairs are tried."""
+        told: dict[str, Any] = {"observes_rewards": True} if self.observes_rewards else {}
+        if self.pairs < self.all_pairs:
+            told |= {"pairs": self.pairs, "all_pairs": self.all_pairs}
+        return {"passed": self.passed, "max_abs_delta": self.max_abs_delta} | told
+
+
+def certify(
+    policy: DecentralizedPolicy,
+    env: VectorEnv,
+    seed: int,
+    n_episodes: int = EPISODES,
+    most_pairs: int = MOST_PAIRS,
+    hears: Callable[[float], None] | None = None,
+) -> Certificate:
+    """Changes what the others see, and looks whether agent i notices.
+
+    Episodes are rolled out first. Then agents live through them again, each with its own observations, legal actions,
+    rewards and noise, while the others, from the first step on and hence in what they remember, get those of other
+    episodes with noise added. A shared seed is the same in both lives, for all. Agent i must act as if nothing had
+    happened. Both lives run as batches of the same shape with agent i in the same row, so nothing but a dependence can
+    change a bit.
+
+    Args:
+        policy: what is tested; its training modes are restored.
+        env: where the observations come from.
+        seed: of episodes and noise.
+        n_episodes: E.
+        most_pairs: (episode, agent) that are tried at most; where E x N are more, every episode is lived through with
+            as many agents as this allows, in turn, so that every agent comes up at least once.
+        hears: called with the share that has just been done; all of them add up to 1.
+    """
+    seeds = evaluation_seeds(seed, "selection", n_episodes)
+    chunk = min(n_episodes, env.episodes_at_once)
+    played = run_rollout(policy, env, seeds, (seed, "certificate", "rollout"), chunk=chunk, record=True)
+    device, longest = device_of(policy), int(played.lengths.max())
+    own = choose_pairs(n_episodes, env.spec.n_agents, most_pairs).to(device)
+    life = _Life.of(played, copies=len(own) // n_episodes, device=device)
+    told = draw_shared_seed(policy, len(own), (seed, "certificate"), len(own))
+    one_decision = partial(hears or _nobody, 1 / (2 * longest))
+    with evaluating(policy):
+        before = _live(policy, life, longest, _noises(policy, own, seed, anew=False), told, one_decision)
+        other = life.disturbed(own, make_generator(seed, "certificate", "observations", device=device))
+        after = _live(policy, other, longest, _noises(policy, own, seed, anew=True), told, one_decision)
+    lengths = played.lengths.to(device).repeat(len(own) // n_episodes)
+    compared = own[:, :, None] & (torch.arange(longest, device=device) < lengths[:, None, None])
+    delta = (after.double() - before.double())[compared].abs().max()
+    return Certificate(
+        bool(delta == 0), float(delta), policy.observes_rewards, len(own), n_episodes * env.spec.n_agents
+    )
+
+
+def choose_pairs(n_episodes: int, n_agents: int, most: int) -> Tensor:
+    """Which agent keeps what it sees in which life.
+
+    Args:
+        n_episodes: E.
+        n_agents: N.
+        most: pairs of episode and agent, at most; more where that is less than one for each episode or agent.
+
+    Returns:
+        `[D E, N]` bool, one True a row: D lives of E episodes each, no pair twice, every agent at least once; all pairs
+        where D = N.
+    """
+    lives = min(n_agents, max(-(-n_agents // n_episodes), most // n_episodes, 1))
+    kept = torch.arange(n_episodes) * lives + torch.arange(lives)[:, None]
+    return torch.nn.functional.one_hot(kept.flatten() % n_agents, n_agents).bool()
+
+
+@dataclass(frozen=True)
+class _Life:
+    """What agents are told in episodes.
+
+    Attributes:
+        observations: `[R, N, L+1, O]`.
+        legal: `[R, N, L+1, A]` bool, or None.
+        rewards: `[R, N, L]`.
+    """
+
+    observations: Tensor
+    legal: Tensor | None
+    rewards: Tensor
+
+    @classmethod
+    def of(cls, played: Rollout, copies: int, device: torch.device) -> "_Life":
+        """Recorded episodes, all of them `copies` times."""
+        assert played.observations is not None
+        assert played.rewards is not None
+        legal = None if played.legal is None else _legal_after_end(played.legal, played.lengths)
+        return cls(
+            played.observations.to(device).repeat(copies, 1, 1, 1),
+            None if legal is None else legal.to(device).repeat(copies, 1, 1, 1),
+            played.rewards.to(device).repeat(copies, 1, 1),
+        )
+
+    def disturbed(self, own: Tensor, generator: torch.Generator) -> "_Life":
+        """The same for those in `own` `[R, N]`; the others get another episode's."""
+        keep, legal, rewards = own[:, :, None, None], self.legal, self.rewards
+        return _Life(
+            torch.where(keep, self.observations, _disturb(self.observations, generator)),
+            None if legal is None else torch.where(keep, legal, legal.roll(1, dims=0)),
+            torch.where(own[:, :, None], rewards, rewards.roll(1, dims=0) + 1),
+        )
+
+
+def _nobody(share: float) -> None:
+    """Does not listen."""
+
+
+def _legal_after_end(legal: Tensor, lengths: Tensor) -> Tensor:
+    """Rows after an episode's end are zero; with nothing legal a policy could not even be asked."""
+    after_end = torch.arange(legal.shape[2]) >= lengths[:, None]
+    return legal | after_end[:, None, :, None]
+
+
+def _disturb(observations: Tensor, generator: torch.Generator) -> Tensor:
+    """Another episode's observations, moved by noise of their own size."""
+    size = observations.std(dim=(0, 2), keepdim=True) + 1e-3
+    noise = torch.randn(observations.shape, generator=generator, device=observations.device, dtype=observations.dtype)
+    return observations.roll(1, dims=0) + size * noise
+
+
+def _noises(policy: DecentralizedPolicy, own: Tensor, seed: int, anew: bool) -> Iterator[Tensor]:
+    """The noise of one step after the other; with `anew`, only the rows and agents in `own` `[R, N]` keep theirs."""
+    ours, theirs = (make_generator(seed, "certificate", whose, device=own.device) for whose in ("own", "others"))
+    while True:
+        noise = policy.draw_noise(len(own), ours)
+        if anew:
+            keep = own.view(*own.shape, *[1] * (noise.dim() - 2))
+            noise = torch.where(keep, noise, policy.draw_noise(len(own), theirs))
+        yield noise
+
+
+def _live(
+    policy: DecentralizedPolicy,
+    life: _Life,
+    steps: int,
+    noises: Iterator[Tensor],
+    shared_seed: Tensor | None,
+    hears: Callable[[], None],
+) -> Tensor:
+    """Actions `[R, N, steps]`, or `[R, N, steps, A]` where continuous, of agents that live through given episodes."""
+    carry = policy.begin(len(life.observations), life.observations.device, shared_seed)
+    taken = []
+    for t in range(steps):
+        legal = None if life.legal is None else life.legal[:, :, t]
+        actions, carry = policy.act_on_noise(life.observations[:, :, t], carry, legal, next(noises))
+        carry = policy.observe_rewards(carry, life.rewards[:, :, t])
+        taken.append(actions)
+        hears()
+    return torch.stack(taken, dim=2)

@@ -1,0 +1,158 @@
+"""Where a run begins: in which folder, and from which checkpoint."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.config.identity import config_hash, leaves
+from dof_lightning.errors import UserError
+from dof_lightning.training import watchdog
+from dof_lightning.training.run_folder import (
+    CHECKPOINT_VARIABLE,
+    RUN_DIR_VARIABLE,
+    RUNS,
+    RunFolder,
+    claim,
+    external_rank,
+    fresh_folder,
+    pass_over,
+    require_claim,
+    unfinished,
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run lives and what it goes on from.
+
+    Attributes:
+        folder: the run's folder.
+        checkpoint: what to go on from; None: from the beginning.
+        finished: there is nothing to do.
+    """
+
+    folder: RunFolder
+    checkpoint: Path | None
+    finished: bool = False
+
+
+def find_start(plain: Mapping[str, Any]) -> Start:
+    """Decides the run's folder and checkpoint, the same in every process of the run.
+
+    Processes started by Lightning are told by the first one through the environment; those of torchrun or SLURM all
+    look into the `run_dir` they were given.
+
+    Raises:
+        UserError: `resume` leads nowhere, `run_dir` is needed, in use, or holds another run.
+    """
+    rank, is_told = external_rank(), bool(os.environ.get(RUN_DIR_VARIABLE))
+    if is_told and rank is None and os.environ.get("LOCAL_RANK", "0") != "0":
+        told = os.environ[CHECKPOINT_VARIABLE]
+        return Start(RunFolder(Path(os.environ[RUN_DIR_VARIABLE])), Path(told) if told else None)
+    if rank is not None and plain["run_dir"] is None:
+        raise UserError("run_dir= is needed under torchrun or SLURM, so that every process writes to the same folder")
+    start = _look_up(plain)
+    if not start.finished and not rank:
+        require_claim(start.folder)
+    os.environ[watchdog.LAUNCHER_VARIABLE] = str(os.getpid())
+    os.environ[RUN_DIR_VARIABLE] = str(start.folder.path.resolve())
+    os.environ[CHECKPOINT_VARIABLE] = str(start.checkpoint.resolve()) if start.checkpoint else ""
+    return start
+
+
+def _look_up(plain: Mapping[str, Any]) -> Start:
+    resume, run_dir = plain["resume"], plain["run_dir"]
+    if resume not in ("auto", "never"):
+        return _from_path(Path(resume), plain)
+    if run_dir is not None:
+        return _in_folder(RunFolder(Path(run_dir)), plain)
+    if resume == "auto":
+        resumable = [folder for folder in unfinished(_runs_folder(plain), plain) if folder.last.exists()]
+        for folder in sorted(resumable, key=lambda folder: folder.last.stat().st_mtime, reverse=True):
+            if _is_whole(folder) and claim(folder):
+                return Start(folder, folder.last)
+    return Start(fresh_folder(_runs_folder(plain)), None)
+
+
+def _from_path(path: Path, plain: Mapping[str, Any]) -> Start:
+    checkpoint = RunFolder(path).last if path.is_dir() else path
+    if not checkpoint.is_file():
+        raise UserError(f"resume={path}: there is no checkpoint; use auto, never, or the path of a .ckpt or run folder")
+    own = RunFolder(checkpoint.parent.parent)
+    if plain["run_dir"] is not None and Path(plain["run_dir"]).resolve() != own.path.resolve():
+        return _branch_off(checkpoint, RunFolder(Path(plain["run_dir"])), plain)
+    if plain["run_dir"] is None and own.read_config() is None:
+        return Start(fresh_folder(_runs_folder(plain)), checkpoint)
+    return Start(own, checkpoint, finished=own.is_finished(plain))
+
+
+def _branch_off(checkpoint: Path, folder: RunFolder, plain: Mapping[str, Any]) -> Start:
+    """Goes on from another run's checkpoint; typed again after an interruption, from where that got to."""
+    if not folder.has_run:
+        return Start(folder, checkpoint)
+    if config_hash(folder.read_config() or {}) == config_hash(plain):
+        return _in_folder(folder, dict(plain) | {"resume": "auto"})
+    raise UserError(f"run_dir={folder.path} holds another run than resume={checkpoint}; choose another run_dir=")
+
+
+def _in_folder(folder: RunFolder, plain: Mapping[str, Any]) -> Start:
+    if plain["resume"] == "never":
+        if folder.has_run:
+            raise UserError(f"run_dir={folder.path} holds a run already; use resume=auto or choose another run_dir=")
+        return Start(folder, None)
+    return Start(folder, folder.last if folder.last.exists() else None, finished=folder.is_finished(plain))
+
+
+def _is_whole(folder: RunFolder) -> bool:
+    """Whether its last checkpoint can be read; one that cannot is passed over."""
+    try:
+        checkpoints.read(folder.last)
+    except UserError as error:
+        pass_over(folder, error)
+        return False
+    return True
+
+
+def _runs_folder(plain: Mapping[str, Any]) -> Path:
+    return RUNS / plain["choices"]["experiment"] / plain["choices"]["algorithm"]
+
+
+def set_aside_best(best: Path, plain: Mapping[str, Any]) -> None:
+    """Renames a `best.ckpt` whose score was measured otherwise than scores will be: they do not compare.
+
+    What is best is selected anew then, as where there is no `best.ckpt`.
+
+    Args:
+        best: of the run that goes on.
+        plain: the resolved configuration.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not best.exists():
+        return
+    try:
+        selected = checkpoints.read(best)
+    except UserError as error:
+        raise UserError(f"{best} is damaged; delete it, and the best is selected anew from here on") from error
+    theirs, ours = _measured_by(selected.config), _measured_by(plain)
+    changed = [key for key in ours if key in theirs and ours[key] != theirs[key]]  # keys of other versions do not count
+    if not changed:
+        return
+    kept = best.with_name(f"best_at_step_{selected.step}.ckpt")
+    best.replace(kept)
+    sys.stderr.write(
+        f"best.ckpt was selected with {changed[0]}={theirs[changed[0]]}, it is {ours[changed[0]]} now: the best is "
+        f"selected anew from here on, the earlier one is kept as {kept}\n"
+    )
+
+
+def _measured_by(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What a score while training depends on, besides what no run may change."""
+    callbacks = {key: plain["callbacks"].get(key) for key in ("rollout", "checkpoint")}
+    parts = {"env": plain["env"], "rollout": {"episodes": plain["rollout"].get("episodes")}, "callbacks": callbacks}
+    return {key: value for key, value in leaves(parts) if not key.endswith("every_n_steps")}
