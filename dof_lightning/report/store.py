@@ -150,7 +150,8 @@ class ResultsStore:
         Raises:
             UserError: a number is NaN or infinite, or what is there cannot be read; nothing is added then.
         """
-        for row in (record, *curve):
+        rows: list[Record | Point] = [record, *curve]
+        for row in rows:
             _require_finite(row)
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder):

@@ -41,7 +41,7 @@ def log_hyperparameters(
         if isinstance(logger, TensorBoardLogger):
             logger.log_metrics(metrics)
             writer = logger.experiment._get_file_writer()  # as Lightning does, which announces what has a value only
-            for summary in hparams(parameters, dict.fromkeys(METRICS, 0.0)):
+            for summary in hparams(parameters, dict.fromkeys(METRICS, 0.0)):  # type: ignore[no-untyped-call]
                 writer.add_summary(summary)
             logger.hparams.update(parameters)
             logger.finalize("success")
