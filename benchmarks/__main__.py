@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     text = "\n\n".join([*map(str.rstrip, parts), _circumstances(threads, time.monotonic() - started)]) + "\n"
     print(text)
     if output is not None:
-        output.write_text(text)
+        output.write_text(text, encoding="utf-8")
 
 
 def parse(arguments: Sequence[str]) -> tuple[list[str], Path | None, int, dict[str, str]]:

@@ -176,7 +176,7 @@ def _lives(group: int) -> bool:
     """Whether a process of a group still runs; one that only waits to be reaped does not."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, process_group, *_ = path.read_text().rpartition(")")[2].split()
+            state, _, process_group, *_ = path.read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:  # it ended meanwhile
             continue
         if int(process_group) == group and state != "Z":
@@ -195,8 +195,8 @@ def _kill_group(process: subprocess.Popen) -> None:
 def processes_of_ranks(first: int) -> list[int]:
     """Rank zero, and the ranks it has started, in their order."""
     children = Path(f"/proc/{first}/task").glob("*/children")
-    started = sorted({int(pid) for path in children for pid in path.read_text().split()})
-    return [first, *(pid for pid in started if "train.py" in Path(f"/proc/{pid}/cmdline").read_text())]
+    started = sorted({int(pid) for path in children for pid in path.read_text(encoding="utf-8").split()})
+    return [first, *(pid for pid in started if "train.py" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8"))]
 
 
 def _compare(whole: Path, killed: Path, outcome: Outcome) -> None:
@@ -206,7 +206,7 @@ def _compare(whole: Path, killed: Path, outcome: Outcome) -> None:
             outcome.compared += 1
             if differs:
                 outcome.differences.append(name)
-    results = [json.loads((path / "results.json").read_text()) for path in (killed, whole)]
+    results = [json.loads((path / "results.json").read_text(encoding="utf-8")) for path in (killed, whole)]
     if not (results[0]["resumed_from_step"] or 0) > 0:
         outcome.problems.append(f"resumed_from_step is {results[0]['resumed_from_step']}")
     for name in ("last", "best"):

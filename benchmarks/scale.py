@@ -114,8 +114,12 @@ def anonymous_mb(process: int | str = "self") -> float:
     """
     folder = Path("/proc") / str(process)
     try:
-        rollup = (folder / "smaps_rollup").read_text()
-        children = [child for task in (folder / "task").iterdir() for child in (task / "children").read_text().split()]
+        rollup = (folder / "smaps_rollup").read_text(encoding="utf-8")
+        children = [
+            child
+            for task in (folder / "task").iterdir()
+            for child in (task / "children").read_text(encoding="utf-8").split()
+        ]
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     own = [int(line.split()[1]) * 1024 / 1e6 for line in rollup.splitlines() if line.startswith("Pss_Anon:")]

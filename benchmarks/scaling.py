@@ -55,7 +55,7 @@ def own_peak_mb() -> float:
     status = Path("/proc/self/status")
     if not status.exists():
         return peak_memory_mb(torch.device("cpu"))
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 2**10
 
 

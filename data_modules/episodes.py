@@ -63,6 +63,18 @@ class Serving(Settings):
         """The data module; arguments as its own."""
         return EpisodeDataModule(path, window, seed, serving=self)
 
+    def check_batch_size(self, ranks: int) -> None:
+        """Refuses a batch that does not divide by the number of ranks.
+
+        Raises:
+            UserError: names the nearest sizes that do.
+        """
+        size = self.global_batch_size
+        if size < 1 or size % ranks:
+            below, above = size // ranks * ranks, (size // ranks + 1) * ranks
+            choices = f"{below} or {above}" if below > 0 else f"{above}"
+            raise UserError(f"data.global_batch_size={size} does not divide by {ranks} ranks; choose {choices}")
+
 
 USUAL_SERVING = Serving()
 
@@ -124,7 +136,7 @@ class EpisodeDataModule(LightningDataModule):
         Raises:
             UserError: a shard is damaged, nothing is left to train on, or batch size and ranks do not fit.
         """
-        self.check_batch_size(self.world_size)
+        self.serving.check_batch_size(self.world_size)
         if self._plan is not None:
             self._block_order(self._plan)
             if self._heldout is None:
@@ -248,18 +260,6 @@ class EpisodeDataModule(LightningDataModule):
 
     def _gather_numbered(self, table: EpisodeTable, index: WindowIndex) -> Callable[[Tensor], EpisodeBatch]:
         return partial(gather_numbered, table, index, self.window, self.serving.train_on_padded_tails)
-
-    def check_batch_size(self, ranks: int) -> None:
-        """Refuses a batch that does not divide by the number of ranks.
-
-        Raises:
-            UserError: names the nearest sizes that do.
-        """
-        size = self.serving.global_batch_size
-        if size < 1 or size % ranks:
-            below, above = size // ranks * ranks, (size // ranks + 1) * ranks
-            choices = f"{below} or {above}" if below > 0 else f"{above}"
-            raise UserError(f"data.global_batch_size={size} does not divide by {ranks} ranks; choose {choices}")
 
 
 class TrainingLoader:

@@ -40,9 +40,10 @@ class EpisodeBatch:
         terminated: `[B, T]` bool: the episode really ended here; nothing follows.
         truncated: `[B, T]` bool: a time limit; the value of the next row still counts.
         return_to_go: `[B, N, T]` float32, sum_l discount^l r_{t+l} to the episode's end, unscaled.
-        valid: `[B, T+1]` bool, rows inside the episode.
+        valid: `[B, T+1]` bool, rows inside the episode that were recorded.
         diffusion_mask: `[B, T]` bool, rows after the current one that a trajectory diffusion learns from.
-        transition_mask: `[B, N, T]` bool, valid[t] * valid[t+1] * alive: rows for TD targets and inverse dynamics.
+        transition_mask: `[B, N, T]` bool, valid[t] * (valid[t+1] or terminated[t]) * alive: rows for TD targets; what
+            asks for the next row in any case (inverse dynamics) wants valid[t+1] too.
         episode_id: `[B]` int64, the episode's original index in its dataset.
         t: `[B]` int64, the current row's time step within its episode.
         history: Hh, how many rows precede the current one.

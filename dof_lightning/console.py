@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from dof_lightning.config.command_line import for_shell
+from dof_lightning.config.origins import origin_of_values
 from dof_lightning.spec import SCORE_TITLES, DatasetSpec, EnvSpec
 
 if TYPE_CHECKING:
@@ -19,9 +21,14 @@ _PARTS = ("denoiser", "noise_factorization", "data_factorization", "value_mixer"
 
 
 def make_console(quiet: bool = False, stderr: bool = False) -> Console:
-    """A console whose tables keep their width where the output is no terminal."""
-    screen = Console(quiet=quiet, stderr=stderr)
-    return screen if screen.is_terminal else Console(quiet=quiet, stderr=stderr, width=160)
+    """A console whose tables keep their width where the output is no terminal.
+
+    Names of users are no markup: `runs/[seed0]` is printed as it is.
+    """
+    screen = Console(quiet=quiet, stderr=stderr, markup=False, emoji=False)
+    if not screen.is_terminal:
+        screen.width = 160
+    return screen
 
 
 @contextmanager
@@ -56,6 +63,8 @@ def show_start(
         f"{discrete}actions {spec.action_dim}, {spec.horizon} steps",
     )
     table.add_row("model", _model(config))
+    for number, line in enumerate(origin_of_values(config)):
+        table.add_row("" if number else "values", line)
     parts = ", ".join(f"{group.name} {_count(group.parameters()):,}" for group in algorithm.parameter_groups())
     table.add_row("parameters", f"{_count(p for p in algorithm.parameters() if p.requires_grad):,} trained ({parts})")
     table.add_row("devices", hardware)
@@ -170,14 +179,19 @@ def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence
     console.print(table)
 
 
-def show_next_commands(console: Console, run_dir: Path, overrides: str, checkpoint: str) -> None:
-    """What to type next; `checkpoint` is the one to evaluate, `best` or `last`."""
-    for purpose, command in (
-        ("curves and videos", f"tensorboard --logdir {run_dir}"),
-        ("train further", f"python train.py {overrides} run_dir={run_dir} trainer.max_steps=<more>"),
-        (
-            "evaluate again" if checkpoint == "best" else "evaluate",
-            f"dof eval checkpoint={run_dir}/checkpoints/{checkpoint}.ckpt",
-        ),
+def show_next_commands(console: Console, run_dir: Path, further: Sequence[str], checkpoint: Path, plays: bool) -> None:
+    """What to type next, as it can be pasted.
+
+    Args:
+        console: where it is shown.
+        run_dir: the run's folder.
+        further: the words of the command that trains further.
+        checkpoint: the one to evaluate.
+        plays: whether it has been evaluated already.
+    """
+    for purpose, words in (
+        ("curves and videos", ("tensorboard", "--logdir", str(run_dir))),
+        ("train further", further),
+        ("evaluate again" if plays else "evaluate", ("dof", "eval", f"checkpoint={checkpoint}")),
     ):
-        console.print(f"{purpose:18} {command}", highlight=False, soft_wrap=True)
+        console.print(f"{purpose:18} {for_shell(*words)}", highlight=False, soft_wrap=True)

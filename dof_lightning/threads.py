@@ -14,6 +14,19 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_asked_for() -> int:
+    """What `OMP_NUM_THREADS` says, of a list (`2,1`) the outermost level; 0 where it says nothing.
+
+    Raises:
+        UserError: it is no number.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    outermost = told.partition(",")[0].strip()
+    if outermost and not (outermost.isdecimal() and int(outermost) > 0):
+        raise UserError(f"OMP_NUM_THREADS={told} must be a number of threads, at least 1, or a list of them: 2,1")
+    return int(outermost or 0)
+
+
 def cores_of_a_job(launcher: Mapping[str, Any]) -> int:
     """What each job of a Hydra launcher may use, so that those on one machine do not use more than there are.
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data_modules.storage.arrays import EpisodeRows
+from data_modules.storage.units import OURS, ActionUnits
 from dof_lightning.errors import UserError
 from dof_lightning.spec import IMPORTED_FAMILY, ActionKind, AgentSpec, EnvSpec
 
@@ -34,14 +35,16 @@ class Layout:
     horizon: int
     state_dim: int
 
-    def to_spec(self, name: str) -> EnvSpec:
-        """An environment that nobody can roll out in: train with `rollout=none`."""
+    def to_spec(self, name: str, units: ActionUnits = OURS) -> EnvSpec:
+        """An environment that nobody can roll out in: train with `rollout=none`; its actions were in `units`."""
         recipe = {
             "family": IMPORTED_FAMILY,
             "agents": [[agent.name, agent.observation_dim, agent.action_dim] for agent in self.agents],
             "action_kind": self.action_kind,
             "horizon": self.horizon,
         }
+        if not units.is_ours:
+            recipe["actions"] = units.describe(self.agents)
         return EnvSpec(f"{name}_imported", self.agents, self.action_kind, self.horizon, self.state_dim, recipe)
 
 
@@ -52,12 +55,17 @@ class EpisodeSource(ABC):
         location: file or folder, for messages.
         n_episodes: how many there are.
         layout: what they look like.
-        episode_id: None, or `[n]` int64, the ids under which they were exported.
+        declared: the range of continuous actions that the source itself declares, None where it declares none.
+        units: what its continuous actions are taken to be in; set before episodes are read.
+        notes: what was taken for granted and the user should know, a sentence each.
     """
 
     location: Path
     n_episodes: int
     layout: Layout
+    declared: ActionUnits | None = None
+    units: ActionUnits = OURS
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -117,15 +125,37 @@ def check_finite(file: Path | str, array: np.ndarray, first_row: int) -> None:
         raise UserError(f"{file}, row {first_row + bad}: a value is not finite; repair or cut the file")
 
 
-def check_actions(file: Path | str, actions: np.ndarray, first_row: int, choices: int | None) -> None:
-    """Refuses actions outside [-1, 1], or outside `choices` where they are discrete."""
-    flat = actions.reshape(len(actions), -1)
-    wrong = np.abs(flat) > 1 + 1e-5 if choices is None else (flat < 0) | (flat >= choices)
+def check_choices(file: Path | str, actions: np.ndarray, first_row: int, choices: int) -> None:
+    """Refuses discrete actions that are no choice."""
+    wrong = (actions < 0) | (actions >= choices)
     if wrong.any():
-        row = int(np.flatnonzero(wrong.any(axis=1))[0])
-        allowed = "-1 to 1" if choices is None else f"0 to {choices - 1}"
-        value = flat[row][wrong[row]][0]
-        raise UserError(f"{file}, row {first_row + row}: action {value:g} is not within {allowed}")
+        row, value = _first(actions, wrong)
+        raise UserError(f"{file}, row {first_row + row}: action {value:g} is not within 0 to {choices - 1}")
+
+
+def to_our_units(file: Path | str, actions: np.ndarray, first_row: int, units: ActionUnits) -> np.ndarray:
+    """Continuous actions `[S, A]` or `[S, N, A]` in [-1, 1], float32.
+
+    Raises:
+        UserError: one is outside the range that its units say.
+    """
+    ours = units.to_ours(actions)
+    wrong = np.abs(ours) > 1 + 1e-5
+    if wrong.any() and not units.are_any:
+        row, value = _first(actions, wrong)
+        allowed = "-1 to 1" if units.is_ours else str(units)
+        raise UserError(
+            f"{file}, row {first_row + row}: action {value:g} is not within {allowed}; say which numbers mean the "
+            f"lowest and the highest action: action_range=[<lowest>,<highest>]"
+        )
+    return ours
+
+
+def _first(actions: np.ndarray, wrong: np.ndarray) -> tuple[int, float]:
+    """The first wrong row, and its first wrong value."""
+    flat, faults = actions.reshape(len(actions), -1), wrong.reshape(len(actions), -1)
+    row = int(faults.any(axis=1).argmax())
+    return row, float(flat[row][faults[row]][0])
 
 
 def check_layout(layout: Layout, environment: EnvSpec, location: Path) -> None:

@@ -17,7 +17,8 @@ def export_omar(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folder
     It gets one file an agent of each kind, agents that are not learned last.
 
     Raises:
-        UserError: actions are discrete, or episodes differ in length, which OMAR's layout cannot say.
+        UserError: actions are discrete, episodes differ in length, which OMAR's layout cannot say, or the observation
+            after an episode's last step, for which it has a place, was not recorded.
     """
     spec = manifest.spec
     if spec.action_kind == "discrete":
@@ -33,6 +34,11 @@ def export_omar(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folder
     files = [_Agent(target, i, manifest.n_steps, seen, acted) for i, (seen, acted) in enumerate(sizes)]
     start, length = 0, manifest.longest
     for rows in groups:
+        if rows.unseen_end is not None and rows.unseen_end.any():
+            raise UserError(
+                f"{manifest.location}: OMAR's layout holds the observation after an episode's last step, which was not "
+                "recorded; use format=vault"
+            )
         end = start + rows.n_steps
         done = np.zeros((rows.n_episodes, length), dtype=bool)
         done[:, -1] = rows.terminated

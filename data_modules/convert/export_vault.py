@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from data_modules.convert.import_vault import LEAVES, leaf_spec, tensorstore
+from data_modules.convert.import_vault import LEAVES, OURS_KEY, leaf_spec, tensorstore
 from data_modules.storage.arrays import EpisodeRows
 from data_modules.storage.manifest import DatasetManifest
-from dof_lightning.spec import EnvSpec
 
 VERSION = 1.2  # of the layout, as flashbax 0.1 writes it
 _CHUNK_ROWS = 1024
@@ -21,13 +20,13 @@ def export_vault(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folde
     """Writes all episodes, given in order, as one vault into a folder that exists: a timeline `[1, T, N, ...]`.
 
     A vault has no observation after an episode's last step, nobody who is not learned, and no `alive`: these are left
-    out. Dimensions that an agent does not have are -inf, as OG-MARL pads them.
+    out. Dimensions that an agent does not have are 0, as OG-MARL pads them; how many it has is told in `metadata.json`.
     """
     target: dict[str, Any] = {}
     held: list[dict[str, np.ndarray]] = []
     written = size = 0
     for rows in groups:
-        held.append(_timeline(rows, manifest.spec.environment))
+        held.append(_timeline(rows))
         size += sum(array.nbytes for array in held[-1].values())
         if size >= _BYTES_AT_ONCE:
             written, held, size = _flush(target, folder, held, written, manifest.n_steps), [], 0
@@ -35,19 +34,20 @@ def export_vault(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folde
         _flush(target, folder, held, written, manifest.n_steps)
     index = np.array([manifest.n_steps], dtype=np.int32)
     _create(folder, "vault_index", index.shape, index.dtype).write(index).result()
-    (folder / "metadata.json").write_text(json.dumps(_metadata(target)) + "\n")
+    agents = [[agent.name, agent.observation_dim, agent.action_dim] for agent in manifest.spec.environment.agents]
+    metadata = _metadata(target) | {OURS_KEY: {"agents": agents}}
+    (folder / "metadata.json").write_text(json.dumps(metadata) + "\n", encoding="utf-8")
 
 
-def _timeline(rows: EpisodeRows, environment: EnvSpec) -> dict[str, np.ndarray]:
+def _timeline(rows: EpisodeRows) -> dict[str, np.ndarray]:
     """`[S, N, ...]` arrays of some episodes."""
     steps = np.ones(len(rows.observations), dtype=bool)
     steps[np.cumsum(rows.length + 1) - 1] = False
     shape, ends = rows.rewards.shape, np.cumsum(rows.length) - 1
     terminals, truncations = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
     terminals[ends], truncations[ends] = rows.terminated[:, None], ~rows.terminated[:, None]
-    missing = ~environment.observation_mask().numpy()
     arrays = {
-        "observations": np.where(missing, np.float32(-np.inf), rows.observations[steps]),
+        "observations": rows.observations[steps],
         "actions": rows.actions,
         "rewards": rows.rewards,
         "terminals": terminals,

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +27,18 @@ _BUFFER_BYTES = 1 << 26
 _GROUP = 256
 
 
-def export_dataset(path: Path | str, format_: str, output: Path) -> Path:
+def export_dataset(path: Path | str, format_: str, output: Path, state: str | None = None) -> Path:
     """Writes a dataset in another format as the folder `output`; all or nothing, in bounded memory.
 
     Args:
         path: the dataset's folder or address.
         format_: a key of `FORMATS`.
         output: a folder that does not exist yet.
+        state: `observations`, those of all agents side by side become the global state that the dataset does not have;
+            None: only what it has.
 
     Raises:
-        UserError: the format is unknown or cannot hold this dataset, or `output` exists.
+        UserError: the format is unknown or cannot hold this dataset, `output` exists, or there is a state already.
     """
     if format_ not in FORMATS:
         raise UserError(f"format={format_} is unknown; choose one of {', '.join(FORMATS)}")
@@ -43,11 +46,21 @@ def export_dataset(path: Path | str, format_: str, output: Path) -> Path:
         raise UserError(f"output={output} exists; name another folder, or delete it")
     if not output.parent.is_dir():
         raise UserError(f"output={output}: there is no folder {output.parent}; make it, or choose another")
-    manifest = read_manifest(path)
+    manifest, console = read_manifest(path), Console(stderr=True)
+    _check_state(manifest, format_, state)
+    if format_ == "vault" and state is None and "state" not in manifest.members:
+        console.print(
+            f"{manifest.location} holds no global state, so the vault gets no infos.state, which OG-MARL's continuous "
+            "systems need: state=observations puts the joint observation there",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     try:
-        with building(output, "exporting") as draft, Progress(console=Console(stderr=True)) as bars:
+        with building(output, "exporting") as draft, Progress(console=console) as bars:
             bar = bars.add_task(f"exporting {manifest.spec.name}", total=manifest.n_episodes)
             groups = _told(_in_order(manifest, draft / ".unsorted"), lambda count: bars.advance(bar, count))
+            groups = groups if state is None else map(_with_joint_state, groups)
             FORMATS[format_](manifest, groups, draft)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -56,6 +69,19 @@ def export_dataset(path: Path | str, format_: str, output: Path) -> Path:
     except ValueError as error:  # tensorstore's way to say what went wrong with a file
         raise UserError(f"output={output} could not be written: {' '.join(str(error).split())[:200]}") from error
     return output
+
+
+def _check_state(manifest: DatasetManifest, format_: str, state: str | None) -> None:
+    if state is None:
+        return
+    if state != "observations" or format_ != "vault":
+        raise UserError(f"state={state}: format=vault knows state=observations; leave it out otherwise")
+    if "state" in manifest.members:
+        raise UserError(f"state={state}: {manifest.location} has a global state of its own; leave it out")
+
+
+def _with_joint_state(rows: EpisodeRows) -> EpisodeRows:
+    return replace(rows, state=rows.observations.reshape(len(rows.observations), -1))
 
 
 def _in_order(manifest: DatasetManifest, scratch: Path) -> Iterator[EpisodeRows]:

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_modules.convert.base import check_actions, check_finite, episodes_a_block
+from data_modules.convert.base import check_choices, check_finite, episodes_a_block, to_our_units
 from data_modules.storage.arrays import EpisodeRows
+from data_modules.storage.units import ActionUnits
 from dof_lightning.errors import UserError
+
+GOES_ON, CUT, ENDED = 0, 1, 2  # what a row says of an agent: nothing, a time limit, its real end
+ENDS = "unseen"  # for recipes: version 0.1.0 took the repeated last row for an observation
+_ROWS_AT_ONCE = 1 << 16  # of such marks
 
 
 @dataclass(frozen=True)
@@ -19,25 +24,59 @@ class Cuts:
         start: `[n]` int64, each one's first row.
         length: `[n]` int64, its rows, which are its steps.
         terminated: `[n]` bool.
+        agents_leave: whether some agent is over before its episode is.
     """
 
     start: np.ndarray
     length: np.ndarray
     terminated: np.ndarray
+    agents_leave: bool = False
 
     @classmethod
-    def at_ends(cls, terminated: np.ndarray, over: np.ndarray) -> "Cuts":
-        """From two `[T]` bool; rows after the last end are an episode that was cut.
+    def where_all_are_over(cls, read: Callable[[int, int], np.ndarray], n_rows: int) -> "Cuts | None":
+        """Episodes that end where the last of their agents does; rows after the last end are one that was cut.
+
+        An agent may be marked once, when it is over, or in every row from then on.
 
         Args:
-            terminated: rows that really end an episode.
-            over: rows that end one for any reason.
+            read: from a range of rows to what they say of each agent `[T, N]` int8: one of `GOES_ON`, `CUT`, `ENDED`.
+            n_rows: of the timeline.
+
+        Returns:
+            None where no episode ends anywhere.
         """
-        ends = np.flatnonzero(over) + 1
-        if len(over) and (not len(ends) or ends[-1] < len(over)):
-            ends = np.append(ends, len(over))
-        start = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-        return cls(start, ends - start, terminated[ends - 1])
+        end, terminated, agents_leave = _ends_from(read, n_rows)
+        starts, row = [], 0
+        while row < n_rows:
+            starts.append(row)
+            row = int(end[row]) + 1
+        if starts == [0] and end[0] == n_rows:
+            return None
+        start = np.array(starts, dtype=np.int64)
+        return cls(start, np.minimum(end[start], n_rows - 1) + 1 - start, terminated[start], agents_leave)
+
+
+def _ends_from(read: Callable[[int, int], np.ndarray], n_rows: int) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Of an episode that starts in each row `[T]`: its last row (T: it has none), and whether it terminates there.
+
+    Read backwards, a part at a time: each agent's next mark is carried from part to part.
+    """
+    end, terminated = np.empty(n_rows, dtype=np.int64), np.empty(n_rows, dtype=bool)
+    following: np.ndarray | None = None  # [N], twice the row of an agent's next mark, plus 1 where that is a time limit
+    agents_leave = False
+    for first in reversed(range(0, n_rows, _ROWS_AT_ONCE)):
+        last = min(first + _ROWS_AT_ONCE, n_rows)
+        said = read(first, last)
+        over = said != GOES_ON
+        agents_leave |= bool((over.any(axis=1) & ~over.all(axis=1)).any())
+        marks = np.where(over, 2 * np.arange(first, last)[:, None] + (said == CUT), 2 * n_rows + 1)
+        if following is not None:
+            marks[-1] = np.minimum(marks[-1], following)
+        marks = np.minimum.accumulate(marks[::-1], axis=0)[::-1]
+        following = marks[0]
+        end[first:last] = marks.max(axis=1) // 2
+        terminated[first:last] = (marks % 2 == 0).all(axis=1)
+    return end, terminated, agents_leave
 
 
 @dataclass(frozen=True)
@@ -46,7 +85,8 @@ class Timeline:
 
     Attributes:
         location: for messages.
-        read: from an array's name and a range of rows to these rows; names are those of `Episodes`.
+        read: from an array's name and a range of rows to these rows; names are those of `Episodes`, and `ended`
+            (what a row says of each agent, see `Cuts`) where agents leave before their episode ends.
         names: the arrays that are there.
         sizes: `[N]`, each agent's observation size.
         n_choices: A of discrete actions; None for continuous ones.
@@ -60,17 +100,17 @@ class Timeline:
     n_choices: int | None
     identity_columns: str | None
 
-    def blocks(self, cuts: Cuts, first: int) -> Iterator[EpisodeRows]:
-        """Episodes from `first` on; the observation after the last step is not stored and is taken to be the last."""
+    def blocks(self, cuts: Cuts, first: int, units: ActionUnits) -> Iterator[EpisodeRows]:
+        """Episodes from `first` on; the observation after the last step is not stored: its row is an `unseen_end`."""
         longest = int(cuts.length.max())
         sample = {name: self.read(name, 0, 1) for name in self.names}
         size = episodes_a_block(longest, sum(array.nbytes for array in sample.values()))
         for start in range(0, len(cuts.start), size):
             begin, end = max(start, first), min(start + size, len(cuts.start))
             if begin < end:
-                yield self._block(cuts, begin, end)
+                yield self._block(cuts, begin, end, units)
 
-    def _block(self, cuts: Cuts, begin: int, end: int) -> EpisodeRows:
+    def _block(self, cuts: Cuts, begin: int, end: int, units: ActionUnits) -> EpisodeRows:
         first, last = int(cuts.start[begin]), int(cuts.start[end - 1] + cuts.length[end - 1])
         arrays = {name: self.read(name, first, last) for name in self.names}
         length = cuts.length[begin:end]
@@ -79,15 +119,22 @@ class Timeline:
         times = np.ones(int(length.sum()), dtype=np.int64)
         times[np.cumsum(length) - 1] = 2  # each episode's last row
         rows = np.repeat(np.arange(len(times)), times)
+        terminated = cuts.terminated[begin:end]
+        if "ended" in arrays:
+            arrays["alive"] = _alive(arrays["ended"], length)
         per_row = {name: arrays[name][rows] for name in ("observations", "legal", "state", "alive") if name in arrays}
+        if "ended" in arrays:  # who ended by itself in the step in which a time limit took the others is gone after it
+            steps, left = np.cumsum(length) - 1, ~terminated
+            per_row["alive"][np.cumsum(length + 1)[left] - 1] &= arrays["ended"][steps[left]] != ENDED
         rewards = arrays["rewards"].astype(np.float32)
         if rewards.ndim == 1:
             rewards = np.broadcast_to(rewards[:, None], (len(rewards), len(self.sizes)))
         return EpisodeRows(
             **per_row,
-            actions=arrays["actions"].astype(np.int64 if self.n_choices is not None else np.float32),
+            actions=self._actions(arrays["actions"], first, units),
             rewards=rewards,
-            terminated=cuts.terminated[begin:end],
+            terminated=terminated,
+            unseen_end=np.ones(end - begin, dtype=bool),
             length=length.astype(np.int32),
             episode_id=np.arange(begin, end, dtype=np.int64),
         )
@@ -124,11 +171,25 @@ class Timeline:
             if name in arrays:
                 check_finite(f"{self.location}: {name}", arrays[name], first)
         check_finite(f"{self.location}: actions", arrays["actions"].astype(np.float64), first)
-        check_actions(f"{self.location}: actions", arrays["actions"], first, self.n_choices)
-        actions = arrays["actions"]
-        if self.n_choices is not None and actions.dtype.kind == "f" and (actions != np.round(actions)).any():
+
+    def _actions(self, actions: np.ndarray, first: int, units: ActionUnits) -> np.ndarray:
+        """In [-1, 1], or choices."""
+        where = f"{self.location}: actions"
+        if self.n_choices is None:
+            return to_our_units(where, actions, first, units)
+        check_choices(where, actions, first, self.n_choices)
+        if actions.dtype.kind == "f" and (actions != np.round(actions)).any():
             row = first + int((actions != np.round(actions)).reshape(len(actions), -1).any(axis=1).argmax())
-            raise UserError(f"{self.location}: actions, row {row}: a choice that is no whole number")
+            raise UserError(f"{where}, row {row}: a choice that is no whole number")
+        return actions.astype(np.int64)
+
+
+def _alive(ended: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """`[S, N]` bool: who has not been over before a row, in the episodes of `[n]` lengths, end to end."""
+    over = (ended != GOES_ON).astype(np.int64)
+    before = np.cumsum(over, axis=0) - over
+    alive: np.ndarray = before == np.repeat(before[np.cumsum(length) - length], length, axis=0)
+    return alive
 
 
 def without_identities(observations: np.ndarray, n_agents: int, where: str | None) -> np.ndarray:
@@ -141,7 +202,8 @@ def without_identities(observations: np.ndarray, n_agents: int, where: str | Non
 def find_identities(observations: np.ndarray, wanted: int | None) -> str | None:
     """Whether some rows `[T, N, D]` carry one-hot agent ids, `front` or `back`, and `wanted` (if known) is D - N."""
     n_agents = observations.shape[1]
-    if n_agents == 1 or (wanted is not None and observations.shape[2] != wanted + n_agents):
+    bare = observations.shape[2] - n_agents
+    if n_agents == 1 or bare < 1 or (wanted is not None and bare != wanted):
         return None
     identity = np.eye(n_agents)
     if (observations[..., :n_agents] == identity).all():

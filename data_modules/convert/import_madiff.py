@@ -1,7 +1,8 @@
-"""MADIFF's StarCraft folders: `obs, legals, actions, rewards, path_lengths` (and `states`) as flat `.npy` arrays.
+"""MADIFF's folders of StarCraft and MaMuJoCo: `obs, actions, rewards, path_lengths` as flat `.npy` arrays.
 
-Names, and agent ids in front of observations: github.com/zbzhu99/madiff, diffuser/datasets/smac_env.py. That file takes
-every path's last step as terminal; here a path of the environment's full length was cut by the time limit.
+StarCraft has `legals` (and `states`) beside them, MaMuJoCo vectors `[T, N, A]` as actions. Names, and agent ids in
+front of observations: github.com/zbzhu99/madiff, diffuser/datasets/smac_env.py and mamujoco.py. These files take every
+path's last step as terminal; here a path of the environment's full length was cut by the time limit.
 """
 
 from collections.abc import Iterator
@@ -11,17 +12,17 @@ from typing import Any
 import numpy as np
 
 from data_modules.convert.base import EpisodeSource, Layout, check_shape, digest, load_array
-from data_modules.convert.flat import Cuts, Timeline, find_identities
+from data_modules.convert.flat import ENDS, Cuts, Timeline, find_identities
 from data_modules.storage.arrays import EpisodeRows
 from dof_lightning.errors import UserError
-from dof_lightning.spec import AgentSpec, EnvSpec
+from dof_lightning.spec import ActionKind, AgentSpec, EnvSpec
 
 _FILES = {"observations": "obs", "legal": "legals", "actions": "actions", "rewards": "rewards", "state": "states"}
 _OPTIONAL = ("legal", "state")
 
 
 class MadiffSource(EpisodeSource):
-    """One map's folder.
+    """One map's or robot's folder.
 
     Args:
         path: of `obs.npy` and the others.
@@ -33,6 +34,7 @@ class MadiffSource(EpisodeSource):
 
     def __init__(self, path: Path, environment: EnvSpec | None = None) -> None:
         self.location = path
+        _check_folder(path)
         self._files = {n: path / f"{f}.npy" for n, f in _FILES.items()}
         self._files = {n: f for n, f in self._files.items() if n not in _OPTIONAL or f.exists()}
         self._arrays = {name: load_array(file) for name, file in self._files.items()}
@@ -44,25 +46,31 @@ class MadiffSource(EpisodeSource):
         wanted = None if environment is None else environment.observation_dim
         ids = find_identities(np.array(self._arrays["observations"][: min(n_rows, 256)]), wanted)
         size = self._arrays["observations"].shape[2] - (n_agents if ids else 0)
-        choices = self._arrays["legal"].shape[2] if "legal" in self._arrays else int(self._arrays["actions"].max()) + 1
-        if "legal" not in self._arrays and environment is not None:
-            choices = environment.action_dim
+        kind: ActionKind = "continuous" if self._are_vectors() else "discrete"
+        choices = self._count_choices(kind, environment)
         agents = tuple(AgentSpec(f"agent_{i}", size, choices) for i in range(n_agents))
         state = self._arrays["state"].shape[1] if "state" in self._arrays else 0
-        self.layout = Layout(agents, "discrete", int(length.max()), state)
+        self.layout = Layout(agents, kind, int(length.max()), state)
         self.n_episodes = len(length)
         horizon = self.layout.horizon if environment is None else environment.horizon
         self._cuts = Cuts(np.cumsum(length) - length, length, length < horizon)
-        self._timeline = Timeline(path, self._read, tuple(self._arrays), (size,) * n_agents, choices, ids)
+        if environment is None:
+            longest = int((length == horizon).sum())
+            self.notes = (
+                f"{path} does not say which episodes a time limit cut: the {longest:,} of {len(length):,} with the "
+                f"most steps, {horizon}, are taken for truncated, all others for terminated; env= says the time limit",
+            )
+        n_choices = choices if kind == "discrete" else None
+        self._timeline = Timeline(path, self._read, tuple(self._arrays), (size,) * n_agents, n_choices, ids)
 
     def identity(self) -> dict[str, Any]:
         """See `EpisodeSource.identity`."""
         files = [*self._files.values(), self.location / "path_lengths.npy"]
-        return {"format": "madiff", "files": digest(files, self.location)}
+        return {"format": "madiff", "files": digest(files, self.location), "ends": ENDS}
 
     def blocks(self, first: int) -> Iterator[EpisodeRows]:
         """See `EpisodeSource.blocks`."""
-        return self._timeline.blocks(self._cuts, first)
+        return self._timeline.blocks(self._cuts, first, self.units.for_agents(self.layout.agents))
 
     def _check(self, n_rows: int) -> int:
         """How many agents there are."""
@@ -71,6 +79,8 @@ class MadiffSource(EpisodeSource):
         n_agents = observations.shape[1]
         shapes: dict[str, tuple[int | None, ...]] = {"actions": (n_rows, n_agents), "legal": (n_rows, n_agents, None)}
         shapes["state"] = (n_rows, None)
+        if self._are_vectors():
+            shapes["actions"] = (n_rows, n_agents, None)
         for name, shape in shapes.items():
             if name in self._arrays and not (name == "actions" and self._arrays[name].shape == (n_rows, n_agents, 1)):
                 check_shape(self._files[name], self._arrays[name], shape)
@@ -78,8 +88,33 @@ class MadiffSource(EpisodeSource):
             check_shape(self._files["rewards"], self._arrays["rewards"], (n_rows, n_agents))
         return n_agents
 
+    def _are_vectors(self) -> bool:
+        """Whether actions are continuous (MaMuJoCo), `[T, N, A]`."""
+        actions = self._arrays["actions"]
+        return "legal" not in self._arrays and actions.dtype.kind == "f" and actions.ndim == 3
+
+    def _count_choices(self, kind: ActionKind, environment: EnvSpec | None) -> int:
+        """Of discrete actions, or dimensions of continuous ones."""
+        actions = self._arrays["actions"]
+        if kind == "continuous":
+            return int(actions.shape[2])
+        if "legal" in self._arrays:
+            return int(self._arrays["legal"].shape[2])
+        return int(actions.max()) + 1 if environment is None else environment.action_dim
+
     def _read(self, name: str, first: int, last: int) -> np.ndarray:
         rows = np.array(self._arrays[name][first:last])
-        if name == "actions" and rows.ndim == 3:
+        if name == "actions" and rows.ndim == 3 and not self._are_vectors():
             rows = rows[..., 0]
         return rows.astype(bool) if name == "legal" else rows
+
+
+def _check_folder(path: Path) -> None:
+    """Refuses MADIFF's other layout, a folder a seed with files an agent, by its name."""
+    seeds = [path, *(folder for folder in path.glob("*") if folder.is_dir())]
+    if not (path / "obs.npy").exists() and any((folder / "obs_0.npy").exists() for folder in seeds):
+        raise UserError(
+            f"source={path}: files an agent (obs_0.npy, ...), as of MADIFF's particle tasks and HalfCheetah-v2; "
+            "format=madiff reads obs.npy, actions.npy, rewards.npy and path_lengths.npy of all agents; try format=omar "
+            "with horizon=<steps of an episode>, which wants next_obs_0.npy, ... as well"
+        )

@@ -6,8 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from data_modules.convert.base import BLOCK_BYTES, EpisodeSource, Layout, check_actions, check_finite, digest, pad
+from data_modules.convert.base import (
+    BLOCK_BYTES,
+    EpisodeSource,
+    Layout,
+    check_choices,
+    check_finite,
+    digest,
+    pad,
+    to_our_units,
+)
 from data_modules.storage.arrays import EpisodeRows, concatenate
+from data_modules.storage.units import ActionUnits
 from dof_lightning.errors import UserError
 from dof_lightning.spec import ActionKind, AgentSpec, EnvSpec
 
@@ -42,6 +52,8 @@ class MinariSource(EpisodeSource):
         sizes = [int(np.prod(space.shape)) for space in self._observed]
         choices = [int(space.n) if self._discrete else int(np.prod(space.shape)) for space in self._acted]
         kind: ActionKind = "discrete" if self._discrete else "continuous"
+        if not self._discrete:
+            self.declared = self.units = _declared(self._acted, max(choices))
         longest = max(
             int(metadata["total_steps"])
             for metadata in self._dataset.storage.get_episode_metadata(range(self.n_episodes))
@@ -67,10 +79,19 @@ class MinariSource(EpisodeSource):
             yield concatenate(held)
 
     def _convert(self, episode: Any, number: int) -> EpisodeRows:
-        """One episode; Minari keeps one observation more than steps."""
+        """One episode; Minari keeps one observation more than steps, but not everybody who writes its files does."""
         n_steps = len(episode.rewards)
         where = f"{self.location}, episode {number}"
-        observed = [np.asarray(episode.observations[n], np.float32).reshape(n_steps + 1, -1) for n in self._names]
+        observed = [np.asarray(episode.observations[name], np.float32) for name in self._names]
+        counts = {len(part) for part in observed}
+        if n_steps < 1 or len(counts) != 1 or not counts <= {n_steps, n_steps + 1}:
+            raise UserError(
+                f"{where} has {n_steps} rewards and {', '.join(map(str, sorted(counts)))} observations of an agent; "
+                "expected are as many, or one more; repair or leave out the episode"
+            )
+        unseen = counts == {n_steps}
+        observed = [part.reshape(len(part), -1) for part in observed]
+        observed = [np.concatenate([part, part[-1:]]) if unseen else part for part in observed]
         width = max(part.shape[1] for part in observed)
         observations = np.stack([pad(part, width) for part in observed], axis=1)
         rewards = np.asarray(episode.rewards, dtype=np.float32)
@@ -83,27 +104,37 @@ class MinariSource(EpisodeSource):
             terminated=np.array([bool(episode.terminations[-1])]),
             length=np.array([n_steps], dtype=np.int32),
             episode_id=np.array([number], dtype=np.int64),
+            unseen_end=np.array([unseen]),
         )
 
     def _actions(self, episode: Any, n_steps: int, where: str) -> np.ndarray:
-        """Indices from 0, or what the space's bounds map to [-1, 1]."""
+        """Indices from 0, or in [-1, 1]."""
         taken = [np.asarray(episode.actions[name]) for name in self._names]
+        for name, part in zip(self._names, taken, strict=True):
+            if len(part) != n_steps:
+                raise UserError(f"{where}: {len(part)} actions of {name} and {n_steps} rewards; expected are as many")
         if self._discrete:
             actions = np.stack(
                 [part - int(space.start) for part, space in zip(taken, self._acted, strict=True)], axis=1
             )
             for agent, space in enumerate(self._acted):
-                check_actions(f"{where}: actions of {self._names[agent]}", actions[:, agent], 0, int(space.n))
+                check_choices(f"{where}: actions of {self._names[agent]}", actions[:, agent], 0, int(space.n))
             return actions.astype(np.int64)
+        width = max(agent.action_dim for agent in self.layout.agents)
         scaled = []
-        for part, space in zip(taken, self._acted, strict=True):
-            low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
-            scaled.append((2 * (part.reshape(n_steps, -1) - low) / (high - low) - 1).astype(np.float32))
-        width = max(part.shape[1] for part in scaled)
-        actions = np.stack([pad(part, width) for part in scaled], axis=1)
-        check_finite(f"{where}: actions", actions, 0)
-        check_actions(f"{where}: actions", actions, 0, None)
-        return actions
+        for agent, (name, part) in enumerate(zip(self._names, taken, strict=True)):
+            check_finite(f"{where}: actions of {name}", part, 0)
+            units = self.units.of_agent(agent)
+            scaled.append(pad(to_our_units(f"{where}: actions of {name}", part.reshape(n_steps, -1), 0, units), width))
+        return np.stack(scaled, axis=1)
+
+
+def _declared(spaces: list[Any], width: int) -> ActionUnits:
+    """What agents' boxes say; what is padding counts as ours."""
+    low, high = (np.full((len(spaces), width), end) for end in (-1.0, 1.0))
+    for i, space in enumerate(spaces):
+        low[i, : space.low.size], high[i, : space.high.size] = space.low.ravel(), space.high.ravel()
+    return ActionUnits.of(low, high)
 
 
 def _load(path: Path) -> Any:

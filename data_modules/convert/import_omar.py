@@ -15,13 +15,13 @@ import numpy as np
 from data_modules.convert.base import (
     EpisodeSource,
     Layout,
-    check_actions,
     check_finite,
     check_shape,
     digest,
     episodes_a_block,
     load_array,
     pad,
+    to_our_units,
 )
 from data_modules.storage.arrays import EpisodeRows
 from dof_lightning.errors import UserError
@@ -111,6 +111,7 @@ class OmarSource(EpisodeSource):
             arrays |= {f"extra_{name}": array for name, array in _stack([parts[i] for i in extra]).items()}
         for agent in (*agents, *extra):
             self._check_ends(folder, agent, start, end)
+        self._check_length(folder, start, end)
         return EpisodeRows(
             **arrays,
             terminated=np.zeros(end - start, dtype=bool),  # these tasks end by their time limit only
@@ -124,7 +125,8 @@ class OmarSource(EpisodeSource):
         part = {kind: np.array(folder.arrays[kind][agent][rows], dtype=np.float32) for kind in KINDS[:4]}
         for kind, array in part.items():
             check_finite(folder.file(kind, agent), array, rows.start)
-        check_actions(folder.file("acs", agent), part["acs"], rows.start, None)
+        units = self.units.of_agent(agent)  # agents that are not learned have no place in an environment's ranges
+        actions = to_our_units(folder.file("acs", agent), part["acs"], rows.start, units)
         now = part["obs"].reshape(end - start, horizon, -1)
         after = part["next_obs"].reshape(now.shape)
         different = np.flatnonzero((after[:, :-1] != now[:, 1:]).any(axis=(1, 2)))
@@ -134,7 +136,23 @@ class OmarSource(EpisodeSource):
                 f"following row of obs_{agent}.npy; are episodes {horizon} steps long (horizon=)?"
             )
         observations = np.concatenate([now, after[:, -1:]], axis=1).reshape(-1, now.shape[2])
-        return {"observations": observations, "actions": part["acs"], "rewards": part["rews"].reshape(-1)}
+        return {"observations": observations, "actions": actions, "rewards": part["rews"].reshape(-1)}
+
+    def _check_length(self, folder: _Folder, start: int, end: int) -> None:
+        """Refuses a `horizon=` that cuts longer episodes into parts, after which all observations simply go on."""
+        last = np.arange(start + 1, min(end, folder.n_episodes - 1) + 1) * self._horizon - 1
+        goes_on, moves = np.ones(len(last), dtype=bool), np.zeros(len(last), dtype=bool)
+        for seen, after in zip(folder.arrays["obs"], folder.arrays["next_obs"], strict=True):
+            following = after[last]
+            goes_on &= (following == seen[last + 1]).all(axis=1)
+            moves |= (following != seen[last]).any(axis=1)  # where nothing ever moves, equal rows say nothing
+        found = np.flatnonzero(goes_on & moves)
+        if 3 * len(found) >= len(last) > 0:
+            raise UserError(
+                f"{folder.file('next_obs', 0)}, row {last[found[0]]}: the observations after {self._horizon} steps are "
+                f"those that the next episode starts with, here and {len(found) - 1} times more, so episodes are "
+                "longer than that; say their true length: horizon="
+            )
 
     def _check_ends(self, folder: _Folder, agent: int, start: int, end: int) -> None:
         """Done at an episode's last step is its time limit; anywhere else it is another layout."""

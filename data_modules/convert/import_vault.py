@@ -6,14 +6,26 @@ valid up to `vault_index` (facts: github.com/instadeepai/flashbax, github.com/in
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_modules.convert.base import EpisodeSource, Layout, check_shape, digest
-from data_modules.convert.flat import Cuts, Timeline, find_identities, observation_sizes, without_identities
+from data_modules.convert.flat import (
+    CUT,
+    ENDED,
+    ENDS,
+    GOES_ON,
+    Cuts,
+    Timeline,
+    find_identities,
+    observation_sizes,
+    without_identities,
+)
 from data_modules.storage.arrays import EpisodeRows
+from data_modules.storage.units import OURS
 from dof_lightning.errors import UserError
 from dof_lightning.spec import ActionKind, AgentSpec, EnvSpec
 
@@ -26,6 +38,7 @@ LEAVES = {
     "legal": "infos.legals.",
     "state": "infos.state.",
 }
+OURS_KEY = "dof_lightning"  # of metadata.json: what a vault that was written here cannot say otherwise
 _OPTIONAL = ("legal", "state")
 _ROWS_AT_ONCE = 1 << 16  # of small leaves
 INSTALL = "pip install -c constraints.txt -e '.[vault]'"
@@ -47,8 +60,8 @@ def tensorstore() -> Any:
 class VaultSource(EpisodeSource):
     """One vault: `<scenario>.vlt/<uid>`.
 
-    The vault keeps no observation after an episode's last step; it is taken to be the last one seen, which terminated
-    episodes never ask for. Where an agent is shorter than others its observation is padded, with -inf in some vaults.
+    The vault keeps no observation after an episode's last step (`unseen_end`). Where an agent is shorter than others
+    its observation is padded, with -inf in some vaults.
 
     Args:
         path: the folder of `metadata.json`, or one above it where there is only one below.
@@ -60,6 +73,7 @@ class VaultSource(EpisodeSource):
 
     def __init__(self, path: Path, environment: EnvSpec | None = None) -> None:
         self.location = _find(path)
+        metadata = _metadata(self.location)
         self._leaves = self._open()
         self._n_rows = _index(self.location)
         n_timelines, n_agents = _shape(self.location, self._leaves)
@@ -73,7 +87,11 @@ class VaultSource(EpisodeSource):
         kind, choices = self._actions()
         if environment is not None and "legal" not in self._leaves and kind == environment.action_kind == "discrete":
             choices = environment.action_dim
-        agents = tuple(AgentSpec(f"agent_{i}", size, choices) for i, size in enumerate(observation_sizes(bare)))
+        sizes = observation_sizes(bare)
+        agents = tuple(AgentSpec(f"agent_{i}", size, choices) for i, size in enumerate(sizes))
+        if OURS_KEY in metadata:
+            agents = _exported_agents(self.location, metadata[OURS_KEY], bare.shape[1:], choices)
+            self.declared = OURS
         if environment is not None and (n_agents, bare.shape[2], choices) == (
             environment.n_agents,
             environment.observation_dim,
@@ -88,6 +106,7 @@ class VaultSource(EpisodeSource):
         )
         self.n_episodes = sum(len(cuts.length) for cuts in self._cuts)
         names = tuple(name for name in self._leaves if name not in ("terminals", "truncations"))
+        names += ("ended",) * any(cuts.agents_leave for cuts in self._cuts)
         sizes = tuple(agent.observation_dim for agent in agents)
         self._timelines = [
             Timeline(self.location, reader, names, sizes, choices if kind == "discrete" else None, ids)
@@ -97,13 +116,13 @@ class VaultSource(EpisodeSource):
     def identity(self) -> dict[str, Any]:
         """See `EpisodeSource.identity`."""
         files = [file for file in sorted(self.location.rglob("*")) if file.is_file()]
-        return {"format": "vault", "files": digest(files, self.location), "rows": self._n_rows}
+        return {"format": "vault", "files": digest(files, self.location), "rows": self._n_rows, "ends": ENDS}
 
     def blocks(self, first: int) -> Iterator[EpisodeRows]:
         """See `EpisodeSource.blocks`."""
-        before = 0
+        before, units = 0, self.units.for_agents(self.layout.agents)
         for timeline, cuts in zip(self._timelines, self._cuts, strict=True):
-            for rows in timeline.blocks(cuts, max(0, first - before)):
+            for rows in timeline.blocks(cuts, max(0, first - before), units):
                 rows.episode_id += before
                 yield rows
             before += len(cuts.length)
@@ -130,25 +149,25 @@ class VaultSource(EpisodeSource):
         is_column = actions.dtype.numpy_dtype.kind in "iu" and len(actions.shape) == 4  # choices as `[T, N, 1]`
 
         def read(name: str, first: int, last: int) -> np.ndarray:
+            if name == "ended":
+                return self._ended(timeline, first, last)
             rows = self._rows(name, timeline, first, last)
             return rows[..., 0] if name == "actions" and is_column else rows
 
         return read
 
     def _cut(self, timeline: int) -> Cuts:
-        """Episodes end where all agents are terminal, or where all are terminal or truncated."""
-        ends = []
-        for first in range(0, self._n_rows, _ROWS_AT_ONCE):
-            last = min(first + _ROWS_AT_ONCE, self._n_rows)
-            terminal, cut = (self._rows(name, timeline, first, last) for name in ("terminals", "truncations"))
-            terminal, cut = terminal.reshape(last - first, -1), cut.reshape(last - first, -1)
-            ends.append((terminal.all(axis=1), (terminal | cut).all(axis=1)))
-        terminated, over = (np.concatenate(parts) for parts in zip(*ends, strict=True))
-        if not over.any():
+        cuts = Cuts.where_all_are_over(partial(self._ended, timeline), self._n_rows)
+        if cuts is None:
             raise UserError(
                 f"{self.location}: neither terminals nor truncations end an episode anywhere; it is no episodes"
             )
-        return Cuts.at_ends(terminated, over)
+        return cuts
+
+    def _ended(self, timeline: int, first: int, last: int) -> np.ndarray:
+        """What rows say of each agent `[T, N]`, see `Cuts.where_all_are_over`."""
+        terminal, cut = (self._rows(name, timeline, first, last) for name in ("terminals", "truncations"))
+        return np.where(terminal, ENDED, np.where(cut, CUT, GOES_ON)).astype(np.int8)
 
     def _actions(self) -> tuple[ActionKind, int]:
         """Kind, and number of dimensions or choices."""
@@ -167,7 +186,8 @@ class VaultSource(EpisodeSource):
 
 def leaf_spec(folder: Path, leaf: str) -> dict[str, Any]:
     """How tensorstore finds a leaf."""
-    store = {"driver": "ocdbt", "base": f"file://{folder.resolve()}", "path": leaf}
+    place = {"driver": "file", "path": f"{folder.resolve()}/"}  # no address, in which #, ? and % mean something else
+    store = {"driver": "ocdbt", "base": place, "path": leaf}
     return {"driver": "zarr", "kvstore": store, "context": {"cache_pool": {"total_bytes_limit": 0}}}
 
 
@@ -176,13 +196,46 @@ def _find(path: Path) -> Path:
     if len(candidates) != 1:
         found = ", ".join(str(folder.relative_to(path)) for folder in candidates) or "none"
         raise UserError(f"source={path}: it must lead to one vault (a folder with metadata.json), found: {found}")
-    try:
-        version = float(json.loads((candidates[0] / "metadata.json").read_text())["version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{candidates[0]}/metadata.json is no vault's ({type(error).__name__}: {error})") from None
-    if int(version) != 1:
-        raise UserError(f"{candidates[0]}: vaults of version {version} are not known, only 1.x")
     return candidates[0]
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    """What a vault says of itself.
+
+    Raises:
+        UserError: it is no vault's, or arrays lie in it that are not read here.
+    """
+    file = folder / "metadata.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        version, shapes = float(found["version"]), found.get("structure_shape", {})
+        layout = {name: shapes.get(name) for name in ("observations", "actions", "rewards")}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is no vault's ({type(error).__name__}: {error})") from None
+    if int(version) != 1:
+        raise UserError(f"{folder}: vaults of version {version} are not known, only 1.x")
+    nested = {name: list(shape) for name, shape in layout.items() if isinstance(shape, dict)}
+    if nested:
+        name, agents = next(iter(nested.items()))
+        some = ", ".join([*map(str, agents[:3]), *["..."] * (len(agents) > 3)])
+        raise UserError(
+            f"{folder}: {name} are a dictionary by agent ({some}); "
+            f"only vaults that stack agents, {name} [B, T, N, ...], are read: stack them before they are written, or "
+            "use format=npz"
+        )
+    return dict(found)
+
+
+def _exported_agents(folder: Path, said: Any, shape: tuple[int, ...], choices: int) -> tuple[AgentSpec, ...]:
+    """The agents of a vault that was written here, whose padding is zeros and does not show."""
+    try:
+        agents = tuple(AgentSpec(str(name), int(seen), int(acted)) for name, seen, acted in said["agents"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{folder}/metadata.json: {OURS_KEY} is damaged ({error}); remove that entry") from None
+    found = (len(agents), max(agent.observation_dim for agent in agents), max(agent.action_dim for agent in agents))
+    if found != (*shape, choices):
+        raise UserError(f"{folder}/metadata.json: {OURS_KEY} tells of other agents than the arrays; remove that entry")
+    return agents
 
 
 def _index(folder: Path) -> int:

@@ -8,14 +8,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from data_modules.convert import action_range
 from data_modules.convert.base import EpisodeSource, check_layout
 from data_modules.convert.import_madiff import MadiffSource
 from data_modules.convert.import_minari import MinariSource
+from data_modules.convert.import_npz import NpzSource
 from data_modules.convert.import_omar import EPISODE_LENGTH, OmarSource
 from data_modules.convert.import_vault import VaultSource
 from data_modules.storage.arrays import EpisodeRows
 from data_modules.storage.manifest import FORMAT_VERSION
 from data_modules.storage.store import Description, write_dataset
+from data_modules.storage.units import OURS
 from data_modules.tools.verify import verify_dataset
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
@@ -25,9 +28,12 @@ _SOURCES: Mapping[str, Callable[[Path, EnvSpec | None], EpisodeSource]] = {
     "vault": VaultSource,
     "madiff": MadiffSource,
     "minari": MinariSource,
+    "npz": NpzSource,
 }
 FORMATS = ("omar", *_SOURCES)
-OPTIONS: Mapping[str, tuple[str, ...]] = {"omar": ("horizon", "learned"), **dict.fromkeys(_SOURCES, ())}
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    name: (action_range.OPTION, *(("horizon", "learned") if name == "omar" else ())) for name in FORMATS
+}
 
 
 def open_source(format_: str, path: Path, environment: EnvSpec | None, options: Mapping[str, Any]) -> EpisodeSource:
@@ -78,14 +84,20 @@ def import_dataset(
         UserError: data and environment do not fit, something in a file is wrong (named with its index), or the folder
             holds another dataset.
     """
-    source = open_source(format_, path, environment, options or {})
+    options = options or {}
+    source = open_source(format_, path, environment, options)
     if environment is not None:
         check_layout(source.layout, environment, source.location)
-    spec = source.layout.to_spec(name) if environment is None else environment
+    source.units = action_range.choose_units(source, environment, options.get(action_range.OPTION))
+    spec = source.layout.to_spec(name, source.units) if environment is None else environment
     if source.layout.state_dim == 0:
         spec = replace(spec, state_dim=0)  # nobody may count on a state that is not there
     identity = source.identity()
+    if not source.units.equals(source.declared or OURS):
+        identity["actions"] = source.units.describe(source.layout.agents)  # in other units they are other data
     console = Console(stderr=True)
+    for note in source.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     with Progress(console=console) as bars:
         bar = bars.add_task(f"importing {name}", total=source.n_episodes)
 
@@ -120,5 +132,5 @@ def import_dataset(
         except ValueError as error:
             raise UserError(f"{source.location}: {error}") from None
     for warning in verify_dataset(root / name).warnings:
-        console.print(f"but look: {warning}", highlight=False, soft_wrap=True)
+        console.print(f"but look: {warning}", highlight=False, markup=False, soft_wrap=True)
     return root / name

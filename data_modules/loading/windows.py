@@ -17,6 +17,7 @@ from data_modules.storage.shards import Member, ShardEntry, read_shard
 from data_modules.storage.split import is_heldout
 from dof_lightning.batch import EpisodeBatch, Window
 
+_TERMINATED, _UNSEEN = 1, 2  # bits of how an episode ended: really; without a last observation
 _EPISODE_BYTES = 40  # a row of `EpisodeTable.episodes`, and where the episode's windows begin
 _WINDOW_BYTES = 12  # a window's episode, and its place in the permutation
 
@@ -31,8 +32,9 @@ class EpisodeTable:
         observations: `[R, N, O]`.
         actions: `[S, N, A]` or `[S, N]`.
         outcomes: `[S, N, 2]`, reward and return-to-go (with the dataset's discount).
-        episodes: `[n, 4]` int64: length, first step, whether it terminated, original index. Its first row is its
-            first step plus its place, because every episode before has one row more than steps.
+        episodes: `[n, 4]` int64: length, first step, how it ended (`_TERMINATED`, `_UNSEEN` or both, 0: a time limit),
+            original index. Its first row is its first step plus its place, because every episode before has one row
+            more than steps.
         state: `[R, S]`.
         legal: `[R, N, A]`.
         alive: `[R, N]`.
@@ -154,7 +156,9 @@ def gather_windows(
     """The windows around time steps `t` of some episodes.
 
     Rows before an episode's start repeat its first row, rows behind its end the last; actions repeat likewise.
-    Rewards are zero where no step was taken, and so is the return-to-go behind the end.
+    Rewards are zero where no step was taken, and so is the return-to-go behind the end. An episode whose last
+    observation was not recorded has one valid row less; its last step is a transition only where it terminated, as
+    nothing is asked of the next row then.
 
     Args:
         table: all episodes.
@@ -163,19 +167,20 @@ def gather_windows(
         window: Hh and H; T = Hh + H.
         train_on_padded_tails: whether `diffusion_mask` includes rows behind the end.
     """
-    length, first_step, terminated, episode_id = table.episodes.index_select(0, places)[:, None].unbind(-1)
+    length, first_step, ending, episode_id = table.episodes.index_select(0, places)[:, None].unbind(-1)
     time = t[:, None] + torch.arange(-window.history, window.horizon + 1)
-    valid = (time >= 0) & (time <= length)
+    unseen = (ending & _UNSEEN) != 0
+    valid = (time >= 0) & (time <= length - unseen.to(length.dtype))
     rows = (first_step + places[:, None]) + time.clamp(min=0).minimum(length)
     step_time = time[:, :-1]
-    taken = valid[:, :-1] & valid[:, 1:]
+    taken = (step_time >= 0) & (step_time < length)
     steps = first_step + step_time.clamp(min=0).minimum(length - 1)
     last = taken & (step_time == length - 1)
-    ended = last & (terminated != 0)
+    ended = last & ((ending & _TERMINATED) != 0)
     rewards, return_to_go = _per_agent(table.outcomes, steps).unbind(-1)
     after_current = torch.arange(window.length) > window.history
     alive = None if table.alive is None else _per_agent(table.alive, rows)
-    transition_mask = taken[:, None].repeat(1, table.actions.shape[1], 1)
+    transition_mask = (taken & (valid[:, 1:] | ended))[:, None].repeat(1, table.actions.shape[1], 1)
     return EpisodeBatch(
         observations=_per_agent(table.observations, rows),
         actions=_per_agent(table.actions, steps),
@@ -231,11 +236,11 @@ def _allocate(shape: tuple[int, ...], dtype: np.dtype, shared: bool) -> Tensor:
 
 
 def _as_table(arrays: dict[str, Tensor]) -> EpisodeTable:
-    length, terminated, episode_id = (
-        arrays.pop(name).to(torch.int64) for name in ("length", "terminated", "episode_id")
-    )
+    length, ending, episode_id = (arrays.pop(name).to(torch.int64) for name in ("length", "terminated", "episode_id"))
+    if "unseen_end" in arrays:
+        ending = ending * _TERMINATED + arrays.pop("unseen_end").to(torch.int64) * _UNSEEN
     first_step = length.cumsum(0) - length
-    return EpisodeTable(**arrays, episodes=torch.stack((length, first_step, terminated, episode_id), dim=1))
+    return EpisodeTable(**arrays, episodes=torch.stack((length, first_step, ending, episode_id), dim=1))
 
 
 def gather_numbered(

@@ -10,7 +10,7 @@ from dof_lightning.spec import EnvSpec
 
 ROW_ARRAYS = ("observations", "legal", "alive", "state", "extra_observations")
 STEP_ARRAYS = ("actions", "rewards", "extra_actions", "extra_rewards")
-EPISODE_ARRAYS = ("length", "episode_id", "terminated")
+EPISODE_ARRAYS = ("length", "episode_id", "terminated", "unseen_end")
 WITHOUT_AGENTS = ("state",)
 
 _ACTION_TOLERANCE = 1e-5
@@ -24,6 +24,7 @@ class _EpisodeArrays:
     terminated: np.ndarray
     length: np.ndarray
     episode_id: np.ndarray
+    unseen_end: np.ndarray | None = None
     state: np.ndarray | None = None
     legal: np.ndarray | None = None
     alive: np.ndarray | None = None
@@ -57,6 +58,8 @@ class Episodes(_EpisodeArrays):
         terminated: `[n]` bool, the last step really ended the episode.
         length: `[n]` int32, at least 1.
         episode_id: `[n]` int64, the episode's original index in its dataset.
+        unseen_end: `[n]` bool, the observation after the last step was not recorded: its row, which repeats the one
+            before, is padding. Left out where all were recorded.
         state: `[n, L+1, S]` float32.
         legal: `[n, N, L+1, A]` bool.
         alive: `[n, N, L+1]` bool.
@@ -85,7 +88,7 @@ class EpisodeRows(_EpisodeArrays):
     Attributes:
         observations: `[R, N, O]`; likewise `legal [R, N, A]`, `alive [R, N]`, `state [R, S]`.
         actions: `[S, N, A]` or `[S, N]`; likewise `rewards [S, N]` and the arrays of agents that are not learned.
-        length: `[n]`; likewise `terminated`, `episode_id`. Types are those of `Episodes`.
+        length: `[n]`; likewise `terminated`, `episode_id`, `unseen_end`. Types are those of `Episodes`.
     """
 
     @property
@@ -169,7 +172,11 @@ def _find_action_fault(actions: np.ndarray, environment: EnvSpec) -> str | None:
     if np.any(actions[:, ~environment.action_mask().numpy()]):
         return "actions: padded dimensions are not zero"
     if np.abs(actions).max() > 1 + _ACTION_TOLERANCE:
-        return f"actions: the largest magnitude is {np.abs(actions).max():.4g}, allowed is 1"
+        low, high = actions.min(), actions.max()
+        return (
+            f"actions: the largest magnitude is {np.abs(actions).max():.4g}, allowed is 1; they are from {low:.4g} to "
+            f"{high:.4g}: say which numbers mean the lowest and the highest action (action_range)"
+        )
     return None
 
 

@@ -65,7 +65,7 @@ def to_markdown(manifest: DatasetManifest) -> str:
 
 def write_card(folder: Path, manifest: DatasetManifest) -> None:
     """Writes the card into a dataset's folder."""
-    (folder / FILE_NAME).write_text(to_markdown(manifest))
+    (folder / FILE_NAME).write_text(to_markdown(manifest), encoding="utf-8")
 
 
 def histogram(samples: np.ndarray, bins: int = _HISTOGRAM_BINS) -> str:

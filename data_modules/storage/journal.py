@@ -59,7 +59,7 @@ class Journal:
 
     def _load(self) -> Dealt | None:
         try:
-            note = json.loads((self.folder / _FILE).read_text())
+            note = json.loads((self.folder / _FILE).read_text(encoding="utf-8"))
             if note["key"] != self._key:
                 return None
             dealt = Dealt(int(note["episodes"]), tuple(note["names"]), tuple(note["sizes"]))

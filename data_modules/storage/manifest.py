@@ -89,7 +89,7 @@ def write_manifest(folder: Path, manifest: DatasetManifest) -> None:
         "return_knots": _encode(manifest.return_knots),
         "statistics": _encode_statistics(spec.statistics),
     }
-    (folder / FILE_NAME).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    (folder / FILE_NAME).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_manifest(path: Path | str) -> DatasetManifest:

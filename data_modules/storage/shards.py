@@ -74,6 +74,7 @@ def expected_members(rows: EpisodeRows, environment: EnvSpec) -> dict[str, Membe
         "terminated": Member("|b1", ()),
         "length": Member("<i4", ()),
         "episode_id": Member("<i8", ()),
+        "unseen_end": Member("|b1", ()),
         "state": Member("<f4", (environment.state_dim,)),
         "legal": Member("|b1", (n, action)),
         "alive": Member("|b1", (n,)),

@@ -5,7 +5,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from data_modules.storage.disk_order import permute
 from data_modules.storage.journal import Journal
 from data_modules.storage.manifest import DatasetManifest, read_manifest, write_manifest
 from data_modules.storage.shards import write_shards
+from data_modules.storage.units import OURS, ActionUnits
 from dof_lightning.errors import UserError
 from dof_lightning.files import building, locked
 from dof_lightning.spec import DatasetSpec, EnvSpec, fingerprint
@@ -39,6 +40,8 @@ class Description:
         behavior: who acted (name, hash of weights, noise), read after the episodes, whose collection may complete it
             (win rate); the returns of all episodes are added.
         discount: gamma of discounted returns.
+        action_range: the lowest and highest continuous actions in the blocks' own units, numbers or arrays that
+            broadcast to `[N, A]`, which become -1 and 1; part of the recipe. None: actions are in [-1, 1] already.
     """
 
     name: str
@@ -46,6 +49,27 @@ class Description:
     recipe: Mapping[str, Any]
     behavior: Mapping[str, Any]
     discount: float = 0.99
+    action_range: tuple[Any, Any] | None = None
+
+    def full_recipe(self) -> Mapping[str, Any]:
+        """The recipe with the units of actions: the same numbers in others are other data.
+
+        Raises:
+            UserError: the range is none, or actions are discrete.
+        """
+        if self.action_range is None:
+            return self.recipe
+        if self.environment.action_kind == "discrete":
+            raise UserError(f"action_range={self.action_range}: the actions are choices, which have no range")
+        return {**self.recipe, "action_range": self.units().describe(self.environment.agents)}
+
+    def units(self) -> ActionUnits:
+        """What actions are in.
+
+        Raises:
+            UserError: the range is none.
+        """
+        return OURS if self.action_range is None else ActionUnits.of(*self.action_range)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +88,10 @@ class Layout:
 
 
 USUAL_LAYOUT = Layout()
+
+
+class DataFault(UserError, ValueError):
+    """Blocks that contradict the environment's spec: of one's own data, it is the user's to mend."""
 
 
 def write_dataset(
@@ -96,9 +124,10 @@ def write_dataset(
 
     Raises:
         UserError: the folder holds another dataset, is damaged, or the disk is full.
-        ValueError: the blocks contradict the environment's spec or `n_episodes`.
+        DataFault: the blocks contradict the environment's spec; actions are outside their range.
+        ValueError: they do not hold `n_episodes`, or arrays are not of the types and shapes of `Episodes`.
     """
-    path, environment, recipe = Path(path), description.environment, description.recipe
+    path, environment, recipe = Path(path), description.environment, description.full_recipe()
     with _lock(path):
         if path.exists():
             manifest = _accept(path, recipe)
@@ -109,7 +138,7 @@ def write_dataset(
             statistics = StatisticsAccumulator(environment, description.discount, n_episodes)
             size = layout.episodes_per_sample or fitting_sample(environment)
             journal, remaining = _remaining(blocks, path, recipe, (seed, n_episodes, layout.buffer_bytes))
-            checked, scratch = _checked(remaining, environment), draft / ".unsorted"
+            checked, scratch = _checked(remaining, environment, description.units()), draft / ".unsorted"
             most = episode_bytes(environment)
             groups = permute(checked, seed, n_episodes, size, layout.buffer_bytes, scratch, journal, most)
             samples = _samples(groups, statistics)
@@ -186,12 +215,14 @@ def _samples(groups: Iterable[EpisodeRows], statistics: StatisticsAccumulator) -
         yield sample
 
 
-def _checked(blocks: Iterable[Block], environment: EnvSpec) -> Iterator[EpisodeRows]:
+def _checked(blocks: Iterable[Block], environment: EnvSpec, units: ActionUnits) -> Iterator[EpisodeRows]:
     for block in blocks:
         rows = block.flatten() if isinstance(block, Episodes) else block
         del block
+        if not units.is_ours:
+            rows = replace(rows, actions=units.for_agents(environment.agents).to_ours(rows.actions))
         if fault := find_fault(rows, environment):
-            raise ValueError(fault)
+            raise DataFault(f"the episodes do not fit {environment.name}: {fault}")
         yield rows
         del rows
 

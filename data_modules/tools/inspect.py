@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +15,8 @@ from data_modules.storage.manifest import FILE_NAME, DatasetManifest, read_manif
 from dof_lightning.errors import UserError
 
 _COLUMNS = ("dataset", "environment", "agents", "episodes", "return", "score", "won", "size", "fingerprint", "folder")
+_COLUMNS_WHERE_NARROW = ("folder", "episodes", "return", "score", "size")
+_ANY_WIDTH = 10_000
 _NOT_KNOWN = "-"
 
 
@@ -38,34 +41,58 @@ def find_datasets(root: Path) -> list[Path]:
     return sorted(file.parent for file in files if not file.parent.name.startswith("."))
 
 
+@dataclass(frozen=True)
+class _OnDisk:
+    """The datasets below a folder as a table; where the screen is narrow, with what a folder's name does not say.
+
+    Attributes:
+        title: of the table.
+        rows: cells of `_COLUMNS`.
+    """
+
+    title: str
+    rows: Sequence[Sequence[str]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Whichever table fits (rich's hook)."""
+        wide = self._table(_COLUMNS)
+        wanted = Measurement.get(console, options.update(width=_ANY_WIDTH), wide).maximum
+        yield wide if wanted <= options.max_width else self._table(_COLUMNS_WHERE_NARROW)
+
+    def _table(self, columns: Sequence[str]) -> Table:
+        table = Table(title=self.title, box=None, padding=(0, 2, 0, 0), title_justify="left")
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in self.rows:
+            cells = dict(zip(_COLUMNS, row, strict=True))
+            table.add_row(*(cells[column] for column in columns))
+        return table
+
+
 def list_datasets(root: Path, known: Sequence[KnownDataset] = ()) -> RenderableType:
-    """One line for each dataset below `root`, and how to make the known ones that are not there.
+    """One line for each dataset below `root`, and the commands that make the known ones that are not there.
 
     Damaged ones say what is wrong.
     """
-    table = Table(*_COLUMNS, title=f"on disk, in {root}")
-    names = set()
+    rows, damaged, names = [], [], set()
     for folder in find_datasets(root):
         where = str(folder.relative_to(root))
         try:
             manifest = read_manifest(folder)
         except UserError as error:
-            table.add_row(where, Text(str(error), style="red"))
+            damaged.append(Text(f"{where}: {error}", style="red"))
             continue
         names.add(manifest.spec.name)
-        table.add_row(*_summary(manifest), where)
-    missing = [dataset for dataset in known if dataset.name not in names]
-    on_disk = (
-        table
-        if table.row_count
-        else Text(f"no datasets in {root}: make one with a command below, or correct data.root")
-    )
-    if not known and not table.row_count:
-        return Text(f"no datasets in {root}: build one with `dof data build`, or correct data.root")
-    known_table = Table("dataset", "environment", "make it with", title="known, not on disk")
-    for dataset in missing:
-        known_table.add_row(dataset.name, dataset.environment, dataset.build)
-    return Group(on_disk, *([known_table] if missing else []))
+        rows.append([*_summary(manifest), where])
+    missing = [dataset.build for dataset in known if dataset.name not in names]
+    if not (rows or damaged):
+        how = "make one with a command below" if known else "build one with `dof data build`"
+        on_disk: RenderableType = Text(f"no datasets in {root}: {how}, or correct data.root")
+    else:
+        on_disk = _OnDisk(f"on disk, in {root}", rows)
+    commands = Text("\n".join(missing), no_wrap=True, overflow="ignore")
+    below = [Text("\nknown, not on disk; make them with", style="italic"), commands] if missing else []
+    return Group(on_disk, *damaged, *below)
 
 
 def describe(path: Path | str) -> RenderableType:

@@ -1,6 +1,7 @@
 """Reading a whole dataset to see whether it is what it says."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,15 @@ def _warnings(manifest: DatasetManifest, ends: list[tuple[int, int]], illegal: i
         found.append("every episode at the time limit is marked as terminated: time limits may be stored as terminals")
     if at_limit < manifest.n_episodes and manifest.n_terminated == 0:
         found.append("episodes end before the time limit but none is marked as terminated: terminals may be missing")
+    actions = manifest.spec.statistics.actions
+    if actions is not None and actions.minimum.min() >= 0 and actions.maximum.max() > 0:
+        found.append("no action is below 0, though actions are from -1 to 1: they may be stored in units from 0 to 1")
+    imported = manifest.spec.recipe.get("imported")
+    if isinstance(imported, Mapping) and imported.get("format") in ("vault", "madiff") and "ends" not in imported:
+        found.append(
+            "imported by version 0.1.0, which took a repeated row for the observation after the last step of an "
+            "episode: delete the folder and import it again"
+        )
     if illegal:
         found.append(f"{illegal:,} of {manifest.n_steps * manifest.spec.n_agents:,} actions were not legal when taken")
     return tuple(found)

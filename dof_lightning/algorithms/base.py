@@ -38,6 +38,16 @@ class AlgorithmSettings(Settings):
         """The algorithm whose settings these are."""
         return cls._made
 
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """The fields that nothing reads where the others are as they are, each with the one that makes it so.
+
+        What is typed of them is refused: nobody shall believe that it took effect.
+
+        Args:
+            action_kind: of the dataset; None where it is not known yet.
+        """
+        return {}
+
     def __call__(self, spec: DatasetSpec) -> "Algorithm":
         """The algorithm for a dataset."""
         return self.makes()(spec, self)

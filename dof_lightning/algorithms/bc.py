@@ -16,7 +16,7 @@ from dof_lightning.networks.ema import ema_copy
 from dof_lightning.networks.recurrent import RecurrentNetwork
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.settings import Count, Positive
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.spec import ActionKind, DatasetSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,11 @@ class BCSettings(BaselineSettings):
     recurrent: Callable[..., RecurrentNetwork] = RecurrentNetwork
     sequence_length: Count = 20
     learning_rate: Positive = 1e-3
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """A memory is for choices, an actor for continuous actions."""
+        unread = {"continuous": ("recurrent", "sequence_length"), "discrete": ("actor",)}
+        return {} if action_kind is None else dict.fromkeys(unread[action_kind], f"actions are {action_kind}")
 
 
 class BC(Baseline, made_by=BCSettings):

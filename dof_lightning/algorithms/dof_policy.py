@@ -19,6 +19,7 @@ from dof_lightning.algorithms.parts.critics import (
     TeamCritic,
     build_team_critic,
     check_ranking,
+    idle_of_critics,
     negative_value,
 )
 from dof_lightning.algorithms.parts.diffused import DataDiffusionSettings, Denoised, Diffused
@@ -32,9 +33,10 @@ from dof_lightning.networks.denoiser import Diffuses
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.normalization import build_normalizer
 from dof_lightning.settings import Count, Fraction, NonNegative, Positive, Range
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.spec import ActionKind, DatasetSpec
 
 QGradient = Literal["none", "one_step", "full"]
+_OF_CRITICS = ("target_sampler", "critic_learning_rate", "critic_gradient_clip", "target_update_rate")
 FEW_STEPS = partial(DDIM, steps=3)
 Temperature = Annotated[float, Range(0, excludes="low", because="algorithm.selection=argmax takes the best candidate")]
 
@@ -68,6 +70,19 @@ class DoFPolicySettings(DataDiffusionSettings, CriticSettings):
     critic_learning_rate: Positive = 3e-4
     critic_gradient_clip: Positive | None = 0.5
     target_update_rate: Fraction = 0.005
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """See the base class."""
+        found = idle_of_critics(self)
+        if self.critics == "none":
+            found |= dict.fromkeys(_OF_CRITICS, "algorithm.critics=none")
+        if self.q_gradient == "none":
+            found["q_weight"] = "algorithm.q_gradient=none"
+        if self.selection == "argmax":
+            found["selection_temperature"] = "algorithm.selection=argmax"
+        if self.candidates == 1:
+            found |= dict.fromkeys(("selection", "selection_temperature"), "algorithm.candidates=1")
+        return found
 
     def check(self) -> None:
         """Refuses a gradient and a ranking by values that nobody learns."""

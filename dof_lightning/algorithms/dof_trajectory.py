@@ -27,7 +27,7 @@ from dof_lightning.networks.temporal_unet import TemporalUNetSettings
 from dof_lightning.normalization import build_normalizer
 from dof_lightning.settings import Fraction, FractionBelowOne, NonNegative, Positive, Range, WholeNumber
 from dof_lightning.sharding import whole
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.spec import ActionKind, DatasetSpec
 
 UNET = TemporalUNetSettings()
 CONDITION_DIM = 2  # the return, and whether there is one
@@ -69,6 +69,11 @@ class DoFTrajectorySettings(DataDiffusionSettings):
     inverse_normalizer: str = "gaussian"
     inverse_noise: NonNegative = 0.0
     learning_rate: Positive = 2e-4
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """See the base class."""
+        given = self.target_return
+        return {} if given is None else {"target_quantile": f"algorithm.target_return={given}"}
 
     def check(self) -> None:
         """Refuses guidance that nothing was learned for."""

@@ -46,6 +46,11 @@ class MADTSettings(BaselineSettings):
     weight_decay: NonNegative = 0.1
     gradient_clip: Positive | None = 0.5
 
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """See the base class."""
+        given = self.target_return
+        return {} if given is None else {"target_quantile": f"algorithm.target_return={given}"}
+
 
 class MADT(Baseline, made_by=MADTSettings):
     """Loss: -E log pi(a_t | R_0, o_0, a_0, ..., R_t, o_t) of every row (Meng et al., 2021; Chen et al., 2021).

@@ -196,7 +196,7 @@ def _score(place: Place, job: Job) -> str:
 
 def last_line(log: Path) -> str:
     """What a process said last; empty where it said nothing."""
-    lines = log.read_text(errors="replace").strip().splitlines()
+    lines = log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
     return lines[-1] if lines else ""
 
 

@@ -106,7 +106,7 @@ def read_suite(which: str) -> Suite:
     if path.stem in known and path.resolve() != (catalog.CONF_DIR / "suite" / path.name).resolve():
         raise UserError(f"suite={which}: {path.stem} is one of conf/suite, whose store it would share; rename the file")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     _check(str(path), content, _KEYS, required=("grids",))

@@ -19,6 +19,7 @@ from torch import Tensor
 from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, build_env
 from dof_lightning.checkpoints.export import sha256
 from dof_lightning.checkpoints.overrides import override
+from dof_lightning.config.command_line import for_shell
 from dof_lightning.deployment.agent import Agent, load_agent, weights_path
 from dof_lightning.deployment.decision import own_noise, told_seed
 from dof_lightning.envs.base import VectorEnv
@@ -199,7 +200,8 @@ def _answer(name: str, process: subprocess.Popen) -> dict[str, Any]:
 def _load(folder: Path, checkpoint: Checkpoint) -> list[Agent]:
     """All agents of the team in order, after a look at whether they are this checkpoint's."""
     if not folder.is_dir():
-        raise UserError(f"agents={folder} does not exist; write it with `dof export checkpoint={checkpoint.path}`")
+        command = for_shell("dof", "export", f"checkpoint={checkpoint.path}")
+        raise UserError(f"agents={folder} does not exist; write it with `{command}`")
     agents = sorted((load_agent(path) for path in folder.glob("*.json")), key=lambda agent: agent.index)
     names = [agent.name for agent in checkpoint.spec.environment.agents]
     if [agent.name for agent in agents] != names:

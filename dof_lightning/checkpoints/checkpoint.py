@@ -166,14 +166,19 @@ def _parse(path: Path, raw: Mapping[str, Any], content: Mapping[str, Any]) -> Ch
     )
 
 
-def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: DatasetSpec) -> None:
+def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: DatasetSpec | None = None) -> None:
     """Refuses to go on with another model, another seed or other data.
+
+    Args:
+        checkpoint: what is gone on from.
+        config: the resolved configuration.
+        spec: the dataset's; None before it is there.
 
     Raises:
         UserError: names the first key that differs, and the fix.
     """
     difference = first_difference(config, checkpoint.config, MODEL_KEYS)
-    if difference is None and checkpoint.spec.fingerprint != spec.fingerprint:
+    if difference is None and spec is not None and checkpoint.spec.fingerprint != spec.fingerprint:
         there, here = checkpoint.spec, spec
         difference = f"dataset is {there.name} ({there.fingerprint}) there, {here.name} ({here.fingerprint}) here"
     # The loader starts at steps x batches a step, in an order that depends on how it is streamed: all must stay.
@@ -223,9 +228,22 @@ def load_weights(algorithm: "Algorithm", checkpoint: Checkpoint) -> None:
     algorithm.load_state_dict(theirs)
 
 
-def build_env(config: Mapping[str, Any]) -> VectorEnv:
-    """The environment a configuration names."""
-    env: VectorEnv = build(config["env"])
+def build_env(config: Mapping[str, Any], recorded: EnvSpec | None = None) -> VectorEnv:
+    """The environment a configuration names.
+
+    Args:
+        config: the resolved configuration.
+        recorded: what the dataset says of its world, for a configuration that names none (experiment=none).
+
+    Raises:
+        UserError: it names none, and there is no dataset to ask.
+    """
+    made = build(config["env"])
+    if not isinstance(made, VectorEnv):
+        if recorded is None:
+            raise UserError("there is no world to play in; type env=<the one that the data came from>")
+        made = made(recorded)
+    env: VectorEnv = made
     return env
 
 

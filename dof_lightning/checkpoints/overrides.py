@@ -48,6 +48,7 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
                 f"algorithm={value}: a checkpoint's algorithm is the one it was trained with; evaluate another "
                 "checkpoint, or change keys of it (algorithm.<key>=)"
             )
+        _check_read(plain, key, value, command)
         if key in _GROUPS:
             _place(plain, [key], _compose_group(stored["choices"], key, value))
     for key, value in pairs:
@@ -57,6 +58,16 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
         check_targets(plain)
     check_arguments({key: plain[key] for key in ("algorithm", "env")})
     return plain
+
+
+def _check_read(plain: dict[str, Any], key: str, value: str, command: str) -> None:
+    """Refuses a part that the checkpoint's algorithm is not made of, and episodes where none are reported."""
+    part = key.partition(".")[0]
+    if part in _PARTS and part not in plain["algorithm"]:
+        name = plain["choices"]["algorithm"]
+        raise UserError(f"{key}={value} has no effect: algorithm={name} does not read it; leave it out")
+    if key == "rollout.report_episodes" and command != "dof eval":
+        raise UserError(f"{command} does not read `{key}`; it is for dof eval")
 
 
 def parse(key: str, text: str) -> Any:

@@ -40,6 +40,7 @@ def _evaluate(tails: list[str]) -> None:
     from dof_lightning.evaluation.score import evaluate
 
     checkpoint = checkpoints.read(path)
+    others = _with_trust(checkpoint, others)
     if any(grid.listed(checkpoint.config, others)):
         _evaluate_each(checkpoint, others, None if output is None else Path(output))
         return
@@ -76,8 +77,8 @@ def _export(tails: list[str]) -> None:
     from dof_lightning.checkpoints import checkpoint as checkpoints
     from dof_lightning.checkpoints.export import export_agents
 
-    where = None if output is None else Path(output)
-    print(export_agents(checkpoints.read(path), others, where, file_format or "safetensors"))
+    where, checkpoint = None if output is None else Path(output), checkpoints.read(path)
+    print(export_agents(checkpoint, _with_trust(checkpoint, others), where, file_format or "safetensors"))
 
 
 def _certify(tails: list[str]) -> None:
@@ -91,7 +92,8 @@ def _certify(tails: list[str]) -> None:
     from dof_lightning.checkpoints import checkpoint as checkpoints
     from dof_lightning.checkpoints.certify import certify_agents
 
-    compared = certify_agents(checkpoints.read(path), Path(folder), others, episodes, seed).to_dict()
+    checkpoint = checkpoints.read(path)
+    compared = certify_agents(checkpoint, Path(folder), _with_trust(checkpoint, others), episodes, seed).to_dict()
     verdict = "bit-identical" if compared["identical"] else "not to the last bit"
     console.make_console(stderr=True).print(
         f"{compared['processes']} processes, {episodes} episodes, {compared['decisions']:,} decisions; from the "
@@ -119,7 +121,7 @@ def _gauge(path: Path, tails: list[str]) -> dict[str, Any]:
     draws, tails = take_integer(tails, "draws", default=Effort.draws, least=16)
     conditions, tails = take_integer(tails, "conditions", default=Effort.conditions, least=1)
     checkpoint = checkpoints.read(path)
-    config = override(checkpoint.config, tails, command="dof igd")
+    config = override(checkpoint.config, _with_trust(checkpoint, tails), command="dof igd")
     policy, env = checkpoints.build_algorithm(checkpoint, config).policy(), checkpoints.build_env(config)
     if not has_joint_chain(policy):
         name = config["choices"]["algorithm"]
@@ -143,7 +145,7 @@ def _gap(path: Path, other: Path, tails: list[str]) -> dict[str, Any]:
 
     models, configs = [], []
     for checkpoint in (checkpoints.read(path), checkpoints.read(other)):
-        configs.append(override(checkpoint.config, tails, command="dof igd"))
+        configs.append(override(checkpoint.config, _with_trust(checkpoint, tails), command="dof igd"))
         model = checkpoints.build_algorithm(checkpoint, configs[-1])
         if not isinstance(model, DoFLightningModule):
             raise UserError(f"{checkpoint.path}: no diffusion model joined by f and h, there is no gap to estimate")
@@ -169,10 +171,26 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+def _with_trust(checkpoint: Any, tails: list[str]) -> list[str]:
+    """The tails, with trust=true where it was typed for this run folder before; says what is trusted."""
+    from dof_lightning.checkpoints import trust
+
+    if "trust=true" in tails:
+        trust.remember(checkpoint.path.resolve().parent.parent, checkpoint.config)
+        return tails
+    if any(tail.startswith("trust=") for tail in tails):
+        return tails
+    names = trust.remembered(checkpoint.path, checkpoint.config)
+    if not names:
+        return tails
+    print(f"trusted before in this run folder: {', '.join(names)}", file=sys.stderr)
+    return ["trust=true", *tails]
+
+
 def _take_checkpoint(tails: list[str]) -> tuple[Path, list[str]]:
     if tails[:1] and "=" not in tails[0]:
         raise UserError(f"cannot read {tails[0]!r}; write key=value, checkpoint={tails[0]} perhaps")
     path, others = take(tails, "checkpoint")
     if path is None:
-        raise UserError("checkpoint= is missing; a run keeps them in <run_dir>/checkpoints/{last,best}.ckpt")
+        raise UserError("checkpoint= is missing; type a run's folder, or <run_dir>/checkpoints/{last,best}.ckpt")
     return find_checkpoint(Path(path)), others

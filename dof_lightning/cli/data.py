@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from dof_lightning.config.catalog import data_root, known_datasets
-from dof_lightning.config.command_line import split_tail, take
+from dof_lightning.config.command_line import for_shell, split_tail, take
 from dof_lightning.errors import UserError
 
 HELP = "make, list, show, check, merge and cut datasets; `dof data <command> --help` says what each wants"
@@ -33,7 +33,7 @@ def _list(tails: list[str]) -> None:
 
     root, others = _take_root(tails)
     _refuse(others, "list", ["data.root"])
-    console.make_console().print(list_datasets(root, known_datasets()))
+    console.make_console().print(list_datasets(root, known_datasets()), soft_wrap=True)
 
 
 def _show(tails: list[str]) -> None:
@@ -47,11 +47,18 @@ def _show(tails: list[str]) -> None:
 def _verify(tails: list[str]) -> None:
     from data_modules.tools.verify import verify_dataset
 
-    for path in _dataset_paths(tails):
+    said = [] if not tails or "=" in tails[0] else [tail for tail in tails if re.match(r"(env[.=]|trust=)", tail)]
+    world = _split_env(said)[0] if said else None
+    for path in _dataset_paths([tail for tail in tails if tail not in said]):
         found = verify_dataset(path)
         print(f"{path}: {found.n_shards} shards, {found.n_bytes:,} bytes, all as they should be")
         for warning in found.warnings:
             print(f"  but look: {warning}")
+        if world is not None:
+            from data_modules.tools import replay
+            from dof_lightning.config import compose as configuration
+
+            print(f"  {replay.tell(path, configuration.build(world.env))}")
 
 
 def _stats(tails: list[str]) -> None:
@@ -199,8 +206,9 @@ def _collect(tails: list[str]) -> None:
 def _export(tails: list[str]) -> None:
     from data_modules.convert.exporting import export_dataset
 
-    values, _ = _values(tails, "export", required=("dataset", "format", "output"), optional=())
-    print(export_dataset(str(values["dataset"]), str(values["format"]), Path(str(values["output"]))))
+    values, _ = _values(tails, "export", required=("dataset", "format", "output"), optional=("state",))
+    place = Path(str(values["output"]))
+    print(export_dataset(str(values["dataset"]), str(values["format"]), place, values.get("state")))
 
 
 def _train_behavior(tails: list[str]) -> None:
@@ -220,15 +228,19 @@ ACTIONS: dict[str, Any] = {
     "build": (_build, "build a dataset: dof data build experiment=mpe_spread_medium [data.episodes=1000]"),
     "list": (_list, "the known datasets, on disk or not, and others below data.root: dof data list [data.root=data]"),
     "show": (_show, "what a dataset holds: dof data show <path>, or experiment=<name>"),
-    "verify": (_verify, "read a dataset in full and check it: dof data verify <path>, or experiment=<name>"),
+    "verify": (
+        _verify,
+        "read a dataset in full and check it, with env= also by playing its actions again: "
+        "dof data verify <path> [env=<name>], or experiment=<name>",
+    ),
     "stats": (
         _stats,
         "numbers as JSON, and a picture: dof data stats <path> [--plot] [output=<file.png>], or experiment=<name>",
     ),
     "import": (
         _import,
-        "others' episodes as a dataset: dof data import format=omar|vault|madiff|minari source=<path> name=<name> "
-        "[env=mpe_tag] [data.root=data] (docs/import.md)",
+        "others' episodes as a dataset: dof data import format=omar|vault|madiff|minari|npz source=<path> name=<name> "
+        "[env=mpe_tag] [action_range=[-2,2]] [data.root=data] (docs/import.md)",
     ),
     "collect": (
         _collect,
@@ -237,7 +249,8 @@ ACTIONS: dict[str, Any] = {
     ),
     "export": (
         _export,
-        "a dataset in another format: dof data export dataset=<path> format=omar|vault output=<new folder>",
+        "a dataset in another format: dof data export dataset=<path> format=omar|vault output=<new folder> "
+        "[state=observations] (docs/import.md)",
     ),
     "merge": (
         _merge,
@@ -281,5 +294,5 @@ def _dataset_paths(tails: list[str]) -> list[Path | str]:
         return [str(cfg.data.path)]
     source = configuration.build(cfg.data.source)
     if not source.exists():
-        raise UserError(f"{source.path} is not there; build it with `dof data build {' '.join(tails)}`")
+        raise UserError(f"{source.path} is not there; build it with `{for_shell('dof', 'data', 'build', *tails)}`")
     return [source.path]

@@ -1,13 +1,16 @@
 """`dof`: what is done beside training. Every command ends in `key=value` tails, the same as `train.py`'s."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from dof_lightning import __version__
 from dof_lightning.cli import data as data_commands
 from dof_lightning.cli.checkpoints import COMMANDS
-from dof_lightning.config.messages import exit_with_one_line
+from dof_lightning.config.messages import exit_with_one_line, nearest
+from dof_lightning.errors import UserError
 
 _BENCH_HELP = (
     "run a suite as a queue that can be killed and goes on: dof bench suite=<name or path> [jobs=1] [minutes=<no run "
@@ -27,20 +30,41 @@ def main() -> None:
     sys.exit(exit_with_one_line(lambda: run(sys.argv[1:])))
 
 
+class _Parser(argparse.ArgumentParser):
+    """What it cannot read is answered in one line, with the nearest command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a `UserError` (argparse hook)."""
+        if chosen := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            commands = re.findall(r"[\w-]+", chosen[2])
+            raise UserError(f"{self.prog} has no command `{chosen[1]}`; {nearest(chosen[1], commands)}")
+        if message.startswith("the following arguments are required"):
+            raise UserError(
+                f"{self.prog} needs a command; {_EXAMPLES.get(self.prog, '')}`{self.prog} --help` lists all"
+            )
+        raise UserError(f"{self.prog}: {message}; `{self.prog} --help` says what can be typed")
+
+
+_EXAMPLES = {
+    "dof": "`dof eval checkpoint=<run_dir>` for one; ",
+    "dof data": "`dof data list` for one; ",
+}
+
+
 def run(arguments: Sequence[str]) -> None:
     """Runs one command.
 
     Raises:
         UserError: an argument is missing or names nothing.
     """
-    parser = argparse.ArgumentParser(prog="dof", description=__doc__)
+    parser = _Parser(prog="dof", description=__doc__)
     parser.add_argument("--version", action="version", version=f"dof-lightning {__version__}")
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="{eval,export,certify,igd,bench,report,data}"
     )
     for name, (_, explanation) in COMMANDS.items():
         command = commands.add_parser(name, help=explanation, description=explanation)
-        command.add_argument("tails", nargs="+", metavar="key=value", help="checkpoint=<path> and what to change")
+        command.add_argument("tails", nargs="*", metavar="key=value", help="checkpoint=<path> and what to change")
     suite = commands.add_parser("bench", help=_BENCH_HELP, description=_BENCH_HELP)
     suite.add_argument("tails", nargs="*", metavar="key=value", help="suite=<name or path> and how to run it")
     told = commands.add_parser("report", help=_REPORT_HELP, description=_REPORT_HELP)

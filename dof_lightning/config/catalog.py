@@ -1,9 +1,10 @@
 """The options of every group in `conf/`: those with a file, and those that are made from their name.
 
-Four kinds of options need no file:
+Options that need no file:
 
 * `experiment=<dataset>`: the dataset with the environment it was collected in.
 * `env=smax_<map>` and the other families of `conf/families.yaml`, among them the datasets of SMAX and SMAC.
+* `data=<folder>`, a dataset of one's own below the usual root.
 * `tuned=<algorithm>_<dataset>`, which `conf/train.yaml` asks for: the values of `conf/hyperparams/`.
 """
 
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from dof_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from data_modules.tools.inspect import KnownDataset
@@ -44,7 +47,16 @@ def content_of(group: str, option: str) -> dict[str, Any] | None:
         return _tuned(option)
     if group == "experiment" and option in options("data"):
         return _experiment(option)
-    return _family_members().get(group, {}).get(option)
+    found = _family_members().get(group, {}).get(option)
+    return _own_dataset(option) if found is None and group == "data" else found
+
+
+def _own_dataset(option: str) -> dict[str, Any] | None:
+    """`data=mine` beside experiment=none: the dataset in that folder of the usual root; None where there is none."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", option):
+        return None
+    folder = Path(data_root()) / option
+    return {"defaults": ["_own", "_self_"], "path": str(folder)} if (folder / "dataset.json").is_file() else None
 
 
 def data_root() -> str:
@@ -59,6 +71,16 @@ def known_datasets() -> list["KnownDataset"]:
     from data_modules.tools.inspect import KnownDataset
 
     return [KnownDataset(_name(option), environment_of(option) or "-", _command(option)) for option in options("data")]
+
+
+def name_of(path: str | Path) -> str | None:
+    """What a dataset calls itself; None where there is none that can be read."""
+    from data_modules.storage.manifest import read_manifest
+
+    try:
+        return read_manifest(path).spec.name
+    except UserError:
+        return None
 
 
 def environment_of(data: str) -> str | None:
@@ -93,21 +115,38 @@ def _experiment(data: str) -> dict[str, Any]:
 
 def _tuned(option: str) -> dict[str, Any] | None:
     """What the sections for an algorithm on a dataset say, later ones over earlier ones; None where there is none."""
+    matching = [section["values"] for section in sections_of(option)]
+    return reduce(_merge, matching) if matching else None
+
+
+def sections_of(option: str) -> list[dict[str, Any]]:
+    """Of an option of group tuned, `<algorithm>_<data>`."""
     for algorithm in _files("algorithm"):
-        if option.startswith(f"{algorithm}_"):
-            data = option.removeprefix(f"{algorithm}_")
-            suited = [section for section in sections() if algorithm in section["algorithms"]]
-            matching = [s["values"] for s in suited if any(fnmatchcase(data, p) for p in s["datasets"])]
-            if matching:
-                return reduce(_merge, matching)
-    return None
+        data = option.removeprefix(f"{algorithm}_")
+        if data != option and (found := sections_for(algorithm, data)):
+            return found
+    return []
+
+
+def sections_for(algorithm: str, data: str) -> list[dict[str, Any]]:
+    """Those that are for an algorithm on a dataset, later ones over earlier ones."""
+    suited = [section for section in sections() if algorithm in section["algorithms"]]
+    return [section for section in suited if any(fnmatchcase(data, pattern) for pattern in section["datasets"])]
 
 
 @cache
 def sections() -> tuple[dict[str, Any], ...]:
     """Those of `conf/hyperparams/`, files in alphabetical order and each from top to bottom."""
     files = sorted((CONF_DIR / "hyperparams").glob("*.yaml"))
-    return tuple(section for file in files for section in yaml.safe_load(file.read_text()))
+    return tuple(section for file in files for section in _sections_in(file))
+
+
+def _sections_in(file: Path) -> list[dict[str, Any]]:
+    """With `where` each begins: `conf/hyperparams/<name>.yaml:<line>`."""
+    loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
+    written: Any = loader.get_single_node()
+    places = [f"conf/hyperparams/{file.name}:{node.start_mark.line + 1}" for node in written.value]
+    return [{**said, "where": where} for said, where in zip(loader.construct_document(written), places, strict=True)]
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,7 +168,7 @@ def _data_content(option: str) -> dict[str, Any]:
     path = CONF_DIR / "data" / f"{option}.yaml"
     if member is None and not path.is_file():  # a base of another group, or with a package
         return {}
-    found: dict[str, Any] = member if member is not None else yaml.safe_load(path.read_text()) or {}
+    found: dict[str, Any] = member if member is not None else yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     return found
 
 
@@ -142,7 +181,7 @@ def _files(group: str) -> tuple[str, ...]:
 def _family_members() -> dict[str, dict[str, dict[str, Any]]]:
     """By group and option, what `conf/families.yaml` says of it."""
     members: dict[str, dict[str, dict[str, Any]]] = {}
-    for family in yaml.safe_load((CONF_DIR / "families.yaml").read_text()):
+    for family in yaml.safe_load((CONF_DIR / "families.yaml").read_text(encoding="utf-8")):
         words = family["words"]
         for values in itertools.product(*words.values()):
             chosen = dict(zip(words, values, strict=True))

@@ -5,10 +5,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dof_lightning.config import compose as configuration
 from dof_lightning.config.arguments import DESCRIPTIONS, asks_for, check_arguments
 from dof_lightning.config.catalog import CONF_DIR, content_of, options
-from dof_lightning.config.compose import to_plain
+from dof_lightning.config.compose import is_own_data, to_plain
+from dof_lightning.config.effect import check_effect, preset_of
 from dof_lightning.config.identity import is_class_of_ours, leaves
 from dof_lightning.config.targets import attribute, check_targets
 from dof_lightning.errors import UserError
@@ -37,28 +37,52 @@ _CHOICES = {
 }
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig, everything_read: bool = True) -> None:
     """Refuses a configuration before anything is built.
 
+    Args:
+        cfg: the composed configuration.
+        everything_read: refuse what was typed and takes no effect; False for one of several runs that share what was
+            typed.
+
     Raises:
-        UserError: no experiment, a value of the wrong type or sign, or a class that is not trusted.
+        UserError: no experiment, a value of the wrong type or sign, a class that is not trusted, or a key that nobody
+            reads.
     """
     if cfg.choices.get("experiment") is None:
         raise UserError(f"experiment= is missing; choose one of {', '.join(options('experiment'))}")
+    if is_own_data(cfg) and cfg.data.path is None:
+        raise UserError("data.path= is missing: experiment=none is for data of your own; type data.path=<folder>")
     _check_tuned(cfg.choices)
+    for key in ("run_dir", "resume", "data.path", "data.root"):
+        if OmegaConf.select(cfg, key) == "":
+            raise UserError(f"{key}= is empty; type a folder, or leave it out")
     if cfg.resume is None:
         raise UserError("resume must be auto, never, or the path of a .ckpt or run folder")
-    plain = to_plain(cfg)
-    _check_types(cfg, plain)
+    plain, preset = to_plain(cfg), preset_of(cfg.choices)
+    _check_types(cfg, plain, preset)
     for key, choices in _CHOICES.items():
         if (value := OmegaConf.select(cfg, key)) not in choices:
             raise UserError(f"{key} must be {' or '.join(choices)}, got {value}")
+    _check_devices(plain["trainer"]["devices"])
     if not cfg.trust:
         check_targets(plain)
     _check_denoiser(plain)
     written = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(written, dict)
     check_arguments(plain, {str(key): value for key, value in written.items()})
+    if everything_read and cfg.choices.get("study") in (None, "none"):  # a study's runs are looked at together
+        check_effect(cfg, preset)
+
+
+def _check_devices(devices: Any) -> None:
+    """Refuses what is neither a number of processes nor a choice of devices, before Lightning does in its own words."""
+    chosen = devices if isinstance(devices, list) else str(devices).split(",")
+    is_number = str(devices).isdecimal() and int(devices) > 0
+    if not (
+        is_number or str(devices) in ("auto", "-1") or (len(chosen) > 1 and all(str(d).isdecimal() for d in chosen))
+    ):
+        raise UserError(f"trainer.devices must be a number of processes, auto, or devices as [0,1], got {devices}")
 
 
 def _check_tuned(choices: Mapping[str, Any]) -> None:
@@ -114,9 +138,8 @@ def _target(group: str, option: str) -> str:
     return _target(group, base.partition("@")[0])
 
 
-def _check_types(cfg: DictConfig, plain: Mapping[str, Any]) -> None:
-    groups = [f"{group}={option}" for group, option in cfg.choices.items() if option is not None]
-    defaults, values = dict(leaves(to_plain(configuration.compose(groups)))), dict(leaves(plain))
+def _check_types(cfg: DictConfig, plain: Mapping[str, Any], preset: Mapping[str, Any]) -> None:
+    defaults, values = dict(leaves(preset)), dict(leaves(plain))
     _check_classes(values, defaults)
     # Of what is only referred to, the key that a user can type is named.
     for key, _ in leaves(OmegaConf.to_container(cfg, resolve=False)):

@@ -1,6 +1,27 @@
-"""`key=value` tails of commands: what a command takes for itself, and what is left for Hydra."""
+"""`key=value` tails of commands: what a command takes for itself, what is left for Hydra, and how both are printed."""
+
+import re
+import shlex
+from pathlib import Path
 
 from dof_lightning.errors import UserError
+
+_NEEDS_NO_QUOTES = re.compile(r"[A-Za-z./][\w./+-]*", re.ASCII)
+_OTHER_THAN_TEXT = ("null", "true", "false", "nan", "inf")  # to Hydra, in any case
+
+
+def for_hydra(key: str, value: str | Path) -> str:
+    """An override that sets a key to this very text, whatever its characters are."""
+    text = str(value)
+    if _NEEDS_NO_QUOTES.fullmatch(text) and text.lower() not in _OTHER_THAN_TEXT:
+        return f"{key}={text}"
+    escaped = re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + ('\\"' if match[2] else ""), text)
+    return f'{key}="{escaped}"'.replace("${", "\\${")
+
+
+def for_shell(*words: str) -> str:
+    """Words of a command as they can be pasted into a shell."""
+    return shlex.join(words)
 
 
 def take_integer(tails: list[str], wanted: str, default: int, least: int) -> tuple[int, list[str]]:
@@ -44,9 +65,15 @@ def take_truth(tails: list[str], wanted: str, default: bool) -> tuple[bool, list
 
 
 def take(tails: list[str], wanted: str) -> tuple[str | None, list[str]]:
-    """The value of one key, and the tails without it."""
+    """The value of one key, and the tails without it.
+
+    Raises:
+        UserError: a tail is not `key=value`, or the key's value is empty, as `output=$UNSET` is.
+    """
     pairs = [split_tail(tail) for tail in tails]
     values = [value for key, value in pairs if key == wanted]
+    if "" in values:
+        raise UserError(f"{wanted}= is empty; type a value, or leave it out")
     return (values[-1] if values else None), [f"{key}={value}" for key, value in pairs if key != wanted]
 
 

@@ -1,6 +1,7 @@
 """From what a user typed to a resolved configuration, and from that to objects."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dof_lightning.config import catalog
-from dof_lightning.config.messages import explain
+from dof_lightning.config.messages import explain, is_of_hydra
 from dof_lightning.errors import UserError
 from dof_lightning.threads import cores_of_a_job
 
@@ -75,12 +76,14 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     try:
         with _hydra():
             cfg = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if not is_of_hydra(error):
+            raise
         raise UserError(explain(error, overrides)) from error
     choices = cfg.hydra.runtime.choices
     with open_dict(cfg):
         del cfg["hydra"]
-    return with_choices(cfg, choices)
+    return _for_own_data(with_choices(cfg, choices), overrides)
 
 
 def _hydra() -> AbstractContextManager[Any]:
@@ -104,7 +107,32 @@ def composed_by_hydra_main(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
                 raise UserError(f"a sweep (-m) runs one device a job, got {key}={number}; use {key}=1")
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_of_a_job(HydraConfig.get().launcher)))
     told = HydraConfig.get()
-    return with_choices(cfg, told.runtime.choices), list(told.overrides.task)
+    typed = list(told.overrides.task)
+    return _for_own_data(with_choices(cfg, told.runtime.choices), typed), typed
+
+
+def _for_own_data(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Presets in place of values that were tuned on another dataset than the one that data.path leads to."""
+    path, tuned = cfg.data.get("path"), cfg.choices.get("tuned")
+    if not path or tuned is None or any(override.lstrip("~+").startswith("tuned") for override in overrides):
+        return cfg
+    is_tuned = catalog.sections_for(str(cfg.choices.algorithm), str(cfg.choices.data))
+    if is_tuned and catalog.name_of(path) not in (None, cfg.data.name):
+        return compose([*overrides, "~tuned"])
+    return cfg
+
+
+def program() -> list[str]:
+    """The words that started this run, before its overrides: with the folder of configurations where one was named."""
+    started, *words = sys.argv
+    if not HydraConfig.initialized() or not started.endswith(".py"):  # Python's own call, or a sweep's job elsewhere
+        return ["python", "train.py"]
+    told = ["python", started]
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option = word.partition("=")[0]
+        if option in ("--config-dir", "-cd"):
+            told += [word] if "=" in word else [word, following]
+    return told
 
 
 def is_sweep() -> bool:
@@ -145,6 +173,18 @@ def with_choices(cfg: DictConfig, choices: Mapping[str, str | None]) -> DictConf
 def rolls_out(config: Mapping[str, Any]) -> bool:
     """Whether a run plays its environment; configurations stored before there was a choice do."""
     return bool(config["rollout"].get("enabled", True))
+
+
+def is_own_data(config: Mapping[str, Any]) -> bool:
+    """Whether a run was told experiment=none: its data are named by data.path alone."""
+    return bool(config["choices"].get("experiment") == "none")
+
+
+def task_name(config: Mapping[str, Any]) -> str:
+    """What a run is filed under: its experiment, or the folder of the dataset of one's own that it trains on."""
+    if not is_own_data(config):
+        return str(config["choices"]["experiment"])
+    return str(config["data"]["path"]).rstrip("/").rpartition("/")[2]
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dof_lightning.config.catalog import groups, options
+from dof_lightning.config.command_line import for_hydra, for_shell
 from dof_lightning.config.identity import leaves
 from dof_lightning.errors import UserError
 
@@ -22,9 +23,55 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
         return (
             f"unknown key `{key}`; to give env.factory an argument that its yaml does not name, type `+{key}=<value>`"
         )
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean `{close[0]}`?" if close else "`python train.py --cfg job` shows all keys"
+    close = _same_in_short(key, known) or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    close = close or _with_a_close_name(key, known)
+    hint = f"did you mean {' or '.join(f'`{name}`' for name in close)}?" if close else _ALL_KEYS
     return f"unknown key `{key}`; {hint}"
+
+
+_MOST_SUGGESTED = 4
+_ALL_KEYS = "`python train.py --cfg job` shows all keys"
+_SHORT = {  # what other programs call them
+    "lr": "learning_rate",
+    "bs": "global_batch_size",
+    "batch_size": "global_batch_size",
+    "gamma": "discount",
+    "tau": "target_update_rate",
+    "gpus": "devices",
+    "epochs": "max_steps",
+    "steps": "max_steps",
+    "max_epochs": "max_steps",
+    "eta": "q_weight",
+    "gradient_clip_val": "gradient_clip",
+    "output_dir": "run_dir",
+}
+
+
+def _same_in_short(key: str, known: Sequence[str]) -> list[str]:
+    """The keys whose name is what a short or foreign one stands for."""
+    name = _SHORT.get(key.rpartition(".")[2])
+    return [one for one in known if name is not None and one.rpartition(".")[2] == name][:_MOST_SUGGESTED]
+
+
+def _with_a_close_name(key: str, known: Sequence[str]) -> list[str]:
+    """The keys whose last part is nearest, as `max_stepz` is to `trainer.max_steps`."""
+    last = {one.rpartition(".")[2] for one in known}
+    close = difflib.get_close_matches(key.rpartition(".")[2], sorted(last), n=1, cutoff=0.6)
+    return [one for one in known if one.rpartition(".")[2] in close][:_MOST_SUGGESTED]
+
+
+def _likeness(name: str, choice: str) -> float:
+    """Of a name and a choice, or the choice's beginning: `mpe_spred` is meant to be some `mpe_spread_...`."""
+    return max(difflib.SequenceMatcher(None, name, known).ratio() for known in (choice, choice[: len(name) + 1]))
+
+
+def nearest(name: str, choices: Sequence[str]) -> str:
+    """What to say of a name that is none of some choices: the nearest of them, then all where they are few."""
+    likeness = {choice: _likeness(name, choice) for choice in choices}
+    least = max([0.6, *(value - 0.02 for value in likeness.values())])
+    close = [choice for choice, value in likeness.items() if value >= least][:_MOST_SUGGESTED]
+    listed = f"choose one of {', '.join(choices)}"
+    return f"did you mean {' or '.join(close)}? Or {listed}" if close else listed
 
 
 def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
@@ -32,16 +79,13 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
 
     The experiment and the algorithm among the `overrides` that were typed say which keys there are.
     """
-    from hydra.errors import InstantiationException, MissingConfigException
+    from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
 
     if isinstance(error.__cause__, UserError):
         return str(error.__cause__)
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        if group in ("hydra/launcher", "hydra/sweeper"):
-            return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib, submitit, optuna"
-        return f"{group}={option} does not exist; choose one of {', '.join(options(group))}"
+        return _missing_option(*str(error.missing_cfg_file).rpartition("/")[::2])
     if re.match(r"Could not override 'suite'", text):
         return "a suite of many runs is started by `dof bench suite=<name>` (docs/benchmarking.md), not by train.py"
     if re.match(r"Could not override 'study\.", text):
@@ -50,12 +94,33 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         return unknown_key(unknown[1], _known_keys(overrides))
     if appended := re.match(r"Could not append to config. An item is already at '([^']+)'", text):
         return f"`{appended[1]}` exists already; drop the + before it"
-    if parsed := re.match(r"Error parsing override '(.*?)'", text):
-        return f"cannot read {parsed[1]!r}; write key=value"
+    if "Config group override must be" in text:
+        named = [typed for typed in overrides if typed.partition("=")[0] in ("", *groups())]
+        return f"cannot read {' or '.join(map(repr, named))}; an option of a group is a name: group=option"
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         where = re.search(r"full_key: (\S+)", text)
         return f"{where[1] if where else 'configuration'} cannot be built: {' '.join(str(error.__cause__).split())}"
     return re.sub(r" (See https|full_key:|object_type=).*", "", text)
+
+
+def _missing_option(group: str, option: str) -> str:
+    """One line for an option that is not there, with the nearest that is."""
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib, submitit, optuna"
+    return f"{group}={option} does not exist; {nearest(option, options(group))}"
+
+
+def _unreadable(override: str) -> str:
+    """One line for an override that Hydra's grammar has no room for."""
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        return f"cannot read {override!r}; write key=value"
+    if not re.fullmatch(r"[+~]*[\w./@:-]+", key, re.ASCII) or ".." in key or key.endswith("."):
+        return f"cannot read {override!r}: {key!r} is no key; `python train.py --cfg job` shows all"
+    as_text = for_shell(for_hydra(key, value))
+    return f"cannot read {override!r}; write key=value, lists as key=[1,2], and text with other signs as {as_text}"
 
 
 def _known_keys(overrides: Sequence[str]) -> list[str]:
@@ -83,23 +148,45 @@ def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> in
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         main()
-    except UserError as error:
-        line = str(error)
-    except _errors_of_hydra() as error:
-        line = explain(error, typed)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        line = f"the disk is full{where}; make room, then the same command, with its run_dir, goes on from last.ckpt"
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was saved stays, and the same command goes on from it\n")
         return 128 + signal.SIGINT
+    except Exception as error:
+        line = _line_of(error, typed)
+        if line is None:
+            raise
     else:
         return 0
     if os.environ.get("LOCAL_RANK", "0") == os.environ.get("SLURM_PROCID", "0") == "0":
         sys.stderr.write(f"error: {' '.join(line.split())}\n")
     return USER_ERROR_EXIT_CODE
+
+
+def _line_of(error: Exception, typed: Sequence[str]) -> str | None:
+    """What the user can mend, in one line; None for a defect of ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return _explain_system(error)
+    return explain(error, typed) if is_of_hydra(error) else None
+
+
+def _explain_system(error: OSError) -> str | None:
+    """One line for what the user can mend of what the operating system refuses; None for a defect of ours."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full{where}; make room, then the same command, with its run_dir, goes on from last.ckpt"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        what = f"{error.filename or 'a file'} may not be read or written here ({error.strerror})"
+        return f"{what}; choose another folder, or change its permissions"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"a name is too long for this disk{where}; choose a shorter one"
+    return None
+
+
+def is_of_hydra(error: Exception) -> bool:
+    """Whether Hydra or OmegaConf complains about what was typed; one of Hydra's complaints is a mere ValueError."""
+    return isinstance(error, _errors_of_hydra()) or "Config group override must be" in str(error)
 
 
 def _errors_of_hydra() -> tuple[type[Exception], ...]:

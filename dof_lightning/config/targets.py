@@ -25,20 +25,28 @@ def check_targets(config: Mapping[str, Any]) -> None:
         UserError: a `_target_` lies elsewhere, is reached through one of our modules but defined elsewhere, or is a
             function that makes no part; or a `factory` is of another package or kind.
     """
+    for _, complaint in _complaints(config):
+        raise UserError(f"{complaint}; pass trust=true if you trust its source")
+
+
+def untrusted(config: Mapping[str, Any]) -> list[str]:
+    """The names, as `key=name`, for which `check_targets` would want trust=true."""
+    return [name for name, _ in _complaints(config)]
+
+
+def _complaints(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each name that is not ours to instantiate, and what is to be said of it."""
     for key, target in _named(config, "", "_target_"):
-        defined_in = getattr(locate(key, str(target)), "__module__", "")
-        if not (_is_of(_TRUSTED, str(target)) and _is_of(_TRUSTED, defined_in or "")):
-            raise UserError(f"{key}={target} is outside {', '.join(_TRUSTED)}; pass trust=true if you trust its source")
-        if not (inspect.isclass(locate(key, str(target))) or _is_of(_FUNCTIONS, defined_in)):
-            raise UserError(
-                f"{key}={target} is a function that makes no part of a model; pass trust=true if you trust its source"
-            )
+        name, found = f"{key}={target}", locate(key, str(target))
+        defined_in = getattr(found, "__module__", "") or ""
+        if not (_is_of(_TRUSTED, str(target)) and _is_of(_TRUSTED, defined_in)):
+            yield name, f"{name} is outside {', '.join(_TRUSTED)}"
+        elif not (inspect.isclass(found) or _is_of(_FUNCTIONS, defined_in)):
+            yield name, f"{name} is a function that makes no part of a model"
     for key, factory in _named(config, "", "factory"):
         if factory is not None and not _is_environment(key, str(factory).replace(":", ".")):
-            raise UserError(
-                f"{key}={factory} is no `parallel_env` or ParallelEnv of {', '.join(_ENVIRONMENTS)}; "
-                "pass trust=true if you trust its source"
-            )
+            name = f"{key}={factory}"
+            yield name, f"{name} is no `parallel_env` or ParallelEnv of {', '.join(_ENVIRONMENTS)}"
 
 
 def attribute(target: str, name: str) -> Any:

@@ -246,7 +246,7 @@ def weights_path(record: Path) -> Path:
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Writes an agent's json, with a digest of its content."""
     as_read: dict[str, Any] = json.loads(json.dumps(record))
-    path.write_text(json.dumps(sealed(as_read), indent=1) + "\n")
+    path.write_text(json.dumps(sealed(as_read), indent=1) + "\n", encoding="utf-8")
 
 
 def _read_record(path: Path) -> tuple[dict[str, Any], bool]:

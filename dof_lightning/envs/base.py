@@ -76,6 +76,14 @@ class VectorEnv(ABC):
             observations `[E, N, O]` float32.
         """
 
+    def reset_like(self, observations: Tensor) -> Tensor | None:
+        """Starts episodes in the states in which agents see so much `[E, N, O]`.
+
+        Returns:
+            what they see then `[E, N, O]`; None where states cannot be read off observations, and nothing was started.
+        """
+        return None
+
     @abstractmethod
     def step(self, actions: Tensor) -> StepResult:
         """Moves every episode on by one step.

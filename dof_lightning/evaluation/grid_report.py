@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from dof_lightning.checkpoints.checkpoint import Checkpoint
+from dof_lightning.config.command_line import for_shell
 from dof_lightning.console import acts_alone, number, show_table
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
@@ -84,9 +85,9 @@ def write(
     """
     try:
         where.table.parent.mkdir(parents=True, exist_ok=True)
-        where.table.write_text(_markdown(where, checkpoint, tails, results))
+        where.table.write_text(_markdown(where, checkpoint, tails, results), encoding="utf-8")
         rows = [_flat(result) for result in results]
-        where.values.write_text(to_csv(list(rows[0]), [list(row.values()) for row in rows]))
+        where.values.write_text(to_csv(list(rows[0]), [list(row.values()) for row in rows]), encoding="utf-8")
         _draw(where.figure, checkpoint, results, env)
     except OSError as error:
         raise UserError(f"output={where.table.parent} cannot be written: {error.strerror}") from error
@@ -120,7 +121,7 @@ def _markdown(where: Files, checkpoint: Checkpoint, tails: Sequence[str], result
     table = to_markdown(_columns(results), list(map(_cells, results)))
     behavior, figure = checkpoint.behavior["return_mean"], f"![return and time]({where.figure.name})"
     return (
-        f"`dof eval checkpoint={checkpoint.path} {' '.join(tails)}` (step {checkpoint.step}, "
+        f"`{for_shell('dof', 'eval', f'checkpoint={checkpoint.path}', *tails)}` (step {checkpoint.step}, "
         f"{results[0].score.episodes} report episodes)\n\n{table}\n"
         f"The data's behaviour has a return of {behavior:.1f}. {_circumstances()}.\n\n{figure}\n"
     )

@@ -16,7 +16,7 @@ from dof_lightning.rollout.certificate import EPISODES, certify
 from dof_lightning.rollout.run import Spectator, evaluation_seeds, run_rollout
 from dof_lightning.seeding import make_generator
 from dof_lightning.spec import check_compatible
-from dof_lightning.threads import available_cores
+from dof_lightning.threads import available_cores, threads_asked_for
 
 DECISION_REPETITIONS = 10  # how often a decision is timed; the fastest counts
 _CHUNK = 100  # report episodes that go through the policy together, where the environment plays so many
@@ -137,4 +137,4 @@ def cores_per_process(processes: int) -> int:
     return _ASKED_FOR or max(1, available_cores() // (1 if "SLURM_PROCID" in os.environ else processes))
 
 
-_ASKED_FOR = int(os.environ.get("OMP_NUM_THREADS") or 0)  # read before Lightning's launcher changes it
+_ASKED_FOR = threads_asked_for()  # read before Lightning's launcher changes it

@@ -86,6 +86,6 @@ def _world(environment: str) -> tuple[str, str]:
 
 @cache
 def _table() -> dict[tuple[str, str, str, str], dict[str, str]]:
-    with (Path(__file__).parent / "published_results.csv").open(newline="") as file:
+    with (Path(__file__).parent / "published_results.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {(row["suite"], row["task"], row["dataset"], row["algorithm"]): row for row in rows}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.config.compose import is_own_data, task_name
 from dof_lightning.config.identity import config_hash, settings_hash
 from dof_lightning.errors import UserError
 from dof_lightning.report.events import HEADLINE, Events, read_events
@@ -51,8 +52,8 @@ def record_of(
     choices, curve = config["choices"], list(_curve(events, config_hash(config), results["dataset_fingerprint"]))
     record = Record(
         suite=suite,
-        experiment=choices["experiment"],
-        dataset=choices["data"],
+        experiment=task_name(config),
+        dataset=task_name(config) if is_own_data(config) else choices["data"],
         environment=choices["env"],
         algorithm=choices["algorithm"],
         variant=variant,

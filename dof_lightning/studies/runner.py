@@ -29,6 +29,7 @@ from dof_lightning.checkpoints import checkpoint as checkpoints
 from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.command_line import split_tail
+from dof_lightning.config.effect import without_effect
 from dof_lightning.config.identity import config_hash, first_difference
 from dof_lightning.errors import UserError
 from dof_lightning.files import text, to_csv, to_markdown, write_atomically
@@ -78,12 +79,12 @@ def run(cfg: DictConfig, typed: Sequence[str]) -> Path:
     folder = _find_folder(config)
     if folder.results.exists():
         screen.print(f"{folder.path} is finished", soft_wrap=True)
-        columns, *rows = csv.reader((folder.path / "table.csv").read_text().splitlines())
+        columns, *rows = csv.reader((folder.path / "table.csv").read_text(encoding="utf-8").splitlines())
         console.show_table(screen, columns, rows)
         return folder.path
     screen.print(f"{len(cells)} runs, in {folder.path}", highlight=False, soft_wrap=True)
     folder.path.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder.config, yaml.safe_dump(config, sort_keys=False))
+    write_atomically(folder.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     finished = []
     for number, cell in enumerate(cells, start=1):
         path = folder.path / cell.plan.name
@@ -120,14 +121,23 @@ def _compose_cells(study: Study, typed: Sequence[str]) -> list[_Composed]:
     for plan in study.plans():
         tails = [*kept, *plan.overrides, f"seed={plan.seed}", "study=none"]
         cfg = configuration.compose(tails)
-        checks.check(cfg)
+        checks.check(cfg, everything_read=False)
         _check_alone(cfg)
         try:
             check_played(configuration.to_plain(cfg), "a study")
         except UserError as error:
             raise UserError(f"cell {plan}: {error}, or study=none for one run") from error
         cells.append(_Composed(plan, tails, cfg))
+    _check_effect(cells)
     return cells
+
+
+def _check_effect(cells: Sequence[_Composed]) -> None:
+    """Refuses what was typed and is read by no cell."""
+    unread = [without_effect(cell.cfg) for cell in cells]
+    for key, reason in unread[0].items() if unread else ():
+        if all(key in others for others in unread):
+            raise UserError(f"{key} has no effect on any cell: {reason}; leave it out")
 
 
 def _rehearse(cell: _Composed) -> None:

@@ -10,6 +10,7 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from dof_lightning.config.command_line import for_hydra, for_shell
 from dof_lightning.errors import SharedError, UserError
 from dof_lightning.training import watchdog
 from dof_lightning.training.run_folder import is_first_process
@@ -74,8 +75,9 @@ def _say_goodbye(step: int, saved_step: int, run_dir: str, number: signal.Signal
     done = f"stopped and saved at step {step:,}"
     if saved_step != step:
         done = f"stopped at step {step:,}, which could NOT be saved: last.ckpt is an earlier one or missing"
+    again = for_shell(for_hydra("run_dir", run_dir))
     with suppress(OSError):  # nobody reads it where the terminal is gone
-        sys.stderr.write(f"{number.name}: {done}; the same command with run_dir={run_dir} goes on\n")
+        sys.stderr.write(f"{number.name}: {done}; the same command with {again} goes on\n")
     sys.exit(128 + number)
 
 

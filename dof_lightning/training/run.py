@@ -1,7 +1,6 @@
 """One run from configuration to `results.json`: build, fit, evaluate, report."""
 
 import json
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,11 @@ from data_modules.storage.manifest import DatasetManifest, read_manifest
 from dof_lightning import console
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.checkpoints import trust
 from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
+from dof_lightning.config.command_line import for_hydra, for_shell
+from dof_lightning.config.effect import check_effect_on
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation.heldout import heldout_losses
@@ -36,10 +38,12 @@ from dof_lightning.spec import EnvSpec, check_compatible, check_same_world
 from dof_lightning.training.fit import fit
 from dof_lightning.training.loggers import log_hyperparameters, quieten
 from dof_lightning.training.run_folder import is_first_process
+from dof_lightning.training.several import key_of
 from dof_lightning.training.start import Start, find_start, set_aside_best
-from dof_lightning.training.trainer import make_trainer
+from dof_lightning.training.strategies import as_launched
+from dof_lightning.training.trainer import make_trainer, try_out
 
-_SAID_ANEW = ("run_dir=", "resume=", "trainer.max_steps=", "trainer.max_time=")  # by the command that trains further
+_SAID_ANEW = ("run_dir", "resume", "trainer.max_steps", "trainer.max_time")  # by the command that trains further
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,8 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
         SystemExit: a signal has ended the training, or another rank has died; the code says which.
     """
     started = time.monotonic()
-    checks.check(cfg)
-    config = configuration.to_plain(cfg)
+    checks.check(cfg, everything_read=study_dir is None)
+    config = as_launched(configuration.to_plain(cfg))
     quieten()
     screen = console.make_console(quiet=study_dir is not None or not is_first_process())
     start = find_start(config)
@@ -98,6 +102,8 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
         if job.resumed_from_step not in (None, config["trainer"]["max_steps"]):
             set_aside_best(start.folder.best, config)
         start.folder.open(config)
+        if config["trust"]:
+            trust.remember(start.folder.path, config)
         _show_start(screen, job)
     last = next(callback for callback in job.trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint))
     try:
@@ -118,21 +124,22 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
 
 
 def build(config: dict[str, Any], start: Start) -> Run:
-    """Makes every part of a run and checks that they fit together.
+    """Makes every part of a run and checks that they fit together; what needs no data is checked before there are any.
 
     Raises:
         UserError: they do not.
     """
+    serving = configuration.build(config["data"]["module"])
+    serving.check_batch_size(try_out(config))
+    checkpoint = None if start.checkpoint is None else checkpoints.read(start.checkpoint)
+    if checkpoint is not None:
+        checkpoints.check_continues(checkpoint, config)
     env, manifest, algorithm = build_algorithm(config)
-    data = configuration.build(config["data"]["module"])(
-        path=manifest.location, window=algorithm.window, seed=config["seed"]
-    )
-    resumed_from_step = None
-    if start.checkpoint is not None:
-        checkpoint = checkpoints.read(start.checkpoint)
+    data = serving(path=manifest.location, window=algorithm.window, seed=config["seed"])
+    if checkpoint is not None:
         checkpoints.check_continues(checkpoint, config, manifest.spec)
         checkpoints.load_weights(algorithm, checkpoint)
-        resumed_from_step = checkpoint.step
+    resumed_from_step = None if checkpoint is None else checkpoint.step
     interruption = Interruption()
     provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior))
     context = RunContext(
@@ -145,7 +152,6 @@ def build(config: dict[str, Any], start: Start) -> Run:
         global_batch_size=config["data"]["global_batch_size"],
     )
     trainer = make_trainer(config, context, [provenance, Agreement(resumed_from_step)], interruption)
-    data.check_batch_size(trainer.world_size)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
     return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step)
 
@@ -156,15 +162,23 @@ def build_algorithm(config: Mapping[str, Any]) -> tuple[VectorEnv, DatasetManife
     Raises:
         UserError: they do not fit together, or the environment is to be played and cannot be.
     """
-    env = checkpoints.build_env(config)
+    env = checkpoints.build_env(config, recorded=_recorded(config))
     checks.check_action_kind(config, env.spec)
+    check_effect_on(config, env.spec.action_kind)
     if configuration.rolls_out(config):
         env.check_available()
+    make = configuration.build(config["algorithm"])  # before the data: what its settings refuse needs none
     manifest = read_manifest(locate_dataset(config, env.spec))
     if configuration.rolls_out(config) or manifest.spec.environment.is_playable:
         check_compatible(manifest.spec, env.spec)
     torch.manual_seed(derive_seed(config["seed"], "weights"))
-    return env, manifest, configuration.build(config["algorithm"])(spec=manifest.spec)
+    return env, manifest, make(spec=manifest.spec)
+
+
+def _recorded(config: Mapping[str, Any]) -> EnvSpec | None:
+    """What a dataset that is there already says of its world, for a configuration that names none."""
+    path = config["data"]["path"]
+    return read_manifest(path).spec.environment if path is not None and configuration.is_own_data(config) else None
 
 
 def locate_dataset(config: Mapping[str, Any], environment: EnvSpec | None = None) -> Path | str:
@@ -199,7 +213,7 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
     seconds = time.monotonic() - started
     results = {
         "algorithm": job.config["choices"]["algorithm"],
-        "experiment": job.config["choices"]["experiment"],
+        "experiment": configuration.task_name(job.config),
         "dataset_fingerprint": job.manifest.spec.fingerprint,
         "seed": job.config["seed"],
         "steps": last.step,
@@ -219,11 +233,19 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
     console.show_scores(screen, scores, data.behavior, job.env.spec if plays else data.spec.environment)
     if heldout is not None:
         console.show_heldout(screen, heldout)
-    again = shlex.join(tail for tail in typed if not tail.startswith(_SAID_ANEW))
-    console.show_next_commands(screen, folder.path, again, "best" if plays else "last")
+    console.show_next_commands(screen, folder.path, further(job, typed, last.step), folder.best_or_last, plays)
     if last.step < limits["max_steps"]:
         stopped = f"stopped by trainer.max_time={limits['max_time']} at step {last.step:,} of {limits['max_steps']:,}"
-        screen.print(f"{stopped}; a longer one with run_dir={folder.path} goes on", highlight=False, soft_wrap=True)
+        again = for_shell(for_hydra("run_dir", folder.path))
+        screen.print(f"{stopped}; a longer one with {again} goes on", highlight=False, soft_wrap=True)
+
+
+def further(job: Run, typed: Sequence[str], done: int) -> list[str]:
+    """The words of a command that trains as long again."""
+    kept = [tail for tail in typed if key_of(tail) not in _SAID_ANEW]
+    steps = max(2 * done, job.config["trainer"]["max_steps"])
+    run_dir = for_hydra("run_dir", job.start.folder.path)
+    return [*configuration.program(), *kept, run_dir, f"trainer.max_steps={steps}"]
 
 
 def _evaluate(job: Run, last: checkpoints.Checkpoint) -> dict[str, dict[str, Any]]:
@@ -248,7 +270,7 @@ def _last_checkpoint(job: Run) -> checkpoints.Checkpoint:
         kept = "no checkpoint" if last is None else f"the checkpoint of step {last.step:,}"
         raise UserError(
             f"{path} could not be saved at step {step:,}, there is {kept}; make room on the disk, "
-            f"then the same command with run_dir={job.start.folder.path} goes on"
+            f"then the same command with {for_shell(for_hydra('run_dir', job.start.folder.path))} goes on"
         )
     return last
 
@@ -266,9 +288,8 @@ def _describe_behavior(job: Run) -> dict[str, Any]:
 
 
 def _show_start(screen: Console, job: Run) -> None:
-    trainer = job.trainer
-    processes, threads = trainer.world_size, torch.get_num_threads()
-    hardware = f"{processes} x {type(trainer.accelerator).__name__.removesuffix('Accelerator').lower()}"
+    trainer, threads = job.trainer, torch.get_num_threads()
+    hardware = f"{trainer.world_size} x {type(trainer.accelerator).__name__.removesuffix('Accelerator').lower()}"
     hardware += f", {type(trainer.strategy).__name__}, {threads} threads each, precision {trainer.precision}"
     done = job.resumed_from_step
     where = f"{'from the start' if done is None else f'going on from step {done:,}'}, in {job.start.folder.path}"

@@ -80,6 +80,11 @@ class RunFolder:
         return self.checkpoints / "best.ckpt"
 
     @property
+    def best_or_last(self) -> Path:
+        """What to evaluate: the best, or the newest where nothing was selected."""
+        return self.best if self.best.exists() else self.last
+
+    @property
     def results(self) -> Path:
         """`results.json`."""
         return self.path / "results.json"
@@ -143,7 +148,7 @@ class RunFolder:
         """Creates the folder and stores the configuration; results of a shorter run are dropped."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.results.unlink(missing_ok=True)  # before: another rank that looks meanwhile must not find a finished run
-        files.write_atomically(self.config, yaml.safe_dump(dict(plain), sort_keys=False))
+        files.write_atomically(self.config, yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True))
 
     def discard_if_empty(self) -> None:
         """Removes a folder that was claimed for a run that never began, and empty ones of ours above it."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.config.compose import task_name
 from dof_lightning.config.identity import config_hash, leaves
 from dof_lightning.errors import UserError
 from dof_lightning.training import watchdog
@@ -118,7 +119,7 @@ def _is_whole(folder: RunFolder) -> bool:
 
 
 def _runs_folder(plain: Mapping[str, Any]) -> Path:
-    return RUNS / plain["choices"]["experiment"] / plain["choices"]["algorithm"]
+    return RUNS / task_name(plain) / plain["choices"]["algorithm"]
 
 
 def set_aside_best(best: Path, plain: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dof_lightning.errors import UserError
-from dof_lightning.training.run_folder import RUN_DIR_VARIABLE
+from dof_lightning.training.run_folder import RUN_DIR_VARIABLE, external_rank
 from dof_lightning.training.watchdog import watch_children
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -167,6 +167,52 @@ def _renamed(state: Mapping[str, Any], names: Mapping[Any, Any]) -> dict[str, An
     """An optimiser's state with other names for its parameters."""
     groups = [{**group, "params": [names[key] for key in group["params"]]} for group in state["param_groups"]]
     return {"state": {names[key]: value for key, value in state["state"].items()}, "param_groups": groups}
+
+
+def as_launched(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with as many processes as torchrun or SLURM has started, where it names none itself.
+
+    Without it each would train a copy of its own, and all would write one `last.ckpt`.
+
+    Args:
+        config: resolved; `trainer.devices=1` and `trainer.num_nodes=1` say nothing about several processes.
+
+    Raises:
+        UserError: it names another number of processes.
+    """
+    launched = _launched()
+    trainer = config["trainer"]
+    if launched is None or launched[0] * launched[1] == 1:
+        return dict(config)
+    launcher, (ranks_here, machines) = ("torchrun" if "RANK" in os.environ else "SLURM"), launched
+    asked = (_local_devices(trainer), trainer["num_nodes"])
+    if asked == (1, 1):
+        return {**config, "trainer": {**trainer, "devices": ranks_here, "num_nodes": machines}}
+    if asked != launched:
+        raise UserError(
+            f"trainer.devices={trainer['devices']} and trainer.num_nodes={trainer['num_nodes']} do not go with "
+            f"{launcher}, which has started {ranks_here} processes on each of {machines} machines; leave them out, or "
+            f"type trainer.devices={ranks_here} trainer.num_nodes={machines}"
+        )
+    return dict(config)
+
+
+def _launched() -> tuple[int, int] | None:
+    """Processes on each machine, and machines, of torchrun or SLURM; None where neither started this process.
+
+    Raises:
+        UserError: the machines have different numbers of processes.
+    """
+    if external_rank() is None:
+        return None
+    if "RANK" in os.environ:
+        ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        machines = ranks // int(os.environ.get("LOCAL_WORLD_SIZE", ranks)) or 1
+    else:
+        ranks, machines = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", "1"))
+    if ranks % machines:
+        raise UserError(f"{ranks} processes on {machines} machines: start as many on each, say by --ntasks-per-node=")
+    return ranks // machines, machines
 
 
 def make_strategy(trainer: Mapping[str, Any], timeout_seconds: float) -> str | Strategy:

@@ -32,13 +32,32 @@ def make_trainer(
     Raises:
         UserError: Lightning refuses a value, or a callback does.
     """
-    settings, chosen, loggers = config["trainer"], make_callbacks(config, run), make_loggers(config, run)
+    chosen, loggers = make_callbacks(config, run), make_loggers(config, run)
+    return _make(config, [*first, *chosen], [] if last is None else [last], default_root_dir=run.folder, logger=loggers)
+
+
+def try_out(config: Mapping[str, Any]) -> int:
+    """Refuses what Lightning would refuse, before any data are made.
+
+    Args:
+        config: the resolved configuration.
+
+    Returns:
+        how many processes the run will have.
+
+    Raises:
+        UserError: Lightning refuses a value.
+    """
+    trainer = _make(config, [], [], logger=False, enable_checkpointing=False)
+    return int(trainer.world_size)
+
+
+def _make(config: Mapping[str, Any], first: Sequence[Callback], last: Sequence[Callback], **more: Any) -> Trainer:
+    settings = config["trainer"]
     try:
         trainer: Trainer = configuration.build(settings)(
-            default_root_dir=run.folder,
-            callbacks=[*first, *chosen, TimeLimit(settings["max_time"]), *([] if last is None else [last])],
+            callbacks=[*first, TimeLimit(settings["max_time"]), *last],
             max_time=None,
-            logger=loggers,
             plugins=[AtomicCheckpointIO(), *cluster_plugins()],
             strategy=make_strategy(settings, config["distributed"]["timeout_seconds"]),
             max_epochs=-1,
@@ -49,9 +68,11 @@ def make_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
             **accelerator(settings["accelerator"]),
+            **more,
         )
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        keys = ", ".join(f"{key}={settings[key]}" for key in ("accelerator", "devices", "num_nodes", "strategy"))
+        raise UserError(f"trainer ({keys}): {' '.join(str(error).split())}") from error
     return trainer
 
 

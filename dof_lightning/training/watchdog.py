@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from subprocess import Popen
 
+from dof_lightning.config.command_line import for_hydra, for_shell
+
 LOST_PEER_EXIT_CODE = 1
 LAUNCHER_VARIABLE = "DOF_LAUNCHER"  # rank zero's process, for the ranks that it starts
 
@@ -27,7 +29,8 @@ def sign_of_lost_peer(error: BaseException) -> str | None:
 
 def farewell(reason: str, run_dir: str) -> str:
     """One line: what happened, and how to go on."""
-    return f"error: {reason}, this job ends; the same command with run_dir={run_dir} goes on from its last checkpoint\n"
+    again = for_shell(for_hydra("run_dir", run_dir))
+    return f"error: {reason}, this job ends; the same command with {again} goes on from its last checkpoint\n"
 
 
 @contextmanager

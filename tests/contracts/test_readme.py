@@ -13,6 +13,7 @@ import yaml
 from dof_lightning import __version__
 from dof_lightning.config import catalog, checks
 from dof_lightning.config import compose as configuration
+from dof_lightning.errors import UserError
 
 ROOT = catalog.CONF_DIR.parent
 README = (ROOT / "README.md").read_text()
@@ -35,6 +36,24 @@ def test_there_are_two_blocks_to_run_the_main_job_and_the_tests() -> None:
 def test_training_commands_compose(command: str) -> None:
     overrides = shlex.split(command.partition("`")[0])[2:]
     checks.check(configuration.compose(overrides))
+
+
+def test_the_page_of_help_is_ours_and_what_it_names_composes() -> None:
+    page = yaml.safe_load((catalog.CONF_DIR / "train.yaml").read_text(encoding="utf-8"))["hydra"]["help"]["template"]
+    typed, examples = page.partition("Examples:")[0], re.findall(r"train\.py (.*)", page.partition("Examples:")[2])
+    overrides = [line.split()[0] for line in typed.splitlines() if re.match(r"  \w\S*=\S+  ", line)]
+    assert len(overrides) == 10
+    for override in overrides:
+        configuration.compose([overrides[0], override])
+    assert len(examples) == 5
+    for example in examples:
+        words = [word.replace("1,3", "3") for word in shlex.split(example) if word != "-m"]
+        checks.check(configuration.compose(words))
+    assert max(map(len, page.splitlines())) <= 110
+    named = re.findall(r"[a-z_]+", re.search(r"others are (.*?)--cfg", page, flags=re.DOTALL)[1])  # type: ignore[index]
+    assert set(named) <= set(catalog.groups())
+    with pytest.raises(UserError, match=r"algorithm=\? does not exist; choose one of bc, "):
+        configuration.compose([overrides[0], "algorithm=?"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

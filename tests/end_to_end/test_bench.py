@@ -24,6 +24,7 @@ from dof_lightning.report.store import ResultsStore
 from tests.fixtures.workplace import Workplace, environment, succeeded
 
 CLONED = ["algorithm=bc", "algorithm.learning_rate=0.01"]
+UNPLAYED = {"experiments": ["smac_3m_good"], "overrides": ["debug=default"]}  # imported: no episodes are asked for
 SMALL = ["data.episodes=50", "rollout.report_episodes=2", "rollout.episodes=2", "debug=default"]
 
 
@@ -120,8 +121,8 @@ def test_a_wrong_suite_is_refused_by_name(folder: Path, changes: dict, words: st
         ({"algorithms": {"bd": []}}, "bd does not exist"),
         ({"algorithms": {"bc": ["algorithm.alhpa=3"]}}, "alhpa"),
         ({"algorithms": {"bc": [], "again": ["algorithm=bc"]}}, "are the same configuration"),
-        ({"algorithms": {"td3_bc": []}, "experiments": ["smac_3m_good"]}, "td3_bc does not learn discrete actions"),
-        ({"experiments": ["smac_3m_good"]}, "rollout=none"),
+        (UNPLAYED | {"algorithms": {"td3_bc": []}}, "td3_bc does not learn discrete actions"),
+        (UNPLAYED, "a benchmark compares what is played, and rollout=none"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused_before_any_begins(folder: Path, changes: dict, words: str) -> None:

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from data_modules.imported import ImportedDataset
 from dof_lightning.config import catalog
 from dof_lightning.config import compose as configuration
+from dof_lightning.config.effect import without_effect
 from tests.fixtures.heavy_options import marked
 from tests.fixtures.imported_dataset import write_imported
 from tests.fixtures.synthetic import chooses
@@ -27,10 +28,15 @@ CASES += [
 CASES += [("smac_3m_good", "dof_trajectory"), ("game_payoff_1", "bc")]
 
 
-def those_that_exist(typed: list[str], choices: list[str]) -> list[str]:
-    """Without the keys that other algorithms have."""
+def those_that_take_effect(typed: list[str], choices: list[str]) -> list[str]:
+    """Without the keys that are other algorithms' or other runs'."""
     cfg = configuration.compose(choices)
-    return [item for item in typed if OmegaConf.select(cfg, item.partition("=")[0], default=cfg) is not cfg]
+    exist = [item for item in typed if OmegaConf.select(cfg, item.partition("=")[0], default=cfg) is not cfg]
+    cfg = configuration.compose([*choices, *exist])
+    kind = configuration.build(cfg.env).spec.action_kind
+    void = {text.partition("=")[0] for text in without_effect(cfg)}
+    void |= {f"algorithm.{name}" for name in configuration.build(cfg.algorithm).idle(kind)}
+    return [item for item in exist if not f"{item.partition('=')[0]}.".startswith(tuple(f"{key}." for key in void))]
 
 
 def import_stand_in(experiment: str) -> None:
@@ -55,7 +61,7 @@ def test_it_runs_to_its_end(
     choices = [f"experiment={experiment}", f"algorithm={algorithm}", "study=none", f"run_dir={run_dir}"]
     import_stand_in(experiment)
     narrow = [*TINY, *(["algorithm.candidates=1"] if algorithm != "dof_policy" else [])]
-    run_here(*choices, *those_that_exist(narrow, choices), *shortened(choices))
+    run_here(*choices, *those_that_take_effect(narrow, choices), *shortened(choices))
     results = json.loads((workplace.path / run_dir / "results.json").read_text())
     assert (results["experiment"], results["algorithm"], results["steps"]) == (experiment, algorithm, 2)
     if not configuration.compose(choices).rollout.enabled:

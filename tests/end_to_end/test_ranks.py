@@ -183,7 +183,7 @@ def test_torchrun_on_two_nodes(workplace: Workplace) -> None:
 @pytest.mark.slow
 def test_a_sweep_of_parallel_jobs(workplace: Workplace) -> None:
     parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "algorithm=dof_cloning", "trainer.max_steps=4")
-    typed = [override for override in SMALL if "candidates" not in override]
+    typed = [override for override in SMALL if not override.startswith("algorithm.")]
     printed = succeeded(workplace.train("-m", *typed, *parallel, "seed=20,21"))
     results = list((workplace.path / "runs" / "mpe_spread_random" / "dof_cloning").glob("*/results.json"))
     assert {json.loads(path.read_text())["seed"] for path in results} == {20, 21}

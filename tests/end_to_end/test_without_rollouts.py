@@ -137,3 +137,23 @@ def test_data_whose_world_nobody_knows_are_trained_on_without_rollouts(
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["last"]["status"] == "not evaluated"
     assert results["behavior"]["normalized_score"] is None
+
+
+def test_own_data_are_trained_on_without_another_tasks_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = Layout((AgentSpec("a", 5, 2), AgentSpec("b", 5, 2)), "discrete", 25, 0).to_spec("mine")
+    write_imported(tmp_path / "mine", "mine", spec, n_episodes=100)
+    typed = ["experiment=none", "data.path=mine", "algorithm=bc", "debug=default", "trainer.max_steps=2"]
+    with pytest.raises(UserError, match=r"cannot be played.*type env=.*rollout=none"):
+        run_here(*typed)
+    run_here(*typed, "rollout=none")
+    assert "conf/hyperparams has none for bc on this dataset" in capsys.readouterr().out
+    (folder,) = (tmp_path / "runs" / "mine" / "bc").iterdir()
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert (results["experiment"], results["last"]["status"]) == ("mine", "not evaluated")
+    with pytest.raises(UserError, match="no world to play in; type env="):
+        cli.run(["eval", f"checkpoint={folder}"])
+    cli.run(["export", f"checkpoint={folder}", "output=agents"])
+    assert {path.stem for path in (tmp_path / "agents").glob("*.json")} == {"a", "b"}

@@ -1,5 +1,6 @@
 """Whole or absent, whatever happens to the process that writes; and a lock is gone with the process that held it."""
 
+import ast
 import os
 import signal
 import threading
@@ -151,3 +152,32 @@ def test_processes_that_share_a_lock_take_turns(tmp_path: Path) -> None:
     processes = [start(_appends_slowly, path) for _ in range(3)]
     assert [exit_code(process) for process in processes] == [0, 0, 0]
     assert path.read_text() == "xxx"
+
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = [ROOT / name for name in ("dof_lightning", "data_modules", "callbacks", "benchmarks", "examples")]
+
+
+def test_text_is_utf_8_whatever_the_locale() -> None:
+    """Files go from machine to machine, and names of users are in them."""
+    calls = [
+        (path, node)
+        for folder in SHIPPED
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _reads_or_writes_text(node)
+    ]
+    told = [f"{path.relative_to(ROOT)}:{node.lineno}" for path, node in calls if not _says_encoding(node)]
+    assert len(calls) > 20
+    assert told == []
+
+
+def _reads_or_writes_text(call: ast.Call) -> bool:
+    """`read_text()`, `write_text(...)`, and `open("r")` or another mode of text."""
+    name = call.func.attr  # type: ignore[attr-defined]
+    mode = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else None
+    return name in ("read_text", "write_text") or (name == "open" and str(mode) in ("r", "w", "a", "x", "a+", "r+"))
+
+
+def _says_encoding(call: ast.Call) -> bool:
+    return any(keyword.arg == "encoding" for keyword in call.keywords)

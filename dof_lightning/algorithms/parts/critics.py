@@ -165,6 +165,20 @@ class CriticSettings(Settings):
     reward_scale: Positive | None = None
 
 
+def idle_of_critics(settings: CriticSettings) -> dict[str, str]:
+    """The fields of `CriticSettings` that nothing reads with these critics, see `AlgorithmSettings.idle`."""
+    readers: dict[str, tuple[Critics, ...]] = {
+        "critic": ("separate", "mixed", "joint") if settings.local_head else ("separate", "mixed"),
+        "joint_critic": ("joint",),
+        "local_head": ("joint",),
+        "value_mixer": ("mixed",),
+        "discount": ("separate", "mixed", "joint"),
+        "reward_scale": ("separate", "mixed", "joint"),
+    }
+    cause = f"algorithm.critics={settings.critics}"
+    return {name: cause for name, critics in readers.items() if settings.critics not in critics}
+
+
 class TeamCritic(nn.Module):
     """Online and target critics.
 

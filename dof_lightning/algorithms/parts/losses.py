@@ -73,7 +73,7 @@ def inverse_loss(
         generator: draws it.
     """
     z = normalizer.normalize(batch.observations)
-    rows, agents = batch.transition_mask, spec.environment.action_mask()
+    rows, agents = batch.transition_mask & batch.valid[:, None, 1:], spec.environment.action_mask()
     now, following = (_fold_rows(part) for part in (z[:, :, :-1], z[:, :, 1:]))
     if noise:
         drawn = torch.randn(following.shape, generator=generator, device=following.device, dtype=following.dtype)

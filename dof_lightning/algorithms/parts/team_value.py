@@ -16,7 +16,7 @@ from dof_lightning.factorization.value import Sum
 from dof_lightning.networks.value import AgentwiseValue
 from dof_lightning.normalization import Normalizer
 from dof_lightning.settings import Count, FractionBelowOne, Positive
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.spec import ActionKind, DatasetSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,10 @@ class ValueSettings(AlgorithmSettings):
     observation_normalizer: str = "gaussian"
     value_learning_rate: Positive = 3e-3
     ema_decay: FractionBelowOne = 0.99
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """All choices are looked at: none are drawn."""
+        return {"candidates": "actions are discrete"} if action_kind == "discrete" else {}
 
     def check(self) -> None:
         """Refuses centralised execution: every agent reads its own values."""

@@ -94,6 +94,16 @@ class ParticleEnv(VectorEnv):
         agents, landmarks = places[:, : self._n_agents], places[:, self._n_agents :]
         return self.reset_to(agents, torch.zeros_like(agents), landmarks * self._scenario.landmark_range)
 
+    def reset_like(self, observations: Tensor) -> Tensor:
+        """See `VectorEnv.reset_like`: everybody sees own velocity and position, and where all others are from there."""
+        velocities, positions = observations[..., :2], observations[..., 2:4]
+        end = 4 + 2 * (self._n_landmarks + self._n_agents - 1)
+        others = observations[:, 0, 4:end].reshape(len(observations), -1, 2) + positions[:, :1]
+        if self._scenario.has_prey:  # the last of the others, whose velocity follows
+            positions = torch.cat((positions, others[:, -1:]), dim=1)
+            velocities = torch.cat((velocities, observations[:, :1, end : end + 2]), dim=1)
+        return self.reset_to(positions, velocities, others[:, : self._n_landmarks])
+
     def reset_to(self, positions: Tensor, velocities: Tensor, landmarks: Tensor) -> Tensor:
         """Starts episodes from given states.
 

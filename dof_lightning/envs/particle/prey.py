@@ -174,7 +174,7 @@ def save_prey(path: Path, layers: Layers, story: Mapping[str, Any]) -> None:
 def save_scores(prey: Path, scores: ReferenceScores) -> None:
     """Writes what was measured against a prey beside its file."""
     told = {"prey_sha256": hashlib.sha256(prey.read_bytes()).hexdigest(), **asdict(scores)}
-    _scores_file(prey).write_text(json.dumps(told, indent=2) + "\n")
+    _scores_file(prey).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def read_scores(prey: Path, sha256: str) -> ReferenceScores | None:
@@ -187,7 +187,7 @@ def read_scores(prey: Path, sha256: str) -> ReferenceScores | None:
     path = _scores_file(prey)
     if not path.is_file():
         return None
-    told: dict[str, Any] = json.loads(path.read_text())
+    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if told["prey_sha256"] != sha256:
         return None
     return ReferenceScores(told["random"], told["expert"], f"against this prey ({sha256[:8]}): {told['source']}")

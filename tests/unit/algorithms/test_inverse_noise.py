@@ -41,3 +41,19 @@ def test_training_sees_the_noise_and_held_out_episodes_do_not() -> None:
 def test_a_negative_noise_is_refused() -> None:
     with pytest.raises(UserError, match=r"algorithm\.inverse_noise=-1\.0 must be at least 0"):
         small_dof_trajectory(inverse_noise=-1.0)
+
+
+def test_a_row_that_was_not_recorded_follows_no_action() -> None:
+    """The last step of an episode that ended is a transition for TD, but nobody saw where it led."""
+    model = small_dof_trajectory()
+    batch = small_windows(model)
+    batch.transition_mask[:] = True
+    batch.valid[:, -1] = False
+    parts = (model.inverse, model.inverse_normalizer)
+    with torch.no_grad():
+        before = inverse_loss(model.spec, batch, *parts)
+        batch.observations[:, :, -1] += 1
+        batch.actions[:, :, -1] -= 0.5
+        assert torch.equal(before, inverse_loss(model.spec, batch, *parts))
+        batch.valid[:] = True
+        assert not torch.equal(before, inverse_loss(model.spec, batch, *parts))

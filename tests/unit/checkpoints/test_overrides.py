@@ -53,6 +53,15 @@ def test_a_checkpoint_cannot_vouch_for_itself(stored: dict[str, Any]) -> None:
     assert override(foreign, ["trust=true"])["trust"] is True
 
 
+def test_what_has_no_effect_is_refused(stored: dict[str, Any]) -> None:
+    cloned = configuration.to_plain(configuration.compose(["experiment=mpe_spread_random", "algorithm=bc"]))
+    for tail in ("sampler.steps=3", "noise_factorization=concat"):
+        with pytest.raises(UserError, match=f"{tail} has no effect: algorithm=bc does not read it"):
+            override(cloned, [tail])
+    with pytest.raises(UserError, match=r"dof igd does not read `rollout.report_episodes`"):
+        override(stored, ["rollout.report_episodes=3"], command="dof igd")
+
+
 @pytest.mark.parametrize(
     ("tail", "words"),
     [

@@ -35,6 +35,7 @@ WINDOWS = [Window(0, 1), Window(0, 4), Window(3, 1), Window(2, 5), Window(9, 9)]
 def reference_window(episodes: Episodes, e: int, t: int, window: Window, padded_tails: bool) -> dict[str, Any]:
     """One window, row by row, as the contract's words say."""
     length, ended = int(episodes.length[e]), bool(episodes.terminated[e])
+    last_seen = length if episodes.unseen_end is None or not episodes.unseen_end[e] else length - 1
     n_agents = episodes.observations.shape[1]
     times = [t - window.history + j for j in range(window.length + 1)]
     rows = [min(max(time, 0), length) for time in times]
@@ -42,7 +43,7 @@ def reference_window(episodes: Episodes, e: int, t: int, window: Window, padded_
     result: dict[str, Any] = {
         "observations": np.stack([episodes.observations[e][:, row] for row in rows], 1),
         "actions": np.stack([episodes.actions[e][:, step] for step in steps], 1),
-        "valid": np.array([0 <= time <= length for time in times]),
+        "valid": np.array([0 <= time <= last_seen for time in times]),
         "state": np.stack([episodes.state[e][row] for row in rows]),
         "legal": np.stack([episodes.legal[e][:, row] for row in rows], 1),
         "alive": np.stack([episodes.alive[e][:, row] for row in rows], 1),
@@ -54,7 +55,7 @@ def reference_window(episodes: Episodes, e: int, t: int, window: Window, padded_
         "transition_mask": np.zeros((n_agents, window.length), bool),
     }
     for j, time in enumerate(times[:-1]):
-        result["diffusion_mask"][j] = j > window.history and (padded_tails or time <= length)
+        result["diffusion_mask"][j] = j > window.history and (padded_tails or time <= last_seen)
         for agent in range(n_agents):
             rewards = episodes.rewards[e, agent, :length].astype(np.float64)
             if time < length:
@@ -62,18 +63,23 @@ def reference_window(episodes: Episodes, e: int, t: int, window: Window, padded_
                 result["return_to_go"][agent, j] = sum(DISCOUNT**k * reward for k, reward in enumerate(future))
             if 0 <= time < length:
                 result["rewards"][agent, j] = rewards[time]
-                result["transition_mask"][agent, j] = episodes.alive[e, agent, time]
+                known = time < last_seen or ended
+                result["transition_mask"][agent, j] = known and episodes.alive[e, agent, time]
         result["terminated"][j] = time == length - 1 and ended
         result["truncated"][j] = time == length - 1 and not ended
     return result
 
 
+@pytest.mark.parametrize("unseen_ends", [False, True])
 @pytest.mark.parametrize("padded_tails", [False, True])
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
-def test_windows_equal_a_naive_reference(tmp_path: Path, window: Window, padded_tails: bool) -> None:
+def test_windows_equal_a_naive_reference(tmp_path: Path, window: Window, padded_tails: bool, unseen_ends: bool) -> None:
+    episodes = make_episodes(60)
+    if unseen_ends:
+        episodes.unseen_end = np.arange(60) % 3 > 0
+    build(tmp_path / "toy", episodes, discount=DISCOUNT)
     data = make_data(tmp_path / "toy", window, batch=50, train_on_padded_tails=padded_tails)
     data.setup()
-    episodes = make_episodes(60)
     seen = set()
     for batch in [*take(data, 5), *data.val_dataloader()[0]]:
         assert batch.history == window.history

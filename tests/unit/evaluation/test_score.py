@@ -5,6 +5,7 @@ import os
 import pytest
 
 from dof_lightning import threads as cores
+from dof_lightning.errors import UserError
 from dof_lightning.evaluation import score as evaluation
 
 
@@ -27,3 +28,16 @@ def test_threads_are_shared_out_once(
     if slurm:
         monkeypatch.setenv("SLURM_PROCID", "0")
     assert evaluation.cores_per_process(4) == threads
+
+
+@pytest.mark.parametrize(("told", "threads"), [("", 0), ("3", 3), ("2,1", 2), (" 4 , 2", 4)])
+def test_a_list_of_threads_says_how_many_at_its_head(monkeypatch: pytest.MonkeyPatch, told: str, threads: int) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert cores.threads_asked_for() == threads
+
+
+@pytest.mark.parametrize("told", ["many", "0", "-1", "2;1"])
+def test_what_is_no_number_of_threads_is_one_line(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    with pytest.raises(UserError, match=f"OMP_NUM_THREADS={told} must be a number of threads"):
+        cores.threads_asked_for()

@@ -13,7 +13,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.networks.agentwise import AgentwiseLinear, clip_gradient_norm
 from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.sharding import average_gradients, local, shard, whole, whole_tensor
-from dof_lightning.training.strategies import make_strategy, settle_buckets
+from dof_lightning.training.strategies import as_launched, make_strategy, settle_buckets
 from tests.fixtures.processes import exit_code, start
 
 RANKS = 4
@@ -161,3 +161,35 @@ def test_the_strategy_follows_the_number_of_processes() -> None:
     assert [name(strategy="ddp"), name(strategy="fsdp2"), name(devices=[0, 1])] == ["DDP", "FSDP2", "DDP"]
     with pytest.raises(UserError, match="fsdp2 trains in 32-true"):
         name(strategy="fsdp2", precision="bf16-mixed")
+
+
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_NNODES": "2"}
+
+
+def launched(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], devices: object = 1, num_nodes: int = 1
+) -> tuple[object, int]:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_NNODES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    trainer = {"devices": devices, "num_nodes": num_nodes, "accelerator": "cpu", "max_steps": 3}
+    told = as_launched({"trainer": trainer, "seed": 0})
+    assert (told["seed"], told["trainer"]["max_steps"]) == (0, 3)
+    return told["trainer"]["devices"], told["trainer"]["num_nodes"]
+
+
+def test_the_number_of_processes_is_the_launchers_where_none_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would train a copy of its own, and all would write one `last.ckpt`."""
+    assert launched(monkeypatch, {}) == (1, 1)
+    assert launched(monkeypatch, {}, devices=3) == (3, 1)
+    assert launched(monkeypatch, TORCHRUN) == launched(monkeypatch, SLURM) == (2, 2)
+    assert launched(monkeypatch, TORCHRUN, devices=2, num_nodes=2) == (2, 2)
+    assert launched(monkeypatch, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}) == (1, 1)
+    assert launched(monkeypatch, {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}) == (1, 2)
+    for name, environment in (("torchrun", TORCHRUN), ("SLURM", SLURM)):
+        with pytest.raises(UserError, match=rf"{name}, which has started 2 processes .* trainer\.devices=2"):
+            launched(monkeypatch, environment, devices=4)
+    with pytest.raises(UserError, match=r"3 processes on 2 machines"):
+        launched(monkeypatch, SLURM | {"SLURM_NTASKS": "3"})

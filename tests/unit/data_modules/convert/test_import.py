@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 import data_modules.convert.base as base
-import data_modules.convert.import_minari as minari_source
 import data_modules.convert.import_omar as omar
 import data_modules.storage.store as store
 from data_modules.convert.exporting import export_dataset
@@ -177,7 +176,7 @@ def test_what_we_write_is_a_vault(tmp_path: Path, vault: Path) -> None:
             np.testing.assert_array_equal(array, again[key].arrays()[name])
 
 
-def test_shorter_agents_are_padded_with_minus_infinity_there_and_zero_here(tmp_path: Path) -> None:
+def test_shorter_agents_keep_their_sizes(tmp_path: Path) -> None:
     from tests.fixtures.dataset_files import build, make_environment, make_episodes
 
     build(tmp_path / "toy", make_episodes(20))
@@ -262,50 +261,6 @@ def test_a_state_that_is_not_there_is_not_promised(tmp_path: Path) -> None:
     spec = read_manifest(import_dataset("madiff", tmp_path / "madiff", "battle", tmp_path, battle())).spec
     assert spec.state_dim == 0
     check_compatible(spec, battle())
-
-
-def test_minaris_dictionaries(tmp_path: Path) -> None:
-    import gymnasium
-    import minari
-    from minari.data_collector.episode_buffer import EpisodeBuffer
-    from minari.dataset.minari_dataset import MinariDataset
-    from minari.dataset.minari_storage import MinariStorage
-
-    observed = gymnasium.spaces.Dict({"a": gymnasium.spaces.Box(-9, 9, (3,)), "b": gymnasium.spaces.Box(-9, 9, (2,))})
-    acted = gymnasium.spaces.Dict({"a": gymnasium.spaces.Box(0, 4, (1,)), "b": gymnasium.spaces.Box(-2, 2, (2,))})
-    rng, lengths = np.random.default_rng(0), [4, 2, 5]
-    (tmp_path / "set").mkdir()
-    storage = MinariStorage.new(tmp_path / "set" / "data", observed, acted, data_format="hdf5")
-    buffers = [
-        EpisodeBuffer(
-            id=i,
-            seed=None,
-            observations={"a": rng.normal(size=(n + 1, 3)), "b": rng.normal(size=(n + 1, 2))},
-            actions={"a": rng.uniform(0, 4, (n, 1)), "b": rng.uniform(-2, 2, (n, 2))},
-            rewards=list(rng.normal(size=n)),
-            terminations=[False] * (n - 1) + [i == 1],
-            truncations=[False] * (n - 1) + [i != 1],
-            infos={},
-        )
-        for i, n in enumerate(lengths)
-    ]
-    storage.update_episodes(buffers)
-    storage.update_metadata({"dataset_id": "made/up-v0", "minari_version": minari.__version__})
-    assert MinariDataset(storage).total_episodes == 3
-    found = episodes_of(import_dataset("minari", tmp_path / "set", "mine", tmp_path))
-    assert [int(found[i].length[0]) for i in range(3)] == lengths
-    assert [bool(found[i].terminated[0]) for i in range(3)] == [False, True, False]
-    np.testing.assert_allclose(found[2].observations[:, 1, :2], buffers[2].observations["b"], rtol=1e-6)
-    np.testing.assert_allclose(found[2].actions[:, 0, 0], buffers[2].actions["a"][:, 0] / 2 - 1, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found[2].actions[:, 1], buffers[2].actions["b"] / 2, rtol=1e-5)
-
-
-def test_a_minari_box_with_nothing_to_choose_is_refused() -> None:
-    from gymnasium.spaces import Box
-
-    seen, point = Box(-9, 9, (3,)), Box(np.float32([0, 2]), np.float32([4, 2]))
-    with pytest.raises(UserError, match="nothing to choose in a dimension"):
-        minari_source._check_spaces(Path("mine"), [seen, seen], [Box(-1, 1, (2,)), point])
 
 
 IMPORT = """

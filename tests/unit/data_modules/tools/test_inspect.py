@@ -1,12 +1,14 @@
 """Dataset cards say what a dataset is; lists survive damaged ones."""
 
+import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from rich.console import Console, RenderableType
 
 from data_modules.storage.card import histogram
-from data_modules.tools.inspect import describe, find_datasets, list_datasets
+from data_modules.tools.inspect import KnownDataset, describe, find_datasets, list_datasets
 from tests.fixtures.dataset_files import build, make_episodes
 
 
@@ -40,6 +42,23 @@ def test_list_names_good_and_damaged_datasets(tmp_path: Path) -> None:
     listing = text(list_datasets(tmp_path))
     assert listing.count(good.spec.fingerprint) == 2
     assert "is missing" in listing
+
+
+@pytest.mark.parametrize(("width", "shown"), [(80, False), (160, True)])
+def test_the_list_fits_the_screen(tmp_path: Path, width: int, shown: bool) -> None:
+    folder = tmp_path / "mpe_spread_medium-40000-1d8e833d"
+    manifest = build(folder, make_episodes(50), name="mpe_spread_medium")
+    commands = [f"dof data build experiment={name}" for name in ("mpe_spread_expert", "a_name_that_is_too_long" * 4)]
+    known = [KnownDataset(command, "world", command) for command in commands]
+    screen = Console(width=width, file=io.StringIO(), markup=False)
+    screen.print(list_datasets(tmp_path, known), soft_wrap=True)
+    printed = screen.file.getvalue()  # type: ignore[attr-defined]
+    lines = [line.rstrip() for line in printed.splitlines()]
+    row = next(line for line in lines if folder.name in line)
+    assert len(row) <= width
+    assert f"{manifest.behavior['return_mean']:.2f} ±" in row
+    assert (manifest.spec.fingerprint in row) == shown
+    assert set(commands) <= set(lines), "a command can be pasted"
 
 
 def test_empty_root_says_what_to_do(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Which units a source's continuous actions are in: as it declares, as the user says, and never by guessing."""
+
+from typing import Any
+
+import numpy as np
+
+from data_modules.convert.base import EpisodeSource
+from data_modules.storage.units import AS_THEY_ARE, OURS, ActionUnits, units_of
+from dof_lightning.errors import UserError
+from dof_lightning.spec import EnvSpec
+
+OPTION = "action_range"
+ENVIRONMENT, SOURCE, MEASURED = "env", "source", "measured"
+
+
+def choose_units(source: EpisodeSource, environment: EnvSpec | None, typed: Any = None) -> ActionUnits:
+    """What becomes [-1, 1].
+
+    Args:
+        source: whose actions they are; read in full only where its range has to be measured.
+        environment: whose episodes they are; None: nobody will roll out in it.
+        typed: `[lowest, highest]`; `env`, the environment's own range; `source`, the range that the source declares;
+            `measured`, from the smallest to the largest value of each dimension; None: nothing was said.
+
+    Raises:
+        UserError: what was typed is none of these or cannot be had here, or nothing was typed and the range that is
+            declared or observed is not the environment's, so that the numbers may mean something else.
+    """
+    if source.layout.action_kind == "discrete":
+        if typed is not None:
+            raise UserError(f"{OPTION}={typed}: {source.location} holds choices, which have no range; leave it out")
+        return OURS
+    if typed is not None:
+        return _said(source, environment, typed)
+    if environment is None:
+        return OURS if source.declared is None else source.declared
+    theirs = units_of(environment)
+    if source.declared is not None:
+        if not source.declared.is_ours and not _same(source.declared, theirs):
+            raise UserError(_unclear(source, environment, f"declares actions in {source.declared}", theirs))
+        return source.declared
+    if theirs.equals(OURS):
+        return OURS
+    observed = observe(source)
+    if OURS.covers(observed) and not theirs.covers(observed):
+        return OURS
+    raise UserError(_unclear(source, environment, f"declares no range and holds actions in {observed}", theirs))
+
+
+def observe(source: EpisodeSource) -> ActionUnits:
+    """The smallest and largest value of every agent's every dimension, which takes a pass over everything."""
+    ends: list[tuple[np.ndarray, np.ndarray]] = []
+    before, source.units = source.units, AS_THEY_ARE
+    for rows in source.blocks(0):
+        ends.append((rows.actions.min(axis=0), rows.actions.max(axis=0)))
+    source.units = before
+    low, high = (np.stack(part) for part in zip(*ends, strict=True))
+    return ActionUnits.of(low.min(axis=0), high.max(axis=0))
+
+
+def _said(source: EpisodeSource, environment: EnvSpec | None, typed: Any) -> ActionUnits:
+    if typed == MEASURED:
+        return observe(source)
+    if typed == ENVIRONMENT:
+        if environment is None:
+            raise UserError(f"{OPTION}={typed}: name the environment (env=) whose range is meant")
+        return units_of(environment)
+    if typed == SOURCE:
+        if source.declared is None:
+            raise UserError(f"{OPTION}={typed}: {source.location} declares no range; say it: [<lowest>,<highest>]")
+        return source.declared
+    numbers = isinstance(typed, list | tuple) and len(typed) == 2 and all(type(n) in (int, float) for n in typed)
+    if not numbers or not typed[0] < typed[1]:
+        raise UserError(
+            f"{OPTION}={typed} must be two numbers, [<lowest>,<highest>], or {ENVIRONMENT}, {SOURCE} or {MEASURED}"
+        )
+    return ActionUnits.of(*typed)
+
+
+def _same(declared: ActionUnits, theirs: ActionUnits) -> bool:
+    fits = len(declared.low) in (1, len(theirs.low)) or len(theirs.low) == 1
+    return fits and declared.equals(theirs)
+
+
+def _unclear(source: EpisodeSource, environment: EnvSpec, found: str, theirs: ActionUnits) -> str:
+    return (
+        f"{source.location} {found}, env={environment.name} acts in {theirs}; say what the numbers mean: "
+        f"{OPTION}={ENVIRONMENT} (they are in the environment's units), {OPTION}=[<lowest>,<highest>] (these are its "
+        f"lowest and highest action), {OPTION}=[-1,1] (they were mapped to -1 to 1 before)"
+    )

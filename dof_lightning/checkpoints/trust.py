@@ -1,0 +1,61 @@
+"""What a user has trusted once is not asked again: remembered for each run folder, outside of it.
+
+A folder cannot vouch for itself, as it may come from a stranger. So the names that were trusted stand in
+`$XDG_STATE_HOME/dof-lightning/trusted.json` (`~/.local/state` where that is not set), by the run folder's path.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dof_lightning.config.targets import untrusted
+from dof_lightning.files import locked, write_atomically
+
+
+def remember(run_dir: Path, config: Mapping[str, Any]) -> None:
+    """Notes that the foreign names of a configuration are trusted in a run folder; nothing where the note cannot be.
+
+    Args:
+        run_dir: the run's folder.
+        config: the resolved configuration, for which trust=true was typed.
+    """
+    names, note = untrusted(config), _note()
+    if not names:
+        return
+    with suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with locked(note.with_suffix(".lock")):
+            known = _known()
+            folder = str(run_dir.resolve())
+            known[folder] = sorted({*known.get(folder, ()), *names})
+            write_atomically(note, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
+
+
+def remembered(checkpoint: Path, config: Mapping[str, Any]) -> list[str]:
+    """The foreign names of a checkpoint's configuration where all of them were trusted before; else none.
+
+    Args:
+        checkpoint: its file, in `<run_dir>/checkpoints`.
+        config: its configuration.
+    """
+    names = untrusted(config)
+    trusted = _known().get(str(checkpoint.resolve().parent.parent), [])
+    return names if set(names) <= set(trusted) else []
+
+
+def _note() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "dof-lightning" / "trusted.json"
+
+
+def _known() -> dict[str, list[str]]:
+    """By run folder; a damaged note knows nothing."""
+    try:
+        known = json.loads(_note().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    is_sound = isinstance(known, dict) and all(isinstance(names, list) for names in known.values())
+    return known if is_sound else {}

@@ -1,0 +1,168 @@
+"""Whether anybody reads what was typed: a key that takes no effect is refused, so that no one believes in it.
+
+A key takes effect where it stands in a part that is built (the algorithm, the dataset's source, a callback), where
+such a part refers to it (`${denoiser}`), or where a run reads it by its name.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dof_lightning.config import compose as configuration
+from dof_lightning.config.catalog import CONF_DIR
+from dof_lightning.config.compose import build, rolls_out, to_plain
+from dof_lightning.config.identity import leaves
+from dof_lightning.config.targets import attribute
+from dof_lightning.errors import UserError
+from dof_lightning.spec import ActionKind
+
+MODEL_PARTS = ("denoiser", "noise_factorization", "data_factorization", "value_mixer", "schedule", "sampler")
+_BY_NAME = (
+    *("seed", "run_dir", "resume", "trust", "choices", "study", "env", "logger", "data.module", "data.path"),
+    "data.global_batch_size",
+    *("rollout.enabled", "rollout.report_episodes", "validation.every_n_steps", "distributed.timeout_seconds"),
+)
+# Of Lightning's Trainer beside those of conf/trainer; the others are set by the run itself, or do nothing to it.
+_OF_TRAINER = ("overfit_batches", "profiler", "limit_val_batches", "detect_anomaly", "deterministic", "benchmark")
+_INSTEAD = {
+    "trainer.gradient_clip_val": "type algorithm.gradient_clip=",
+    "trainer.max_epochs": "type trainer.max_steps=",
+    "trainer.val_check_interval": "type validation.every_n_steps=",
+}
+
+
+def check_effect(cfg: DictConfig, preset: Mapping[str, Any]) -> None:
+    """Refuses what was typed and is read by nobody.
+
+    Args:
+        cfg: the composed configuration.
+        preset: what the same choices say where no value is typed.
+
+    Raises:
+        UserError: names the key and what makes it void.
+    """
+    for key, reason in without_effect(cfg, preset).items():
+        raise UserError(f"{key} has no effect: {reason}; leave it out")
+
+
+def check_effect_on(config: Mapping[str, Any], action_kind: ActionKind) -> None:
+    """Refuses values of an algorithm that are for actions of the other kind.
+
+    Args:
+        config: the resolved configuration.
+        action_kind: of the dataset.
+
+    Raises:
+        UserError: names the key.
+    """
+    always = idle_fields(config)  # looked at before there was an environment
+    idle = {name: why for name, why in idle_fields(config, action_kind).items() if name not in always}
+    values = {key: value for key, value in leaves(config["algorithm"]) if key.partition(".")[0] in idle}
+    if not values:
+        return
+    usual = dict(leaves(preset_of(config["choices"])["algorithm"]))
+    for key, value in values.items():
+        if usual.get(key) != value:
+            reason = idle[key.partition(".")[0]]
+            raise UserError(f"algorithm.{key}={value} has no effect: {reason}; leave it out")
+
+
+def without_effect(cfg: DictConfig, preset: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """What was typed, `group=option` or `key=value`, and is read by nobody; with the reason.
+
+    Args:
+        cfg: the composed configuration.
+        preset: of its choices; None: it is composed.
+    """
+    plain = to_plain(cfg)
+    written: Any = OmegaConf.to_container(cfg, resolve=False)
+    idle = idle_fields(plain)
+    live = live_keys(plain, written, idle)
+    choices: dict[str, Any] = plain["choices"]
+    unread = [group for group in choices if group in plain and not any(_is_in(key, (group,)) for key in live)]
+    usual = _usual_choices(choices, unread)
+    found = {f"{key}={choices[key]}": _reason(key, plain, idle) for key in unread if choices[key] != usual.get(key)}
+    values, presets = dict(leaves(plain)), dict(leaves(preset_of(choices) if preset is None else preset))
+    for key, text in leaves(written):
+        refers = isinstance(text, str) and text.startswith("${")
+        if not refers and not _is_in(key, live) and (key not in presets or presets[key] != values.get(key)):
+            found[f"{key}={values.get(key)}"] = _reason(key, plain, idle)
+    return found
+
+
+def _usual_choices(choices: Mapping[str, Any], unread: Sequence[str]) -> Mapping[str, Any]:
+    """The options of the groups that nobody reads where none of them is typed."""
+    if not unread:
+        return choices
+    read = {group: option for group, option in choices.items() if group not in unread}
+    usual: Mapping[str, Any] = preset_of(read)["choices"]
+    return usual
+
+
+def idle_fields(plain: Mapping[str, Any], action_kind: ActionKind | None = None) -> dict[str, str]:
+    """Fields of the algorithm that nothing reads; an algorithm of somebody else's need not say."""
+    made = build(plain["algorithm"])
+    return made.idle(action_kind) if hasattr(made, "idle") else {}
+
+
+def live_keys(plain: Mapping[str, Any], written: Mapping[str, Any], idle: Mapping[str, str]) -> set[str]:
+    """The keys that are read, each with all that stands below it."""
+    chosen_trainer: Any = OmegaConf.load(CONF_DIR / "trainer" / "auto.yaml")
+    waiting = [
+        *_BY_NAME,
+        *(f"algorithm.{name}" for name in plain["algorithm"] if name not in idle),
+        *(f"trainer.{name}" for name in (*chosen_trainer, *_OF_TRAINER)),
+        *(f"callbacks.{name}" for name, node in plain["callbacks"].items() if rolls_out(plain) or not _plays(node)),
+        *(["data.source"] if plain["data"].get("path") is None else []),
+        *(["study"] if plain["choices"].get("study") not in (None, "none") else []),
+    ]
+    live: set[str] = set()
+    while waiting:
+        key = waiting.pop()
+        if key not in live:
+            live.add(key)
+            waiting.extend(_referred_to(_select(written, key)))
+    return live
+
+
+def _plays(node: Any) -> bool:
+    """Whether a callback is left out where nothing is played."""
+    return isinstance(node, Mapping) and bool(attribute(str(node.get("_target_")), "needs_environment"))
+
+
+def _select(node: Any, key: str) -> Any:
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node
+
+
+def _referred_to(node: Any) -> Iterator[str]:
+    for _, value in leaves(node):
+        if isinstance(value, str):
+            yield from re.findall(r"\$\{([A-Za-z_][\w.]*)\}", value)
+
+
+def _is_in(key: str, prefixes: Iterable[str]) -> bool:
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _reason(key: str, plain: Mapping[str, Any], idle: Mapping[str, str]) -> str:
+    group, _, rest = key.partition(".")
+    name = rest.partition(".")[0] if group == "algorithm" else group
+    if name in idle:
+        return idle[name]
+    if group == "data" and plain["data"].get("path"):
+        return f"data.path={plain['data']['path']} names the dataset"
+    if group in ("rollout", "callbacks"):
+        return "rollout=none plays nothing"
+    if group == "trainer":
+        return _INSTEAD.get(key, "a run sets it itself, or Lightning does nothing with it here")
+    return f"algorithm={plain['choices']['algorithm']} does not read it" if group in MODEL_PARTS else "nothing reads it"
+
+
+def preset_of(choices: Mapping[str, str | None]) -> dict[str, Any]:
+    """The resolved configuration of the same choices where no value is typed."""
+    typed = [f"{group}={option}" for group, option in choices.items() if option is not None]
+    return to_plain(configuration.compose(typed if choices.get("tuned") is not None else [*typed, "~tuned"]))

@@ -1,0 +1,42 @@
+"""Where the values of a run come from that nobody typed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dof_lightning.config.catalog import options, sections_for, sections_of
+from dof_lightning.config.identity import leaves
+
+
+def origin_of_values(config: Mapping[str, Any]) -> list[str]:
+    """Each section of `conf/hyperparams` with what it says, or that there is none.
+
+    Args:
+        config: the resolved configuration.
+    """
+    choices = config["choices"]
+    algorithm, data, tuned = (choices.get(group) for group in ("algorithm", "data", "tuned"))
+    told = [
+        f"{section['where']} ({', '.join(section['datasets'])}): "
+        + ", ".join(f"{key}={value}" for key, value in values.items())
+        for section, values in _in_effect([] if tuned is None else sections_of(tuned), config)
+    ]
+    if told:
+        return told
+    if tuned is None and sections_for(algorithm, data):
+        return [f"presets of conf/algorithm; what is tuned on {data} is not taken (tuned={algorithm}_{data} takes it)"]
+    others = [name for name in options("algorithm") if sections_for(name, data)]
+    beside = f", though it has some for {', '.join(others)}" if others else ""
+    return [f"presets of conf/algorithm; conf/hyperparams has none for {algorithm} on this dataset{beside}"]
+
+
+def _in_effect(
+    matching: list[dict[str, Any]], config: Mapping[str, Any]
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What of each section is as it says: neither a later section nor what was typed says otherwise."""
+    last = {key: section for section in matching for key, _ in leaves(section["values"])}
+    configured = dict(leaves(config))
+    told = [
+        (section, {k: v for k, v in leaves(section["values"]) if last[k] is section and configured.get(k) == v})
+        for section in matching
+    ]
+    return [(section, values) for section, values in told if values]

@@ -1,0 +1,46 @@
+"""A world that is known from its data alone."""
+
+from typing import NoReturn
+
+import numpy as np
+from torch import Tensor
+
+from dof_lightning.envs.base import StepResult, VectorEnv
+from dof_lightning.errors import UserError
+from dof_lightning.spec import EnvSpec
+
+
+class RecordedEnv(VectorEnv):
+    """Agents, observations and actions as a dataset describes them; nothing can be played.
+
+    Args:
+        spec: of the world that the dataset was collected in.
+    """
+
+    def __init__(self, spec: EnvSpec) -> None:
+        self.spec = spec
+
+    @property
+    def missing(self) -> str:
+        """See the base class."""
+        return "experiment=none names no world; type env=<the one that the data came from>"
+
+    @property
+    def can_render(self) -> bool:
+        """See the base class."""
+        return False
+
+    def reset(self, seeds: Tensor) -> Tensor:
+        """Refuses."""
+        self._refuse()
+
+    def step(self, actions: Tensor) -> StepResult:
+        """Refuses."""
+        self._refuse()
+
+    def render(self, index: int) -> np.ndarray:
+        """Refuses."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise UserError(f"{self.spec.name} cannot be played: {self.missing}")

@@ -1,0 +1,95 @@
+"""What is printed to be typed again means the same when it is pasted."""
+
+import shlex
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from rich.console import Console
+
+from dof_lightning import console
+from dof_lightning.config import compose as configuration
+from dof_lightning.config.command_line import for_hydra, for_shell
+from dof_lightning.training import fit, watchdog
+from dof_lightning.training.run import further
+from dof_lightning.training.run_folder import RunFolder
+
+NAMES = [
+    *("runs/a", "runs/[seed0] a", "it's", 'a"b', "a\\", 'a\\"b', "a,b=c", "größe", "1", "1e5", "1_0", "true", "null"),
+    *(" a ", "$HOME", "a${seed}", "{a: b}", "-x", "a(b)", "x[/y]", "a;b&c|d", "`a`", ":warning:", "#1"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_survives_shell_and_hydra(name: str) -> None:
+    pasted = for_shell("printf", "%s", for_hydra("run_dir", name))
+    (typed,) = [subprocess.run(["bash", "-c", pasted], capture_output=True, text=True, check=True).stdout]
+    assert shlex.split(pasted)[-1] == typed
+    config = configuration.to_plain(configuration.compose(["experiment=mpe_spread_random", typed]))
+    assert config["run_dir"] == name
+
+
+@pytest.mark.parametrize("name", ['runs/[seed0] größe, it\'s="1"', "x[/y]", "runs/a"])
+def test_next_commands_can_be_pasted(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    further = ["python", "train.py", "experiment=mine", "algorithm.actor.hidden=[8,8]", for_hydra("run_dir", name)]
+    screen = console.make_console()
+    console.show_next_commands(screen, Path(name), further, Path(name) / "last.ckpt", plays=False)
+    printed = [line[19:] for line in capsys.readouterr().out.splitlines()]
+    assert [shlex.split(line) for line in printed] == [
+        ["tensorboard", "--logdir", name],
+        further,
+        ["dof", "eval", f"checkpoint={name}/last.ckpt"],
+    ]
+    assert "<" not in "".join(printed)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["train.py", "seed=1"], ["python", "train.py"]),
+        (
+            ["../dof/train.py", "--config-dir", "my conf", "seed=1"],
+            ["python", "../dof/train.py", "--config-dir", "my conf"],
+        ),
+        (["train.py", "-m", "--config-dir=mine", "seed=1,2"], ["python", "train.py", "--config-dir=mine"]),
+        (["/usr/lib/joblib", "--pipe", "3"], ["python", "train.py"]),
+    ],
+)
+def test_a_run_is_started_again_as_it_was(monkeypatch: pytest.MonkeyPatch, argv: list[str], words: list[str]) -> None:
+    monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
+    monkeypatch.setattr("sys.argv", argv)
+    assert configuration.program() == words
+
+
+def test_what_trains_further_keeps_what_was_typed() -> None:
+    job = SimpleNamespace(config={"trainer": {"max_steps": 20}}, start=SimpleNamespace(folder=RunFolder(Path("a b"))))
+    typed = ["experiment=mine", "run_dir=old", "+trainer.max_steps=20", "trust=true", "resume=never", "data.path='x y'"]
+    words = further(job, typed, 20)  # type: ignore[arg-type]
+    assert words == [
+        "python",
+        "train.py",
+        typed[0],
+        "trust=true",
+        "data.path='x y'",
+        'run_dir="a b"',
+        "trainer.max_steps=40",
+    ]
+    assert further(job, [], 7)[-1] == "trainer.max_steps=20", "stopped early"  # type: ignore[arg-type]
+
+
+def test_the_last_words_of_a_job_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "runs/[0] a"
+    expected = for_shell(for_hydra("run_dir", name))
+    assert expected in watchdog.farewell("rank 1 is gone", name)
+    with pytest.raises(SystemExit):
+        fit._say_goodbye(3, 3, name, fit.signal.SIGTERM)
+    assert expected in capsys.readouterr().err
+
+
+def test_names_of_users_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    screen: Console = console.make_console()
+    screen.print("runs/[seed0] [/y] :warning:", highlight=False)
+    console.show_table(screen, ("run",), [("x[/y][red]",)])
+    assert capsys.readouterr().out.split() == ["runs/[seed0]", "[/y]", ":warning:", "run", "x[/y][red]"]

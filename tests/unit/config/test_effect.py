@@ -1,0 +1,129 @@
+"""Every key that is accepted takes effect, or is refused."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dof_lightning.algorithms.base import AlgorithmSettings
+from dof_lightning.config import checks, effect
+from dof_lightning.config import compose as configuration
+from dof_lightning.config.identity import leaves
+from dof_lightning.errors import UserError
+from dof_lightning.spec import ActionKind
+from tests.fixtures.synthetic import ALGORITHMS, chooses, random_batch, synthetic_spec
+
+EXPERIMENT = "experiment=mpe_spread_random"
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (("data.path=data/mine", "data.episodes=20"), "data.episodes=20 has no effect: data.path=data/mine names"),
+        (("data.path=data/mine", "data.source.behavior.policy=1"), "data.source.behavior.policy"),
+        (("algorithm=bc", "noise_factorization=concat"), "noise_factorization=concat has no effect: algorithm=bc does"),
+        (("algorithm=bc", "sampler.steps=3"), "sampler.steps=3 has no effect: algorithm=bc"),
+        (("+trainer.gradient_clip_val=1",), "trainer.gradient_clip_val=1 has no effect: type algorithm.gradient_clip="),
+        (("+trainer.limit_train_batches=3",), "trainer.limit_train_batches=3 has no effect"),
+        (("+mine.key=1",), "mine.key=1 has no effect: nothing reads it"),
+        (("rollout=none", "rollout.episodes=3"), "rollout.episodes=3 has no effect: rollout=none plays nothing"),
+        (("rollout=none", "callbacks.igd.draws=3"), "callbacks.igd.draws=3 has no effect: rollout=none plays nothing"),
+        (("algorithm=dof_cloning", "algorithm.discount=0.5"), "algorithm.discount=0.5 .*: algorithm.critics=none"),
+        (
+            ("algorithm.critics=separate", "value_mixer=attention"),
+            "value_mixer=attention .* algorithm.critics=separate",
+        ),
+        (("algorithm.joint_critic.hidden=[3]",), "algorithm.joint_critic.hidden=.3. .*: algorithm.critics=mixed"),
+        (("algorithm.selection_temperature=3",), "algorithm.selection_temperature=3 .*: algorithm.selection=argmax"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_what_is_typed_and_read_by_nobody_is_refused(typed: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UserError, match=words.replace("+", r"\+")):
+        checks.check(configuration.compose([EXPERIMENT, *typed]))
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("algorithm=bc", "debug=default"),
+        ("rollout=none", "debug=default", "callbacks.video=null", "rollout.report_episodes=3"),
+        ("data.path=data/mine", "debug=default"),
+        ("debug=profiler", "trainer.profiler.filename=mine"),
+        ("algorithm=bc", "noise_factorization=wconcat"),
+        ("algorithm=madiff_c", "study=none"),
+        ("algorithm.critics=separate", "algorithm.critic.hidden=[3]"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_chosen_by_an_option_or_takes_effect_is_accepted(typed: tuple[str, ...]) -> None:
+    checks.check(configuration.compose([EXPERIMENT, *typed]))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "typed", "words"),
+    [
+        ("mpe_spread_random", "algorithm.recurrent.hidden=3", "recurrent.hidden=3 has no effect: actions are cont"),
+        ("smax_3m_good", "algorithm.actor.hidden=[3]", r"actor.hidden=\[3\] has no effect: actions are discrete"),
+    ],
+)
+def test_what_is_for_actions_of_the_other_kind_is_refused(experiment: str, typed: str, words: str) -> None:
+    config = configuration.to_plain(configuration.compose([f"experiment={experiment}", "algorithm=bc", typed]))
+    here: ActionKind = "continuous" if experiment == "mpe_spread_random" else "discrete"
+    other: ActionKind = "discrete" if experiment == "mpe_spread_random" else "continuous"
+    with pytest.raises(UserError, match=words):
+        effect.check_effect_on(config, here)
+    effect.check_effect_on(config, other)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_key_of_a_composition_is_read_or_refused(name: str) -> None:
+    """A setting is read where building, training or acting asks for it; every other key where it is said to be read."""
+    cfg = configuration.compose([EXPERIMENT, f"algorithm={name}"])
+    plain, written = configuration.to_plain(cfg), OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(written, dict)
+    kind: ActionKind = "discrete" if chooses((f"algorithm={name}",)) else "continuous"
+    made: AlgorithmSettings = configuration.build(plain["algorithm"])
+    assert set(vars(made)) - _read_by(made, name) <= set(made.idle(kind))
+
+    live = effect.live_keys(plain, written, effect.idle_fields(plain))  # type: ignore[arg-type]
+    unread = [key for key, _ in leaves(written) if not any(f"{key}.".startswith(f"{prefix}.") for prefix in live)]
+    refused = set()
+    for key in unread:
+        if not key.rpartition(".")[2].startswith("_") and not str(
+            OmegaConf.select(OmegaConf.create(written), key)
+        ).startswith("${"):
+            OmegaConf.update(cfg, key, _another(OmegaConf.select(cfg, key)), force_add=True)
+            refused.add(key)
+    told = {re.split("=", text)[0] for text in effect.without_effect(cfg)}
+    assert told == refused
+
+
+def _another(value: Any) -> Any:
+    """A value of the same kind."""
+    if isinstance(value, bool | None):
+        return 2.0 if value is None else not value
+    if isinstance(value, int | float):
+        return value / 2 if isinstance(value, float) else value + 1
+    return {"argmax": "softmax"}.get(value, "changed") if isinstance(value, str) else [3]
+
+
+def _read_by(settings: AlgorithmSettings, name: str) -> set[str]:
+    """The fields that are asked for while an algorithm is built, learns from a batch, and acts."""
+    read: set[str] = set()
+
+    class Recording(type(settings)):  # type: ignore[misc]
+        def __getattribute__(self, field: str) -> Any:
+            read.add(field)
+            return super().__getattribute__(field)
+
+    object.__setattr__(settings, "__class__", Recording)
+    algorithm = settings(synthetic_spec(f"algorithm={name}"))
+    batch = random_batch(algorithm.spec, algorithm.window, size=4)
+    algorithm.losses(batch, torch.Generator().manual_seed(0))
+    algorithm.configure_optimizers()
+    algorithm.after_step()
+    algorithm.policy()
+    return read | {"seed", "execution"}

@@ -1,0 +1,100 @@
+"""Vaults as others expect them: where they lie, what they are padded with, and which layouts are named when refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_modules.convert.exporting import export_dataset
+from data_modules.convert.import_vault import leaf_spec, tensorstore
+from data_modules.convert.importing import import_dataset
+from data_modules.storage.manifest import read_manifest
+from dof_lightning.errors import UserError
+from tests.fixtures.dataset_files import build, make_environment, make_episodes
+from tests.fixtures.foreign_files import timeline, write_madiff, write_plain_vault
+from tests.fixtures.shard_reading import read_all, sorted_by_id
+
+
+def leaf(folder: Path, name: str) -> np.ndarray:
+    return np.asarray(tensorstore().open(leaf_spec(folder, name), open=True, read=True).result().read().result())
+
+
+@pytest.mark.parametrize("name", ["with space", "a#b", "what?", "50%25", "100%", "ä"])
+def test_folders_are_paths_and_no_addresses(tmp_path: Path, name: str) -> None:
+    source = write_plain_vault(tmp_path / name / "vault", timeline([4] * 60))
+    path = import_dataset("vault", source, "mine", tmp_path)
+    export_dataset(path, "vault", tmp_path / name / "again")
+    again = import_dataset("vault", tmp_path / name / "again", "again", tmp_path)
+    np.testing.assert_array_equal(sorted_by_id(read_all(again)).actions, sorted_by_id(read_all(path)).actions)
+    assert sorted(file.name for file in (tmp_path / name).iterdir()) == ["again", "vault"]
+
+
+def test_what_agents_do_not_have_is_zero(tmp_path: Path) -> None:
+    build(tmp_path / "toy", make_episodes(60))
+    export_dataset(tmp_path / "toy", "vault", tmp_path / "out")
+    seen = leaf(tmp_path / "out", "observations.")
+    assert np.isfinite(seen).all()
+    assert not seen[0, :, 0, 3:].any()
+    agents = read_manifest(import_dataset("vault", tmp_path / "out", "again", tmp_path)).spec.environment.agents
+    assert agents == make_environment().agents, "their sizes are told beside the arrays"
+    told = json.loads((tmp_path / "out" / "metadata.json").read_text())
+    told["dof_lightning"]["agents"][1][1] = 5
+    (tmp_path / "out" / "metadata.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"metadata\.json: dof_lightning tells of other agents"):
+        import_dataset("vault", tmp_path / "out", "other", tmp_path)
+
+
+def test_others_padding_with_minus_infinity_is_read_as_sizes(tmp_path: Path) -> None:
+    arrays = timeline([4] * 60)
+    arrays["observations"][:, 0, 3:] = -np.inf
+    path = import_dataset("vault", write_plain_vault(tmp_path / "vault", arrays), "mine", tmp_path)
+    assert [agent.observation_dim for agent in read_manifest(path).spec.environment.agents] == [3, 5]
+    rows = sorted_by_id(read_all(path))
+    assert not rows.observations[:, 0, 3:].any()
+    kept = np.setdiff1d(np.arange(len(rows.observations)), np.cumsum(rows.length + 1) - 1)
+    np.testing.assert_array_equal(rows.observations[kept, 0, :3], arrays["observations"][:, 0, :3])
+
+
+def test_a_state_that_is_missing_is_said_and_can_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_madiff(tmp_path / "madiff", timeline([4] * 60), [4] * 60)
+    path = import_dataset("madiff", tmp_path / "madiff", "mine", tmp_path)
+    export_dataset(path, "vault", tmp_path / "plain")
+    assert "no infos.state" in capsys.readouterr().err
+    export_dataset(path, "vault", tmp_path / "joint", state="observations")
+    assert "no infos.state" not in capsys.readouterr().err
+    seen = leaf(tmp_path / "joint", "observations.")
+    np.testing.assert_array_equal(leaf(tmp_path / "joint", "infos.state."), seen.reshape(*seen.shape[:2], -1))
+    for format_, state in (("vault", "rows"), ("omar", "observations")):
+        with pytest.raises(UserError, match=f"state={state}"):
+            export_dataset(path, format_, tmp_path / "none", state=state)
+    build(tmp_path / "toy", make_episodes(60))
+    with pytest.raises(UserError, match="a global state of its own"):
+        export_dataset(tmp_path / "toy", "vault", tmp_path / "none", state="observations")
+
+
+def test_dictionaries_by_agent_are_named(tmp_path: Path) -> None:
+    source = write_plain_vault(tmp_path / "vault", timeline([4] * 60))
+    told = json.loads((source / "metadata.json").read_text())
+    told["structure_shape"]["observations"] = {f"agent_{i}": "(1, 240, 5)" for i in range(4)}
+    (source / "metadata.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"observations are a dictionary by agent \(agent_0, .*agent_2, \.\.\.\)"):
+        import_dataset("vault", source, "mine", tmp_path)
+
+
+def test_madiffs_robots(tmp_path: Path) -> None:
+    arrays = timeline([4] * 60)
+    arrays["actions"] = np.random.default_rng(0).uniform(-1, 1, (240, 2, 3)).astype(np.float32)
+    write_madiff(tmp_path / "madiff", arrays, [4] * 60)
+    (tmp_path / "madiff" / "legals.npy").unlink()
+    path = import_dataset("madiff", tmp_path / "madiff", "mine", tmp_path)
+    assert read_manifest(path).spec.action_kind == "continuous"
+    np.testing.assert_array_equal(sorted_by_id(read_all(path)).actions, arrays["actions"])
+
+
+@pytest.mark.parametrize("folder", ["", "seed_0_data"])
+def test_madiffs_other_layout_is_named(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "robot" / folder).mkdir(parents=True)
+    np.save(tmp_path / "robot" / folder / "obs_0.npy", np.zeros((3, 2)))
+    with pytest.raises(UserError, match=r"files an agent .* try format=omar"):
+        import_dataset("madiff", tmp_path / "robot", "mine", tmp_path)
