@@ -19,7 +19,7 @@ lint:
 # The pages that are generated: docs/results.md and docs/results_figures/, from the rows in benchmarks/results/;
 # the extra [report] is needed, or the page loses its intervals.
 docs:
-	dof report $(RECORD:%=benchmarks/results/%) output=docs name=results 'title=Results: the benchmark of record' against=dof_policy formats=markdown
+	dof report $(RECORD:%=benchmarks/results/%) output=docs name=results 'title=Results: the benchmark of record' against=dof_policy formats=markdown overwrite=true
 
 # Speeds of this machine as ratios to yardsticks of the same run (docs/performance.md). About a minute.
 bench:

@@ -10,26 +10,42 @@ from dof_lightning.config import messages
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> None:
-    """Hydra's entry; everything else is `training.run`, or `runner.run` where several runs are compared."""
+def main(cfg: DictConfig) -> float | None:
+    """Hydra's entry; everything else is `training.run`, or `runner.run` where several runs are compared.
+
+    Returns the score of a job of a sweep, which sweepers like Optuna's compare.
+    """
     if configuration.is_job_elsewhere():
-        return run(cfg)  # the sweep's launcher brings an error home from the job's process
+        from dof_lightning.training import sweep
+
+        with sweep.labelled(configuration.job_number()):
+            return run(cfg)  # the sweep's launcher brings an error home from the job's process
+    scores: list[float | None] = []
     # Leaving here keeps Hydra from adding lines of its own to what the user can mend.
-    if code := messages.exit_with_one_line(lambda: run(cfg)):
+    if code := messages.exit_with_one_line(lambda: scores.append(run(cfg))):
         sys.exit(code)
+    return scores[0]
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> float | None:
     """One run, one study, or one job of a sweep."""
     composed, typed = configuration.composed_by_hydra_main(cfg)
     from dof_lightning.studies import runner  # torch is imported after --help and typing mistakes have been dealt with
     from dof_lightning.training import run as training
+    from dof_lightning.training import sweep
 
-    if composed.choices["study"] == "none":
-        training.run(composed, typed)
-    else:
-        runner.run(composed, typed)
+    if configuration.is_sweep():
+        sweep.note(configuration.job_number(), typed, folder=None)
+    folder = (training.run if composed.choices["study"] == "none" else runner.run)(composed, typed)
+    if not configuration.is_sweep():
+        return None
+    sweep.note(configuration.job_number(), typed, folder.resolve())
+    return sweep.score_of(folder)
 
 
 if __name__ == "__main__":
-    sys.exit(messages.exit_with_one_line(main, typed=sys.argv[1:]))
+    from dof_lightning.training.sweep import ending_in_a_table
+
+    with ending_in_a_table(sys.argv[1:]):
+        code = messages.exit_with_one_line(main, typed=sys.argv[1:])
+    sys.exit(code)

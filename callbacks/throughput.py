@@ -1,5 +1,6 @@
 """How fast training goes, and whether it waits for data."""
 
+import platform
 import resource
 import sys
 import time
@@ -92,6 +93,14 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def device_name(device: torch.device, processes: int = 1) -> str:
+    """What each of so many processes runs on, as tables of results name it."""
+    threads = torch.get_num_threads()
+    cpu = f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    return name if processes == 1 else f"{processes} x {name}"
 
 
 class _LoaderClock(Profiler):

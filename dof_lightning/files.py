@@ -4,6 +4,7 @@ import csv
 import fcntl
 import io
 import os
+import re
 import shutil
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -149,9 +150,10 @@ def over_seeds(values: "Sequence[float] | np.ndarray", digits: int = 1) -> str:
 
 
 def to_markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table."""
+    """A Markdown table; a bar that is not escaped would end its cell and becomes a stroke."""
     lines = [list(columns), ["---"] * len(columns), *([text(value) for value in row] for row in rows)]
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+    told = ([re.sub(r"(?<!\\)[|]", "/", cell) for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in told)
 
 
 def to_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dof_lightning.bench.queue import Outcome, Place, pending, work
+from dof_lightning.bench.queue import Outcome, Place, has_rows_of_all, pending, work
 from dof_lightning.bench.suite import Job, read_suite
-from dof_lightning.config.command_line import take, take_integer, take_positive
+from dof_lightning.config.command_line import take, take_integer, take_positive, take_truth
 from dof_lightning.console import make_console, show_table
 from dof_lightning.errors import UserError
 from dof_lightning.threads import CORES_UNTOLD
@@ -35,8 +35,8 @@ def bench(tails: list[str]) -> None:
     told_jobs = any(tail.startswith("jobs=") for tail in tails)
     at_once, tails = take_integer(tails, "jobs", default=1, least=1)
     minutes, tails = take_positive(tails, "minutes")
-    keep, tails = _take_truth(tails, "keep", default=True)
-    only_list, tails = _take_truth(tails, "list", default=False)
+    keep, tails = take_truth(tails, "keep", default=True)
+    only_list, tails = take_truth(tails, "list", default=False)
     launcher, tails = take(tails, "launcher")
     _check_launcher(launcher, launcher_settings, minutes, told_jobs)
     if tails:
@@ -44,6 +44,8 @@ def bench(tails: list[str]) -> None:
     suite = read_suite(which)
     place = Place(which, suite, Path(store or STORES / suite.name), Path(runs or RUNS), keep)
     screen = make_console()
+    if has_rows_of_all(place):
+        _say_done(place, screen)
     waiting = pending(place)
     screen.print(f"{suite.title}: {len(suite.queue)} runs, {len(suite.queue) - len(waiting)} in {place.store}")
     if only_list:
@@ -53,6 +55,18 @@ def bench(tails: list[str]) -> None:
         _launch(place, waiting, launcher, launcher_settings, at_once, screen)
     elif waiting:
         _end(work(place, waiting, at_once, minutes, screen), place, screen)
+
+
+def _say_done(place: Place, screen: Console) -> None:
+    """What can be said before every configuration is composed anew, which takes most of a minute."""
+    done = f"{place.suite.title}: all {len(place.suite.queue)} runs are done, their rows are in {place.store}"
+    for line in (
+        f"{done} (dof report {place.store})",
+        f"your own runs of it: dof bench suite={place.which} store=results/{place.suite.name}",
+        "a suite of your own: change a copy of one of conf/suite/, dof bench suite=mine.yaml store=results/mine",
+        "looking whether presets and data still mean what they meant; Ctrl-C leaves that out",
+    ):
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: float | None, told_jobs: bool) -> None:
@@ -70,13 +84,6 @@ def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: floa
         raise UserError(f"jobs= is of this machine's queue and of joblib, not of {launcher} as it is told; drop jobs=")
     if launcher is not None and launcher.startswith("submitit") and "cpus_per_task" not in keys:
         raise UserError(CORES_UNTOLD)
-
-
-def _take_truth(tails: list[str], wanted: str, default: bool) -> tuple[bool, list[str]]:
-    text, others = take(tails, wanted)
-    if text not in (None, "true", "false"):
-        raise UserError(f"{wanted} must be true or false, got {text!r}")
-    return (default if text is None else text == "true"), others
 
 
 def _launch(

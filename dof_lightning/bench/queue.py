@@ -60,6 +60,16 @@ class Outcome:
     ended_by: signal.Signals | None = None
 
 
+def has_rows_of_all(place: Place) -> bool:
+    """Whether every run has a row that was typed alike: known at once, where `pending` composes every configuration.
+
+    It does not know whether a preset or a dataset of that name means something else by now; `pending` does.
+    """
+    commands = {record.command.replace(" study=none", "") for record in ResultsStore(place.store).records()}
+    typed = (" ".join(text for text in job.typed if text != "study=none") for job in place.suite.queue)
+    return all(f"python train.py {text}" in commands for text in typed)
+
+
 def pending(place: Place) -> list[Job]:
     """The runs that are not in the store; every run's configuration is checked before any begins.
 

@@ -18,8 +18,10 @@ _BENCH_HELP = (
     "[launcher=joblib|submitit_local|submitit_slurm [hydra.launcher.<key>=<value>]]"
 )
 _REPORT_HELP = (
-    "tables, statistics and figures of results stores and run folders: dof report <folder>... [output=report] "
-    "[name=report] [title=...] [against=<method>] [target=0.95] [seed=0] [formats=markdown,latex,csv,html]"
+    "tables, statistics and figures of results stores and run folders, named or below a folder: "
+    "dof report <folder>... [output=report] "
+    "[name=report] [title=...] [against=<method>] [target=0.95] [seed=0] [formats=markdown,latex,csv,html] "
+    "[overwrite=true]"
 )
 
 

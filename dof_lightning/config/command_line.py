@@ -52,6 +52,18 @@ def take_positive(tails: list[str], wanted: str) -> tuple[float | None, list[str
     return value, others
 
 
+def take_truth(tails: list[str], wanted: str, default: bool) -> tuple[bool, list[str]]:
+    """True or false, and the tails without it.
+
+    Raises:
+        UserError: it is neither.
+    """
+    text, others = take(tails, wanted)
+    if text not in (None, "true", "false"):
+        raise UserError(f"{wanted} must be true or false, got {text!r}")
+    return (default if text is None else text == "true"), others
+
+
 def take(tails: list[str], wanted: str) -> tuple[str | None, list[str]]:
     """The value of one key, and the tails without it.
 

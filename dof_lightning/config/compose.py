@@ -140,6 +140,11 @@ def is_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def job_number() -> int:
+    """Which job of a sweep this is, from 0."""
+    return int(HydraConfig.get().job.num)
+
+
 def is_job_elsewhere() -> bool:
     """Whether this is a job of a sweep in a process of its own (joblib, submitit)."""
     return is_sweep() and not HydraConfig.get().launcher["_target_"].endswith("BasicLauncher")

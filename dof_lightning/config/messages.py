@@ -107,8 +107,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
 
 def _missing_option(group: str, option: str) -> str:
     """One line for an option that is not there, with the nearest that is."""
-    if group == "hydra/launcher":
-        return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib and submitit"
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib, submitit, optuna"
     return f"{group}={option} does not exist; {nearest(option, options(group))}"
 
 

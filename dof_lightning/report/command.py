@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dof_lightning.config.command_line import take, take_integer, take_positive
+from dof_lightning.config.command_line import take, take_integer, take_positive, take_truth
 from dof_lightning.errors import UserError
 from dof_lightning.files import to_csv, write_atomically
 from dof_lightning.report.aggregates import Comparison, aggregates, comparisons
@@ -15,9 +15,10 @@ from dof_lightning.report.rendering import Report, latex, markdown, page
 from dof_lightning.report.statistics import INSTALL, installed
 from dof_lightning.report.tables import commands, details, flat, scores
 
-FORMATS = ("markdown", "latex", "csv", "html")
+_ENDINGS = {"markdown": ".md", "latex": ".tex", "csv": ".csv", "html": ".html"}
+FORMATS = tuple(_ENDINGS)
 _TARGET = 0.95  # of the data's return
-_KNOWN = ("output", "name", "title", "against", "target", "seed", "formats")
+_KNOWN = ("output", "name", "title", "against", "target", "seed", "formats", "overwrite")
 
 
 def report(arguments: Sequence[str]) -> list[Path]:
@@ -26,13 +27,13 @@ def report(arguments: Sequence[str]) -> list[Path]:
     Args:
         arguments: folders, and key=value: `output` (a folder), `name` (of the files), `title`, `against` (whose
             probability of scoring more is told), `target` (share of the data's return for the time to reach it), `seed`
-            (of the bootstrap), `formats`.
+            (of the bootstrap), `formats`, `overwrite` (true: replace files that are there).
 
     Returns:
         the files.
 
     Raises:
-        UserError: an argument names nothing, or there is nothing to report.
+        UserError: an argument names nothing, there is nothing to report, or files are there that would be replaced.
     """
     paths = [Path(text) for text in arguments if "=" not in text or Path(text).exists()]
     tails = [text for text in arguments if Path(text) not in paths]
@@ -43,6 +44,7 @@ def report(arguments: Sequence[str]) -> list[Path]:
     target, tails = take_positive(tails, "target")
     seed, tails = take_integer(tails, "seed", default=0, least=0)
     formats, tails = _take_formats(tails)
+    overwrite, tails = take_truth(tails, "overwrite", default=False)
     if tails:
         raise UserError(f"unknown key `{tails[0].partition('=')[0]}`; dof report takes {', '.join(_KNOWN)}")
     if not paths:
@@ -50,7 +52,11 @@ def report(arguments: Sequence[str]) -> list[Path]:
     missing = next((path for path in paths if not path.is_dir()), None)
     if missing is not None:
         raise UserError(f"{missing} is no folder; name results stores or run folders")
-    groups = gather(paths)
+    stem = _stem(output or "report", name or "report")
+    there = [path for path in _files(stem, formats).values() if path.exists() and not overwrite]
+    if there:
+        raise UserError(f"{there[0]} is there already; choose another name= or output=, or say overwrite=true")
+    groups = gather(paths, left_out=lambda line: sys.stderr.write(f"left out: {line}\n"))
     if against is not None and against not in {group.label for group in groups}:
         raise UserError(f"against={against} is none of {', '.join(dict.fromkeys(group.label for group in groups))}")
     compared = _comparisons(groups, against, seed)
@@ -58,11 +64,11 @@ def report(arguments: Sequence[str]) -> list[Path]:
     of_environments = [scores(groups, environment) for environment in environments]
     made = Report(
         title=title or "Results",
-        source=f"Made by `dof report {shlex.join(arguments)}`.",
+        command=f"dof report {shlex.join(arguments)}",
         tables=(*of_environments, *aggregates(compared), details(groups, target or _TARGET), commands(groups)),
         pictures=tuple(pictures(groups, compared)),
     )
-    return _write(made, groups, Path(output or "report") / (name or "report"), formats)
+    return _write(made, groups, stem, formats)
 
 
 def _comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list[Comparison]:
@@ -74,20 +80,32 @@ def _comparisons(groups: Sequence[Group], against: str | None, seed: int) -> lis
     return compared
 
 
+def _stem(output: str, name: str) -> Path:
+    """Where files go, without their endings."""
+    if Path(name).name != name or name in (".", ".."):
+        raise UserError(f"name={name} must be the name of a file, without a folder; say output= for that")
+    return Path(output) / name
+
+
+def _files(stem: Path, formats: Sequence[str]) -> dict[str, Path]:
+    """The file of each format; beside `<stem>.md` its pictures lie in `<stem>_figures/`."""
+    return {format_: stem.with_name(f"{stem.name}{_ENDINGS[format_]}") for format_ in formats}
+
+
 def _write(made: Report, groups: Sequence[Group], stem: Path, formats: Sequence[str]) -> list[Path]:
-    """`<stem>.md` with pictures in `<stem>_figures/`, `<stem>.tex`, `<stem>.csv`, `<stem>.html`."""
+    files = _files(stem, formats)
     texts: dict[Path, str] = {}
     if "markdown" in formats:
         figures = stem.with_name(f"{stem.name}_figures")
-        texts[stem.with_name(f"{stem.name}.md")] = markdown(made, images=figures.name)
+        texts[files["markdown"]] = markdown(made, images=figures.name)
         texts |= {figures / f"{picture.name}.svg": picture.svg() for picture in made.pictures}
     if "latex" in formats:
-        texts[stem.with_name(f"{stem.name}.tex")] = latex(made.tables)
+        texts[files["latex"]] = latex(made.tables)
     if "csv" in formats:
         columns, rows = flat(groups)
-        texts[stem.with_name(f"{stem.name}.csv")] = to_csv(columns, rows)
+        texts[files["csv"]] = to_csv(columns, rows)
     if "html" in formats:
-        texts[stem.with_name(f"{stem.name}.html")] = page(made)
+        texts[files["html"]] = page(made)
     try:
         for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """What a report says in pictures: matplotlib figures as SVG text."""
 
+import hashlib
 import io
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -80,7 +81,7 @@ def _profiles(comparison: Comparison, styles: Styles) -> Picture:
     everything = np.concatenate([values for of_tasks in told.values() for values in of_tasks.values()])
     thresholds = np.linspace(everything.min() - 1, everything.max() + 1, 300)
     for label, of_tasks in told.items():
-        axes.step(thresholds, performance_profile(of_tasks, thresholds), label=label, **styles[label])
+        axes.step(thresholds, performance_profile(of_tasks, thresholds), label=_shown(label), **styles[label])
     axes.set_xlabel(f"{kind} τ")
     axes.set_ylabel("share of runs above τ")
     _legend(axes)
@@ -96,7 +97,7 @@ def _improvements(comparison: Comparison, styles: Styles) -> Picture:
     figure, axes = _intervals(comparison.improvements, styles)
     axes.axvline(0.5, color="grey", linestyle=(0, (1, 1)))
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel(f"P({first} scores more than …), {kind}")
+    axes.set_xlabel(f"P({_shown(first)} scores more than …), {kind}")
     caption = (
         f"Probabilities of improvement of {first}, mean over tasks, with 95 % intervals of the stratified bootstrap; "
         f"{_NO_INTERVAL}.{comparison.reservations}"
@@ -111,7 +112,7 @@ def _curves(dataset: str, groups: Sequence[Group], styles: Styles) -> Picture:
         group = next(group for group in groups if group.label == label)
         steps, scores = curve_of(group)
         if len(steps):
-            axes.plot(steps, scores.mean(0), label=f"{label} ({group.n_seeds})", marker=".", **styles[label])
+            axes.plot(steps, scores.mean(0), label=_shown(f"{label} ({group.n_seeds})"), marker=".", **styles[label])
             axes.fill_between(
                 steps, scores.min(0), scores.max(0), color=styles[label]["color"], alpha=0.15, linewidth=0
             )
@@ -124,7 +125,7 @@ def _curves(dataset: str, groups: Sequence[Group], styles: Styles) -> Picture:
         "selection episodes, fewer than those of the tables."
     )
     title = f"Learning curves, {dataset}"
-    return Picture(name=f"curves_{dataset}", title=title, caption=caption, figure=figure)
+    return Picture(name=f"curves_{_file_name(dataset)}", title=title, caption=caption, figure=figure)
 
 
 def _intervals(told: dict[str, Estimate], styles: Styles) -> tuple[Figure, Axes]:
@@ -136,7 +137,7 @@ def _intervals(told: dict[str, Estimate], styles: Styles) -> tuple[Figure, Axes]
             low, high = estimate.interval
             axes.barh(row, high - low, left=low, height=0.5, color=styles[label]["color"], alpha=0.6)
         axes.plot([estimate.value] * 2, [row - 0.3, row + 0.3], color="black")
-    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.set_yticks(range(len(rows)), [_shown(label) for label, _ in rows])
     return figure, axes
 
 
@@ -155,6 +156,17 @@ def _height(lines: Collection[object]) -> float:
 
 def _legend(axes: Axes) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
+
+
+def _shown(name: str) -> str:
+    """What matplotlib shows as it is: no formula, and not hidden from legends for an underscore at its beginning."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
+def _file_name(name: str) -> str:
+    """A name that lies in its folder wherever it is written, and is no other's."""
+    slug = _slug(name)
+    return slug if slug == name else f"{slug}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _slug(text: str) -> str:

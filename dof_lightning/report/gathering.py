@@ -1,13 +1,17 @@
 """From run folders and results stores to groups of runs that differ in the seed only."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dof_lightning.errors import UserError
-from dof_lightning.report.store import Point, Record, ResultsStore, identity
+from dof_lightning.report.finding import runs_in
+from dof_lightning.report.naming import name_apart
+from dof_lightning.report.store import Point, Record, identity
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,7 @@ class Group:
 
     Attributes:
         environment, dataset: options of the groups.
-        label: the variant where there is one, else the algorithm.
+        label: the variant where there is one, else the algorithm; with the keys in which settings differ, see `naming`.
         algorithm: option of the group.
         records: one a seed, in the order of seeds.
         curves: of the same runs.
@@ -85,41 +89,53 @@ def _on_scale(record: Record, own: float | None, normalized: float | None, episo
     return episode_return if kind == RETURN else 100.0 * episode_return / record.behavior_return
 
 
-def gather(paths: Sequence[Path]) -> list[Group]:
-    """Reads stores and run folders; a run that is in several of them counts once.
+def gather(paths: Sequence[Path], left_out: Callable[[str], Any] = lambda line: None) -> list[Group]:
+    """Reads stores, run folders, and folders of such; a run that is in several of them counts once.
+
+    Args:
+        paths: of them.
+        left_out: see `runs_in`.
 
     Raises:
-        UserError: a path is neither, a run is not finished, or runs of one method and dataset differ in more than
+        UserError: a path is none of them, a run is not finished, or runs of one method and dataset differ in more than
             their seed and settings, or methods on one dataset in their data or world.
     """
     records: dict[tuple[str, str], Record] = {}
     curves: dict[tuple[str, str], list[Point]] = {}
     for path in paths:
-        for record, points in _read(path):
+        for record, points in runs_in(path, left_out):
             records.setdefault(identity(record), record)
             curves.setdefault(identity(record), points)
     if not records:
         raise UserError(f"{', '.join(map(str, paths))}: there is no finished run")
-    groups: dict[tuple[str, str, str], list[Record]] = {}
+    methods: dict[tuple[str, str, str], list[Record]] = {}
     for record in records.values():
-        groups.setdefault((record.environment, record.dataset, record.variant or record.algorithm), []).append(record)
-    found = [_group(members, curves) for members in groups.values()]
+        methods.setdefault((record.environment, record.dataset, record.algorithm), []).append(record)
+    named = [(label, runs) for alike in methods.values() for label, runs in name_apart(alike)]
+    whose = {label: {runs[0].algorithm for other, runs in named if other == label} for label, _ in named}
+    found = [
+        _group(label if len(whose[label]) == 1 else f"{label} of {runs[0].algorithm}", runs, curves)
+        for label, runs in named
+    ]
+    order = {run: place for place, run in enumerate(records)}
+    found.sort(key=lambda group: min(order[identity(record)] for record in group.records))
     _require_one_world(found)
     return found
 
 
-def _group(members: list[Record], curves: dict[tuple[str, str], list[Point]]) -> Group:
+def _group(label: str, members: list[Record], curves: dict[tuple[str, str], list[Point]]) -> Group:
     members = sorted(members, key=lambda record: record.seed)
     first = members[0]
+    for one, other in itertools.pairwise(members):
+        if one.seed == other.seed:
+            raise UserError(_there_twice(one, other))
     for record in members:
-        if record.seed == first.seed and record is not first:
-            raise UserError(_there_twice(first, record))
         _require_alike(first, record)
     told = tuple(tuple(sorted(curves[identity(record)], key=lambda point: point.step)) for record in members)
     return Group(
         environment=first.environment,
         dataset=first.dataset,
-        label=first.variant or first.algorithm,
+        label=label,
         algorithm=first.algorithm,
         records=tuple(members),
         curves=told,
@@ -168,17 +184,3 @@ def _require_one_world(groups: Sequence[Group]) -> None:
                 raise UserError(
                     f"{group.dataset}: {other.label} and {group.label} are of two {words}; report them apart"
                 )
-
-
-def _read(path: Path) -> Iterable[tuple[Record, list[Point]]]:
-    if (path / "results.csv").exists():
-        store = ResultsStore(path)
-        points: dict[tuple[str, str], list[Point]] = {}
-        for point in store.points():
-            points.setdefault(identity(point), []).append(point)
-        return [(record, points.get(identity(record), [])) for record in store.records()]
-    if (path / "config.yaml").exists():
-        from dof_lightning.report.record import record_of  # reads a checkpoint, with torch
-
-        return [record_of(path)]
-    raise UserError(f"{path} is neither a results store (results.csv) nor a run folder (config.yaml)")

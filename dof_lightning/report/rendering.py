@@ -12,29 +12,52 @@ from dof_lightning.report.tables import Table
 
 @dataclass(frozen=True)
 class Report:
-    """What is rendered; `source` says what it was made of and by which command."""
+    """What is rendered; `command` made it."""
 
     title: str
-    source: str
+    command: str
     tables: tuple[Table, ...]
     pictures: tuple[Picture, ...]
 
 
 def markdown(report: Report, images: str) -> str:
     """Markdown whose pictures lie in the folder `images`, a relative path."""
-    parts = [f"# {report.title}\n\n{report.source}\n"]
+    parts = [f"# {_plain(report.title)}\n\nMade by {_code(report.command)}.\n"]
     parts += [_markdown_table(table) for table in report.tables]
     parts += [
-        f"\n## {picture.title}\n\n![{picture.title}]({images}/{picture.name}.svg)\n\n{picture.caption}\n"
+        f"\n## {_plain(picture.title)}\n\n![{_plain(picture.title)}]({images}/{picture.name}.svg)\n\n"
+        f"{_prose(picture.caption)}\n"
         for picture in report.pictures
     ]
     return "".join(parts)
 
 
 def _markdown_table(table: Table) -> str:
-    rows = [[f"`{cell}`" if cell.startswith("python ") else cell for cell in row] for row in table.rows]
-    note = f"\n{table.note}\n" if table.note else ""
-    return f"\n## {table.title}\n\n{to_markdown(table.columns, rows)}{note}"
+    rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
+    note = f"\n{_prose(table.note)}\n" if table.note else ""
+    return f"\n## {_plain(table.title)}\n\n{to_markdown([_plain(name) for name in table.columns], rows)}{note}"
+
+
+def _markdown_cell(cell: str) -> str:
+    told = _code(cell) if cell.startswith("python ") else _plain(cell)
+    return told.replace("|", r"\|")
+
+
+def _prose(text: str) -> str:
+    """Our own sentences, *emphasis* in them, with names that users chose: no tag, no link, no picture, one line."""
+    return re.sub(r"&(?=[#\w])", "&amp;", " ".join(text.split())).replace("<", "&lt;").replace("](", r"]\(")
+
+
+def _plain(text: str) -> str:
+    """Text that shows as it is, whatever it holds."""
+    return _prose(re.sub(r"[\\`*~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text))
+
+
+def _code(text: str) -> str:
+    """A code span, which ends nowhere in the text."""
+    told = " ".join(text.splitlines())
+    fence = "`" * (1 + max(map(len, re.findall("`+", told)), default=0))
+    return f"{fence}{told}{fence}" if len(fence) == 1 else f"{fence} {told} {fence}"
 
 
 def latex(tables: Sequence[Table]) -> str:
@@ -73,7 +96,7 @@ _LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
 
 
 def _latex(text: str) -> str:
-    escaped = "".join(_LATEX.get(letter, letter) for letter in text)
+    escaped = "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
     return re.sub(r"\*(.+?)\*", r"\\emph{\1}", escaped)
 
 
@@ -91,7 +114,8 @@ def page(report: Report) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body><h1>{title}</h1>'
-        f"<p>{_inline(report.source)}</p><nav><ol>{contents}</ol></nav>{tables}{pictures}</body></html>\n"
+        f"<p>Made by <code>{html.escape(report.command)}</code>.</p><nav><ol>{contents}</ol></nav>"
+        f"{tables}{pictures}</body></html>\n"
     )
 
 
@@ -111,9 +135,8 @@ def _html_cell(cell: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """Escaped, with `code` and *emphasis*."""
-    escaped = re.sub(r"`(.+?)`", r"<code>\1</code>", html.escape(text))
-    return re.sub(r"\*(.+?)\*", r"<em>\1</em>", escaped)
+    """Escaped, with *emphasis*."""
+    return re.sub(r"\*(.+?)\*", r"<em>\1</em>", html.escape(text))
 
 
 def _anchor(title: str) -> str:

@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch.utils.tensorboard.summary import hparams
 
 from dof_lightning.config.identity import leaves
 
-_SCORES = ("return_mean", "return_std", "normalized_score", "own_normalized_score")
+_SCORES = ("return_mean", "return_std", "normalized_score", "own_normalized_score", "win_rate")
+_HELDOUT = ("heldout/diffusion", "heldout/inverse", "heldout/cloning", "heldout/value")
+# The page takes its columns from one run, whichever comes first: every run announces the metrics of all.
+METRICS = tuple(f"final/{name}" for name in (*(f"{w}_{name}" for w in ("last", "best") for name in _SCORES), *_HELDOUT))
 
 
 def log_hyperparameters(
@@ -20,7 +24,8 @@ def log_hyperparameters(
 ) -> None:
     """Logs choices and numbers of a configuration beside the final scores, or held-out losses, to TensorBoard.
 
-    Scores that are None are left out; `heldout` is of a run that was not evaluated.
+    All runs announce the same `METRICS`, whichever they have; scores that are None have no value. `heldout` is of a run
+    that was not evaluated.
     """
     described = {key: config[key] for key in ("choices", "seed", "algorithm")}
     described |= {"data": {key: config["data"].get(key) for key in ("episodes", "global_batch_size")}}
@@ -34,7 +39,11 @@ def log_hyperparameters(
     metrics |= {f"final/{name}": value for name, value in (heldout or {}).items()}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(parameters, metrics)
+            logger.log_metrics(metrics)
+            writer = logger.experiment._get_file_writer()  # as Lightning does, which announces what has a value only
+            for summary in hparams(parameters, dict.fromkeys(METRICS, 0.0)):  # type: ignore[no-untyped-call]
+                writer.add_summary(summary)
+            logger.hparams.update(parameters)
             logger.finalize("success")
 
 

@@ -17,7 +17,7 @@ from callbacks.checkpoint import LastCheckpoint
 from callbacks.context import RunContext
 from callbacks.interruption import Interruption
 from callbacks.provenance import Provenance
-from callbacks.throughput import peak_memory_mb
+from callbacks.throughput import device_name, peak_memory_mb
 from data_modules.source import DatasetSource
 from data_modules.storage.manifest import DatasetManifest, read_manifest
 from dof_lightning import console
@@ -226,6 +226,7 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
         "started_at": round(time.time() - seconds, 2),
         "wall_seconds": round(seconds, 2),
         "peak_memory_mb": round(peak_memory_mb(job.trainer.strategy.root_device), 1),
+        "device": device_name(job.trainer.strategy.root_device, job.trainer.world_size),
         "resumed_from_step": job.resumed_from_step,
         **({} if job.init_from is None else {"init_from": job.init_from}),
         **scores,

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from data_modules.behavior.sources import Random
+from dof_lightning.bench import command
 from dof_lightning.bench.job import BUSY, dataset_of, perform, run_folder
 from dof_lightning.bench.queue import Place, pending
 from dof_lightning.bench.suite import read_suite
@@ -190,6 +191,22 @@ def test_a_killed_queue_goes_on_where_it_was_and_does_nothing_twice(folder: Path
     assert [(row.variant, row.steps) for row in rows(folder)] == [("", 2), ("cloned", 2000)]
     assert json.loads((run / "results.json").read_text())["resumed_from_step"] >= 50
     assert pending(place(folder)) == []
+
+
+def test_a_suite_whose_rows_are_all_there_says_so_before_any_configuration_is_composed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def composed(place: Place) -> list:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "pending", composed)
+    store = Path(__file__).parents[2] / "benchmarks" / "results" / "spread"
+    for which, told in ((f"store={store}", True), ("store=none", False)):
+        with pytest.raises(KeyboardInterrupt):
+            cli.run(["bench", "suite=spread", which])
+        said = capsys.readouterr().out
+        assert (f"all 60 runs are done, their rows are in {store}" in said) == told
+        assert ("dof bench suite=mine.yaml" in said) == told
 
 
 def rows(folder: Path) -> list:

@@ -188,6 +188,8 @@ def test_a_sweep_of_parallel_jobs(workplace: Workplace) -> None:
     results = list((workplace.path / "runs" / "mpe_spread_random" / "dof_cloning").glob("*/results.json"))
     assert {json.loads(path.read_text())["seed"] for path in results} == {20, 21}
     assert "1 threads each" in printed
+    assert {line[:4] for line in printed.splitlines() if "threads each" in line} == {"[0] ", "[1] "}
+    assert [line.split()[:2] for line in printed.splitlines()[-4:-2]] == [["0", "20"], ["1", "21"]]
 
 
 @pytest.mark.slow

@@ -298,7 +298,7 @@ def test_without_the_extra_one_line_says_what_to_install_and_the_rest_is_there(
         "Learning curves, mpe_spread_medium",
         "Learning curves, mpe_spread_expert",
     ]
-    report([str(fill(tmp_path / "one", ("bc",))), f"output={tmp_path / 'out'}", "formats=markdown"])
+    report([str(fill(tmp_path / "one", ("bc",))), f"output={tmp_path / 'one'}", "formats=markdown"])
     assert capsys.readouterr().err == ""
 
 
@@ -315,6 +315,8 @@ def test_a_report_of_a_store_needs_neither_torch_nor_lightning(tmp_path: Path) -
         (["nowhere"], "nowhere is no folder"),
         (["{store}", "out=x"], "unknown key `out`"),
         (["{store}", "formats=pdf"], "pdf"),
+        (["{store}", "overwrite=yes"], "overwrite must be true or false"),
+        *((["{store}", f"name={name}"], "must be the name of a file") for name in ("../x", "/x", "a/b", "..")),
         (["{store}", "target=x"], "target"),
         (["{store}", "against=nobody"], "against=nobody is none of dof_policy, td3_bc"),
         (["{empty}"], "neither a results store"),

@@ -1,6 +1,7 @@
 """Which runs a report takes for seeds of one thing, and what it says reproduces them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,67 @@ def test_a_run_in_two_stores_counts_once_and_two_runs_of_one_seed_are_refused(tm
     ResultsStore(tmp_path / "three").append(record(dataset_fingerprint="d1"), [])
     with pytest.raises(UserError, match=r"two datasets .dataset_fingerprint d0 .* and d1 "):
         gather([tmp_path / "one", tmp_path / "three"])
+
+
+def named(tmp_path: Path, *members: Record) -> list[tuple[str, list[int]]]:
+    for member in members:
+        ResultsStore(tmp_path).append(member, [])
+    return [(group.label, [record.seed for record in group.records]) for group in gather([tmp_path])]
+
+
+def of_setting(setting: str, seed: int, **changes: Any) -> Record:
+    told = f"python train.py experiment=mpe_spread_medium {setting} seed={seed}"
+    hashes = {"config_hash": f"{setting} {seed} {changes}", "settings_hash": f"{setting} {changes}"}
+    return record(seed=seed, command=told, **hashes, **changes)
+
+
+def test_two_settings_of_one_seed_are_two_rows_named_by_what_differs(tmp_path: Path) -> None:
+    members = [of_setting(f"trainer.max_steps={n} denoiser.hidden=[8]", s) for n in (5, 6) for s in (0, 1)]
+    assert named(tmp_path, *members) == [
+        ("dof_policy: trainer.max_steps=5", [0, 1]),
+        ("dof_policy: trainer.max_steps=6", [0, 1]),
+    ]
+
+
+def test_what_is_changed_is_named_beside_its_preset(tmp_path: Path) -> None:
+    unnamed = {"variant": "dof_policy, changed"}
+    preset, changed = of_setting("", 0), of_setting("algorithm.q_weight=3", 0, **unnamed)
+    assert named(tmp_path / "one", changed) == [("dof_policy, changed", [0])]
+    assert named(tmp_path / "two", preset, changed) == [("dof_policy", [0]), ("dof_policy: algorithm.q_weight=3", [0])]
+    other = of_setting("algorithm.q_weight=9", 0, **unnamed)
+    assert named(tmp_path / "two", other)[2] == ("dof_policy: algorithm.q_weight=9", [0])
+
+
+def test_settings_that_were_typed_alike_are_named_by_revision_or_hash(tmp_path: Path) -> None:
+    members = [
+        of_setting("", 0),
+        *(of_setting("", 0, git_revision=text) for text in ("1111111", "2222222", "2222222+x")),
+    ]
+    assert [label for label, _ in named(tmp_path, *members)] == [
+        "dof_policy, revision -",
+        "dof_policy, revision 1111111",
+        *(f"dof_policy, revision 2222222, settings {member.settings_hash}" for member in members[2:]),
+    ]
+
+
+def test_variants_of_one_name_and_two_algorithms_are_no_mean(tmp_path: Path) -> None:
+    members = [record(variant="wide", config_hash="a"), record(variant="wide", config_hash="b", seed=1, algorithm="bc")]
+    assert [label for label, _ in named(tmp_path, *members)] == ["wide of dof_policy", "wide of bc"]
+
+
+def test_stores_are_found_below_a_folder_and_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    for place in ("b", "a/deep", "damaged", ".hidden"):
+        ResultsStore(tmp_path / place).append(record(seed=len(place), config_hash=place), [])
+    damaged = tmp_path / "damaged" / "results.csv"
+    damaged.write_text(damaged.read_text().replace(",300.0,", ",30.00,"))
+    half = tmp_path / "b" / "results.csv"
+    half.write_text(half.read_text() + "small,mpe_sp")
+    lines: list[str] = []
+    (group,) = gather([tmp_path], lines.append)
+    assert [run.seed for run in group.records] == [1, 6]
+    assert [line.split(",")[0] for line in lines] == [f"the last line of {half}", str(damaged)]
+    with pytest.raises(UserError, match=r"damaged.results.csv, line 2"):
+        gather([tmp_path / "damaged"])
 
 
 def test_a_record_of_another_kind_of_run_is_a_group_of_its_own(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """The results store: what is appended comes back, once, whatever was killed meanwhile."""
 
+import csv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dof_lightning.errors import UserError
-from dof_lightning.report.store import ResultsStore
+from dof_lightning.report.store import Record, ResultsStore
 from tests.fixtures.store_rows import point, record
 
 
@@ -84,4 +85,88 @@ def test_what_cannot_be_read_names_file_and_line(tmp_path: Path, old: str, new: 
     store.append(record(), [])
     store.results.write_text(store.results.read_text().replace(old, new, 1))
     with pytest.raises(UserError, match=f"results.csv.*{words}"):
+        store.records()
+
+
+@pytest.mark.parametrize("text", ["a\u2028b", "a\fb", "a\x85b", "a\x1cb", "a\nb", "a\r\nb", 'a "b", c', "ö ½"])
+def test_no_text_splits_its_row(tmp_path: Path, text: str) -> None:
+    store = ResultsStore(tmp_path)
+    rows = [record(command=text), record(variant=text, config_hash="c1")]
+    for row in rows:
+        store.append(row, [])
+    assert store.records() == rows
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_no_mean_can_be_taken_of_is_not_stored(tmp_path: Path, value: float) -> None:
+    store = ResultsStore(tmp_path)
+    for row, curve in ((record(last_return=value), []), (record(), [point(3, return_mean=value)])):
+        with pytest.raises(UserError, match=r"(last_return|return_mean) is (nan|-?inf)"):
+            store.append(row, curve)
+    assert store.records() == store.points() == []
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-Infinity", "1e999"])
+def test_a_number_that_no_mean_can_be_taken_of_is_not_read(tmp_path: Path, text: str) -> None:
+    old_store(tmp_path, record())
+    store = ResultsStore(tmp_path)
+    store.results.write_text(store.results.read_text().replace(",300.0,", f",{text},"))
+    with pytest.raises(UserError, match=r"results.csv, line 2 .*last_return is"):
+        store.records()
+
+
+def old_store(folder: Path, *rows: Record) -> None:
+    """A store as versions wrote it that knew no digests."""
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(vars(rows[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(vars(row) for row in rows)
+
+
+def test_a_store_without_digests_is_read_and_goes_on_with_them(tmp_path: Path) -> None:
+    rows = [record(), record(seed=1, config_hash="c1"), record(seed=2, config_hash="c2")]
+    old_store(tmp_path, *rows[:2])
+    store = ResultsStore(tmp_path)
+    before = store.results.read_text().splitlines()
+    assert store.records() == rows[:2]
+    store.append(rows[2], [point(1, config_hash="c2")])
+    assert store.records() == rows
+    after = store.results.read_text().splitlines()
+    assert after[:3] == [f"{before[0]},digest", f"{before[1]},", f"{before[2]},"]
+
+
+def test_no_changed_character_becomes_another_number(tmp_path: Path) -> None:
+    store = ResultsStore(tmp_path)
+    rows, curve = [record(), record(seed=1, config_hash="c1")], [point(1), point(2)]
+    store.append(rows[0], curve)
+    store.append(rows[1], [])
+    for file, read, told in ((store.results, store.records, rows), (store.curves, store.points, curve)):
+        whole = file.read_bytes()
+        for place in range(0, len(whole) - 1, 5):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises(UserError, match=file.name):
+                read()
+            file.write_bytes(whole[:place] + whole[place + 1 :])  # one lost
+            with pytest.raises(UserError, match=file.name):
+                read()
+            file.write_bytes(whole[:place])
+            assert read() == told[: whole[:place].count(b"\n") - 1 if b"\n" in whole[:place] else 0]
+        file.write_bytes(whole)
+
+
+def test_a_row_that_was_changed_on_purpose_is_read_without_its_digest(tmp_path: Path) -> None:
+    store = ResultsStore(tmp_path)
+    store.append(record(), [])
+    store.results.write_text(store.results.read_text().replace(",300.0,", ",301.0,"))
+    with pytest.raises(UserError, match=r"line 2 is not what was written .*empty its last cell"):
+        store.records()
+    store.results.write_text(store.results.read_text().rpartition(",")[0] + ",\n")
+    assert store.records() == [record(last_return=301.0)]
+
+
+def test_a_store_in_another_encoding_is_one_line(tmp_path: Path) -> None:
+    store = ResultsStore(tmp_path)
+    store.append(record(command="ö"), [])
+    store.results.write_bytes(store.results.read_text().encode("latin-1"))
+    with pytest.raises(UserError, match=r"results.csv is not in UTF-8"):
         store.records()
