@@ -1,9 +1,10 @@
-"""What a wheel needs beyond pyproject.toml: the folders that a clone has beside `dof_lightning` go inside it.
+"""What a wheel needs beyond pyproject.toml: what a clone has beside `dof_lightning` goes inside it.
 
 At the top of site-packages `conf`, `callbacks` and `data_modules` would overwrite, or be overwritten by, any other
 project's folders of these names.
 """
 
+import shutil
 from pathlib import Path
 
 from setuptools import setup
@@ -25,6 +26,7 @@ class BuildWithFoldersInside(build_py):
         (built / INSIDE).mkdir(exist_ok=True)
         for name in BESIDE:
             (built / name).rename(built / INSIDE / name)
+        shutil.copy("train.py", built / INSIDE)  # `dof train`
         (built / "dof_lightning_folders.pth").write_text(f"{INSIDE.as_posix()}\n")
 
 

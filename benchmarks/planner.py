@@ -26,7 +26,7 @@ class Planner:
 
 OURS = Planner("DoF-Trajectory, preset", ("experiment=mpe_spread_expert", "algorithm=dof_trajectory"))
 LONG = Planner("DoF-Trajectory, preset, H=24", (*OURS.overrides, "algorithm.horizon=24"))
-PAPER = Planner(  # reference/method.md, section 2: sizes of the denoiser and inverse dynamics, K, window, guidance
+PAPER = Planner(  # Li et al., 2025: sizes of the denoiser and inverse dynamics, K, window, guidance
     "the paper's preset",
     (
         *OURS.overrides,

@@ -54,7 +54,7 @@ class ContinuousActions(ActionCodec):
 
 
 class DiscreteActions(ActionCodec):
-    """One-hot vectors in {-1, 1}; the action is the largest legal entry (reference/method.md section 6).
+    """One-hot vectors in {-1, 1}; the action is the largest legal entry [inferred: the paper does not say].
 
     The estimate of x0 that a denoiser gives is the mean of one-hot vectors given x_k, so its entries are 2 p - 1 with p
     the probabilities of the actions. Critics judge this soft estimate where a gradient is wanted; an illegal action has

@@ -105,7 +105,7 @@ class ChainActor(DecentralizedPolicy):
 
 
 class DiffusionActor(ChainActor):
-    """Agents that diffuse their action given their own observation (reference/method.md section 3, 'Execution').
+    """Agents that diffuse their action given their own observation (Li et al., 2025: DoF-Policy).
 
     Where they act as one, all agents take the same candidate, the best by sum_i Q_i. With shared seeds, all candidates
     of an agent are drawn given the episode's seed, which its critic does not know.

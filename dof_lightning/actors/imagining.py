@@ -17,7 +17,7 @@ class ImaginingActor(PlanningActor):
 
     N egos imagine N agents each: a decision runs N^2 windows through the denoiser, all in one batch. What teammates
     see is nowhere in it; their rows start as the ego's own noise. All rows of ego i's team ask for ego i's return, the
-    only one that it knows. (MADIFF, decentralised; reference/baselines_and_games.md section 1.)
+    only one that it knows. (MADIFF-D: Zhu et al., 2024.)
 
     Args:
         model: see `PlanningActor`; the denoiser is one network that all agents share.

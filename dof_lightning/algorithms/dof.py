@@ -172,7 +172,7 @@ class DoFLightningModule(Algorithm):
         return (weight * error.square()).sum()
 
     def reconstruction_loss(self, denoised: Denoised, x0: Tensor, weight: Tensor) -> Tensor:
-        """E min(SNR_k, 5) ||x0 - h(x0_1..x0_N)||^2: trains h [inferred; reference/method.md, 'How h is trained'].
+        """E min(SNR_k, 5) ||x0 - h(x0_1..x0_N)||^2: trains h [inferred: the paper does not say how].
 
         The estimates are held constant: the denoisers learn from the noise error through f alone, so with concat for
         f and h the model is Independent Diffusion, whatever the weight of this term.

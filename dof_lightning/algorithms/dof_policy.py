@@ -111,7 +111,7 @@ class DoFCloningSettings(DoFPolicySettings):
 
 
 class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
-    """Loss: L = L_bc + eta L_q + lambda L_h + L_critic (reference/method.md section 3).
+    """Loss: L = L_bc + eta L_q + lambda L_h + L_critic (Li et al., 2025: DoF-Policy).
 
     L_bc is the f-joined noise error, L_h trains h to reconstruct the data, L_critic the twin critics' TD error, and
     L_q = -E[min(1, SNR_k) Q(o, h(x0))] / |Q| lets the critics' gradient reach the denoisers through the one-step

@@ -86,7 +86,7 @@ class DoFTrajectorySettings(DataDiffusionSettings):
 
 
 class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
-    """Loss: L = (L_diffusion + L_inverse) / 2 + lambda L_h (reference/method.md section 2).
+    """Loss: L = (L_diffusion + L_inverse) / 2 + lambda L_h (Li et al., 2025: DoF-Trajectory).
 
     Agent i's data x_i are its own window of T = Hh + H normalised observations. The history and the current row are
     known: they are written into x_i^k at every step, while training as at execution, and enter no loss. L_diffusion is

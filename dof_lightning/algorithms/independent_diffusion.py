@@ -34,7 +34,7 @@ class IndependentDiffusion(DoFTrajectory, made_by=IndependentDiffusionSettings):
     """N planners trained side by side: DoF-Trajectory with f = h = concat and a network of its own for each agent.
 
     The loss is then a sum of the agents' own losses and gradients are clipped agent by agent, so the weights are those
-    of N separate trainings on the same draws (reference/method.md section 1, 'An identity').
+    of N separate trainings on the same draws.
 
     Raises:
         UserError: a setting would couple the agents.

@@ -59,7 +59,7 @@ class DecentralizedMADIFF(DoFTrajectory, made_by=DecentralizedMADIFFSettings):
     rows than that of MADIFF-C. All rows are conditioned on the ego's return, the only one that it knows when it acts,
     and each on whether it is the ego's: a first row that is exact and one that is noise look alike where k is small.
     The losses, f and h are `DoFTrajectory`'s; with concat for both this is MADIFF-D
-    (reference/baselines_and_games.md section 1) [the ego's draw and the conditioning are inferred, its mark is ours].
+    (Zhu et al., 2024) [the ego's draw and the conditioning are inferred, its mark is ours].
 
     Args:
         spec: the dataset's spec.

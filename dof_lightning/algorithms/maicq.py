@@ -32,7 +32,7 @@ class MAICQSettings(ActorCriticSettings, ImplicitConstraintSettings):
 
 
 class MAICQ(ActorCritic, made_by=MAICQSettings):
-    """ICQ-MA (Yang et al., 2021; reference/baselines_and_games.md section 1) with Gaussian actors.
+    """ICQ-MA (Yang et al., 2021) with Gaussian actors.
 
     Critic: (y - Q_tot(s, a))^2 with y = r + gamma (1 - d) w Q_tot(s', a'), a' the data's next action and w its batch
     weight: no action is ever rated that the data do not have. Q_tot = sum_i k_i(s) Q_i(o_i, a_i) + b(s). Actors:

@@ -34,7 +34,7 @@ class DiscreteMAICQSettings(QMIXSettings, ImplicitConstraintSettings):
 
 
 class DiscreteMAICQ(QMIX, made_by=DiscreteMAICQSettings):
-    """ICQ-MA (Yang et al., 2021; reference/baselines_and_games.md section 1) with actors that choose.
+    """ICQ-MA (Yang et al., 2021) with actors that choose.
 
     Critic: 1/2 (y - Q_tot(s, a))^2 with y = r + gamma (1 - d) w Q_tot'(s', a'), a' the data's next action and w its
     batch weight: no action is ever rated that the data do not have. Q_tot = sum_i k_i(s) Q_i + b(s). Actors:

@@ -63,7 +63,7 @@ class Values:
 class QMIX(Baseline, made_by=QMIXSettings):
     """Loss: 1/2 (y - Q_tot(s, a))^2, y = r + gamma (1 - d) Q_tot'(s', argmax_a' Q_i) (Rashid et al., 2018; double Q).
 
-    As OG-MARL has it (Formanek et al., 2023; reference/baselines_and_games.md section 1), nothing keeps it near the
+    As OG-MARL has it (Formanek et al., 2023), nothing keeps it near the
     data: offline it is the example of extrapolation error. Differences: targets are a moving average that follows at
     every update instead of a copy every 200, and the same average acts. The team's reward is the mean over agents.
 

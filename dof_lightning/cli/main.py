@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import runpy
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -9,9 +10,11 @@ from typing import NoReturn
 from dof_lightning import __version__
 from dof_lightning.cli import data as data_commands
 from dof_lightning.cli.checkpoints import COMMANDS
+from dof_lightning.config.catalog import CONF_DIR
 from dof_lightning.config.messages import exit_with_one_line, nearest
 from dof_lightning.errors import UserError
 
+_TRAIN_HELP = "what `python train.py` does, from any folder: dof train experiment=<dataset> [key=value ...]"
 _BENCH_HELP = (
     "run a suite as a queue that can be killed and goes on: dof bench suite=<name or path> [jobs=1] [minutes=<no run "
     "begins after>] [store=benchmarks/results/<suite>] [runs=runs/bench] [keep=true|false] [list=true] "
@@ -57,11 +60,14 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         UserError: an argument is missing or names nothing.
     """
+    if arguments[:1] == ["train"]:  # its flags are Hydra's
+        return _train(arguments[1:])
     parser = _Parser(prog="dof", description=__doc__)
     parser.add_argument("--version", action="version", version=f"dof-lightning {__version__}")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{eval,export,certify,igd,bench,report,data}"
+        dest="command", required=True, metavar="{train,eval,export,certify,igd,bench,report,data}"
     )
+    commands.add_parser("train", help=_TRAIN_HELP)
     for name, (_, explanation) in COMMANDS.items():
         command = commands.add_parser(name, help=explanation, description=explanation)
         command.add_argument("tails", nargs="*", metavar="key=value", help="checkpoint=<path> and what to change")
@@ -89,3 +95,10 @@ def run(arguments: Sequence[str]) -> None:
         print("\n".join(map(str, report(options.arguments))))
     else:
         data_commands.ACTIONS[options.action][0]([*options.tails, *getattr(options, "plot", [])])
+
+
+def _train(typed: Sequence[str]) -> None:
+    """Runs train.py as if it had been typed, so that the processes that Lightning starts find it too."""
+    program = str(CONF_DIR.parent / "train.py")
+    sys.argv = [program, *typed]
+    runpy.run_path(program, run_name="__main__")

@@ -127,7 +127,7 @@ def program() -> list[str]:
     started, *words = sys.argv
     if not HydraConfig.initialized() or not started.endswith(".py"):  # Python's own call, or a sweep's job elsewhere
         return ["python", "train.py"]
-    told = ["python", started]
+    told = ["dof", "train"] if started == str(catalog.CONF_DIR.parent / "train.py") else ["python", started]
     for word, following in zip(words, [*words[1:], ""], strict=True):
         option = word.partition("=")[0]
         if option in ("--config-dir", "-cd"):

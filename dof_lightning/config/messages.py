@@ -30,6 +30,7 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
 
 
 _MOST_SUGGESTED = 4
+_FEW = 24  # choices that are all named beside a suggestion
 _ALL_KEYS = "`python train.py --cfg job` shows all keys"
 _SHORT = {  # what other programs call them
     "lr": "learning_rate",
@@ -71,7 +72,9 @@ def nearest(name: str, choices: Sequence[str]) -> str:
     least = max([0.6, *(value - 0.02 for value in likeness.values())])
     close = [choice for choice, value in likeness.items() if value >= least][:_MOST_SUGGESTED]
     listed = f"choose one of {', '.join(choices)}"
-    return f"did you mean {' or '.join(close)}? Or {listed}" if close else listed
+    if not close:
+        return listed
+    return f"did you mean {' or '.join(close)}?" + (f" Or {listed}" if len(choices) <= _FEW else "")
 
 
 def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
@@ -166,9 +169,9 @@ def _line_of(error: Exception, typed: Sequence[str]) -> str | None:
     """What the user can mend, in one line; None for a defect of ours."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError):
-        return _explain_system(error)
-    return explain(error, typed) if is_of_hydra(error) else None
+    if is_of_hydra(error):  # first: a missing option is an OSError to Hydra
+        return explain(error, typed)
+    return _explain_system(error) if isinstance(error, OSError) else None
 
 
 def _explain_system(error: OSError) -> str | None:

@@ -119,7 +119,7 @@ def check_runs_locally(denoiser: RunsLocally) -> None:
 def guided_noise(
     denoiser: ConditionalDenoiser, x: Tensor, k: Tensor, condition: Tensor, weight: float, kept: int = 0
 ) -> Tensor:
-    """eps_u + w (eps_c - eps_u) (Ho and Salimans, 2022, eq. 6, with 1 + their w; reference/method.md section 2).
+    """eps_u + w (eps_c - eps_u) (Ho and Salimans, 2022, eq. 6, with 1 + their w).
 
     Both come out of one call on twice the batch; with w = 1 or w = 0 only one of them is needed. Each agent's guidance
     uses its own condition only, so IGD holds.

@@ -1,4 +1,4 @@
-"""The coordination gap: what no product of the agents' laws can represent, in nats (reference/method.md, section 1).
+"""The coordination gap: what no product of the agents' laws can represent, in nats.
 
 Gap = sum_i H(x_i | o_i) - H(x_tot | o_tot). In a game with a table it has a closed form. Elsewhere it is estimated from
 two trained models, a factorised one (A) and a centralised one (B). With y = sqrt(snr) x + eps,

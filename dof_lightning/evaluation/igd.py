@@ -1,4 +1,4 @@
-"""The IGD gauge: is the joint law that was trained the product of the agents' laws (reference/method.md, section 1)?"""
+"""The IGD gauge: is the joint law that was trained the product of the agents' laws (Li et al., 2025, definition 2)?"""
 
 import copy
 from dataclasses import asdict, dataclass

@@ -27,7 +27,7 @@ class AttentionUNet(TemporalUNet, made_by=AttentionUNetSettings):
     """eps_i(x_1^k..x_N^k, k, c_1..c_N): the noise in agent i's window, from the windows of all agents.
 
     A `TemporalUNet` with attention over agents at the bottleneck and on what the skips hand to the decoder
-    (reference/baselines_and_games.md section 1, MADIFF). Before training every gamma is 0 and each agent's network
+    (MADIFF, Zhu et al., 2024). Before training every gamma is 0 and each agent's network
     is a `TemporalUNet`.
 
     Arguments, shapes and errors are those of `TemporalDenoiser`.

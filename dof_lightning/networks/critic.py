@@ -18,8 +18,7 @@ TWINS = 2
 class AgentwiseCritic(Embedded):
     """Two estimates of Q_i(o_i, a_i) for every agent, from its own row only.
 
-    Both twins of all agents are one batched product (twin critics: TD3, Fujimoto et al., 2018; reference/method.md
-    section 3). A critic shared by all agents also reads a one-hot agent id or a learned embedding of it.
+    Both twins of all agents are one batched product (twin critics: TD3, Fujimoto et al., 2018). A critic shared by all agents also reads a one-hot agent id or a learned embedding of it.
 
     Args:
         spec: the dataset's spec; A = `spec.action_dim`.
@@ -54,7 +53,7 @@ class AgentwiseCritic(Embedded):
 
 
 class JointCritic(nn.Module):
-    """Two estimates of one Q(s, a_1..a_N) of the whole team (reference/method.md section 3): for training only.
+    """Two estimates of one Q(s, a_1..a_N) of the whole team: for training only.
 
     Args:
         spec: the dataset's spec; all agents' actions are read side by side.

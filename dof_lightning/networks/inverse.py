@@ -15,7 +15,7 @@ InverseSharing = Literal["independent", "shared", "joint"]
 
 
 class InverseDynamics(Agentwise):
-    """I_i(o_i, o_i') of every agent, from its own two observations (reference/method.md section 2).
+    """I_i(o_i, o_i') of every agent, from its own two observations (Li et al., 2025: DoF-Trajectory).
 
     [o_i | o_i'] -> hidden layers -> A: the action itself where it is continuous, logits where it is discrete. A network
     shared by all agents also reads a one-hot agent id. `joint`, one network reads all agents' observations and gives

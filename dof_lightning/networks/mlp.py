@@ -15,8 +15,8 @@ from dof_lightning.spec import DatasetSpec
 class MLPDenoiser(Denoiser):
     """eps_i(a_i^k, k, o_i) of every agent: the noise in agent i's action, from its own row only.
 
-    [a_i^k | embedding of k, 16 -> 32 -> 16 | o_i] -> hidden layers -> A (DoF-Policy; reference/method.md
-    section 3, after Diffusion-QL, Wang et al., 2023). A network shared by all agents also reads a one-hot agent id or a
+    [a_i^k | embedding of k, 16 -> 32 -> 16 | o_i] -> hidden layers -> A (DoF-Policy, Li et al., 2025,
+    after Diffusion-QL, Wang et al., 2023). A network shared by all agents also reads a one-hot agent id or a
     learned embedding of it. Padded action dimensions come out as 0.
 
     Args:

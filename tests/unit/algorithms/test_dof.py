@@ -190,7 +190,7 @@ def test_masked_mean_divides_by_a_constant_of_the_batch() -> None:
 
 
 def test_concat_with_independent_networks_is_independent_diffusion_weight_for_weight() -> None:
-    """An identity to keep in mind (reference/method.md section 1), against N plain separate trainings."""
+    """An identity to keep in mind, against N plain separate trainings."""
     spec = small_spec(action_dims=(2, 2, 2))
     model = small_dof_policy(spec, **cloning())
     loners = [_Loner(model.denoiser.select_agent(i), 3) for i in range(3)]

@@ -36,7 +36,7 @@ def policy(**changes: Any) -> Any:
 
 
 def test_planners_trained_together_are_planners_trained_alone_weight_for_weight() -> None:
-    """Against N plain trainings that never see another agent (reference/method.md section 1, 'An identity')."""
+    """Against N plain trainings that never see another agent."""
     model = planner()
     loners = [_Loner(model, i) for i in range(N)]
     optimizer = model.configure_optimizers()

@@ -32,7 +32,7 @@ def table(*rows: list[float]) -> Tensor:
 @pytest.mark.parametrize(
     ("payoff", "fit"),
     [
-        (table([1, 0], [18, 1]), table([5, -4], [14, 5])),  # reference/baselines_and_games.md, section 2 (c)
+        (table([1, 0], [18, 1]), table([5, -4], [14, 5])),  # P1 of the paper
         (table([4, 0], [14, 2]), table([6, -2], [12, 4])),
         (table([3, 4, 5], [1, 2, 3]), table([3, 4, 5], [1, 2, 3])),  # additive itself
     ],
