@@ -18,7 +18,8 @@ TWINS = 2
 class AgentwiseCritic(Embedded):
     """Two estimates of Q_i(o_i, a_i) for every agent, from its own row only.
 
-    Both twins of all agents are one batched product (twin critics: TD3, Fujimoto et al., 2018). A critic shared by all agents also reads a one-hot agent id or a learned embedding of it.
+    Both twins of all agents are one batched product (twin critics: TD3, Fujimoto et al., 2018). A critic shared by all
+    agents also reads a one-hot agent id or a learned embedding of it.
 
     Args:
         spec: the dataset's spec; A = `spec.action_dim`.
