@@ -10,8 +10,8 @@ from dof_lightning.spec import DatasetSpec
 class RecurrentNetwork(Identified):
     """Linear, ReLU, GRU, ReLU, Linear: one network that all agents share and that also reads a one-hot agent id.
 
-    The common network of discrete baselines (OG-MARL, Formanek et al., 2023). Row i of a result depends on agent i's own
-    rows only, up to the present one.
+    The common network of discrete baselines (OG-MARL, Formanek et al., 2023). Row i of a result depends on agent i's
+    own rows only, up to the present one.
 
     Args:
         spec: the dataset's spec; A = `spec.action_dim`.

@@ -96,8 +96,9 @@ class TemporalUNet(TemporalDenoiser, made_by=TemporalUNetSettings):
     """eps_i(x_i^k, k, c_i) of every agent: the noise in agent i's window of observations, from its own row only.
 
     Residual blocks at falling resolutions of time and back (Diffuser, Janner et al., 2022; Li et al., 2025), all agents
-    as grouped convolutions. The embedding of k and that of the conditioning are added in every block. A network shared by all agents also reads a one-hot agent id or a learned embedding of it. Windows of any
-    length: their last row is repeated up to the next multiple of 2^(levels - 1). Padded dimensions come out as 0.
+    as grouped convolutions. The embedding of k and that of the conditioning are added in every block. A network shared
+    by all agents also reads a one-hot agent id or a learned embedding of it. Windows of any length: their last row is
+    repeated up to the next multiple of 2^(levels - 1). Padded dimensions come out as 0.
 
     Arguments, shapes and errors are those of `TemporalDenoiser`.
     """
