@@ -23,7 +23,8 @@ class BuildWithFoldersInside(build_py):
         if self.editable_mode:
             return
         built = Path(self.build_lib)
-        (built / INSIDE).mkdir(exist_ok=True)
+        shutil.rmtree(built / INSIDE, ignore_errors=True)  # of a build before
+        (built / INSIDE).mkdir()
         for name in BESIDE:
             (built / name).rename(built / INSIDE / name)
         shutil.copy("train.py", built / INSIDE)  # `dof train`

@@ -21,12 +21,13 @@ _WORDS = {
 }
 
 
-def parse_json(text: str | bytes, infinity: bool = False) -> Any:
+def parse_json(text: str | bytes, infinity: bool = False, most: int | None = _MOST) -> Any:
     """Reads JSON as the standard has it: without NaN, and no deeper than anything we write.
 
     Args:
         text: of the file or line.
         infinity: Infinity and -Infinity are numbers too, as Python writes them.
+        most: values that it may hold; None: any number.
 
     Raises:
         ValueError: it is none; the message says why, in one line.
@@ -35,7 +36,7 @@ def parse_json(text: str | bytes, infinity: bool = False) -> Any:
         node = json.loads(text, parse_constant=_infinity if infinity else _refuse)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
-    check_plain(node)
+    check_plain(node, most=most)
     return node
 
 
@@ -47,7 +48,7 @@ def _infinity(constant: str) -> float:
     return float(constant) if "Infinity" in constant else _refuse(constant)
 
 
-def check_plain(node: Any, depth: int = 0) -> int:
+def check_plain(node: Any, depth: int = 0, most: int | None = _MOST) -> int:
     """Counts the values of nested dicts and lists that end in numbers, texts, truth values and None.
 
     Raises:
@@ -68,8 +69,8 @@ def check_plain(node: Any, depth: int = 0) -> int:
         raise ValueError(f"{type(node).__name__} is no plain value")
     count = 1
     for child in children:
-        count += check_plain(child, depth + 1)
-        if count > _MOST:
+        count += check_plain(child, depth + 1, most)
+        if most is not None and count > most:
             raise ValueError("it holds too many values")
     return count
 

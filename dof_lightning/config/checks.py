@@ -77,12 +77,17 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
 
 def _check_devices(devices: Any) -> None:
     """Refuses what is neither a number of processes nor a choice of devices, before Lightning does in its own words."""
-    chosen = devices if isinstance(devices, list) else str(devices).split(",")
-    is_number = str(devices).isdecimal() and int(devices) > 0
-    if not (
-        is_number or str(devices) in ("auto", "-1") or (len(chosen) > 1 and all(str(d).isdecimal() for d in chosen))
-    ):
+    is_number = str(devices) in ("auto", "-1") or (str(devices).isdecimal() and int(devices) > 0)
+    chosen = chosen_devices(devices)
+    if not (is_number or (chosen and all(name.isdecimal() for name in chosen))):
         raise UserError(f"trainer.devices must be a number of processes, auto, or devices as [0,1], got {devices}")
+
+
+def chosen_devices(devices: Any) -> list[str]:
+    """The devices of `[0,1]`, `'0,1'` or `'1,'`; none where `trainer.devices` is a number or auto."""
+    if isinstance(devices, list | tuple):
+        return [str(device) for device in devices]
+    return [name.strip() for name in devices.split(",") if name.strip()] if "," in str(devices) else []
 
 
 def _check_tuned(choices: Mapping[str, Any]) -> None:

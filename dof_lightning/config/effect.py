@@ -22,10 +22,14 @@ MODEL_PARTS = ("denoiser", "noise_factorization", "data_factorization", "value_m
 _BY_NAME = (
     *("seed", "run_dir", "resume", "init_from", "trust", "choices", "study", "env", "logger"),
     *("data.module", "data.path", "data.global_batch_size"),
-    *("rollout.enabled", "rollout.report_episodes", "validation.every_n_steps", "distributed.timeout_seconds"),
+    *("rollout.enabled", "validation.every_n_steps", "distributed.timeout_seconds"),
 )
+_WHERE_PLAYED = ("rollout.report_episodes", "rollout.certificate_episodes")
 # Of Lightning's Trainer beside those of conf/trainer; the others are set by the run itself, or do nothing to it.
-_OF_TRAINER = ("overfit_batches", "profiler", "limit_val_batches", "detect_anomaly", "deterministic", "benchmark")
+_OF_TRAINER = (
+    *("overfit_batches", "profiler", "limit_val_batches", "fast_dev_run"),
+    *("detect_anomaly", "deterministic", "benchmark"),
+)
 _INSTEAD = {
     "trainer.gradient_clip_val": "type algorithm.gradient_clip=",
     "trainer.max_epochs": "type trainer.max_steps=",
@@ -112,6 +116,7 @@ def live_keys(plain: Mapping[str, Any], written: Mapping[str, Any], idle: Mappin
     chosen_trainer: Any = OmegaConf.load(CONF_DIR / "trainer" / "auto.yaml")
     waiting = [
         *_BY_NAME,
+        *(_WHERE_PLAYED if rolls_out(plain) else ()),
         *(f"algorithm.{name}" for name in plain["algorithm"] if name not in idle),
         *(f"trainer.{name}" for name in (*chosen_trainer, *_OF_TRAINER)),
         *(f"callbacks.{name}" for name, node in plain["callbacks"].items() if rolls_out(plain) or not _plays(node)),
@@ -139,9 +144,10 @@ def _select(node: Any, key: str) -> Any:
 
 
 def _referred_to(node: Any) -> Iterator[str]:
+    """The keys in `${key}`, also among others in a list, and as arguments of a resolver."""
     for _, value in leaves(node):
-        if isinstance(value, str):
-            yield from re.findall(r"\$\{([A-Za-z_][\w.]*)\}", value)
+        for inside in re.findall(r"\$\{([^}]*)", str(value)) if isinstance(value, str | list) else ():
+            yield from re.findall(r"[A-Za-z_]\w*(?:\.\w+)*", inside)
 
 
 def _is_in(key: str, prefixes: Iterable[str]) -> bool:
@@ -155,7 +161,7 @@ def _reason(key: str, plain: Mapping[str, Any], idle: Mapping[str, str]) -> str:
         return idle[name]
     if group == "data" and plain["data"].get("path"):
         return f"data.path={plain['data']['path']} names the dataset"
-    if group in ("rollout", "callbacks"):
+    if group in ("rollout", "callbacks") and not rolls_out(plain):
         return "rollout=none plays nothing"
     if group == "trainer":
         return _INSTEAD.get(key, "a run sets it itself, or Lightning does nothing with it here")

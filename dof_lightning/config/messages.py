@@ -152,8 +152,11 @@ def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> in
     try:
         main()
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what was saved stays, and the same command goes on from it\n")
+        sys.stderr.write("interrupted; anything saved is kept, and the same command goes on from it\n")
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever reads, as `head`, has seen enough; Python would complain once more on leaving
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:
         line = _line_of(error, typed)
         if line is None:

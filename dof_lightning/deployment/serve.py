@@ -28,7 +28,7 @@ def serve(agent: Agent) -> None:
 def answer(agent: Agent, line: str) -> dict[str, Any]:
     """The answer to one line."""
     try:
-        request = parse_json(line)
+        request = parse_json(line, most=None)  # observations of any number of episodes
         if "reset" in request:
             agent.reset(request["reset"])
             return {"reset": request["reset"]}

@@ -54,5 +54,6 @@ class WorldUnits(nn.Module):
         """In the world's units."""
         if self.start is not None:
             return decision + self.start
+        low, high, least, most = (told.to(decision.device) for told in (self.low, self.high, self.least, self.most))
         share = 0.5 * (decision.double().clamp(-1.0, 1.0) + 1.0)
-        return (self.low + share * (self.high - self.low)).float().clamp(self.least, self.most)
+        return (low + share * (high - low)).float().clamp(least, most)

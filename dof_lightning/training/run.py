@@ -1,6 +1,7 @@
 """One run from configuration to `results.json`: build, fit, evaluate, report."""
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -230,11 +231,11 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
         "resumed_from_step": job.resumed_from_step,
         **({} if job.init_from is None else {"init_from": job.init_from}),
         **scores,
-        **({} if heldout is None else {"heldout": heldout}),
+        **({} if heldout is None else {"heldout": {k: v if math.isfinite(v) else None for k, v in heldout.items()}}),
         "behavior": _describe_behavior(job),
     }
     log_hyperparameters(job.trainer.loggers, job.config, scores, heldout)
-    write_atomically(folder.results, json.dumps(results, indent=2) + "\n")
+    write_atomically(folder.results, json.dumps(results, indent=2, allow_nan=False) + "\n")
     data = job.manifest
     console.show_scores(screen, scores, data.behavior, job.env.spec if plays else data.spec.environment)
     if heldout is not None:

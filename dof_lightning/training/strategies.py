@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from dof_lightning.config.checks import chosen_devices
 from dof_lightning.errors import UserError
 from dof_lightning.training.run_folder import RUN_DIR_VARIABLE, external_rank
 from dof_lightning.training.watchdog import watch_children
@@ -243,8 +244,8 @@ def cluster_plugins() -> list[SLURMEnvironment]:
 
 def _local_devices(trainer: Mapping[str, Any]) -> int:
     devices = trainer["devices"]
-    if isinstance(devices, (list, tuple)):
-        return len(devices)
+    if chosen := chosen_devices(devices):
+        return len(chosen)
     if str(devices) in ("auto", "-1"):
         return 1 if trainer["accelerator"] == "cpu" else torch.cuda.device_count()
     return int(devices) if str(devices).isdigit() else 1

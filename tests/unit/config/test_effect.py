@@ -29,6 +29,7 @@ EXPERIMENT = "experiment=mpe_spread_random"
         (("+trainer.limit_train_batches=3",), "trainer.limit_train_batches=3 has no effect"),
         (("+mine.key=1",), "mine.key=1 has no effect: nothing reads it"),
         (("rollout=none", "rollout.episodes=3"), "rollout.episodes=3 has no effect: rollout=none plays nothing"),
+        (("rollout=none", "rollout.report_episodes=3"), "rollout.report_episodes=3 has no effect: rollout=none"),
         (("rollout=none", "callbacks.igd.draws=3"), "callbacks.igd.draws=3 has no effect: rollout=none plays nothing"),
         (("algorithm=dof_cloning", "algorithm.discount=0.5"), "algorithm.discount=0.5 .*: algorithm.critics=none"),
         (
@@ -49,12 +50,16 @@ def test_what_is_typed_and_read_by_nobody_is_refused(typed: tuple[str, ...], wor
     "typed",
     [
         ("algorithm=bc", "debug=default"),
-        ("rollout=none", "debug=default", "callbacks.video=null", "rollout.report_episodes=3"),
+        ("rollout=none", "debug=default", "callbacks.video=null"),
         ("data.path=data/mine", "debug=default"),
         ("debug=profiler", "trainer.profiler.filename=mine"),
         ("algorithm=bc", "noise_factorization=wconcat"),
         ("algorithm=madiff_c", "study=none"),
         ("algorithm.critics=separate", "algorithm.critic.hidden=[3]"),
+        ("rollout.certificate_episodes=4",),
+        ("+trainer.fast_dev_run=true",),
+        ("+width=64", "denoiser.hidden=[${width},${width}]"),
+        ("+steps=100", "trainer.max_steps=${oc.select:steps,3}"),
     ],
     ids=" ".join,
 )

@@ -2,6 +2,7 @@
 
 import errno
 import shlex
+from types import SimpleNamespace
 
 import pytest
 
@@ -107,3 +108,15 @@ def test_dof_answers_in_one_line(typed: tuple[str, ...], words: str, capsys: pyt
     printed = capsys.readouterr()
     assert words in printed.err
     assert (printed.out, printed.err.count("\n")) == ("", 1)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[tuple[int, int]] = []
+    monkeypatch.setattr(messages.os, "dup2", lambda *pair: closed.append(pair))
+
+    def print_on() -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(messages.sys, "stdout", SimpleNamespace(fileno=lambda: 1))
+    assert messages.exit_with_one_line(print_on) == 141
+    assert [standard for _, standard in closed] == [1]

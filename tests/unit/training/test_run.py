@@ -38,7 +38,7 @@ def test_what_needs_no_data_is_refused_before_there_are_any(
     assert list(tmp_path.iterdir()) == [], "neither data nor a run folder"
 
 
-@pytest.mark.parametrize("devices", ["1", "2", "auto", "-1", "[0,1]", "'0,1'"])
+@pytest.mark.parametrize("devices", ["1", "2", "auto", "-1", "[0,1]", "'0,1'", "[1]", "'1,'"])
 def test_every_way_to_say_devices_is_taken(devices: str) -> None:
     checks.check(configuration.compose([*SMALL, f"trainer.devices={devices}"]))
 
