@@ -37,7 +37,7 @@ def ending_in_a_table(typed: Sequence[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        jobs = [json.loads(path.read_text()) for path in notes.glob("*.json")]
+        jobs = [json.loads(path.read_text(encoding="utf-8")) for path in notes.glob("*.json")]
         if jobs:
             _show(make_console(), sorted(jobs, key=lambda job: int(job["number"])))
         shutil.rmtree(notes, ignore_errors=True)
@@ -99,7 +99,7 @@ def score_of(folder: Path) -> float | None:
 
 def _results(folder: Path | None) -> Mapping[str, Any]:
     path = None if folder is None else RunFolder(folder).results
-    return json.loads(path.read_text()) if path is not None and path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else {}
 
 
 def _show(screen: Console, jobs: Sequence[Mapping[str, Any]]) -> None:

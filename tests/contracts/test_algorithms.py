@@ -28,11 +28,6 @@ from tests.fixtures.synthetic import (
 UNPLANNABLE = ("qmix",)  # its weights are made of observations, but windows are conditioned on returns
 CASES = [(f"algorithm={name}",) for name in ALGORITHMS]
 CASES += [(f"algorithm={fitting_algorithm(group, option)}", *case(group, option)) for group, option in PARTS]
-CASES += [  # what plans windows of observations, with every part that it shares with what diffuses actions
-    ("algorithm=dof_trajectory", *case(group, option))
-    for group, option in PARTS
-    if group in ("schedule", "sampler") or (group.endswith("_factorization") and option not in UNPLANNABLE)
-]
 CASES += [  # where no yaml of their own picks them
     ("algorithm.critics=joint", "algorithm.q_gradient=full", "algorithm.selection=softmax"),
     ("algorithm.shared_seeds=2", "algorithm.q_gradient=full"),
@@ -58,7 +53,14 @@ CASES += [  # where no yaml of their own picks them
     ),
 ]
 LEARNED = ("loss/diffusion", "loss/cloning", "loss/critic", "loss")  # what falls on one batch: the first that there is
-every_case = pytest.mark.parametrize("overrides", CASES, ids=" ".join)
+SHARED = [  # what plans windows of observations, with every part that it shares with what diffuses actions
+    ("algorithm=dof_trajectory", *case(group, option))
+    for group, option in PARTS
+    if group in ("schedule", "sampler") or (group.endswith("_factorization") and option not in UNPLANNABLE)
+]
+every_case = pytest.mark.parametrize(
+    "overrides", [*CASES, *(pytest.param(typed, marks=pytest.mark.slow) for typed in SHARED)], ids=" ".join
+)
 
 
 @every_case

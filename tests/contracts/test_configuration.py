@@ -14,6 +14,7 @@ from dof_lightning.config import compose as configuration
 from dof_lightning.config.identity import config_hash, leaves, settings_hash
 from dof_lightning.config.targets import check_targets
 from dof_lightning.errors import UserError
+from tests.fixtures.heavy_options import is_heavy
 from tests.fixtures.synthetic import fitting_algorithm
 
 CONF = catalog.CONF_DIR
@@ -27,7 +28,10 @@ def _name(path: Path) -> str:
     return str(path.relative_to(CONF))
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [pytest.param(*case, marks=[pytest.mark.slow] if is_heavy(case[1]) else []) for case in OPTIONS],
+)
 def test_every_option_composes_with_the_defaults(group: str, option: str) -> None:
     others = [] if group == "experiment" else ["experiment=mpe_spread_expert"]
     others += [f"algorithm={fitting_algorithm(group, option)}"] if group == "denoiser" else []
@@ -42,10 +46,13 @@ def test_every_option_composes_with_the_defaults(group: str, option: str) -> Non
         assert cfg.data.source.environment == cfg.env
 
 
+@pytest.mark.parametrize(
+    "part", [slice(0, 1), pytest.param(slice(1, None), marks=pytest.mark.slow)], ids=["first", "others"]
+)
 @pytest.mark.parametrize("option", [option for option in catalog.options("study") if option != "none"])
-def test_every_cell_of_every_study_can_be_configured(option: str) -> None:
+def test_every_cell_of_every_study_can_be_configured(option: str, part: slice) -> None:
     made = configuration.build(configuration.compose(["experiment=mpe_spread_expert", f"study={option}"]).study)
-    for plan in made.plans():
+    for plan in made.plans()[part]:
         checks.check(configuration.compose(["experiment=mpe_spread_expert", *plan.overrides]))
 
 

@@ -13,13 +13,18 @@ import pytest
 from tests.fixtures.workplace import ROOT, SMALL, succeeded
 
 OFFLINE = ("--quiet", "--no-deps", "--no-index")
-UNPACKED = shutil.ignore_patterns(".*", "runs", "data", "tests", "benchmarks", "docs", "*.egg-info", "build")
+LEFT_OUT = ("runs", "data", "tests", "benchmarks", "docs", "build")
+
+
+def _at_the_top(folder: str, names: list[str]) -> set[str]:
+    """What a wheel is not made of."""
+    return {name for name in names if Path(folder) == ROOT and (name.startswith(".") or name in LEFT_OUT)}
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    sources = shutil.copytree(ROOT, folder / "sources", ignore=UNPACKED)  # a build leaves files beside them
+    sources = shutil.copytree(ROOT, folder / "sources", ignore=_at_the_top)  # a build leaves files beside them
     succeeded(run(sys.executable, "-m", "pip", "wheel", *OFFLINE, "--no-build-isolation", "-w", folder, sources))
     return next(folder.glob("*.whl"))
 

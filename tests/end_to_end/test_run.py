@@ -25,6 +25,7 @@ RESULTS = {
     "started_at": float,
     "wall_seconds": float,
     "peak_memory_mb": float,
+    "device": str,
     "resumed_from_step": type(None),
     "last": dict,
     "best": dict,

@@ -43,7 +43,7 @@ def test_planners_trained_together_are_planners_trained_alone_weight_for_weight(
     for step in range(STEPS):
         batch = small_windows(model, size=32, seed=step)
         batch.diffusion_mask[:] = torch.arange(T) > HISTORY
-        batch.transition_mask[:] = True
+        batch.transition_mask[:] = batch.valid[:] = True
         optimizer.zero_grad()
         model.losses(batch, generator(step))["loss"].backward()
         for group in model.parameter_groups():

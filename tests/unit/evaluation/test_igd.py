@@ -40,7 +40,7 @@ def trained_on_xor(f: Any) -> Any:
     return model.policy()
 
 
-@pytest.mark.parametrize("f", [noise.Concat, noise.WConcat])
+@pytest.mark.parametrize("f", [pytest.param(noise.Concat, marks=pytest.mark.slow), noise.WConcat])
 def test_concat_and_wconcat_pass_on_xor_data(f: Any) -> None:
     found = gauge_at(trained_on_xor(f), torch.zeros(2, 2, 1), seed=0)
     assert found.passed, found
@@ -50,7 +50,7 @@ def test_concat_and_wconcat_pass_on_xor_data(f: Any) -> None:
     assert found.c2st_accuracy == pytest.approx(0.5, abs=0.05)
 
 
-@pytest.mark.parametrize("f", [noise.QMix, noise.Attention])
+@pytest.mark.parametrize("f", [pytest.param(noise.QMix, marks=pytest.mark.slow), noise.Attention])
 def test_qmix_and_attention_fail_on_xor_data_by_every_check(f: Any) -> None:
     found = gauge_at(trained_on_xor(f), torch.zeros(2, 2, 1), seed=0)
     assert not found.passed
