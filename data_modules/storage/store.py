@@ -15,6 +15,7 @@ from data_modules.storage.contents import KEY as CONTENTS
 from data_modules.storage.contents import Contents, contents_of, has_source_digest
 from data_modules.storage.dataset_statistics import StatisticsAccumulator
 from data_modules.storage.disk_order import permute
+from data_modules.storage.document import check_description
 from data_modules.storage.journal import Journal
 from data_modules.storage.manifest import DatasetManifest, read_manifest, write_manifest
 from data_modules.storage.shards import write_shards
@@ -129,12 +130,13 @@ def write_dataset(
         layout: of the files.
 
     Raises:
-        UserError: the folder holds another dataset or other episodes, is damaged, the disk is full, or agents observe
-            more than datasets are made for.
+        UserError: the description contradicts itself, the folder holds another dataset or other episodes, is damaged,
+            the disk is full, or agents observe more than datasets are made for.
         DataFault: the blocks contradict the environment's spec or `n_episodes`; actions are outside their range.
     """
     path, environment, recipe = Path(path), description.environment, description.full_recipe()
     _check_size(environment)
+    check_description(description.name, environment, description.discount, recipe, description.behavior)
     told_apart = description.made_by_recipe or has_source_digest(recipe)  # other episodes would have another recipe
     with _lock(path):
         if path.exists():
