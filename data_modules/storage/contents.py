@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from data_modules.storage.arrays import ROW_ARRAYS, STEP_ARRAYS, EpisodeRows
 from data_modules.storage.manifest import DatasetManifest
+from data_modules.storage.schema import is_digest
 from data_modules.storage.shards import expected_members, read_shard
 from dof_lightning.spec import EnvSpec
 
@@ -56,6 +58,12 @@ def contents_of(manifest: DatasetManifest) -> str:
         for rows in read_shard(manifest.url(shard), manifest.members, shard):
             contents.update(rows)
     return contents.finish()
+
+
+def has_source_digest(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe has the sha256 of the files that episodes are imported from, which tells them apart too."""
+    imported = recipe.get("imported")
+    return isinstance(imported, Mapping) and is_digest(imported.get("files"))
 
 
 def _places(length: np.ndarray) -> Iterator[dict[str, slice]]:

@@ -20,6 +20,8 @@ from data_modules.storage.schema import (
     whole,
 )
 from data_modules.storage.shards import Member, ShardEntry, known_members
+from dof_lightning.errors import UserError
+from dof_lightning.recipe import check_finite
 from dof_lightning.spec import DatasetStatistics, DimensionStatistics, EnvSpec
 
 SEAL = "content_sha256"  # of everything else in the document; earlier versions wrote none
@@ -53,19 +55,23 @@ _SHARD = record(
         "sha256": digest,
     }
 )
+_DESCRIPTION = {
+    "name": text,
+    "environment": _ENVIRONMENT,
+    "discount": number(0, 1),
+    "recipe": record({}, others=anything),
+    "behavior": record(
+        # A win rate is anybody's to say: of data of one's own it may be null, or a percentage.
+        {"return_mean": number(), "return_std": number(0), "win_rate": optional(number())},
+        others=anything,
+        optional_keys=("win_rate",),
+    ),
+}
 _DOCUMENT = record(
     {
         "format_version": whole(1),
-        "name": text,
         "fingerprint": text,
-        "environment": _ENVIRONMENT,
-        "discount": number(0, 1),
-        "recipe": record({}, others=anything),
-        "behavior": record(
-            {"return_mean": number(), "return_std": number(0), "win_rate": number(0, 1)},
-            others=anything,
-            optional_keys=("win_rate",),
-        ),
+        **_DESCRIPTION,
         "n_episodes": whole(1),
         "n_steps": whole(1),
         "longest": whole(1),
@@ -87,6 +93,7 @@ _DOCUMENT = record(
     others=anything,
     optional_keys=(SEAL,),
 )
+_DESCRIBED = record(_DESCRIPTION)
 _ALWAYS = ("observations", "actions", "rewards", "terminated", "length", "episode_id")
 _OTHERS = {"extra_observations": 2, "extra_actions": 2, "extra_rewards": 1}  # most dimensions, of agents not learned
 
@@ -116,6 +123,26 @@ def check_document(document: Any) -> None:
         ValueError: names the first key that is not what it must be.
     """
     _DOCUMENT("", document)
+
+
+def check_description(
+    name: str, environment: EnvSpec, discount: float, recipe: Mapping[str, Any], behavior: Mapping[str, Any]
+) -> None:
+    """Refuses what would make the document unreadable, before there are episodes to lose.
+
+    Raises:
+        UserError: names the first key that is not what it must be, or contradicts another.
+    """
+    check_finite(recipe, "recipe")
+    measured = {"return_mean": 0.0, "return_std": 0.0}  # of the episodes, in place of what is told
+    told = {"name": name, "environment": environment.to_dict(), "discount": discount}
+    told |= {"recipe": dict(recipe), "behavior": {**behavior, **measured}}
+    try:
+        document = json.loads(json.dumps(told, allow_nan=False))
+        _DESCRIBED("", document)
+        _check_recipe(document, environment)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} cannot be described so ({error}); correct the dataset's Description") from error
 
 
 def check_agreement(document: Mapping[str, Any], environment: EnvSpec, statistics: DatasetStatistics) -> None:
@@ -157,11 +184,12 @@ def _check_shards(shards: Iterable[ShardEntry], longest: int) -> None:
 
 
 def _check_recipe(document: Mapping[str, Any], environment: EnvSpec) -> None:
-    """Where a recipe says what the document says too, both say the same."""
-    said = {"discount": document["discount"], "environment": dict(environment.recipe)}
-    for key, value in said.items():
-        if (told := document["recipe"].get(key, value)) != value:
-            raise refuse(f"{key}", f"what the recipe says ({str(told)[:40]})", value)
+    """Where a recipe of ours says what the document says too, both say the same; in others any key means anything."""
+    recipe = document["recipe"]
+    said = {"discount": document["discount"], "environment": document["environment"]["recipe"]}
+    for key, value in said.items() if "format_version" in recipe else ():
+        if (told := recipe.get(key, value)) != value:
+            raise refuse(key, f"what the recipe says ({str(told)[:40]})", value)
     for reference in environment.references.values():
         if reference.random == reference.expert:
             raise ValueError(f"environment: random and expert of a reference are both {reference.random}")

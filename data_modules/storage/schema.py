@@ -40,16 +40,18 @@ def number(least: float = -math.inf, most: float = math.inf) -> Check:
     )
 
 
+def is_digest(value: Any) -> bool:
+    """Whether it can be a sha256."""
+    return isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
+
+
 def one_of(*choices: str) -> Check:
     """One of several texts."""
     return _test(" or ".join(choices), lambda value: isinstance(value, str) and value in choices)
 
 
 text = _test("text", lambda value: isinstance(value, str) and value != "")
-digest = _test(
-    "64 hexadecimal digits",
-    lambda value: isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef"),
-)
+digest = _test("64 hexadecimal digits", is_digest)
 anything = _test("anything", lambda value: True)
 
 

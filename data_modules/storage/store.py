@@ -12,9 +12,10 @@ from typing import Any
 from data_modules.storage.arrays import DataFault, EpisodeRows, Episodes, find_fault
 from data_modules.storage.card import write_card
 from data_modules.storage.contents import KEY as CONTENTS
-from data_modules.storage.contents import Contents, contents_of
+from data_modules.storage.contents import Contents, contents_of, has_source_digest
 from data_modules.storage.dataset_statistics import StatisticsAccumulator
 from data_modules.storage.disk_order import permute
+from data_modules.storage.document import check_description
 from data_modules.storage.journal import Journal
 from data_modules.storage.manifest import DatasetManifest, read_manifest, write_manifest
 from data_modules.storage.shards import write_shards
@@ -112,8 +113,8 @@ def write_dataset(
     complete. A file lock makes a second builder wait and then find the first one's work; `blocks` is not touched
     until the lock is held, so a lazy collector does nothing twice. The same arguments give the same bytes.
 
-    Where the folder is there, episodes that a recipe makes are not made again; all others are read and held against
-    those that are stored.
+    Where the folder is there, episodes that a recipe makes are not made again, and files whose digest is in the recipe
+    (`imported`) are not read again; all other episodes are read and held against those that are stored.
 
     Episodes are permuted by a hash of (seed, id). Memory does not grow with the dataset (see `permute`); where it is
     larger than the buffer, as much free disk as the episodes take is needed for a while.
@@ -123,22 +124,24 @@ def write_dataset(
         description: what it is.
         blocks: the episodes, whose ids are all different, padded or end to end. A function, called with n, that gives
             them without the first n: then a writing that was killed goes on where it was, which takes as much disk
-            again until it is done.
+            again until it is done; it starts again where the recipe cannot tell that they are still the same episodes.
         n_episodes: how many there are in all blocks together.
         seed: of the permutation.
         layout: of the files.
 
     Raises:
-        UserError: the folder holds another dataset or other episodes, is damaged, the disk is full, or agents observe
-            more than datasets are made for.
+        UserError: the description contradicts itself, the folder holds another dataset or other episodes, is damaged,
+            the disk is full, or agents observe more than datasets are made for.
         DataFault: the blocks contradict the environment's spec or `n_episodes`; actions are outside their range.
     """
     path, environment, recipe = Path(path), description.environment, description.full_recipe()
     _check_size(environment)
+    check_description(description.name, environment, description.discount, recipe, description.behavior)
+    told_apart = description.made_by_recipe or has_source_digest(recipe)  # other episodes would have another recipe
     with _lock(path):
         if path.exists():
             manifest = _accept(path, recipe)
-            if not description.made_by_recipe:
+            if not told_apart:
                 _check_contents(manifest, description, blocks)
             if callable(blocks):
                 shutil.rmtree(_unsorted(path), ignore_errors=True)  # of a process that was killed after the rename
@@ -147,6 +150,9 @@ def write_dataset(
             statistics = StatisticsAccumulator(environment, description.discount, n_episodes)
             contents = None if description.made_by_recipe else Contents(environment, description.discount)
             size = layout.episodes_per_sample or fitting_sample(environment)
+            if callable(blocks) and not told_apart:  # those that wait may be others by now
+                shutil.rmtree(_unsorted(path), ignore_errors=True)
+                blocks = blocks(0)
             journal, remaining = _remaining(blocks, path, recipe, (seed, n_episodes, layout.buffer_bytes))
             checked, scratch = _checked(remaining, environment, description.units()), draft / ".unsorted"
             most = episode_bytes(environment)

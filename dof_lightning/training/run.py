@@ -290,7 +290,7 @@ def _describe_behavior(job: Run) -> dict[str, Any]:
         "return_mean": behavior["return_mean"],
         "return_std": behavior["return_std"],
         "normalized_score": None,
-        **({"win_rate": behavior["win_rate"]} if "win_rate" in behavior else {}),
+        **({"win_rate": won} if (won := behavior.get("win_rate")) is not None and 0 <= won <= 1 else {}),
     } | scores
 
 

@@ -1,5 +1,7 @@
 """Datasets collected in PettingZoo environments, and the team that is scripted for mpe2's Spread."""
 
+import hashlib
+import importlib
 import sys
 from functools import cache
 from itertools import permutations
@@ -60,6 +62,36 @@ def test_the_same_recipe_gives_the_same_bytes_and_what_changes_the_data_changes_
         dataset(tmp_path, spread(global_state=True), ScriptedSpread(0.5)),
     ]
     assert len({first.spec.fingerprint, *(other.path.name for other in others)}) == 4
+
+
+WORLD = """from tests.fixtures.pettingzoo_outpost import Outpost
+class World(Outpost):
+    def step(self, actions):
+        observations, rewards, *others = super().step(actions)
+        return observations, {agent: REWARD for agent in rewards}, *others
+"""
+
+
+def test_rewards_changed_in_a_module_of_ones_own_are_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old folder was found, and its data kept, under the same fingerprint."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file, means = tmp_path / "my_own_world.py", []
+    for reward in ("1.0", "2.0", "2.0"):
+        file.write_text(WORLD.replace("REWARD", reward))
+        monkeypatch.delitem(sys.modules, file.stem, raising=False)
+        importlib.invalidate_caches()
+        world = PettingZooEnv(name="mine", factory="my_own_world:World", horizon=4)
+        manifest = read_manifest(dataset(tmp_path, world, Random(), episodes=4).ensure(progress=False))
+        check_compatible(manifest.spec, world.spec)
+        means.append(manifest.behavior["return_mean"])
+    monkeypatch.delitem(sys.modules, file.stem)
+    assert means[1:] == [2 * means[0]] * 2
+    assert len(list(tmp_path.glob("mine-*"))) == 2
+    assert world.spec.recipe["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert "sha256" not in spread().spec.recipe
 
 
 def test_masks_early_leavers_and_paddings_come_out_of_the_loader(tmp_path: Path) -> None:

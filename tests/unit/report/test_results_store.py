@@ -135,6 +135,20 @@ def test_a_store_without_digests_is_read_and_goes_on_with_them(tmp_path: Path) -
     assert after[:3] == [f"{before[0]},digest", f"{before[1]},", f"{before[2]},"]
 
 
+def test_a_curve_that_is_replaced_leaves_the_digests_of_the_others_as_they_are(tmp_path: Path) -> None:
+    """Rows of earlier versions, which nobody can vouch for, were signed when another run's curve was written anew."""
+    store = ResultsStore(tmp_path)
+    store.append(record(), [point(1)])
+    old = store.curves.read_text().rpartition(",")[0] + ",\n"  # its digest is empty, as in a store that was upgraded
+    store.curves.write_text(old)
+    other = record(seed=1, config_hash="c1")
+    store.append(other, [point(1, config_hash="c1")])
+    store.results.unlink()
+    store.append(other, [point(2, config_hash="c1")])
+    assert store.curves.read_text().startswith(old)
+    assert store.points() == [point(1), point(2, config_hash="c1")]
+
+
 def test_no_changed_character_becomes_another_number(tmp_path: Path) -> None:
     store = ResultsStore(tmp_path)
     rows, curve = [record(), record(seed=1, config_hash="c1")], [point(1), point(2)]

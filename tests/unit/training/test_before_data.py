@@ -1,13 +1,17 @@
 """What a run refuses before there are any data, and what it names at its end."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
+from dof_lightning.training.run import Run, _describe_behavior
 from dof_lightning.training.run_folder import RunFolder
+from tests.fixtures.dataset_files import build, make_episodes
 from tests.fixtures.workplace import SMALL, run_here
 
 
@@ -41,6 +45,15 @@ def test_what_needs_no_data_is_refused_before_there_are_any(
 @pytest.mark.parametrize("devices", ["1", "2", "auto", "-1", "[0,1]", "'0,1'", "[1]", "'1,'"])
 def test_every_way_to_say_devices_is_taken(devices: str) -> None:
     checks.check(configuration.compose([*SMALL, f"trainer.devices={devices}"]))
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"), [({}, False), ({"win_rate": 0.5}, True), ({"win_rate": None}, False), ({"win_rate": 55.0}, False)]
+)
+def test_a_win_rate_that_is_no_share_stays_with_its_dataset(tmp_path: Path, told: dict[str, Any], kept: bool) -> None:
+    """A table of scores could not print null, and a report refuses a `results.json` with a percentage."""
+    job = cast(Run, SimpleNamespace(manifest=build(tmp_path / "toy", make_episodes(10), behavior=told)))
+    assert ("win_rate" in _describe_behavior(job)) == kept
 
 
 def test_the_checkpoint_to_evaluate_is_there(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from data_modules.storage.document import SEAL, seal
 from data_modules.storage.manifest import read_manifest
+from data_modules.storage.store import Description, write_dataset
 from dof_lightning.errors import UserError
-from tests.fixtures.dataset_files import build, make_episodes, rewrite
+from tests.fixtures.dataset_files import build, make_environment, make_episodes, rewrite
 
 WRONG = (None, True, -1, 0, 0.5, 10**30, "x", "", [], {}, [None], float("nan"), float("inf"))
 # Keys that a reader cannot miss: what anybody may name as he likes, and arrays that a dataset need not have.
@@ -107,7 +109,10 @@ def test_no_change_of_an_unsealed_one_is_a_traceback(datasets: list[Path]) -> No
         (lambda d: d["shards"].append(d["shards"][0]), "is listed twice"),
         (lambda d: d.update(shards=[]), "shards must be a list, at least 1 long"),
         (lambda d: d.update(discount="x"), "discount must be a finite number of at least 0 and at most 1, got 'x'"),
-        (lambda d: d["recipe"].update(discount=0.5), "discount must be what the recipe says .0.5., got 0.9"),
+        (
+            lambda d: d["recipe"].update(format_version=1, discount=0.5),
+            "discount must be what the recipe says .0.5., got 0.9",
+        ),
         (lambda d: d.update(longest=7), "longest is 7, the environment's horizon 6"),
         (lambda d: d["environment"].update(horizon=5), "longest is 6, the environment's horizon 5"),
         (
@@ -134,6 +139,40 @@ def test_what_contradicts_itself_is_named(tmp_path: Path, change: Any, words: st
     rewrite(tmp_path / "toy", change)
     with pytest.raises(UserError, match=rf"dataset\.json is damaged \(.*{words}.*build the dataset again"):
         read_manifest(tmp_path / "toy")
+
+
+@pytest.mark.parametrize("recipe", [{"environment": "my_world"}, {"discount": 0.5}])
+@pytest.mark.parametrize("behavior", [{"win_rate": None}, {"win_rate": 55.0}])
+def test_a_recipe_and_a_behavior_of_ones_own_say_what_they_like(tmp_path: Path, recipe: Any, behavior: Any) -> None:
+    """They were refused once everything was written, and no longer read where an earlier version had written them."""
+    manifest = build(tmp_path / "toy", make_episodes(30), recipe=recipe, behavior=behavior)
+    assert manifest.spec.recipe.items() > recipe.items()
+    assert manifest.behavior["win_rate"] == behavior["win_rate"]
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"recipe": {"format_version": 1, "discount": 0.5}}, r"discount must be what the recipe says .0\.5., got 0\.9"),
+        ({"recipe": {"format_version": 1, "environment": "my_world"}}, r"environment must be what .*my_world"),
+        ({"behavior": {"win_rate": "high"}}, r"behavior\.win_rate must be a finite number, got 'high'"),
+        ({"behavior": {"noise": float("nan")}}, "not JSON compliant"),
+        ({"behavior": {"weights": {1, 2}}}, "set is not JSON serializable"),
+        ({"discount": 1.5}, "discount must be a finite number of at least 0 and at most 1, got 1.5"),
+    ],
+)
+def test_what_nobody_could_read_is_refused_before_an_episode_is_made(tmp_path: Path, told: Any, words: str) -> None:
+    def blocks() -> Iterator[Any]:
+        raise AssertionError("an episode was asked for")
+        yield
+
+    environment = make_environment()
+    description = Description(**({"name": "toy", "environment": environment, "recipe": {}, "behavior": {}} | told))
+    if "recipe" in told:
+        description = replace(description, discount=0.9)
+    with pytest.raises(UserError, match=rf"toy cannot be described so \(.*{words}"):
+        write_dataset(tmp_path / "toy", description, blocks=blocks(), n_episodes=1, seed=0)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [b'{"discount": NaN}', b"[" * 100_000, b"9" * 10_000])

@@ -1,17 +1,19 @@
 """Datasets on disk: what is written comes back, the same bytes each time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from data_modules.storage.arrays import Episodes, concatenate, returns_to_go
+from data_modules.storage.arrays import EpisodeRows, Episodes, concatenate, returns_to_go
 from data_modules.storage.contents import contents_of
 from data_modules.storage.document import SEAL
 from data_modules.storage.split import is_heldout
+from data_modules.storage.store import Description, Layout, write_dataset
 from data_modules.tools.verify import verify_dataset
 from dof_lightning.errors import UserError
 from dof_lightning.spec import fingerprint
@@ -183,6 +185,50 @@ def test_a_rebuild_that_would_differ_says_so(tmp_path: Path, written_by_0_1_0: b
     with pytest.raises(UserError, match=r"toy holds other episodes than these.* \(contents .*\); delete that folder"):
         build(path, corrected)
     assert shard_bytes(path) == kept
+
+
+IMPORTED = {"imported": {"format": "toy", "files": "0" * 64}}
+
+
+def write_from(path: Path, episodes: Episodes, recipe: dict[str, Any], asked: list[int], die_at: int = 999) -> None:
+    """Episodes one a block, the first n left out as a function that resumes is asked; killed before `die_at`."""
+    rows = episodes.flatten()
+
+    def blocks(first: int) -> Iterator[EpisodeRows]:
+        asked.append(first)
+        for index in range(first, rows.n_episodes):
+            if index == die_at:
+                raise KeyboardInterrupt
+            yield rows.slice(index, index + 1)
+
+    description = Description(name="toy", environment=make_environment(), recipe=recipe, behavior={}, discount=0.9)
+    layout = Layout(episodes_per_sample=8, buffer_bytes=1)
+    write_dataset(path, description, blocks=blocks, n_episodes=rows.n_episodes, seed=0, layout=layout)
+
+
+@pytest.mark.parametrize(("recipe", "resumes"), [({"data": "toy"}, False), (IMPORTED, True)])
+def test_a_killed_writing_never_mixes_old_and_corrected_episodes(
+    tmp_path: Path, recipe: dict[str, Any], resumes: bool
+) -> None:
+    """Rewards corrected after a kill stood beside the old ones where nothing in the recipe tells them apart."""
+    path, first, asked = tmp_path / "toy", make_episodes(20), []
+    corrected = replace(first, rewards=first.rewards if resumes else first.rewards + 1)
+    with pytest.raises(KeyboardInterrupt):
+        write_from(path, first, recipe, asked, die_at=12)
+    write_from(path, corrected, recipe, asked)
+    assert (asked[0], asked[1] > 0) == (0, resumes)
+    assert_same(sorted_by_id(read_all(path)), corrected.flatten())
+    assert [file.name for file in tmp_path.iterdir() if file.is_dir()] == ["toy"]
+
+
+@pytest.mark.parametrize(("recipe", "times"), [({"data": "toy"}, 2), ({"imported": "toy"}, 2), (IMPORTED, 1)])
+def test_files_whose_digest_is_in_the_recipe_are_not_read_again(
+    tmp_path: Path, recipe: dict[str, Any], times: int
+) -> None:
+    asked: list[int] = []
+    for _ in range(2):
+        write_from(tmp_path / "toy", make_episodes(20), recipe, asked)
+    assert asked == [0] * times
 
 
 def test_what_a_recipe_makes_is_not_made_again(tmp_path: Path) -> None:
