@@ -5,7 +5,7 @@ RECORD = spread spread_conservative spread_plans chase battles_3m battles_2s3z b
 
 .PHONY: test lint docs bench
 
-# Everything that a change must pass: lint, formatting, types, import rules, then every test. Eight to fifteen minutes.
+# Everything that a change must pass: lint, formatting, types, import rules, then every test. Ten to fifteen minutes.
 test:
 	$(PYTHON) -m tests
 

@@ -30,6 +30,10 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
 
 
 _MOST_SUGGESTED = 4
+_FLAGS = (  # Hydra's
+    *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "info"),
+    *("config-path", "config-name", "config-dir", "experimental-rerun"),
+)
 _FEW = 24  # choices that are all named beside a suggestion
 _ALL_KEYS = "`python train.py --cfg job` shows all keys"
 _SHORT = {  # what other programs call them
@@ -150,6 +154,7 @@ def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> in
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
+        _refuse_dashes(typed)
         main()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; anything saved is kept, and the same command goes on from it\n")
@@ -166,6 +171,14 @@ def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> in
     if os.environ.get("LOCAL_RANK", "0") == os.environ.get("SLURM_PROCID", "0") == "0":
         sys.stderr.write(f"error: {' '.join(line.split())}\n")
     return USER_ERROR_EXIT_CODE
+
+
+def _refuse_dashes(typed: Sequence[str]) -> None:
+    """Before Hydra's parser takes `--experiment=` for the beginning of a flag of its own."""
+    for word in typed:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and key not in _FLAGS:
+            raise UserError(f"{word}: keys have no dashes; write {key}{equals or '='}{value or '<value>'}")
 
 
 def _line_of(error: Exception, typed: Sequence[str]) -> str | None:

@@ -166,7 +166,8 @@ def test_wrong_arguments_are_refused(folder: Path, tails: list[str], words: str)
         cli.run(["bench", *tails])
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_queue_goes_on_where_it_was_and_does_nothing_twice(folder: Path, number: signal.Signals) -> None:
     long = [*SMALL, "trainer.max_steps=2000", "checkpoint.every_n_steps=50", "rollout.every_n_steps=100000"]
     write_suite(

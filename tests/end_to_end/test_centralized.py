@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.fixtures.workplace import SMALL, Workplace, succeeded
@@ -9,6 +10,7 @@ from tests.fixtures.workplace import SMALL, Workplace, succeeded
 RUN_DIR = "centralized"
 
 
+@pytest.mark.slow
 def test_centralized_execution_is_labelled_wherever_its_numbers_appear(workplace: Workplace) -> None:
     typed = ("noise_factorization=attention", "execution=centralized", "trainer.max_steps=20", f"run_dir={RUN_DIR}")
     printed = succeeded(workplace.train(*SMALL, *typed))

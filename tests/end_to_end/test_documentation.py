@@ -68,6 +68,7 @@ def follow(project: Path, typed: list[str], *short: str) -> str:
     return succeeded(subprocess.run(command, cwd=project, env=here, capture_output=True, text=True, timeout=300))
 
 
+@pytest.mark.slow
 def test_a_noise_factorisation_from_nothing_to_a_training_run(project: Path) -> None:
     texts = blocks("extending.md", "A noise factorisation, from nothing to a training run")
     code, option = write_files(project, texts)
@@ -111,11 +112,11 @@ def test_from_own_episodes_and_an_own_world_to_exported_agents(
         texts = blocks("own_data.md", heading)
         write_files(tmp_path, texts)
         for program, *typed in commands([text for text in texts if not text.startswith("# ")]):
-            if program == "dof":
-                cli.run(typed)
-            elif typed[0] == "train.py":
+            if typed[0] == "train":
                 played = [] if "rollout=none" in typed else [*SMALL[2:], "rollout.report_episodes=2"]
                 run_here(*typed[1:], "trainer.max_steps=2", "data.global_batch_size=16", *played)
+            elif program == "dof":
+                cli.run(typed)
             else:
                 runpy.run_path(typed[0], run_name="__main__")
     spec = json.loads((tmp_path / "data" / "alone" / "dataset.json").read_text())["environment"]

@@ -125,6 +125,7 @@ def test_no_mistake_leaves_a_run_folder(workplace: Workplace, capsys: pytest.Cap
 
 def test_train_py_and_sweeps_answer_in_one_line(workplace: Workplace) -> None:
     for arguments, words in (
+        (("--experiment=mpe_spread_medium",), ("write experiment=mpe_spread_medium",)),
         (("experiment=mpe_spred",), ("experiment=mpe_spred does not exist", "mpe_spread_")),
         ((*SMALL, "env.task=tag"), ("was collected in",)),
         (("-m", *SMALL, "seed=0,1", "trainer.devices=2"), ("trainer.devices=1", "sweep")),

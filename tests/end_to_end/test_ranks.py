@@ -62,6 +62,7 @@ def test_differences_are_found_in_every_corner() -> None:
         assert sum(differs for _, differs in differences(state, other)) == 1
 
 
+@pytest.mark.slow
 def test_a_rank_killed_on_two_ends_the_job_and_a_restart_ends_with_the_same_bits(workplace: Workplace) -> None:
     outcome = campaign(ranks=2, kills=1, seed=0, folder=workplace.path / "campaign", overrides=())
     assert (outcome.problems, outcome.differences) == ([], [])
