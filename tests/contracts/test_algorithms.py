@@ -124,7 +124,11 @@ def test_networks_may_run_in_bfloat16(name: str) -> None:
     assert all(g.dtype == torch.float32 and bool(g.isfinite().all()) for g in gradients)
 
 
-@every_case
+@pytest.mark.parametrize(
+    "overrides",
+    [typed if len(typed) == 1 else pytest.param(typed, marks=pytest.mark.slow) for typed in [*CASES, *SHARED]],
+    ids=" ".join,
+)
 def test_one_batch_can_be_learned(overrides: tuple[str, ...]) -> None:
     algorithm = build_algorithm(*overrides)
     # Values of random rewards pull away from what is imitated, penalties from values.

@@ -129,6 +129,7 @@ def test_every_section_of_hyperparameters_is_for_something_that_exists(section: 
         assert fnmatch.filter(catalog.options("data"), pattern), pattern
 
 
+@pytest.mark.slow
 def test_hyperparameters_are_those_of_all_matching_sections() -> None:
     """Pairs with the same values are composed once: that is what takes long."""
     composed = []

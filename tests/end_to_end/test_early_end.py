@@ -100,6 +100,7 @@ class OverInTheMiddle(TimeLimit):
         super().on_train_batch_end(trainer, *arguments, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "early"),
     [(training, "Interruption", SignalInTheMiddle), (trainer, "TimeLimit", OverInTheMiddle)],

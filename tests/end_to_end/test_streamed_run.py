@@ -66,6 +66,7 @@ def train_elsewhere(folder: str, *overrides: str) -> None:
     train(*overrides)
 
 
+@pytest.mark.slow
 def test_a_run_that_streams_killed_and_resumed_ends_with_the_same_bits(
     workplace: Workplace, small_shards: Path
 ) -> None:

@@ -60,9 +60,9 @@ def worth_lost(observations: Tensor, actions: Tensor) -> Tensor:
     ("name", "changes"),
     [
         ("td3_bc", ("algorithm.alpha=5",)),
-        ("macql", ("algorithm.alpha=0.1",)),
-        ("omar", ("algorithm.alpha=0.1",)),
-        ("maicq", ("algorithm.actor_temperature=0.05",)),
+        pytest.param("macql", ("algorithm.alpha=0.1",), marks=pytest.mark.slow),
+        pytest.param("omar", ("algorithm.alpha=0.1",), marks=pytest.mark.slow),
+        pytest.param("maicq", ("algorithm.actor_temperature=0.05",), marks=pytest.mark.slow),
     ],
 )
 def test_better_actions_than_the_data_are_learned(name: str, changes: tuple[str, ...]) -> None:

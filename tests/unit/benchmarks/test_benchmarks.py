@@ -167,6 +167,7 @@ def test_loaders_are_measured() -> None:
     assert all(row.ratio is not None and row.ratio > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_particle_worlds_play_whole_episodes() -> None:
     assert play(ParticleEnv("spread"), 3) == 3 * HORIZON
     mpe2, jaxmarl = particle(n_environments=2, repetitions=1)

@@ -198,6 +198,7 @@ def by_ranks(
     return {1: alone, 2: json.loads((folder / "measured.json").read_text())}
 
 
+@pytest.mark.slow
 def test_two_ranks_measure_what_one_does(by_ranks: dict[int, dict]) -> None:
     names = [n for n in by_ranks[1] if n.startswith("rollout/") and n != "rollout/steps_per_second"]
     assert {"rollout/return_mean", "rollout/return_std", "rollout/normalized_score", "rollout/win_rate"} <= {*names}
@@ -205,6 +206,7 @@ def test_two_ranks_measure_what_one_does(by_ranks: dict[int, dict]) -> None:
         assert by_ranks[2][name] == pytest.approx(by_ranks[1][name], rel=1e-6, abs=1e-9), name
 
 
+@pytest.mark.slow
 def test_two_ranks_save_the_same_files(by_ranks: dict[int, dict]) -> None:
     assert by_ranks[1]["saved"] == by_ranks[2]["saved"] == ["best.ckpt", "last.ckpt"]
 

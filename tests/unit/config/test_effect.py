@@ -16,6 +16,7 @@ from dof_lightning.spec import ActionKind
 from tests.fixtures.synthetic import ALGORITHMS, chooses, random_batch, synthetic_spec
 
 EXPERIMENT = "experiment=mpe_spread_random"
+OFTEN = ("bc", "td3_bc", "dof_policy", "dof_trajectory", "qmix")  # checked on every change
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,10 @@ def test_what_is_for_actions_of_the_other_kind_is_refused(experiment: str, typed
     effect.check_effect_on(config, other)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS],
+)
 def test_every_key_of_a_composition_is_read_or_refused(name: str) -> None:
     """A setting is read where building, training or acting asks for it; every other key where it is said to be read."""
     cfg = configuration.compose([EXPERIMENT, f"algorithm={name}"])

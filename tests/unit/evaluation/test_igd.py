@@ -61,6 +61,7 @@ def test_qmix_and_attention_fail_on_xor_data_by_every_check(f: Any) -> None:
     assert found.control_p_value > P_VALUE_LIMIT
 
 
+@pytest.mark.slow
 def test_dec_attention_does_not_execute_what_it_trained() -> None:
     found = gauge_at(trained_on_xor(noise.DecAttention), torch.zeros(2, 2, 1), seed=0)
     assert found.pathwise_error is not None

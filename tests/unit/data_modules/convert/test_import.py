@@ -294,6 +294,7 @@ def import_slowly(source: Path, root: Path, pause: float = 0.0) -> int:
     return reads
 
 
+@pytest.mark.slow
 def test_an_import_that_is_killed_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
     source, whole, killed = (tmp_path / name for name in ("omar", "whole", "killed"))
     write_omar(source / "seed_0_data", 60)

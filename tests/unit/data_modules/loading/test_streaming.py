@@ -38,7 +38,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_windows_of_a_step_do_not_depend_on_ranks_and_workers(tmp_path: Path, num_workers: int) -> None:
     expected = [keys(batch) for batch in take(make_stream(tmp_path / "toy"), 40)]
     for world_size in (1, 2, 4):
@@ -152,6 +152,7 @@ def test_episodes_that_dataset_json_does_not_list_are_named(tmp_path: Path, monk
         take(data, 1)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_whatever_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks that are alive take less than `memory_mb`, and so does everything that Python and numpy allocate."""
     blocks: list[weakref.ref[LoadedBlock]] = []

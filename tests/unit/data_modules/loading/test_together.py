@@ -33,6 +33,7 @@ def read(folder: Path, rank: int) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_what_one_rank_cannot_read_ends_all(tmp_path: Path) -> None:
     processes = [start(read, tmp_path, rank) for rank in range(RANKS)]
     assert [exit_code(process) for process in processes] == [0] * RANKS
