@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -15,6 +14,7 @@ from dof_lightning.batch import EpisodeBatch
 from dof_lightning.config.compose import build, compose, to_plain
 from dof_lightning.policy import DecentralizedPolicy
 from tests.fixtures.policy_models import cloning, generator, small_batch, small_dof_policy
+from tests.fixtures.trainers import quiet_trainer
 
 
 def test_noise_is_a_function_of_seed_step_rank_and_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,14 +79,10 @@ class _Memory(Logger):
 
 def test_curves_show_the_step_they_name() -> None:
     memory = _Memory()
-    trainer = Trainer(
+    trainer = quiet_trainer(
         max_steps=12,
         logger=memory,
         log_every_n_steps=4,
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     batch = small_batch(small_dof_policy(**cloning()).spec, size=4)
     trainer.fit(_Counting(), DataLoader([batch] * 20, batch_size=None))

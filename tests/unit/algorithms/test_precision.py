@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Trainer
 from torch.utils.data import DataLoader
 
 from dof_lightning.algorithms.parts.critics import TeamCritic
 from tests.fixtures.policy_models import small_batch, small_dof_policy
+from tests.fixtures.trainers import quiet_trainer
 
 
 def test_a_few_steps_in_bfloat16(tmp_path: Path, monkeypatch: Any) -> None:
@@ -30,16 +30,10 @@ def test_a_few_steps_in_bfloat16(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(TeamCritic, "_target", spy_on_target)
     monkeypatch.setattr(algorithm, "training_step", spy_on_loss)
     algorithm.denoiser.register_forward_hook(lambda module, given, result: hidden.add(result.dtype))
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
+    trainer = quiet_trainer(
         precision="bf16-mixed",
         max_steps=3,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
+        folder=tmp_path,
     )
     batches = [small_batch(algorithm.spec, seed=seed) for seed in range(3)]
     trainer.fit(algorithm, train_dataloaders=DataLoader(batches, batch_size=None))

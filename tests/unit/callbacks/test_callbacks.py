@@ -24,6 +24,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 from dof_lightning.spec import ReferenceScores
 from tests.fixtures.toy_world import ToyEnv, ToyModule, toy_loader, toy_run
+from tests.fixtures.trainers import quiet_trainer
 from tests.fixtures.two_rank_rollout import measure
 
 
@@ -36,16 +37,11 @@ def rollouts(
 def train(folder: Path, *callbacks: Callback, max_steps: int = 10, **options) -> tuple[Trainer, ToyModule]:
     torch.manual_seed(0)
     module = ToyModule()
-    defaults = {"logger": False, "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks)}
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
+    trainer = quiet_trainer(
         max_steps=max_steps,
-        default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        folder=folder,
         callbacks=list(callbacks),
-        **defaults | options,
+        **options,
     )
     trainer.fit(module, toy_loader())
     return trainer, module
@@ -284,15 +280,9 @@ def test_a_slow_loader_shows_as_waiting_and_slow_callbacks_do_not(tmp_path: Path
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
             now[0] += 100.0
 
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
+    trainer = quiet_trainer(
         max_steps=4,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
+        folder=tmp_path,
         callbacks=[ThroughputCallback(toy_run(global_batch_size=1), every_n_steps=4), Slow()],
     )
     profiler = trainer.profiler

@@ -19,6 +19,7 @@ from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint, checkpoint_
 from dof_lightning.errors import UserError
 from tests.fixtures.processes import exit_code, start
 from tests.fixtures.toy_world import ToyModule, toy_loader, toy_run
+from tests.fixtures.trainers import quiet_trainer
 
 MOMENTS = ("pickling", "fsync", "replace")
 
@@ -80,14 +81,9 @@ class Scores(Callback):
 def train(folder: Path, scores: tuple[float, ...], resume: bool = False, last: int = 2, best: int = 1, **options):
     torch.manual_seed(0)
     callbacks = [*checkpoint_callbacks(toy_run(folder=folder), last, "score", best), Scores(*scores)]
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
+    trainer = quiet_trainer(
         max_steps=len(scores),
-        default_root_dir=folder,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        folder=folder,
         plugins=[AtomicCheckpointIO()],
         callbacks=callbacks,
         **options,
@@ -232,12 +228,8 @@ class Broken(Callback):
 
 
 def test_weights_that_are_not_finite_replace_no_good_ones(tmp_path: Path) -> None:
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         max_steps=6,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         plugins=[AtomicCheckpointIO()],
         callbacks=[LastCheckpoint(tmp_path, 2), Broken(3)],
     )
@@ -278,13 +270,8 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
 
     def fit(folder: Path, max_steps: int, ckpt_path: str | None = None) -> ToyModule:
         module = Deterministic()
-        trainer = Trainer(
-            accelerator="cpu",
-            devices=1,
+        trainer = quiet_trainer(
             max_steps=max_steps,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
             plugins=[AtomicCheckpointIO()],
             callbacks=checkpoint_callbacks(toy_run(folder=folder), 5, "score", 5),
         )

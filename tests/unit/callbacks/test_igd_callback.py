@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning import Callback, Trainer
+from lightning import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
@@ -17,6 +17,7 @@ from dof_lightning.evaluation.igd import Effort, gauge
 from dof_lightning.factorization import noise
 from tests.fixtures.policy_models import cloning, small_batch, small_dof_policy
 from tests.fixtures.toy_world import ToyEnv, ToyModule, toy_loader, toy_run
+from tests.fixtures.trainers import quiet_trainer
 from tests.fixtures.trajectory_models import small_dof_trajectory, small_windows
 
 EFFORT = {"conditions": 1, "draws": 32, "permutations": 20, "rows": 2}
@@ -28,15 +29,10 @@ def measuring(every_n_steps: int | None = 3) -> IGDCallback:
 
 def train(folder: Path, model: Algorithm | ToyModule, loader: object, *callbacks: Callback) -> EventAccumulator:
     torch.manual_seed(0)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
+    trainer = quiet_trainer(
         max_steps=7,
         callbacks=list(callbacks),
         logger=TensorBoardLogger(folder, name="", version=""),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(model, loader)
     events = EventAccumulator(str(folder))

@@ -20,6 +20,7 @@ from dof_lightning.training.run_folder import RunFolder
 from dof_lightning.training.start import Start
 from tests.fixtures.processes import exit_code, start
 from tests.fixtures.toy_world import ToyModule, toy_loader
+from tests.fixtures.trainers import quiet_trainer
 
 HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STEPS = 6
@@ -53,14 +54,9 @@ class Loud(Callback):
 def train(folder: Path, *others: Callback) -> None:
     """As a run does it."""
     interruption, last = Interruption(), LastCheckpoint(folder, every_n_steps=100)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
+    trainer = quiet_trainer(
         max_steps=STEPS,
-        default_root_dir=folder,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        folder=folder,
         plugins=[AtomicCheckpointIO()],
         callbacks=[*others, interruption, last],
     )

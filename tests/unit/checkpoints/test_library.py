@@ -17,10 +17,10 @@ from dof_lightning.cli.main import run
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import noise
 from dof_lightning.networks.mlp import MLPDenoiser
-from tests.fixtures.library_checkpoints import trained, untrained
 from tests.fixtures.policy_models import small_dof_policy
 from tests.fixtures.synthetic import ALGORITHMS, build_algorithm
 from tests.fixtures.toy_world import ToyEnv
+from tests.fixtures.trainer_checkpoints import trained, untrained
 
 
 class OwnNoise(noise.WConcat):

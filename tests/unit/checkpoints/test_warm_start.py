@@ -11,10 +11,10 @@ from dof_lightning.checkpoints.warm_start import beginning, described, start_fro
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.identity import config_hash, settings_hash
 from dof_lightning.errors import UserError
-from tests.fixtures.library_checkpoints import untrained
 from tests.fixtures.policy_models import small_dof_policy
 from tests.fixtures.small_spec import small_spec
 from tests.fixtures.synthetic import build_algorithm
+from tests.fixtures.trainer_checkpoints import untrained
 
 
 def saved(policy: DoFPolicy, folder: Path) -> Checkpoint:

@@ -13,6 +13,7 @@ from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.errors import UserError
 from tests.fixtures.episode_data import _many_are_held_out, hold_out, keys, make_data
 from tests.fixtures.streamed_data import build_shards, memory_for
+from tests.fixtures.trainers import quiet_trainer
 
 __all__ = ["_many_are_held_out"]
 
@@ -36,15 +37,10 @@ class Recorder(LightningModule):
 
 def trainer(folder: Path, max_steps: int, **options: Any) -> Trainer:
     checkpoints = ModelCheckpoint(folder / "checkpoints", "{step}", every_n_train_steps=7, save_top_k=-1)
-    return Trainer(
-        accelerator="cpu",
-        devices=1,
+    return quiet_trainer(
         max_steps=max_steps,
         max_epochs=-1,
-        logger=False,
         callbacks=[checkpoints],
-        enable_progress_bar=False,
-        enable_model_summary=False,
         **({"val_check_interval": 5, "check_val_every_n_epoch": None} | options),
     )
 
