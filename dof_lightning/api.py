@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dof_lightning.checkpoints import checkpoint as checkpoints
-from dof_lightning.checkpoints.library import load_algorithm as load_algorithm
 from dof_lightning.checkpoints.overrides import override
+from dof_lightning.checkpoints.trainer_made import load_algorithm as load_algorithm
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.arguments import check_arguments
 from dof_lightning.envs.base import VectorEnv

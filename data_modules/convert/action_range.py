@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from data_modules.convert.base import EpisodeSource
-from data_modules.storage.units import AS_THEY_ARE, OURS, ActionUnits, units_of
+from data_modules.storage.action_units import AS_THEY_ARE, OURS, ActionUnits, units_of
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 

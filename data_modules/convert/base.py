@@ -11,8 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from data_modules.storage.action_units import OURS, ActionUnits
 from data_modules.storage.arrays import EpisodeRows
-from data_modules.storage.units import OURS, ActionUnits
 from dof_lightning.errors import UserError
 from dof_lightning.spec import IMPORTED_FAMILY, ActionKind, AgentSpec, EnvSpec
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from data_modules.convert.base import check_choices, check_finite, episodes_a_block, to_our_units
+from data_modules.storage.action_units import ActionUnits
 from data_modules.storage.arrays import EpisodeRows
-from data_modules.storage.units import ActionUnits
 from dof_lightning.errors import UserError
 
 GOES_ON, CUT, ENDED = 0, 1, 2  # what a row says of an agent: nothing, a time limit, its real end

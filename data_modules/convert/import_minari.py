@@ -16,8 +16,8 @@ from data_modules.convert.base import (
     pad,
     to_our_units,
 )
+from data_modules.storage.action_units import ActionUnits
 from data_modules.storage.arrays import EpisodeRows, concatenate
-from data_modules.storage.units import ActionUnits
 from dof_lightning.errors import UserError
 from dof_lightning.spec import ActionKind, AgentSpec, EnvSpec
 

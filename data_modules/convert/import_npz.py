@@ -17,8 +17,8 @@ from data_modules.convert.base import (
     episodes_a_block,
     to_our_units,
 )
+from data_modules.storage.action_units import ActionUnits
 from data_modules.storage.arrays import ROW_ARRAYS, EpisodeRows, Episodes
-from data_modules.storage.units import ActionUnits
 from dof_lightning.errors import UserError
 from dof_lightning.spec import ActionKind, AgentSpec, EnvSpec
 

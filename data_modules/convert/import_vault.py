@@ -24,8 +24,8 @@ from data_modules.convert.flat import (
     observation_sizes,
     without_identities,
 )
+from data_modules.storage.action_units import OURS
 from data_modules.storage.arrays import EpisodeRows
-from data_modules.storage.units import OURS
 from dof_lightning.errors import UserError
 from dof_lightning.spec import ActionKind, AgentSpec, EnvSpec
 

@@ -15,10 +15,10 @@ from data_modules.convert.import_minari import MinariSource
 from data_modules.convert.import_npz import NpzSource
 from data_modules.convert.import_omar import EPISODE_LENGTH, OmarSource
 from data_modules.convert.import_vault import VaultSource
+from data_modules.storage.action_units import OURS
 from data_modules.storage.arrays import EpisodeRows
 from data_modules.storage.manifest import FORMAT_VERSION
 from data_modules.storage.store import Description, write_dataset
-from data_modules.storage.units import OURS
 from data_modules.tools.verify import verify_dataset
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec

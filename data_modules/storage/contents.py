@@ -9,8 +9,8 @@ import numpy as np
 
 from data_modules.storage.arrays import ROW_ARRAYS, STEP_ARRAYS, EpisodeRows
 from data_modules.storage.manifest import DatasetManifest
-from data_modules.storage.schema import is_digest
 from data_modules.storage.shards import expected_members, read_shard
+from dof_lightning.schema import is_digest
 from dof_lightning.spec import EnvSpec
 
 KEY = "contents"  # in the recipe of a dataset that no recipe of ours makes

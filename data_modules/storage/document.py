@@ -7,7 +7,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from data_modules.storage.schema import (
+from data_modules.storage.shards import Member, ShardEntry, known_members
+from dof_lightning.errors import UserError
+from dof_lightning.recipe import check_finite
+from dof_lightning.schema import (
     anything,
     digest,
     many,
@@ -19,9 +22,6 @@ from data_modules.storage.schema import (
     text,
     whole,
 )
-from data_modules.storage.shards import Member, ShardEntry, known_members
-from dof_lightning.errors import UserError
-from dof_lightning.recipe import check_finite
 from dof_lightning.spec import DatasetStatistics, DimensionStatistics, EnvSpec
 
 SEAL = "content_sha256"  # of everything else in the document; earlier versions wrote none

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data_modules.storage.action_units import OURS, ActionUnits
 from data_modules.storage.arrays import DataFault, EpisodeRows, Episodes, find_fault
 from data_modules.storage.card import write_card
 from data_modules.storage.contents import KEY as CONTENTS
@@ -19,7 +20,6 @@ from data_modules.storage.document import check_description
 from data_modules.storage.journal import Journal
 from data_modules.storage.manifest import DatasetManifest, read_manifest, write_manifest
 from data_modules.storage.shards import write_shards
-from data_modules.storage.units import OURS, ActionUnits
 from dof_lightning.errors import UserError
 from dof_lightning.files import building, locked
 from dof_lightning.spec import DatasetSpec, EnvSpec, fingerprint

@@ -23,8 +23,8 @@ from dof_lightning.algorithms.parts.critics import (
 )
 from dof_lightning.algorithms.parts.diffused import DataDiffusionSettings, Denoised, Diffused
 from dof_lightning.algorithms.parts.losses import negative_value
+from dof_lightning.algorithms.parts.reward_units import remarks_on_rewards
 from dof_lightning.algorithms.parts.shared_seed import Assignment
-from dof_lightning.algorithms.parts.units import remarks_on_rewards
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.clip import clip_with_way_back
 from dof_lightning.diffusion.sampler import DDIM, DDPM, Sampler

@@ -14,8 +14,8 @@ from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.dof import DoFLightningModule
 from dof_lightning.algorithms.parts.diffused import FIVE_STEPS, DataDiffusionSettings, Diffused, check_execution
 from dof_lightning.algorithms.parts.losses import inverse_loss
+from dof_lightning.algorithms.parts.reward_units import remarks_on_returns, scale_of_returns
 from dof_lightning.algorithms.parts.shared_seed import Assignment
-from dof_lightning.algorithms.parts.units import remarks_on_returns, scale_of_returns
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.sampler import Sampler
 from dof_lightning.diffusion.schedule import Schedule

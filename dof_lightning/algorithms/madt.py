@@ -12,8 +12,8 @@ from dof_lightning.actors.sequence import SequenceActor, SequenceReturnUpdate
 from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.parts.baseline import Baseline, BaselineSettings, Learned
 from dof_lightning.algorithms.parts.losses import cross_entropy
+from dof_lightning.algorithms.parts.reward_units import remarks_on_returns, scale_of_returns
 from dof_lightning.algorithms.parts.sequences import allowed_choices
-from dof_lightning.algorithms.parts.units import remarks_on_returns, scale_of_returns
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.networks.causal_transformer import CausalTransformer
 from dof_lightning.networks.ema import ema_copy

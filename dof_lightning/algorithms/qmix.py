@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dof_lightning.actors.direct import ChoosingActor
 from dof_lightning.algorithms.parts.baseline import Baseline, BaselineSettings, Learned
+from dof_lightning.algorithms.parts.reward_units import remarks_on_rewards, scale_of_rewards
 from dof_lightning.algorithms.parts.sequences import Sequences, chosen
-from dof_lightning.algorithms.parts.units import remarks_on_rewards, scale_of_rewards
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.factorization.value import Monotone

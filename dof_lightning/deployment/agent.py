@@ -14,7 +14,7 @@ from torch import Tensor
 from dof_lightning import __version__
 from dof_lightning.deployment.decision import Decision, own_noise, told_seed
 from dof_lightning.deployment.structure import rebuild
-from dof_lightning.deployment.units import WorldUnits
+from dof_lightning.deployment.world_units import WorldUnits
 from dof_lightning.digest import KEY, sealed, unsealed
 from dof_lightning.errors import UserError
 from dof_lightning.plain import check_kinds, is_kind, parse_json

@@ -6,7 +6,7 @@ from torch.export import Dim, ExportedProgram
 
 from dof_lightning.deployment.agent import Agent
 from dof_lightning.deployment.decision import Decision, own_noise
-from dof_lightning.deployment.units import WorldUnits
+from dof_lightning.deployment.world_units import WorldUnits
 from dof_lightning.errors import UserError
 
 _EXAMPLES = 2  # torch.export takes sizes 0 and 1 for constants

@@ -13,7 +13,7 @@ from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.parts.baseline import Baseline, BaselineSettings, Learned
 from dof_lightning.algorithms.parts.critics import MixedCritic, Situation, TeamCritic
 from dof_lightning.algorithms.parts.losses import squared_error
-from dof_lightning.algorithms.parts.units import remarks_on_rewards, scale_of_rewards
+from dof_lightning.algorithms.parts.reward_units import remarks_on_rewards, scale_of_rewards
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.actor import AgentwiseActor

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dof_lightning.algorithms.parts.units import scale_of_rewards
+from dof_lightning.algorithms.parts.reward_units import scale_of_rewards
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import ValueMixer

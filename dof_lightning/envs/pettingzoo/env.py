@@ -15,9 +15,9 @@ from torch import Tensor
 
 from dof_lightning.envs.base import StepResult
 from dof_lightning.envs.handover import refuse
+from dof_lightning.envs.pettingzoo.answers import Reader, Told
 from dof_lightning.envs.pettingzoo.rows import Ended, Rows, RowsEnv
 from dof_lightning.envs.pettingzoo.spaces import ObservationVectors, make_action_map
-from dof_lightning.envs.pettingzoo.telling import Reader, Told
 from dof_lightning.errors import UserError, import_name
 from dof_lightning.recipe import check_finite
 from dof_lightning.spec import AgentSpec, EnvSpec

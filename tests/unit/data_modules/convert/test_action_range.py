@@ -7,9 +7,9 @@ import pytest
 
 from data_modules.convert.exporting import export_dataset
 from data_modules.convert.importing import import_dataset
+from data_modules.storage.action_units import ActionUnits, units_of
 from data_modules.storage.manifest import read_manifest
 from data_modules.storage.store import Description, write_dataset
-from data_modules.storage.units import ActionUnits, units_of
 from dof_lightning.errors import UserError
 from dof_lightning.spec import AgentSpec, EnvSpec
 from tests.fixtures.foreign_files import timeline, write_plain_vault

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from data_modules.convert.importing import import_dataset
+from data_modules.storage.action_units import units_of
 from data_modules.storage.manifest import read_manifest
-from data_modules.storage.units import units_of
 from data_modules.tools.verify import verify_dataset
 from dof_lightning.cli import main as cli
 from dof_lightning.errors import UserError
