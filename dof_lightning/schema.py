@@ -52,6 +52,7 @@ def one_of(*choices: str) -> Check:
 
 text = _test("text", lambda value: isinstance(value, str) and value != "")
 digest = _test("64 hexadecimal digits", is_digest)
+truth = _test("true or false", lambda value: isinstance(value, bool))
 anything = _test("anything", lambda value: True)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -96,18 +96,6 @@ _DOCUMENT = record(
 _DESCRIBED = record(_DESCRIPTION)
 _ALWAYS = ("observations", "actions", "rewards", "terminated", "length", "episode_id")
 _OTHERS = {"extra_observations": 2, "extra_actions": 2, "extra_rewards": 1}  # most dimensions, of agents not learned
-
-
-def parse(content: bytes) -> Any:
-    """JSON as the standard has it.
-
-    Raises:
-        ValueError: it is none; NaN and infinity are not part of it.
-    """
-    try:
-        return json.loads(content, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
 
 
 def seal(document: Mapping[str, Any]) -> str:
@@ -237,7 +225,3 @@ def _arrays(statistics: DatasetStatistics, environment: EnvSpec) -> Iterator[tup
 
 def _told(member: Member) -> str:
     return f"{member.dtype} {list(member.shape)}"
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number")

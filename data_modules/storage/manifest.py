@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from data_modules.storage.document import SEAL, check_agreement, check_document, parse, seal
+from data_modules.storage.document import SEAL, check_agreement, check_document, seal
 from data_modules.storage.shards import Member, ShardEntry, open_url
 from dof_lightning.errors import UserError
+from dof_lightning.plain import parse_json
 from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
 
 FORMAT_VERSION = 1
@@ -122,7 +123,7 @@ def _parse(location: str) -> DatasetManifest:
     file = f"{location}/{FILE_NAME}"
     try:
         with open_url(file) as stream:
-            document = parse(stream.read())
+            document = parse_json(stream.read(), most=None)
         version = document.get("format_version") if isinstance(document, dict) else None
         if type(version) is int and version != FORMAT_VERSION:
             raise UserError(f"{file} has format version {version}, this program reads {FORMAT_VERSION}; {_REBUILD}")

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -168,7 +167,9 @@ class Algorithm(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds spec and settings where no run of ours has added more, so that `dof eval` reads it (Lightning hook)."""
         if "dof_lightning" not in checkpoint:
-            self._described = self._described or _library().describe_algorithm(self)
+            from dof_lightning.checkpoints.trainer_made import describe_algorithm  # which imports algorithms
+
+            self._described = self._described or describe_algorithm(self)
             checkpoint["dof_lightning"] = self._described
 
     @classmethod
@@ -182,7 +183,9 @@ class Algorithm(LightningModule, ABC):
         Raises:
             UserError: it cannot be read, is of another algorithm, or names a class that is not trusted.
         """
-        loaded = _library().load_algorithm(checkpoint_path, trust)
+        from dof_lightning.checkpoints.trainer_made import load_algorithm
+
+        loaded = load_algorithm(checkpoint_path, trust)
         if not isinstance(loaded, cls):
             raise UserError(f"{checkpoint_path} holds a {type(loaded).__name__}, no {cls.__name__}")
         return loaded
@@ -232,11 +235,6 @@ class Algorithm(LightningModule, ABC):
     def _is_logging_step(self) -> bool:
         # Lightning writes what was logged in the step that completes a multiple of n.
         return bool((self.global_step + 1) % self.trainer.log_every_n_steps == 0)  # type: ignore[attr-defined]
-
-
-def _library() -> Any:
-    """Of checkpoints algorithms know nothing, but Lightning asks them; found by name, as the public names are."""
-    return import_module("dof_lightning.checkpoints.trainer_made")
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
