@@ -23,6 +23,7 @@ SHORT = [
     "rollout.episodes=2",
     "rollout.report_episodes=2",
 ]
+DIFFUSES = ("denoiser.", "schedule.", "sampler.", "algorithm.")  # keys that cloning does not have
 
 
 @pytest.fixture
@@ -69,14 +70,19 @@ def follow(project: Path, typed: list[str], *short: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_noise_factorisation_from_nothing_to_a_training_run(project: Path) -> None:
-    texts = blocks("extending.md", "A noise factorisation, from nothing to a training run")
+@pytest.mark.parametrize(
+    ("heading", "says"),
+    [("A noise factorisation, from nothing to a training run", "mean_one"), ("An algorithm", "noisy_bc")],
+)
+def test_a_part_of_ones_own_from_nothing_to_a_training_run(project: Path, heading: str, says: str) -> None:
+    texts = blocks("extending.md", heading)
     code, option = write_files(project, texts)
     assert (code.suffix, option.suffix) == (".py", ".yaml")
     tests, training = commands(texts)
     assert re.search(r"\b\d\d+ passed", follow(project, tests))
-    follow(project, training, *SHORT, "data.episodes=50", "run_dir=mine")
-    assert "mean_one" in (project / "mine" / "config.yaml").read_text()
+    short = [item for item in SHORT if says == "mean_one" or not item.startswith(DIFFUSES)]
+    follow(project, training, *short, "data.episodes=50", "run_dir=mine")
+    assert says in (project / "mine" / "config.yaml").read_text()
     subprocess.run([Path(sys.executable).with_name("ruff"), "check", str(code)], cwd=project, check=True)
 
 
