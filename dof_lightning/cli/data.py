@@ -262,7 +262,8 @@ ACTIONS: dict[str, Any] = {
     ),
     "train-behavior": (
         _train_behavior,
-        "train behaviour policies: dof data train-behavior task=spread|tag|world output=<file>",
+        "train behaviour policies: dof data train-behavior task=spread|tag|world output=<file> [experts=[1,2]] "
+        "[team=[[0.1,7.5],[0.15,5],[0.2,3]]] [sight=1.0]",
     ),
 }
 

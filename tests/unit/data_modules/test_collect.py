@@ -105,6 +105,7 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
         ("mpe_spread_medium", "b3c376a362be28a9"),
         ("mpe_spread_medium_replay", "51353708f7d72b1a"),
         ("mpe_spread_random", "601104b1ce9aac35"),
+        ("mpe_spread_experts", "52e4742d5ec763be"),
     ],
 )
 def test_recipes_of_published_numbers_stay_what_they_were(experiment: str, recipe: str) -> None:
