@@ -85,7 +85,14 @@ class Snapshots(Behavior):
 
     def _snapshots(self, spec: EnvSpec) -> list[str]:
         names = snapshot_names(spec.name)
-        return [name for name in names if name != "expert"] if self.quality == "medium_replay" else [self.quality]
+        wanted: set[str] = {*names} - {"expert"} if self.quality == "medium_replay" else {self.quality}
+        chosen = [name for name in names if name in wanted]
+        if not chosen:
+            raise UserError(
+                f"data.source.behavior.quality={self.quality}: {spec.name} has no such snapshot; choose one of "
+                f"{', '.join(names)}"
+            )
+        return chosen
 
 
 @dataclass(frozen=True)

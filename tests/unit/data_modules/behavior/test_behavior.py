@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_shipped_expert_and_medium_are_as_good_as_their_names(spread: ParticleEn
     assert 250 <= greedy_returns(spread, "medium", 2000).mean() <= 300
 
 
-@pytest.mark.parametrize("option", ["mpe_spread_experts"])
+@pytest.mark.parametrize("option", ["mpe_spread_experts", "mpe_spread_occluded", "mpe_spread_heterogeneous"])
 def test_teams_of_other_data_return_what_their_story_says(option: str) -> None:
     cfg = configuration.compose([f"experiment={option}"])
     env: ParticleEnv = configuration.build(cfg.env)
@@ -141,6 +141,13 @@ def test_noise_of_each_agent_is_its_own(spread: ParticleEnv) -> None:
     for wrong in ([0.1, 0.1], [0.1, 0.1, -1.0], -0.1):
         with pytest.raises(UserError, match=r"exploration_noise=.*3 agents"):
             Snapshots("expert", exploration_noise=wrong).identity(spread.spec)
+
+
+@pytest.mark.parametrize("quality", ["medium", "medium_replay"])
+def test_a_quality_that_a_world_has_not_is_refused(quality: Literal["medium", "medium_replay"]) -> None:
+    spec = ParticleEnv(team=[[0.1, 5.0]] * 3).spec
+    with pytest.raises(UserError, match=f"quality={quality}: mpe_spread_heterogeneous has no .* expert"):
+        Snapshots(quality).identity(spec)
 
 
 def test_behaviors_act_alone(spread: ParticleEnv) -> None:
