@@ -237,7 +237,7 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
     console.show_scores(screen, scores, data.behavior, job.env.spec if plays else data.spec.environment)
     if heldout is not None:
         console.show_heldout(screen, heldout)
-    further = command_further(folder.path, typed, max(2 * last.step, limits["max_steps"]))
+    further = command_further(folder.path, typed, last.step, limits["max_steps"])
     console.show_next_commands(screen, folder.path, further, folder.best_or_last, plays)
     if last.step < limits["max_steps"]:
         ends = {"trainer.max_time": limits["max_time"], "rollout.until_plateau": job.config["rollout"]["until_plateau"]}

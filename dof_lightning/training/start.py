@@ -163,7 +163,14 @@ def _measured_by(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in leaves(parts) if not key.endswith("every_n_steps")}
 
 
-def command_further(folder: Path, typed: Sequence[str], max_steps: int) -> list[str]:
-    """The words of a command that trains a run on to `max_steps` steps, told by what was typed for it so far."""
+def command_further(folder: Path, typed: Sequence[str], done: int, max_steps: int) -> list[str]:
+    """The words of a command that trains a run as long again.
+
+    Args:
+        folder: the run's.
+        typed: the overrides that it was started with.
+        done: optimiser steps so far.
+        max_steps: those that it was to do.
+    """
     kept = [tail for tail in typed if key_of(tail) not in _SAID_ANEW]
-    return [*program(), *kept, for_hydra("run_dir", folder), f"trainer.max_steps={max_steps}"]
+    return [*program(), *kept, for_hydra("run_dir", folder), f"trainer.max_steps={max(2 * done, max_steps)}"]
