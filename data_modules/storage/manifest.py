@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from data_modules.storage.document import SEAL, check_agreement, check_document, seal
+from data_modules.storage.document import check_agreement, check_document
 from data_modules.storage.shards import Member, ShardEntry, open_url
+from dof_lightning.digest import sealed, unsealed
 from dof_lightning.errors import UserError
 from dof_lightning.plain import parse_json
 from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
@@ -93,8 +94,7 @@ def write_manifest(folder: Path, manifest: DatasetManifest) -> None:
         "return_knots": _encode(manifest.return_knots),
         "statistics": _encode_statistics(spec.statistics),
     }
-    document[SEAL] = seal(document)
-    (folder / FILE_NAME).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / FILE_NAME).write_text(json.dumps(sealed(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_manifest(path: Path | str) -> DatasetManifest:
@@ -130,13 +130,11 @@ def _parse(location: str) -> DatasetManifest:
         check_document(document)
         manifest = _decode(location, document)
         check_agreement(document, manifest.spec.environment, manifest.spec.statistics)
-        recipe_given, sealed = manifest.spec.fingerprint, seal(document)
+        if manifest.spec.fingerprint != document["fingerprint"]:
+            raise UserError(f"{file} was changed by hand (its recipe does not give its fingerprint); {_REBUILD}")
+        unsealed(document)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({' '.join(str(error).split())}); {_REBUILD}") from error
-    if recipe_given != document["fingerprint"]:
-        raise UserError(f"{file} was changed by hand (its recipe does not give its fingerprint); {_REBUILD}")
-    if document.get(SEAL, sealed) != sealed:
-        raise UserError(f"{file} was changed after it was written (another {SEAL}); {_REBUILD}")
     return manifest
 
 
