@@ -3,15 +3,16 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_modules.storage.arrays import EpisodeRows
 from data_modules.storage.document import check_agreement, check_document
-from data_modules.storage.shards import Member, ShardEntry, open_url
+from data_modules.storage.shards import Member, ShardEntry, open_url, read_shard
 from dof_lightning.digest import sealed, unsealed
 from dof_lightning.errors import UserError
 from dof_lightning.plain import parse_json
@@ -117,6 +118,19 @@ def read_manifest(path: Path | str) -> DatasetManifest:
     if is_local:
         _check_files(manifest)
     return manifest
+
+
+def read_episodes(manifest: DatasetManifest) -> Iterator[EpisodeRows]:
+    """All episodes in the order in which they are stored, a sample at a time.
+
+    A shard is held against its sha256 when its last sample has been taken: what is made of the episodes counts only if
+    the iterator has come to its end.
+
+    Raises:
+        UserError: a shard is damaged, or not the one that the manifest lists (see `read_shard`).
+    """
+    for shard in manifest.shards:
+        yield from read_shard(manifest.url(shard), manifest.members, shard)
 
 
 def _parse(location: str) -> DatasetManifest:

@@ -15,11 +15,12 @@ from dof_lightning.diffusion.seed_conditioning import NO_SEEDS, SharedSeeds
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
 from dof_lightning.factorization.base import Factorization
+from dof_lightning.factorization.concat import Concat
 from dof_lightning.factorization.contract import broken_promise
 from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.policy import Execution
 from dof_lightning.settings import Fraction, NonNegative, Positive, Range
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.spec import ActionKind, DatasetSpec
 
 DEFAULT_SCHEDULE = partial(vp, steps=10)
 FIVE_STEPS = partial(DDIM, steps=5)
@@ -142,6 +143,11 @@ class DataDiffusionSettings(DiffusionSettings):
     reconstruction_weight: NonNegative = 1.0
     gradient_clip: Positive | None = None
     shared_seeds: Annotated[int, Range(2)] | None = None
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """An h without parameters learns nothing, whatever the weight."""
+        made = getattr(self.data_factorization, "func", self.data_factorization)
+        return {"reconstruction_weight": "data_factorization=concat has nothing to learn"} if made is Concat else {}
 
     @property
     def seeds(self) -> SharedSeeds:

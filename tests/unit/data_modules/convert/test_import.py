@@ -20,8 +20,7 @@ import data_modules.storage.store as store
 from data_modules.convert.exporting import export_dataset
 from data_modules.convert.importing import import_dataset
 from data_modules.storage.arrays import EpisodeRows
-from data_modules.storage.manifest import read_manifest
-from data_modules.storage.shards import read_shard
+from data_modules.storage.manifest import read_episodes, read_manifest
 from dof_lightning.cli import main as cli
 from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
@@ -33,7 +32,7 @@ LENGTHS = [3, 6, 2, 6]
 
 def episodes_of(path: Path) -> dict[int, EpisodeRows]:
     manifest = read_manifest(path)
-    blocks = [rows for shard in manifest.shards for rows in read_shard(manifest.url(shard), manifest.members, shard)]
+    blocks = list(read_episodes(manifest))
     return {int(rows.episode_id[i]): rows.select(np.array([i])) for rows in blocks for i in range(rows.n_episodes)}
 
 
