@@ -134,7 +134,8 @@ class DataDiffusionSettings(DiffusionSettings):
     """What models of the data themselves have in common.
 
     Attributes:
-        reconstruction_weight: lambda, weight of the loss that trains h to reconstruct the data.
+        reconstruction_weight: lambda, weight of the loss that trains h to reconstruct the data; if h has no other
+            gradient (planners, cloning), Adam divides its size out again, but for rounding.
         gradient_clip: largest gradient norm of each agent's denoiser; None means no clipping.
         shared_seeds: M, values of a random seed that all agents are told before an episode (docs/shared_seed.md);
             None for none.
