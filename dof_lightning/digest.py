@@ -63,7 +63,7 @@ def _plain(node: Any) -> Any:
     if not isinstance(node, torch.Tensor):
         return {"other": f"{type(node).__module__}.{type(node).__qualname__}"}
     bits = node.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return {"tensor": [str(node.dtype), list(node.shape), hashlib.sha256(bits.numpy()).hexdigest()]}
+    return {"tensor": [str(node.dtype), list(node.shape), hashlib.sha256(bits.numpy().data).hexdigest()]}
 
 
 def load_tensors(path: Path, map_location: Any = "cpu") -> Any:
