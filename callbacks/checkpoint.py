@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,20 @@ from callbacks.step_schedule import Scheduled
 from dof_lightning.digest import load_tensors, sealed
 from dof_lightning.errors import UserError
 from dof_lightning.files import remove_drafts, write_atomically
-from dof_lightning.plain import NUMBER, check_kinds
+from dof_lightning.schema import anything, many, mapping, real, record, text, whole
 
 _log = logging.getLogger(__name__)
 
-_LIGHTNING_KINDS: Mapping[str, type] = {  # without which it goes on from no checkpoint, with an error of its own
-    "state_dict": dict,
-    "loops": dict,
-    "callbacks": dict,
-    "optimizer_states": list,
-    "lr_schedulers": list,
-    "global_step": int,
-    "epoch": int,
-    "pytorch-lightning_version": str,
-}
+_OF_LIGHTNING = record(  # without which it goes on from no checkpoint, with an error of its own
+    {
+        **dict.fromkeys(("state_dict", "loops", "callbacks"), mapping),
+        **dict.fromkeys(("optimizer_states", "lr_schedulers"), many(anything)),
+        **dict.fromkeys(("global_step", "epoch"), whole(0)),
+        "pytorch-lightning_version": text,
+    },
+    others=anything,
+)
+_OF_BEST = record({"best_score": real, "best_step": whole(0)}, others=anything)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -82,7 +82,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             content: dict[str, Any] = load_tensors(Path(path), map_location)
             if "state_dict" in content:
-                check_kinds(content, _LIGHTNING_KINDS)
+                _OF_LIGHTNING("", content)
             return content
         except FileNotFoundError as error:
             raise UserError(f"checkpoint {path} does not exist; {advice}") from error
@@ -188,7 +188,7 @@ class BestCheckpoint(Scheduled, Checkpoint):
             UserError: the checkpoint holds none.
         """
         try:
-            check_kinds(state_dict, {"best_score": NUMBER, "best_step": int})
+            _OF_BEST("", state_dict)
         except ValueError as error:
             raise UserError(f"the checkpoint's state of BestCheckpoint is damaged: {error}") from error
         if self._path.exists():

@@ -1,6 +1,5 @@
 """One run from configuration to `results.json`: build, fit, evaluate, report."""
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -33,11 +32,11 @@ from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation.heldout import heldout_losses
 from dof_lightning.evaluation.score import NOT_EVALUATED, cores_per_process, evaluate
-from dof_lightning.files import write_atomically
 from dof_lightning.seeding import derive_seed
 from dof_lightning.spec import EnvSpec, check_compatible, check_same_world
 from dof_lightning.training.fit import fit
 from dof_lightning.training.loggers import log_hyperparameters, quieten
+from dof_lightning.training.results_file import write_results
 from dof_lightning.training.run_folder import is_first_process
 from dof_lightning.training.start import Start, command_further, find_start, set_aside_best
 from dof_lightning.training.strategies import as_launched
@@ -232,7 +231,7 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
         "behavior": _describe_behavior(job),
     }
     log_hyperparameters(job.trainer.loggers, job.config, scores, heldout)
-    write_atomically(folder.results, json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_results(folder.results, results)
     data = job.manifest
     console.show_scores(screen, scores, data.behavior, job.env.spec if plays else data.spec.environment)
     if heldout is not None:
@@ -282,7 +281,7 @@ def _describe_behavior(job: Run) -> dict[str, Any]:
         "return_mean": behavior["return_mean"],
         "return_std": behavior["return_std"],
         "normalized_score": None,
-        **({"win_rate": won} if (won := behavior.get("win_rate")) is not None and 0 <= won <= 1 else {}),
+        **({} if behavior.get("win_rate") is None else {"win_rate": behavior["win_rate"]}),
     } | scores
 
 
