@@ -156,6 +156,7 @@ def build(config: dict[str, Any], start: Start) -> Run:
         folder=start.folder.path,
         checkpoints=start.folder.checkpoints,
         global_batch_size=config["data"]["global_batch_size"],
+        check_stop=interruption.check_stop,
     )
     trainer = make_trainer(config, context, [provenance, Agreement(resumed_from_step)], interruption)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
