@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dof_lightning.config import catalog
-from dof_lightning.config.messages import explain, is_of_hydra
+from dof_lightning.config.messages import as_typed, explain, is_of_hydra
 from dof_lightning.errors import UserError
 from dof_lightning.threads import cores_of_a_job
 
@@ -161,6 +161,18 @@ def build(node: Mapping[str, Any] | DictConfig) -> Any:
         return instantiate(cfg)
     except (InstantiationException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
+
+
+def build_algorithm(config: Mapping[str, Any], spec: Any) -> Any:
+    """The algorithm of a resolved configuration, for the dataset of a spec.
+
+    Raises:
+        UserError: it refuses a value, or a part that was chosen, by the option's name.
+    """
+    try:
+        return build(config["algorithm"])(spec=spec)
+    except UserError as error:
+        raise UserError(as_typed(str(error), config["choices"])) from error
 
 
 def with_choices(cfg: DictConfig, choices: Mapping[str, str | None]) -> DictConfig:

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dof_lightning.config.catalog import groups, options
@@ -79,6 +79,13 @@ def nearest(name: str, choices: Sequence[str]) -> str:
     if not close:
         return listed
     return f"did you mean {' or '.join(close)}?" + (f" Or {listed}" if len(choices) <= _FEW else "")
+
+
+def as_typed(text: str, choices: Mapping[str, str | None]) -> str:
+    """A complaint about the class of a part, `noise_factorization: QMix ...`, with the option that was typed."""
+    return re.sub(
+        r"\b(\w+): [A-Z]\w*", lambda said: f"{said[1]}={choices[said[1]]}" if choices.get(said[1]) else said[0], text
+    )
 
 
 def explain(error: Exception, overrides: Sequence[str] = ()) -> str:

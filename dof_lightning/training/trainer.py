@@ -76,18 +76,24 @@ def _make(config: Mapping[str, Any], first: Sequence[Callback], last: Sequence[C
     return trainer
 
 
-def make_callbacks(config: Mapping[str, Any], run: RunContext) -> list[Callback]:
+def make_callbacks(config: Mapping[str, Any], run: RunContext, quiet: bool = False) -> list[Callback]:
     """The callbacks of `conf/callbacks`, in the order in which they stand there.
 
     A node without `_partial_` is a callback, one with it is called with `run` and gives one or several. Those that
-    need an environment are left out, and named, where nothing is played (rollout=none).
+    need an environment are left out, and named, where nothing is played (rollout=none). Where data have yet to be
+    built, all are made twice: first with a stand-in for the dataset, for what they may refuse.
+
+    Args:
+        config: the resolved configuration.
+        run: what they are told.
+        quiet: do not name those that are left out.
 
     Raises:
         UserError: a callback refuses a value.
     """
     chosen = {name: configuration.build(node) for name, node in config["callbacks"].items() if node is not None}
     unplayed = [] if configuration.rolls_out(config) else [name for name, made in chosen.items() if _plays(made)]
-    if unplayed and is_first_process():
+    if unplayed and is_first_process() and not quiet:
         sys.stderr.write(f"rollout=none: nothing is played, callbacks left out: {', '.join(unplayed)}\n")
     callbacks: list[Callback] = []
     for name, made in chosen.items():
@@ -112,6 +118,17 @@ def _plays(made: Any) -> bool:
 
 
 def make_loggers(config: Mapping[str, Any], run: RunContext) -> list[Logger]:
-    """The loggers of `conf/logger`: a node without `_partial_` is one, one with it is told where to save."""
-    chosen = [configuration.build(node) for node in config["logger"].values() if node is not None]
-    return [made(save_dir=run.folder) if isinstance(made, partial) else made for made in chosen]
+    """The loggers of `conf/logger`: a node without `_partial_` is one, one with it is told where to save.
+
+    Raises:
+        UserError: a logger refuses a value, or its package is not installed.
+    """
+    chosen = {name: configuration.build(node) for name, node in config["logger"].items() if node is not None}
+    return [_saving(name, made, run) if isinstance(made, partial) else made for name, made in chosen.items()]
+
+
+def _saving(name: str, made: partial, run: RunContext) -> Any:
+    try:
+        return made(save_dir=run.folder)
+    except (TypeError, ModuleNotFoundError, MisconfigurationException) as error:
+        raise UserError(f"logger.{name}: {' '.join(str(error).split())}") from error
