@@ -59,6 +59,11 @@ class Serving(Settings):
     memory_mb: float | None = 2000
     partition: Partition = "windows"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.partition == "shards" and self.memory_mb is None:
+            raise UserError("data.partition=shards streams blocks of shards: give data.memory_mb a number")
+
     def __call__(self, path: Path | str, window: Window, seed: int) -> "EpisodeDataModule":
         """The data module; arguments as its own."""
         return EpisodeDataModule(path, window, seed, serving=self)

@@ -66,7 +66,7 @@ def beginning(typed: str | None, gone_on_from: Checkpoint | None) -> tuple[Check
         UserError: the checkpoint of init_from cannot be read, or the run that goes on was started with something else.
     """
     if gone_on_from is None:
-        return None if typed is None else read(Path(typed)), None
+        return None if typed is None else read(Path(typed), "init_from"), None
     known = gone_on_from.init_from
     if typed is not None and (known is None or known["typed"] != typed):
         with_what = "without init_from" if known is None else f"with init_from={known['typed']}"

@@ -108,7 +108,11 @@ def _certify(tails: list[str]) -> None:
 def _igd(tails: list[str]) -> None:
     path, others = _take_checkpoint(tails)
     other, others = take(others, "compare")
-    print(json.dumps(_gauge(path, others) if other is None else _gap(path, find_checkpoint(Path(other)), others)))
+    print(
+        json.dumps(
+            _gauge(path, others) if other is None else _gap(path, find_checkpoint(Path(other), "compare"), others)
+        )
+    )
 
 
 def _gauge(path: Path, tails: list[str]) -> dict[str, Any]:

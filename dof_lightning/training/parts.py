@@ -93,7 +93,7 @@ def build_algorithm(config: Mapping[str, Any], env: VectorEnv) -> tuple[DatasetM
     Raises:
         UserError: they do not fit together.
     """
-    manifest = read_manifest(locate_dataset(config, env.spec))
+    manifest = read_manifest(locate_dataset(config, env.spec), _key(config))
     if configuration.rolls_out(config) or manifest.spec.environment.is_playable:
         check_compatible(manifest.spec, env.spec)
     torch.manual_seed(derive_seed(config["seed"], "weights"))
@@ -103,7 +103,14 @@ def build_algorithm(config: Mapping[str, Any], env: VectorEnv) -> tuple[DatasetM
 def _recorded(config: Mapping[str, Any]) -> EnvSpec | None:
     """What a dataset that is there already says of its world, for a configuration that names none."""
     path = config["data"]["path"]
-    return read_manifest(path).spec.environment if path is not None and configuration.is_own_data(config) else None
+    if path is None or not configuration.is_own_data(config):
+        return None
+    return read_manifest(path, _key(config)).spec.environment
+
+
+def _key(config: Mapping[str, Any]) -> str:
+    """What says where the dataset is; `data=<name>` of one's own means a folder too."""
+    return f"data.path={config['data']['path']}" if config["data"]["path"] is not None else "data.root"
 
 
 def locate_dataset(config: Mapping[str, Any], environment: EnvSpec | None = None) -> Path | str:

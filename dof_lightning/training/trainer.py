@@ -91,7 +91,7 @@ def make_callbacks(config: Mapping[str, Any], run: RunContext, quiet: bool = Fal
     Raises:
         UserError: a callback refuses a value.
     """
-    chosen = {name: configuration.build(node) for name, node in config["callbacks"].items() if node is not None}
+    chosen = _built(config, "callbacks")
     unplayed = [] if configuration.rolls_out(config) else [name for name, made in chosen.items() if _plays(made)]
     if unplayed and is_first_process() and not quiet:
         sys.stderr.write(f"rollout=none: nothing is played, callbacks left out: {', '.join(unplayed)}\n")
@@ -104,12 +104,13 @@ def make_callbacks(config: Mapping[str, Any], run: RunContext, quiet: bool = Fal
 
 
 def _told(name: str, made: partial, run: RunContext) -> Any:
+    if str(made.func.__module__).startswith("lightning."):
+        raise UserError(f"callbacks.{name}: Lightning's own callbacks are not told the run; drop its _partial_: true")
     try:
         return made(run)
     except (TypeError, MisconfigurationException) as error:
         raise UserError(
-            f"callbacks.{name}: {' '.join(str(error).split())}; with _partial_: true it is called with the run; "
-            "drop that line where it is one of Lightning's own"
+            f"callbacks.{name}: {' '.join(str(error).split())}; with _partial_: true it is called with the run"
         ) from error
 
 
@@ -123,8 +124,13 @@ def make_loggers(config: Mapping[str, Any], run: RunContext) -> list[Logger]:
     Raises:
         UserError: a logger refuses a value, or its package is not installed.
     """
-    chosen = {name: configuration.build(node) for name, node in config["logger"].items() if node is not None}
+    chosen = _built(config, "logger")
     return [_saving(name, made, run) if isinstance(made, partial) else made for name, made in chosen.items()]
+
+
+def _built(config: Mapping[str, Any], group: str) -> dict[str, Any]:
+    nodes = config[group].items()
+    return {name: configuration.build(node, f"{group}.{name}") for name, node in nodes if node is not None}
 
 
 def _saving(name: str, made: partial, run: RunContext) -> Any:
