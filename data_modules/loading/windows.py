@@ -255,7 +255,7 @@ class InTurn(IterableDataset):
     """What a DataLoader iterates over; workers take items in turn, so theirs come in order.
 
     Ctrl-C in a terminal and a scheduler's SIGTERM reach workers too. They leave the answer to who trains: the step that
-    is under way may need batches, and a worker that dies would end the run before it is saved. They end with the loader.
+    is under way may need batches, and a worker that dies would end the run before it is saved.
 
     Args:
         items: every item from the first-th on in strides; called with both.
