@@ -93,11 +93,12 @@ def train(folder: Path, in_world: int | None = None, in_heldout: int | None = No
     env, module = Counted(in_world), Repeatable(in_heldout)
     run = replace(toy_run(env, folder=folder), check_stop=interruption.check_stop)
     best = BestCheckpoint(folder, "rollout/return_mean", EVERY)
+    rollouts = RolloutCallback(run, 10, EVERY, chunk=4, until_plateau=1)
     trainer = quiet_trainer(
         folder,
         max_steps=STEPS,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[RolloutCallback(run, 10, EVERY, chunk=4), VideoCallback(run, EVERY), interruption, best, last],
+        callbacks=[rollouts, VideoCallback(run, EVERY), interruption, best, last],
         logger=TensorBoardLogger(folder, name="", version=""),
         val_check_interval=EVERY,
         check_val_every_n_epoch=None,
@@ -171,13 +172,17 @@ def test_a_measurement_stops_at_once_and_a_resumed_run_has_the_scores_of_an_unin
         ours, theirs = content(tmp_path, name), content(uninterrupted, name)
         assert ours["global_step"] == theirs["global_step"]
         assert all(torch.equal(ours["state_dict"][key], value) for key, value in theirs["state_dict"].items())
+    if step != STEPS:  # after the last one nothing is saved any more
+        assert content(tmp_path, "last")["callbacks"] == content(uninterrupted, "last")["callbacks"]
     assert second.best.state_dict() == content(uninterrupted, "last")["callbacks"]["BestCheckpoint"]
     drawn = {path.name: path.read_bytes() for path in (tmp_path / "videos").iterdir()}
     assert drawn == {path.name: path.read_bytes() for path in (uninterrupted / "videos").iterdir()}
 
 
 def test_a_checkpoint_says_nothing_of_measurements_that_are_whole(uninterrupted: Path) -> None:
-    assert set(content(uninterrupted, "last")["callbacks"]) == {"BestCheckpoint"}
+    states = content(uninterrupted, "last")["callbacks"]
+    assert set(states) == {"BestCheckpoint", "RolloutCallback"}
+    assert set(states["RolloutCallback"]) == {"scores"}
 
 
 def test_the_gauge_asks_before_each_pass_through_a_network() -> None:
