@@ -31,7 +31,8 @@ class RunContext:
         folder: the run's.
         checkpoints: the folder of its checkpoints.
         global_batch_size: windows in one batch, over all ranks.
-        check_stop: to be called between the parts of what takes long; raises `GivenUp` if the run is asked to end.
+        check_stop: to be called between the parts of what takes long, within `whole` in the `act` of a `Scheduled`;
+            raises `GivenUp` if the run is asked to end.
     """
 
     env: VectorEnv

@@ -122,17 +122,14 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
-def read(path: Path, key: str = "checkpoint") -> Checkpoint:
+def read(path: Path) -> Checkpoint:
     """Reads a checkpoint without running any of its content.
 
-    Args:
-        path: of the file, or of a run's folder for its last one.
-        key: what the user has typed it for.
 
     Raises:
         UserError: it is missing, damaged, or was not written by this project.
     """
-    path = find_checkpoint(path, key)
+    path = find_checkpoint(path)
     advice = "choose another, such as its run's best.ckpt or last.ckpt"
     try:
         raw = load_tensors(path)
