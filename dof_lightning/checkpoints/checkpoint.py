@@ -125,7 +125,6 @@ def _git(root: Path, *arguments: str) -> str:
 def read(path: Path) -> Checkpoint:
     """Reads a checkpoint without running any of its content.
 
-
     Raises:
         UserError: it is missing, damaged, or was not written by this project.
     """
