@@ -37,12 +37,9 @@ from dof_lightning.training import parts
 from dof_lightning.training.fit import fit
 from dof_lightning.training.loggers import log_hyperparameters, quieten
 from dof_lightning.training.run_folder import is_first_process
-from dof_lightning.training.several import key_of
-from dof_lightning.training.start import Start, find_start, set_aside_best
+from dof_lightning.training.start import Start, command_further, find_start, set_aside_best
 from dof_lightning.training.strategies import as_launched
 from dof_lightning.training.trainer import make_callbacks, make_loggers, make_trainer, try_out
-
-_SAID_ANEW = ("run_dir", "resume", "trainer.max_steps", "trainer.max_time")  # by the command that trains further
 
 
 @dataclass(frozen=True)
@@ -207,21 +204,14 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
     console.show_scores(screen, scores, data.behavior, job.env.spec if plays else data.spec.environment)
     if heldout is not None:
         console.show_heldout(screen, heldout)
-    console.show_next_commands(screen, folder.path, further(job, typed, last.step), folder.best_or_last, plays)
+    further = command_further(folder.path, typed, last.step, limits["max_steps"])
+    console.show_next_commands(screen, folder.path, further, folder.best_or_last, plays)
     if last.step < limits["max_steps"]:
         ends = {"trainer.max_time": limits["max_time"], "rollout.until_plateau": job.config["rollout"]["until_plateau"]}
         by = " or ".join(f"{key}={value}" for key, value in ends.items() if value is not None)
         stopped = f"stopped by {by} at step {last.step:,} of {limits['max_steps']:,}"
         again = for_shell(for_hydra("run_dir", folder.path))
         screen.print(f"{stopped}; a longer one with {again} goes on", highlight=False, soft_wrap=True)
-
-
-def further(job: Run, typed: Sequence[str], done: int) -> list[str]:
-    """The words of a command that trains as long again."""
-    kept = [tail for tail in typed if key_of(tail) not in _SAID_ANEW]
-    steps = max(2 * done, job.config["trainer"]["max_steps"])
-    run_dir = for_hydra("run_dir", job.start.folder.path)
-    return [*configuration.program(), *kept, run_dir, f"trainer.max_steps={steps}"]
 
 
 def _evaluate(job: Run, last: checkpoints.Checkpoint) -> dict[str, dict[str, Any]]:

@@ -27,7 +27,7 @@ _LOCAL = {
     "noise_factorization": "noise_factorization=concat, wconcat or dec_attention",
     "data_factorization": "data_factorization=concat or wconcat",
     "denoiser": "a denoiser without attention over agents, or algorithm=madiff_d, whose agents imagine the others",
-    "algorithm.inverse.sharing": "algorithm.inverse.sharing=independent or shared",
+    "algorithm.inverse.sharing": "independent or shared",
 }
 
 
