@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.context import RunContext
 from callbacks.finite import check_finite
-from callbacks.step_schedule import Scheduled
+from callbacks.step_schedule import Scheduled, owing
 from dof_lightning.digest import load_tensors, sealed
 from dof_lightning.errors import UserError
 from dof_lightning.files import remove_drafts, write_atomically
@@ -128,7 +128,8 @@ class LastCheckpoint(Scheduled, Checkpoint):
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves, unless that is done."""
-        if trainer.global_step == self.saved_step or _is_trial(trainer):
+        saved = trainer.global_step == self.saved_step and not owing(trainer)  # else the file does not say so yet
+        if saved or _is_trial(trainer):
             return
         check_finite(trainer, pl_module)
         if _save(trainer, self.last_model_path):
@@ -163,8 +164,9 @@ class BestCheckpoint(Scheduled, Checkpoint):
         self.best_score, self.best_step = -float("inf"), 0
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves where the score is the best so far."""
-        if _is_trial(trainer) or self.monitor not in trainer.callback_metrics:
+        """Saves if the score is the best so far; one that was given up is not there, or an earlier step's."""
+        given_up = any(callback.tags and self.monitor.startswith(callback.tags) for callback in owing(trainer))
+        if _is_trial(trainer) or given_up or self.monitor not in trainer.callback_metrics:
             return
         score = float(trainer.callback_metrics[self.monitor])
         if not trainer.strategy.reduce_boolean_decision(score > self.best_score):
@@ -176,6 +178,10 @@ class BestCheckpoint(Scheduled, Checkpoint):
             self.best_model_path = str(self._path)
         else:
             self.best_score, self.best_step = before["best_score"], before["best_step"]
+
+    def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at a score that has just been measured again; there is none unless one was given up."""
+        self.act(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, for the checkpoint (Lightning hook)."""

@@ -98,11 +98,12 @@ def write_manifest(folder: Path, manifest: DatasetManifest) -> None:
     (folder / FILE_NAME).write_text(json.dumps(sealed(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_manifest(path: Path | str) -> DatasetManifest:
+def read_manifest(path: Path | str, key: str = "the path") -> DatasetManifest:
     """Reads `dataset.json` and checks that the shards it lists are there in full size.
 
     Args:
         path: the dataset's folder, or its `http(s)://` or `s3://` address (shards are then not looked at).
+        key: what the user has typed it for.
 
     Raises:
         UserError: the folder or its `dataset.json` is missing, unreadable or of another format version, or a shard is
@@ -111,9 +112,9 @@ def read_manifest(path: Path | str) -> DatasetManifest:
     location = str(path).rstrip("/")
     is_local = "://" not in location
     if is_local and not Path(location).is_dir():
-        raise UserError(f"{location}: there is no such dataset; build it (`dof data build`) or correct data.root")
+        raise UserError(f"{location}: there is no such dataset; correct {key}, or build one (`dof data build`)")
     if is_local and not (Path(location) / FILE_NAME).is_file():
-        raise UserError(f"{location}/{FILE_NAME} is missing: this is no dataset; {_REBUILD} or correct data.root")
+        raise UserError(f"{location}/{FILE_NAME} is missing: this is no dataset; {_REBUILD} or correct {key}")
     manifest = _parse(location)
     if is_local:
         _check_files(manifest)

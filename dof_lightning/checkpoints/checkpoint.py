@@ -13,7 +13,7 @@ import torch
 from dof_lightning import __version__
 from dof_lightning.checkpoints.location import find_checkpoint
 from dof_lightning.checkpoints.stored_spec import spec_from_plain, spec_to_plain
-from dof_lightning.config.compose import build
+from dof_lightning.config import compose as configuration
 from dof_lightning.config.identity import first_difference
 from dof_lightning.config.stored import check_stored
 from dof_lightning.config.targets import check_targets
@@ -227,7 +227,7 @@ def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> "Algor
         )
     if not config["trust"]:
         check_targets(config)
-    algorithm: Algorithm = build(config["algorithm"])(spec=checkpoint.spec)
+    algorithm: Algorithm = configuration.build_algorithm(config, checkpoint.spec)
     load_weights(algorithm, checkpoint)
     return algorithm
 
@@ -259,7 +259,7 @@ def build_env(config: Mapping[str, Any], recorded: EnvSpec | None = None) -> Vec
     Raises:
         UserError: it names none, and there is no dataset to ask.
     """
-    made = build(config["env"])
+    made = configuration.build(config["env"])
     if not isinstance(made, VectorEnv):
         if recorded is None:
             raise UserError("there is no world to play in; type env=<the one that the data came from>")

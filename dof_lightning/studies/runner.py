@@ -35,6 +35,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.files import text, to_csv, to_markdown, write_atomically
 from dof_lightning.plain import parse_json
 from dof_lightning.studies.base import Cell, Plan, Report, Study
+from dof_lightning.training import parts
 from dof_lightning.training import run as training
 from dof_lightning.training.results_file import read_results, read_results_of_run, write_results
 from dof_lightning.training.run_folder import RUNS, RunFolder, external_rank, fresh_folder, require_claim, unfinished
@@ -75,7 +76,9 @@ def run(cfg: DictConfig, typed: Sequence[str]) -> Path:
     cells, started = _compose_cells(study, typed), time.monotonic()
     config["cells"] = {cell.plan.name: config_hash(configuration.to_plain(cell.cfg)) for cell in cells}
     for cell in cells:
-        _rehearse(cell)
+        _rehearse(cell, with_data=False)
+    for cell in cells:
+        _rehearse(cell, with_data=True)
     screen = console.make_console()
     folder = _find_folder(config)
     if folder.results.exists():
@@ -142,10 +145,15 @@ def _check_effect(cells: Sequence[_Composed]) -> None:
             raise UserError(f"{key} has no effect on any cell: {reason}; leave it out")
 
 
-def _rehearse(cell: _Composed) -> None:
-    """Builds what a cell trains, for what only the model itself can refuse; its dataset is built if need be."""
+def _rehearse(cell: _Composed, with_data: bool) -> None:
+    """Builds what a cell trains, for what only the model itself can refuse; with its dataset, or only a stand-in."""
     try:
-        training.build_algorithm(configuration.to_plain(cell.cfg))
+        config = configuration.to_plain(cell.cfg)
+        env = parts.build_world(config)
+        if with_data:
+            parts.build_algorithm(config, env)
+        else:
+            parts.rehearse(config, env)
     except UserError as error:
         raise UserError(f"cell {cell.plan}: {error}") from error
 

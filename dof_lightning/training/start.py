@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.checkpoints.location import newest_below
 from dof_lightning.config.command_line import for_hydra
 from dof_lightning.config.compose import program, task_name
 from dof_lightning.config.identity import config_hash, leaves
@@ -86,7 +87,10 @@ def _look_up(plain: Mapping[str, Any]) -> Start:
 def _from_path(path: Path, plain: Mapping[str, Any]) -> Start:
     checkpoint = RunFolder(path).last if path.is_dir() else path
     if not checkpoint.is_file():
-        raise UserError(f"resume={path}: there is no checkpoint; use auto, never, or the path of a .ckpt or run folder")
+        raise UserError(
+            f"resume={path}: there is no checkpoint; use auto, never, or the path of a .ckpt or run folder"
+            f"{newest_below(path, 'resume')}"
+        )
     own = RunFolder(checkpoint.parent.parent)
     if plain["run_dir"] is not None and Path(plain["run_dir"]).resolve() != own.path.resolve():
         return _branch_off(checkpoint, RunFolder(Path(plain["run_dir"])), plain)

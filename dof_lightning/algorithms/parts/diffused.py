@@ -25,9 +25,9 @@ from dof_lightning.spec import ActionKind, DatasetSpec
 DEFAULT_SCHEDULE = partial(vp, steps=10)
 FIVE_STEPS = partial(DDIM, steps=5)
 _LOCAL = {
-    "noise_factorization": "concat, wconcat or dec_attention",
-    "data_factorization": "concat or wconcat",
-    "denoiser": "one without attention over agents, or algorithm=madiff_d, whose agents imagine the others",
+    "noise_factorization": "noise_factorization=concat, wconcat or dec_attention",
+    "data_factorization": "data_factorization=concat or wconcat",
+    "denoiser": "a denoiser without attention over agents, or algorithm=madiff_d, whose agents imagine the others",
     "algorithm.inverse.sharing": "independent or shared",
 }
 
