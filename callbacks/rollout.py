@@ -67,8 +67,10 @@ class RolloutCallback(Scheduled):
         self._lines = self._constant_lines(behavior=run.behavior_return, random=random_return)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts scores and constant lines on the same chart (Lightning hook)."""
+        """Puts scores and lines on the same chart; a run that was at its plateau ends (Lightning hook)."""
         super().on_train_start(trainer, pl_module)
+        if self._plateau is not None and self._plateau.is_over(trainer.global_step):
+            trainer.should_stop = True
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_custom_scalars(self._layout())

@@ -210,7 +210,7 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
         by = " or ".join(f"{key}={value}" for key, value in ends.items() if value is not None)
         stopped = f"stopped by {by} at step {last.step:,} of {limits['max_steps']:,}"
         again = for_shell(for_hydra("run_dir", folder.path))
-        screen.print(f"{stopped}; a longer one with {again} goes on", highlight=False, soft_wrap=True)
+        screen.print(f"{stopped}; a larger or no limit with {again} resumes it", highlight=False, soft_wrap=True)
 
 
 def _evaluate(job: Run, last: checkpoints.Checkpoint) -> dict[str, dict[str, Any]]:
