@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dof_lightning.actors.actions import CODECS
 from dof_lightning.actors.diffusion import DiffusionActor, Ranking, Selection
-from dof_lightning.algorithms.base import ParameterGroup
+from dof_lightning.algorithms.base import PADDED_TAILS, ParameterGroup
 from dof_lightning.algorithms.dof import DoFLightningModule
 from dof_lightning.algorithms.parts.critics import (
     Critics,
@@ -74,11 +74,16 @@ class DoFPolicySettings(DataDiffusionSettings, CriticSettings):
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """See the base class."""
-        found = idle_of_critics(self)
+        found = super().idle(action_kind) | idle_of_critics(self)
+        found[PADDED_TAILS] = "no rows of a window diffuse, but actions"
         if self.critics == "none":
             found |= dict.fromkeys(_OF_CRITICS, "algorithm.critics=none")
         if self.q_gradient == "none":
             found["q_weight"] = "algorithm.q_gradient=none"
+        elif self.q_weight == 0:
+            found["q_gradient"] = "algorithm.q_weight=0"
+        if self.discount == 0 and not (self.critics == "joint" and self.local_head):
+            found["target_sampler"] = "algorithm.discount=0"
         if self.selection == "argmax":
             found["selection_temperature"] = "algorithm.selection=argmax"
         if self.candidates == 1:
