@@ -7,8 +7,15 @@ from typing import Any
 
 from dof_lightning.errors import OURS
 
-# Younger than stored hashes: at the value that means what was before them, they are left out.
-YOUNGER: Mapping[str, Any] = {"init_from": None}
+# By dotted key, younger than stored hashes: at the value that means what was before them, they are left out.
+YOUNGER: Mapping[str, Any] = {
+    "init_from": None,
+    "algorithm.value_learning": "td",
+    "algorithm.conservative_weight": 1.0,
+    "algorithm.conservative_samples": 10,
+    "algorithm.q_balance": None,
+    "algorithm.q_warmup_steps": 0,
+}
 
 # Where it is run, and how thoroughly it is certified: weights and scores are the same.
 _WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root", "rollout.certificate_episodes")
@@ -34,7 +41,8 @@ def settings_hash(plain: Mapping[str, Any]) -> str:
 
 
 def _hash(what: Mapping[str, Any]) -> str:
-    what = {key: value for key, value in what.items() if key not in YOUNGER or value != YOUNGER[key]}
+    values = dict(leaves(what))
+    what = _without(what, lambda key: key in YOUNGER and values.get(key, ...) == YOUNGER[key])
     return hashlib.sha256(json.dumps(_canonical(what), sort_keys=True).encode()).hexdigest()[:16]
 
 
