@@ -76,10 +76,14 @@ def _without(node: Any, unwanted: Callable[[str], bool], prefix: str = "") -> An
 
 
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Sequence[str]) -> str | None:
-    """The first leaf below `keys` in which two configurations differ, `key: theirs there, ours here`."""
+    """The first leaf below `keys` in which two configurations differ, `key: theirs there, ours here`.
+
+    One that is too old to have a key of `YOUNGER` has the value that means what was before.
+    """
     mine = dict(leaves({key: ours.get(key) for key in keys}))
     other = dict(leaves({key: theirs.get(key) for key in keys}))
     for key in [*other, *mine]:
-        if mine.get(key) != other.get(key):
-            return f"{key} is {other.get(key)!r} there, {mine.get(key)!r} here"
+        here, there = (values.get(key, YOUNGER.get(key)) for values in (mine, other))
+        if here != there:
+            return f"{key} is {there!r} there, {here!r} here"
     return None
