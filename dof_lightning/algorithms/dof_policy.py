@@ -23,6 +23,7 @@ from dof_lightning.algorithms.parts.critic_settings import (
 from dof_lightning.algorithms.parts.critics import Situation, TeamCritic
 from dof_lightning.algorithms.parts.diffused import DataDiffusionSettings, Denoised, Diffused
 from dof_lightning.algorithms.parts.extraction import (
+    ADVANTAGE_SAMPLES,
     Cloning,
     ExtractionSettings,
     Judge,
@@ -30,6 +31,9 @@ from dof_lightning.algorithms.parts.extraction import (
     QGradient,
     QGradientRoute,
     WarmUp,
+    Weighted,
+    check_extraction,
+    effective_share,
     idle_of_extraction,
 )
 from dof_lightning.algorithms.parts.reward_units import remarks_on_rewards
@@ -39,7 +43,6 @@ from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.clip import clip_with_way_back
 from dof_lightning.diffusion.sampler import DDIM, DDPM, Sampler
 from dof_lightning.diffusion.schedule import Schedule
-from dof_lightning.errors import UserError
 from dof_lightning.networks.denoiser import Diffuses
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.normalization import build_normalizer
@@ -73,22 +76,16 @@ class DoFPolicySettings(DataDiffusionSettings, ExtractionSettings, CriticSetting
         """See the base class."""
         found = idle_of_critics(self)
         if self.critics == "none":
-            found |= dict.fromkeys(_OF_CRITICS, "algorithm.critics=none")
+            found |= dict.fromkeys((*_OF_CRITICS, "advantage_temperature"), "algorithm.critics=none")
+        if self.value_learning == "expectile" or (
+            self.value_learning == "implicit" and self.advantage_temperature is None
+        ):
+            found["target_sampler"] = f"algorithm.value_learning={self.value_learning}"
         return found | idle_of_extraction(self)
 
     def check(self) -> None:
-        """Refuses a gradient and a ranking by values that nobody learns."""
-        if self.q_gradient != "none" and self.critics == "none":
-            raise UserError(f"algorithm.q_gradient={self.q_gradient} needs algorithm.critics=separate, mixed or joint")
-        if self.candidates > 1 and self.critics == "none":
-            raise UserError(
-                "algorithm.candidates above 1 needs critics to rank them: set algorithm.critics or candidates=1"
-            )
-        if self.candidates > 1 and self.critics == "joint" and not self.local_head:
-            raise UserError(
-                f"algorithm.candidates={self.candidates} with algorithm.critics=joint: no agent can rank its own "
-                "candidates by a joint Q; set algorithm.local_head=true or algorithm.candidates=1"
-            )
+        """Refuses a gradient, weights and a ranking by values that nobody learns."""
+        check_extraction(self, self.critics, self.local_head)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +127,9 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         self.normalizer = build_normalizer(settings.observation_normalizer, spec.statistics.observations)
         self.critic = build_team_critic(spec, settings)
         check_ranking(self.critic, settings.candidates)
-        self.value_learning = build_value_learning(settings, self.codec, self.data_mask)
+        self.value_learning = build_value_learning(spec, settings)
+        if settings.value_learning == "implicit":
+            self.window = Window(history=0, horizon=2)  # it needs the data's next action
         self.q_gradient = QGradient(settings.q_weight, settings.q_balance)
         self.warm_up = WarmUp(settings.q_warmup_steps)
         self._check_parts()
@@ -142,7 +141,8 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         windows = Diffused(x0, now.condition, self.data_mask, weight)
         told = self.assign_seed(now.condition, windows, generator, average=False)
         denoised = self.denoise(x0, told.tell(now.condition), generator)
-        diffusion = self.diffusion_loss(denoised, weight)
+        advantage_weights = self._advantage_weights(now, x0, told, generator)
+        diffusion = self.diffusion_loss(denoised, weight if advantage_weights is None else weight * advantage_weights)
         reconstruction = self.reconstruction_loss(denoised, x0, weight)
         losses = {
             "loss/diffusion": diffusion,
@@ -150,8 +150,9 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
             "diffusion/clipped_share": denoised.clipped_share,
             **told.losses,
         }
-        loss = diffusion + self.settings.reconstruction_weight * reconstruction
-        loss = told.add_loss(loss)
+        if advantage_weights is not None:
+            losses["advantage/effective_share"] = effective_share(advantage_weights[..., 0])
+        loss = told.add_loss(diffusion + self.settings.reconstruction_weight * reconstruction)
         if self.critic is not None:
             seen = self._experience(batch, now, x0, told, generator)
             of_values = self.value_learning.losses(self.critic, seen, generator)
@@ -161,7 +162,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
             if proposal is not None:
                 cloning = Cloning(diffusion, denoised.prediction)
                 improvement, of_q = self.q_gradient.losses(self._judge(self.critic, now), proposal, cloning)
-                loss = loss + self.warm_up.is_over() * improvement
+                loss = loss + self.warm_up.choose(improvement, torch.zeros_like(improvement))
                 losses |= of_q
         return {"loss": loss, **losses}
 
@@ -205,12 +206,11 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
 
     def policy(self) -> DiffusionActor:
         """Agents with the averaged denoisers, f and h, and the target critics to rank candidates."""
-        settings = self.settings
-        ranks = self.critic is not None and settings.candidates > 1
-        scale = 1.0 if self.critic is None else self.critic.reward_scale
+        settings, critic = self.settings, self.critic
+        scale = 1.0 if critic is None else critic.reward_scale
         actor = DiffusionActor(
             self.acting_model(),
-            critic=self.critic.local if self.critic is not None and ranks else None,
+            critic=critic.local if critic is not None and settings.candidates > 1 else None,
             normalizer=self.normalizer,
             action_mask=self.data_mask,
             action_kind=self.spec.action_kind,
@@ -223,7 +223,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         if self.critic is None:
             return []
         rate, clip = self.settings.critic_learning_rate, self.settings.critic_gradient_clip
-        return [ParameterGroup("critic", (self.critic.online,), rate, clip)]
+        return [ParameterGroup("critic", (self.critic.online, self.value_learning), rate, clip)]
 
     def remarks(self) -> list[str]:
         """Where rewards have no unit and critics learn from them."""
@@ -239,13 +239,36 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
     def _current(self, batch: EpisodeBatch) -> tuple[Situation, Tensor]:
         """The current row, and the data `[B, N, A]` there."""
         now = Situation.of(batch, batch.history, self.normalizer)
-        return now, self.codec.encode(batch.actions[:, :, batch.history], self.data_mask, like=now.condition)
+        return now, self._encoded(batch, batch.history, now)
+
+    def _encoded(self, batch: EpisodeBatch, row: int, like: Situation) -> Tensor:
+        """What the data did in a row, `[B, N, A]`."""
+        return self.codec.encode(batch.actions[:, :, row], self.data_mask, like=like.condition)
 
     def _experience(
         self, batch: EpisodeBatch, now: Situation, x0: Tensor, told: Assignment, generator: torch.Generator
     ) -> Experience:
         following = Situation.of(batch, batch.history + 1, self.normalizer)
-        return Experience(batch, now, x0, following, lambda: self._next_actions(batch, told, generator)[1])
+        acted = partial(self._act, told.tell(following.condition), following.legal, generator)
+        return Experience(batch, now, x0, following, acted, partial(self._encoded, batch, batch.history + 1, now))
+
+    def _advantage_weights(
+        self, now: Situation, x0: Tensor, told: Assignment, generator: torch.Generator
+    ) -> Tensor | None:
+        """`[B, N, 1]`, of each agent's rows of the noise error; None if all count alike."""
+        temperature, critic = self.settings.advantage_temperature, self.critic
+        if temperature is None or critic is None:
+            return None
+
+        def draw() -> Tensor:
+            condition = told.tell(now.condition).repeat(ADVANTAGE_SAMPLES, 1, 1)
+            actions = self._act(condition, now.repeat(ADVANTAGE_SAMPLES).legal, generator)
+            return actions.unflatten(0, (ADVANTAGE_SAMPLES, -1))  # type: ignore[no-untyped-call]
+
+        advantage = self.value_learning.advantage(critic, now, x0, draw)
+        counts = torch.ones_like(advantage, dtype=torch.bool) if now.alive is None else now.alive
+        weights = Weighted(temperature * critic.reward_scale).weights(advantage, counts)
+        return self.warm_up.choose(weights, counts.to(weights))[..., None]
 
     def _propose(
         self, denoised: Denoised, now: Situation, generator: torch.Generator, told: Assignment
@@ -257,15 +280,11 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         return self.one_step(denoised) if route == "one_step" else None
 
     @torch.no_grad()
-    def _next_actions(
-        self, batch: EpisodeBatch, told: Assignment, generator: torch.Generator
-    ) -> tuple[Situation, Tensor]:
-        """The row after the current one, and the averaged actors' actions `[B, N, A]` there given the same seed."""
-        following = Situation.of(batch, batch.history + 1, self.normalizer)
-        noise = self._chain_noise(self.target_sampler, following.condition, generator)
-        actions = self.acting_sample(told.tell(following.condition), noise, self.target_sampler)
-        actions = actions.clamp(-self.clip_range, self.clip_range)
-        return following, self.codec.finish(actions, self.data_mask, following.legal)
+    def _act(self, condition: Tensor, legal: Tensor | None, generator: torch.Generator) -> Tensor:
+        """The averaged actors' actions `[B, N, A]` by the few steps of `target_sampler`."""
+        noise = self._chain_noise(self.target_sampler, condition, generator)
+        actions = self.acting_sample(condition, noise, self.target_sampler)
+        return self.codec.finish(actions.clamp(-self.clip_range, self.clip_range), self.data_mask, legal)
 
     def _chain_noise(self, sampler: Sampler, condition: Tensor, generator: torch.Generator) -> Tensor:
         shape = (sampler.n_noises, *condition.shape[:2], self.spec.action_dim)

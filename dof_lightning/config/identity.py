@@ -13,6 +13,9 @@ YOUNGER: Mapping[str, Any] = {
     "algorithm.value_learning": "td",
     "algorithm.conservative_weight": 1.0,
     "algorithm.conservative_samples": 10,
+    "algorithm.implicit_temperature": None,
+    "algorithm.expectile": 0.7,
+    "algorithm.advantage_temperature": None,
     "algorithm.q_balance": None,
     "algorithm.q_warmup_steps": 0,
 }

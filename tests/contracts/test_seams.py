@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from dof_lightning.algorithms.dof_policy import DoFPolicy
-from dof_lightning.algorithms.parts.extraction import Cloning
+from dof_lightning.algorithms.parts.extraction import Cloning, Weighted
 from dof_lightning.algorithms.parts.shared_seed import Assignment
-from dof_lightning.algorithms.parts.value_learning import Conservative
+from dof_lightning.algorithms.parts.value_learning import Conservative, Expectile
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.factorization import data, value
 from tests.fixtures.policy_models import generator, small_batch, small_dof_policy
@@ -22,12 +22,16 @@ CRITICS = ["separate", "mixed", "joint"]
 LEARNING: dict[str, dict[str, Any]] = {
     "td": {"value_learning": "td"},
     "conservative": {"value_learning": "conservative", "conservative_weight": 0.7, "conservative_samples": 3},
+    "implicit": {"value_learning": "implicit", "implicit_temperature": 2.0},
+    "expectile": {"value_learning": "expectile", "expectile": 0.8},
 }
 EXTRACTION: dict[str, dict[str, Any]] = {
     "one_step": {"q_gradient": "one_step"},
     "full": {"q_gradient": "full"},
     "balanced": {"q_gradient": "one_step", "q_balance": 0.5},
     "balanced_full": {"q_gradient": "full", "q_balance": 0.5},
+    "weighted": {"q_gradient": "none", "advantage_temperature": 0.5},
+    "weighted_one_step": {"q_gradient": "one_step", "advantage_temperature": 0.5},
     "best_of": {"q_gradient": "none"},
 }
 every_pair = pytest.mark.parametrize(
@@ -44,7 +48,7 @@ def make(learning: str = "td", extraction: str = "one_step", **changes: Any) -> 
 
 
 def batch_for(model: DoFPolicy, size: int = 16) -> EpisodeBatch:
-    return small_batch(model.spec, size=size, dtype=torch.float64)
+    return small_batch(model.spec, size=size, dtype=torch.float64, rows=model.window.length)
 
 
 def losses(model: DoFPolicy, batch: EpisodeBatch) -> dict[str, Tensor]:
@@ -84,7 +88,8 @@ def test_actors_move_no_critic_and_critics_no_actor(critics: str, learning: str,
     assert all(loss.shape == () and bool(loss.isfinite()) for loss in found.values())
     assert model.critic is not None
     critic_loss = of_critics(model, found)
-    assert bool(gradient(critic_loss, model.critic.online).any())
+    for part in (model.critic.online, *model.value_learning.children()):
+        assert bool(gradient(critic_loss, part).any())
     assert not bool(gradient(critic_loss, model.denoiser).any())
     torch.testing.assert_close(
         gradient(found["loss"], model.critic.online), gradient(critic_loss, model.critic.online), rtol=1e-10, atol=1e-14
@@ -112,19 +117,20 @@ def test_gradient_of_the_critics_equals_finite_differences(critics: str, learnin
     for sign in (1, -1):
         vector_to_parameters(start + sign * 1e-6 * direction, parameters)
         found = losses(model, batch)
-        ends.append(sum(found[tag] for tag in ("loss/critic", "loss/penalty") if tag in found))
-    difference = ((ends[0] - ends[1]) / 2e-6).detach()
+        ends.append(sum(found[tag] for tag in ("loss/critic", "loss/penalty") if tag in found).detach())
+    difference = (ends[0] - ends[1]) / 2e-6
     torch.testing.assert_close(analytic @ direction, difference, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("critics", CRITICS)
 @pytest.mark.parametrize("learning", list(LEARNING))
 def test_dead_agents_teach_critics_and_actors_nothing(critics: str, learning: str) -> None:
-    model = make(learning, "balanced", critics=critics)
+    model = make(learning, "balanced", critics=critics, advantage_temperature=0.5)
     batch = batch_for(model)
     gone = torch.zeros(16, 3, dtype=torch.bool)
     gone[::3, 1] = True
-    batch = replace(batch, alive=~gone[..., None].expand(-1, -1, 2), transition_mask=~gone[..., None])
+    alive = ~gone[..., None].expand(-1, -1, model.window.length + 1)
+    batch = replace(batch, alive=alive, transition_mask=alive[..., 1:])
     where = gone[..., None, None]
     changed = replace(
         batch,
@@ -234,3 +240,94 @@ def test_a_default_policy_stores_what_it_stored() -> None:
     """Checkpoints of earlier versions load, and hold nothing of the seams."""
     names = {name.partition(".")[0] for name in small_dof_policy().state_dict()}
     assert not names & {"value_learning", "warm_up", "q_gradient"}
+
+
+@pytest.mark.parametrize("learning", ["td", "implicit", "expectile"])
+@pytest.mark.parametrize("critics", CRITICS)
+def test_the_weighted_noise_error_is_that_of_its_rows_by_their_weights(learning: str, critics: str) -> None:
+    """And its gradient by finite differences: the weights are constants."""
+    model = make(learning, "weighted", critics=critics)
+    batch = batch_for(model)
+    (now, x0), told = model._current(batch), Assignment()
+    weights = model._advantage_weights(now, x0, told, generator(1))
+    assert weights is not None
+    torch.testing.assert_close(weights.mean(0), torch.ones_like(weights[0]))
+    assert float(weights.std()) > 0.05
+    parameters = list(model.denoiser.parameters())
+
+    def written_out() -> Tensor:
+        denoised = model.denoise(x0, now.condition, generator(3))
+        rows = (denoised.prediction - denoised.noise).square().sum(-1)  # [B, N], padding is 0
+        return (weights[..., 0] * rows).sum() / (16 * model.data_mask.sum())
+
+    denoised = model.denoise(x0, now.condition, generator(3))
+    loss = model.diffusion_loss(denoised, model.entry_weight(x0, None) * weights)
+    torch.testing.assert_close(loss, written_out())
+    analytic, start = gradient(loss, model.denoiser), parameters_to_vector(parameters).detach().clone()
+    direction = torch.randn(start.shape, generator=generator(6), dtype=torch.float64)
+    ends = []
+    for sign in (1, -1):
+        vector_to_parameters(start + sign * 1e-6 * direction, parameters)
+        ends.append(written_out().detach())
+    torch.testing.assert_close(analytic @ direction, (ends[0] - ends[1]) / 2e-6, rtol=1e-5, atol=1e-8)
+
+
+def test_weights_are_bounded_grow_with_the_advantage_and_are_each_agents_own() -> None:
+    advantage = torch.randn(200, 3, generator=generator(1), dtype=torch.float64) * torch.tensor([1.0, 10.0, 1000.0])
+    counts = torch.rand(200, 3, generator=generator(2)) < 0.8
+    weights = Weighted(0.5).weights(advantage, counts)
+    assert not bool(weights[~counts].any())
+    torch.testing.assert_close(weights.sum(0), counts.sum(0).double())
+    for agent in range(3):
+        mine, by = weights[counts[:, agent], agent], advantage[counts[:, agent], agent].argsort()
+        assert bool((mine[by].diff() >= 0).all())
+        assert float(mine.max() / mine.min()) <= 1.0001e4
+    alike = Weighted(1e9).weights(advantage, counts)
+    torch.testing.assert_close(alike[counts], torch.ones(int(counts.sum()), dtype=torch.float64), rtol=1e-4, atol=0)
+
+
+def test_separate_advantages_are_the_agents_own() -> None:
+    """Q_i(o_i, a_i) less the mean of Q_i over what the actor does: written out by the agents' own critics."""
+    model = make("td", "weighted", critics="separate")
+    (now, x0), critic = model._current(batch_for(model)), model.critic
+    assert critic is not None
+    drawn = torch.rand(5, *x0.shape, generator=generator(1), dtype=torch.float64) * 2 - 1
+    found = model.value_learning.advantage(critic, now, x0, lambda: drawn)
+    own = critic.target.critic
+    expected = own(now.condition, x0).amin(0) - torch.stack([own(now.condition, a).amin(0) for a in drawn]).mean(0)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("critics", CRITICS)
+def test_the_expectile_is_learned(critics: str) -> None:
+    """V at tau 0.5 is the mean of Q over the data's actions, at 0.9 above it: one observation, many actions."""
+    found = {}
+    for tau in (0.5, 0.9):
+        model = make("expectile", "best_of", critics=critics, expectile=tau, critic_learning_rate=1e-2)
+        batch = batch_for(model, 64)
+        batch.observations[:] = batch.observations[:1, :, :1]
+        batch.state[:] = batch.state[:1, :1]  # type: ignore[index]
+        rule, critic = model.value_learning, model.critic
+        assert isinstance(rule, Expectile)
+        assert critic is not None
+        for parameter in critic.target.parameters():
+            parameter.mul_(2.0)
+        seen = model._experience(batch, *model._current(batch), Assignment(), generator(1))
+        optimizer = torch.optim.Adam(rule.parameters(), lr=1e-2)
+        for _ in range(150):
+            optimizer.zero_grad()
+            rule.losses(critic, seen, generator(2))["loss/state_value"].backward()
+            optimizer.step()
+        quality = critic.next_values(seen.now, seen.data).amin(0)
+        found[tau] = ((rule._of(seen.now, seen.data).mean(0) - quality.mean(0)) / quality.std(0)).detach().mean()
+    assert abs(float(found[0.5])) < 0.1
+    assert float(found[0.9]) > 0.4
+
+
+def test_in_sample_values_never_ask_the_actors() -> None:
+    for learning in ("implicit", "expectile"):
+        model = make(learning, "best_of")
+        seen = model._experience(batch_for(model), *model._current(batch_for(model)), Assignment(), generator(1))
+        never = replace(seen, next_actions=lambda: pytest.fail("asked for the actors' actions"))
+        assert model.critic is not None
+        assert bool(model.value_learning.losses(model.critic, never, generator(1))["loss/critic"].isfinite())

@@ -2,23 +2,28 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from torch import Tensor
-
-from dof_lightning.actors.actions import ActionCodec
+from dof_lightning.actors.actions import CODECS
 from dof_lightning.algorithms.parts.critics import CentralCritic, MixedCritic, TeamCritic
 from dof_lightning.algorithms.parts.reward_units import scale_of_rewards
-from dof_lightning.algorithms.parts.value_learning import Conservative, TemporalDifference, ValueLearning
+from dof_lightning.algorithms.parts.value_learning import (
+    Conservative,
+    Expectile,
+    Implicit,
+    TemporalDifference,
+    ValueLearning,
+)
 from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.factorization.value import Sum
 from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
-from dof_lightning.settings import Count, Fraction, NonNegative, Positive, Settings
+from dof_lightning.settings import Count, Fraction, NonNegative, Positive, Range, Settings
 from dof_lightning.spec import DatasetSpec
 
 Critics = Literal["none", "separate", "mixed", "joint"]
-LearnsBy = Literal["td", "conservative"]
+LearnsBy = Literal["td", "conservative", "implicit", "expectile"]
+ExpectileShare = Annotated[float, Range(0.0, 1.0, excludes="both")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +40,13 @@ class CriticSettings(Settings):
         discount: gamma of the TD targets.
         reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns,
             1 where they are all the same.
-        value_learning: `td` (the averaged actors' next actions) or `conservative` (the same, and values are pushed down
-            where the data have no actions).
+        value_learning: `td` (the averaged actors' next actions), `conservative` (the same, and values are pushed down
+            where the data have no actions), `implicit` (the data's next actions, as ICQ) or `expectile` (a V that is an
+            expectile of Q over the data's actions, as IQL).
         conservative_weight: alpha of the conservative gap, for rewards in their own unit.
         conservative_samples: uniform actions of each row behind the gap.
+        implicit_temperature: of the batch weights of the next actions, in the rewards' own unit; None: all weigh alike.
+        expectile: tau of V.
     """
 
     critics: Critics = "mixed"
@@ -51,6 +59,8 @@ class CriticSettings(Settings):
     value_learning: LearnsBy = "td"
     conservative_weight: NonNegative = 1.0
     conservative_samples: Count = 10
+    implicit_temperature: Positive | None = None
+    expectile: ExpectileShare = 0.7
 
 
 def idle_of_critics(settings: CriticSettings) -> dict[str, str]:
@@ -69,7 +79,12 @@ def idle_of_critics(settings: CriticSettings) -> dict[str, str]:
 
 def idle_of_value_learning(settings: CriticSettings) -> dict[str, str]:
     """The fields of `CriticSettings` that nothing reads with this value learning."""
-    readers = {"conservative_weight": "conservative", "conservative_samples": "conservative"}
+    readers = {
+        "conservative_weight": "conservative",
+        "conservative_samples": "conservative",
+        "implicit_temperature": "implicit",
+        "expectile": "expectile",
+    }
     return {
         name: f"algorithm.value_learning={settings.value_learning}"
         for name, reader in readers.items()
@@ -99,30 +114,31 @@ def check_ranking(critic: TeamCritic | None, candidates: int) -> None:
 
 def build_team_critic(spec: DatasetSpec, settings: CriticSettings) -> TeamCritic | None:
     """Critics of the wanted kind, None where there are none."""
-    critics = settings.critics
-    if critics == "none":
+    if settings.critics == "none":
         return None
-    observations_dim = spec.n_agents * spec.observation_dim
-    has_own = critics != "joint" or settings.local_head
-    own = settings.critic(spec, condition_dim=spec.observation_dim) if has_own else None
-    values: MixedCritic | CentralCritic
-    if critics == "joint":
-        values = CentralCritic(settings.joint_critic(spec, context_dim=spec.state_dim or observations_dim), own)
-    else:
-        assert own is not None
-        mixer = settings.value_mixer(spec, state_dim=observations_dim) if critics == "mixed" else None
-        values = MixedCritic(own, mixer)
+    values = _build_values(spec, settings, has_own=settings.critics != "joint" or settings.local_head)
     return TeamCritic(values, settings.discount, scale_of_rewards(settings.reward_scale, spec))
 
 
-def build_value_learning(settings: CriticSettings, codec: ActionCodec, action_mask: Tensor) -> ValueLearning:
-    """How the critics learn.
+def _build_values(spec: DatasetSpec, settings: CriticSettings, has_own: bool) -> MixedCritic | CentralCritic:
+    observations_dim = spec.n_agents * spec.observation_dim
+    own = settings.critic(spec, condition_dim=spec.observation_dim) if has_own else None
+    if settings.critics == "joint":
+        return CentralCritic(settings.joint_critic(spec, context_dim=spec.state_dim or observations_dim), own)
+    assert own is not None
+    mixer = settings.value_mixer(spec, state_dim=observations_dim) if settings.critics == "mixed" else None
+    return MixedCritic(own, mixer)
 
-    Args:
-        settings: name it.
-        codec: of the actions that critics rate.
-        action_mask: `[N, A]` bool, False where padded.
-    """
-    if settings.value_learning == "conservative":
-        return Conservative(settings.conservative_weight, settings.conservative_samples, codec, action_mask)
+
+def build_value_learning(spec: DatasetSpec, settings: CriticSettings) -> ValueLearning:
+    """How the critics learn, with what has to be learned beside them."""
+    rule = settings.value_learning
+    if rule == "conservative":
+        codec, mask = CODECS[spec.action_kind], spec.environment.action_mask()
+        return Conservative(settings.conservative_weight, settings.conservative_samples, codec, mask)
+    if rule == "implicit":
+        temperature, scale = settings.implicit_temperature, scale_of_rewards(settings.reward_scale, spec)
+        return Implicit(None if temperature is None else temperature * scale)
+    if rule == "expectile":
+        return Expectile(_build_values(spec, settings, has_own=settings.critics != "joint"), settings.expectile)
     return TemporalDifference()

@@ -206,12 +206,28 @@ class TeamCritic(nn.Module):
             following: the row after it.
             next_actions: `[B, N, A]`, the actors' there.
         """
+        next_values = self.next_values(following, next_actions)
+        counts = batch.transition_mask[:, :, batch.history]
+        losses = self.regression(now, actions, self._target(batch, now, next_values), counts)
+        if isinstance(self.online, CentralCritic) and self.online.critic is not None:
+            # Candidates come from the actors: their actions in the next row are rated for the TD target anyway.
+            there = counts if following.alive is None else counts & following.alive
+            goes_on = there & ~batch.terminated[:, batch.history, None]
+            actors = self.online.head_loss(following, next_actions, next_values, goes_on.to(next_values))
+            losses["loss/local_head"] = 0.5 * (losses["loss/local_head"] + actors)
+        return losses
+
+    def regression(self, now: Situation, actions: Tensor, target: Tensor, counts: Tensor) -> dict[str, Tensor]:
+        """The twins' squared distance from a target, with the means of both in the rewards' own unit; the head's error.
+
+        Args:
+            now: B rows.
+            actions: `[B, N, A]`, taken there.
+            target: `[B, N]` (`[B, 1]` of a team), a constant.
+            counts: `[B, N]` bool; the one team value counts as long as any agent does.
+        """
         values = at_least_float32(self.online(now, actions))
-        next_values = self._next_values(following, next_actions)
-        target = self._target(batch, now, next_values)
-        valid = batch.transition_mask[:, :, batch.history]
-        # The one team value counts as long as any agent is there.
-        mask = (valid.any(1, keepdim=True) if self.online.of_team else valid).to(values)
+        mask = (counts.any(1, keepdim=True) if self.online.of_team else counts).to(values)
         error = mask * (values - target).square()
         losses = {
             "loss/critic": error.sum(0).mean(),
@@ -219,12 +235,7 @@ class TeamCritic(nn.Module):
             "q/target": target.mean() / self.reward_scale,
         }
         if isinstance(self.online, CentralCritic) and self.online.critic is not None:
-            # Candidates come from the actors: their actions in the next row are rated for the TD target anyway.
-            there = valid if following.alive is None else valid & following.alive
-            goes_on = there & ~batch.terminated[:, batch.history, None]
-            data = self.online.head_loss(now, actions, values, valid.to(values))
-            actors = self.online.head_loss(following, next_actions, next_values, goes_on.to(values))
-            losses["loss/local_head"] = 0.5 * (data + actors)
+            losses["loss/local_head"] = self.online.head_loss(now, actions, values, counts.to(values))
         return losses
 
     def frozen_values(self, situation: Situation, actions: Tensor) -> Tensor:
@@ -239,12 +250,21 @@ class TeamCritic(nn.Module):
         ema_update(self.target, self.online, 1.0 - rate)
 
     @torch.no_grad()
-    def _next_values(self, following: Situation, actions: Tensor) -> Tensor:
-        """Both target twins `[2, B, N]` (`[2, B, 1]` of a team), in at least float32."""
+    def next_values(self, following: Situation, actions: Tensor, data: Tensor | None = None) -> Tensor:
+        """Both target twins `[2, B, N]` (`[2, B, 1]` of a team), in at least float32; with data, see `MixedCritic`."""
         with torch.autocast(actions.device.type, enabled=False):
             following = replace(following, condition=at_least_float32(following.condition))
-            values: Tensor = self.target(following, at_least_float32(actions))
+            others = () if data is None else (at_least_float32(data),)
+            values: Tensor = self.target(following, at_least_float32(actions), *others)
         return values
+
+    def in_sample_target(self, batch: EpisodeBatch, now: Situation, following: Tensor) -> Tensor:
+        """Reward + gamma V, V `[B, N]` (`[B, 1]` of a team) what follows is worth, 0 at a real end."""
+        rewards = batch.rewards[:, :, batch.history]
+        rewards = rewards if now.alive is None else rewards * now.alive
+        if self.online.of_team:
+            rewards = rewards.mean(1, keepdim=True)
+        return self.reward_scale * rewards + self.discount * following
 
     @torch.no_grad()
     def _target(self, batch: EpisodeBatch, now: Situation, next_values: Tensor) -> Tensor:

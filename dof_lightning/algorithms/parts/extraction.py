@@ -1,5 +1,6 @@
 """How actors improve on the data by what the critics say: the seam beside `value_learning`."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -10,12 +11,15 @@ from torch import Tensor, nn
 from dof_lightning.actors.diffusion import Selection
 from dof_lightning.algorithms.base import mean_over_ranks
 from dof_lightning.algorithms.parts.losses import negative_value
+from dof_lightning.errors import UserError
 from dof_lightning.settings import Count, NonNegative, Positive, Range, Settings, WholeNumber
 
 QGradientRoute = Literal["none", "one_step", "full"]
 Temperature = Annotated[float, Range(0, excludes="low", because="algorithm.selection=argmax takes the best candidate")]
 Judge = Callable[[Tensor], Tensor]
 
+ADVANTAGE_SAMPLES = 4  # of the actors' own actions, by whose values the data's are judged
+_LARGEST_WEIGHT = 100.0  # of a row, and 1 / that the smallest (IQL's bound, Kostrikov et al., 2022)
 _SMALLEST_NORM = 1e-12  # of a gradient: an agent whose Q is flat has no direction to be pushed in
 
 
@@ -29,7 +33,9 @@ class ExtractionSettings(Settings):
         q_weight: eta, weight of L_q.
         q_balance: r; each agent's eta is set at every update so that the gradient of eta L_q is r times as large as
             that of its noise error; None keeps eta at `q_weight`.
-        q_warmup_steps: updates in which only cloning and critics learn, before L_q counts.
+        q_warmup_steps: updates in which only cloning and critics learn, before L_q and advantages count.
+        advantage_temperature: T; each agent's cloning is weighted by exp(A_i / T), bounded, with T in the rewards' own
+            unit; None clones all rows alike.
         candidates: M, actions that an agent draws at execution and ranks by its own Q_i.
         selection: among candidates, `argmax` takes the best, `softmax` draws one with probability ~ exp(Q_i / T).
         selection_temperature: T, in the rewards' own unit.
@@ -39,6 +45,7 @@ class ExtractionSettings(Settings):
     q_weight: NonNegative = 0.5
     q_balance: Positive | None = None
     q_warmup_steps: WholeNumber = 0
+    advantage_temperature: Positive | None = None
     candidates: Count = 10
     selection: Selection = "argmax"
     selection_temperature: Temperature = 1.0
@@ -50,12 +57,43 @@ def idle_of_extraction(settings: ExtractionSettings) -> dict[str, str]:
     if settings.q_balance is not None:
         found["q_weight"] = "algorithm.q_balance sets eta"
     if settings.q_gradient == "none":
-        found |= dict.fromkeys(("q_weight", "q_balance", "q_warmup_steps"), "algorithm.q_gradient=none")
+        found |= dict.fromkeys(("q_weight", "q_balance"), "algorithm.q_gradient=none")
+        if settings.advantage_temperature is None:
+            found["q_warmup_steps"] = "algorithm.q_gradient=none"
     if settings.selection == "argmax":
         found["selection_temperature"] = "algorithm.selection=argmax"
     if settings.candidates == 1:
         found |= dict.fromkeys(("selection", "selection_temperature"), "algorithm.candidates=1")
     return found
+
+
+def check_extraction(settings: ExtractionSettings, critics: str, local_head: bool) -> None:
+    """Refuses a gradient, weights and a ranking by values that nobody learns.
+
+    Args:
+        settings: what is asked for.
+        critics: `none`, `separate`, `mixed` or `joint`.
+        local_head: whether joint critics have one.
+
+    Raises:
+        UserError: names the key and the fix.
+    """
+    if settings.q_gradient != "none" and critics == "none":
+        raise UserError(f"algorithm.q_gradient={settings.q_gradient} needs algorithm.critics=separate, mixed or joint")
+    if settings.advantage_temperature is not None and critics == "none":
+        raise UserError(
+            f"algorithm.advantage_temperature={settings.advantage_temperature} weighs rows by critics: set "
+            "algorithm.critics=separate, mixed or joint, or algorithm.advantage_temperature=null"
+        )
+    if settings.candidates > 1 and critics == "none":
+        raise UserError(
+            "algorithm.candidates above 1 needs critics to rank them: set algorithm.critics or candidates=1"
+        )
+    if settings.candidates > 1 and critics == "joint" and not local_head:
+        raise UserError(
+            f"algorithm.candidates={settings.candidates} with algorithm.critics=joint: no agent can rank its own "
+            "candidates by a joint Q; set algorithm.local_head=true or algorithm.candidates=1"
+        )
 
 
 @dataclass(frozen=True)
@@ -104,9 +142,9 @@ class WarmUp(nn.Module):
         if steps:
             self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
-    def is_over(self) -> Tensor | float:
-        """1 once it is over, 0 before; on the device, without waiting for it."""
-        return (self.updates >= self.steps).float() if self.steps else 1.0
+    def choose(self, after: Tensor, before: Tensor) -> Tensor:
+        """One of two tensors; the device decides, nobody waits for it."""
+        return torch.where(self.updates >= self.steps, after, before) if self.steps else after
 
     def after_step(self) -> None:
         """Counts one update."""
@@ -162,6 +200,39 @@ class QGradient:
         of_q = proposal.repeats**2 * torch.stack([_squared_norms(one) for one in pulled]).mean(0)
         squared = mean_over_ranks(torch.stack([_squared_norms(held), of_q]))
         return (squared[0] / squared[1].clamp_min(_SMALLEST_NORM**2)).sqrt()
+
+
+class Weighted:
+    """Rows are cloned by the weight min(exp(A / T), 100): advantage-weighted regression (Peng et al., 2019, eq. 4).
+
+    For diffusion it is each agent's rows of the denoising loss that are weighted, by its own A_i (EDP, Kang et al.,
+    2023, section 4.3). Weights are also at least 1/100, and divided by their mean over the batch of all ranks, so that
+    the cloning loss stays of the same size whatever the temperature.
+
+    Args:
+        temperature: T, in the advantages' unit; the larger, the more alike the weights.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    @torch.no_grad()
+    def weights(self, advantage: Tensor, counts: Tensor) -> Tensor:
+        """`[B, N]`, 0 where a row does not count, else of mean 1 for each agent.
+
+        Args:
+            advantage: `[B, N]`.
+            counts: `[B, N]` bool.
+        """
+        bound = math.log(_LARGEST_WEIGHT)
+        weight = (advantage / self.temperature).clamp(-bound, bound).exp() * counts
+        total, rows = mean_over_ranks(torch.stack([weight.mean(0), counts.to(weight).mean(0)]))
+        return weight * rows / total.clamp_min(1e-12)
+
+
+def effective_share(weights: Tensor) -> Tensor:
+    """(sum w)^2 / (n sum w^2) of weights `[B, N]`, mean over agents: 1 if all are alike, 1/n if one row has it all."""
+    return (weights.mean(0).square() / weights.square().mean(0).clamp_min(1e-12)).mean()
 
 
 def _squared_norms(gradient: Tensor) -> Tensor:
