@@ -25,15 +25,17 @@ from dof_lightning.algorithms.parts.diffused import DataDiffusionSettings, Denoi
 from dof_lightning.algorithms.parts.extraction import (
     ADVANTAGE_SAMPLES,
     Cloning,
-    ExtractionSettings,
     Judge,
     Proposal,
     QGradient,
-    QGradientRoute,
     WarmUp,
     Weighted,
-    check_extraction,
     effective_share,
+)
+from dof_lightning.algorithms.parts.extraction_settings import (
+    ExtractionSettings,
+    QGradientRoute,
+    check_extraction,
     idle_of_extraction,
 )
 from dof_lightning.algorithms.parts.reward_units import remarks_on_rewards
@@ -170,9 +172,6 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         """The one-step estimate of x0 as an action: a gradient by it reaches denoisers and h.
 
         Samples weigh min(1, SNR_k), because the estimate of x0 says little where noise dominates.
-
-        Args:
-            denoised: from `denoise`.
         """
         actions = self.data_factorization.join(denoised.x0)
         weight = self.schedule.snr(denoised.k, like=actions[..., 0]).clamp(max=1.0)

@@ -1,5 +1,7 @@
 """What every pair of value learning and extraction promises: gradients go where they should, and nowhere else."""
 
+import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,15 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from dof_lightning.actors.actions import CODECS
 from dof_lightning.algorithms.dof_policy import DoFPolicy
+from dof_lightning.algorithms.parts.actor_critic import ActorCritic
 from dof_lightning.algorithms.parts.extraction import Cloning, Weighted
 from dof_lightning.algorithms.parts.shared_seed import Assignment
-from dof_lightning.algorithms.parts.value_learning import Conservative, Expectile
-from dof_lightning.batch import EpisodeBatch
+from dof_lightning.algorithms.parts.value_learning import (
+    Conservative,
+    Expectile,
+    Implicit,
+    TemporalDifference,
+    ValueLearning,
+)
+from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.factorization import data, value
 from tests.fixtures.policy_models import generator, small_batch, small_dof_policy
 from tests.fixtures.small_spec import small_spec
-from tests.fixtures.synthetic import training_step
+from tests.fixtures.synthetic import build_algorithm, random_batch, training_step
 
 CRITICS = ["separate", "mixed", "joint"]
 LEARNING: dict[str, dict[str, Any]] = {
@@ -331,3 +341,55 @@ def test_in_sample_values_never_ask_the_actors() -> None:
         never = replace(seen, next_actions=lambda: pytest.fail("asked for the actors' actions"))
         assert model.critic is not None
         assert bool(model.value_learning.losses(model.critic, never, generator(1))["loss/critic"].isfinite())
+
+
+RULES: dict[str, Callable[[ActorCritic], ValueLearning]] = {
+    "td": lambda algorithm: TemporalDifference(),
+    "conservative": lambda algorithm: Conservative(0.7, 3, CODECS["continuous"], algorithm.action_mask),
+    "implicit": lambda algorithm: Implicit(2.0),
+    "expectile": lambda algorithm: Expectile(copy.deepcopy(algorithm.critic.online), 0.8),
+}
+
+
+def baseline(name: str, rule: str, *typed: str) -> tuple[ActorCritic, EpisodeBatch]:
+    """A baseline that names another value learning, in float64, and a batch of two rows."""
+    algorithm = build_algorithm(f"algorithm={name}", *typed)
+    assert isinstance(algorithm, ActorCritic)
+    algorithm.value_learning = RULES[rule](algorithm)
+    batch = random_batch(algorithm.spec, Window(0, 2), size=16)
+    doubles = {name: v.double() for name, v in vars(batch).items() if isinstance(v, Tensor) and v.is_floating_point()}
+    return algorithm.double(), replace(batch, **doubles)
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize("name", ["td3_bc", "macql", "omar", "maicq"])
+def test_baselines_differ_by_what_they_name(name: str, rule: str) -> None:
+    """Each one's extraction goes with each value learning, and neither moves what the other learns."""
+    algorithm, batch = baseline(name, rule)
+    found = algorithm.losses(batch, generator(1))
+    of_values = found["loss"] - found["loss/actor"]
+    assert bool(gradient(found["loss/actor"], algorithm.actor).any())
+    for part in (algorithm.critic.online, *algorithm.value_learning.children()):
+        assert bool(gradient(of_values, part).any())
+        assert not bool(gradient(found["loss/actor"], part).any())
+    assert not bool(gradient(of_values, algorithm.actor).any())
+
+
+@pytest.mark.parametrize(
+    ("name", "typed"),
+    [
+        ("macql", ()),
+        ("td3_bc", ("algorithm.alpha=0",)),  # with alpha, |Q| is held constant
+        ("maicq", ("algorithm.actor_temperature=1e12",)),  # weights that feel the actors are held constant
+    ],
+)
+def test_gradient_of_the_actors_equals_finite_differences(name: str, typed: tuple[str, ...]) -> None:
+    algorithm, batch = baseline(name, "td", *typed)
+    parameters = list(algorithm.actor.parameters())
+    analytic = gradient(algorithm.losses(batch, generator(1))["loss/actor"], algorithm.actor)
+    start = parameters_to_vector(parameters).detach().clone()
+    direction, ends = torch.randn(start.shape, generator=generator(6), dtype=torch.float64), []
+    for sign in (1, -1):
+        vector_to_parameters(start + sign * 1e-6 * direction, parameters)
+        ends.append(algorithm.losses(batch, generator(1))["loss/actor"].detach())
+    torch.testing.assert_close(analytic @ direction, (ends[0] - ends[1]) / 2e-6, rtol=1e-5, atol=1e-8)

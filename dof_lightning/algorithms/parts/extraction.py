@@ -1,99 +1,25 @@
-"""How actors improve on the data by what the critics say: the seam beside `value_learning`."""
+"""How actors improve on the data by what the critics say: the seam beside `value_learning`.
+
+Whatever acts hands in its actions with their gradient (`Proposal`) and what it loses by not cloning the data. Whatever
+judges is a function of actions (`Judge`): the frozen values of separate, mixed or joint critics. `QGradient` climbs
+them, `Weighted` and `BatchWeighted` weigh the rows of cloning, `BestOf` finds actions to be followed.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dof_lightning.actors.diffusion import Selection
 from dof_lightning.algorithms.base import mean_over_ranks
-from dof_lightning.algorithms.parts.losses import negative_value
-from dof_lightning.errors import UserError
-from dof_lightning.settings import Count, NonNegative, Positive, Range, Settings, WholeNumber
+from dof_lightning.algorithms.parts.losses import batch_weights, negative_value, weighted_mean
 
-QGradientRoute = Literal["none", "one_step", "full"]
-Temperature = Annotated[float, Range(0, excludes="low", because="algorithm.selection=argmax takes the best candidate")]
 Judge = Callable[[Tensor], Tensor]
 
 ADVANTAGE_SAMPLES = 4  # of the actors' own actions, by whose values the data's are judged
 _LARGEST_WEIGHT = 100.0  # of a row, and 1 / that the smallest (IQL's bound, Kostrikov et al., 2022)
 _SMALLEST_NORM = 1e-12  # of a gradient: an agent whose Q is flat has no direction to be pushed in
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractionSettings(Settings):
-    """How a diffused actor improves.
-
-    Attributes:
-        q_gradient: `none` (cloning), `one_step` (through the one-step estimate of x0) or `full` (through the sampler's
-            chain).
-        q_weight: eta, weight of L_q.
-        q_balance: r; each agent's eta is set at every update so that the gradient of eta L_q is r times as large as
-            that of its noise error; None keeps eta at `q_weight`.
-        q_warmup_steps: updates in which only cloning and critics learn, before L_q and advantages count.
-        advantage_temperature: T; each agent's cloning is weighted by exp(A_i / T), bounded, with T in the rewards' own
-            unit; None clones all rows alike.
-        candidates: M, actions that an agent draws at execution and ranks by its own Q_i.
-        selection: among candidates, `argmax` takes the best, `softmax` draws one with probability ~ exp(Q_i / T).
-        selection_temperature: T, in the rewards' own unit.
-    """
-
-    q_gradient: QGradientRoute = "one_step"
-    q_weight: NonNegative = 0.5
-    q_balance: Positive | None = None
-    q_warmup_steps: WholeNumber = 0
-    advantage_temperature: Positive | None = None
-    candidates: Count = 10
-    selection: Selection = "argmax"
-    selection_temperature: Temperature = 1.0
-
-
-def idle_of_extraction(settings: ExtractionSettings) -> dict[str, str]:
-    """The fields of `ExtractionSettings` that nothing reads, see `AlgorithmSettings.idle`."""
-    found: dict[str, str] = {}
-    if settings.q_balance is not None:
-        found["q_weight"] = "algorithm.q_balance sets eta"
-    if settings.q_gradient == "none":
-        found |= dict.fromkeys(("q_weight", "q_balance"), "algorithm.q_gradient=none")
-        if settings.advantage_temperature is None:
-            found["q_warmup_steps"] = "algorithm.q_gradient=none"
-    if settings.selection == "argmax":
-        found["selection_temperature"] = "algorithm.selection=argmax"
-    if settings.candidates == 1:
-        found |= dict.fromkeys(("selection", "selection_temperature"), "algorithm.candidates=1")
-    return found
-
-
-def check_extraction(settings: ExtractionSettings, critics: str, local_head: bool) -> None:
-    """Refuses a gradient, weights and a ranking by values that nobody learns.
-
-    Args:
-        settings: what is asked for.
-        critics: `none`, `separate`, `mixed` or `joint`.
-        local_head: whether joint critics have one.
-
-    Raises:
-        UserError: names the key and the fix.
-    """
-    if settings.q_gradient != "none" and critics == "none":
-        raise UserError(f"algorithm.q_gradient={settings.q_gradient} needs algorithm.critics=separate, mixed or joint")
-    if settings.advantage_temperature is not None and critics == "none":
-        raise UserError(
-            f"algorithm.advantage_temperature={settings.advantage_temperature} weighs rows by critics: set "
-            "algorithm.critics=separate, mixed or joint, or algorithm.advantage_temperature=null"
-        )
-    if settings.candidates > 1 and critics == "none":
-        raise UserError(
-            "algorithm.candidates above 1 needs critics to rank them: set algorithm.critics or candidates=1"
-        )
-    if settings.candidates > 1 and critics == "joint" and not local_head:
-        raise UserError(
-            f"algorithm.candidates={settings.candidates} with algorithm.critics=joint: no agent can rank its own "
-            "candidates by a joint Q; set algorithm.local_head=true or algorithm.candidates=1"
-        )
 
 
 @dataclass(frozen=True)
@@ -165,10 +91,11 @@ class QGradient:
     Args:
         weight: eta.
         balance: r; None keeps eta.
+        unit: by which Q is divided; None: E|Q|.
     """
 
-    def __init__(self, weight: float, balance: float | None = None) -> None:
-        self.weight, self.balance = weight, balance
+    def __init__(self, weight: float, balance: float | None = None, unit: float | None = None) -> None:
+        self.weight, self.balance, self.unit = weight, balance, unit
 
     def losses(
         self, judge: Judge, proposal: Proposal, cloning: Cloning | None = None
@@ -181,16 +108,20 @@ class QGradient:
             cloning: needed with a balance.
         """
         if self.balance is None:
-            value = negative_value(judge(proposal.actions), proposal.weight)
+            value = self._of(judge(proposal.actions), proposal.weight)
             return self.weight * value, {"loss/q": value}
         assert cloning is not None
         actions = proposal.actions.detach().requires_grad_()
-        value = negative_value(judge(actions), proposal.weight)
+        value = self._of(judge(actions), proposal.weight)
         (slope,) = torch.autograd.grad(value, actions)
         pulls = (slope * proposal.actions).sum((0, 2))  # [N], of the same gradient: the critics are passed only once
         eta = self.balance * self._ratio(pulls.sum(), proposal, cloning)
         pull = (eta * (pulls - pulls.detach())).sum()
         return eta.mean() * value.detach() + pull, {"loss/q": value.detach(), "q/weight": eta.mean()}
+
+    def _of(self, values: Tensor, weight: Tensor) -> Tensor:
+        """L_q of values `[B, N]` or `[B, 1]`."""
+        return negative_value(values, weight) if self.unit is None else -(weighted_mean(values, weight) / self.unit)
 
     @staticmethod
     def _ratio(pull: Tensor, proposal: Proposal, cloning: Cloning) -> Tensor:
@@ -228,6 +159,67 @@ class Weighted:
         weight = (advantage / self.temperature).clamp(-bound, bound).exp() * counts
         total, rows = mean_over_ranks(torch.stack([weight.mean(0), counts.to(weight).mean(0)]))
         return weight * rows / total.clamp_min(1e-12)
+
+
+class BatchWeighted(Weighted):
+    """Rows are cloned by the weight n softmax(A / T) over the n rows of this rank's batch (ICQ, Yang et al., 2021)."""
+
+    @torch.no_grad()
+    def weights(self, advantage: Tensor, counts: Tensor) -> Tensor:
+        """See the base class; nothing bounds them but the batch."""
+        return batch_weights(advantage, counts, self.temperature)
+
+
+class BestOf:
+    """The best of several actions, for actors to follow: those of a search without gradients (OMAR, Pan et al., 2022).
+
+    Actions are drawn from N(mu, sigma), which move to the mean and the spread of the population weighted by softmax(Q),
+    and the best is that of the last population and the actor's own. Diffused actors need no search: they draw M
+    candidates of their own and take the best when they act.
+
+    Args:
+        iterations: populations that are drawn.
+        samples: M, actions of a population.
+        std: sigma of the first population, whose mean is 0.
+    """
+
+    def __init__(self, iterations: int, samples: int, std: float) -> None:
+        self.iterations, self.samples, self.std = iterations, samples, std
+
+    @torch.no_grad()
+    def find(
+        self,
+        judge: Judge,
+        everywhere: Judge,
+        actions: Tensor,
+        mask: Tensor,
+        unit: float,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """`[B, N, A]`: worth at least as much as the actors' own actions.
+
+        Args:
+            judge: of actions in B rows, each agent's own value `[B, N]`.
+            everywhere: of actions in those rows, M times one after another.
+            actions: `[B, N, A]`, the actors'.
+            mask: `[N, A]` bool, False where padded.
+            unit: by which Q is divided in the softmax.
+            generator: draws the populations.
+        """
+        mean, std = torch.zeros_like(actions), torch.full_like(actions, self.std)
+        shape = (self.samples, *actions.shape)
+        own = judge(actions)
+        population, values = actions[None], own[None]
+        for _ in range(self.iterations):
+            noise = torch.randn(shape, generator=generator, device=actions.device, dtype=actions.dtype)
+            population = (mean + std * noise).clamp(-1.0, 1.0) * mask
+            values = everywhere(population.flatten(0, 1)).reshape(shape[:-1])
+            share = (values / unit).softmax(0)[..., None]
+            mean = (share * population).sum(0)
+            std = (share * (population - mean).square()).sum(0).sqrt()
+        candidates = torch.cat([actions[None], population])
+        best = torch.cat([own[None], values]).argmax(0)[None, ..., None].expand(1, *actions.shape)
+        return candidates.gather(0, best)[0]
 
 
 def effective_share(weights: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def test_what_is_illegal_gets_no_gradient_of_q() -> None:
     estimate = 0.5 * x0.clone()
     estimate.requires_grad_()
     assert model.critic is not None
-    (gradient,) = torch.autograd.grad(model._values(model.critic, estimate, now).sum(), estimate)
+    (gradient,) = torch.autograd.grad(model._judge(model.critic, now)(estimate).sum(), estimate)
     assert now.legal is not None
     assert bool((gradient[model.data_mask & ~now.legal] == 0).all())
     assert bool((gradient[model.data_mask & now.legal] != 0).all())
