@@ -10,6 +10,7 @@ from torchmetrics import MaxMetric, SumMetric
 
 from callbacks.context import RunContext, policy_of
 from callbacks.finite import check_finite
+from callbacks.plateau import Plateau
 from callbacks.step_schedule import Scheduled, log_to_charts
 from dof_lightning.rollout.certificate import certify
 from dof_lightning.rollout.metrics import EpisodeReturns, NormalizedScore, WinRate
@@ -37,9 +38,11 @@ class RolloutCallback(Scheduled):
         every_n_steps: optimiser steps between rollouts.
         chunk: episodes that go through the policy together, at most; the unit of splitting over ranks.
         random_return: mean return of the random policy; default: the environment's own reference, or the published.
+        until_plateau: optimiser steps from which on the training ends once the score no longer rises (`Plateau`);
+            None: it ends at `trainer.max_steps`.
 
     Raises:
-        UserError: `every_n_steps` is not positive.
+        UserError: `every_n_steps` or `until_plateau` is not positive.
     """
 
     needs_environment = True
@@ -51,8 +54,10 @@ class RolloutCallback(Scheduled):
         every_n_steps: int,
         chunk: int = 50,
         random_return: float | None = None,
+        until_plateau: int | None = None,
     ) -> None:
         super().__init__(every_n_steps, "rollout.every_n_steps")
+        self._plateau = None if until_plateau is None else Plateau(until_plateau)
         self.env, self.seed, self.episodes = run.env, run.seed, episodes
         self.chunk = min(chunk, run.env.episodes_at_once)
         reference = run.env.spec.own_reference or run.env.spec.reference
@@ -68,13 +73,24 @@ class RolloutCallback(Scheduled):
                 logger.experiment.add_custom_scalars(self._layout())
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rolls out."""
+        """Rolls out, and ends the training at a plateau."""
         check_finite(trainer, pl_module)
         measured = self._measure(trainer, pl_module) | self._lines
         headline = "rollout/return_mean" if self.env.spec.reference is None else "rollout/normalized_score"
         for name, value in measured.items():
             pl_module.log(name, value, prog_bar=name == headline, logger=False)
         log_to_charts(trainer, measured)
+        if self._plateau is not None and self._plateau.reached(measured["rollout/return_mean"], trainer.global_step):
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scores so far, where they can end the training (Lightning hook)."""
+        return {} if self._plateau is None else self._plateau.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes them up again (Lightning hook)."""
+        if self._plateau is not None:
+            self._plateau.load_state_dict(state_dict)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         policy = policy_of(pl_module)

@@ -29,6 +29,7 @@ _POSITIVE = (
     "validation.every_n_steps",
     "distributed.timeout_seconds",
 )
+_POSITIVE_OR_NULL = ("rollout.until_plateau",)
 _NOT_NEGATIVE = ("seed", "data.seed", "data.num_workers", "data.heldout_windows")
 _SEVERAL_TYPES = ("trainer.devices", "trainer.precision")
 _CHOICES = {
@@ -180,3 +181,5 @@ def check_value(plain: Mapping[str, Any], key: str, value: Any, default: Any) ->
     for keys, least in ((_POSITIVE, 1), (_NOT_NEGATIVE, 0)):
         if key in keys and (value is None or value < least):
             raise UserError(f"{key} must be at least {least}, got {value}")
+    if key in _POSITIVE_OR_NULL and value is not None and (type(value) is not int or value < 1):
+        raise UserError(f"{key} must be null or an integer, at least 1, got {value!r}")

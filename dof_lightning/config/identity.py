@@ -10,6 +10,8 @@ from dof_lightning.errors import OURS
 # By dotted key, younger than stored hashes: at the value that means what was before them, they are left out.
 YOUNGER: Mapping[str, Any] = {
     "init_from": None,
+    "rollout.until_plateau": None,
+    "callbacks.rollout.until_plateau": None,
     "algorithm.value_learning": "td",
     "algorithm.conservative_weight": 1.0,
     "algorithm.conservative_samples": 10,
@@ -35,17 +37,16 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def config_hash(plain: Mapping[str, Any]) -> str:
     """Identifies what is run, wherever it is run from and stored."""
-    return _hash(_without(plain, lambda key: key in _WHERE_NOT_WHAT))
+    return _hash(_without(plain, lambda key, _: key in _WHERE_NOT_WHAT))
 
 
 def settings_hash(plain: Mapping[str, Any]) -> str:
     """Identifies what is run but for its seeds: the same for all runs that may be one mean."""
-    return _hash(_without(plain, lambda key: key in _WHERE_NOT_WHAT or key.rpartition(".")[2] == "seed"))
+    return _hash(_without(plain, lambda key, _: key in _WHERE_NOT_WHAT or key.rpartition(".")[2] == "seed"))
 
 
 def _hash(what: Mapping[str, Any]) -> str:
-    values = dict(leaves(what))
-    what = _without(what, lambda key: key in YOUNGER and values.get(key, ...) == YOUNGER[key])
+    what = _without(what, lambda key, value: key in YOUNGER and value == YOUNGER[key])
     return hashlib.sha256(json.dumps(_canonical(what), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -70,11 +71,11 @@ def is_class_of_ours(key: str, value: Any) -> bool:
     return key.rpartition(".")[2] == "_target_" and str(value).partition(".")[0] in OURS
 
 
-def _without(node: Any, unwanted: Callable[[str], bool], prefix: str = "") -> Any:
-    """The same nested mappings without some of their dotted keys."""
+def _without(node: Any, unwanted: Callable[[str, Any], bool], prefix: str = "") -> Any:
+    """The same nested mappings without some of their entries, by dotted key and value."""
     if not isinstance(node, Mapping):
         return node
-    kept = {str(key): value for key, value in node.items() if not unwanted(f"{prefix}{key}")}
+    kept = {str(key): value for key, value in node.items() if not unwanted(f"{prefix}{key}", value)}
     return {key: _without(value, unwanted, f"{prefix}{key}.") for key, value in kept.items()}
 
 

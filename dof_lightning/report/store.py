@@ -36,7 +36,7 @@ class Record:
         dataset_fingerprint, environment_fingerprint: of the recipes; the latter names task variant and opponent.
         git_revision: of the source tree, with `+changes` where files differed; empty outside a clone.
         steps: optimiser steps done.
-        budget_steps: `trainer.max_steps`; more than `steps` where time ended the run.
+        budget_steps: `trainer.max_steps`; more than `steps` if time or a plateau ended the run.
         windows: seen in training.
         episodes: of the report.
         last_return, last_return_std: episode return of the last checkpoint on the report seeds, over its episodes.
@@ -91,6 +91,16 @@ class Record:
     decision_ms: float | None
     device: str
     command: str
+
+    @property
+    def ends_at_plateau(self) -> bool:
+        """Whether the run was to end where its score no longer rises (`rollout.until_plateau`)."""
+        return "rollout.until_plateau=" in self.command
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether time ended the run before its updates were done."""
+        return self.steps < self.budget_steps and not self.ends_at_plateau
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def _caveat(group: Group) -> str:
     said = ["centralized"] if first.execution == "centralized" else []
     said += [f"shared seed of {first.shared_seeds}"] if first.shared_seeds else []
     alone = first.execution == "decentralized"
-    said += ["stopped early"] if any(record.steps < record.budget_steps for record in group.records) else []
+    said += ["stopped early"] if any(record.stopped_early for record in group.records) else []
     several = len({record.settings_hash for record in group.records})
     said += [f"of {several} settings"] if several > 1 else []
     said += ["NOT CERTIFIED"] if alone and not all(record.certified for record in group.records) else []
@@ -128,17 +128,19 @@ def budgets(groups: Sequence[Group]) -> str:
     if len(datasets) > 1:
         return "Updates: " + "; ".join(f"{text} on {', '.join(names)}" for text, names in datasets.items()) + "."
     text = next(iter(datasets), "")
-    return f"Updates: {text}." if "but" in text else ""
+    return f"Updates: {text}." if "but" in text or "plateau" in text else ""
 
 
 def _budgets_on(groups: Sequence[Group]) -> str:
     """How many updates most methods had on a dataset, and which had others."""
-    methods: dict[int, list[str]] = {}
-    for group in groups:
-        methods.setdefault(group.records[0].budget_steps, []).append(group.label)
-    most = max(methods, key=lambda steps: len(methods[steps]))
-    others = [f"{steps:,} of {', '.join(sorted(methods[steps]))}" for steps in sorted(methods) if steps != most]
-    return f"{most:,}" + (f", but {' and '.join(others)}" if others else "")
+    methods: dict[str, list[str]] = {}
+    for group in sorted(groups, key=lambda group: group.records[0].budget_steps):
+        first = group.records[0]
+        budget = f"{first.budget_steps:,}" + (" or fewer, to the plateau of the score" if first.ends_at_plateau else "")
+        methods.setdefault(budget, []).append(group.label)
+    most = max(methods, key=lambda budget: len(methods[budget]))
+    others = [f"{budget} of {', '.join(sorted(methods[budget]))}" for budget in methods if budget != most]
+    return most + (f", but {' and '.join(others)}" if others else "")
 
 
 def details(groups: Sequence[Group], target: float) -> Table:

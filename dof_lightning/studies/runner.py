@@ -209,7 +209,11 @@ def _publish(
     report: Report, cells: Sequence[Cell], config: Mapping[str, Any], folder: RunFolder, screen: Console, seconds: float
 ) -> None:
     early = [f"{', '.join(cell.labels.values())}, seed {cell.seed}" for cell in cells if cell.stopped_early]
-    note = f"stopped by trainer.max_time before trainer.max_steps: {'; '.join(early)}" if early else ""
+    note = (
+        f"stopped before trainer.max_steps (trainer.max_time, rollout.until_plateau): {'; '.join(early)}"
+        if early
+        else ""
+    )
     markdown = to_markdown(report.columns, report.rows) + (f"\n{note}\n" if early else "")
     write_atomically(folder.path / "table.md", markdown)
     write_atomically(folder.path / "table.csv", to_csv(report.columns, report.rows))

@@ -242,7 +242,9 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
         console.show_heldout(screen, heldout)
     console.show_next_commands(screen, folder.path, further(job, typed, last.step), folder.best_or_last, plays)
     if last.step < limits["max_steps"]:
-        stopped = f"stopped by trainer.max_time={limits['max_time']} at step {last.step:,} of {limits['max_steps']:,}"
+        ends = {"trainer.max_time": limits["max_time"], "rollout.until_plateau": job.config["rollout"]["until_plateau"]}
+        by = " or ".join(f"{key}={value}" for key, value in ends.items() if value is not None)
+        stopped = f"stopped by {by} at step {last.step:,} of {limits['max_steps']:,}"
         again = for_shell(for_hydra("run_dir", folder.path))
         screen.print(f"{stopped}; a longer one with {again} goes on", highlight=False, soft_wrap=True)
 

@@ -1,0 +1,58 @@
+"""The end of a training whose score no longer rises."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from dof_lightning.errors import UserError
+
+
+def rises(scores: Sequence[float]) -> bool:
+    """Whether the mean of the last quarter of the scores is above that of the quarter before; True below 4 scores.
+
+    Quarters are rounded down, so that both means are of the same number of scores.
+    """
+    quarter = len(scores) // 4
+    return quarter == 0 or fmean(scores[-quarter:]) > fmean(scores[-2 * quarter : -quarter])
+
+
+class Plateau:
+    """The scores of a run so far, and whether it may end.
+
+    They are part of every checkpoint, so that an interrupted run ends at the same step as one that never was.
+
+    Args:
+        least_steps: optimiser steps before which no run ends.
+
+    Attributes:
+        scores: of the periodic rollouts, the first one first.
+
+    Raises:
+        UserError: `least_steps` is not positive.
+    """
+
+    def __init__(self, least_steps: int) -> None:
+        if least_steps < 1:
+            raise UserError(f"rollout.until_plateau={least_steps} must be at least 1; null trains trainer.max_steps")
+        self.least_steps = least_steps
+        self.scores: list[float] = []
+
+    def reached(self, score: float, step: int) -> bool:
+        """Takes the score of an optimiser step in; True if the training may end there."""
+        self.scores.append(score)
+        return step >= self.least_steps and not rises(self.scores)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, for the checkpoint."""
+        return {"scores": list(self.scores)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the scores of an earlier part of the run up.
+
+        Raises:
+            UserError: the checkpoint holds none.
+        """
+        scores = state_dict.get("scores")
+        if not isinstance(scores, list) or not all(type(score) is float for score in scores):
+            raise UserError("the checkpoint's state of RolloutCallback is damaged: scores is no list of numbers")
+        self.scores = list(scores)

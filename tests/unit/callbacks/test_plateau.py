@@ -1,0 +1,65 @@
+"""A run ends when its score no longer rises, at the same step whether it was interrupted or not."""
+
+from pathlib import Path
+
+import pytest
+
+from callbacks.plateau import Plateau, rises
+from callbacks.rollout import RolloutCallback
+from dof_lightning.errors import UserError
+from tests.fixtures.toy_world import ToyModule, toy_loader, toy_run
+from tests.fixtures.trainers import quiet_trainer
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([], True),
+        ([3.0, 2.0, 1.0], True),  # too few for two quarters
+        ([0.0, 0.0, 1.0, 2.0], True),
+        ([0.0, 0.0, 2.0, 2.0], False),
+        ([9.0, 9.0, 9.0, 9.0, 1.0, 1.0, 2.0, 2.0], True),  # what was before the last half does not count
+        ([0.0, 1.0, 2.0, 3.0, 5.0, 5.0, 4.0, 5.0], False),
+    ],
+)
+def test_the_last_quarter_is_held_against_the_one_before(scores: list[float], expected: bool) -> None:
+    assert rises(scores) is expected
+
+
+def test_no_run_ends_before_the_least_steps() -> None:
+    plateau = Plateau(600)
+    assert [plateau.reached(1.0, step) for step in range(100, 800, 100)] == [False] * 5 + [True] * 2
+
+
+def test_a_training_ends_at_its_plateau(tmp_path: Path) -> None:
+    assert _steps(tmp_path, until_plateau=None) == 40
+    assert _steps(tmp_path, until_plateau=16) < 40  # the toy's policy never changes, so its score never rises
+
+
+def test_an_interrupted_run_has_the_scores_of_an_uninterrupted_one() -> None:
+    whole, first, second = Plateau(1), Plateau(1), Plateau(1)
+    scores = [0.0, 1.0, 3.0, 4.0, 6.0, 5.0, 5.0, 4.0, 4.0]
+    expected = [whole.reached(score, step) for step, score in enumerate(scores, 1)]
+    found = [first.reached(score, step) for step, score in enumerate(scores[:5], 1)]
+    second.load_state_dict(first.state_dict())
+    found += [second.reached(score, step) for step, score in enumerate(scores[5:], 6)]
+    assert found == expected
+    assert True in expected[5:]
+
+
+@pytest.mark.parametrize("damaged", [{}, {"scores": 3}, {"scores": [1.0, None]}])
+def test_damaged_scores_are_one_line(damaged: dict) -> None:
+    with pytest.raises(UserError, match="RolloutCallback is damaged"):
+        Plateau(1).load_state_dict(damaged)
+
+
+def test_the_least_steps_must_be_positive() -> None:
+    with pytest.raises(UserError, match=r"rollout\.until_plateau=0 must be at least 1"):
+        RolloutCallback(toy_run(), 4, 4, until_plateau=0)
+
+
+def _steps(folder: Path, until_plateau: int | None) -> int:
+    rollouts = RolloutCallback(toy_run(), 4, 4, chunk=4, until_plateau=until_plateau)
+    trainer = quiet_trainer(max_steps=40, folder=folder, callbacks=[rollouts])
+    trainer.fit(ToyModule(), toy_loader())
+    return trainer.global_step
