@@ -78,8 +78,8 @@ class DoFPolicySettings(DataDiffusionSettings, ExtractionSettings, CriticSetting
         """See the base class."""
         found = idle_of_critics(self)
         if self.critics == "none":
-            found |= dict.fromkeys((*_OF_CRITICS, "advantage_temperature"), "algorithm.critics=none")
-        if self.value_learning == "expectile" or (
+            found |= dict.fromkeys(_OF_CRITICS, "algorithm.critics=none")
+        elif self.value_learning == "expectile" or (
             self.value_learning == "implicit" and self.advantage_temperature is None
         ):
             found["target_sampler"] = f"algorithm.value_learning={self.value_learning}"

@@ -23,6 +23,12 @@ from dof_lightning.spec import DatasetSpec
 
 Critics = Literal["none", "separate", "mixed", "joint"]
 LearnsBy = Literal["td", "conservative", "implicit", "expectile"]
+_READ_BY_RULE: dict[str, LearnsBy] = {
+    "conservative_weight": "conservative",
+    "conservative_samples": "conservative",
+    "implicit_temperature": "implicit",
+    "expectile": "expectile",
+}
 ExpectileShare = Annotated[float, Range(0.0, 1.0, excludes="both")]
 
 
@@ -64,32 +70,18 @@ class CriticSettings(Settings):
 
 
 def idle_of_critics(settings: CriticSettings) -> dict[str, str]:
-    """The fields of `CriticSettings` that nothing reads with these critics, see `AlgorithmSettings.idle`."""
+    """The fields of `CriticSettings` that nothing reads, see `AlgorithmSettings.idle`."""
+    rule = f"algorithm.value_learning={settings.value_learning}"
+    found = {name: rule for name, reader in _READ_BY_RULE.items() if settings.value_learning != reader}
     readers: dict[str, tuple[Critics, ...]] = {
         "critic": ("separate", "mixed", "joint") if settings.local_head else ("separate", "mixed"),
         "joint_critic": ("joint",),
         "local_head": ("joint",),
         "value_mixer": ("mixed",),
-        **dict.fromkeys(("discount", "reward_scale", "value_learning"), ("separate", "mixed", "joint")),
+        **dict.fromkeys(("discount", "reward_scale", "value_learning", *_READ_BY_RULE), ("separate", "mixed", "joint")),
     }
     cause = f"algorithm.critics={settings.critics}"
-    found = {name: cause for name, critics in readers.items() if settings.critics not in critics}
-    return idle_of_value_learning(settings) | found
-
-
-def idle_of_value_learning(settings: CriticSettings) -> dict[str, str]:
-    """The fields of `CriticSettings` that nothing reads with this value learning."""
-    readers = {
-        "conservative_weight": "conservative",
-        "conservative_samples": "conservative",
-        "implicit_temperature": "implicit",
-        "expectile": "expectile",
-    }
-    return {
-        name: f"algorithm.value_learning={settings.value_learning}"
-        for name, reader in readers.items()
-        if settings.value_learning != reader
-    }
+    return found | {name: cause for name, critics in readers.items() if settings.critics not in critics}
 
 
 def check_ranking(critic: TeamCritic | None, candidates: int) -> None:

@@ -124,7 +124,7 @@ def _another(value: Any) -> Any:
         return 2.0 if value is None else not value
     if isinstance(value, int | float):
         return value / 2 if isinstance(value, float) else value + 1
-    return {"argmax": "softmax"}.get(value, "changed") if isinstance(value, str) else [3]
+    return {"argmax": "softmax", "td": "conservative"}.get(value, "changed") if isinstance(value, str) else [3]
 
 
 def _read_by(settings: AlgorithmSettings, name: str) -> set[str]:
