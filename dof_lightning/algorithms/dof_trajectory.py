@@ -73,8 +73,14 @@ class DoFTrajectorySettings(DataDiffusionSettings):
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """See the base class."""
-        given = self.target_return
-        return {} if given is None else {"target_quantile": f"algorithm.target_return={given}"}
+        given, found = self.target_return, super().idle(action_kind)
+        if given is not None:
+            found["target_quantile"] = f"algorithm.target_return={given}"
+        if self.guidance_weight == 0:  # nobody reads what is asked for
+            found |= dict.fromkeys(("target_return", "target_quantile", "return_update"), "algorithm.guidance_weight=0")
+        if self.horizon == 2:
+            found["next_row_weight"] = "algorithm.horizon=2 plans no other row"
+        return found
 
     def check(self) -> None:
         """Refuses guidance that nothing was learned for."""
