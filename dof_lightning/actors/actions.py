@@ -1,5 +1,6 @@
 """Actions as the vectors that diffuse, and back: continuous ones are such vectors, discrete ones become one-hot."""
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -29,6 +30,23 @@ class ActionCodec(ABC):
         """The vector of the action that an agent takes with x."""
 
     @abstractmethod
+    def draw_anywhere(
+        self, draws: int, like: Tensor, mask: Tensor, legal: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """M uniform actions `[M, B, N, A]`, finished, and the log of the volume or number that they are drawn from.
+
+        Args:
+            draws: M.
+            like: `[B, N, A]`, actions of the same rows.
+            mask: see the class.
+            legal: see the class.
+            generator: draws them.
+
+        Returns:
+            the actions, and `[N]` or `[B, N]`.
+        """
+
+    @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
         """From a finished x to what the environment understands."""
 
@@ -47,6 +65,13 @@ class ContinuousActions(ActionCodec):
     def finish(self, x: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
         """The sample as it is."""
         return x
+
+    def draw_anywhere(
+        self, draws: int, like: Tensor, mask: Tensor, legal: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Uniform in [-1, 1]^d, of volume 2^d."""
+        drawn = torch.rand((draws, *like.shape), generator=generator, device=like.device, dtype=like.dtype)
+        return (2 * drawn - 1) * mask, mask.sum(-1) * math.log(2.0)
 
     def decode(self, x: Tensor) -> Tensor:
         """The vector as it is, `[B, N, A]`."""
@@ -74,6 +99,15 @@ class DiscreteActions(ActionCodec):
     def finish(self, x: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
         """One-hot of the largest legal entry."""
         return self.encode(best_legal(x, mask, legal), mask, like=x)
+
+    def draw_anywhere(
+        self, draws: int, like: Tensor, mask: Tensor, legal: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Any of the legal choices, each as likely."""
+        score = torch.rand((draws, *like.shape), generator=generator, device=like.device, dtype=like.dtype)
+        allowed = mask if legal is None else mask & legal
+        drawn = best_legal(score, mask, legal)
+        return self.encode(drawn.flatten(0, 1), mask, like).reshape(score.shape), allowed.sum(-1).to(like.dtype).log()
 
     def decode(self, x: Tensor) -> Tensor:
         """Indices `[B, N]` int64."""

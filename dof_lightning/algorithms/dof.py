@@ -226,18 +226,26 @@ class DoFLightningModule(Algorithm):
         """Whichever of `local_sample` and `joint_sample` acts (`execution`)."""
         return (self.local_sample if self._acts_alone else self.joint_sample)(condition, noise, sampler)
 
-    def learning_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler) -> Tensor:
+    def learning_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler) -> tuple[Tensor, list[Tensor]]:
         """As `acting_sample`, by the denoisers and h that are trained, with gradients through the whole chain.
 
         The clips are `clip_with_way_back`: a saturated estimate may come back in. Memory grows with the sampler's
         steps, whose activations are all kept.
+
+        Returns:
+            the samples, and what the denoisers said at each step.
         """
+        said: list[Tensor] = []
 
         def clip(x: Tensor) -> Tensor:
             return clip_with_way_back(x, self.clip_range) * self.data_mask
 
-        chain = Chain(self.denoiser, self.noise_factorization, self.data_factorization, sampler, clip)
-        return clip((chain.locally if self._acts_alone else chain.jointly)(condition, noise))
+        def denoiser(x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+            said.append(self.denoiser(x, k, condition))
+            return said[-1]
+
+        chain = Chain(denoiser, self.noise_factorization, self.data_factorization, sampler, clip)
+        return clip((chain.locally if self._acts_alone else chain.jointly)(condition, noise)), said
 
     def acting_model(self) -> ActingModel:
         """What a policy diffuses by: the averages. Where weights are sharded, all ranks must ask together."""

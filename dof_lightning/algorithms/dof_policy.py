@@ -3,106 +3,87 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dof_lightning.actors.actions import CODECS
-from dof_lightning.actors.diffusion import DiffusionActor, Ranking, Selection
+from dof_lightning.actors.diffusion import DiffusionActor, Ranking
 from dof_lightning.algorithms.base import PADDED_TAILS, ParameterGroup
 from dof_lightning.algorithms.dof import DoFLightningModule
-from dof_lightning.algorithms.parts.critics import (
+from dof_lightning.algorithms.parts.critic_settings import (
     Critics,
     CriticSettings,
-    Situation,
-    TeamCritic,
     build_team_critic,
+    build_value_learning,
     check_ranking,
     idle_of_critics,
 )
+from dof_lightning.algorithms.parts.critics import Situation, TeamCritic
 from dof_lightning.algorithms.parts.diffused import DataDiffusionSettings, Denoised, Diffused
-from dof_lightning.algorithms.parts.losses import negative_value
+from dof_lightning.algorithms.parts.extraction import (
+    ADVANTAGE_SAMPLES,
+    Cloning,
+    Judge,
+    Proposal,
+    QGradient,
+    WarmUp,
+    Weighted,
+    effective_share,
+)
+from dof_lightning.algorithms.parts.extraction_settings import (
+    ExtractionSettings,
+    QGradientRoute,
+    check_extraction,
+    idle_of_extraction,
+)
 from dof_lightning.algorithms.parts.reward_units import remarks_on_rewards
 from dof_lightning.algorithms.parts.shared_seed import Assignment
+from dof_lightning.algorithms.parts.value_learning import Experience
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.clip import clip_with_way_back
 from dof_lightning.diffusion.sampler import DDIM, DDPM, Sampler
 from dof_lightning.diffusion.schedule import Schedule
-from dof_lightning.errors import UserError
 from dof_lightning.networks.denoiser import Diffuses
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.normalization import build_normalizer
-from dof_lightning.settings import Count, Fraction, NonNegative, Positive, Range
+from dof_lightning.settings import Count, NonNegative
 from dof_lightning.spec import ActionKind, DatasetSpec
 
-QGradient = Literal["none", "one_step", "full"]
-_OF_CRITICS = ("target_sampler", "critic_learning_rate", "critic_gradient_clip", "target_update_rate")
 FEW_STEPS = partial(DDIM, steps=3)
-Temperature = Annotated[float, Range(0, excludes="low", because="algorithm.selection=argmax takes the best candidate")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoFPolicySettings(DataDiffusionSettings, CriticSettings):
-    """Settings of `DoFPolicy`.
+class DoFPolicySettings(DataDiffusionSettings, ExtractionSettings, CriticSettings):
+    """Settings of `DoFPolicy`; how critics learn and actors improve is named by those of the two seams.
 
     Attributes:
         target_sampler: few-step sampler of the next actions in TD targets, called with the schedule; that chain is half
             the cost of an update.
-        q_gradient: `none` (cloning), `one_step` (through the one-step estimate of x0) or `full` (through the sampler's
-            chain).
-        q_weight: eta, weight of L_q.
-        candidates: M, actions that an agent draws at execution and ranks by its own Q_i.
-        selection: among candidates, `argmax` takes the best, `softmax` draws one with probability ~ exp(Q_i / T).
-        selection_temperature: T, in the rewards' own unit.
-        critic_learning_rate: of Adam for critics and mixer.
-        critic_gradient_clip: largest gradient norm of each agent's critics; None means no clipping.
-        target_update_rate: tau of the target critics.
     """
 
     denoiser: Callable[..., MLPDenoiser] = MLPDenoiser
     sampler: Callable[[Schedule], Sampler] = DDPM
     target_sampler: Callable[[Schedule], Sampler] = FEW_STEPS
-    q_gradient: QGradient = "one_step"
-    q_weight: NonNegative = 0.5
-    candidates: Count = 10
-    selection: Selection = "argmax"
-    selection_temperature: Temperature = 1.0
-    critic_learning_rate: Positive = 3e-4
-    critic_gradient_clip: Positive | None = 0.5
-    target_update_rate: Fraction = 0.005
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """See the base class."""
         found = super().idle(action_kind) | idle_of_critics(self)
         found[PADDED_TAILS] = "no rows of a window diffuse, but actions"
+        for_targets = self.discount > 0 or (self.critics == "joint" and self.local_head)
+        for_advantages = self.advantage_temperature is not None and self.value_learning != "expectile"
         if self.critics == "none":
-            found |= dict.fromkeys(_OF_CRITICS, "algorithm.critics=none")
-        if self.q_gradient == "none":
-            found["q_weight"] = "algorithm.q_gradient=none"
-        elif self.q_weight == 0:
-            found["q_gradient"] = "algorithm.q_weight=0"
-        if self.discount == 0 and not (self.critics == "joint" and self.local_head):
+            found["target_sampler"] = "algorithm.critics=none"
+        elif self.value_learning in ("implicit", "expectile") and not for_advantages:
+            found["target_sampler"] = f"algorithm.value_learning={self.value_learning}"
+        elif not (for_targets or for_advantages):
             found["target_sampler"] = "algorithm.discount=0"
-        if self.selection == "argmax":
-            found["selection_temperature"] = "algorithm.selection=argmax"
-        if self.candidates == 1:
-            found |= dict.fromkeys(("selection", "selection_temperature"), "algorithm.candidates=1")
-        return found
+        return found | idle_of_extraction(self)
 
     def check(self) -> None:
-        """Refuses a gradient and a ranking by values that nobody learns."""
-        if self.q_gradient != "none" and self.critics == "none":
-            raise UserError(f"algorithm.q_gradient={self.q_gradient} needs algorithm.critics=separate, mixed or joint")
-        if self.candidates > 1 and self.critics == "none":
-            raise UserError(
-                "algorithm.candidates above 1 needs critics to rank them: set algorithm.critics or candidates=1"
-            )
-        if self.candidates > 1 and self.critics == "joint" and not self.local_head:
-            raise UserError(
-                f"algorithm.candidates={self.candidates} with algorithm.critics=joint: no agent can rank its own "
-                "candidates by a joint Q; set algorithm.local_head=true or algorithm.candidates=1"
-            )
+        """Refuses a gradient, weights and a ranking by values that nobody learns."""
+        check_extraction(self, self.critics, self.local_head)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +91,7 @@ class DoFCloningSettings(DoFPolicySettings):
     """Behaviour cloning: nothing is learned about values, and nothing ranks candidates."""
 
     critics: Critics = "none"
-    q_gradient: QGradient = "none"
+    q_gradient: QGradientRoute = "none"
     q_weight: NonNegative = 0.0
     candidates: Count = 1
 
@@ -144,6 +125,11 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         self.normalizer = build_normalizer(settings.observation_normalizer, spec.statistics.observations)
         self.critic = build_team_critic(spec, settings)
         check_ranking(self.critic, settings.candidates)
+        self.value_learning = build_value_learning(spec, settings)
+        if settings.value_learning == "implicit":
+            self.window = Window(history=0, horizon=2)  # it needs the data's next action
+        self.q_gradient = QGradient(settings.q_weight, settings.q_balance)
+        self.warm_up = WarmUp(settings.q_warmup_steps)
         self._check_parts()
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -153,7 +139,8 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         windows = Diffused(x0, now.condition, self.data_mask, weight)
         told = self.assign_seed(now.condition, windows, generator, average=False)
         denoised = self.denoise(x0, told.tell(now.condition), generator)
-        diffusion = self.diffusion_loss(denoised, weight)
+        advantage_weights = self._advantage_weights(now, x0, told, generator)
+        diffusion = self.diffusion_loss(denoised, weight if advantage_weights is None else weight * advantage_weights)
         reconstruction = self.reconstruction_loss(denoised, x0, weight)
         losses = {
             "loss/diffusion": diffusion,
@@ -161,48 +148,43 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
             "diffusion/clipped_share": denoised.clipped_share,
             **told.losses,
         }
-        loss = diffusion + self.settings.reconstruction_weight * reconstruction
-        loss = told.add_loss(loss)
+        if advantage_weights is not None:
+            losses["advantage/effective_share"] = effective_share(advantage_weights[..., 0])
+        loss = told.add_loss(diffusion + self.settings.reconstruction_weight * reconstruction)
         if self.critic is not None:
-            following, next_actions = self._next_actions(batch, told, generator)
-            losses |= self.critic.losses(batch, now, x0, following, next_actions)
-            loss = loss + losses["loss/critic"] + losses.get("loss/local_head", 0.0)
-            if self.settings.q_gradient == "one_step":
-                losses["loss/q"] = self.q_loss(self.critic, denoised, now)
-            elif self.settings.q_gradient == "full":
-                losses["loss/q"] = self.full_q_loss(self.critic, now, generator, told)
-            if "loss/q" in losses:
-                loss = loss + self.settings.q_weight * losses["loss/q"]
+            seen = self._experience(batch, now, x0, told, generator)
+            of_values = self.value_learning.losses(self.critic, seen, generator)
+            losses |= of_values
+            loss = loss + sum(value for tag, value in of_values.items() if tag.startswith("loss/"))
+            proposal = self._propose(denoised, now, generator, told)
+            if proposal is not None:
+                cloning = Cloning(diffusion, denoised.prediction)
+                improvement, of_q = self.q_gradient.losses(self._judge(self.critic, now), proposal, cloning)
+                loss = loss + self.warm_up.choose(improvement, torch.zeros_like(improvement))
+                losses |= of_q
         return {"loss": loss, **losses}
 
-    def q_loss(self, critic: TeamCritic, denoised: Denoised, now: Situation) -> Tensor:
-        """L_q through the one-step estimate of x0; its gradient reaches denoisers and h but not the critics.
+    def one_step(self, denoised: Denoised) -> Proposal:
+        """The one-step estimate of x0 as an action: a gradient by it reaches denoisers and h.
 
         Samples weigh min(1, SNR_k), because the estimate of x0 says little where noise dominates.
-
-        Args:
-            critic: the team's.
-            denoised: from `denoise`.
-            now: the row it was made from.
         """
-        values = self._values(critic, self.data_factorization.join(denoised.x0), now)
-        return negative_value(values, self.schedule.snr(denoised.k, like=values).clamp(max=1.0))
+        actions = self.data_factorization.join(denoised.x0)
+        weight = self.schedule.snr(denoised.k, like=actions[..., 0]).clamp(max=1.0)
+        return Proposal(actions, weight, (denoised.prediction,))
 
-    def full_q_loss(
-        self, critic: TeamCritic, now: Situation, generator: torch.Generator, told: Assignment | None = None
-    ) -> Tensor:
-        """L_q through every step of the chain that acts: a shorter one would leave the steps it skips to cloning.
+    def full(self, now: Situation, generator: torch.Generator, told: Assignment | None = None) -> Proposal:
+        """The actions at the end of the chain that acts: a shorter one would leave the steps it skips to cloning.
 
         Args:
-            critic: the team's.
             now: the row to act in.
             generator: draws the chain's noise.
             told: the samples' shared seeds.
         """
         noise = self._chain_noise(self.sampler, now.condition, generator)
-        actions = self.learning_sample(now.condition if told is None else told.tell(now.condition), noise, self.sampler)
-        values = self._values(critic, actions, now)
-        return negative_value(values, torch.ones_like(values))
+        condition = now.condition if told is None else told.tell(now.condition)
+        actions, outputs = self.learning_sample(condition, noise, self.sampler)
+        return Proposal(actions, torch.ones_like(actions[..., :1, 0]), outputs, repeats=self.schedule.steps)
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The denoising loss of the averaged denoisers, unweighted by f, all agents' and each agent's."""
@@ -219,12 +201,11 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
 
     def policy(self) -> DiffusionActor:
         """Agents with the averaged denoisers, f and h, and the target critics to rank candidates."""
-        settings = self.settings
-        ranks = self.critic is not None and settings.candidates > 1
-        scale = 1.0 if self.critic is None else self.critic.reward_scale
+        settings, critic = self.settings, self.critic
+        scale = 1.0 if critic is None else critic.reward_scale
         actor = DiffusionActor(
             self.acting_model(),
-            critic=self.critic.local if self.critic is not None and ranks else None,
+            critic=critic.local if critic is not None and settings.candidates > 1 else None,
             normalizer=self.normalizer,
             action_mask=self.data_mask,
             action_kind=self.spec.action_kind,
@@ -237,7 +218,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         if self.critic is None:
             return []
         rate, clip = self.settings.critic_learning_rate, self.settings.critic_gradient_clip
-        return [ParameterGroup("critic", (self.critic.online,), rate, clip)]
+        return [ParameterGroup("critic", (self.critic.online, self.value_learning), rate, clip)]
 
     def remarks(self) -> list[str]:
         """Where rewards have no unit and critics learn from them."""
@@ -246,30 +227,69 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
     def after_step(self) -> None:
         """Moves the averages: what acts, and the target critics."""
         super().after_step()
+        self.warm_up.after_step()
         if self.critic is not None:
             self.critic.update_target(self.settings.target_update_rate)
 
     def _current(self, batch: EpisodeBatch) -> tuple[Situation, Tensor]:
         """The current row, and the data `[B, N, A]` there."""
         now = Situation.of(batch, batch.history, self.normalizer)
-        return now, self.codec.encode(batch.actions[:, :, batch.history], self.data_mask, like=now.condition)
+        return now, self._encoded(batch, batch.history, now)
+
+    def _encoded(self, batch: EpisodeBatch, row: int, like: Situation) -> Tensor:
+        """What the data did in a row, `[B, N, A]`."""
+        return self.codec.encode(batch.actions[:, :, row], self.data_mask, like=like.condition)
+
+    def _experience(
+        self, batch: EpisodeBatch, now: Situation, x0: Tensor, told: Assignment, generator: torch.Generator
+    ) -> Experience:
+        following = Situation.of(batch, batch.history + 1, self.normalizer)
+        acted = partial(self._act, told.tell(following.condition), following.legal, generator)
+        return Experience(batch, now, x0, following, acted, partial(self._encoded, batch, batch.history + 1, now))
+
+    def _advantage_weights(
+        self, now: Situation, x0: Tensor, told: Assignment, generator: torch.Generator
+    ) -> Tensor | None:
+        """`[B, N, 1]`, of each agent's rows of the noise error; None if all count alike."""
+        temperature, critic = self.settings.advantage_temperature, self.critic
+        if temperature is None or critic is None:
+            return None
+
+        def draw() -> Tensor:
+            condition = told.tell(now.condition).repeat(ADVANTAGE_SAMPLES, 1, 1)
+            actions = self._act(condition, now.repeat(ADVANTAGE_SAMPLES).legal, generator)
+            return actions.unflatten(0, (ADVANTAGE_SAMPLES, -1))  # type: ignore[no-untyped-call]
+
+        advantage = self.value_learning.advantage(critic, now, x0, draw)
+        counts = torch.ones_like(advantage, dtype=torch.bool) if now.alive is None else now.alive
+        weights = Weighted(temperature * critic.reward_scale).weights(advantage, counts)
+        return self.warm_up.choose(weights, counts.to(weights))[..., None]
+
+    def _propose(
+        self, denoised: Denoised, now: Situation, generator: torch.Generator, told: Assignment
+    ) -> Proposal | None:
+        """The actions that Q's gradient improves, by the settings' route; None where there is none."""
+        route = self.settings.q_gradient
+        if route == "full":
+            return self.full(now, generator, told)
+        return self.one_step(denoised) if route == "one_step" else None
 
     @torch.no_grad()
-    def _next_actions(
-        self, batch: EpisodeBatch, told: Assignment, generator: torch.Generator
-    ) -> tuple[Situation, Tensor]:
-        """The row after the current one, and the averaged actors' actions `[B, N, A]` there given the same seed."""
-        following = Situation.of(batch, batch.history + 1, self.normalizer)
-        noise = self._chain_noise(self.target_sampler, following.condition, generator)
-        actions = self.acting_sample(told.tell(following.condition), noise, self.target_sampler)
-        actions = actions.clamp(-self.clip_range, self.clip_range)
-        return following, self.codec.finish(actions, self.data_mask, following.legal)
+    def _act(self, condition: Tensor, legal: Tensor | None, generator: torch.Generator) -> Tensor:
+        """The averaged actors' actions `[B, N, A]` by the few steps of `target_sampler`."""
+        noise = self._chain_noise(self.target_sampler, condition, generator)
+        actions = self.acting_sample(condition, noise, self.target_sampler)
+        return self.codec.finish(actions.clamp(-self.clip_range, self.clip_range), self.data_mask, legal)
 
     def _chain_noise(self, sampler: Sampler, condition: Tensor, generator: torch.Generator) -> Tensor:
         shape = (sampler.n_noises, *condition.shape[:2], self.spec.action_dim)
         return self.draw_noise(shape, generator, condition.dtype)
 
-    def _values(self, critic: TeamCritic, actions: Tensor, now: Situation) -> Tensor:
+    def _judge(self, critic: TeamCritic, now: Situation) -> Judge:
         """The frozen critics' values of estimated actions, `[B, N]` or `[B, 1]`."""
-        actions = clip_with_way_back(actions, self.clip_range)
-        return critic.frozen_values(now, self.codec.relax(actions, self.data_mask, now.legal))
+
+        def judge(actions: Tensor) -> Tensor:
+            actions = clip_with_way_back(actions, self.clip_range)
+            return critic.frozen_values(now, self.codec.relax(actions, self.data_mask, now.legal))
+
+        return judge

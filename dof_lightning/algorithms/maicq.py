@@ -10,8 +10,10 @@ from torch import Tensor
 
 from dof_lightning.algorithms.parts.actor_critic import ActorCritic, ActorCriticSettings
 from dof_lightning.algorithms.parts.critics import MixedCritic, Situation, at_least_float32
-from dof_lightning.algorithms.parts.losses import ImplicitConstraintSettings, batch_weights, weighted_mean
-from dof_lightning.batch import EpisodeBatch, Window
+from dof_lightning.algorithms.parts.extraction import BatchWeighted
+from dof_lightning.algorithms.parts.losses import ImplicitConstraintSettings, weighted_mean
+from dof_lightning.algorithms.parts.value_learning import Implicit
+from dof_lightning.batch import Window
 from dof_lightning.factorization.value import StateWeighted
 from dof_lightning.networks.actor import AgentwiseActor
 from dof_lightning.sharding import whole
@@ -38,12 +40,10 @@ class MAICQSettings(ActorCriticSettings, ImplicitConstraintSettings):
 
 
 class MAICQ(ActorCritic, made_by=MAICQSettings):
-    """ICQ-MA (Yang et al., 2021) with Gaussian actors.
+    """ICQ-MA (Yang et al., 2021) with Gaussian actors: -E[k_i w_i log pi_i(a_i | o_i)].
 
-    Critic: (y - Q_tot(s, a))^2 with y = r + gamma (1 - d) w Q_tot(s', a'), a' the data's next action and w its batch
-    weight: no action is ever rated that the data do not have. Q_tot = sum_i k_i(s) Q_i(o_i, a_i) + b(s). Actors:
-    -E[k_i w_i log pi_i(a_i | o_i)], w_i the batch weight of A_i = Q_i(o_i, a_i) - Q_i(o_i, mu_i). The last step before
-    a time limit has no next action in the data and teaches the critic nothing.
+    Value learning: implicit, of Q_tot = sum_i k_i(s) Q_i(o_i, a_i) + b(s). Extraction: weighted cloning, w_i the batch
+    weight of A_i = Q_i(o_i, a_i) - Q_i(o_i, mu_i).
     """
 
     window = Window(history=0, horizon=2)
@@ -57,33 +57,15 @@ class MAICQ(ActorCritic, made_by=MAICQSettings):
         """Of k and b, made from all observations side by side."""
         return self.settings.value_mixer(self.spec, state_dim=self.spec.n_agents * self.spec.observation_dim)
 
-    def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """`loss` and its parts; see the class and `Algorithm.losses`."""
-        now = self.situation(batch, 0)
-        critic = self.critic_loss(batch, now)
-        actor = self.actor_loss(batch, now)
-        return {"loss": critic + actor, "loss/critic": critic, "loss/actor": actor}
+    def build_value_learning(self) -> Implicit:
+        """Of the data's next actions."""
+        return Implicit(self.settings.critic_temperature)
 
-    def critic_loss(self, batch: EpisodeBatch, now: Situation) -> Tensor:
-        """The twins' squared TD error; see the class."""
-        there = batch.transition_mask.any(1)
-        ends, goes_on = batch.terminated[:, :1], there[:, 1:]
-        real = (there[:, :1] & (ends | goes_on)).float()
-        with torch.no_grad(), torch.autocast(batch.rewards.device.type, enabled=False):
-            following = at_least_float32(self.critic.target(self.situation(batch, 1), batch.actions[:, :, 1])).amin(0)
-            weighted = (
-                batch_weights(following, there[:, :1] & goes_on & ~ends, self.settings.critic_temperature) * following
-            )
-            rewards = batch.rewards[:, :, 0]
-            rewards = rewards if now.alive is None else rewards * now.alive
-            target = self.critic.reward_scale * rewards.mean(1, keepdim=True) + self.critic.discount * weighted
-        values = at_least_float32(self.critic.online(now, batch.actions[:, :, 0]))
-        return (real * (values - target).square()).sum(0).mean()
-
-    def actor_loss(self, batch: EpisodeBatch, now: Situation) -> Tensor:
-        """-E[N k_i w_i log pi_i(a_i)]; the critics get no gradient from it."""
-        data, counts = batch.actions[:, :, 0], batch.transition_mask[:, :, 0]
-        said = self.actor(now.condition).float()
+    def improvement(
+        self, now: Situation, data: Tensor, counts: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """-E[N k_i w_i log pi_i(a_i)]; see the base class."""
+        said = at_least_float32(self.actor(now.condition))
         mean, log_std = torch.tanh(said[..., : data.shape[-1]]), said[..., data.shape[-1] :].clamp(*_LOG_STD)
         log_density = -0.5 * ((data - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)
         log_likelihood = (log_density * self.action_mask).sum(-1)
@@ -93,5 +75,5 @@ class MAICQ(ActorCritic, made_by=MAICQSettings):
             advantage = critic(now.condition, data).amin(0) - critic(now.condition, mean * self.action_mask).amin(0)
             condition = now.condition if now.alive is None else now.condition * now.alive[..., None]
             share = self.spec.n_agents * mixer.weights(condition.flatten(1))
-            weight = share * batch_weights(advantage, counts, self.settings.actor_temperature)
-        return -weighted_mean(log_likelihood, weight)
+            weight = share * BatchWeighted(self.settings.actor_temperature).weights(advantage, counts)
+        return {"loss/actor": -weighted_mean(log_likelihood, weight)}

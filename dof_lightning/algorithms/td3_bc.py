@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from dof_lightning.algorithms.parts.critics import Situation
-from dof_lightning.algorithms.parts.losses import negative_value, squared_error
+from dof_lightning.algorithms.parts.extraction import Proposal, QGradient
+from dof_lightning.algorithms.parts.losses import squared_error
 from dof_lightning.algorithms.parts.td3 import DeterministicActorCritic, TD3Settings
 from dof_lightning.settings import NonNegative
 
@@ -23,7 +24,10 @@ class TD3BCSettings(TD3Settings):
 
 
 class TD3BC(DeterministicActorCritic, made_by=TD3BCSettings):
-    """Actor: -alpha E[Q_i] / E|Q_i| + E ||pi_i - a_i||^2 (TD3+BC, Fujimoto & Gu, 2021, eq. 5; an agent each)."""
+    """Actor: -alpha E[Q_i] / E|Q_i| + E ||pi_i - a_i||^2 (TD3+BC, Fujimoto & Gu, 2021, eq. 5; of each agent).
+
+    Value learning: TD; extraction: the gradient of Q, with cloning beside.
+    """
 
     settings: TD3BCSettings
 
@@ -32,5 +36,5 @@ class TD3BC(DeterministicActorCritic, made_by=TD3BCSettings):
     ) -> dict[str, Tensor]:
         """See the class and the base class."""
         cloning = squared_error(actions, data, self.action_mask, weight)
-        value = negative_value(self.critic.frozen_values(now, actions), weight)
-        return {"loss/actor": self.settings.alpha * value + cloning, "loss/cloning": cloning, "loss/q": value}
+        climbing, of_q = QGradient(self.settings.alpha).losses(self.judge(now), Proposal(actions, weight))
+        return {"loss/actor": climbing + cloning, "loss/cloning": cloning, **of_q}

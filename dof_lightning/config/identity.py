@@ -7,11 +7,19 @@ from typing import Any
 
 from dof_lightning.errors import OURS
 
-# Younger than stored hashes: at the value that means what was before them, they are left out.
+# By dotted key, younger than stored hashes: at the value that means what was before them, they are left out.
 YOUNGER: Mapping[str, Any] = {
     "init_from": None,
     "rollout.until_plateau": None,
     "callbacks.rollout.until_plateau": None,
+    "algorithm.value_learning": "td",
+    "algorithm.conservative_weight": 1.0,
+    "algorithm.conservative_samples": 10,
+    "algorithm.implicit_temperature": None,
+    "algorithm.expectile": 0.7,
+    "algorithm.advantage_temperature": None,
+    "algorithm.q_balance": None,
+    "algorithm.q_warmup_steps": 0,
 }
 
 # Where it is run, and how thoroughly it is certified: weights and scores are the same.
@@ -72,10 +80,14 @@ def _without(node: Any, unwanted: Callable[[str, Any], bool], prefix: str = "") 
 
 
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Sequence[str]) -> str | None:
-    """The first leaf below `keys` in which two configurations differ, `key: theirs there, ours here`."""
+    """The first leaf below `keys` in which two configurations differ, `key: theirs there, ours here`.
+
+    One that is too old to have a key of `YOUNGER` has the value that means what was before.
+    """
     mine = dict(leaves({key: ours.get(key) for key in keys}))
     other = dict(leaves({key: theirs.get(key) for key in keys}))
     for key in [*other, *mine]:
-        if mine.get(key) != other.get(key):
-            return f"{key} is {other.get(key)!r} there, {mine.get(key)!r} here"
+        here, there = (values.get(key, YOUNGER.get(key)) for values in (mine, other))
+        if here != there:
+            return f"{key} is {there!r} there, {here!r} here"
     return None

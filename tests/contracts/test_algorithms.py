@@ -30,6 +30,9 @@ CASES = [(f"algorithm={name}",) for name in ALGORITHMS]
 CASES += [case(group, option) for group, option in PARTS]
 CASES += [  # where no yaml of their own picks them
     ("algorithm.critics=joint", "algorithm.q_gradient=full", "algorithm.selection=softmax"),
+    ("algorithm.value_learning=expectile", "algorithm.advantage_temperature=1", "algorithm.q_balance=0.3"),
+    ("algorithm.value_learning=implicit", "algorithm.advantage_temperature=1", "algorithm.critics=joint"),
+    ("algorithm.value_learning=conservative", "algorithm.q_warmup_steps=1", "algorithm.shared_seeds=2"),
     ("algorithm.shared_seeds=2", "algorithm.q_gradient=full"),
     ("algorithm=dof_cloning", "algorithm.shared_seeds=3"),
     ("algorithm=dof_trajectory", "algorithm.shared_seeds=2", "algorithm.history=2", "algorithm.horizon=4"),

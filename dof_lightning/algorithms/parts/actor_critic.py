@@ -1,5 +1,6 @@
-"""An actor and twin critics an agent, and their averages: what continuous baselines have in common."""
+"""An actor and twin critics of every agent, and their averages: what continuous baselines have in common."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from dof_lightning.algorithms.parts.baseline import Baseline, BaselineSettings, 
 from dof_lightning.algorithms.parts.critics import MixedCritic, Situation, TeamCritic
 from dof_lightning.algorithms.parts.losses import squared_error
 from dof_lightning.algorithms.parts.reward_units import remarks_on_rewards, scale_of_rewards
+from dof_lightning.algorithms.parts.value_learning import Experience, TemporalDifference, ValueLearning
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.actor import AgentwiseActor
@@ -51,7 +53,7 @@ class ActorCriticSettings(BaselineSettings):
 
 
 class ActorCritic(Baseline):
-    """Actors a_i = tanh(mu_i(o_i)) and critics; subclasses say how both learn (`losses`) and which rows they need.
+    """Actors a_i = tanh(mu_i(o_i)) and critics; subclasses name the value learning, the extraction and their window.
 
     Raises:
         UserError: actions are discrete.
@@ -67,6 +69,7 @@ class ActorCritic(Baseline):
         mixer = self.build_mixer()
         values = MixedCritic(settings.critic(spec, condition_dim=spec.observation_dim), mixer)
         self.critic = TeamCritic(values, settings.discount, scale_of_rewards(settings.reward_scale, spec))
+        self.value_learning = self.build_value_learning()
 
     def build_actor(self) -> AgentwiseActor:
         """mu_i with fresh weights; of what it says, the first A numbers are the action."""
@@ -75,6 +78,38 @@ class ActorCritic(Baseline):
     def build_mixer(self) -> ValueMixer | None:
         """From the agents' values to the team's; None where agents learn from their own rewards."""
         return None
+
+    def build_value_learning(self) -> ValueLearning:
+        """How the critics learn."""
+        return TemporalDifference()
+
+    @abstractmethod
+    def improvement(
+        self, now: Situation, data: Tensor, counts: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """What the actors minimise, as `loss/actor`, and further scalars by tag; the critics get no gradient from it.
+
+        Args:
+            now: the current row.
+            data: `[B, N, A]`, what the data did there.
+            counts: `[B, N]` bool.
+            generator: draws what is random.
+        """
+
+    def target_actions(self, following: Situation, generator: torch.Generator) -> Tensor:
+        """The averaged actors' actions `[B, N, A]` in TD targets."""
+        return self.act(self.average_actor, following)
+
+    def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """`loss` and its parts; see the class and `Algorithm.losses`."""
+        now, following = (self.situation(batch, row) for row in (0, 1))
+        data = batch.actions[:, :, 0]
+        acted = partial(self.target_actions, following, generator)
+        seen = Experience(batch, now, data, following, acted, lambda: batch.actions[:, :, 1])
+        losses = self.value_learning.losses(self.critic, seen, generator)
+        loss = torch.stack([value for tag, value in losses.items() if tag.startswith("loss/")]).sum()
+        losses |= self.improvement(now, data, seen.counts, generator)
+        return {"loss": loss + losses["loss/actor"], **losses}
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """How far the averaged actors are from what the data's did."""
@@ -93,7 +128,10 @@ class ActorCritic(Baseline):
     def parameter_groups(self) -> list[ParameterGroup]:
         """Actors and critics."""
         rate, clip = self.settings.critic_learning_rate, self.settings.critic_gradient_clip
-        return [*super().parameter_groups(), ParameterGroup("critic", (self.critic.online,), rate, clip)]
+        return [
+            *super().parameter_groups(),
+            ParameterGroup("critic", (self.critic.online, self.value_learning), rate, clip),
+        ]
 
     def remarks(self) -> list[str]:
         """Where rewards have no unit."""

@@ -1,24 +1,18 @@
 """The values of a team: what they are made of, and the critics, online and target, that learn them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dof_lightning.algorithms.parts.reward_units import scale_of_rewards
 from dof_lightning.batch import EpisodeBatch
-from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import ValueMixer
-from dof_lightning.factorization.value import Sum
 from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
 from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.normalization import Normalizer
-from dof_lightning.settings import Fraction, Positive, Settings
 from dof_lightning.sharding import FsdpRole, whole
-from dof_lightning.spec import DatasetSpec
 
 
 @dataclass(frozen=True)
@@ -47,6 +41,15 @@ class Situation:
             state=None if batch.state is None else batch.state[:, row],
         )
 
+    def repeat(self, times: int) -> "Situation":
+        """The rows, all of them, `times` one after another: `[times * B, N, ...]`."""
+        return Situation(
+            condition=self.condition.repeat(times, 1, 1),
+            alive=None if self.alive is None else self.alive.repeat(times, 1),
+            legal=None if self.legal is None else self.legal.repeat(times, 1, 1),
+            state=None if self.state is None else self.state.repeat(times, 1),
+        )
+
 
 class MixedCritic(nn.Module):
     """Twin Q_i of every agent, and the mixer over them if there is one.
@@ -70,17 +73,42 @@ class MixedCritic(nn.Module):
         self.mixer = mixer
         self.of_team = mixer is not None
 
-    def forward(self, situation: Situation, actions: Tensor) -> Tensor:
-        """Values of the agents' actions under both twins; dead agents count nothing, nor does what they see."""
-        condition, alive = situation.condition, situation.alive
-        values: Tensor = self.critic(condition, actions)
-        if alive is not None:
-            values, condition = values * alive, condition * alive[..., None]
+    def forward(self, situation: Situation, actions: Tensor, data: Tensor | None = None) -> Tensor:
+        """Values under both twins; dead agents count nothing, nor does what they see.
+
+        Args:
+            situation: B rows.
+            actions: `[B, N, A]`, or `[M, B, N, A]` with data.
+            data: `[B, N, A]`; if given, the result is `[2, M, B, N]`: the value if agent i alone takes its own of the
+                M actions, while all others do what the data's did.
+        """
+        if data is not None:
+            return self._of_deviations(situation, actions, data)
+        return self._mixed(self._own(situation, actions), situation)
+
+    def _own(self, situation: Situation, actions: Tensor) -> Tensor:
+        """Both twins of Q_i(o_i, a_i), `[2, B, N]`."""
+        values: Tensor = self.critic(situation.condition, actions)
+        return values if situation.alive is None else values * situation.alive
+
+    def _mixed(self, values: Tensor, situation: Situation) -> Tensor:
+        """Q_tot `[..., B, 1]` of values `[..., B, N]`; without a mixer, the values."""
         if self.mixer is None:
             return values
-        twins, state = len(values), condition.flatten(1)
-        mixed: Tensor = self.mixer(values.flatten(0, 1)[..., None], state.repeat(twins, 1))
-        return mixed.reshape(twins, -1, 1)
+        condition, alive = situation.condition, situation.alive
+        state = (condition if alive is None else condition * alive[..., None]).flatten(1)
+        times = values[..., 0].numel() // len(state)
+        mixed: Tensor = self.mixer(values.flatten(0, -2)[..., None], state.repeat(times, 1))
+        return mixed.reshape(*values.shape[:-1], -1)
+
+    def _of_deviations(self, situation: Situation, actions: Tensor, data: Tensor) -> Tensor:
+        draws, size, n_agents = actions.shape[:3]
+        own = self._own(situation.repeat(draws), actions.flatten(0, 1)).reshape(-1, draws, size, n_agents)
+        if self.mixer is None:
+            return own
+        alone = torch.eye(n_agents, dtype=torch.bool, device=own.device)[:, None]
+        others = self._own(situation, data)[:, None, None]
+        return self._mixed(torch.where(alone, own[:, :, None], others), situation)[..., 0].transpose(2, 3)
 
 
 class CentralCritic(nn.Module):
@@ -104,14 +132,23 @@ class CentralCritic(nn.Module):
         self.joint = joint
         self.critic = critic
 
-    def forward(self, situation: Situation, actions: Tensor) -> Tensor:
-        """Values of the joint action under both twins; what dead agents see and do is hidden."""
+    def forward(self, situation: Situation, actions: Tensor, data: Tensor | None = None) -> Tensor:
+        """Values of the joint action under both twins; what dead agents see and do is hidden; see `MixedCritic`."""
+        if data is not None:
+            return self._of_deviations(situation, actions, data)
         condition, alive = situation.condition, situation.alive
         if alive is not None:
             condition, actions = condition * alive[..., None], actions * alive[..., None]
         context = condition.flatten(1) if situation.state is None else situation.state.to(condition.dtype)
         values: Tensor = self.joint(context, actions)
         return values
+
+    def _of_deviations(self, situation: Situation, actions: Tensor, data: Tensor) -> Tensor:
+        draws, size, n_agents = actions.shape[:3]
+        alone = torch.eye(n_agents, dtype=torch.bool, device=data.device)[:, None, :, None]
+        joint = torch.where(alone, actions[:, None], data)  # [M, N, B, N, A]
+        values: Tensor = self(situation.repeat(draws * n_agents), joint.flatten(0, 2))
+        return values.reshape(-1, draws, n_agents, size).transpose(2, 3)
 
     def head_loss(self, situation: Situation, actions: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Squared distance of each agent's own twins from the joint ones: E[Q(s, a) | o_i, a_i] minimises it.
@@ -131,48 +168,6 @@ class CentralCritic(nn.Module):
 def at_least_float32(values: Tensor) -> Tensor:
     """Lifts half precision, keeps float64."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-Critics = Literal["none", "separate", "mixed", "joint"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CriticSettings(Settings):
-    """Of the critics of a team.
-
-    Attributes:
-        critics: `none`, `separate` (agent i learns Q_i from r_i), `mixed` (Q_tot from the team's mean reward) or
-            `joint` (one Q of all actions, in the state where the dataset has one).
-        critic: twin Q_i(o_i, a_i), called with the spec and `condition_dim`; the local head where `critics=joint`.
-        joint_critic: twin Q(s, a_1..a_N), called with the spec and `context_dim`; used with `critics=joint`.
-        value_mixer: from Q_i to Q_tot, called with the spec and `state_dim`; used with `critics=mixed`.
-        local_head: with `critics=joint`, distil the joint Q into Q_i(o_i, a_i), by which an agent ranks candidates.
-        discount: gamma of the TD targets.
-        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns,
-            1 where they are all the same.
-    """
-
-    critics: Critics = "mixed"
-    critic: Callable[..., AgentwiseCritic] = AgentwiseCritic
-    joint_critic: Callable[..., JointCritic] = JointCritic
-    value_mixer: Callable[..., ValueMixer] = Sum
-    local_head: bool = True
-    discount: Fraction = 0.99
-    reward_scale: Positive | None = None
-
-
-def idle_of_critics(settings: CriticSettings) -> dict[str, str]:
-    """The fields of `CriticSettings` that nothing reads with these critics, see `AlgorithmSettings.idle`."""
-    readers: dict[str, tuple[Critics, ...]] = {
-        "critic": ("separate", "mixed", "joint") if settings.local_head else ("separate", "mixed"),
-        "joint_critic": ("joint",),
-        "local_head": ("joint",),
-        "value_mixer": ("mixed",),
-        "discount": ("separate", "mixed", "joint"),
-        "reward_scale": ("separate", "mixed", "joint"),
-    }
-    cause = f"algorithm.critics={settings.critics}"
-    return {name: cause for name, critics in readers.items() if settings.critics not in critics}
 
 
 class TeamCritic(nn.Module):
@@ -211,12 +206,28 @@ class TeamCritic(nn.Module):
             following: the row after it.
             next_actions: `[B, N, A]`, the actors' there.
         """
+        next_values = self.next_values(following, next_actions)
+        counts = batch.transition_mask[:, :, batch.history]
+        losses = self.regression(now, actions, self._target(batch, now, next_values), counts)
+        if isinstance(self.online, CentralCritic) and self.online.critic is not None:
+            # Candidates come from the actors: their actions in the next row are rated for the TD target anyway.
+            there = counts if following.alive is None else counts & following.alive
+            goes_on = there & ~batch.terminated[:, batch.history, None]
+            actors = self.online.head_loss(following, next_actions, next_values, goes_on.to(next_values))
+            losses["loss/local_head"] = 0.5 * (losses["loss/local_head"] + actors)
+        return losses
+
+    def regression(self, now: Situation, actions: Tensor, target: Tensor, counts: Tensor) -> dict[str, Tensor]:
+        """The twins' squared distance from a target, with the means of both in the rewards' own unit; the head's error.
+
+        Args:
+            now: B rows.
+            actions: `[B, N, A]`, taken there.
+            target: `[B, N]` (`[B, 1]` of a team), a constant.
+            counts: `[B, N]` bool; the one team value counts as long as any agent does.
+        """
         values = at_least_float32(self.online(now, actions))
-        next_values = self._next_values(following, next_actions)
-        target = self._target(batch, now, next_values)
-        valid = batch.transition_mask[:, :, batch.history]
-        # The one team value counts as long as any agent is there.
-        mask = (valid.any(1, keepdim=True) if self.online.of_team else valid).to(values)
+        mask = (counts.any(1, keepdim=True) if self.online.of_team else counts).to(values)
         error = mask * (values - target).square()
         losses = {
             "loss/critic": error.sum(0).mean(),
@@ -224,12 +235,7 @@ class TeamCritic(nn.Module):
             "q/target": target.mean() / self.reward_scale,
         }
         if isinstance(self.online, CentralCritic) and self.online.critic is not None:
-            # Candidates come from the actors: their actions in the next row are rated for the TD target anyway.
-            there = valid if following.alive is None else valid & following.alive
-            goes_on = there & ~batch.terminated[:, batch.history, None]
-            data = self.online.head_loss(now, actions, values, valid.to(values))
-            actors = self.online.head_loss(following, next_actions, next_values, goes_on.to(values))
-            losses["loss/local_head"] = 0.5 * (data + actors)
+            losses["loss/local_head"] = self.online.head_loss(now, actions, values, counts.to(values))
         return losses
 
     def frozen_values(self, situation: Situation, actions: Tensor) -> Tensor:
@@ -244,12 +250,21 @@ class TeamCritic(nn.Module):
         ema_update(self.target, self.online, 1.0 - rate)
 
     @torch.no_grad()
-    def _next_values(self, following: Situation, actions: Tensor) -> Tensor:
-        """Both target twins `[2, B, N]` (`[2, B, 1]` of a team), in at least float32."""
+    def next_values(self, following: Situation, actions: Tensor, data: Tensor | None = None) -> Tensor:
+        """Both target twins `[2, B, N]` (`[2, B, 1]` of a team), in at least float32; with data, see `MixedCritic`."""
         with torch.autocast(actions.device.type, enabled=False):
             following = replace(following, condition=at_least_float32(following.condition))
-            values: Tensor = self.target(following, at_least_float32(actions))
+            others = () if data is None else (at_least_float32(data),)
+            values: Tensor = self.target(following, at_least_float32(actions), *others)
         return values
+
+    def in_sample_target(self, batch: EpisodeBatch, now: Situation, following: Tensor) -> Tensor:
+        """Reward + gamma V, V `[B, N]` (`[B, 1]` of a team) what follows is worth, 0 at a real end."""
+        rewards = batch.rewards[:, :, batch.history]
+        rewards = rewards if now.alive is None else rewards * now.alive
+        if self.online.of_team:
+            rewards = rewards.mean(1, keepdim=True)
+        return self.reward_scale * rewards + self.discount * following
 
     @torch.no_grad()
     def _target(self, batch: EpisodeBatch, now: Situation, next_values: Tensor) -> Tensor:
@@ -260,41 +275,3 @@ class TeamCritic(nn.Module):
             rewards = rewards.mean(1, keepdim=True)
         goes_on = (~batch.terminated[:, batch.history, None]).to(rewards)
         return rewards + self.discount * goes_on * next_values.amin(0)
-
-
-def check_ranking(critic: TeamCritic | None, candidates: int) -> None:
-    """Refuses to rank by values Q_i with which the team's need not grow.
-
-    Raises:
-        UserError: the mixer does not satisfy IGM, and there are several candidates.
-    """
-    mixer = None if critic is None else getattr(critic.online, "mixer", None)
-    if mixer is not None and not isinstance(getattr(mixer, "satisfies_igm", None), bool):
-        raise UserError(
-            f"value_mixer: {type(mixer).__name__} does not say satisfies_igm; set satisfies_igm = True or False in the "
-            "class: does the team's value grow with each Q_i?"
-        )
-    if candidates > 1 and mixer is not None and not mixer.satisfies_igm:
-        raise UserError(
-            f"value_mixer: {type(mixer).__name__} need not grow with each Q_i (satisfies_igm), so agents cannot rank "
-            "candidates by their own; choose value_mixer=sum, weighted, monotone or attention, or "
-            "algorithm.candidates=1"
-        )
-
-
-def build_team_critic(spec: DatasetSpec, settings: CriticSettings) -> TeamCritic | None:
-    """Critics of the wanted kind, None where there are none."""
-    critics = settings.critics
-    if critics == "none":
-        return None
-    observations_dim = spec.n_agents * spec.observation_dim
-    has_own = critics != "joint" or settings.local_head
-    own = settings.critic(spec, condition_dim=spec.observation_dim) if has_own else None
-    values: MixedCritic | CentralCritic
-    if critics == "joint":
-        values = CentralCritic(settings.joint_critic(spec, context_dim=spec.state_dim or observations_dim), own)
-    else:
-        assert own is not None
-        mixer = settings.value_mixer(spec, state_dim=observations_dim) if critics == "mixed" else None
-        values = MixedCritic(own, mixer)
-    return TeamCritic(values, settings.discount, scale_of_rewards(settings.reward_scale, spec))

@@ -43,7 +43,8 @@ def squared_error(prediction: Tensor, actions: Tensor, mask: Tensor, weight: Ten
         mask: `[N, A]` bool, False where padded.
         weight: `[B, N]`, 0 where a row does not count.
     """
-    error = (prediction.float() - actions).square() * mask
+    prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
+    error = (prediction - actions).square() * mask
     return weighted_mean(error.sum(-1) / mask.sum(-1), weight)
 
 

@@ -2,14 +2,16 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dof_lightning.algorithms.parts.actor_critic import ActorCritic, ActorCriticSettings
 from dof_lightning.algorithms.parts.critics import Situation
-from dof_lightning.algorithms.parts.losses import squared_error, weighted_mean
-from dof_lightning.batch import EpisodeBatch, Window
+from dof_lightning.algorithms.parts.extraction import Judge
+from dof_lightning.algorithms.parts.losses import squared_error
+from dof_lightning.batch import Window
 from dof_lightning.settings import Fraction
 from dof_lightning.spec import ActionKind
 
@@ -34,9 +36,9 @@ class TD3Settings(ActorCriticSettings):
 class DeterministicActorCritic(ActorCritic):
     """Every agent learns alone: a_i = tanh(mu_i(o_i)), twin Q_i(o_i, a_i) from its own reward (independent TD3).
 
-    Subclasses say what keeps an agent near the data: `actor_loss`, and `critic_penalty` where there is one. Differences
-    from TD3 (Fujimoto et al., 2018): actors move at every update instead of every second one, and the averaged actors
-    both make the TD targets and act.
+    Subclasses say what the actors minimise, `actor_loss`, and may name another value learning. Differences from TD3
+    (Fujimoto et al., 2018): actors move at every update instead of every second one, and the averaged actors both make
+    the TD targets and act.
     """
 
     window = Window(history=0, horizon=1)
@@ -56,33 +58,22 @@ class DeterministicActorCritic(ActorCritic):
             generator: draws what is random.
         """
 
-    def critic_penalty(self, now: Situation, data: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor | None:
-        """What is added to the squared TD error; None where nothing is. Arguments as `actor_loss`."""
-        return None
+    def improvement(
+        self, now: Situation, data: Tensor, counts: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """See the base class."""
+        return self.actor_loss(now, self.act(self.actor, now), data, counts.float(), generator)
 
-    def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """`loss` and its parts; see the class and `Algorithm.losses`."""
-        now, following = (self.situation(batch, row) for row in (0, 1))
-        data, weight = batch.actions[:, :, 0], batch.transition_mask[:, :, 0].float()
-        losses = self.critic.losses(batch, now, data, following, self._target_actions(following, generator))
-        loss = losses["loss/critic"]
-        penalty = self.critic_penalty(now, data, weight, generator)
-        if penalty is not None:
-            losses["loss/penalty"] = penalty
-            loss = loss + penalty
-        losses |= self.actor_loss(now, self.act(self.actor, now), data, weight, generator)
-        return {"loss": loss + losses["loss/actor"], **losses}
+    def judge(self, now: Situation) -> Judge:
+        """The frozen critics' values of actions `[B, N, A]` in a row."""
+        return partial(self.critic.frozen_values, now)
 
     def shrinkage(self, actions: Tensor, weight: Tensor) -> Tensor:
         """1e-3 E ||a||^2, which keeps actions off the ends of tanh (OMAR, Pan et al., 2022)."""
         return 1e-3 * squared_error(actions, torch.zeros_like(actions), self.action_mask, weight)
 
-    def mean_value(self, values: Tensor, weight: Tensor) -> Tensor:
-        """E[Q] of values `[B, N]`, in the rewards' own unit."""
-        return weighted_mean(values, weight) / self.critic.reward_scale
-
     @torch.no_grad()
-    def _target_actions(self, following: Situation, generator: torch.Generator) -> Tensor:
+    def target_actions(self, following: Situation, generator: torch.Generator) -> Tensor:
         """The averaged actors' actions, smoothed by clipped noise (TD3, eq. 14)."""
         actions = self.act(self.average_actor, following)
         noise = torch.randn(actions.shape, generator=generator, device=actions.device, dtype=actions.dtype)

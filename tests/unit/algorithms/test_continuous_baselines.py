@@ -11,6 +11,7 @@ from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.algorithms.macql import MACQL
 from dof_lightning.algorithms.omar import OMAR
 from dof_lightning.algorithms.parts.losses import batch_weights
+from dof_lightning.algorithms.parts.value_learning import Conservative
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.errors import UserError
 from dof_lightning.rollout.run import evaluation_seeds, run_rollout
@@ -94,13 +95,16 @@ def test_the_penalty_closes_the_gap_between_actions_of_the_data_and_others() -> 
     for alpha in (0.0, 5.0):
         algorithm = build_algorithm("algorithm=macql", f"algorithm.alpha={alpha}", *FAST, *CRITIC)
         assert isinstance(algorithm, MACQL)
+        assert isinstance(algorithm.value_learning, Conservative)
         batch = one_step_batch(algorithm)
         train(algorithm, batch, 100)
-        weight = batch.transition_mask[:, :, 0].float()
+        now, data, weight = (
+            algorithm.situation(batch, 0),
+            batch.actions[:, :, 0],
+            batch.transition_mask[:, :, 0].float(),
+        )
         with torch.no_grad():
-            gaps[alpha] = float(
-                algorithm.gap(algorithm.situation(batch, 0), batch.actions[:, :, 0], weight, generator())
-            )
+            gaps[alpha] = float(algorithm.value_learning.gap(algorithm.critic, now, data, weight, generator()))
     assert gaps[5.0] < gaps[0.0] - 0.5
 
 
@@ -116,8 +120,7 @@ def test_the_penalty_is_the_same_in_whatever_unit_rewards_are_seen() -> None:
             for parameter in list(algorithm.critic.online.parameters())[-2:]:  # of the last layer
                 parameter.mul_(100 * factor)  # values that differ by much more than 1 between actions
             torch.testing.assert_close(algorithm.critic.online(situation, data), 100 * factor * before)
-            weight = batch.transition_mask[:, :, 0].float()
-            penalties.append(algorithm.critic_penalty(situation, data, weight, generator()))
+        penalties.append(losses(algorithm, batch)["loss/penalty"])
     torch.testing.assert_close(penalties[1] / scale**2, penalties[0])  # the squared TD error scales so, too
 
 

@@ -37,8 +37,9 @@ def say(critic: nn.Module, first: float, second: float) -> None:
 
 def target_of(model: DoFPolicy, batch: EpisodeBatch) -> Tensor:
     assert model.critic is not None
-    now, _ = model._current(batch)
-    next_values = model.critic._next_values(*model._next_actions(batch, Assignment(), generator(5)))
+    now, x0 = model._current(batch)
+    seen = model._experience(batch, now, x0, Assignment(), generator(5))
+    next_values = model.critic.next_values(seen.following, seen.next_actions())
     return model.critic._target(batch, now, next_values)
 
 
@@ -55,7 +56,7 @@ def test_target_is_reward_plus_discounted_smaller_twin_unless_terminated() -> No
 def test_team_target_is_the_mean_reward_plus_the_mixed_value() -> None:
     model, critic, batch = make(critics="mixed")
     say(critic.target.critic, 5.0, 3.0)
-    condition = model._next_actions(batch, Assignment(), generator(5))[0].condition
+    condition = model._experience(batch, *model._current(batch), Assignment(), generator(5)).following.condition
     assert critic.target.mixer is not None
     values = torch.stack([critic.target.mixer(torch.full((32, 3, 1), q), condition.flatten(1)) for q in (5.0, 3.0)])
     team = SCALE * batch.rewards[:, :, 0].mean(1, keepdim=True)

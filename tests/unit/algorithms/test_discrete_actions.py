@@ -80,7 +80,8 @@ def test_critics_see_legal_one_hot_vectors_in_targets_and_soft_ones_where_the_gr
     model = small_dof_policy(small_spec(CHOICES, action_kind="discrete"))
     batch = small_batch(model.spec)
     assert batch.legal is not None
-    following, actions = model._next_actions(batch, Assignment(), generator(1))
+    seen = model._experience(batch, *model._current(batch), Assignment(), generator(1))
+    following, actions = seen.following, seen.next_actions()
     assert following.legal is not None
     assert torch.equal(actions.amax(-1), torch.ones(32, 3))
     assert bool(following.legal.gather(-1, actions.argmax(-1, keepdim=True)).all())
@@ -99,7 +100,7 @@ def test_what_is_illegal_gets_no_gradient_of_q() -> None:
     estimate = 0.5 * x0.clone()
     estimate.requires_grad_()
     assert model.critic is not None
-    (gradient,) = torch.autograd.grad(model._values(model.critic, estimate, now).sum(), estimate)
+    (gradient,) = torch.autograd.grad(model._judge(model.critic, now)(estimate).sum(), estimate)
     assert now.legal is not None
     assert bool((gradient[model.data_mask & ~now.legal] == 0).all())
     assert bool((gradient[model.data_mask & now.legal] != 0).all())

@@ -9,6 +9,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from dof_lightning.algorithms.dof_policy import DoFPolicy
 from dof_lightning.algorithms.parts.critics import Situation, TeamCritic
+from dof_lightning.algorithms.parts.extraction import Proposal
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, value
 from dof_lightning.networks.mlp import MLPDenoiser
@@ -23,13 +24,17 @@ def critic_of(model: DoFPolicy) -> TeamCritic:
     return model.critic
 
 
+def loss_of(model: DoFPolicy, proposal: Proposal, now: Situation) -> torch.Tensor:
+    return model.q_gradient.losses(model._judge(critic_of(model), now), proposal)[1]["loss/q"]
+
+
 def q_loss(model: DoFPolicy, scale: torch.Tensor | None = None) -> torch.Tensor:
     """L_q at fixed noise; with `scale`, the same formula written out again with |Q| held at that value."""
     batch = small_batch(model.spec, dtype=torch.float64)
     now, x0 = model._current(batch)
     denoised = model.denoise(x0, now.condition, generator(3))
     if scale is None:
-        return model.q_loss(critic_of(model), denoised, now)
+        return loss_of(model, model.one_step(denoised), now)
     values = critic_of(model).frozen_values(now, model.data_factorization.join(denoised.x0))
     alpha_bar = model.schedule.alpha_bars[denoised.k][:, None]
     weight = (alpha_bar / (1 - alpha_bar)).clamp(max=1.0)
@@ -91,7 +96,7 @@ def test_small_estimates_at_noisy_steps_count_less() -> None:
     noised = model.denoise(x0, now.condition, generator(3))
     estimate = noised.x0.detach().requires_grad_()
     changed = type(noised)(noised.k, noised.noise, noised.prediction, estimate, noised.clipped_share)
-    (gradient,) = torch.autograd.grad(model.q_loss(critic_of(model), changed, now), estimate)
+    (gradient,) = torch.autograd.grad(loss_of(model, model.one_step(changed), now), estimate)
     size = gradient.abs().sum((1, 2))
     assert size[noised.k == 10].mean() < 0.05 * size[noised.k <= 2].mean()
 
@@ -179,6 +184,9 @@ def test_cloning_learns_a_two_moded_behaviour() -> None:
         (cloning(data_factorization=data.WConcat), "data_factorization would get no gradient"),
         (cloning(q_gradient="one_step"), "algorithm.q_gradient=one_step needs"),
         (cloning(candidates=5), "candidates"),
+        (cloning(advantage_temperature=1.0), r"advantage_temperature=1.0 .* set algorithm.critics="),
+        ({"expectile": 1.0}, r"algorithm.expectile=1.0 must be above 0 and below 1"),
+        ({"q_balance": 0.0}, r"algorithm.q_balance=0.0 must be above 0, or null"),
         ({"candidates": 0}, "candidates=0"),
         ({"observation_normalizer": "whiten"}, "whiten"),
         ({"q_gradient": "one-step"}, r"q_gradient=one-step.*one_step"),

@@ -80,7 +80,8 @@ def test_targets_are_the_team_reward_plus_the_joint_value_of_the_next_row() -> N
     layer.weight.data.zero_()
     layer.bias.data.copy_(torch.tensor([5.0, 3.0]).view(2, 1, 1))
     now, _ = model._current(batch)
-    target = critic._target(batch, now, critic._next_values(*model._next_actions(batch, Assignment(), generator(5))))
+    seen = model._experience(batch, *model._current(batch), Assignment(), generator(5))
+    target = critic._target(batch, now, critic.next_values(seen.following, seen.next_actions()))
     team = SCALE * batch.rewards[:, :, 0].mean(1, keepdim=True)
     torch.testing.assert_close(target, team + 0.9 * (1 - batch.terminated.float()) * 3.0)
 

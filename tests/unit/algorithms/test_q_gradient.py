@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from dof_lightning.algorithms.dof_policy import DoFPolicy
+from dof_lightning.algorithms.parts.shared_seed import Assignment
 from dof_lightning.diffusion import sampler
 from dof_lightning.factorization import data
 from dof_lightning.networks.agentwise import agentwise_parameters
@@ -36,16 +37,17 @@ def value_loss(model: DoFPolicy, scale: Tensor | None = None) -> Tensor:
     now, x0 = model._current(batch)
     critic, draws = model.critic, generator(3)
     assert critic is not None
+    if scale is None:
+        told = Assignment()
+        proposal = model._propose(model.denoise(x0, now.condition, draws), now, generator(3), told)
+        assert proposal is not None
+        return model.q_gradient.losses(model._judge(critic, now), proposal)[1]["loss/q"]
     if model.settings.q_gradient == "full":
-        if scale is None:
-            return model.full_q_loss(critic, now, draws)
         noise = model._chain_noise(model.sampler, now.condition, draws)
-        actions = model.learning_sample(now.condition, noise, model.sampler)
+        actions, _ = model.learning_sample(now.condition, noise, model.sampler)
         weight = torch.ones(1, dtype=torch.float64)
     else:
         denoised = model.denoise(x0, now.condition, draws)
-        if scale is None:
-            return model.q_loss(critic, denoised, now)
         actions = model.data_factorization.join(denoised.x0)
         weight = model.schedule.snr(denoised.k, like=x0[:, :, 0]).clamp(max=1.0)
     if now.legal is not None:
@@ -108,7 +110,7 @@ def test_the_chain_that_learns_is_the_chain_that_acts() -> None:
     noise = policy.draw_noise(9, generator(1))
     acted, _ = policy.act_on_noise(observations, None, None, noise)
     condition = model.normalizer.normalize(observations)
-    learned = model.learning_sample(condition, noise[:, :, 0].permute(2, 0, 1, 3), model.sampler)
+    learned, _ = model.learning_sample(condition, noise[:, :, 0].permute(2, 0, 1, 3), model.sampler)
     torch.testing.assert_close(learned, acted)
 
 
@@ -119,7 +121,7 @@ def test_saturated_chains_can_be_pulled_back() -> None:
     last = model.denoiser.network.layers[-1]
     last.bias.data.fill_(-50.0)  # every estimate is far above 1
     noise = model._chain_noise(model.sampler, condition, generator(1))
-    actions = model.learning_sample(condition, noise, model.sampler)
+    actions, _ = model.learning_sample(condition, noise, model.sampler)
     assert bool((actions[:, 0] == 1).all())
     (down,) = torch.autograd.grad(actions.sum(), last.bias, retain_graph=True)
     (up,) = torch.autograd.grad(-actions.sum(), last.bias)

@@ -40,6 +40,21 @@ OFTEN = ("bc", "td3_bc", "dof_policy", "dof_trajectory", "qmix")  # checked on e
             "value_mixer=attention .* algorithm.critics=separate",
         ),
         (("algorithm.joint_critic.hidden=[3]",), "algorithm.joint_critic.hidden=.3. .*: algorithm.critics=mixed"),
+        (
+            (
+                "algorithm.value_learning=conservative",
+                "algorithm.conservative_weight=0",
+                "algorithm.conservative_samples=3",
+            ),
+            "algorithm.conservative_samples=3 .*: algorithm.conservative_weight=0",
+        ),
+        (("algorithm.q_weight=0", "algorithm.q_warmup_steps=3"), "algorithm.q_warmup_steps=3 .*: algorithm.q_weight=0"),
+        (("algorithm.expectile=0.9",), "algorithm.expectile=0.9 .*: algorithm.value_learning=td"),
+        (("algorithm.q_balance=0.3", "algorithm.q_weight=9"), "algorithm.q_weight=9.* algorithm.q_balance sets eta"),
+        (
+            ("algorithm.value_learning=expectile", "algorithm.target_sampler.steps=1"),
+            "algorithm.target_sampler.steps=1 .*: algorithm.value_learning=expectile",
+        ),
         (("algorithm.selection_temperature=3",), "algorithm.selection_temperature=3 .*: algorithm.selection=argmax"),
         (
             ("algorithm=bc", "data.train_on_padded_tails=true"),
@@ -65,6 +80,8 @@ def test_what_is_typed_and_read_by_nobody_is_refused(typed: tuple[str, ...], wor
         ("algorithm=madiff_c", "study=none"),
         ("algorithm.critics=separate", "algorithm.critic.hidden=[3]"),
         ("rollout.certificate_episodes=4",),
+        ("algorithm.value_learning=conservative", "algorithm.conservative_weight=0.5", "algorithm.q_balance=0.3"),
+        ("algorithm.q_gradient=none", "algorithm.advantage_temperature=1", "algorithm.q_warmup_steps=5"),
         ("algorithm=dof_trajectory", "data.train_on_padded_tails=true"),
         ("algorithm=omar", "algorithm.search_weight=0"),
         ("algorithm.q_gradient=none", "data_factorization=concat"),
@@ -188,7 +205,7 @@ def _another(value: Any) -> Any:
         return 2.0 if value is None else not value
     if isinstance(value, int | float):
         return value / 2 if isinstance(value, float) else value + 1
-    return {"argmax": "softmax"}.get(value, "changed") if isinstance(value, str) else [3]
+    return {"argmax": "softmax", "td": "conservative"}.get(value, "changed") if isinstance(value, str) else [3]
 
 
 def _read_by(settings: AlgorithmSettings, name: str) -> set[str]:

@@ -1,0 +1,150 @@
+"""How the critics of a team are chosen, built and checked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from dof_lightning.actors.actions import CODECS
+from dof_lightning.algorithms.parts.critics import CentralCritic, MixedCritic, TeamCritic
+from dof_lightning.algorithms.parts.reward_units import scale_of_rewards
+from dof_lightning.algorithms.parts.value_learning import (
+    Conservative,
+    Expectile,
+    Implicit,
+    TemporalDifference,
+    ValueLearning,
+)
+from dof_lightning.errors import UserError
+from dof_lightning.factorization.base import ValueMixer
+from dof_lightning.factorization.value import Sum
+from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
+from dof_lightning.settings import Count, Fraction, NonNegative, Positive, Range, Settings
+from dof_lightning.spec import DatasetSpec
+
+Critics = Literal["none", "separate", "mixed", "joint"]
+LearnsBy = Literal["td", "conservative", "implicit", "expectile"]
+_READ_BY_ALL = (
+    *("discount", "reward_scale", "value_learning"),
+    *("critic_learning_rate", "critic_gradient_clip", "target_update_rate"),
+)
+_READ_BY_RULE: dict[str, LearnsBy] = {
+    "conservative_weight": "conservative",
+    "conservative_samples": "conservative",
+    "implicit_temperature": "implicit",
+    "expectile": "expectile",
+}
+ExpectileShare = Annotated[float, Range(0.0, 1.0, excludes="both")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticSettings(Settings):
+    """Of the critics of a team.
+
+    Attributes:
+        critics: `none`, `separate` (agent i learns Q_i from r_i), `mixed` (Q_tot from the team's mean reward) or
+            `joint` (one Q of all actions, in the state where the dataset has one).
+        critic: twin Q_i(o_i, a_i), called with the spec and `condition_dim`; the local head where `critics=joint`.
+        joint_critic: twin Q(s, a_1..a_N), called with the spec and `context_dim`; used with `critics=joint`.
+        value_mixer: from Q_i to Q_tot, called with the spec and `state_dim`; used with `critics=mixed`.
+        local_head: with `critics=joint`, distil the joint Q into Q_i(o_i, a_i), by which an agent ranks candidates.
+        discount: gamma of the TD targets.
+        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns,
+            1 where they are all the same.
+        value_learning: `td` (the averaged actors' next actions), `conservative` (the same, and values are pushed down
+            where the data have no actions), `implicit` (the data's next actions, as ICQ) or `expectile` (a V that is an
+            expectile of Q over the data's actions, as IQL).
+        conservative_weight: alpha of the conservative gap, for rewards in their own unit.
+        conservative_samples: uniform actions of each row behind the gap.
+        implicit_temperature: of the batch weights of the next actions, in the rewards' own unit; None: all weigh alike.
+        expectile: tau of V.
+        critic_learning_rate: of Adam for critics and mixer.
+        critic_gradient_clip: largest gradient norm of each agent's critics; None means no clipping.
+        target_update_rate: tau of the target critics.
+    """
+
+    critics: Critics = "mixed"
+    critic: Callable[..., AgentwiseCritic] = AgentwiseCritic
+    joint_critic: Callable[..., JointCritic] = JointCritic
+    value_mixer: Callable[..., ValueMixer] = Sum
+    local_head: bool = True
+    discount: Fraction = 0.99
+    reward_scale: Positive | None = None
+    value_learning: LearnsBy = "td"
+    conservative_weight: NonNegative = 1.0
+    conservative_samples: Count = 10
+    implicit_temperature: Positive | None = None
+    expectile: ExpectileShare = 0.7
+    critic_learning_rate: Positive = 3e-4
+    critic_gradient_clip: Positive | None = 0.5
+    target_update_rate: Fraction = 0.005
+
+
+def idle_of_critics(settings: CriticSettings) -> dict[str, str]:
+    """The fields of `CriticSettings` that nothing reads, see `AlgorithmSettings.idle`."""
+    rule = f"algorithm.value_learning={settings.value_learning}"
+    found = {name: rule for name, reader in _READ_BY_RULE.items() if settings.value_learning != reader}
+    if settings.conservative_weight == 0:
+        found["conservative_samples"] = "algorithm.conservative_weight=0"
+    if settings.discount == 0:
+        found["implicit_temperature"] = "algorithm.discount=0"
+    readers: dict[str, tuple[Critics, ...]] = {
+        "critic": ("separate", "mixed", "joint") if settings.local_head else ("separate", "mixed"),
+        "joint_critic": ("joint",),
+        "local_head": ("joint",),
+        "value_mixer": ("mixed",),
+        **dict.fromkeys((*_READ_BY_ALL, *_READ_BY_RULE), ("separate", "mixed", "joint")),
+    }
+    cause = f"algorithm.critics={settings.critics}"
+    return found | {name: cause for name, critics in readers.items() if settings.critics not in critics}
+
+
+def check_ranking(critic: TeamCritic | None, candidates: int) -> None:
+    """Refuses to rank by values Q_i with which the team's need not grow.
+
+    Raises:
+        UserError: the mixer does not satisfy IGM, and there are several candidates.
+    """
+    mixer = None if critic is None else getattr(critic.online, "mixer", None)
+    if mixer is not None and not isinstance(getattr(mixer, "satisfies_igm", None), bool):
+        raise UserError(
+            f"value_mixer: {type(mixer).__name__} does not say satisfies_igm; set satisfies_igm = True or False in the "
+            "class: does the team's value grow with each Q_i?"
+        )
+    if candidates > 1 and mixer is not None and not mixer.satisfies_igm:
+        raise UserError(
+            f"value_mixer: {type(mixer).__name__} need not grow with each Q_i (satisfies_igm), so agents cannot rank "
+            "candidates by their own; choose value_mixer=sum, weighted, monotone or attention, or "
+            "algorithm.candidates=1"
+        )
+
+
+def build_team_critic(spec: DatasetSpec, settings: CriticSettings) -> TeamCritic | None:
+    """Critics of the wanted kind, None where there are none."""
+    if settings.critics == "none":
+        return None
+    values = _build_values(spec, settings, has_own=settings.critics != "joint" or settings.local_head)
+    return TeamCritic(values, settings.discount, scale_of_rewards(settings.reward_scale, spec))
+
+
+def _build_values(spec: DatasetSpec, settings: CriticSettings, has_own: bool) -> MixedCritic | CentralCritic:
+    observations_dim = spec.n_agents * spec.observation_dim
+    own = settings.critic(spec, condition_dim=spec.observation_dim) if has_own else None
+    if settings.critics == "joint":
+        return CentralCritic(settings.joint_critic(spec, context_dim=spec.state_dim or observations_dim), own)
+    assert own is not None
+    mixer = settings.value_mixer(spec, state_dim=observations_dim) if settings.critics == "mixed" else None
+    return MixedCritic(own, mixer)
+
+
+def build_value_learning(spec: DatasetSpec, settings: CriticSettings) -> ValueLearning:
+    """How the critics learn, with what has to be learned beside them."""
+    rule = settings.value_learning
+    if rule == "conservative":
+        codec, mask = CODECS[spec.action_kind], spec.environment.action_mask()
+        return Conservative(settings.conservative_weight, settings.conservative_samples, codec, mask)
+    if rule == "implicit":
+        temperature, scale = settings.implicit_temperature, scale_of_rewards(settings.reward_scale, spec)
+        return Implicit(None if temperature is None else temperature * scale)
+    if rule == "expectile":
+        return Expectile(_build_values(spec, settings, has_own=settings.critics != "joint"), settings.expectile)
+    return TemporalDifference()
