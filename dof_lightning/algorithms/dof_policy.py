@@ -61,11 +61,13 @@ class DoFPolicySettings(DataDiffusionSettings, ExtractionSettings, CriticSetting
     Attributes:
         target_sampler: few-step sampler of the next actions in TD targets, called with the schedule; that chain is half
             the cost of an update.
+        hold_noise: agents keep the noise of their first decision through an episode; nothing of it is learned.
     """
 
     denoiser: Callable[..., MLPDenoiser] = MLPDenoiser
     sampler: Callable[[Schedule], Sampler] = DDPM
     target_sampler: Callable[[Schedule], Sampler] = FEW_STEPS
+    hold_noise: bool = False
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """See the base class."""
@@ -137,7 +139,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         now, x0 = self._current(batch)
         weight = self.entry_weight(x0, now.alive)
         windows = Diffused(x0, now.condition, self.data_mask, weight)
-        told = self.assign_seed(now.condition, windows, generator, average=False)
+        told = self.assign_seed(now.condition, windows, generator, batch.episode_id)
         denoised = self.denoise(x0, told.tell(now.condition), generator)
         advantage_weights = self._advantage_weights(now, x0, told, generator)
         diffusion = self.diffusion_loss(denoised, weight if advantage_weights is None else weight * advantage_weights)
@@ -196,7 +198,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         """The current actions `[B, N, A]`, given the observations."""
         now, x0 = self._current(batch)
         untold = Diffused(x0, now.condition, self.data_mask, self.entry_weight(x0, now.alive))
-        told = self.assign_seed(now.condition, untold, generator, average=True)
+        told = self.assign_seed(now.condition, untold, generator)
         return replace(untold, condition=told.tell(now.condition))
 
     def policy(self) -> DiffusionActor:
@@ -204,7 +206,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         settings, critic = self.settings, self.critic
         scale = 1.0 if critic is None else critic.reward_scale
         actor = DiffusionActor(
-            self.acting_model(),
+            replace(self.acting_model(), hold_noise=settings.hold_noise),
             critic=critic.local if critic is not None and settings.candidates > 1 else None,
             normalizer=self.normalizer,
             action_mask=self.data_mask,

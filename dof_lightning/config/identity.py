@@ -20,6 +20,8 @@ YOUNGER: Mapping[str, Any] = {
     "algorithm.advantage_temperature": None,
     "algorithm.q_balance": None,
     "algorithm.q_warmup_steps": 0,
+    "algorithm.shared_seed_of": "window",
+    "algorithm.hold_noise": False,
 }
 
 # Where it is run, and how thoroughly it is certified: weights and scores are the same.

@@ -1,11 +1,13 @@
 """What the agents' chains condition on beside their own: a common random seed, drawn before the episode."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+SeedOf = Literal["window", "episode"]
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,11 @@ class SharedSeeds:
 
     Attributes:
         count: M.
+        of: what a seed is assigned to while learning: each `window`, or each `episode`, whose windows then share it.
     """
 
     count: int | None = None
+    of: SeedOf = "window"
 
     @property
     def width(self) -> int:

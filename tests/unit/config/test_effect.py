@@ -107,6 +107,7 @@ def test_what_is_chosen_by_an_option_or_takes_effect_is_accepted(typed: tuple[st
         (("algorithm=dof_trajectory", "algorithm.horizon=2"), {"next_row_weight": 4.0}),
         (("algorithm=dof_policy", "algorithm.q_weight=0"), {"q_gradient": "full"}),
         (("algorithm=dof_policy", "algorithm.discount=0"), {"target_sampler.steps": 1}),
+        (("algorithm=dof_cloning", "algorithm.shared_seeds=null"), {"shared_seed_of": "episode"}),
         (("algorithm=td3_bc", "algorithm.discount=0"), {"target_noise": 0.5}),
         (("algorithm=macql", "algorithm.alpha=0"), {"samples": 3}),
         (("algorithm=macql_discrete", "algorithm.alpha=0"), {"samples": 3}),
@@ -205,7 +206,8 @@ def _another(value: Any) -> Any:
         return 2.0 if value is None else not value
     if isinstance(value, int | float):
         return value / 2 if isinstance(value, float) else value + 1
-    return {"argmax": "softmax", "td": "conservative"}.get(value, "changed") if isinstance(value, str) else [3]
+    others = {"argmax": "softmax", "td": "conservative", "window": "episode"}
+    return others.get(value, "changed") if isinstance(value, str) else [3]
 
 
 def _read_by(settings: AlgorithmSettings, name: str) -> set[str]:
