@@ -247,12 +247,3 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     total = values.detach().clone()
     torch.distributed.all_reduce(total)
     return total / torch.distributed.get_world_size()
-
-
-def over_ranks(values: Tensor) -> Tensor:
-    """Tensors `[B, ...]` of all ranks, one after the other; of the same shape on each."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return values
-    parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(parts, values.contiguous())
-    return torch.cat(parts)

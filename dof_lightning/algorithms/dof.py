@@ -11,8 +11,7 @@ from torch import Tensor
 from dof_lightning.actors.diffusion import ActingModel
 from dof_lightning.algorithms.base import Algorithm, ParameterGroup
 from dof_lightning.algorithms.parts.diffused import Denoised, Diffused, DiffusionSettings, Parts, check_parts
-from dof_lightning.algorithms.parts.episode_seed import EpisodeSeedAssignment, build_assignment
-from dof_lightning.algorithms.parts.shared_seed import Assignment, Noising, SharedSeedAssignment
+from dof_lightning.algorithms.parts.shared_seed import Assignment, Noising, build_assignment
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.diffusion.chain import Chain, check_runs_locally
 from dof_lightning.diffusion.clip import clip_with_way_back
@@ -77,7 +76,7 @@ class DoFLightningModule(Algorithm):
         self.average_noise_factorization = ema_copy(self.noise_factorization)
         self.average_data_factorization = ema_copy(self.data_factorization)
         check_parts(settings.execution, parts, data_mask, imagined=("denoiser",) if self.imagines_teammates else ())
-        self.seed_assignment = build_assignment(settings.seeds, spec, known_dim, parts)
+        self.seed_assignment = build_assignment(settings.seeds, spec.n_agents * known_dim, parts)
 
     def draw_noise(
         self, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype, mask: Tensor | None = None
@@ -141,22 +140,20 @@ class DoFLightningModule(Algorithm):
         clipped_share = (estimate.detach().abs() > self.clip_range).float().mean()
         return Denoised(k, noise, prediction, clip_with_way_back(estimate, self.clip_range), clipped_share)
 
-    def assign_seed(
-        self, known: Tensor, diffused: Diffused, generator: torch.Generator, episode_id: Tensor | None = None
-    ) -> Assignment:
+    def assign_seed(self, known: Tensor, diffused: Diffused, generator: torch.Generator, average: bool) -> Assignment:
         """The common seed that each sample is learned with, if there is one.
 
         Args:
             known: `[B, N, F]`, all that the agents together know before they act.
             diffused: the data, given the agents' own conditioning without a seed.
             generator: draws noise and seeds.
-            episode_id: `[B]` of training windows; None for held-out ones, which the moving averages assign.
+            average: use the moving average of the denoisers.
         """
         if self.seed_assignment is None:
             return Assignment()
-        network = self.average_denoiser if episode_id is None else self.denoiser
+        network = self.average_denoiser if average else self.denoiser
         noising = Noising(network, self.schedule, self.draw_noise, self.pin)
-        assignment: Assignment = self.seed_assignment(noising, known, diffused, generator, episode_id)
+        assignment: Assignment = self.seed_assignment(noising, known, diffused, generator)
         return assignment
 
     def pin(self, x: Tensor, known: Tensor | None) -> Tensor:
@@ -289,7 +286,7 @@ class DoFLightningModule(Algorithm):
             ParameterGroup("factorization", factorization, rate, None),
             *self.further_groups(),
         ]
-        if isinstance(self.seed_assignment, SharedSeedAssignment):
+        if self.seed_assignment is not None:
             groups.append(self.seed_assignment.parameter_group())
         return [group for group in groups if group.parameters()]
 
@@ -303,11 +300,9 @@ class DoFLightningModule(Algorithm):
         return {f"{group}/{name}": value for group, part in parts.items() for name, value in part.metrics().items()}
 
     def after_step(self) -> None:
-        """Moves the average of what acts, and writes down what episodes' windows said of their seeds."""
+        """Moves the average of what acts."""
         for name in ("denoiser", "noise_factorization", "data_factorization"):
             ema_update(self.get_submodule(f"average_{name}"), self.get_submodule(name), self.settings.ema_decay)
-        if isinstance(self.seed_assignment, EpisodeSeedAssignment):
-            self.seed_assignment.after_step()
 
     def _clip(self, x: Tensor) -> Tensor:
         return x.clamp(-self.clip_range, self.clip_range) * self.data_mask

@@ -22,6 +22,13 @@ from dof_lightning.algorithms.parts.critic_settings import (
 )
 from dof_lightning.algorithms.parts.critics import Situation, TeamCritic
 from dof_lightning.algorithms.parts.diffused import DataDiffusionSettings, Denoised, Diffused
+from dof_lightning.algorithms.parts.episode_seed import (
+    EpisodeRows,
+    EpisodeSeedAssignment,
+    SeedOf,
+    rows_of_episodes,
+    whole_episodes,
+)
 from dof_lightning.algorithms.parts.extraction import (
     ADVANTAGE_SAMPLES,
     Cloning,
@@ -61,17 +68,22 @@ class DoFPolicySettings(DataDiffusionSettings, ExtractionSettings, CriticSetting
     Attributes:
         target_sampler: few-step sampler of the next actions in TD targets, called with the schedule; that chain is half
             the cost of an update.
+        shared_seed_of: what a shared seed is assigned to while learning: each `window`, or each `episode`, so that its
+            windows have the same.
         hold_noise: agents keep the noise of their first decision through an episode; nothing of it is learned.
     """
 
     denoiser: Callable[..., MLPDenoiser] = MLPDenoiser
     sampler: Callable[[Schedule], Sampler] = DDPM
     target_sampler: Callable[[Schedule], Sampler] = FEW_STEPS
+    shared_seed_of: SeedOf = "window"
     hold_noise: bool = False
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """See the base class."""
         found = super().idle(action_kind) | idle_of_critics(self)
+        if self.shared_seeds is None:
+            found["shared_seed_of"] = "algorithm.shared_seeds=null"
         found[PADDED_TAILS] = "no rows of a window diffuse, but actions"
         for_targets = self.discount > 0 or (self.critics == "joint" and self.local_head)
         for_advantages = self.advantage_temperature is not None and self.value_learning != "expectile"
@@ -130,6 +142,10 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         self.value_learning = build_value_learning(spec, settings)
         if settings.value_learning == "implicit":
             self.window = Window(history=0, horizon=2)  # it needs the data's next action
+        self.episode_seed: EpisodeSeedAssignment | None = None
+        if settings.shared_seeds is not None and settings.shared_seed_of == "episode":
+            self.window = whole_episodes(max(spec.horizon, self.window.horizon))
+            self.seed_assignment, self.episode_seed = None, EpisodeSeedAssignment(settings.shared_seeds, spec)
         self.q_gradient = QGradient(settings.q_weight, settings.q_balance)
         self.warm_up = WarmUp(settings.q_warmup_steps)
         self._check_parts()
@@ -139,7 +155,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         now, x0 = self._current(batch)
         weight = self.entry_weight(x0, now.alive)
         windows = Diffused(x0, now.condition, self.data_mask, weight)
-        told = self.assign_seed(now.condition, windows, generator, batch.episode_id)
+        told = self._assign(batch, now, windows, generator, average=False)
         denoised = self.denoise(x0, told.tell(now.condition), generator)
         advantage_weights = self._advantage_weights(now, x0, told, generator)
         diffusion = self.diffusion_loss(denoised, weight if advantage_weights is None else weight * advantage_weights)
@@ -198,7 +214,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         """The current actions `[B, N, A]`, given the observations."""
         now, x0 = self._current(batch)
         untold = Diffused(x0, now.condition, self.data_mask, self.entry_weight(x0, now.alive))
-        told = self.assign_seed(now.condition, untold, generator)
+        told = self._assign(batch, now, untold, generator, average=True)
         return replace(untold, condition=told.tell(now.condition))
 
     def policy(self) -> DiffusionActor:
@@ -216,11 +232,12 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         return actor.eval()
 
     def further_groups(self) -> list[ParameterGroup]:
-        """Critics, with the mixer."""
+        """Critics, with the mixer, and the habits by which episodes are assigned their seeds."""
+        groups = [] if self.episode_seed is None else [self.episode_seed.parameter_group()]
         if self.critic is None:
-            return []
+            return groups
         rate, clip = self.settings.critic_learning_rate, self.settings.critic_gradient_clip
-        return [ParameterGroup("critic", (self.critic.online, self.value_learning), rate, clip)]
+        return [ParameterGroup("critic", (self.critic.online, self.value_learning), rate, clip), *groups]
 
     def remarks(self) -> list[str]:
         """Where rewards have no unit and critics learn from them."""
@@ -232,6 +249,20 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         self.warm_up.after_step()
         if self.critic is not None:
             self.critic.update_target(self.settings.target_update_rate)
+
+    def _assign(
+        self, batch: EpisodeBatch, now: Situation, windows: Diffused, generator: torch.Generator, average: bool
+    ) -> Assignment:
+        """The seeds of windows, or of the episodes that they are of."""
+        if self.episode_seed is None:
+            return self.assign_seed(now.condition, windows, generator, average)
+        rows = rows_of_episodes(batch, generator)[:, None].expand(-1, self.spec.n_agents, -1)
+        seen, done = (x.gather(2, _of_rows(rows, x)) for x in (batch.observations, batch.actions))
+        alive = torch.ones_like(rows, dtype=torch.bool) if batch.alive is None else batch.alive.gather(2, rows)
+        observations = self.normalizer.normalize(seen)
+        actions = self.codec.encode(done, self.data_mask[:, None], like=observations)
+        assignment: Assignment = self.episode_seed(EpisodeRows(observations, actions, alive), generator)
+        return assignment
 
     def _current(self, batch: EpisodeBatch) -> tuple[Situation, Tensor]:
         """The current row, and the data `[B, N, A]` there."""
@@ -295,3 +326,9 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
             return critic.frozen_values(now, self.codec.relax(actions, self.data_mask, now.legal))
 
         return judge
+
+
+def _of_rows(rows: Tensor, values: Tensor) -> Tensor:
+    """Indices `[B, N, R]` of rows, as `gather` wants them for values `[B, N, T, ...]`."""
+    further = values.shape[3:]
+    return rows.reshape(*rows.shape, *(1 for _ in further)).expand(*rows.shape, *further)

@@ -147,7 +147,7 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         """`loss` and its parts; see the class and `Algorithm.losses`."""
         windows = self.diffused(batch, generator)
         condition = self._without_some_returns(windows.condition, generator)
-        told = self._assign(windows, generator, batch.episode_id)
+        told = self._assign(windows, generator, average=False)
         denoised = self.denoise(windows.x0, told.tell(condition), generator, mask=windows.mask)
         diffusion = self.diffusion_loss(denoised, windows.weight)
         reconstruction = self.reconstruction_loss(denoised, windows.x0, windows.weight)
@@ -165,7 +165,7 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Denoising loss, unweighted by f, all agents' and each agent's, and inverse dynamics', by what acts."""
         windows = self.diffused(batch, generator)
-        condition = self._assign(windows, generator).tell(windows.condition)
+        condition = self._assign(windows, generator, average=True).tell(windows.condition)
         denoised = self.denoise(windows.x0, condition, generator, average=True, mask=windows.mask)
         inverse = inverse_loss(self.spec, batch, self.average_inverse, self.inverse_normalizer)
         return denoised.heldout_errors(windows.weight, self.spec) | {"heldout/inverse": inverse}
@@ -227,11 +227,11 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         kept = drawn >= self.settings.return_dropout
         return torch.cat([condition[..., :CONDITION_DIM] * kept, condition[..., CONDITION_DIM:]], dim=-1)
 
-    def _assign(self, windows: Diffused, generator: torch.Generator, episode_id: Tensor | None = None) -> Assignment:
+    def _assign(self, windows: Diffused, generator: torch.Generator, average: bool) -> Assignment:
         """The seeds of windows of which the agents know histories, current rows and returns before they act."""
         rows = windows.x0[:, :, : self.window.history + 1].flatten(2)
         known = torch.cat([rows, windows.condition[..., :1]], dim=-1)
-        return self.assign_seed(known, windows, generator, episode_id)
+        return self.assign_seed(known, windows, generator, average)
 
     def _condition(self, batch: EpisodeBatch) -> Tensor:
         """`[B, N, 2]`: R_t / returns_scale of agent i from the current row on, and 1."""

@@ -1,13 +1,11 @@
 """What the agents' chains condition on beside their own: a common random seed, drawn before the episode."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-SeedOf = Literal["window", "episode"]
 
 
 @dataclass(frozen=True)
@@ -18,11 +16,9 @@ class SharedSeeds:
 
     Attributes:
         count: M.
-        of: what a seed is assigned to while learning: each `window`, or each `episode`, whose windows then share it.
     """
 
     count: int | None = None
-    of: SeedOf = "window"
 
     @property
     def width(self) -> int:

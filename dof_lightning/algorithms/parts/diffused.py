@@ -11,7 +11,7 @@ from dof_lightning.algorithms.base import AlgorithmSettings
 from dof_lightning.diffusion.chain import RunsLocally
 from dof_lightning.diffusion.sampler import DDIM, Sampler
 from dof_lightning.diffusion.schedule import Schedule, vp
-from dof_lightning.diffusion.seed_conditioning import NO_SEEDS, SeedOf, SharedSeeds
+from dof_lightning.diffusion.seed_conditioning import NO_SEEDS, SharedSeeds
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
 from dof_lightning.factorization.base import Factorization
@@ -139,24 +139,21 @@ class DataDiffusionSettings(DiffusionSettings):
         gradient_clip: largest gradient norm of each agent's denoiser; None means no clipping.
         shared_seeds: M, values of a random seed that all agents are told before an episode (docs/shared_seed.md);
             None for none.
-        shared_seed_of: what a seed is assigned to while learning: each `window`, or each `episode`.
     """
 
     reconstruction_weight: NonNegative = 1.0
     gradient_clip: Positive | None = None
     shared_seeds: Annotated[int, Range(2)] | None = None
-    shared_seed_of: SeedOf = "window"
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
-        """An h without parameters learns nothing, whatever the weight; without seeds, none is assigned."""
+        """An h without parameters learns nothing, whatever the weight."""
         made = getattr(self.data_factorization, "func", self.data_factorization)
-        found = {"reconstruction_weight": "data_factorization=concat has nothing to learn"} if made is Concat else {}
-        return found if self.shared_seeds else found | {"shared_seed_of": "algorithm.shared_seeds=null"}
+        return {"reconstruction_weight": "data_factorization=concat has nothing to learn"} if made is Concat else {}
 
     @property
     def seeds(self) -> SharedSeeds:
         """How the agents are told a common seed."""
-        return SharedSeeds(self.shared_seeds, self.shared_seed_of)
+        return SharedSeeds(self.shared_seeds)
 
     def check_h(self, h: Factorization, otherwise: str = "") -> None:
         """Refuses to leave h without a gradient.

@@ -1,149 +1,114 @@
-"""Which shared seed a whole episode may have been made with: by the denoising errors of its windows, remembered."""
+"""Which shared seed a whole episode may have been made with: by M habits that are learned beside the actor."""
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dof_lightning.algorithms.base import over_ranks
-from dof_lightning.algorithms.parts.diffused import Diffused, Parts
-from dof_lightning.algorithms.parts.shared_seed import (
-    Assignment,
-    Noising,
-    SharedSeedAssignment,
-    balance,
-    check_mixture,
-    joint_errors,
-    seed_gain,
-    standardised,
-)
+from dof_lightning.algorithms.base import ParameterGroup
+from dof_lightning.algorithms.parts.shared_seed import Assignment, balance
+from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.seed_conditioning import SharedSeeds
-from dof_lightning.errors import UserError
+from dof_lightning.networks.agentwise import AgentwiseMLP
 from dof_lightning.sharding import FsdpRole
 from dof_lightning.spec import DatasetSpec
 
-MEMORY = 0.9  # of an episode's evidence, kept at each batch that it appears in: old denoisers say little
-TEMPERATURE = 1.0  # of the assignment, in the unit of the evidence
+SeedOf = Literal["window", "episode"]
+ROWS = 8  # of an episode, that the habits are compared on
+LEARNED = 64  # episodes of a batch that the habits learn from: all of them would be half the cost of an update
+HIDDEN = (64, 64)
+LEARNING_RATE = 3e-3  # habits must be found while the actor's own networks still learn the coarse of it
+
+
+@dataclass(frozen=True)
+class EpisodeRows:
+    """Some R rows of each sample's episode.
+
+    Attributes:
+        observations: `[B, N, R, O]`, normalised.
+        actions: `[B, N, R, A]`, encoded.
+        counted: `[B, N, R]` bool, False where an agent did not act.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    counted: Tensor
+
+    def slice(self, which: slice) -> "EpisodeRows":
+        """Those of some samples."""
+        return EpisodeRows(self.observations[which], self.actions[which], self.counted[which])
 
 
 class EpisodeSeedAssignment(nn.Module):
     """q(z | episode): the E-step of a mixture of products in which z is drawn once an episode (ours).
 
-    A table holds each episode's evidence for each seed: the sum, fading by `MEMORY`, of -e_z / s over the windows that
-    were learned from, with e_z the joint denoising error given z, less its mean over the seeds, and s the standard
-    deviation of those differences over the batch. q is proportional to exp(evidence / T), balanced over the episodes of
-    a batch (Sinkhorn), since execution draws z uniformly; z is drawn once for all windows of an episode in a batch.
+    Habit z is N networks mu_{z,i}(o_i), one an agent, that learn by regression what agent i does in the episodes of
+    seed z: with e_z = sum_{rows, i} ||a_i - mu_{z,i}(o_i)||^2, they descend on E[sum_z q_z e_z], q held constant, and
 
-    There is no potential of the observations (see `SharedSeedAssignment`): in the middle of an episode they may well
-    say which z it has, and must not be made to say nothing.
+        q_z  ~  exp(-e_z / (2 s^2)),        s^2: the mean squared error of an action's entry,
+
+    balanced over the batch (Sinkhorn), since execution draws z uniformly. So q is the posterior of a mixture of M teams
+    with Gaussian actions, given the *whole* episode: no window has a seed of its own. Denoising errors, which
+    `SharedSeedAssignment` compares, say little of a window, and less so early in training, when the split is made.
+    Habits are separate networks, so that a habit is what one policy does, rather than what tells most windows apart.
+
+    There is no potential of the observations (see `SharedSeedAssignment`). Nothing of this acts.
 
     Args:
         shared_seeds: M.
-        episodes: how many the dataset has; their ids are 0..episodes-1.
+        spec: of the dataset.
     """
 
     fsdp_role: ClassVar[FsdpRole] = "replicate"
-    evidence: Tensor
 
-    def __init__(self, shared_seeds: int, episodes: int) -> None:
+    def __init__(self, shared_seeds: int, spec: DatasetSpec) -> None:
         super().__init__()
         self.seeds = SharedSeeds(shared_seeds)
-        self.register_buffer("evidence", torch.zeros(episodes, shared_seeds))
-        self._learned: list[tuple[Tensor, Tensor]] = []  # since the last step of the optimiser
+        sizes = (spec.observation_dim, *HIDDEN, spec.action_dim)
+        self.habits = AgentwiseMLP(spec.n_agents, sizes, activation="silu", ensemble=shared_seeds)
 
-    def forward(
-        self,
-        noising: Noising,
-        known: Tensor,
-        diffused: Diffused,
-        generator: torch.Generator,
-        episode_id: Tensor | None = None,
-    ) -> Assignment:
-        """Draws the seed of each episode of a batch from q.
+    def forward(self, rows: EpisodeRows, generator: torch.Generator) -> Assignment:
+        """Draws each sample's seed from q.
 
         Args:
-            noising: with the denoisers to be.
-            known: not read.
-            diffused: the data, given the agents' own conditioning without a seed.
-            generator: draws noise and seeds.
-            episode_id: `[B]` int64; None for held-out windows: each has its own evidence only, and none is kept.
-
-        Raises:
-            UserError: an id is outside of the table.
+            rows: of the samples' episodes.
+            generator: draws the seeds.
         """
-        errors = joint_errors(noising, self.seeds, diffused, generator)
-        return self.draw(errors, episode_id, known.shape[1], generator)
+        learned = rows.slice(slice(LEARNED))
+        errors = self.errors(learned)
+        with torch.no_grad():
+            constant = torch.cat([errors, self.errors(rows.slice(slice(LEARNED, None)))])
+        entries = rows.actions.shape[-1]
+        variance = (constant.mean(1).sum() / (rows.counted.sum() * entries).clamp_min(1)).clamp_min(1e-12)
+        share = balance(-(constant - constant.mean(1, keepdim=True)) / (2 * variance))
+        seed = torch.multinomial(share, 1, generator=generator).expand(-1, rows.counted.shape[1])
+        loss = (share[:LEARNED] * errors).sum() / (learned.counted.sum() * entries).clamp_min(1)
+        gain = 1 - (share * constant).sum() / constant.mean(1).sum().clamp_min(1e-12)
+        return Assignment(self.seeds, seed, {"loss/shared_seed": loss, "shared_seed/gain": gain})
 
-    def draw(self, errors: Tensor, episode_id: Tensor | None, n_agents: int, generator: torch.Generator) -> Assignment:
-        """Seeds by errors `[S, B, M]` (see `joint_errors`) for N agents; other arguments are those of `forward`."""
-        found = -standardised(errors)
-        if episode_id is None:
-            seed = torch.multinomial(balance(found / TEMPERATURE), 1, generator=generator)
-            return Assignment(self.seeds, seed.expand(-1, n_agents), {"shared_seed/gain": seed_gain(errors)})
-        self._check(episode_id)
-        first, before = first_of_each(episode_id), self.evidence[episode_id]
-        share = balance((MEMORY * before + summed_by_first(found, first)) / TEMPERATURE)
-        seed = torch.multinomial(share, 1, generator=generator)[first]
-        self._learned.append((episode_id, found))
-        by_the_past = errors.mean(0).gather(1, before.argmax(1, keepdim=True)).mean()
-        gain = 1 - by_the_past / errors.mean().clamp_min(1e-12)
-        return Assignment(self.seeds, seed.expand(-1, n_agents), {"shared_seed/gain": gain})
+    def errors(self, rows: EpisodeRows) -> Tensor:
+        """`[B, M]`: e_z of each sample's rows."""
+        size, agents, count, _ = rows.observations.shape
+        seen = rows.observations.transpose(0, 1).flatten(1, 2).repeat(self.seeds.width, 1, 1)
+        said = self.habits.agents_first(seen).reshape(self.seeds.width, agents, size, count, -1)
+        error = (said - rows.actions.transpose(0, 1)).square().sum(-1) * rows.counted.transpose(0, 1)
+        return error.sum((1, 3)).T
 
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """Writes what all ranks learned into the table; all ranks must call this together."""
-        if not self._learned:
-            return
-        ids, found = (over_ranks(torch.cat(part)) for part in zip(*self._learned, strict=True))
-        self._learned.clear()
-        total = summed_by_first(found, first_of_each(ids))
-        self.evidence[ids] = MEMORY * self.evidence[ids] + total
-
-    def _check(self, episode_id: Tensor) -> None:
-        episodes = len(self.evidence)
-        outside = (episode_id < 0) | (episode_id >= episodes)
-        if bool(outside.any()):
-            raise UserError(
-                f"algorithm.shared_seed_of=episode: the dataset has an episode_id of "
-                f"{int(episode_id[outside][0])}, its recipe says {episodes} episodes, so ids are 0 to {episodes - 1}; "
-                "choose algorithm.shared_seed_of=window"
-            )
+    def parameter_group(self) -> ParameterGroup:
+        """The habits."""
+        return ParameterGroup("shared_seed", (self,), LEARNING_RATE, None)
 
 
-def first_of_each(ids: Tensor) -> Tensor:
-    """`[B]` int64: for each of `ids` `[B]` the first row that has the same."""
-    return (ids[:, None] == ids).byte().argmax(1)
+def whole_episodes(horizon: int) -> Window:
+    """The rows that hold a whole episode of at most `horizon` steps, wherever in it the current row is."""
+    return Window(history=horizon - 1, horizon=horizon)
 
 
-def summed_by_first(values: Tensor, first: Tensor) -> Tensor:
-    """`[B, M]`: the sum of `values` `[B, M]` over the rows of the same episode, the same number in each of them."""
-    same = (first[:, None] == first).to(values.dtype)
-    return (same @ values)[first]
-
-
-def build_assignment(
-    seeds: SharedSeeds, spec: DatasetSpec, known_dim: int, parts: Parts
-) -> SharedSeedAssignment | EpisodeSeedAssignment | None:
-    """What assigns shared seeds to samples; None where there are none.
-
-    Args:
-        seeds: how many there are, if any, and of what.
-        spec: the dataset's; its recipe says how many episodes there are.
-        known_dim: F, of what each agent knows (see `SharedSeedAssignment`).
-        parts: with shared seeds, they have to be a product given z.
-
-    Raises:
-        UserError: they are none, or the episodes are unknown; names the key and the fix.
-    """
-    if seeds.count is None:
-        return None
-    check_mixture(seeds.count, parts)
-    if seeds.of == "window":
-        return SharedSeedAssignment(seeds.count, spec.n_agents * known_dim)
-    episodes = spec.recipe.get("episodes")
-    if not isinstance(episodes, int):
-        raise UserError(
-            f"algorithm.shared_seed_of=episode: the recipe of {spec.name} does not say how many episodes it has "
-            "(only sets that were collected here do); choose algorithm.shared_seed_of=window"
-        )
-    return EpisodeSeedAssignment(seeds.count, episodes)
+def rows_of_episodes(batch: EpisodeBatch, generator: torch.Generator) -> Tensor:
+    """`[B, R]` rows of a batch of `whole_episodes`: one drawn from each R-th of the steps of each episode."""
+    inside = batch.valid[:, :-1] & (batch.valid[:, 1:] | batch.terminated)
+    first, length = inside.byte().argmax(1), inside.sum(1)
+    drawn = torch.rand(len(inside), ROWS, generator=generator, device=inside.device)
+    place = (torch.arange(ROWS, device=inside.device) + drawn) / ROWS * length[:, None]
+    return first[:, None] + torch.minimum(place.long(), (length - 1).clamp_min(0)[:, None])

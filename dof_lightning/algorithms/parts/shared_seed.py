@@ -44,7 +44,7 @@ class Assignment:
 
     def add_loss(self, loss: Tensor) -> Tensor:
         """The loss with the potential's; both have parameters of their own."""
-        return loss + self.losses["loss/shared_seed"] if "loss/shared_seed" in self.losses else loss
+        return loss if self.shared_seed is None else loss + self.losses["loss/shared_seed"]
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,7 @@ class SharedSeedAssignment(nn.Module):
         nn.init.zeros_(last.bias)
         self.potential = nn.Sequential(nn.Linear(known_dim, hidden), nn.SiLU(), last)
 
-    def forward(
-        self,
-        noising: Noising,
-        known: Tensor,
-        diffused: Diffused,
-        generator: torch.Generator,
-        episode_id: Tensor | None = None,
-    ) -> Assignment:
+    def forward(self, noising: Noising, known: Tensor, diffused: Diffused, generator: torch.Generator) -> Assignment:
         """Draws each sample's seed from q.
 
         Args:
@@ -107,17 +100,19 @@ class SharedSeedAssignment(nn.Module):
             known: `[B, N, F]`, all that the agents together know before they act.
             diffused: the data, given the agents' own conditioning without a seed.
             generator: draws noise and seeds.
-            episode_id: not read: windows are assigned one by one.
         """
         return self.draw(joint_errors(noising, self.seeds, diffused, generator), known, generator)
 
     def draw(self, errors: Tensor, known: Tensor, generator: torch.Generator) -> Assignment:
         """Seeds by errors `[S, B, M]` (see `joint_errors`) and what is known `[B, N, F]`."""
         potential = self.potential(known.flatten(1).float())
-        share = balance((potential.detach() - standardised(errors)) / TEMPERATURE)
+        mean = errors.mean(0)
+        difference = mean - mean.mean(1, keepdim=True)
+        scale = difference.square().mean().sqrt().clamp_min(1e-12)
+        share = balance((potential.detach() - difference / scale) / TEMPERATURE)
         shared_seed = torch.multinomial(share, 1, generator=generator).expand(-1, known.shape[1])
         loss = ((share - 1 / share.shape[1]) * potential).sum(1).mean()
-        losses = {"loss/shared_seed": loss, "shared_seed/gain": seed_gain(errors)}
+        losses = {"loss/shared_seed": loss, "shared_seed/gain": _gain(errors)}
         return Assignment(self.seeds, shared_seed, losses)
 
     def parameter_group(self) -> ParameterGroup:
@@ -160,37 +155,38 @@ def balance(logits: Tensor) -> Tensor:
     return logits.softmax(1)
 
 
-def check_mixture(count: int, parts: Parts) -> None:
-    """Refuses parts that are no product given one of `count` seeds.
+def build_assignment(seeds: SharedSeeds, known_dim: int, parts: Parts) -> SharedSeedAssignment | None:
+    """What assigns shared seeds to samples; None where there are none.
+
+    Args:
+        seeds: how many there are, if any.
+        known_dim: see `SharedSeedAssignment`.
+        parts: with shared seeds, they have to be a product given z.
 
     Raises:
-        UserError: names the key and the fix.
+        UserError: they are none; names the key and the fix.
     """
+    if seeds.count is None:
+        return None
     for group in ("noise_factorization", "data_factorization"):
         part: Factorization = getattr(parts, group)
         if not part.satisfies_igd:
             raise UserError(
-                f"algorithm.shared_seeds={count} makes a mixture of products, but {group}: "
+                f"algorithm.shared_seeds={seeds.count} makes a mixture of products, but {group}: "
                 f"{type(part).__name__} is no product (satisfies_igd); choose {group}=concat or wconcat, or "
                 "algorithm.shared_seeds=null"
             )
     if not parts.denoiser.local_execution:
         raise UserError(
-            f"algorithm.shared_seeds={count} makes a mixture of products, but the agents meet in denoiser: "
+            f"algorithm.shared_seeds={seeds.count} makes a mixture of products, but the agents meet in denoiser: "
             f"{type(parts.denoiser).__name__}; choose a denoiser without attention over agents, or "
             "algorithm.shared_seeds=null"
         )
+    return SharedSeedAssignment(seeds.count, known_dim)
 
 
-def standardised(errors: Tensor) -> Tensor:
-    """`[B, M]`: errors `[S, B, M]` less their mean over the seeds, in standard deviations of that over the batch."""
-    mean = errors.mean(0)
-    difference = mean - mean.mean(1, keepdim=True)
-    return difference / difference.square().mean().sqrt().clamp_min(1e-12)
-
-
-def seed_gain(errors: Tensor) -> Tensor:
-    """Share of the error `[S, B, M]` that is saved by the seed which was best on other noise."""
+def _gain(errors: Tensor) -> Tensor:
+    """Share of the error that is saved by the seed which was best on other noise."""
     halves = errors[::2].mean(0), errors[1::2].mean(0)
     chosen = sum(
         measured_on.gather(1, chosen_on.argmin(1, keepdim=True)).mean()
