@@ -148,12 +148,15 @@ def test_networks_may_run_in_bfloat16(name: str) -> None:
     indirect=True,
 )
 def test_one_batch_can_be_learned(overrides: tuple[str, ...]) -> None:
-    algorithm = build_algorithm(*overrides)
+    built = build_algorithm(*overrides)
     # Values of random rewards pull away from what is imitated, penalties from values.
-    changes = {name: 0.0 for name in ("q_weight", "alpha") if hasattr(algorithm.settings, name)}
+    changes = {"q_weight": 0.0, "alpha": 0.0, "q_balance": None}
+    changes = {name: value for name, value in changes.items() if hasattr(built.settings, name)}
     if chooses(overrides):
         changes["learning_rate"] = 1e-2  # random choices have no pattern: they can only be learned by heart
-    algorithm.settings = replace(algorithm.settings, **changes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        algorithm = type(built)(built.spec, replace(built.settings, **changes))
     batch = random_batch(algorithm.spec, algorithm.window, size=32)
     optimizer = algorithm.configure_optimizers()
 
