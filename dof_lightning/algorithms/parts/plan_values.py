@@ -28,7 +28,7 @@ from dof_lightning.spec import DatasetSpec
 
 SMALL_CRITIC = partial(AgentwiseCritic, hidden=(128, 128), activation="silu")
 _ASKING_FOR_RETURNS = ("target_return", "target_quantile", "return_update")
-_OF_CRITICS = ("critic", "value_learning", "expectile", "discount", "candidates")
+_OF_CRITICS = ("critic", "value_learning", "expectile", "discount")
 
 
 @dataclass(frozen=True, kw_only=True)
