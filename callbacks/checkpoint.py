@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,24 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.context import RunContext
 from callbacks.finite import check_finite
-from callbacks.step_schedule import Scheduled
+from callbacks.step_schedule import Scheduled, owing
 from dof_lightning.digest import load_tensors, sealed
 from dof_lightning.errors import UserError
 from dof_lightning.files import remove_drafts, write_atomically
-from dof_lightning.plain import NUMBER, check_kinds
+from dof_lightning.schema import anything, many, mapping, real, record, text, whole
 
 _log = logging.getLogger(__name__)
 
-_LIGHTNING_KINDS: Mapping[str, type] = {  # without which it goes on from no checkpoint, with an error of its own
-    "state_dict": dict,
-    "loops": dict,
-    "callbacks": dict,
-    "optimizer_states": list,
-    "lr_schedulers": list,
-    "global_step": int,
-    "epoch": int,
-    "pytorch-lightning_version": str,
-}
+_OF_LIGHTNING = record(  # without which it goes on from no checkpoint, with an error of its own
+    {
+        **dict.fromkeys(("state_dict", "loops", "callbacks"), mapping),
+        **dict.fromkeys(("optimizer_states", "lr_schedulers"), many(anything)),
+        **dict.fromkeys(("global_step", "epoch"), whole(0)),
+        "pytorch-lightning_version": text,
+    },
+    others=anything,
+)
+_OF_BEST = record({"best_score": real, "best_step": whole(0)}, others=anything)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -82,7 +82,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             content: dict[str, Any] = load_tensors(Path(path), map_location)
             if "state_dict" in content:
-                check_kinds(content, _LIGHTNING_KINDS)
+                _OF_LIGHTNING("", content)
             return content
         except FileNotFoundError as error:
             raise UserError(f"checkpoint {path} does not exist; {advice}") from error
@@ -128,7 +128,8 @@ class LastCheckpoint(Scheduled, Checkpoint):
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves, unless that is done."""
-        if trainer.global_step == self.saved_step or _is_trial(trainer):
+        saved = trainer.global_step == self.saved_step and not owing(trainer)  # else the file does not say so yet
+        if saved or _is_trial(trainer):
             return
         check_finite(trainer, pl_module)
         if _save(trainer, self.last_model_path):
@@ -163,8 +164,9 @@ class BestCheckpoint(Scheduled, Checkpoint):
         self.best_score, self.best_step = -float("inf"), 0
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves where the score is the best so far."""
-        if _is_trial(trainer) or self.monitor not in trainer.callback_metrics:
+        """Saves if the score is the best so far; one that was given up is not there, or an earlier step's."""
+        given_up = any(callback.tags and self.monitor.startswith(callback.tags) for callback in owing(trainer))
+        if _is_trial(trainer) or given_up or self.monitor not in trainer.callback_metrics:
             return
         score = float(trainer.callback_metrics[self.monitor])
         if not trainer.strategy.reduce_boolean_decision(score > self.best_score):
@@ -177,6 +179,10 @@ class BestCheckpoint(Scheduled, Checkpoint):
         else:
             self.best_score, self.best_step = before["best_score"], before["best_step"]
 
+    def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at a score that has just been measured again; there is none unless one was given up."""
+        self.act(trainer, pl_module)
+
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, for the checkpoint (Lightning hook)."""
         return {"best_score": self.best_score, "best_step": self.best_step}
@@ -188,7 +194,7 @@ class BestCheckpoint(Scheduled, Checkpoint):
             UserError: the checkpoint holds none.
         """
         try:
-            check_kinds(state_dict, {"best_score": NUMBER, "best_step": int})
+            _OF_BEST("", state_dict)
         except ValueError as error:
             raise UserError(f"the checkpoint's state of BestCheckpoint is damaged: {error}") from error
         if self._path.exists():

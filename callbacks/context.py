@@ -12,6 +12,10 @@ from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.spec import DatasetSpec
 
 
+def never_asked() -> None:
+    """The `check_stop` of a run that no signal can end early."""
+
+
 @dataclass(frozen=True)
 class RunContext:
     """The one argument that a callback of a yaml with `_partial_: true` is completed with.
@@ -27,6 +31,8 @@ class RunContext:
         folder: the run's.
         checkpoints: the folder of its checkpoints.
         global_batch_size: windows in one batch, over all ranks.
+        check_stop: to be called between the parts of what takes long, within `whole` in the `act` of a `Scheduled`;
+            raises `GivenUp` if the run is asked to end.
     """
 
     env: VectorEnv
@@ -36,6 +42,7 @@ class RunContext:
     folder: Path
     checkpoints: Path
     global_batch_size: int
+    check_stop: Callable[[], None] = never_asked
 
 
 def policy_of(pl_module: LightningModule) -> DecentralizedPolicy:

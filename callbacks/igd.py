@@ -6,7 +6,7 @@ from lightning import LightningModule, Trainer
 
 from callbacks.context import RunContext, policy_of
 from callbacks.finite import check_finite
-from callbacks.step_schedule import Scheduled, log_to_charts
+from callbacks.step_schedule import Scheduled, log_to_charts, whole
 from dof_lightning.evaluation.igd import Effort, gauge, has_joint_chain
 from dof_lightning.evaluation.two_sample import total_correlation
 
@@ -39,7 +39,7 @@ class IGDCallback(Scheduled):
         rows: int,
     ) -> None:
         super().__init__(every_n_steps, "callbacks.igd.every_n_steps")
-        self.env, self.seed = run.env, run.seed
+        self.env, self.seed, self._check_stop = run.env, run.seed, run.check_stop
         self.effort = Effort(conditions, draws, permutations, rows).check("callbacks.igd.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,9 +54,15 @@ class IGDCallback(Scheduled):
         """Measures."""
         check_finite(trainer, pl_module)
         policy = policy_of(pl_module)  # on all ranks
-        if not trainer.is_global_zero:
+        found = whole(
+            trainer,
+            lambda: (
+                gauge(policy, self.env, self.seed, self.effort, self._check_stop) if trainer.is_global_zero else None
+            ),
+        )
+        if found is None:
             return
-        measured = gauge(policy, self.env, self.seed, self.effort).to_dict()
+        measured = found.to_dict()
         del measured["passed"]
         values = {f"igd/{name}": value for name, value in measured.items() if value is not None}
         if self.env.law is not None:

@@ -1,31 +1,40 @@
 """What ends a run before its last step: Ctrl-C, a scheduler's SIGTERM, a terminal that is gone, or its time limit.
 
 All of them wait for the end of an optimiser step: the loader resumes at whole steps, so a checkpoint in the middle of
-accumulated batches would give the next step other batches than an uninterrupted run has.
+accumulated batches would give the next step other batches than an uninterrupted run has. They do not wait for what is
+measured after it: that may take minutes, so it is given up, and repeated before a resumed run trains on.
 """
 
 import os
 import signal
 import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.trainer.states import TrainerFn
 
-from callbacks.step_schedule import Scheduled, StepSchedule
+from callbacks.step_schedule import GivenUp, Scheduled, StepSchedule
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ASKED = "dof/asked to end"  # in the store that the ranks share
+_SECONDS_BETWEEN_LOOKS = 0.5  # into that store
 
 
 class Interruption(Scheduled):
-    """Lets the step that is under way end, with all that is measured after it, so that what is saved then is whole.
+    """Lets the step that is under way end, so that what is saved then is whole, and cuts short what is measured after.
 
     The first SIGINT, SIGTERM or SIGHUP, whichever rank it reaches, makes Lightning raise its `SIGTERMException` after
     the same step on all ranks; a second SIGINT ends the process where it stands. Before the first step there is nothing
     to save, and a signal does what it does to any program.
+
+    A measurement of that step that has not ended is given up on all ranks, leaves no number behind, and is repeated at
+    the start of the run that goes on: its scores are those of an uninterrupted run.
 
     It comes after all callbacks but those that save, so that a signal during one of them is not left for the next step.
 
@@ -38,17 +47,69 @@ class Interruption(Scheduled):
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
         self._speaks = False
+        self._shared: Any = None  # the store of the process group, None with one rank
+        self._told = False
+        self._looked = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keeps Lightning's handler away, which talks to other ranks at any moment (Lightning hook)."""
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        """Keeps Lightning's handler away, which talks to other ranks at any moment (Lightning hook).
+
+        In its place comes what an earlier process has given up: Lightning has no hook between restoring a checkpoint
+        and the first step that is also reached if there is no step left.
+        """
+
+        def catch_up() -> None:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, Scheduled):
+                    callback.catch_up(trainer, pl_module)
+
+        trainer._signal_connector.register_signal_handlers = catch_up  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the signals over; what nohup has told to ignore a lost terminal goes on (Lightning hook)."""
         super().on_train_start(trainer, pl_module)
         self._speaks = trainer.is_global_zero
+        self._shared = dist.distributed_c10d._get_default_store() if trainer.world_size > 1 else None
         heard = [one for one in _SIGNALS if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._receive) for number in heard}
+
+    def check_stop(self) -> None:
+        """Ends a measurement if a signal has come, to whichever rank.
+
+        Ranks take different numbers of steps, so no collective can ask them all: they look into their common store.
+
+        Raises:
+            GivenUp: a signal has come.
+        """
+        if self._shared is not None and self.received is not None and not self._told:
+            self._shared.set(_ASKED, "1")  # not in the handler, which may have interrupted another call of the store
+            self._told = True
+        elif self._shared is not None and self.received is None and self._looks_again():
+            self._told = self._shared.check([_ASKED])
+        if self.received is not None or self._told:
+            raise GivenUp
+
+    def _looks_again(self) -> bool:
+        now = time.monotonic()
+        is_due = now - self._looked >= _SECONDS_BETWEEN_LOOKS
+        self._looked = now if is_due else self._looked
+        return is_due
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Cuts a pass over held-out windows short, after the same batch on all ranks (Lightning hook)."""
+        progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+        if trainer.state.fn == TrainerFn.FITTING and not progress.is_last_batch and self._any_rank_received(trainer):
+            trainer._signal_connector.received_sigterm = self.owed = True
+
+    def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Repeats a pass over held-out windows that was cut short, as Lightning runs one after a step."""
+        if not self.owed:
+            return
+        self.owed, passes, logged = False, trainer.fit_loop.epoch_loop.val_loop, trainer._logger_connector
+        first_iteration = logged._first_loop_iter
+        trainer.validating, passes.restarting = True, False
+        passes.run()
+        trainer.training, logged._first_loop_iter = True, first_iteration
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tells Lightning, on all ranks."""
@@ -77,7 +138,7 @@ class Interruption(Scheduled):
         if number == signal.SIGHUP:
             _leave_lost_terminal()
         if self.received is None and self._speaks:
-            words = "ends after this step and what is measured after it; Ctrl-C once more ends it without saving"
+            words = "ends after this step, measurements are repeated when it goes on; Ctrl-C once more does not save"
             with suppress(OSError):  # not print: it may be what the signal has interrupted
                 os.write(2, f"{signal.Signals(number).name}: {words}\n".encode())
         self.received = self.received or signal.Signals(number)

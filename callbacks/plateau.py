@@ -40,6 +40,10 @@ class Plateau:
     def reached(self, score: float, step: int) -> bool:
         """Takes the score of an optimiser step in; True if the training may end there."""
         self.scores.append(score)
+        return self.is_over(step)
+
+    def is_over(self, step: int) -> bool:
+        """Whether the training may end, by the scores up to an optimiser step."""
         return step >= self.least_steps and not rises(self.scores)
 
     def state_dict(self) -> dict[str, Any]:

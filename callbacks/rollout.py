@@ -11,10 +11,10 @@ from torchmetrics import MaxMetric, SumMetric
 from callbacks.context import RunContext, policy_of
 from callbacks.finite import check_finite
 from callbacks.plateau import Plateau
-from callbacks.step_schedule import Scheduled, log_to_charts
-from dof_lightning.rollout.certificate import certify
+from callbacks.step_schedule import Scheduled, log_to_charts, whole
+from dof_lightning.rollout.certificate import Certificate, certify
 from dof_lightning.rollout.metrics import EpisodeReturns, NormalizedScore, WinRate
-from dof_lightning.rollout.run import Rollout, evaluation_seeds, run_rollout, split_episodes
+from dof_lightning.rollout.run import Rollout, Spectator, evaluation_seeds, run_rollout, split_episodes
 
 _CERTIFIED_EPISODES, _CERTIFIED_PAIRS = 4, 32  # with more, the certificate would take as long as the rollouts
 
@@ -46,6 +46,7 @@ class RolloutCallback(Scheduled):
     """
 
     needs_environment = True
+    tags = "rollout/"
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class RolloutCallback(Scheduled):
     ) -> None:
         super().__init__(every_n_steps, "rollout.every_n_steps")
         self._plateau = None if until_plateau is None else Plateau(until_plateau)
-        self.env, self.seed, self.episodes = run.env, run.seed, episodes
+        self.env, self.seed, self.episodes, self._check_stop = run.env, run.seed, episodes, run.check_stop
         self.chunk = min(chunk, run.env.episodes_at_once)
         reference = run.env.spec.own_reference or run.env.spec.reference
         if random_return is None and reference is not None:
@@ -66,43 +67,65 @@ class RolloutCallback(Scheduled):
         self._lines = self._constant_lines(behavior=run.behavior_return, random=random_return)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts scores and constant lines on the same chart (Lightning hook)."""
+        """Puts scores and lines on the same chart; a run that was at its plateau ends (Lightning hook)."""
         super().on_train_start(trainer, pl_module)
+        if self._plateau is not None and self._plateau.is_over(trainer.global_step):
+            trainer.should_stop = True
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_custom_scalars(self._layout())
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rolls out, and ends the training at a plateau."""
-        check_finite(trainer, pl_module)
-        measured = self._measure(trainer, pl_module) | self._lines
+        measured = self._look(trainer, pl_module)
         headline = "rollout/return_mean" if self.env.spec.reference is None else "rollout/normalized_score"
         for name, value in measured.items():
             pl_module.log(name, value, prog_bar=name == headline, logger=False)
+
+    def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Repeats rollouts that were given up, where `log` has no loop yet that the values could belong to."""
+        if self.owed:
+            self.owed = False
+            measured = self._look(trainer, pl_module)
+            trainer.callback_metrics.update({name: torch.tensor(value) for name, value in measured.items()})
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        check_finite(trainer, pl_module)
+        measured = self._measure(trainer, pl_module) | self._lines
         log_to_charts(trainer, measured)
         if self._plateau is not None and self._plateau.reached(measured["rollout/return_mean"], trainer.global_step):
             trainer.should_stop = True
+        return measured
 
     def state_dict(self) -> dict[str, Any]:
-        """The scores so far, where they can end the training (Lightning hook)."""
-        return {} if self._plateau is None else self._plateau.state_dict()
+        """What is owed, and the scores so far where they can end the training (Lightning hook)."""
+        return super().state_dict() | ({} if self._plateau is None else self._plateau.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes them up again (Lightning hook)."""
-        if self._plateau is not None:
+        """Takes both up again (Lightning hook)."""
+        super().load_state_dict(state_dict)
+        if self._plateau is not None and set(state_dict) != {"owed"}:  # it was saved without a plateau
             self._plateau.load_state_dict(state_dict)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         policy = policy_of(pl_module)
         episodes = split_episodes(self.episodes, self.chunk, trainer.global_rank, trainer.world_size)
         seeds = evaluation_seeds(self.seed, "selection", self.episodes)[episodes.start : episodes.stop]
-        started = time.perf_counter()
-        rollout = run_rollout(
-            policy, self.env, seeds, (self.seed, "rollout", "selection"), self.chunk, first_episode=episodes.start
-        )
-        seconds = time.perf_counter() - started
+        spectator = Spectator(before_step=self._check_stop)
+
+        def play() -> tuple[Rollout, float, Certificate]:
+            key, started = (self.seed, "rollout", "selection"), time.perf_counter()
+            rollout = run_rollout(
+                policy, self.env, seeds, key, self.chunk, first_episode=episodes.start, spectator=spectator
+            )
+            seconds = time.perf_counter() - started
+            tried = certify(
+                policy, self.env, self.seed, _CERTIFIED_EPISODES, _CERTIFIED_PAIRS, before_step=self._check_stop
+            )
+            return rollout, seconds, tried
+
+        rollout, seconds, certificate = whole(trainer, play)
         measured = self._reduce(rollout, seconds, pl_module)
-        certificate = certify(policy, self.env, self.seed, _CERTIFIED_EPISODES, _CERTIFIED_PAIRS)
         measured["certificate_max_abs_delta"] = certificate.max_abs_delta
         measured["centralized"] = float(not policy.acts_alone)
         if policy.shared_seeds is not None:

@@ -1,6 +1,7 @@
-"""When a callback is due."""
+"""When a callback is due, and what becomes of a measurement that a signal has cut short."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -37,15 +38,29 @@ class StepSchedule:
         return step % self.every_n_steps == 0 or step == trainer.max_steps
 
 
+T = TypeVar("T")
+
+
+class GivenUp(Exception):
+    """A measurement has stopped in the middle because the run is asked to end; it is repeated when the run goes on."""
+
+
 class Scheduled(Callback):
-    """A callback that acts when its schedule says so; never, where `every_n_steps` is None.
+    """A callback that acts when its schedule says so; never, if `every_n_steps` is None.
 
     Args:
         every_n_steps, key: see `StepSchedule`.
 
+    Attributes:
+        owed: it has given up what was due at the step at which the run ends; checkpoints hold it.
+        tags: what the names of its metrics begin with, if others look at them.
+
     Raises:
         UserError: `every_n_steps` is not positive.
     """
+
+    owed = False
+    tags: str | None = None
 
     def __init__(self, every_n_steps: int | None, key: str) -> None:
         self._schedule = None if every_n_steps is None else StepSchedule(every_n_steps, key)
@@ -58,12 +73,56 @@ class Scheduled(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Acts where due (Lightning hook)."""
+        """Acts if it is due (Lightning hook)."""
         if self._schedule is not None and self._schedule.is_due(trainer):
-            self.act(trainer, pl_module)
+            try:
+                self.act(trainer, pl_module)
+            except GivenUp:
+                self.owed = True
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What is to be done, on all ranks, once for each step that is due."""
+        """What is to be done, on all ranks, once for each step that is due.
+
+        Raises:
+            GivenUp: the run is asked to end; the same on all ranks (`whole`).
+        """
+
+    def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Repeats what was given up, at the same step, before a resumed run does anything else."""
+        if self.owed:
+            self.owed = False
+            self.act(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing, unless something is owed (Lightning hook)."""
+        return {"owed": True} if self.owed else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remembers what is owed (Lightning hook)."""
+        self.owed = bool(state_dict.get("owed", False))
+
+
+def owing(trainer: Trainer) -> list[Scheduled]:
+    """The callbacks that have given up something at this step, and repeat it when the run goes on."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, Scheduled) and callback.owed]
+
+
+def whole(trainer: Trainer, measure: Callable[[], T]) -> T:
+    """What was measured, if no rank has given up; all ranks must call it at the same place.
+
+    Raises:
+        GivenUp: some rank has; the same on all.
+    """
+    result: T | None = None
+    given_up = False
+    try:
+        result = measure()
+    except GivenUp:
+        given_up = True
+    if trainer.strategy.reduce_boolean_decision(given_up, all=False):
+        raise GivenUp
+    return result  # type: ignore[return-value]  # it is there: nobody has given up
 
 
 def log_to_charts(trainer: Trainer, values: dict[str, float]) -> None:

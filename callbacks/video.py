@@ -14,7 +14,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from callbacks.context import RunContext, policy_of
-from callbacks.step_schedule import Scheduled
+from callbacks.step_schedule import Scheduled, whole
+from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.run import Spectator, evaluation_seeds, run_rollout
 
 
@@ -42,6 +43,7 @@ class VideoCallback(Scheduled):
     ) -> None:
         super().__init__(every_n_steps, "video.every_n_steps")
         self.env, self.seed, self.dirpath, self.frames_per_second = run.env, run.seed, dirpath, frames_per_second
+        self._spectator = Spectator(draws=0, before_step=run.check_stop)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says so where there is nothing to draw (Lightning hook)."""
@@ -54,19 +56,20 @@ class VideoCallback(Scheduled):
         if not self.env.can_render:
             return
         policy = policy_of(pl_module)  # on all ranks
-        if not trainer.is_global_zero:
+        frames = whole(trainer, lambda: self._draw(policy) if trainer.is_global_zero else None)
+        if frames is None:
             return
-        step = trainer.global_step
-        seeds = evaluation_seeds(self.seed, "selection", 1)
-        rollout = run_rollout(policy, self.env, seeds, (self.seed, "rollout", "video"), spectator=Spectator(draws=0))
-        assert rollout.frames is not None
-        gif = encode_gif(rollout.frames, self.frames_per_second)
+        step, gif = trainer.global_step, encode_gif(frames, self.frames_per_second)
         folder = Path(trainer.default_root_dir) / "videos" if self.dirpath is None else Path(self.dirpath)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"step_{step}.gif").write_bytes(gif)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                add_gif(logger.experiment, "rollout/video", gif, rollout.frames[0].shape, step)
+                add_gif(logger.experiment, "rollout/video", gif, frames[0].shape, step)
+
+    def _draw(self, policy: DecentralizedPolicy) -> list[np.ndarray] | None:
+        seeds, key = evaluation_seeds(self.seed, "selection", 1), (self.seed, "rollout", "video")
+        return run_rollout(policy, self.env, seeds, key, spectator=self._spectator).frames
 
 
 def encode_gif(frames: Sequence[np.ndarray], frames_per_second: float) -> bytes:

@@ -59,6 +59,11 @@ class Serving(Settings):
     memory_mb: float | None = 2000
     partition: Partition = "windows"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.partition == "shards" and self.memory_mb is None:
+            raise UserError("data.partition=shards streams blocks of shards: give data.memory_mb a number")
+
     def __call__(self, path: Path | str, window: Window, seed: int) -> "EpisodeDataModule":
         """The data module; arguments as its own."""
         return EpisodeDataModule(path, window, seed, serving=self)
@@ -252,11 +257,8 @@ class EpisodeDataModule(LightningDataModule):
         if self._plan is None:
             return "in memory"
         streamed = f"streamed in blocks of {self._plan.block_bytes} bytes"
-        return (
-            streamed
-            if self.serving.partition == "windows"
-            else f"{streamed}, shards shared out to {self.world_size} ranks"
-        )
+        by_shards = self.serving.partition == "shards"
+        return f"{streamed}, shards shared out to {self.world_size} ranks" if by_shards else streamed
 
     def _gather_numbered(self, table: EpisodeTable, index: WindowIndex) -> Callable[[Tensor], EpisodeBatch]:
         return partial(gather_numbered, table, index, self.window, self.serving.train_on_padded_tails)

@@ -1,23 +1,20 @@
-"""Files that know their own content: a digest is written into each, and what is read is held against it.
+"""Files that know their own content: a seal is written into each, and what is read is held against it.
 
 A bit that flips on a disk or on the way would be another weight, another score, another answer, without a word.
 """
 
 import hashlib
-import struct
+import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-KEY = "content_sha256"
+KEY = "seal"  # of everything else in the file; version 0.1.0 wrote none
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with its digest among it.
+    """The content with its seal among it.
 
     Args:
         content: nested plain containers, numbers, texts and tensors.
@@ -26,56 +23,51 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return plain | {KEY: digest(plain)}
 
 
-def unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Inverse of `sealed`; what an earlier version wrote without a digest is believed.
+def unsealed(content: Mapping[str, Any], owed: bool = False) -> dict[str, Any]:
+    """Inverse of `sealed`.
+
+    Args:
+        content: what was read.
+        owed: the file says of itself that it was sealed; another one without a seal is believed.
 
     Raises:
-        ValueError: the content is not what was written.
+        ValueError: the content is not what was written, or the seal that is owed is not there.
     """
     plain = {key: value for key, value in content.items() if key != KEY}
     if KEY in content and content[KEY] != digest(plain):
-        raise ValueError(f"its content is not what was written ({KEY})")
+        raise ValueError(f"its content is not what was written (another {KEY})")
+    if owed and KEY not in content:
+        raise ValueError(f"{KEY} is missing")
     return plain
 
 
 def digest(content: Any) -> str:
-    """Hex sha256 of keys in their order, of values with their types, and of tensors' bits.
+    """Hex sha256 of keys in any order, of values with their types, and of tensors' bits; a tuple counts as a list.
 
     Args:
         content: nested mappings, lists and tuples; of what is neither of these nor plain nor a tensor, the type counts.
     """
-    hashed = hashlib.sha256()
-    _add(content, hashed.update)
-    return hashed.hexdigest()
+    return hashlib.sha256(json.dumps(_plain(content), sort_keys=True).encode()).hexdigest()
 
 
-def _add(node: Any, update: Callable[[bytes], Any]) -> None:
-    if isinstance(node, Tensor):
-        bits = node.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        update(f"tensor {node.dtype} {list(node.shape)}\n".encode())
-        update(bits.numpy().tobytes())
-    elif isinstance(node, Mapping):
-        update(f"mapping {len(node)}\n".encode())
-        for key, value in node.items():
-            _add(key, update)
-            _add(value, update)
-    elif isinstance(node, list | tuple):
-        update(f"{'tuple' if isinstance(node, tuple) else 'list'} {len(node)}\n".encode())
-        for value in node:
-            _add(value, update)
-    elif isinstance(node, str):
-        text = node.encode(errors="surrogatepass")
-        update(f"text {len(text)}\n".encode() + text)
-    elif isinstance(node, float):
-        update(b"float " + struct.pack("<d", node))
-    elif isinstance(node, bool | int | None):
-        update(f"{type(node).__name__} {node}\n".encode())
-    else:
-        update(f"other {type(node).__module__}.{type(node).__qualname__}\n".encode())
+def _plain(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        named = ((key if isinstance(key, str) else f"{type(key).__name__} {key}", node[key]) for key in node)
+        return {name: _plain(value) for name, value in named}
+    if isinstance(node, list | tuple):
+        return [_plain(value) for value in node]
+    if isinstance(node, str | int | float | None):
+        return node
+    import torch  # here: whoever reads JSON alone does not need it
+
+    if not isinstance(node, torch.Tensor):
+        return {"other": f"{type(node).__module__}.{type(node).__qualname__}"}
+    bits = node.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return {"tensor": [str(node.dtype), list(node.shape), hashlib.sha256(bits.numpy().data).hexdigest()]}
 
 
 def load_tensors(path: Path, map_location: Any = "cpu") -> Any:
-    """Reads what `torch.save` wrote, without running any of it, and holds it against its digests.
+    """Reads what `torch.save` wrote, without running any of it, and holds it against its seal.
 
     `torch.load` looks at none of the checksums that the parts of its archive carry, so that they are looked at here:
     they are what files of earlier versions have.
@@ -85,12 +77,14 @@ def load_tensors(path: Path, map_location: Any = "cpu") -> Any:
         map_location: as in `torch.load`.
 
     Returns:
-        what was saved; where it is a dict, without its digest.
+        what was saved; if it is a dict, without its seal.
 
     Raises:
         ValueError: its parts or its content are not what was written.
         Exception: a damaged file fails in many other ways, inside zip, pickle and torch.
     """
+    import torch
+
     _check_parts(path)
     content = torch.load(path, map_location=map_location, weights_only=True)
     return unsealed(content) if isinstance(content, dict) else content

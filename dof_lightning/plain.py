@@ -1,24 +1,11 @@
-"""What is read from a file that anybody may have touched: plain values only, of the kinds they should be."""
+"""What is read from a file that anybody may have touched: plain values only, no deeper and no more than we write."""
 
 import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-NUMBER = (int, float)
-TEXT_OR_NONE = (str, type(None))
-NUMBER_OR_NONE = (int, float, type(None))
-
 _DEEPEST = 60
 _MOST = 100_000
-_WORDS = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "text",
-    list: "a list",
-    dict: "named values",
-    type(None): "null",
-}
 
 
 def parse_json(text: str | bytes, infinity: bool = False, most: int | None = _MOST) -> Any:
@@ -73,41 +60,3 @@ def check_plain(node: Any, depth: int = 0, most: int | None = _MOST) -> int:
         if most is not None and count > most:
             raise ValueError("it holds too many values")
     return count
-
-
-def check_kinds(node: Any, kinds: Mapping[str, type | tuple[type, ...]], where: str = "") -> None:
-    """Holds values against the kinds that they should be of; truth values are no numbers.
-
-    Args:
-        node: nested mappings.
-        kinds: of each dotted key that has to be there; `dict` is any mapping.
-        where: what the node is called in the message.
-
-    Raises:
-        ValueError: names the first key that is missing or of another kind.
-    """
-    if not isinstance(node, Mapping):
-        raise ValueError(f"{where or 'it'} is not made of named values")
-    for key, kind in kinds.items():
-        value: Any = node
-        for part in key.split("."):
-            if not isinstance(value, Mapping) or part not in value:
-                raise ValueError(f"{where}{key} is missing")
-            value = value[part]
-        if not is_kind(value, kind):
-            allowed = kind if isinstance(kind, tuple) else (kind,)
-            words = " or ".join(_WORDS[one] for one in allowed if not (one is int and float in allowed))
-            raise ValueError(f"{where}{key} must be {words}, got {_shown(value)}")
-
-
-def is_kind(value: Any, kind: type | tuple[type, ...]) -> bool:
-    """`isinstance`, with any mapping for `dict` and without truth values among numbers."""
-    allowed = kind if isinstance(kind, tuple) else (kind,)
-    if isinstance(value, bool):
-        return bool in allowed
-    return isinstance(value, tuple(Mapping if one is dict else one for one in allowed))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,4 +1,4 @@
-"""Which keys, types and ranges a JSON document must have, said once, and where a document first departs from it."""
+"""Which keys, types and ranges what is read from a file must have, said once, and where it first departs from them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -40,6 +40,9 @@ def number(least: float = -math.inf, most: float = math.inf) -> Check:
     )
 
 
+real = _test("a number", lambda value: type(value) in (int, float))  # infinity too
+
+
 def is_digest(value: Any) -> bool:
     """Whether it can be a sha256."""
     return isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
@@ -54,6 +57,7 @@ text = _test("text", lambda value: isinstance(value, str) and value != "")
 digest = _test("64 hexadecimal digits", is_digest)
 truth = _test("true or false", lambda value: isinstance(value, bool))
 anything = _test("anything", lambda value: True)
+mapping = _test("an object", lambda value: isinstance(value, Mapping))
 
 
 def optional(inner: Check) -> Check:
@@ -81,10 +85,9 @@ def record(fields: Mapping[str, Check], others: Check | None = None, optional_ke
         others: what keys of other names hold; None: there are none.
         optional_keys: which of `fields` need not be there.
     """
-    is_object = _test("an object", lambda value: isinstance(value, Mapping))
 
     def check(place: str, value: Any) -> None:
-        is_object(place or "it", value)
+        mapping(place or "it", value)
         prefix = f"{place}." if place else ""
         if missing := [key for key in fields if key not in value and key not in optional_keys]:
             raise ValueError(f"{prefix}{missing[0]} is missing")

@@ -15,13 +15,20 @@ import dof_lightning  # noqa: F401  # before torch, so that its threads sleep wh
 from dof_lightning.config import compose as configuration
 
 _compose_once = cache(configuration.compose)
+_collected = False
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
+    assert _collected, "compose in a test or a fixture: each process collects all tests, and a composition takes 0.2 s"
     return copy.deepcopy(_compose_once(tuple(overrides)))
 
 
 configuration.compose = _compose
+
+
+def pytest_collection_finish() -> None:
+    global _collected
+    _collected = True
 
 
 @pytest.fixture(scope="session")

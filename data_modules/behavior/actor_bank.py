@@ -1,5 +1,7 @@
 """Deterministic actors and the behaviour policies made of them."""
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,21 +32,34 @@ class ActorBank(Agentwise):
         return torch.tanh(self.network(observations))
 
 
+def team_of(followed: Sequence[ActorBank]) -> ActorBank:
+    """A team whose agent i acts as agent i of the i-th bank does; the banks are alike in size, one for each agent."""
+    team = copy.deepcopy(followed[0])
+    weights = [bank.state_dict() for bank in followed]
+    team.load_state_dict({key: torch.stack([own[key][i] for i, own in enumerate(weights)]) for key in weights[0]})
+    return team
+
+
 class GaussianBehavior(DecentralizedPolicy):
     """Actors with Gaussian exploration noise, clipped to [-1, 1].
 
     Args:
         actors: N actors.
-        exploration_noise: standard deviation of the noise; 0 acts greedily.
+        exploration_noise: standard deviation of the noise, of all agents or of each; 0 acts greedily.
         action_dim: A.
     """
 
-    def __init__(self, actors: ActorBank, n_agents: int, action_dim: int, exploration_noise: float) -> None:
+    exploration_noise: Tensor
+
+    def __init__(
+        self, actors: ActorBank, n_agents: int, action_dim: int, exploration_noise: float | Sequence[float]
+    ) -> None:
         super().__init__()
         self.actors = actors
         self.n_agents = n_agents
         self.action_dim = action_dim
-        self.exploration_noise = exploration_noise
+        noise = torch.as_tensor(exploration_noise, dtype=torch.float32).expand(n_agents)
+        self.register_buffer("exploration_noise", noise[:, None].clone(), persistent=False)
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
         """Standard normal `[E, N, A]`."""

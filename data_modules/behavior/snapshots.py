@@ -1,7 +1,8 @@
 """Behaviour actors on disk: a few snapshots of one online training, as float16 safetensors with their story.
 
 data_modules/behavior/weights/mpe_spread.safetensors
-    tensors    <snapshot>/<parameter>     float16, snapshots named ladder_0 ... ladder_n, medium, expert
+    tensors    <snapshot>/<parameter>     float16, snapshots named ladder_0 ... ladder_n, medium, expert; or, in
+                                          mpe_spread_experts.safetensors, expert_<seed> and expert_<seed>_swapped
     metadata   "story": JSON: command, seed, environment, and a snapshot's updates and measured returns
 """
 
@@ -122,7 +123,7 @@ class SnapshotChoice:
 
         Medium and expert are those nearest to the wanted returns; the ladder comes before medium.
         """
-        expert = min(history, key=lambda snapshot: abs(snapshot.return_mean - self.expert_return))
+        expert = self.expert(history)
         medium = min(history, key=lambda snapshot: abs(snapshot.return_mean - self.medium_return))
         before = [snapshot for snapshot in history if snapshot.updates < medium.updates]
         if self.ladder_end is not None:
@@ -136,12 +137,17 @@ class SnapshotChoice:
             "expert": expert,
         }
 
+    def expert(self, history: Sequence[Snapshot]) -> Snapshot:
+        """The snapshot nearest to the return wanted of an expert."""
+        return min(history, key=lambda snapshot: abs(snapshot.return_mean - self.expert_return))
+
     def complaints(self, chosen: Mapping[str, Snapshot]) -> list[str]:
         """What is not as good, or as bad, as its name says; a sentence each."""
         wanted = {"medium": self.medium_return, "expert": self.expert_return}
+        judged = {name: wanted[kind] for name in chosen if (kind := name.partition("_")[0]) in wanted}
         return [
             f"{name} returns {chosen[name].return_mean:.1f}, wanted {value:.1f}"
-            for name, value in wanted.items()
+            for name, value in judged.items()
             if abs(chosen[name].return_mean - value) > self.tolerance
         ]
 
@@ -187,9 +193,20 @@ def load_weights(environment: str, snapshot: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): file.get_tensor(name).float() for name in names}
 
 
-def load_actors(spec: EnvSpec, snapshot: str) -> ActorBank:
-    """The actors of one snapshot, e.g. `expert`, in evaluation mode; the name of the environment finds the file."""
-    weights = load_weights(spec.name, snapshot)
+def experts_of(environment: str) -> str:
+    """The name under which teams of an environment are shipped that were trained from different seeds."""
+    return f"{environment}_experts"
+
+
+def load_actors(spec: EnvSpec, snapshot: str, shipped: str | None = None) -> ActorBank:
+    """The actors of one snapshot, e.g. `expert`, in evaluation mode.
+
+    Args:
+        spec: of the environment.
+        snapshot: its name.
+        shipped: of the file; None: as the environment.
+    """
+    weights = load_weights(shipped or spec.name, snapshot)
     hidden = weights["network.layers.0.weight"].shape[-1]
     actors = ActorBank(spec.n_agents, spec.observation_dim, spec.action_dim, hidden)
     actors.load_state_dict(weights)
@@ -206,7 +223,7 @@ def _open(environment: str) -> Any:
         shipped = ", ".join(sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))) or "none"
         raise UserError(
             f"no behaviour policies for {environment!r} (shipped: {shipped}); "
-            f"train some with `dof data train-behavior task={environment.removeprefix('mpe_')}`"
+            "train some; `dof data train-behavior --help` says how"
         )
     try:
         return safe_open(path, framework="pt")

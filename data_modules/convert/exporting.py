@@ -13,8 +13,7 @@ from data_modules.convert.export_omar import export_omar
 from data_modules.convert.export_vault import export_vault
 from data_modules.storage.arrays import EpisodeRows
 from data_modules.storage.disk_order import arrange
-from data_modules.storage.manifest import DatasetManifest, read_manifest
-from data_modules.storage.shards import read_shard
+from data_modules.storage.manifest import DatasetManifest, read_episodes, read_manifest
 from dof_lightning.errors import UserError
 from dof_lightning.files import building
 
@@ -85,17 +84,12 @@ def _with_joint_state(rows: EpisodeRows) -> EpisodeRows:
 
 
 def _in_order(manifest: DatasetManifest, scratch: Path) -> Iterator[EpisodeRows]:
-    ids = np.sort(np.concatenate([rows.episode_id for rows in _read(manifest)]))
+    ids = np.sort(np.concatenate([rows.episode_id for rows in read_episodes(manifest)]))
 
     def place(rows: EpisodeRows) -> np.ndarray:
         return np.searchsorted(ids, rows.episode_id) / len(ids)
 
-    return arrange(_read(manifest), place, len(ids), _GROUP, _BUFFER_BYTES, scratch)
-
-
-def _read(manifest: DatasetManifest) -> Iterator[EpisodeRows]:
-    for shard in manifest.shards:
-        yield from read_shard(manifest.url(shard), manifest.members, shard)
+    return arrange(read_episodes(manifest), place, len(ids), _GROUP, _BUFFER_BYTES, scratch)
 
 
 def _told(groups: Iterator[EpisodeRows], progress: Callable[[int], None]) -> Iterator[EpisodeRows]:

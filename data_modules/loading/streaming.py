@@ -51,11 +51,8 @@ def plan_stream(manifest: DatasetManifest, memory_mb: float | None, partition: P
         None where the dataset is held in memory: where it fits, or `memory_mb` is None.
 
     Raises:
-        UserError: no block holds the largest shard, and the message says what would; or nothing says how large blocks
-            may be.
+        UserError: no block holds the largest shard, and the message says what would.
     """
-    if partition == "shards" and memory_mb is None:
-        raise UserError("data.partition=shards streams blocks of shards: give data.memory_mb a number")
     whole = sum(memory_of(manifest, shard) for shard in manifest.shards)
     if memory_mb is None or (partition == "windows" and whole <= memory_mb * 1e6):
         return None

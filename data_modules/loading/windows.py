@@ -1,6 +1,7 @@
 """Episodes in memory, and windows gathered from them by index."""
 
 import math
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -253,6 +254,9 @@ def gather_numbered(
 class InTurn(IterableDataset):
     """What a DataLoader iterates over; workers take items in turn, so theirs come in order.
 
+    Ctrl-C in a terminal and a scheduler's SIGTERM reach workers too. They leave the answer to who trains: the step that
+    is under way may need batches, and a worker that dies would end the run before it is saved.
+
     Args:
         items: every item from the first-th on in strides; called with both.
     """
@@ -263,7 +267,11 @@ class InTurn(IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         """Endless where the items are."""
         worker = get_worker_info()
-        return self._items(0, 1) if worker is None else self._items(worker.id, worker.num_workers)
+        if worker is None:
+            return self._items(0, 1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        return self._items(worker.id, worker.num_workers)
 
 
 def training_batches(

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from data_modules.storage.arrays import ROW_ARRAYS, STEP_ARRAYS, EpisodeRows
-from data_modules.storage.manifest import DatasetManifest
-from data_modules.storage.shards import expected_members, read_shard
+from data_modules.storage.manifest import DatasetManifest, read_episodes
+from data_modules.storage.shards import expected_members
 from dof_lightning.schema import is_digest
 from dof_lightning.spec import EnvSpec
 
@@ -54,9 +54,8 @@ def contents_of(manifest: DatasetManifest) -> str:
         UserError: a shard is damaged.
     """
     contents = Contents(manifest.spec.environment, manifest.spec.discount)
-    for shard in manifest.shards:
-        for rows in read_shard(manifest.url(shard), manifest.members, shard):
-            contents.update(rows)
+    for rows in read_episodes(manifest):
+        contents.update(rows)
     return contents.finish()
 
 

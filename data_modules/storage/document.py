@@ -1,6 +1,5 @@
 """What may stand in `dataset.json`, held against what does before anybody relies on it."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -23,8 +22,6 @@ from dof_lightning.schema import (
     whole,
 )
 from dof_lightning.spec import DatasetStatistics, DimensionStatistics, EnvSpec
-
-SEAL = "content_sha256"  # of everything else in the document; earlier versions wrote none
 
 _ENCODED = record({"shape": many(whole(0)), "float32": text})
 _TABLE = many(many(number(), least=1), least=1)
@@ -61,8 +58,7 @@ _DESCRIPTION = {
     "discount": number(0, 1),
     "recipe": record({}, others=anything),
     "behavior": record(
-        # A win rate is anybody's to say: of data of one's own it may be null, or a percentage.
-        {"return_mean": number(), "return_std": number(0), "win_rate": optional(number())},
+        {"return_mean": number(), "return_std": number(0), "win_rate": optional(number(0, 1))},
         others=anything,
         optional_keys=("win_rate",),
     ),
@@ -88,20 +84,12 @@ _DOCUMENT = record(
                 "discounted_return_knots": _ENCODED,
             }
         ),
-        SEAL: digest,
     },
     others=anything,
-    optional_keys=(SEAL,),
 )
 _DESCRIBED = record(_DESCRIPTION)
 _ALWAYS = ("observations", "actions", "rewards", "terminated", "length", "episode_id")
 _OTHERS = {"extra_observations": 2, "extra_actions": 2, "extra_rewards": 1}  # most dimensions, of agents not learned
-
-
-def seal(document: Mapping[str, Any]) -> str:
-    """The sha256 of a document without its seal, whatever the order of its keys."""
-    rest = {key: value for key, value in document.items() if key != SEAL}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def check_document(document: Any) -> None:

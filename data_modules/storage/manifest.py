@@ -3,15 +3,17 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_modules.storage.document import SEAL, check_agreement, check_document, seal
-from data_modules.storage.shards import Member, ShardEntry, open_url
+from data_modules.storage.arrays import EpisodeRows
+from data_modules.storage.document import check_agreement, check_document
+from data_modules.storage.shards import Member, ShardEntry, open_url, read_shard
+from dof_lightning.digest import sealed, unsealed
 from dof_lightning.errors import UserError
 from dof_lightning.plain import parse_json
 from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
@@ -93,15 +95,15 @@ def write_manifest(folder: Path, manifest: DatasetManifest) -> None:
         "return_knots": _encode(manifest.return_knots),
         "statistics": _encode_statistics(spec.statistics),
     }
-    document[SEAL] = seal(document)
-    (folder / FILE_NAME).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / FILE_NAME).write_text(json.dumps(sealed(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_manifest(path: Path | str) -> DatasetManifest:
+def read_manifest(path: Path | str, key: str = "the path") -> DatasetManifest:
     """Reads `dataset.json` and checks that the shards it lists are there in full size.
 
     Args:
         path: the dataset's folder, or its `http(s)://` or `s3://` address (shards are then not looked at).
+        key: what the user has typed it for.
 
     Raises:
         UserError: the folder or its `dataset.json` is missing, unreadable or of another format version, or a shard is
@@ -110,13 +112,26 @@ def read_manifest(path: Path | str) -> DatasetManifest:
     location = str(path).rstrip("/")
     is_local = "://" not in location
     if is_local and not Path(location).is_dir():
-        raise UserError(f"{location}: there is no such dataset; build it (`dof data build`) or correct data.root")
+        raise UserError(f"{location}: there is no such dataset; correct {key}, or build one (`dof data build`)")
     if is_local and not (Path(location) / FILE_NAME).is_file():
-        raise UserError(f"{location}/{FILE_NAME} is missing: this is no dataset; {_REBUILD} or correct data.root")
+        raise UserError(f"{location}/{FILE_NAME} is missing: this is no dataset; {_REBUILD} or correct {key}")
     manifest = _parse(location)
     if is_local:
         _check_files(manifest)
     return manifest
+
+
+def read_episodes(manifest: DatasetManifest) -> Iterator[EpisodeRows]:
+    """All episodes in the order in which they are stored, a sample at a time.
+
+    A shard is held against its sha256 when its last sample has been taken: what is made of the episodes counts only if
+    the iterator has come to its end.
+
+    Raises:
+        UserError: a shard is damaged, or not the one that the manifest lists (see `read_shard`).
+    """
+    for shard in manifest.shards:
+        yield from read_shard(manifest.url(shard), manifest.members, shard)
 
 
 def _parse(location: str) -> DatasetManifest:
@@ -130,13 +145,11 @@ def _parse(location: str) -> DatasetManifest:
         check_document(document)
         manifest = _decode(location, document)
         check_agreement(document, manifest.spec.environment, manifest.spec.statistics)
-        recipe_given, sealed = manifest.spec.fingerprint, seal(document)
+        if manifest.spec.fingerprint != document["fingerprint"]:
+            raise UserError(f"{file} was changed by hand (its recipe does not give its fingerprint); {_REBUILD}")
+        unsealed(document)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({' '.join(str(error).split())}); {_REBUILD}") from error
-    if recipe_given != document["fingerprint"]:
-        raise UserError(f"{file} was changed by hand (its recipe does not give its fingerprint); {_REBUILD}")
-    if document.get(SEAL, sealed) != sealed:
-        raise UserError(f"{file} was changed after it was written (another {SEAL}); {_REBUILD}")
     return manifest
 
 

@@ -12,8 +12,7 @@ from rich.progress import Progress
 
 from data_modules.storage.arrays import DataFault, Episodes
 from data_modules.storage.dataset_statistics import episode_returns
-from data_modules.storage.manifest import FORMAT_VERSION, DatasetManifest, read_manifest
-from data_modules.storage.shards import read_shard
+from data_modules.storage.manifest import FORMAT_VERSION, DatasetManifest, read_episodes, read_manifest
 from data_modules.storage.store import Description, write_dataset
 from dof_lightning.errors import UserError
 from dof_lightning.seeding import counter_uniform, derive_seed
@@ -40,10 +39,9 @@ def read_index(manifest: DatasetManifest) -> EpisodeIndex:
         UserError: a shard is damaged.
     """
     ids, returns = [], []
-    for shard in manifest.shards:
-        for rows in read_shard(manifest.url(shard), manifest.members, shard):
-            returns.append(episode_returns(rows, discount=1.0))
-            ids.append(rows.episode_id)
+    for rows in read_episodes(manifest):
+        returns.append(episode_returns(rows, discount=1.0))
+        ids.append(rows.episode_id)
     return EpisodeIndex(np.concatenate(ids), np.concatenate(returns))
 
 
@@ -164,13 +162,12 @@ def _write(
 def _selected(manifest: DatasetManifest, keep: np.ndarray, ids: np.ndarray) -> Iterator[Episodes]:
     """The kept episodes, a sample at a time, under their new ids."""
     first = 0
-    for shard in manifest.shards:
-        for rows in read_shard(manifest.url(shard), manifest.members, shard):
-            mine = slice(first, first + rows.n_episodes)
-            first = mine.stop
-            rows.episode_id = ids[mine]
-            if keep[mine].any():
-                yield rows.select(np.flatnonzero(keep[mine])).padded()
+    for rows in read_episodes(manifest):
+        mine = slice(first, first + rows.n_episodes)
+        first = mine.stop
+        rows.episode_id = ids[mine]
+        if keep[mine].any():
+            yield rows.select(np.flatnonzero(keep[mine])).padded()
 
 
 def _check_unrelated(manifests: Sequence[DatasetManifest]) -> None:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from data_modules.storage.arrays import Episodes, concatenate
-from data_modules.storage.manifest import DatasetManifest, read_manifest
-from data_modules.storage.shards import read_shard
+from data_modules.storage.manifest import DatasetManifest, read_episodes, read_manifest
 from dof_lightning.errors import UserError
 from dof_lightning.seeding import derive_seed
 from dof_lightning.spec import check_same_world
@@ -95,12 +94,11 @@ def tell(path: Path | str, environment: "VectorEnv") -> str:
 
 def _first_episodes(manifest: DatasetManifest) -> Episodes:
     found, count = [], 0
-    for shard in manifest.shards:
-        for rows in read_shard(manifest.url(shard), manifest.members, shard):
-            found.append(rows.select(np.arange(min(rows.n_episodes, EPISODES - count))))
-            count += found[-1].n_episodes
-            if count == EPISODES:
-                return concatenate(found).padded()
+    for rows in read_episodes(manifest):
+        found.append(rows.select(np.arange(min(rows.n_episodes, EPISODES - count))))
+        count += found[-1].n_episodes
+        if count == EPISODES:
+            break
     return concatenate(found).padded()
 
 

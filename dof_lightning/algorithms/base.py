@@ -19,6 +19,8 @@ from dof_lightning.settings import Settings, WholeNumber
 from dof_lightning.sharding import average_gradients, shard
 from dof_lightning.spec import ActionKind, DatasetSpec
 
+PADDED_TAILS = "data.module.train_on_padded_tails"
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmSettings(Settings):
@@ -42,7 +44,8 @@ class AlgorithmSettings(Settings):
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """The fields that nothing reads where the others are as they are, each with the one that makes it so.
 
-        What is typed of them is refused: nobody shall believe that it took effect.
+        What is typed of them is refused: nobody shall believe that it took effect. Of the keys outside the algorithm
+        it names `PADDED_TAILS`, if what it learns from has no rows that diffuse behind an episode's end.
 
         Args:
             action_kind: of the dataset; None where it is not known yet.

@@ -37,7 +37,8 @@ class BCSettings(BaselineSettings):
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """A memory is for choices, an actor for continuous actions."""
         unread = {"continuous": ("recurrent", "sequence_length"), "discrete": ("actor",)}
-        return {} if action_kind is None else dict.fromkeys(unread[action_kind], f"actions are {action_kind}")
+        found = {} if action_kind is None else dict.fromkeys(unread[action_kind], f"actions are {action_kind}")
+        return super().idle(action_kind) | found
 
 
 class BC(Baseline, made_by=BCSettings):

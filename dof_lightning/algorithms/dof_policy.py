@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dof_lightning.actors.actions import CODECS
 from dof_lightning.actors.diffusion import DiffusionActor, Ranking
-from dof_lightning.algorithms.base import ParameterGroup
+from dof_lightning.algorithms.base import PADDED_TAILS, ParameterGroup
 from dof_lightning.algorithms.dof import DoFLightningModule
 from dof_lightning.algorithms.parts.critic_settings import (
     Critics,
@@ -48,10 +48,9 @@ from dof_lightning.diffusion.schedule import Schedule
 from dof_lightning.networks.denoiser import Diffuses
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.normalization import build_normalizer
-from dof_lightning.settings import Count, Fraction, NonNegative, Positive
+from dof_lightning.settings import Count, NonNegative
 from dof_lightning.spec import ActionKind, DatasetSpec
 
-_OF_CRITICS = ("target_sampler", "critic_learning_rate", "critic_gradient_clip", "target_update_rate")
 FEW_STEPS = partial(DDIM, steps=3)
 
 
@@ -62,27 +61,24 @@ class DoFPolicySettings(DataDiffusionSettings, ExtractionSettings, CriticSetting
     Attributes:
         target_sampler: few-step sampler of the next actions in TD targets, called with the schedule; that chain is half
             the cost of an update.
-        critic_learning_rate: of Adam for critics and mixer.
-        critic_gradient_clip: largest gradient norm of each agent's critics; None means no clipping.
-        target_update_rate: tau of the target critics.
     """
 
     denoiser: Callable[..., MLPDenoiser] = MLPDenoiser
     sampler: Callable[[Schedule], Sampler] = DDPM
     target_sampler: Callable[[Schedule], Sampler] = FEW_STEPS
-    critic_learning_rate: Positive = 3e-4
-    critic_gradient_clip: Positive | None = 0.5
-    target_update_rate: Fraction = 0.005
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """See the base class."""
-        found = idle_of_critics(self)
+        found = super().idle(action_kind) | idle_of_critics(self)
+        found[PADDED_TAILS] = "no rows of a window diffuse, but actions"
+        for_targets = self.discount > 0 or (self.critics == "joint" and self.local_head)
+        for_advantages = self.advantage_temperature is not None and self.value_learning != "expectile"
         if self.critics == "none":
-            found |= dict.fromkeys((*_OF_CRITICS, "advantage_temperature"), "algorithm.critics=none")
-        if self.value_learning == "expectile" or (
-            self.value_learning == "implicit" and self.advantage_temperature is None
-        ):
+            found["target_sampler"] = "algorithm.critics=none"
+        elif self.value_learning in ("implicit", "expectile") and not for_advantages:
             found["target_sampler"] = f"algorithm.value_learning={self.value_learning}"
+        elif not (for_targets or for_advantages):
+            found["target_sampler"] = "algorithm.discount=0"
         return found | idle_of_extraction(self)
 
     def check(self) -> None:

@@ -79,9 +79,14 @@ class DoFTrajectorySettings(DataDiffusionSettings, PlanValueSettings):
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """See the base class."""
-        found = idle_of_plan_values(self)
-        if self.target_return is not None:
-            found.setdefault("target_quantile", f"algorithm.target_return={self.target_return}")
+        given, found = self.target_return, super().idle(action_kind) | idle_of_plan_values(self)
+        if given is not None:
+            found.setdefault("target_quantile", f"algorithm.target_return={given}")
+        if self.guidance_weight == 0:  # nobody reads what is asked for
+            asked = ("target_return", "target_quantile", "return_update", "target_advantage")
+            found |= dict.fromkeys(asked, "algorithm.guidance_weight=0")
+        if self.horizon == 2:
+            found["next_row_weight"] = "algorithm.horizon=2 plans no other row"
         return found
 
     def check(self) -> None:

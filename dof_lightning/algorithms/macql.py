@@ -11,6 +11,7 @@ from dof_lightning.algorithms.parts.extraction import Proposal, QGradient
 from dof_lightning.algorithms.parts.td3 import DeterministicActorCritic, TD3Settings
 from dof_lightning.algorithms.parts.value_learning import Conservative
 from dof_lightning.settings import Count, NonNegative
+from dof_lightning.spec import ActionKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,10 @@ class MACQLSettings(TD3Settings):
 
     alpha: NonNegative = 1.0
     samples: Count = 10
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """Without a weight nothing is pushed down."""
+        return super().idle(action_kind) | ({"samples": "algorithm.alpha=0"} if self.alpha == 0 else {})
 
 
 class MACQL(DeterministicActorCritic, made_by=MACQLSettings):

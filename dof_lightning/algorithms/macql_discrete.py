@@ -8,6 +8,7 @@ from torch import Tensor
 from dof_lightning.algorithms.parts.sequences import Sequences, chosen
 from dof_lightning.algorithms.qmix import QMIX, QMIXSettings, Values
 from dof_lightning.settings import Count, NonNegative
+from dof_lightning.spec import ActionKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,10 @@ class DiscreteMACQLSettings(QMIXSettings):
 
     alpha: NonNegative = 3.0
     samples: Count = 20
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """Without a weight nothing is pushed down."""
+        return super().idle(action_kind) | ({"samples": "algorithm.alpha=0"} if self.alpha == 0 else {})
 
 
 class DiscreteMACQL(QMIX, made_by=DiscreteMACQLSettings):

@@ -17,7 +17,7 @@ from dof_lightning.factorization.base import Factorization
 from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.networks.attention_unet import AttentionUNetSettings
 from dof_lightning.policy import Execution
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.spec import ActionKind, DatasetSpec
 
 ATTENTION_UNET = AttentionUNetSettings()
 
@@ -41,6 +41,12 @@ class CentralizedMADIFFSettings(_MADIFFSettings):
 @dataclass(frozen=True, kw_only=True)
 class DecentralizedMADIFFSettings(_MADIFFSettings):
     """Settings of `DecentralizedMADIFF`."""
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """Teammates' current rows diffuse too, so that the next row is never the only one."""
+        found = super().idle(action_kind)
+        found.pop("next_row_weight", None)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

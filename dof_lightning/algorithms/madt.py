@@ -50,7 +50,8 @@ class MADTSettings(BaselineSettings):
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """See the base class."""
         given = self.target_return
-        return {} if given is None else {"target_quantile": f"algorithm.target_return={given}"}
+        asked = {} if given is None else {"target_quantile": f"algorithm.target_return={given}"}
+        return super().idle(action_kind) | asked
 
 
 class MADT(Baseline, made_by=MADTSettings):

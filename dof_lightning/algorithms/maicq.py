@@ -17,6 +17,7 @@ from dof_lightning.batch import Window
 from dof_lightning.factorization.value import StateWeighted
 from dof_lightning.networks.actor import AgentwiseActor
 from dof_lightning.sharding import whole
+from dof_lightning.spec import ActionKind
 
 _LOG_STD = (-3.0, 0.5)  # least and largest; a spread that vanishes would make single rows infinitely likely
 
@@ -31,6 +32,11 @@ class MAICQSettings(ActorCriticSettings, ImplicitConstraintSettings):
     """
 
     value_mixer: Callable[..., StateWeighted] = StateWeighted
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """Without a future no TD target is weighed."""
+        void = {"critic_temperature": "algorithm.discount=0"} if self.discount == 0 else {}
+        return super().idle(action_kind) | void
 
 
 class MAICQ(ActorCritic, made_by=MAICQSettings):

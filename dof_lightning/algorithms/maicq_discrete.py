@@ -19,7 +19,7 @@ from dof_lightning.algorithms.parts.sequences import Sequences, chosen
 from dof_lightning.algorithms.qmix import QMIX, QMIXSettings, Values
 from dof_lightning.factorization.value import StateWeighted
 from dof_lightning.networks.ema import ema_copy
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.spec import ActionKind, DatasetSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,11 @@ class DiscreteMAICQSettings(QMIXSettings, ImplicitConstraintSettings):
     """
 
     value_mixer: Callable[..., StateWeighted] = StateWeighted
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """Without a future no TD target is weighed."""
+        void = {"critic_temperature": "algorithm.discount=0"} if self.discount == 0 else {}
+        return super().idle(action_kind) | void
 
 
 class DiscreteMAICQ(QMIX, made_by=DiscreteMAICQSettings):

@@ -10,6 +10,7 @@ from dof_lightning.algorithms.parts.critics import Situation
 from dof_lightning.algorithms.parts.extraction import BestOf, Proposal, QGradient
 from dof_lightning.algorithms.parts.losses import squared_error
 from dof_lightning.settings import Count, Fraction, Positive
+from dof_lightning.spec import ActionKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,13 @@ class OMARSettings(MACQLSettings):
     search_iterations: Count = 3
     search_samples: Count = 10
     search_std: Positive = 2.0
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """Without a weight the search is looked at, and nobody follows it."""
+        found = super().idle(action_kind)
+        if self.search_weight == 0:
+            found |= dict.fromkeys(("search_iterations", "search_samples", "search_std"), "algorithm.search_weight=0")
+        return found
 
 
 class OMAR(MACQL, made_by=OMARSettings):

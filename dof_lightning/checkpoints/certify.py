@@ -25,12 +25,15 @@ from dof_lightning.deployment.decision import own_noise, told_seed
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation.score import cores_per_process
-from dof_lightning.plain import check_kinds
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.run import Rollout, evaluation_seeds, run_rollout
+from dof_lightning.schema import anything, many, record, text, whole
 from dof_lightning.spec import check_compatible
 
 _ANSWER_SECONDS = 120
+_EXPORTED = record(
+    {"checkpoint": record({"sha256": text, "step": whole(0)}, others=anything), "changes": many(text)}, others=anything
+)
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -209,7 +212,7 @@ def _load(folder: Path, checkpoint: Checkpoint) -> list[Agent]:
     wanted = sha256(checkpoint.path)
     for agent in agents:
         try:
-            check_kinds(agent.record, {"checkpoint.sha256": str, "checkpoint.step": int, "changes": list})
+            _EXPORTED("", agent.record)
         except ValueError as error:
             raise UserError(f"agents={folder}: the json of {agent.name} is damaged: {error}") from error
         if agent.record["checkpoint"]["sha256"] != wanted:

@@ -13,14 +13,15 @@ import torch
 from dof_lightning import __version__
 from dof_lightning.checkpoints.location import find_checkpoint
 from dof_lightning.checkpoints.stored_spec import spec_from_plain, spec_to_plain
-from dof_lightning.config.compose import build
+from dof_lightning.config import compose as configuration
 from dof_lightning.config.identity import first_difference
 from dof_lightning.config.stored import check_stored
 from dof_lightning.config.targets import check_targets
 from dof_lightning.digest import load_tensors
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
-from dof_lightning.plain import NUMBER_OR_NONE, TEXT_OR_NONE, check_kinds, check_plain
+from dof_lightning.plain import check_plain
+from dof_lightning.schema import anything, mapping, optional, real, record, text, whole
 from dof_lightning.spec import DatasetSpec, EnvSpec
 
 if TYPE_CHECKING:  # it imports Lightning, which reading a checkpoint does not need
@@ -41,12 +42,19 @@ MODEL_KEYS = (
 )
 
 
-_KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "global_step": int,
-    "state_dict": dict,
-    f"{KEY}.behavior.return_mean": NUMBER_OR_NONE,
-    f"{KEY}.git": TEXT_OR_NONE,
-}
+_WRITTEN_BY = record(
+    {"format_version": whole(0), "versions": record({"dof-lightning": text}, others=anything)}, others=anything
+)
+_OURS = record(
+    {
+        "behavior": record({"return_mean": optional(real)}, others=anything),
+        "git": optional(text),
+        "init_from": optional(record({"typed": text}, others=anything)),
+    },
+    others=anything,
+    optional_keys=("init_from",),
+)
+_CHECKPOINT = record({"global_step": whole(0), "state_dict": mapping, KEY: _OURS}, others=anything)
 
 
 @dataclass(frozen=True)
@@ -145,16 +153,14 @@ def read(path: Path) -> Checkpoint:
 
 
 def _parse(path: Path, raw: Mapping[str, Any], content: Mapping[str, Any]) -> Checkpoint:
-    check_kinds(content, {"format_version": int, "versions.dof-lightning": str})
+    _WRITTEN_BY("", content)
     if content["format_version"] != FORMAT_VERSION:
         raise UserError(
             f"checkpoint={path} has format {content['format_version']}, this version reads {FORMAT_VERSION}; "
             f"use dof-lightning {content['versions']['dof-lightning']}"
         )
-    check_kinds(raw, _KINDS)
+    _CHECKPOINT("", raw)
     check_plain(content["behavior"])
-    if (init_from := content.get("init_from")) is not None:
-        check_kinds(init_from, {"typed": str})
     weights = raw["state_dict"]
     if not all(isinstance(name, str) and isinstance(weight, torch.Tensor) for name, weight in weights.items()):
         raise ValueError("state_dict holds more than tensors by name")
@@ -166,7 +172,7 @@ def _parse(path: Path, raw: Mapping[str, Any], content: Mapping[str, Any]) -> Ch
         behavior=content["behavior"],
         weights=weights,
         git=content["git"],
-        init_from=init_from,
+        init_from=content.get("init_from"),
     )
 
 
@@ -221,7 +227,7 @@ def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> "Algor
         )
     if not config["trust"]:
         check_targets(config)
-    algorithm: Algorithm = build(config["algorithm"])(spec=checkpoint.spec)
+    algorithm: Algorithm = configuration.build_algorithm(config, checkpoint.spec)
     load_weights(algorithm, checkpoint)
     return algorithm
 
@@ -253,7 +259,7 @@ def build_env(config: Mapping[str, Any], recorded: EnvSpec | None = None) -> Vec
     Raises:
         UserError: it names none, and there is no dataset to ask.
     """
-    made = build(config["env"])
+    made = configuration.build(config["env"])
     if not isinstance(made, VectorEnv):
         if recorded is None:
             raise UserError("there is no world to play in; type env=<the one that the data came from>")

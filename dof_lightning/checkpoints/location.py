@@ -2,16 +2,33 @@
 
 from pathlib import Path
 
+from dof_lightning.config.command_line import for_shell
 from dof_lightning.errors import UserError
 
+_LAST = Path("checkpoints") / "last.ckpt"
+_LEVELS = 3  # of folders of runs: runs/<experiment>/<algorithm>/<time>
 
-def find_checkpoint(path: Path) -> Path:
+
+def find_checkpoint(path: Path, key: str = "checkpoint") -> Path:
     """The file itself, or the newest checkpoint of the run whose folder it is.
 
+    Args:
+        path: a checkpoint, or a run's folder.
+        key: what the user has typed it for.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none; in a folder of runs, the newest is named.
     """
-    file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    file = path / _LAST if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"checkpoint={file} does not exist; a run keeps them in <run_dir>/checkpoints/last.ckpt")
+        raise UserError(f"{key}={file} does not exist; a run keeps them in <run_dir>/{_LAST}{newest_below(path, key)}")
     return file
+
+
+def newest_below(path: Path, key: str) -> str:
+    """How to type the newest run below a folder, the end of a sentence; nothing if there is none."""
+    found = [file for level in range(1, _LEVELS + 1) for file in path.glob("*/" * level + str(_LAST))]
+    if not found:
+        return ""
+    newest = max(found, key=lambda file: file.stat().st_mtime)
+    return f"; the newest run below {path} is {for_shell(f'{key}={newest.parent.parent}')}"

@@ -7,16 +7,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from dof_lightning.plain import NUMBER, check_kinds, check_plain
+from dof_lightning.plain import check_plain
+from dof_lightning.schema import anything, many, mapping, number, one_of, record, text, whole
 from dof_lightning.spec import DatasetSpec, DatasetStatistics, DimensionStatistics, EnvSpec
 
-_SPEC_KINDS: Mapping[str, type | tuple[type, ...]] = {
-    **{"name": str, "discount": NUMBER, "recipe": dict, "statistics": dict},
-    **{"environment.name": str, "environment.agents": list, "environment.recipe": dict},
-    **{"environment.action_kind": str, "environment.horizon": int, "environment.state_dim": int},
-    **{"statistics.return_mean": NUMBER, "statistics.return_std": NUMBER},
-}
-_AGENT_KINDS: Mapping[str, type] = {"name": str, "observation_dim": int, "action_dim": int}
+_AGENT = record({"name": text, "observation_dim": whole(1), "action_dim": whole(1)}, others=anything)
+_ENVIRONMENT = record(
+    {
+        "name": text,
+        "agents": many(_AGENT, least=1),
+        "action_kind": one_of("continuous", "discrete"),
+        "horizon": whole(1),
+        "state_dim": whole(0),
+        "recipe": mapping,
+    },
+    others=anything,
+)
+_STATISTICS = record({"return_mean": number(), "return_std": number()}, others=anything)
+_SPEC = record(
+    {"name": text, "discount": number(), "recipe": mapping, "environment": _ENVIRONMENT, "statistics": _STATISTICS},
+    others=anything,
+)
 
 
 def spec_to_plain(spec: DatasetSpec) -> dict[str, Any]:
@@ -31,10 +42,8 @@ def spec_from_plain(plain: Mapping[str, Any]) -> DatasetSpec:
     Raises:
         ValueError: a value is missing, of another kind, or does not fit the others.
     """
-    check_kinds(plain, _SPEC_KINDS, "dataset: ")
+    _SPEC("dataset", plain)
     check_plain([plain["recipe"], plain["environment"]])
-    for agent in plain["environment"]["agents"]:
-        check_kinds(agent, _AGENT_KINDS, "dataset: an agent's ")
     statistics = dict(plain["statistics"])
     for name in ("observations", "actions"):
         if name == "observations" or statistics[name] is not None:  # discrete actions have none
@@ -52,12 +61,7 @@ def spec_from_plain(plain: Mapping[str, Any]) -> DatasetSpec:
 
 
 def _check_sizes(spec: DatasetSpec) -> None:
-    environment, statistics = spec.environment, spec.statistics
-    if environment.action_kind not in ("continuous", "discrete"):
-        raise ValueError(f"dataset: environment.action_kind must be continuous or discrete, got {spec.action_kind!r}")
-    sizes = [size for agent in environment.agents for size in (agent.observation_dim, agent.action_dim)]
-    if not sizes or min(*sizes, spec.horizon) < 1 or spec.state_dim < 0:
-        raise ValueError("dataset: agents, their dimensions and the horizon must be at least 1")
+    statistics = spec.statistics
     if (statistics.actions is None) != (spec.action_kind == "discrete"):
         raise ValueError(f"dataset: statistics.actions do not fit {spec.action_kind} actions")
     for name, width in (("observations", spec.observation_dim), ("actions", spec.action_dim)):

@@ -7,6 +7,7 @@ import torch
 
 from dof_lightning.checkpoints.checkpoint import Checkpoint, read
 from dof_lightning.checkpoints.export import sha256
+from dof_lightning.checkpoints.location import find_checkpoint
 from dof_lightning.errors import UserError
 
 if TYPE_CHECKING:  # it imports Lightning, which reading a checkpoint does not need
@@ -66,7 +67,7 @@ def beginning(typed: str | None, gone_on_from: Checkpoint | None) -> tuple[Check
         UserError: the checkpoint of init_from cannot be read, or the run that goes on was started with something else.
     """
     if gone_on_from is None:
-        return None if typed is None else read(Path(typed)), None
+        return None if typed is None else read(find_checkpoint(Path(typed), "init_from")), None
     known = gone_on_from.init_from
     if typed is not None and (known is None or known["typed"] != typed):
         with_what = "without init_from" if known is None else f"with init_from={known['typed']}"

@@ -108,7 +108,11 @@ def _certify(tails: list[str]) -> None:
 def _igd(tails: list[str]) -> None:
     path, others = _take_checkpoint(tails)
     other, others = take(others, "compare")
-    print(json.dumps(_gauge(path, others) if other is None else _gap(path, find_checkpoint(Path(other)), others)))
+    print(
+        json.dumps(
+            _gauge(path, others) if other is None else _gap(path, find_checkpoint(Path(other), "compare"), others)
+        )
+    )
 
 
 def _gauge(path: Path, tails: list[str]) -> dict[str, Any]:
@@ -141,7 +145,7 @@ def _gap(path: Path, other: Path, tails: list[str]) -> dict[str, Any]:
     from dof_lightning.checkpoints.overrides import override
     from dof_lightning.config import compose as configuration
     from dof_lightning.evaluation.coordination_gap import estimate
-    from dof_lightning.training import run as training
+    from dof_lightning.training import parts
 
     models, configs = [], []
     for checkpoint in (checkpoints.read(path), checkpoints.read(other)):
@@ -152,7 +156,7 @@ def _gap(path: Path, other: Path, tails: list[str]) -> dict[str, Any]:
         models.append(model)
     config = configs[0]
     data = configuration.build(config["data"]["module"])(
-        path=training.locate_dataset(config), window=models[0].window, seed=config["seed"]
+        path=parts.locate_dataset(config), window=models[0].window, seed=config["seed"]
     )
     data.setup()
     if data.spec.fingerprint != models[0].spec.fingerprint:

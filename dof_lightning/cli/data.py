@@ -20,11 +20,11 @@ HELP = "make, list, show, check, merge and cut datasets; `dof data <command> --h
 def _build(tails: list[str]) -> None:
     from dof_lightning.config import checks
     from dof_lightning.config import compose as configuration
-    from dof_lightning.training import run as training
+    from dof_lightning.training import parts
 
     cfg = configuration.compose(tails)
     checks.check(cfg)
-    print(training.locate_dataset(configuration.to_plain(cfg)))
+    print(parts.locate_dataset(configuration.to_plain(cfg)))
 
 
 def _list(tails: list[str]) -> None:
@@ -262,7 +262,8 @@ ACTIONS: dict[str, Any] = {
     ),
     "train-behavior": (
         _train_behavior,
-        "train behaviour policies: dof data train-behavior task=spread|tag|world output=<file>",
+        "train behaviour policies: dof data train-behavior task=spread|tag|world output=<file> [experts=[1,2]] "
+        "[team=[[0.1,7.5],[0.15,5],[0.2,3]]] [sight=1.0]",
     ),
 }
 

@@ -132,16 +132,16 @@ def _check_denoiser(plain: Mapping[str, Any]) -> None:
 
 def _options_that(group: str, fit: Callable[[str], bool]) -> str:
     """The options of a group whose class fits, as `group=one or another`."""
-    return f"{group}={' or '.join(option for option in options(group) if fit(_target(group, option)))}"
+    return f"{group}={' or '.join(option for option in options(group) if fit(target_of(group, option)))}"
 
 
-def _target(group: str, option: str) -> str:
-    """What an option names, itself or through the option that it starts from."""
+def target_of(group: str, option: str) -> str:
+    """The `_target_` that an option names, itself or through the option that it starts from; nothing is composed."""
     content: Any = OmegaConf.load(CONF_DIR / group / f"{option}.yaml")
     if "_target_" in content:
         return str(content._target_)
     base = next(base for base in content.defaults if isinstance(base, str) and base != "_self_")
-    return _target(group, base.partition("@")[0])
+    return target_of(group, base.partition("@")[0])
 
 
 def _check_types(cfg: DictConfig, plain: Mapping[str, Any], preset: Mapping[str, Any]) -> None:

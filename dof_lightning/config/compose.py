@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dof_lightning.config import catalog
-from dof_lightning.config.messages import explain, is_of_hydra
+from dof_lightning.config.messages import as_typed, explain, is_of_hydra, list_of_options
 from dof_lightning.errors import UserError
 from dof_lightning.threads import cores_of_a_job
 
@@ -65,6 +65,8 @@ class MadeFromNames(ConfigSource):
 
 
 Plugins.instance().register(MadeFromNames)
+
+_MERGED = ("callbacks", "logger", "debug")  # groups of nodes by name, of which several options make sense together
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -150,8 +152,12 @@ def is_job_elsewhere() -> bool:
     return is_sweep() and not HydraConfig.get().launcher["_target_"].endswith("BasicLauncher")
 
 
-def build(node: Mapping[str, Any] | DictConfig) -> Any:
+def build(node: Mapping[str, Any] | DictConfig, key: str = "configuration") -> Any:
     """Instantiates the `_target_`s of a node; `_partial_` ones become factories.
+
+    Args:
+        node: of the configuration.
+        key: the node's, for messages.
 
     Raises:
         UserError: a value is refused by the class it is for.
@@ -160,11 +166,30 @@ def build(node: Mapping[str, Any] | DictConfig) -> Any:
     try:
         return instantiate(cfg)
     except (InstantiationException, OmegaConfBaseException) as error:
-        raise UserError(explain(error)) from error
+        raise UserError(explain(error, what=key)) from error
+
+
+def build_algorithm(config: Mapping[str, Any], spec: Any) -> Any:
+    """The algorithm of a resolved configuration, for the dataset of a spec.
+
+    Raises:
+        UserError: it refuses a value, or a part that was chosen, by the option's name.
+    """
+    try:
+        return build(config["algorithm"])(spec=spec)
+    except UserError as error:
+        raise UserError(as_typed(str(error), config["choices"])) from error
 
 
 def with_choices(cfg: DictConfig, choices: Mapping[str, str | None]) -> DictConfig:
-    """Adds `choices`, the option picked in each group, so that a run folder tells what was typed."""
+    """Adds `choices`, the option picked in each group, so that a run folder tells what was typed.
+
+    Raises:
+        UserError: several are picked where one is built: Hydra would mix their values.
+    """
+    for group in catalog.groups():
+        if group in cfg and group not in choices and group not in _MERGED:  # Hydra notes no choice of several
+            raise UserError(list_of_options(f"{group}=[...]"))
     with open_dict(cfg):
         cfg.choices = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
     return cfg

@@ -21,7 +21,7 @@ from dof_lightning.spec import ActionKind
 MODEL_PARTS = ("denoiser", "noise_factorization", "data_factorization", "value_mixer", "schedule", "sampler")
 _BY_NAME = (
     *("seed", "run_dir", "resume", "init_from", "trust", "choices", "study", "env", "logger"),
-    *("data.module", "data.path", "data.global_batch_size"),
+    *("data.path", "data.global_batch_size"),
     *("rollout.enabled", "validation.every_n_steps", "distributed.timeout_seconds"),
 )
 _WHERE_PLAYED = ("rollout.report_episodes", "rollout.certificate_episodes")
@@ -118,6 +118,7 @@ def live_keys(plain: Mapping[str, Any], written: Mapping[str, Any], idle: Mappin
         *_BY_NAME,
         *(_WHERE_PLAYED if rolls_out(plain) else ()),
         *(f"algorithm.{name}" for name in plain["algorithm"] if name not in idle),
+        *(key for name in plain["data"]["module"] if (key := f"data.module.{name}") not in idle),
         *(f"trainer.{name}" for name in (*chosen_trainer, *_OF_TRAINER)),
         *(f"callbacks.{name}" for name, node in plain["callbacks"].items() if rolls_out(plain) or not _plays(node)),
         *(["data.source"] if plain["data"].get("path") is None else []),
@@ -144,10 +145,11 @@ def _select(node: Any, key: str) -> Any:
 
 
 def _referred_to(node: Any) -> Iterator[str]:
-    """The keys in `${key}`, also among others in a list, and as arguments of a resolver."""
+    """The keys in `${key}`, also among others in a list, and as arguments of a resolver but that of the environment."""
     for _, value in leaves(node):
-        for inside in re.findall(r"\$\{([^}]*)", str(value)) if isinstance(value, str | list) else ():
-            yield from re.findall(r"[A-Za-z_]\w*(?:\.\w+)*", inside)
+        for inside in re.findall(r"\$\{([^{}]*)", str(value)) if isinstance(value, str | list) else ():
+            if not inside.startswith("oc.env:"):  # what it names are variables and texts
+                yield from re.findall(r"[A-Za-z_]\w*(?:\.\w+)*", inside)
 
 
 def _is_in(key: str, prefixes: Iterable[str]) -> bool:
@@ -156,8 +158,8 @@ def _is_in(key: str, prefixes: Iterable[str]) -> bool:
 
 def _reason(key: str, plain: Mapping[str, Any], idle: Mapping[str, str]) -> str:
     group, _, rest = key.partition(".")
-    name = rest.partition(".")[0] if group == "algorithm" else group
-    if name in idle:
+    fields = {"algorithm": rest.partition(".")[0], "data": f"data.module.{rest.rpartition('.')[2]}"}
+    if (name := fields.get(group, group)) in idle:
         return idle[name]
     if group == "data" and plain["data"].get("path"):
         return f"data.path={plain['data']['path']} names the dataset"

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dof_lightning.config.catalog import groups, options
@@ -66,7 +66,11 @@ def _with_a_close_name(key: str, known: Sequence[str]) -> list[str]:
 
 
 def _likeness(name: str, choice: str) -> float:
-    """Of a name and a choice, or the choice's beginning: `mpe_spred` is meant to be some `mpe_spread_...`."""
+    """Of a name and a choice, or the choice's beginning: `mpe_spred` is meant to be some `mpe_spread_...`.
+
+    Capitals make no difference: papers write TD3_BC.
+    """
+    name, choice = name.lower(), choice.lower()
     return max(difflib.SequenceMatcher(None, name, known).ratio() for known in (choice, choice[: len(name) + 1]))
 
 
@@ -81,10 +85,23 @@ def nearest(name: str, choices: Sequence[str]) -> str:
     return f"did you mean {' or '.join(close)}?" + (f" Or {listed}" if len(choices) <= _FEW else "")
 
 
-def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
+def as_typed(text: str, choices: Mapping[str, str | None]) -> str:
+    """A complaint about the class of a part, `noise_factorization: QMix ...`, with the option that was typed."""
+
+    def named(said: re.Match[str]) -> str:
+        option = choices.get(said[1])
+        return said[0] if option is None else f"{said[1]}={option}"
+
+    return re.sub(r"\b(\w+): [A-Z]\w*", named, text)
+
+
+def explain(error: Exception, overrides: Sequence[str] = (), what: str = "configuration") -> str:
     """One line for an exception of Hydra or OmegaConf: the key, and the choices or the fix.
 
-    The experiment and the algorithm among the `overrides` that were typed say which keys there are.
+    Args:
+        error: what was raised.
+        overrides: what was typed; the experiment and the algorithm among it say which keys there are.
+        what: the key of the node that was built.
     """
     from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
 
@@ -93,6 +110,18 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _missing_option(*str(error.missing_cfg_file).rpartition("/")[::2])
+    if line := _of_what_was_typed(text, overrides):
+        return line
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        where = re.search(r"full_key: (\S+)", text)
+        return f"{where[1] if where else what} cannot be built: {' '.join(str(error.__cause__).split())}"
+    return re.sub(r" (See https|full_key:|object_type=).*", "", text)
+
+
+def _of_what_was_typed(text: str, overrides: Sequence[str]) -> str | None:
+    """One line for an override that Hydra can read, and cannot follow; None for what is none of them."""
     if re.match(r"Could not override 'suite'", text):
         return "a suite of many runs is started by `dof bench suite=<name>` (docs/benchmarking.md), not by train.py"
     if re.match(r"Could not override 'study\.", text):
@@ -101,15 +130,14 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         return unknown_key(unknown[1], _known_keys(overrides))
     if appended := re.match(r"Could not append to config. An item is already at '([^']+)'", text):
         return f"`{appended[1]}` exists already; drop the + before it"
+    if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)' (?:1\.|requires)", text):
+        return _several(several[1].replace("\\'", "'"))
+    if listed := [typed for typed in overrides if re.match(rf"\+*({'|'.join(groups())})=\[", typed)]:
+        return list_of_options(listed[0])
     if "Config group override must be" in text:
         named = [typed for typed in overrides if typed.partition("=")[0] in ("", *groups())]
         return f"cannot read {' or '.join(map(repr, named))}; an option of a group is a name: group=option"
-    if isinstance(error, OverrideParseException):
-        return _unreadable(error.override)
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        where = re.search(r"full_key: (\S+)", text)
-        return f"{where[1] if where else 'configuration'} cannot be built: {' '.join(str(error.__cause__).split())}"
-    return re.sub(r" (See https|full_key:|object_type=).*", "", text)
+    return None
 
 
 def _missing_option(group: str, option: str) -> str:
@@ -117,6 +145,20 @@ def _missing_option(group: str, option: str) -> str:
     if group in ("hydra/launcher", "hydra/sweeper"):
         return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib, submitit, optuna"
     return f"{group}={option} does not exist; {nearest(option, options(group))}"
+
+
+def list_of_options(override: str) -> str:
+    """One line for `group=[option,option]`."""
+    return f"{override} is a list: an option of a group is one name; several runs are -m and names with commas"
+
+
+def _several(override: str) -> str:
+    """One line for several values of a key where there is one run."""
+    key, _, value = override.partition("=")
+    each = f"{override} names several values: add -m to run each of them"
+    if key.lstrip("+") in groups() or re.match(r"\w+\(", value):
+        return each
+    return f"{each}; a list is {for_shell(f'{key}=[{value}]')}, text is {for_shell(for_hydra(key, value))}"
 
 
 def _unreadable(override: str) -> str:

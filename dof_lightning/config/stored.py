@@ -1,31 +1,28 @@
 """A configuration that was stored, in a run's folder or in a checkpoint: is it whole?"""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dof_lightning.moved import current_config
-from dof_lightning.plain import check_kinds, check_plain
+from dof_lightning.plain import check_plain
+from dof_lightning.schema import anything, mapping, record, text, truth, whole
 
 _MOST_BYTES = 200_000  # ours have some 5,000; a megabyte takes half a minute to parse
 # What is read of it besides what classes are built from, which check their arguments themselves.
-_KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "seed": int,
-    "trust": bool,
-    "algorithm": dict,
-    "env": dict,
-    "callbacks": dict,
-    "choices.algorithm": str,
-    "choices.data": str,
-    "choices.env": str,
-    "choices.experiment": str,
-    "data.global_batch_size": int,
-    "trainer.max_steps": int,
-    "trainer.accumulate_grad_batches": int,
-    "rollout.report_episodes": int,
-}
+_CONFIG = record(
+    {
+        "seed": whole(0, 2**64),
+        "trust": truth,
+        **dict.fromkeys(("algorithm", "env", "callbacks"), mapping),
+        "choices": record(dict.fromkeys(("algorithm", "data", "env", "experiment"), text), others=anything),
+        "data": record({"global_batch_size": whole(0)}, others=anything),
+        "trainer": record({"max_steps": whole(-1), "accumulate_grad_batches": whole(1)}, others=anything),
+        "rollout": record({"report_episodes": whole(0)}, others=anything),
+    },
+    others=anything,
+)
 
 
 def check_stored(node: Any) -> dict[str, Any]:
@@ -38,9 +35,7 @@ def check_stored(node: Any) -> dict[str, Any]:
         ValueError: it is none; the message names what is missing or of another kind.
     """
     check_plain(node)
-    check_kinds(node, _KINDS)
-    if node["seed"] < 0:
-        raise ValueError(f"seed must not be negative, got {node['seed']}")
+    _CONFIG("", node)
     config: dict[str, Any] = current_config(node)
     return config
 

@@ -17,21 +17,26 @@ from dof_lightning.deployment.structure import rebuild
 from dof_lightning.deployment.world_units import WorldUnits
 from dof_lightning.digest import KEY, sealed, unsealed
 from dof_lightning.errors import UserError
-from dof_lightning.plain import check_kinds, is_kind, parse_json
+from dof_lightning.plain import parse_json
 from dof_lightning.policy import DecentralizedPolicy
+from dof_lightning.schema import anything, many, mapping, one_of, record, text, whole
 
 FORMAT = "dof-lightning agent"
 FORMAT_VERSION = 2  # another one whenever the classes of a policy hold other things: files are put together from those
 
-_KINDS: Mapping[str, type] = {
-    "agent.name": str,
-    "agent.action_kind": str,
-    **{f"agent.{name}": int for name in ("index", "observation_dim", "action_dim")},
-    **{f"agent.{name}": int for name in ("padded_observation_dim", "padded_action_dim")},
-    "noise_shape": list,
-    "weights_sha256": str,
-    "structure": dict,
-}
+_ABOUT = record(
+    {
+        "name": text,
+        "action_kind": one_of("continuous", "discrete"),
+        "index": whole(0),
+        **dict.fromkeys(("observation_dim", "action_dim", "padded_observation_dim", "padded_action_dim"), whole(1)),
+    },
+    others=anything,
+)
+_RECORD = record(
+    {"agent": _ABOUT, "noise_shape": many(whole(0)), "weights_sha256": text, "structure": mapping}, others=anything
+)
+_WRITTEN_BY = record({"versions": record({"dof-lightning": text}, others=anything)}, others=anything)
 _AGAIN = "export the checkpoint again"
 
 ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)
@@ -244,42 +249,36 @@ def weights_path(record: Path) -> Path:
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes an agent's json, with a digest of its content."""
-    as_read: dict[str, Any] = json.loads(json.dumps(record))
-    path.write_text(json.dumps(sealed(as_read), indent=1) + "\n", encoding="utf-8")
+    """Writes an agent's json, sealed."""
+    path.write_text(json.dumps(sealed(record), indent=1) + "\n", encoding="utf-8")
 
 
 def _read_record(path: Path) -> tuple[dict[str, Any], bool]:
-    """The json without its digest, and whether there was one: earlier versions wrote none."""
+    """The json without its seal, and whether there was one: version 0.1.0 wrote none."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; `dof export checkpoint=<path>` writes one json an agent")
     try:
-        record = parse_json(path.read_bytes(), infinity=True)  # what bounds nothing
+        told = parse_json(path.read_bytes(), infinity=True)  # what bounds nothing
     except ValueError as error:
         raise UserError(f"{path} is damaged: it is not JSON ({error}); {_AGAIN}") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if not isinstance(told, dict) or told.get("format") != FORMAT:
         raise UserError(f"{path} does not describe an agent that `dof export` wrote")
     try:
-        if record.get("format_version") != FORMAT_VERSION:
-            check_kinds(record, {"versions.dof-lightning": str})
+        if told.get("format_version") != FORMAT_VERSION:
+            _WRITTEN_BY("", told)
             raise UserError(
-                f"{path} has format_version {record.get('format_version')}, dof-lightning {__version__} reads "
-                f"{FORMAT_VERSION}; it was written by {record['versions']['dof-lightning']}: {_AGAIN}"
+                f"{path} has format_version {told.get('format_version')}, dof-lightning {__version__} reads "
+                f"{FORMAT_VERSION}; it was written by {told['versions']['dof-lightning']}: {_AGAIN}"
             )
-        content = unsealed(record)
-        check_kinds(content, _KINDS)
-        _check_sizes(content)
+        content = unsealed(told)
+        _RECORD("", content)
+        _check_sizes(content["agent"])
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}; {_AGAIN}") from error
-    return content, KEY in record
+    return content, KEY in told
 
 
-def _check_sizes(record: Mapping[str, Any]) -> None:
-    about, noise = record["agent"], record["noise_shape"]
-    if about["action_kind"] not in ("continuous", "discrete"):
-        raise ValueError(f"agent.action_kind must be continuous or discrete, got {about['action_kind']!r}")
+def _check_sizes(about: Mapping[str, Any]) -> None:
     for which in ("observation_dim", "action_dim"):
-        if not 1 <= about[which] <= about[f"padded_{which}"]:
-            raise ValueError(f"agent.{which} must be between 1 and agent.padded_{which}, got {about[which]}")
-    if about["index"] < 0 or not all(is_kind(size, int) and size >= 0 for size in noise):
-        raise ValueError(f"agent.index and noise_shape must be integers, 0 or more, got {about['index']} and {noise}")
+        if about[which] > about[f"padded_{which}"]:
+            raise ValueError(f"agent.{which} must be at most agent.padded_{which}, got {about[which]}")

@@ -8,6 +8,7 @@ these. Observations may be `[E, O_i]`, one row an episode. What cannot be answer
 """
 
 import json
+import signal
 import sys
 from typing import Any
 
@@ -53,7 +54,10 @@ def main() -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    serve(agent)
+    try:
+        serve(agent)
+    except KeyboardInterrupt:  # whoever asks it has been told to end, and says so
+        return 128 + signal.SIGINT
     return 0
 
 

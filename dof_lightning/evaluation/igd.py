@@ -1,6 +1,7 @@
 """The IGD gauge: is the joint law that was trained the product of the agents' laws (Li et al., 2025, definition 2)?"""
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, cast
 
@@ -116,8 +117,14 @@ def has_joint_chain(policy: DecentralizedPolicy) -> bool:
     return bool(getattr(policy, "has_joint_chain", False))
 
 
-def gauge(policy: DecentralizedPolicy, env: VectorEnv, seed: int, effort: Effort = FULL) -> Gauge:
-    """Measures a policy at observations of its world's first step.
+def gauge(
+    policy: DecentralizedPolicy,
+    env: VectorEnv,
+    seed: int,
+    effort: Effort = FULL,
+    before_pass: Callable[[], None] | None = None,
+) -> Gauge:
+    """Measures a policy at observations of its world's first step; arguments as of `gauge_at`.
 
     Raises:
         UserError: it does not diffuse with a joint chain.
@@ -126,11 +133,17 @@ def gauge(policy: DecentralizedPolicy, env: VectorEnv, seed: int, effort: Effort
         raise UserError("the IGD gauge measures diffusion models joined by f and h; this algorithm has no joint chain")
     observations = env.reset(evaluation_seeds(seed, "selection", effort.check().conditions))
     device = next(policy.parameters()).device
-    return gauge_at(policy, observations.to(device), seed, effort)
+    return gauge_at(policy, observations.to(device), seed, effort, before_pass)
 
 
 @torch.no_grad()
-def gauge_at(policy: DecentralizedPolicy, observations: Tensor, seed: int, effort: Effort = FULL) -> Gauge:
+def gauge_at(
+    policy: DecentralizedPolicy,
+    observations: Tensor,
+    seed: int,
+    effort: Effort = FULL,
+    before_pass: Callable[[], None] | None = None,
+) -> Gauge:
     """Measures at fixed observations `[C, N, O]`; see `Gauge`.
 
     Args:
@@ -138,8 +151,11 @@ def gauge_at(policy: DecentralizedPolicy, observations: Tensor, seed: int, effor
         observations: C conditionings; `effort.conditions` is not read.
         seed: of all draws.
         effort: how much is drawn.
+        before_pass: called before every pass through the denoiser; what it raises ends the measurement.
     """
     chains = cast(Chains, copy.deepcopy(policy).double().eval())
+    if before_pass is not None:
+        chains.denoiser.register_forward_pre_hook(lambda *_: before_pass())
     generator = make_generator(seed, "igd", device=observations.device)
     condition = chains.chain_condition(observations.double()).repeat_interleave(effort.draws, dim=0)
 

@@ -11,8 +11,8 @@ from dof_lightning.errors import UserError
 from dof_lightning.report.events import HEADLINE, Events, read_events
 from dof_lightning.report.naming import changed
 from dof_lightning.report.reproduce import is_preset, overrides_of
-from dof_lightning.report.results_file import read_scores
 from dof_lightning.report.store import Point, Record
+from dof_lightning.training.results_file import read_results_of_run
 from dof_lightning.training.run_folder import RunFolder
 
 _SCORES = ("normalized_score", "own_normalized_score", "win_rate")
@@ -44,7 +44,9 @@ def record_of(
         raise UserError(
             f"{path} holds no finished run: there is no {'config.yaml' if config is None else 'results.json'}"
         )
-    results = read_scores(folder)
+    results = read_results_of_run(folder.results)
+    if None in (results[which]["return_mean"] for which in ("last", "best", "behavior")):
+        raise UserError(f"{path} was trained with rollout=none: it has no scores to report")
     if variant is None:
         variant = "" if is_preset(config) else changed(config["choices"]["algorithm"])
     checkpoint, events = checkpoints.read(folder.last), read_events(path)

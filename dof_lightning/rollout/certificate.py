@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +9,15 @@ from torch import Tensor
 
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.rollout.run import Rollout, device_of, draw_shared_seed, evaluating, evaluation_seeds, run_rollout
+from dof_lightning.rollout.run import (
+    Rollout,
+    Spectator,
+    device_of,
+    draw_shared_seed,
+    evaluating,
+    evaluation_seeds,
+    run_rollout,
+)
 from dof_lightning.seeding import make_generator
 
 EPISODES = 16  # of a final evaluation's certificate, where nobody says how many
@@ -50,6 +57,7 @@ def certify(
     n_episodes: int = EPISODES,
     most_pairs: int = MOST_PAIRS,
     hears: Callable[[float], None] | None = None,
+    before_step: Callable[[], None] | None = None,
 ) -> Certificate:
     """Changes what the others see, and looks whether agent i notices.
 
@@ -67,15 +75,25 @@ def certify(
         most_pairs: (episode, agent) that are tried at most; where E x N are more, every episode is lived through with
             as many agents as this allows, in turn, so that every agent comes up at least once.
         hears: called with the share that has just been done; all of them add up to 1.
+        before_step: called before every step of an episode; what it raises ends the certificate.
     """
     seeds = evaluation_seeds(seed, "selection", n_episodes)
     chunk = min(n_episodes, env.episodes_at_once)
-    played = run_rollout(policy, env, seeds, (seed, "certificate", "rollout"), chunk=chunk, record=True)
+    spectator = Spectator(before_step=before_step)
+    played = run_rollout(
+        policy, env, seeds, (seed, "certificate", "rollout"), chunk=chunk, record=True, spectator=spectator
+    )
     device, longest = device_of(policy), int(played.lengths.max())
     own = choose_pairs(n_episodes, env.spec.n_agents, most_pairs).to(device)
     life = _Life.of(played, copies=len(own) // n_episodes, device=device)
     told = draw_shared_seed(policy, len(own), (seed, "certificate"), len(own))
-    one_decision = partial(hears or _nobody, 1 / (2 * longest))
+
+    def one_decision() -> None:
+        if before_step is not None:
+            before_step()
+        if hears is not None:
+            hears(1 / (2 * longest))
+
     with evaluating(policy):
         before = _live(policy, life, longest, _noises(policy, own, seed, anew=False), told, one_decision)
         other = life.disturbed(own, make_generator(seed, "certificate", "observations", device=device))
@@ -139,10 +157,6 @@ class _Life:
             None if legal is None else torch.where(keep, legal, legal.roll(1, dims=0)),
             torch.where(own[:, :, None], rewards, rewards.roll(1, dims=0) + 1),
         )
-
-
-def _nobody(share: float) -> None:
-    """Does not listen."""
 
 
 def _legal_after_end(legal: Tensor, lengths: Tensor) -> Tensor:

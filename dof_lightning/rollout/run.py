@@ -28,10 +28,12 @@ class Spectator:
     Attributes:
         draws: index of the one episode that is drawn, every few steps where it is long; None: nothing is.
         hears: called with the number of episodes that just ended.
+        before_step: called before every step of the environment; what it raises ends the rollout.
     """
 
     draws: int | None = None
     hears: Callable[[int], None] | None = None
+    before_step: Callable[[], None] | None = None
 
     def drawn_of(self, start: int, count: int) -> int | None:
         """Which of the `count` episodes from `start` on is drawn, counted from there; None where none is."""
@@ -66,7 +68,7 @@ def run_rollout(
         chunk: episodes that share a stream of noise.
         record: keep what a dataset needs.
         first_episode: global index of the first seed, a multiple of `chunk`.
-        spectator: sees an episode drawn, and hears how many have ended.
+        spectator: sees an episode drawn, hears how many have ended, and may end the rollout before any step.
 
     Raises:
         ValueError: `first_episode` is not a multiple of `chunk`.
@@ -81,6 +83,7 @@ def run_rollout(
             members = seeds[start : start + chunk]
             noises = _noises(policy, chunk, len(members), make_generator(*key, device=device))
             shared_seed = draw_shared_seed(policy, chunk, key, len(members))
+            noises = _asked_before_each(noises, spectator.before_step)
             drawn = spectator.drawn_of(start, len(members))
             parts.append(_run_chunk(policy, env, members, noises, record, drawn, shared_seed))
             if spectator.hears is not None:
@@ -157,6 +160,14 @@ def _noises(policy: DecentralizedPolicy, chunk: int, n_episodes: int, generator:
     """A decision's noise after the other `[n_episodes, N, ...]`: the first rows of a whole chunk's."""
     while True:
         yield policy.draw_noise(chunk, generator)[:n_episodes]
+
+
+def _asked_before_each(noises: Iterator[Tensor], before_step: Callable[[], None] | None) -> Iterator[Tensor]:
+    """The same noise, which is drawn once before each step of the environment."""
+    for noise in noises:
+        if before_step is not None:
+            before_step()
+        yield noise
 
 
 def draw_shared_seed(

@@ -35,7 +35,9 @@ from dof_lightning.errors import UserError
 from dof_lightning.files import text, to_csv, to_markdown, write_atomically
 from dof_lightning.plain import parse_json
 from dof_lightning.studies.base import Cell, Plan, Report, Study
+from dof_lightning.training import parts
 from dof_lightning.training import run as training
+from dof_lightning.training.results_file import read_results, read_results_of_run, write_results
 from dof_lightning.training.run_folder import RUNS, RunFolder, external_rank, fresh_folder, require_claim, unfinished
 from dof_lightning.training.several import check_played, key_of
 
@@ -74,10 +76,13 @@ def run(cfg: DictConfig, typed: Sequence[str]) -> Path:
     cells, started = _compose_cells(study, typed), time.monotonic()
     config["cells"] = {cell.plan.name: config_hash(configuration.to_plain(cell.cfg)) for cell in cells}
     for cell in cells:
-        _rehearse(cell)
+        _rehearse(cell, with_data=False)
+    for cell in cells:
+        _rehearse(cell, with_data=True)
     screen = console.make_console()
     folder = _find_folder(config)
     if folder.results.exists():
+        read_results(folder.results)  # refused if it is damaged
         screen.print(f"{folder.path} is finished", soft_wrap=True)
         columns, *rows = csv.reader((folder.path / "table.csv").read_text(encoding="utf-8").splitlines())
         console.show_table(screen, columns, rows)
@@ -140,10 +145,15 @@ def _check_effect(cells: Sequence[_Composed]) -> None:
             raise UserError(f"{key} has no effect on any cell: {reason}; leave it out")
 
 
-def _rehearse(cell: _Composed) -> None:
-    """Builds what a cell trains, for what only the model itself can refuse; its dataset is built if need be."""
+def _rehearse(cell: _Composed, with_data: bool) -> None:
+    """Builds what a cell trains, for what only the model itself can refuse; with its dataset, or only a stand-in."""
     try:
-        training.build_algorithm(configuration.to_plain(cell.cfg))
+        config = configuration.to_plain(cell.cfg)
+        env = parts.build_world(config)
+        if with_data:
+            parts.build_algorithm(config, env)
+        else:
+            parts.rehearse(config, env)
     except UserError as error:
         raise UserError(f"cell {cell.plan}: {error}") from error
 
@@ -179,7 +189,7 @@ def _run_cell(study: Study, cell: _Composed, path: Path) -> Cell:
     cfg.run_dir = str(path)
     training.run(cfg, cell.typed, study_dir=path.parent)
     folder, kept = RunFolder(path), path / "measured.json"
-    results = folder.read_results()
+    results = read_results_of_run(folder.results)
     if results["steps"] > cfg.trainer.max_steps:
         raise UserError(f"{path} holds a longer run, of {results['steps']:,} steps; choose another run_dir=")
     stored = _kept(kept)
@@ -231,7 +241,7 @@ def _publish(
         **report.results,
         "cells": [{"labels": cell.labels, "seed": cell.seed, "last": cell.results["last"]} for cell in cells],
     }
-    write_atomically(folder.results, json.dumps(results, indent=2) + "\n")
+    write_results(folder.results, results)
     console.show_table(screen, report.columns, [[text(value) for value in row] for row in report.rows])
     if early:
         screen.print(note, soft_wrap=True)

@@ -8,12 +8,16 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
-from dof_lightning.config.identity import leaves
-
 _SCORES = ("return_mean", "return_std", "normalized_score", "own_normalized_score", "win_rate")
 _HELDOUT = ("heldout/diffusion", "heldout/inverse", "heldout/cloning", "heldout/value")
 # The page takes its columns from one run, whichever comes first: every run announces the metrics of all.
 METRICS = tuple(f"final/{name}" for name in (*(f"{w}_{name}" for w in ("last", "best") for name in _SCORES), *_HELDOUT))
+
+# So does every run announce the parameters of all, each with the kind of its values.
+PARAMETERS: Mapping[str, type[str] | type[float]] = {
+    **dict.fromkeys(("algorithm", "dataset", "noise_factorization", "data_factorization", "critics"), str),
+    **dict.fromkeys(("seed", "q_weight", "learning_rate", "batch_size", "steps"), float),
+}
 
 
 def log_hyperparameters(
@@ -22,14 +26,12 @@ def log_hyperparameters(
     scores: Mapping[str, Mapping[str, Any]],
     heldout: Mapping[str, float] | None,
 ) -> None:
-    """Logs choices and numbers of a configuration beside the final scores, or held-out losses, to TensorBoard.
+    """Logs what people compare of a configuration beside the final scores, or held-out losses, to TensorBoard.
 
-    All runs announce the same `METRICS`, whichever they have; scores that are None have no value. `heldout` is of a run
-    that was not evaluated.
+    All runs announce the same `PARAMETERS` and `METRICS`, whichever they have: what an algorithm does not have, and
+    scores that are None, have no value. `heldout` is of a run that was not evaluated.
     """
-    described = {key: config[key] for key in ("choices", "seed", "algorithm")}
-    described |= {"data": {key: config["data"].get(key) for key in ("episodes", "global_batch_size")}}
-    parameters = {key: value for key, value in leaves(described) if isinstance(value, (int, float, str))}
+    parameters = _parameters(config)
     metrics = {
         f"final/{which}_{name}": float(score[name])
         for which, score in scores.items()
@@ -41,10 +43,29 @@ def log_hyperparameters(
         if isinstance(logger, TensorBoardLogger):
             logger.log_metrics(metrics)
             writer = logger.experiment._get_file_writer()  # as Lightning does, which announces what has a value only
-            for summary in hparams(parameters, dict.fromkeys(METRICS, 0.0)):  # type: ignore[no-untyped-call]
+            announced = {name: kind() for name, kind in PARAMETERS.items()}
+            columns, *_ = hparams(announced, dict.fromkeys(METRICS, 0.0))  # type: ignore[no-untyped-call]
+            _, *session = hparams(parameters, {})  # type: ignore[no-untyped-call]
+            for summary in (columns, *session):
                 writer.add_summary(summary)
             logger.hparams.update(parameters)
             logger.finalize("success")
+
+
+def _parameters(config: Mapping[str, Any]) -> dict[str, str | float]:
+    """Those of `PARAMETERS` that a run has."""
+    choices, algorithm = config["choices"], config["algorithm"]
+    values = {
+        "algorithm": choices["algorithm"],
+        "dataset": choices["data"],
+        "seed": config["seed"],
+        **{part: choices[part] for part in ("noise_factorization", "data_factorization") if part in algorithm},
+        **{key: algorithm.get(key) for key in ("critics", "q_weight")},
+        "learning_rate": algorithm.get("learning_rate", algorithm.get("value_learning_rate")),
+        "batch_size": config["data"]["global_batch_size"],
+        "steps": config["trainer"]["max_steps"],
+    }
+    return {name: PARAMETERS[name](value) for name, value in values.items() if value is not None}
 
 
 _NOISE_TO_USERS = (

@@ -1,9 +1,8 @@
 """One run from configuration to `results.json`: build, fit, evaluate, report."""
 
-import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ from callbacks.context import RunContext
 from callbacks.interruption import Interruption
 from callbacks.provenance import Provenance
 from callbacks.throughput import device_name, peak_memory_mb
-from data_modules.source import DatasetSource
-from data_modules.storage.manifest import DatasetManifest, read_manifest
+from data_modules.storage.manifest import DatasetManifest
 from dof_lightning import console
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.checkpoints import checkpoint as checkpoints
@@ -28,23 +26,19 @@ from dof_lightning.checkpoints import trust, warm_start
 from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.command_line import for_hydra, for_shell
-from dof_lightning.config.effect import check_effect_on
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation.heldout import heldout_losses
 from dof_lightning.evaluation.score import NOT_EVALUATED, cores_per_process, evaluate
-from dof_lightning.files import write_atomically
-from dof_lightning.seeding import derive_seed
-from dof_lightning.spec import EnvSpec, check_compatible, check_same_world
+from dof_lightning.spec import DatasetSpec
+from dof_lightning.training import parts
 from dof_lightning.training.fit import fit
 from dof_lightning.training.loggers import log_hyperparameters, quieten
+from dof_lightning.training.results_file import write_results
 from dof_lightning.training.run_folder import is_first_process
-from dof_lightning.training.several import key_of
-from dof_lightning.training.start import Start, find_start, set_aside_best
+from dof_lightning.training.start import Start, command_further, find_start, set_aside_best
 from dof_lightning.training.strategies import as_launched
-from dof_lightning.training.trainer import make_trainer, try_out
-
-_SAID_ANEW = ("run_dir", "resume", "trainer.max_steps", "trainer.max_time")  # by the command that trains further
+from dof_lightning.training.trainer import make_callbacks, make_loggers, make_trainer, try_out
 
 
 @dataclass(frozen=True)
@@ -138,7 +132,29 @@ def build(config: dict[str, Any], start: Start) -> Run:
     if checkpoint is not None:
         checkpoints.check_continues(checkpoint, config)
     source, init_from = warm_start.beginning(config["init_from"], gone_on_from=checkpoint)
-    env, manifest, algorithm = build_algorithm(config)
+    interruption = Interruption()
+
+    def context(spec: DatasetSpec, behavior_return: float | None) -> RunContext:
+        return RunContext(
+            env=env,
+            spec=spec,
+            behavior_return=behavior_return,
+            seed=config["seed"],
+            folder=start.folder.path,
+            checkpoints=start.folder.checkpoints,
+            global_batch_size=config["data"]["global_batch_size"],
+            check_stop=interruption.check_stop,
+        )
+
+    def try_others(spec: DatasetSpec, algorithm: Algorithm) -> None:
+        if source is not None:
+            warm_start.start_from(algorithm, source, config["init_from"])
+        make_callbacks(config, context(spec, None), quiet=True)
+        make_loggers(config, context(spec, None))
+
+    env = parts.build_world(config)
+    parts.rehearse(config, env, try_others)
+    manifest, algorithm = parts.build_algorithm(config, env)
     data = serving(path=manifest.location, window=algorithm.window, seed=config["seed"])
     if source is not None:
         init_from = warm_start.start_from(algorithm, source, config["init_from"])
@@ -146,64 +162,11 @@ def build(config: dict[str, Any], start: Start) -> Run:
         checkpoints.check_continues(checkpoint, config, manifest.spec)
         checkpoints.load_weights(algorithm, checkpoint)
     resumed_from_step = None if checkpoint is None else checkpoint.step
-    interruption = Interruption()
     provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior, init_from))
-    context = RunContext(
-        env=env,
-        spec=manifest.spec,
-        behavior_return=manifest.behavior["return_mean"],
-        seed=config["seed"],
-        folder=start.folder.path,
-        checkpoints=start.folder.checkpoints,
-        global_batch_size=config["data"]["global_batch_size"],
-    )
-    trainer = make_trainer(config, context, [provenance, Agreement(resumed_from_step)], interruption)
+    told = context(manifest.spec, manifest.behavior["return_mean"])
+    trainer = make_trainer(config, told, [provenance, Agreement(resumed_from_step)], interruption)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
     return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step, init_from)
-
-
-def build_algorithm(config: Mapping[str, Any]) -> tuple[VectorEnv, DatasetManifest, Algorithm]:
-    """World, dataset and untrained algorithm; the dataset is built if it is not there.
-
-    Raises:
-        UserError: they do not fit together, or the environment is to be played and cannot be.
-    """
-    env = checkpoints.build_env(config, recorded=_recorded(config))
-    checks.check_action_kind(config, env.spec)
-    check_effect_on(config, env.spec.action_kind)
-    if configuration.rolls_out(config):
-        env.check_available()
-    make = configuration.build(config["algorithm"])  # before the data: what its settings refuse needs none
-    manifest = read_manifest(locate_dataset(config, env.spec))
-    if configuration.rolls_out(config) or manifest.spec.environment.is_playable:
-        check_compatible(manifest.spec, env.spec)
-    torch.manual_seed(derive_seed(config["seed"], "weights"))
-    return env, manifest, make(spec=manifest.spec)
-
-
-def _recorded(config: Mapping[str, Any]) -> EnvSpec | None:
-    """What a dataset that is there already says of its world, for a configuration that names none."""
-    path = config["data"]["path"]
-    return read_manifest(path).spec.environment if path is not None and configuration.is_own_data(config) else None
-
-
-def locate_dataset(config: Mapping[str, Any], environment: EnvSpec | None = None) -> Path | str:
-    """Where the dataset lies; it is built if it is one of ours and not there yet.
-
-    Args:
-        config: the resolved configuration.
-        environment: where policies will be rolled out; nothing is built that does not fit it.
-
-    Raises:
-        UserError: it does not fit, is damaged, or cannot be built.
-    """
-    path = config["data"]["path"]
-    if path is not None:
-        return str(path)
-    source: DatasetSource = configuration.build(config["data"]["source"])
-    if environment is not None:
-        check_same_world(source.name, source.environment.spec, environment)
-    return source.ensure(progress=is_first_process())
 
 
 def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> None:
@@ -235,26 +198,19 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
         "behavior": _describe_behavior(job),
     }
     log_hyperparameters(job.trainer.loggers, job.config, scores, heldout)
-    write_atomically(folder.results, json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_results(folder.results, results)
     data = job.manifest
     console.show_scores(screen, scores, data.behavior, job.env.spec if plays else data.spec.environment)
     if heldout is not None:
         console.show_heldout(screen, heldout)
-    console.show_next_commands(screen, folder.path, further(job, typed, last.step), folder.best_or_last, plays)
+    further = command_further(folder.path, typed, last.step, limits["max_steps"])
+    console.show_next_commands(screen, folder.path, further, folder.best_or_last, plays)
     if last.step < limits["max_steps"]:
         ends = {"trainer.max_time": limits["max_time"], "rollout.until_plateau": job.config["rollout"]["until_plateau"]}
         by = " or ".join(f"{key}={value}" for key, value in ends.items() if value is not None)
         stopped = f"stopped by {by} at step {last.step:,} of {limits['max_steps']:,}"
         again = for_shell(for_hydra("run_dir", folder.path))
-        screen.print(f"{stopped}; a longer one with {again} goes on", highlight=False, soft_wrap=True)
-
-
-def further(job: Run, typed: Sequence[str], done: int) -> list[str]:
-    """The words of a command that trains as long again."""
-    kept = [tail for tail in typed if key_of(tail) not in _SAID_ANEW]
-    steps = max(2 * done, job.config["trainer"]["max_steps"])
-    run_dir = for_hydra("run_dir", job.start.folder.path)
-    return [*configuration.program(), *kept, run_dir, f"trainer.max_steps={steps}"]
+        screen.print(f"{stopped}; a larger or no limit with {again} resumes it", highlight=False, soft_wrap=True)
 
 
 def _evaluate(job: Run, last: checkpoints.Checkpoint) -> dict[str, dict[str, Any]]:
@@ -292,7 +248,7 @@ def _describe_behavior(job: Run) -> dict[str, Any]:
         "return_mean": behavior["return_mean"],
         "return_std": behavior["return_std"],
         "normalized_score": None,
-        **({"win_rate": won} if (won := behavior.get("win_rate")) is not None and 0 <= won <= 1 else {}),
+        **({} if behavior.get("win_rate") is None else {"win_rate": behavior["win_rate"]}),
     } | scores
 
 

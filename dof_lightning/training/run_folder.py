@@ -24,7 +24,7 @@ from dof_lightning import files
 from dof_lightning.config.identity import config_hash, leaves, meant_before
 from dof_lightning.config.stored import read_stored
 from dof_lightning.errors import UserError
-from dof_lightning.plain import NUMBER, NUMBER_OR_NONE, check_kinds, parse_json
+from dof_lightning.training.results_file import read_results_of_run
 
 RUN_DIR_VARIABLE = "DOF_RUN_DIR"
 CHECKPOINT_VARIABLE = "DOF_CHECKPOINT"
@@ -39,14 +39,6 @@ _MAY_CHANGE = (
     *(f"choices.{group}" for group in ("trainer", "callbacks", "logger", "debug", "tuned", "experiment")),
 )
 _KEPT = ("trainer.accumulate_grad_batches", "trainer.precision")
-
-_RESULTS: Mapping[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("steps", "seed", "windows", "last.episodes", "best.episodes"), int),
-    **dict.fromkeys(("wall_seconds", "peak_memory_mb"), NUMBER),
-    **{f"{which}.{name}": NUMBER_OR_NONE for which in ("last", "best") for name in ("return_mean", "return_std")},
-    **dict.fromkeys(("last.normalized_score", "best.normalized_score"), NUMBER_OR_NONE),
-    **{"dataset_fingerprint": str, "behavior.return_mean": NUMBER_OR_NONE},
-}
 
 
 @dataclass(frozen=True)
@@ -110,21 +102,6 @@ class RunFolder:
                 f"resume={self.last} run_dir=<another>"
             ) from error
 
-    def read_results(self) -> dict[str, Any]:
-        """What a finished run has measured.
-
-        Raises:
-            UserError: it is damaged.
-        """
-        try:
-            results = parse_json(self.results.read_bytes())
-            check_kinds(results, _RESULTS)
-        except (ValueError, OSError) as error:
-            raise UserError(
-                f"{self.results} is damaged: {error}; delete it, and the run's own command evaluates again"
-            ) from error
-        return dict(results)
-
     def is_finished(self, plain: Mapping[str, Any]) -> bool:
         """Whether there is nothing left to do for this configuration.
 
@@ -133,7 +110,7 @@ class RunFolder:
         """
         if not self.results.exists():
             return False
-        stored, steps = self.read_config(), self.read_results()["steps"]
+        stored, steps = self.read_config(), read_results_of_run(self.results)["steps"]
         if stored is None:
             raise UserError(f"{self.path} holds results of a run without its config.yaml; choose another run_dir=")
         if config_hash(stored) == config_hash(plain):

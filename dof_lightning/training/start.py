@@ -1,14 +1,16 @@
-"""Where a run begins: in which folder, and from which checkpoint."""
+"""Where a run begins: in which folder, from which checkpoint, and by which command it is trained further."""
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dof_lightning.checkpoints import checkpoint as checkpoints
-from dof_lightning.config.compose import task_name
+from dof_lightning.checkpoints.location import newest_below
+from dof_lightning.config.command_line import for_hydra
+from dof_lightning.config.compose import program, task_name
 from dof_lightning.config.identity import config_hash, leaves
 from dof_lightning.errors import UserError
 from dof_lightning.training import watchdog
@@ -24,6 +26,9 @@ from dof_lightning.training.run_folder import (
     require_claim,
     unfinished,
 )
+from dof_lightning.training.several import key_of
+
+_SAID_ANEW = ("run_dir", "resume", "trainer.max_steps", "trainer.max_time")  # by the command that trains further
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,10 @@ def _look_up(plain: Mapping[str, Any]) -> Start:
 def _from_path(path: Path, plain: Mapping[str, Any]) -> Start:
     checkpoint = RunFolder(path).last if path.is_dir() else path
     if not checkpoint.is_file():
-        raise UserError(f"resume={path}: there is no checkpoint; use auto, never, or the path of a .ckpt or run folder")
+        raise UserError(
+            f"resume={path}: there is no checkpoint; use auto, never, or the path of a .ckpt or run folder"
+            f"{newest_below(path, 'resume')}"
+        )
     own = RunFolder(checkpoint.parent.parent)
     if plain["run_dir"] is not None and Path(plain["run_dir"]).resolve() != own.path.resolve():
         return _branch_off(checkpoint, RunFolder(Path(plain["run_dir"])), plain)
@@ -157,3 +165,16 @@ def _measured_by(plain: Mapping[str, Any]) -> dict[str, Any]:
     callbacks = {key: plain["callbacks"].get(key) for key in ("rollout", "checkpoint")}
     parts = {"env": plain["env"], "rollout": {"episodes": plain["rollout"].get("episodes")}, "callbacks": callbacks}
     return {key: value for key, value in leaves(parts) if not key.endswith("every_n_steps")}
+
+
+def command_further(folder: Path, typed: Sequence[str], done: int, max_steps: int) -> list[str]:
+    """The words of a command that trains a run as long again.
+
+    Args:
+        folder: the run's.
+        typed: the overrides that it was started with.
+        done: optimiser steps so far.
+        max_steps: those that it was to do.
+    """
+    kept = [tail for tail in typed if key_of(tail) not in _SAID_ANEW]
+    return [*program(), *kept, for_hydra("run_dir", folder), f"trainer.max_steps={max(2 * done, max_steps)}"]

@@ -17,6 +17,7 @@ from rich.console import Console
 from dof_lightning.console import make_console, number, show_table
 from dof_lightning.files import write_atomically
 from dof_lightning.spec import SCORE_TITLES
+from dof_lightning.training.results_file import read_results
 from dof_lightning.training.run_folder import RUNS, RunFolder
 
 NOTES_VARIABLE = "DOF_SWEEP"  # tells jobs, wherever a launcher runs them, where they note what they did
@@ -99,7 +100,7 @@ def score_of(folder: Path) -> float | None:
 
 def _results(folder: Path | None) -> Mapping[str, Any]:
     path = None if folder is None else RunFolder(folder).results
-    return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else {}
+    return read_results(path) if path is not None and path.exists() else {}
 
 
 def _show(screen: Console, jobs: Sequence[Mapping[str, Any]]) -> None:

@@ -76,18 +76,24 @@ def _make(config: Mapping[str, Any], first: Sequence[Callback], last: Sequence[C
     return trainer
 
 
-def make_callbacks(config: Mapping[str, Any], run: RunContext) -> list[Callback]:
+def make_callbacks(config: Mapping[str, Any], run: RunContext, quiet: bool = False) -> list[Callback]:
     """The callbacks of `conf/callbacks`, in the order in which they stand there.
 
     A node without `_partial_` is a callback, one with it is called with `run` and gives one or several. Those that
-    need an environment are left out, and named, where nothing is played (rollout=none).
+    need an environment are left out, and named, where nothing is played (rollout=none). Where data have yet to be
+    built, all are made twice: first with a stand-in for the dataset, for what they may refuse.
+
+    Args:
+        config: the resolved configuration.
+        run: what they are told.
+        quiet: do not name those that are left out.
 
     Raises:
         UserError: a callback refuses a value.
     """
-    chosen = {name: configuration.build(node) for name, node in config["callbacks"].items() if node is not None}
+    chosen = _built(config, "callbacks")
     unplayed = [] if configuration.rolls_out(config) else [name for name, made in chosen.items() if _plays(made)]
-    if unplayed and is_first_process():
+    if unplayed and is_first_process() and not quiet:
         sys.stderr.write(f"rollout=none: nothing is played, callbacks left out: {', '.join(unplayed)}\n")
     callbacks: list[Callback] = []
     for name, made in chosen.items():
@@ -98,12 +104,13 @@ def make_callbacks(config: Mapping[str, Any], run: RunContext) -> list[Callback]
 
 
 def _told(name: str, made: partial, run: RunContext) -> Any:
+    if str(made.func.__module__).startswith("lightning."):
+        raise UserError(f"callbacks.{name}: Lightning's own callbacks are not told the run; drop its _partial_: true")
     try:
         return made(run)
     except (TypeError, MisconfigurationException) as error:
         raise UserError(
-            f"callbacks.{name}: {' '.join(str(error).split())}; with _partial_: true it is called with the run; "
-            "drop that line where it is one of Lightning's own"
+            f"callbacks.{name}: {' '.join(str(error).split())}; with _partial_: true it is called with the run"
         ) from error
 
 
@@ -112,6 +119,22 @@ def _plays(made: Any) -> bool:
 
 
 def make_loggers(config: Mapping[str, Any], run: RunContext) -> list[Logger]:
-    """The loggers of `conf/logger`: a node without `_partial_` is one, one with it is told where to save."""
-    chosen = [configuration.build(node) for node in config["logger"].values() if node is not None]
-    return [made(save_dir=run.folder) if isinstance(made, partial) else made for made in chosen]
+    """The loggers of `conf/logger`: a node without `_partial_` is one, one with it is told where to save.
+
+    Raises:
+        UserError: a logger refuses a value, or its package is not installed.
+    """
+    chosen = _built(config, "logger")
+    return [_saving(name, made, run) if isinstance(made, partial) else made for name, made in chosen.items()]
+
+
+def _built(config: Mapping[str, Any], group: str) -> dict[str, Any]:
+    nodes = config[group].items()
+    return {name: configuration.build(node, f"{group}.{name}") for name, node in nodes if node is not None}
+
+
+def _saving(name: str, made: partial, run: RunContext) -> Any:
+    try:
+        return made(save_dir=run.folder)
+    except (TypeError, ModuleNotFoundError, MisconfigurationException) as error:
+        raise UserError(f"logger.{name}: {' '.join(str(error).split())}") from error

@@ -63,6 +63,14 @@ def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page: Path) -> None
     links = [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r"(?:src|href)=\"([^\"]+)\"", text)]
     files = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:", link)]
     assert [name for name in files if name and not (page.parent / name).exists()] == []
+    for name, _, anchor in (link.partition("#") for link in links if re.match(r"[^:]*#", link)):
+        titles = re.findall("^#+ (.*)", ((page.parent / name) if name else page).read_text(), flags=re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, anchor
+
+
+def test_the_table_of_names_has_every_group() -> None:
+    first_cells = re.findall(r"^\|(.*?)\|", README.partition("## Names\n")[2], flags=re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(first_cells))) >= {*catalog.groups(), "suite"}
 
 
 def test_constraints_pin_every_dependency_exactly_and_name_no_place() -> None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from dof_lightning.training.run_folder import CHECKPOINT_VARIABLE, RUN_DIR_VARIABLE
@@ -30,3 +32,11 @@ def finished_output(workplace: Workplace) -> str:
 def finished(workplace: Workplace, finished_output: str) -> str:
     """The folder of a whole run."""
     return FINISHED
+
+
+@pytest.fixture
+def folder(workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder of its own, with the datasets of all tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DOF_DATA", str(workplace.path / "data"))
+    return tmp_path

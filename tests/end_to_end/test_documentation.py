@@ -1,6 +1,7 @@
 """The how-to pages, followed word for word in a copy of the project."""
 
 import json
+import os
 import re
 import runpy
 import shlex
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from data_modules.storage.manifest import read_manifest
 from dof_lightning.cli import main as cli
 from dof_lightning.deployment import load_agent
-from tests.fixtures.workplace import ROOT, SMALL, environment, run_here, succeeded
+from tests.fixtures.shard_reading import assert_same, read_all, sorted_by_id
+from tests.fixtures.workplace import ROOT, SMALL, Workplace, environment, run_here, succeeded
 
 SHORT = [
     *SMALL[2:],
@@ -69,6 +73,14 @@ def follow(project: Path, typed: list[str], *short: str) -> str:
     return succeeded(subprocess.run(command, cwd=project, env=here, capture_output=True, text=True, timeout=300))
 
 
+def in_a_shell(folder: Path, line: str) -> str:
+    """What a line with a pipe prints."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    command = ["bash", "-c", f"set -o pipefail; {line}"]
+    here = environment() | {"PATH": path}
+    return succeeded(subprocess.run(command, cwd=folder, env=here, capture_output=True, text=True, timeout=120))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("heading", "says"),
@@ -86,25 +98,23 @@ def test_a_part_of_ones_own_from_nothing_to_a_training_run(project: Path, headin
     subprocess.run([Path(sys.executable).with_name("ruff"), "check", str(code)], cwd=project, check=True)
 
 
-def test_a_dataset_of_ones_own(project: Path) -> None:
-    generator, n = np.random.default_rng(0), 60
-    np.savez(
-        project / "episodes.npz",
-        observations=generator.standard_normal((n, 3, 26, 18)),
-        actions=generator.uniform(-1, 1, (n, 3, 25, 2)),
-        rewards=generator.standard_normal((n, 3, 25)),
-        terminated=np.zeros(n),
-        length=np.full(n, 25),
-    )
-    texts = blocks("data.md", "Your own dataset")
-    (script,) = write_files(project, texts)
-    making, verifying, training = commands(texts)
-    assert making == ["python", script.name]
-    follow(project, making)
-    follow(project, verifying)
-    follow(project, training, *SHORT, "run_dir=mine")
-    results = json.loads((project / "mine" / "results.json").read_text())
-    assert results["behavior"]["episodes"] == n
+@pytest.mark.slow
+def test_a_search_finds_the_best_of_its_trials(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="[dev] has it")
+    (text,) = blocks("devices.md", "A search instead of a grid")
+    (typed,) = commands([text.replace("\\\n", "")])
+    short = [item for item in SHORT if not item.startswith(DIFFUSES)]
+    assert typed[:2] == ["python", "train.py"]
+    printed = succeeded(Workplace(tmp_path).train(*typed[2:], *short, "data.episodes=50", "hydra.sweeper.n_trials=2"))
+    scores = [
+        json.loads((tmp_path / "runs" / "search" / trial / "results.json").read_text())["last"]["normalized_score"]
+        for trial in ("0", "1")
+    ]
+    found = yaml.safe_load((tmp_path / "runs" / ".hydra" / "optimization_results.yaml").read_text())
+    assert found["best_value"] == max(scores)
+    rates = [float(line.split()[1]) for line in printed.splitlines()[-4:-2]]  # the table of the sweep
+    assert all(1e-4 <= rate <= 1e-2 for rate in rates)
+    assert found["best_params"]["algorithm.learning_rate"] == rates[scores.index(max(scores))]
 
 
 def test_from_own_episodes_and_an_own_world_to_exported_agents(
@@ -114,25 +124,32 @@ def test_from_own_episodes_and_an_own_world_to_exported_agents(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    for heading in ("The world", "The episodes", "Training"):
+    for heading in ("The world", "The episodes", "Training", "Agents"):
         texts = blocks("own_data.md", heading)
         write_files(tmp_path, texts)
-        for program, *typed in commands([text for text in texts if not text.startswith("# ")]):
-            if typed[0] == "train":
+        for program, *typed in commands(texts):
+            if "|" in typed:
+                served = in_a_shell(tmp_path, texts[0].splitlines()[-1])
+            elif typed[0] == "train":
                 played = [] if "rollout=none" in typed else [*SMALL[2:], "rollout.report_episodes=2"]
                 run_here(*typed[1:], "trainer.max_steps=2", "data.global_batch_size=16", *played)
             elif program == "dof":
                 cli.run(typed)
             else:
                 runpy.run_path(typed[0], run_name="__main__")
-    spec = json.loads((tmp_path / "data" / "alone" / "dataset.json").read_text())["environment"]
-    assert [agent["name"] for agent in spec["agents"]] == ["scout", "tug", "crane", "drone"]
-    alone, played = (
-        json.loads((tmp_path / "runs" / name / "results.json").read_text()) for name in ("alone", "played")
-    )
-    assert alone["last"]["status"] == "not evaluated"
-    assert played["last"]["certificate"]["passed"]
+    alone, played, written = (read_manifest(tmp_path / "data" / name) for name in ("alone", "played", "written"))
+    assert [agent.name for agent in alone.spec.environment.agents] == ["scout", "tug", "crane", "drone"]
+    assert written.spec.environment == played.spec.environment
+    assert written.behavior["return_mean"] == pytest.approx(played.behavior["return_mean"])
+    assert_same(*(sorted_by_id(read_all(tmp_path / "data" / name)) for name in ("written", "played")))
+    results = [json.loads((tmp_path / "runs" / name / "results.json").read_text()) for name in ("alone", "played")]
+    assert results[0]["last"]["status"] == "not evaluated"
+    assert results[1]["last"]["certificate"]["passed"]
+    assert results[1]["behavior"]["episodes"] == played.n_episodes == 60
     agent = load_agent(tmp_path / "agents" / "crane.json")
     agent.reset(0)
     assert np.abs(agent.act(np.full(5, 10.0))).max() > 1  # its own units
+    reset, answered = map(json.loads, served.splitlines())
+    assert reset == {"reset": 7}
+    np.testing.assert_allclose(answered["action"], 2 * np.array(answered["decision"]), rtol=1e-6)
     assert (tmp_path / "report" / "report.md").is_file()

@@ -199,5 +199,8 @@ def test_a_sweep_of_submitted_jobs(workplace: Workplace) -> None:
     refused = workplace.train("-m", *SMALL, *submitted, "seed=30,31")
     assert refused.returncode == 2
     assert "hydra.launcher.cpus_per_task" in refused.stderr
-    succeeded(workplace.train("-m", *SMALL, *submitted, "hydra.launcher.cpus_per_task=1", "seed=30,31"))
+    printed = succeeded(workplace.train("-m", *SMALL, *submitted, "hydra.launcher.cpus_per_task=1", "seed=30,31"))
     assert [workplace.results(f"submitted/{seed}")["seed"] for seed in (30, 31)] == [30, 31]
+    assert [line.split()[:2] for line in printed.splitlines()[-4:-2]] == [["0", "30"], ["1", "31"]]
+    logs = (workplace.path / "runs" / ".hydra" / ".submitit").rglob("*_log.out")
+    assert sum("evaluate again" in log.read_text() for log in logs) == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dof_lightning.digest import KEY, sealed
 from dof_lightning.errors import UserError
 from dof_lightning.report.command import report
 from dof_lightning.report.gathering import gather
@@ -49,7 +50,8 @@ def test_the_device_is_the_runs_whoever_reports_it(runs: Path, monkeypatch: pyte
 
 def test_an_older_run_that_does_not_tell_its_device_says_so(copied: Path) -> None:
     results = json.loads((copied / "results.json").read_text())
-    del results["device"]
+    for younger in ("device", "format_version", KEY):
+        del results[younger]
     (copied / "results.json").write_text(json.dumps(results))
     assert record_of(copied)[0].device == UNTOLD
 
@@ -57,7 +59,7 @@ def test_an_older_run_that_does_not_tell_its_device_says_so(copied: Path) -> Non
 @pytest.mark.parametrize("key", ["steps", "seed"])
 def test_results_that_the_rest_of_the_folder_contradicts_are_refused(copied: Path, key: str) -> None:
     results = json.loads((copied / "results.json").read_text())
-    (copied / "results.json").write_text(json.dumps(results | {key: 7}))
+    (copied / "results.json").write_text(json.dumps(sealed(results | {key: 7})))
     with pytest.raises(UserError, match=f"results.json says {key} 7"):
         record_of(copied)
 

@@ -30,6 +30,8 @@ RESULTS = {
     "last": dict,
     "best": dict,
     "behavior": dict,
+    "format_version": int,
+    "seal": str,
 }
 CURVES = (
     "loss",

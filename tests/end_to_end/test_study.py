@@ -78,6 +78,9 @@ def test_it_goes_on_and_reports(
     assert len(trained) == CELLS
     with pytest.raises(UserError, match=r"holds another run: .*2 there, 3 here; choose another run_dir="):
         run_study(f"run_dir={folder}", "trainer.max_steps=3")
+    (folder / "results.json").write_text(json.dumps(results | {"stopped_early": ["all"]}))
+    with pytest.raises(UserError, match=r"results\.json is damaged: .*seal"):
+        run_study(f"run_dir={folder}")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """`dof data train-behavior task=spread`: trains the policies that our datasets are collected with."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data_modules.behavior.actor_bank import ActorBank, GaussianBehavior, UniformBehavior
-from data_modules.behavior.snapshots import Snapshot, SnapshotChoice, Training, save_snapshots
+from data_modules.behavior.snapshots import Snapshot, SnapshotChoice, Training, experts_of, save_snapshots
 from data_modules.behavior.training.chase import Chase, layers_of
 from data_modules.behavior.training.matd3 import MATD3, MATD3Settings, watch
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.envs.particle.env import ParticleEnv
 from dof_lightning.envs.particle.prey import save_prey, save_scores, shipped_prey
+from dof_lightning.envs.particle.scenarios import Spread
 from dof_lightning.errors import UserError
 from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 from dof_lightning.spec import ReferenceScores
@@ -33,7 +34,7 @@ REFERENCE_EPISODES = 5_000
 SETTINGS: Mapping[str, Mapping[str, Any]] = {"tag": {"batch_size": 256}, "world": {"batch_size": 256}}
 
 _ALWAYS_TOLD = ("task", "seed", "updates")
-_TOLD = (*_ALWAYS_TOLD, "prey_updates", "prey", "evaluate_every", "evaluation_episodes")
+_TOLD = (*_ALWAYS_TOLD, "experts", "team", "sight", "prey_updates", "prey", "evaluate_every", "evaluation_episodes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,10 @@ class ParticleTraining(Training):
     Attributes:
         task: `spread`, `tag` or `world`.
         updates: critic updates of the team whose snapshots are written.
+        experts: Spread only: seeds of several teams, trained one after the other instead of the one of `seed`. The
+            expert of each is written, and the same with two landmarks swapped (`swapped`).
+        team, sight: Spread only: see `Spread`; of such a world the snapshot with the largest return is written, as
+            the expert.
         prey_updates: Tag and World: critic updates of either side in the first stage.
         prey: Tag and World: who is hunted (as `env.prey`) instead of a prey of one's own; there is no first stage.
         evaluate_every: updates between snapshots.
@@ -51,6 +56,9 @@ class ParticleTraining(Training):
 
     task: Literal["spread", "tag", "world"] = "spread"
     updates: int = 30_000
+    experts: Sequence[int] | None = None
+    team: Sequence[Sequence[float]] | None = None
+    sight: float | None = None
     prey_updates: int = 4_000
     prey: str | None = None
     evaluate_every: int = 250
@@ -60,7 +68,7 @@ class ParticleTraining(Training):
         """Refuses what would be lost at the end.
 
         Raises:
-            UserError: an unknown task, no snapshot within `updates`, or a prey where there is none.
+            UserError: an unknown task, no snapshot within `updates`, or something that the task does not know.
         """
         if self.task not in CHOICE:
             raise UserError(f"task={self.task!r} has no behaviour policies yet; choose one of {', '.join(CHOICE)}")
@@ -70,16 +78,35 @@ class ParticleTraining(Training):
             )
         if self.task == "spread" and self.prey is not None:
             raise UserError(f"prey={self.prey!r}: task=spread has no prey; remove prey=, or choose tag or world")
+        if self.experts is not None and not len(self.experts) == len({*self.experts}) > 0:
+            raise UserError(f"experts={self.experts} must be different seeds, one for each team")
+        if self.task != "spread" and not (self.is_published_world and self.experts is None):
+            raise UserError(
+                f"task={self.task} knows neither experts= nor team= nor sight=; remove them, or choose task=spread"
+            )
         if self.prey_updates < 1:
             raise UserError(
                 f"prey_updates={self.prey_updates} must be at least 1; name a prey that is there with prey="
             )
 
+    @property
+    def is_published_world(self) -> bool:
+        """Whether the world is the one that OMAR's returns are of."""
+        return self.team is None and self.sight is None
+
+    def shipped(self) -> str:
+        """The name under which what is trained ships with the package: the environment's, or one for its experts."""
+        if self.task != "spread":
+            return f"mpe_{self.task}"
+        world = ParticleEnv(self.task, team=self.team, sight=self.sight).spec.name
+        return world if self.experts is None else experts_of(world)
+
     def command(self) -> str:
         """What to type for the same snapshots; what is as by default is left out."""
         defaults = {field.name: field.default for field in fields(self)}
         values = {name: getattr(self, name) for name in _TOLD}
-        typed = [f"{name}={value}" for name, value in values.items() if name in _ALWAYS_TOLD or value != defaults[name]]
+        told = {name: value for name, value in values.items() if name in _ALWAYS_TOLD or value != defaults[name]}
+        typed = [f"{name}={v if isinstance(v, str) else str(v).replace(' ', '')}" for name, v in told.items()]
         return " ".join(["dof data train-behavior", *typed])
 
 
@@ -98,7 +125,7 @@ def main(training: ParticleTraining) -> Path:
     """
     training.check()
     task, seed, prey = training.task, training.seed, training.prey
-    path = training.destination(f"mpe_{task}")
+    path = training.destination(training.shipped())
     own_prey = None
     if task != "spread" and prey is None:
         beside = path.with_name(f"{path.stem}_prey.safetensors")
@@ -118,18 +145,51 @@ def main(training: ParticleTraining) -> Path:
             chase = Chase(task, settings, seed)
             train(chase, training.prey_updates, f"a prey for mpe_{task}")
             save_prey(draft, layers_of(chase.prey.actors), {"command": command, "updates": chase.prey.updates})
-        env = ParticleEnv(task=task, prey=prey if own_prey is None else str(draft))
-        history = train(MATD3(env, settings, seed), training.updates, env.spec.name)
-    chosen = CHOICE[task].choose(history)
+        env = ParticleEnv(task, prey if own_prey is None else str(draft), team=training.team, sight=training.sight)
+        histories = [
+            train(MATD3(env, settings, one), training.updates, f"{env.spec.name}, seed {one}")
+            for one in training.experts or [seed]
+        ]
+    chosen = choose(training, histories)
     reference = None if own_prey is None else measure_reference(env, chosen["expert"], seed, command)
     save_snapshots(path, chosen, training.story(command, env.spec, settings))
     if own_prey is not None and reference is not None:
         draft.replace(own_prey)  # with its predators: an interrupted training leaves what belongs together
         save_scores(own_prey, reference)
-    for complaint in CHOICE[task].complaints(chosen):
+    for complaint in CHOICE[task].complaints(chosen) if training.is_published_world else []:
         console.print(f"{complaint}: raise updates=")
     console.print(f"written: {path}")
     return path
+
+
+def choose(training: ParticleTraining, histories: Sequence[Sequence[Snapshot]]) -> dict[str, Snapshot]:
+    """Names the snapshots to write, of one history for each team that was trained.
+
+    What can be reached in a world of one's own is not known beforehand, so its expert is the best there is.
+    """
+    choice = CHOICE[training.task]
+    if training.experts is None and training.is_published_world:
+        return choice.choose(histories[0])
+    experts = [
+        choice.expert(history) if training.is_published_world else max(history, key=lambda one: one.return_mean)
+        for history in histories
+    ]
+    if training.experts is None:
+        return {"expert": experts[0]}
+    named = {f"expert_{seed}": one for seed, one in zip(training.experts, experts, strict=True)}
+    return named | {f"{name}_swapped": swapped(one) for name, one in named.items()}
+
+
+def swapped(expert: Snapshot) -> Snapshot:
+    """A team of Spread that takes landmark 0 for 1 and 1 for 0.
+
+    Landmarks are alike, so it is as good, and goes elsewhere: another habit of who goes where.
+    """
+    order = torch.arange(Spread.observation_dim)
+    order[4:8] = torch.tensor([6, 7, 4, 5])  # where they are
+    order[14:16] = torch.tensor([15, 14])  # whether they are in sight
+    first = "network.layers.0.weight"  # [N, O, hidden]
+    return replace(expert, weights={**expert.weights, first: expert.weights[first][:, order]})
 
 
 def measure_reference(env: VectorEnv, expert: Snapshot, seed: int, command: str) -> ReferenceScores:

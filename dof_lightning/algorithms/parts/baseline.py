@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from dof_lightning.algorithms.base import Algorithm, AlgorithmSettings, ParameterGroup
+from dof_lightning.algorithms.base import PADDED_TAILS, Algorithm, AlgorithmSettings, ParameterGroup
 from dof_lightning.errors import UserError
 from dof_lightning.networks.ema import ema_update
 from dof_lightning.normalization import Normalizer, build_normalizer
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.settings import FractionBelowOne, Positive
 from dof_lightning.sharding import whole
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.spec import ActionKind, DatasetSpec
 
 PolicyT = TypeVar("PolicyT", bound=DecentralizedPolicy)
 
@@ -34,6 +34,10 @@ class BaselineSettings(AlgorithmSettings):
     learning_rate: Positive = 3e-4
     gradient_clip: Positive | None = None
     ema_decay: FractionBelowOne = 0.995
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """Nothing diffuses; see the base class."""
+        return {PADDED_TAILS: "no rows of a window diffuse"}
 
     def check(self) -> None:
         """See the base class."""

@@ -23,6 +23,16 @@ from dof_lightning.spec import DatasetSpec
 
 Critics = Literal["none", "separate", "mixed", "joint"]
 LearnsBy = Literal["td", "conservative", "implicit", "expectile"]
+_READ_BY_ALL = (
+    *("discount", "reward_scale", "value_learning"),
+    *("critic_learning_rate", "critic_gradient_clip", "target_update_rate"),
+)
+_READ_BY_RULE: dict[str, LearnsBy] = {
+    "conservative_weight": "conservative",
+    "conservative_samples": "conservative",
+    "implicit_temperature": "implicit",
+    "expectile": "expectile",
+}
 ExpectileShare = Annotated[float, Range(0.0, 1.0, excludes="both")]
 
 
@@ -47,6 +57,9 @@ class CriticSettings(Settings):
         conservative_samples: uniform actions of each row behind the gap.
         implicit_temperature: of the batch weights of the next actions, in the rewards' own unit; None: all weigh alike.
         expectile: tau of V.
+        critic_learning_rate: of Adam for critics and mixer.
+        critic_gradient_clip: largest gradient norm of each agent's critics; None means no clipping.
+        target_update_rate: tau of the target critics.
     """
 
     critics: Critics = "mixed"
@@ -61,35 +74,28 @@ class CriticSettings(Settings):
     conservative_samples: Count = 10
     implicit_temperature: Positive | None = None
     expectile: ExpectileShare = 0.7
+    critic_learning_rate: Positive = 3e-4
+    critic_gradient_clip: Positive | None = 0.5
+    target_update_rate: Fraction = 0.005
 
 
 def idle_of_critics(settings: CriticSettings) -> dict[str, str]:
-    """The fields of `CriticSettings` that nothing reads with these critics, see `AlgorithmSettings.idle`."""
+    """The fields of `CriticSettings` that nothing reads, see `AlgorithmSettings.idle`."""
+    rule = f"algorithm.value_learning={settings.value_learning}"
+    found = {name: rule for name, reader in _READ_BY_RULE.items() if settings.value_learning != reader}
+    if settings.conservative_weight == 0:
+        found["conservative_samples"] = "algorithm.conservative_weight=0"
+    if settings.discount == 0:
+        found["implicit_temperature"] = "algorithm.discount=0"
     readers: dict[str, tuple[Critics, ...]] = {
         "critic": ("separate", "mixed", "joint") if settings.local_head else ("separate", "mixed"),
         "joint_critic": ("joint",),
         "local_head": ("joint",),
         "value_mixer": ("mixed",),
-        **dict.fromkeys(("discount", "reward_scale", "value_learning"), ("separate", "mixed", "joint")),
+        **dict.fromkeys((*_READ_BY_ALL, *_READ_BY_RULE), ("separate", "mixed", "joint")),
     }
     cause = f"algorithm.critics={settings.critics}"
-    found = {name: cause for name, critics in readers.items() if settings.critics not in critics}
-    return idle_of_value_learning(settings) | found
-
-
-def idle_of_value_learning(settings: CriticSettings) -> dict[str, str]:
-    """The fields of `CriticSettings` that nothing reads with this value learning."""
-    readers = {
-        "conservative_weight": "conservative",
-        "conservative_samples": "conservative",
-        "implicit_temperature": "implicit",
-        "expectile": "expectile",
-    }
-    return {
-        name: f"algorithm.value_learning={settings.value_learning}"
-        for name, reader in readers.items()
-        if settings.value_learning != reader
-    }
+    return found | {name: cause for name, critics in readers.items() if settings.critics not in critics}
 
 
 def check_ranking(critic: TeamCritic | None, candidates: int) -> None:

@@ -15,18 +15,19 @@ from dof_lightning.diffusion.seed_conditioning import NO_SEEDS, SharedSeeds
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
 from dof_lightning.factorization.base import Factorization
+from dof_lightning.factorization.concat import Concat
 from dof_lightning.factorization.contract import broken_promise
 from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.policy import Execution
 from dof_lightning.settings import Fraction, NonNegative, Positive, Range
-from dof_lightning.spec import DatasetSpec
+from dof_lightning.spec import ActionKind, DatasetSpec
 
 DEFAULT_SCHEDULE = partial(vp, steps=10)
 FIVE_STEPS = partial(DDIM, steps=5)
 _LOCAL = {
-    "noise_factorization": "concat, wconcat or dec_attention",
-    "data_factorization": "concat or wconcat",
-    "denoiser": "one without attention over agents, or algorithm=madiff_d, whose agents imagine the others",
+    "noise_factorization": "noise_factorization=concat, wconcat or dec_attention",
+    "data_factorization": "data_factorization=concat or wconcat",
+    "denoiser": "a denoiser without attention over agents, or algorithm=madiff_d, whose agents imagine the others",
     "algorithm.inverse.sharing": "independent or shared",
 }
 
@@ -133,7 +134,8 @@ class DataDiffusionSettings(DiffusionSettings):
     """What models of the data themselves have in common.
 
     Attributes:
-        reconstruction_weight: lambda, weight of the loss that trains h to reconstruct the data.
+        reconstruction_weight: lambda, weight of the loss that trains h to reconstruct the data; if h has no other
+            gradient (planners, cloning), Adam divides its size out again, but for rounding.
         gradient_clip: largest gradient norm of each agent's denoiser; None means no clipping.
         shared_seeds: M, values of a random seed that all agents are told before an episode (docs/shared_seed.md);
             None for none.
@@ -142,6 +144,11 @@ class DataDiffusionSettings(DiffusionSettings):
     reconstruction_weight: NonNegative = 1.0
     gradient_clip: Positive | None = None
     shared_seeds: Annotated[int, Range(2)] | None = None
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """An h without parameters learns nothing, whatever the weight."""
+        made = getattr(self.data_factorization, "func", self.data_factorization)
+        return {"reconstruction_weight": "data_factorization=concat has nothing to learn"} if made is Concat else {}
 
     @property
     def seeds(self) -> SharedSeeds:

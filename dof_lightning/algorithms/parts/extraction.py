@@ -83,10 +83,9 @@ class QGradient:
 
     With a fixed eta, how far that leads from the data depends on how steep Q is, which differs between datasets and
     kinds of value learning. With a balance r, agent i's eta_i = r ||dL_cloning/do_i|| / ||dL_q/do_i||, the norms of the
-    gradients by its network's output o_i over the batch (ours). Where the two hold each other, the output is off the
-    cloned one by r / sqrt(1 - r^2) standard deviations of what cloning cannot predict, and the cloning loss is that of
-    pure cloning divided by 1 - r^2: r is a divergence from cloning in the data's own unit, without a cloned model
-    beside. From 1 on nothing but the limits of actions holds the actors near the data.
+    gradients by its network's output o_i over the batch (ours). Where the two hold each other, the cloning loss is at
+    most that of pure cloning divided by 1 - r^2: r bounds the divergence from cloning in the data's own unit, without a
+    cloned model beside. From 1 on nothing but the limits of actions holds the actors near the data.
 
     Args:
         weight: eta.

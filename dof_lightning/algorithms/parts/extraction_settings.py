@@ -46,8 +46,10 @@ def idle_of_extraction(settings: ExtractionSettings) -> dict[str, str]:
         found["q_weight"] = "algorithm.q_balance sets eta"
     if settings.q_gradient == "none":
         found |= dict.fromkeys(("q_weight", "q_balance"), "algorithm.q_gradient=none")
-        if settings.advantage_temperature is None:
-            found["q_warmup_steps"] = "algorithm.q_gradient=none"
+    elif settings.q_weight == 0 and settings.q_balance is None:
+        found["q_gradient"] = "algorithm.q_weight=0"
+    if settings.advantage_temperature is None and ("q_gradient" in found or settings.q_gradient == "none"):
+        found["q_warmup_steps"] = found.get("q_gradient", "algorithm.q_gradient=none")
     if settings.selection == "argmax":
         found["selection_temperature"] = "algorithm.selection=argmax"
     if settings.candidates == 1:

@@ -13,6 +13,7 @@ from dof_lightning.algorithms.parts.extraction import Judge
 from dof_lightning.algorithms.parts.losses import squared_error
 from dof_lightning.batch import Window
 from dof_lightning.settings import Fraction
+from dof_lightning.spec import ActionKind
 
 NOISE_LIMIT = 0.5  # of the target actions' smoothing noise (TD3, Fujimoto et al., 2018)
 
@@ -26,6 +27,10 @@ class TD3Settings(ActorCriticSettings):
     """
 
     target_noise: Fraction = 0.2
+
+    def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
+        """Without a future no action is rated in it."""
+        return super().idle(action_kind) | ({"target_noise": "algorithm.discount=0"} if self.discount == 0 else {})
 
 
 class DeterministicActorCritic(ActorCritic):

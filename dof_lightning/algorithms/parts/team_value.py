@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from dof_lightning.actors.actions import CODECS
-from dof_lightning.algorithms.base import AlgorithmSettings
+from dof_lightning.algorithms.base import PADDED_TAILS, AlgorithmSettings
 from dof_lightning.algorithms.parts.baseline import check_local
 from dof_lightning.algorithms.parts.critics import Situation
 from dof_lightning.batch import EpisodeBatch
@@ -40,8 +40,9 @@ class ValueSettings(AlgorithmSettings):
     ema_decay: FractionBelowOne = 0.99
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
-        """All choices are looked at: none are drawn."""
-        return {"candidates": "actions are discrete"} if action_kind == "discrete" else {}
+        """If actions are discrete, all choices are looked at and none are drawn; see the base class."""
+        drawn = {"candidates": "actions are discrete"} if action_kind == "discrete" else {}
+        return {PADDED_TAILS: "no rows of a window diffuse"} | drawn
 
     def check(self) -> None:
         """Refuses centralised execution: every agent reads its own values."""

@@ -5,6 +5,7 @@ github.com/ling-pan/OMAR), so data and policies of one are wrong in the other an
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -16,7 +17,7 @@ from torch.nn import functional
 from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv, check_continuous
 from dof_lightning.envs.particle.prey import Prey, make_prey
 from dof_lightning.envs.particle.render import draw
-from dof_lightning.envs.particle.scenarios import N_LEARNED, SCENARIOS, PreyScenario, Scenario, Snapshot
+from dof_lightning.envs.particle.scenarios import N_LEARNED, SCENARIOS, PreyScenario, Scenario, Snapshot, Spread
 from dof_lightning.errors import UserError
 from dof_lightning.seeding import counter_uniform
 from dof_lightning.spec import AgentSpec, EnvSpec, ReferenceScores
@@ -41,9 +42,10 @@ class ParticleEnv(VectorEnv):
         device: where the episodes live.
         dtype: of positions, velocities, observations and rewards.
         opponent: a prey made in Python, instead of one with a name.
+        team, sight: Spread only, see `Spread`: agents of different radius and force, and agents that see so far.
 
     Raises:
-        UserError: the task or the prey is unknown, or Spread was given a prey.
+        UserError: the task or the prey is unknown, or something was given that the task does not know.
     """
 
     def __init__(
@@ -53,10 +55,10 @@ class ParticleEnv(VectorEnv):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         opponent: Prey | None = None,
+        team: Sequence[Sequence[float]] | None = None,
+        sight: float | None = None,
     ) -> None:
-        if task not in SCENARIOS:
-            raise UserError(f"env.task={task!r} is unknown; choose one of {', '.join(SCENARIOS)}")
-        self._scenario = SCENARIOS[task]()
+        self._scenario = _make_scenario(task, team, sight)
         self._device, self._dtype = torch.device(device), dtype
         self._prey = opponent or self._choose_prey(prey)
         self.spec = self._make_spec(task)
@@ -94,8 +96,10 @@ class ParticleEnv(VectorEnv):
         agents, landmarks = places[:, : self._n_agents], places[:, self._n_agents :]
         return self.reset_to(agents, torch.zeros_like(agents), landmarks * self._scenario.landmark_range)
 
-    def reset_like(self, observations: Tensor) -> Tensor:
+    def reset_like(self, observations: Tensor) -> Tensor | None:
         """See `VectorEnv.reset_like`: everybody sees own velocity and position, and where all others are from there."""
+        if not self._scenario.sees_all:
+            return None
         velocities, positions = observations[..., :2], observations[..., 2:4]
         end = 4 + 2 * (self._n_landmarks + self._n_agents - 1)
         others = observations[:, 0, 4:end].reshape(len(observations), -1, 2) + positions[:, :1]
@@ -159,9 +163,9 @@ class ParticleEnv(VectorEnv):
 
     def _move(self, pushes: Tensor, world: Snapshot) -> None:
         """Integrates one time step: damp, accelerate, limit the speed, and move with the new velocity."""
-        distances = world.distances[:, self._first_collider :]
+        distances, contact_distance = (pairs[:, self._first_collider :] for pairs in (world.distances, world.contact))
         # Contact force 100 k log(1 + exp((d_min - d) / k)) along the line between the centres.
-        impulses = functional.softplus(self._contact_distance - distances, beta=1.0 / CONTACT_MARGIN)
+        impulses = functional.softplus(contact_distance - distances, beta=1.0 / CONTACT_MARGIN)
         impulses.div_(distances.clamp(min=1e-12)).mul_(-CONTACT_FORCE * TIME_STEP)
         contact = (world.relative[:, self._first_collider :] * impulses[:, :, None]).sum(dim=1)
         velocities = torch.addcmul(contact, pushes, self._impulse).add_(self._velocities, alpha=1.0 - DAMPING)
@@ -178,7 +182,7 @@ class ParticleEnv(VectorEnv):
         relative = self._entities.index_select(0, self._seen).view(self._n_agents, -1, 2, positions.shape[-1])
         relative.sub_(positions[:, None])
         distances = torch.hypot(relative[:, :, 0], relative[:, :, 1])
-        self._world = Snapshot(self._velocities, positions, relative, distances)
+        self._world = Snapshot(self._velocities, positions, relative, distances, self._contact_distance)
         if self._scenario.has_prey:
             self._prey_sees = cast(PreyScenario, self._scenario).observe_prey(self._world)[0]
         return self._scenario.observe(self._world).permute(2, 0, 1).contiguous()
@@ -213,7 +217,7 @@ class ParticleEnv(VectorEnv):
             "opponent": None if self._prey is None else self._prey.identity,
         }
         return EnvSpec(
-            name=f"mpe_{task}",
+            name="_".join(("mpe", task, *scenario.variant)),
             agents=tuple(AgentSpec(name, scenario.observation_dim, 2) for name in names),
             action_kind="continuous",
             horizon=HORIZON,
@@ -223,9 +227,11 @@ class ParticleEnv(VectorEnv):
             own_reference=None if self._prey is None else self._prey.reference,
         )
 
-    def _reference(self) -> ReferenceScores:
+    def _reference(self) -> ReferenceScores | None:
         reference = self._scenario.reference
-        if self._prey is None or self._prey.identity["kind"] == "omar":
+        if reference is not None and not self._scenario.sees_all:
+            return replace(reference, source=f"{reference.source}; there agents see everything")
+        if reference is None or self._prey is None or self._prey.identity["kind"] == "omar":
             return reference
         kind = self._prey.identity["kind"]
         return replace(reference, source=f"{reference.source}; against OMAR's prey, while this prey is {kind}")
@@ -241,13 +247,25 @@ class ParticleEnv(VectorEnv):
             [agent.radius + bodies[j].radius if bodies[j].collides else -math.inf for j in row]
             for agent, row in zip(agents, seen, strict=True)
         ]
-        self._contact_distance = self._constant(contact_distance)[:, self._first_collider :, None]
+        self._contact_distance = self._constant(contact_distance)[:, :, None]
         self._impulse = self._constant([body.force * TIME_STEP for body in agents])[:, None, None]
         limited = any(math.isfinite(body.max_speed) for body in agents)
         self._max_speed = self._constant([body.max_speed for body in agents])[:, None] if limited else None
 
     def _constant(self, values: list) -> Tensor:
         return torch.tensor(values, dtype=self._dtype, device=self._device)
+
+
+def _make_scenario(task: Task, team: Sequence[Sequence[float]] | None, sight: float | None) -> Scenario:
+    """The task with what is particular about its team."""
+    if task not in SCENARIOS:
+        raise UserError(f"env.task={task!r} is unknown; choose one of {', '.join(SCENARIOS)}")
+    if SCENARIOS[task] is Spread:
+        return Spread(team, sight)
+    for name, value in (("team", team), ("sight", sight)):
+        if value is not None:
+            raise UserError(f"env.{name}={value}: only env.task=spread knows it; remove env.{name}")
+    return SCENARIOS[task]()
 
 
 def _physics(scenario: Scenario) -> dict[str, Any]:

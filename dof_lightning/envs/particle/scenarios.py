@@ -7,12 +7,14 @@ The episodes E come last in every tensor here, so that each operation runs along
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from dof_lightning.errors import UserError
 from dof_lightning.spec import ReferenceScores
 
 N_LEARNED = 3
@@ -47,12 +49,14 @@ class Snapshot:
         velocities, positions: `[P, 2, E]`.
         relative: `[P, Q, 2, E]`, landmarks and then the other agents, each in index order, minus one's own position.
         distances: `[P, Q, E]`, lengths of `relative`.
+        contact: `[P, Q, 1]`, the distances below which two bodies touch; minus infinity for what nobody can touch.
     """
 
     velocities: Tensor
     positions: Tensor
     relative: Tensor
     distances: Tensor
+    contact: Tensor
 
 
 class Scenario(ABC):
@@ -69,11 +73,13 @@ class Scenario(ABC):
         obstacles: the slice of a prey's observation that holds the obstacles' relative positions.
         reward: the recipe's words for it.
         observation_layout: the recipe's words for it.
-        reference: published returns behind the normalised score.
+        reference: published returns behind the normalised score; None where nobody has published any.
+        variant: what differs from the published task, a word each; parts of the environment's name.
+        sees_all: whether the state can be read off what an agent sees.
     """
 
     task: ClassVar[str]
-    agents: ClassVar[tuple[Body, ...]]
+    agents: tuple[Body, ...]
     landmarks: ClassVar[tuple[Body, ...]]
     landmark_range: ClassVar[float]
     observation_dim: ClassVar[int]
@@ -81,8 +87,10 @@ class Scenario(ABC):
     predators: ClassVar[slice] = slice(0, 0)
     obstacles: ClassVar[slice] = slice(0, 0)
     reward: ClassVar[str]
-    observation_layout: ClassVar[str]
-    reference: ClassVar[ReferenceScores]
+    observation_layout: str
+    reference: ReferenceScores | None
+    variant: tuple[str, ...] = ()
+    sees_all: bool = True
 
     @property
     def has_prey(self) -> bool:
@@ -149,7 +157,15 @@ PREDATORS = (Body("predator", 0.075, True, force=9.0, max_speed=1.0),) * N_LEARN
 
 
 class Spread(Scenario):
-    """Three agents cover three landmarks and keep out of each other's way."""
+    """Three agents cover three landmarks and keep out of each other's way.
+
+    Args:
+        team: radius (lengths) and force (newtons per unit of action) of each agent; None: 0.15 and 5 for all.
+        sight: lengths, centre to centre, within which an agent sees landmarks and teammates; None: it sees everything.
+
+    Raises:
+        UserError: `team` is not three pairs of positive numbers, or `sight` is not positive.
+    """
 
     task = "spread"
     agents = (Body("agent", 0.15, True, force=5.0),) * N_LEARNED
@@ -158,19 +174,46 @@ class Spread(Scenario):
     observation_dim = 18
     reward = "sum over landmarks of min(1 / distance to the nearest agent, 10) - 5 * own collisions"
     observation_layout = "velocity 2, position 2, landmarks 3x2, other agents 2x2, communication 2x2 (zeros)"
-    reference = ReferenceScores(159.8, 516.8, PUBLISHED_SCORES)
+    reference: ReferenceScores | None = ReferenceScores(159.8, 516.8, PUBLISHED_SCORES)
+
+    def __init__(self, team: Sequence[Sequence[float]] | None = None, sight: float | None = None) -> None:
+        if team is not None:
+            if len(team) != N_LEARNED or any(len(agent) != 2 or not min(agent) > 0 for agent in team):
+                raise UserError(f"env.team={team} must be {N_LEARNED} pairs of positive numbers, [radius, force]")
+            self.agents = tuple(Body("agent", radius, True, force=force) for radius, force in team)
+            self.reference = None  # other bodies return something else, random ones too
+            self.variant += ("heterogeneous",)
+        if sight is not None:
+            if not sight > 0:
+                raise UserError(f"env.sight={sight} must be a positive number of lengths, or null")
+            self.observation_layout += (
+                f"; what is farther than {float(sight)} is zeros, and the first 3 of communication say of each "
+                "landmark whether it is in sight (1) or not (0)"
+            )
+            self.sees_all = False
+            self.variant += ("occluded",)
+        self._sight = sight
 
     def observe(self, world: Snapshot) -> Tensor:
-        """Own velocity and position, landmarks, others, silence: `[3, 18, E]`."""
-        silence = torch.zeros_like(world.positions)
-        return torch.cat((world.velocities, world.positions, world.relative.flatten(1, 2), silence, silence), dim=1)
+        """Own velocity and position, landmarks, others, silence (or which landmarks are in sight): `[3, 18, E]`.
+
+        A teammate out of sight needs no mark of its own: bodies never coincide.
+        """
+        silence = torch.zeros_like(world.positions).repeat(1, 2, 1)
+        relative = world.relative
+        if self._sight is not None:
+            in_sight = world.distances <= self._sight
+            relative = relative * in_sight[:, :, None]
+            n_landmarks = len(self.landmarks)
+            silence[:, :n_landmarks] = in_sight[:, :n_landmarks].to(silence.dtype)
+        return torch.cat((world.velocities, world.positions, relative.flatten(1, 2), silence), dim=1)
 
     def rewards(self, world: Snapshot) -> Tensor:
         """Shared coverage, and minus 5 for each agent one touches: `[3, E]`."""
         n_landmarks = len(self.landmarks)
         nearest = world.distances[:, :n_landmarks].amin(dim=0)
         coverage = nearest.reciprocal_().clamp_(max=10.0).sum(dim=0)
-        touching = world.distances[:, n_landmarks:] < 2 * self.agents[0].radius
+        touching = world.distances[:, n_landmarks:] < world.contact[:, n_landmarks:]
         return coverage - 5.0 * touching.sum(dim=1)
 
 

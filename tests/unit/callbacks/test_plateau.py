@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from lightning import Trainer
 
 from callbacks.plateau import Plateau, rises
 from callbacks.rollout import RolloutCallback
@@ -58,8 +59,19 @@ def test_the_least_steps_must_be_positive() -> None:
         RolloutCallback(toy_run(), 4, 4, until_plateau=0)
 
 
+def test_a_run_that_ended_at_its_plateau_trains_no_further_when_resumed(tmp_path: Path) -> None:
+    ended = _train(tmp_path, until_plateau=16)
+    ended.save_checkpoint(tmp_path / "ended.ckpt")
+    assert _train(tmp_path, 16, tmp_path / "ended.ckpt").global_step == ended.global_step
+    assert _train(tmp_path, None, tmp_path / "ended.ckpt").global_step == 40
+
+
 def _steps(folder: Path, until_plateau: int | None) -> int:
+    return _train(folder, until_plateau).global_step
+
+
+def _train(folder: Path, until_plateau: int | None, checkpoint: Path | None = None) -> Trainer:
     rollouts = RolloutCallback(toy_run(), 4, 4, chunk=4, until_plateau=until_plateau)
     trainer = quiet_trainer(max_steps=40, folder=folder, callbacks=[rollouts])
-    trainer.fit(ToyModule(), toy_loader())
-    return trainer.global_step
+    trainer.fit(ToyModule(), toy_loader(), ckpt_path=checkpoint)
+    return trainer

@@ -1,5 +1,7 @@
 """What `dof eval`, `export`, `certify` and `igd` answer at once, and what they import for it."""
 
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 
 from dof_lightning.checkpoints.checkpoint import read
 from dof_lightning.checkpoints.location import find_checkpoint
+from dof_lightning.checkpoints.warm_start import beginning
 from dof_lightning.cli.main import run
 from dof_lightning.errors import UserError
 
@@ -33,8 +36,27 @@ def test_a_checkpoint_that_is_not_there_is_one_line(command: str, tmp_path: Path
 
 def test_both_checkpoints_of_a_comparison_are_looked_for(tmp_path: Path) -> None:
     (tmp_path / "one.ckpt").touch()
-    with pytest.raises(UserError, match=NOT_THERE.format("other.ckpt")):
+    with pytest.raises(UserError, match=NOT_THERE.format("other.ckpt").replace("checkpoint=", "compare=")):
         run(["igd", f"checkpoint={tmp_path / 'one.ckpt'}", "compare=other.ckpt"])
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_a_folder_of_runs_names_its_newest_run(tmp_path: Path, levels: int) -> None:
+    for age, name in enumerate(("new run", "old")):
+        last = tmp_path.joinpath(*"ab"[: levels - 1], name, "checkpoints", "last.ckpt")
+        last.parent.mkdir(parents=True)
+        last.touch()
+        os.utime(last, (1e9 - age, 1e9 - age))
+    with pytest.raises(UserError) as error:
+        run(["eval", f"checkpoint={tmp_path}"])
+    proposed = str(error.value).rpartition(" is ")[2]
+    (pasted,) = shlex.split(proposed)
+    assert find_checkpoint(Path(pasted.removeprefix("checkpoint="))).parts[-3] == "new run"
+
+
+def test_a_checkpoint_is_asked_for_by_the_key_that_was_typed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="init_from=nowhere does not exist"):
+        beginning("nowhere", gone_on_from=None)
 
 
 def test_a_run_folder_stands_for_its_newest_checkpoint(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import shlex
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
@@ -13,8 +12,7 @@ from dof_lightning import console
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.command_line import for_hydra, for_shell
 from dof_lightning.training import fit, watchdog
-from dof_lightning.training.run import further
-from dof_lightning.training.run_folder import RunFolder
+from dof_lightning.training.start import command_further
 
 NAMES = [
     *("runs/a", "runs/[seed0] a", "it's", 'a"b', "a\\", 'a\\"b', "a,b=c", "größe", "1", "1e5", "1_0", "true", "null"),
@@ -64,9 +62,8 @@ def test_a_run_is_started_again_as_it_was(monkeypatch: pytest.MonkeyPatch, argv:
 
 
 def test_what_trains_further_keeps_what_was_typed() -> None:
-    job = SimpleNamespace(config={"trainer": {"max_steps": 20}}, start=SimpleNamespace(folder=RunFolder(Path("a b"))))
     typed = ["experiment=mine", "run_dir=old", "+trainer.max_steps=20", "trust=true", "resume=never", "data.path='x y'"]
-    words = further(job, typed, 20)  # type: ignore[arg-type]
+    words = command_further(Path("a b"), typed, 20, 20)
     assert words == [
         "python",
         "train.py",
@@ -76,7 +73,7 @@ def test_what_trains_further_keeps_what_was_typed() -> None:
         'run_dir="a b"',
         "trainer.max_steps=40",
     ]
-    assert further(job, [], 7)[-1] == "trainer.max_steps=20", "stopped early"  # type: ignore[arg-type]
+    assert command_further(Path("a b"), [], 7, 20)[-1] == "trainer.max_steps=20", "stopped early"
 
 
 def test_the_last_words_of_a_job_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,11 @@ EXPERIMENT = "experiment=mpe_spread_random"
         (("experiment=mpe_spred_expert",), "did you mean mpe_spread_expert"),
         (("experiment=mpe_spred",), "did you mean mpe_spread_"),
         (("algorithm=dof_polcy",), "did you mean dof_policy"),
+        (("algorithm=TD3_BC",), "did you mean td3_bc"),
+        (("experiment=MPE_Spread_Expert",), "did you mean mpe_spread_expert?"),
+        ((EXPERIMENT, "denoiser=MLP"), "did you mean mlp?"),
+        ((EXPERIMENT, "env=Mpe_Tag"), "did you mean mpe_tag?"),
+        ((EXPERIMENT, "trainer.Max_Steps=3"), "did you mean `trainer.max_steps`"),
         ((EXPERIMENT, "lr=0.1"), "unknown key `lr`; did you mean `algorithm.learning_rate`"),
         ((EXPERIMENT, "algorithm.lr=0.1"), "unknown key `algorithm.lr`; did you mean `algorithm.learning_rate`"),
         ((EXPERIMENT, "batch_size=3"), "did you mean `data.global_batch_size`"),
@@ -60,6 +65,27 @@ def test_what_hydra_cannot_read_is_answered_with_how_to_write_it(typed: str, key
 def test_what_is_no_override_is_one_line(typed: str) -> None:
     with pytest.raises(UserError, match=r"cannot read|unknown key"):
         configuration.compose([EXPERIMENT, typed])
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["algorithm=bc,td3_bc", "seed=1,2", "algorithm.q_weight=1,3", "seed=range(1,5)", "run_dir=a,b", "+mine='a',b"],
+)
+def test_several_values_for_one_run_are_one_line_that_says_to_add_m(typed: str) -> None:
+    with pytest.raises(UserError) as error:
+        configuration.compose([EXPERIMENT, typed])
+    line = str(error.value)
+    assert line.startswith(f"{typed} names several values: add -m")
+    assert "Ambiguous" not in line
+    for proposed in shlex.split(line.partition("; a list is ")[2].replace(", text is", ""))[:2]:
+        configuration.compose([EXPERIMENT, proposed])
+
+
+@pytest.mark.parametrize("typed", ["algorithm=[bc,td3_bc]", "denoiser=[mlp,mlp_shared]", "data=[mpe_tag_random]"])
+def test_a_list_of_options_is_refused(typed: str) -> None:
+    with pytest.raises(UserError, match="an option of a group is one name") as error:
+        configuration.compose([EXPERIMENT, typed])
+    assert str(error.value).startswith(typed.partition("[")[0])
 
 
 @pytest.mark.parametrize("key", ["run_dir", "resume", "data.path", "data.root"])

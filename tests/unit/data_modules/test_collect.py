@@ -105,6 +105,10 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
         ("mpe_spread_medium", "b3c376a362be28a9"),
         ("mpe_spread_medium_replay", "51353708f7d72b1a"),
         ("mpe_spread_random", "601104b1ce9aac35"),
+        ("mpe_spread_experts", "52e4742d5ec763be"),
+        ("mpe_spread_occluded", "5a907215c44939c5"),
+        ("mpe_spread_heterogeneous", "15588689f3893149"),
+        ("mpe_spread_unequal", "94d0caf791cf717e"),
     ],
 )
 def test_recipes_of_published_numbers_stay_what_they_were(experiment: str, recipe: str) -> None:

@@ -1,5 +1,8 @@
 """The DataModule: windows equal a naive reference, and are shared out to epochs, ranks and held-out batches."""
 
+import multiprocessing
+import os
+import signal
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -229,3 +232,20 @@ def test_memory_is_pinned_where_a_gpu_copies_from_it(tmp_path: Path, accelerator
     assert not data.pin_memory, "there is no trainer yet"
     data.trainer = FakeTrainer(accelerator=accelerator())
     assert data.pin_memory is pinned
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_workers_leave_signals_to_who_trains(tmp_path: Path, number: signal.Signals) -> None:
+    """A terminal sends Ctrl-C to all of its processes, and the step under way may still need batches."""
+    alone, shared = (make_data(tmp_path / "toy", Window(0, 1), num_workers=workers) for workers in (0, 2))
+    for data in (alone, shared):
+        data.setup()
+        data.trainer = FakeTrainer()  # type: ignore[assignment]
+    batches = iter(shared.train_dataloader())
+    served = [keys(next(batches))]
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid or 0, number)
+    served += [keys(next(batches)) for _ in range(11)]
+    assert served == [keys(batch) for batch in take(alone, 12)]
+    del batches
+    assert multiprocessing.active_children() == []

@@ -1,6 +1,7 @@
 """The particle world's contract: episodes are functions of seeds and actions, rewards are what the tasks say."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,6 +158,52 @@ def test_spread_reward_by_hand() -> None:
     torch.testing.assert_close(rewards, torch.tensor([7.5, 7.5, 12.5]))
 
 
+def test_an_agent_sees_what_is_near_and_is_told_which_landmarks_are() -> None:
+    """The world itself is the same: only what agents see of it is less."""
+    near, all_of_it = ParticleEnv(sight=0.8), ParticleEnv()
+    seen, rewards = roll_out(near, torch.arange(50), actions_for(50))
+    everything, others_rewards = roll_out(all_of_it, torch.arange(50), actions_for(50))
+    assert torch.equal(rewards, others_rewards)
+    assert torch.equal(seen[..., :4], everything[..., :4])
+    things = everything[..., 4:14].unflatten(-1, (5, 2))
+    in_sight = things.norm(dim=-1) <= 0.8
+    assert 0.1 < in_sight.float().mean() < 0.9
+    assert torch.equal(seen[..., 4:14].unflatten(-1, (5, 2)), things * in_sight[..., None])
+    assert torch.equal(seen[..., 14:17], in_sight[..., :3].float())
+    assert not seen[..., 17].any()
+    assert near.reset_like(seen[0]) is None, "what nobody sees cannot be set"
+
+
+def test_agents_of_a_team_have_their_own_sizes_and_forces() -> None:
+    """Agents 0 and 1 touch at 0.1 + 0.2; agent 0's force moves it 0.1 * 7 * 0.1 in a step, from rest."""
+    env = ParticleEnv(team=[[0.1, 7.0], [0.2, 3.0], [0.15, 5.0]])
+    landmarks = torch.full((1, 3, 2), 9.0)
+    for distance, fine in ((0.29, 5.0), (0.31, 0.0)):
+        env.reset_to(torch.tensor([[[0.0, 0.0], [distance, 0.0], [5.0, 0.0]]]), torch.zeros(1, 3, 2), landmarks)
+        rewards = env._scenario.rewards(env._world)[:, 0]
+        torch.testing.assert_close(rewards[2] - rewards, torch.tensor([fine, fine, 0.0]))
+    env.reset_to(torch.tensor([[[0.0, 0.0], [3.0, 0.0], [6.0, 0.0]]]), torch.zeros(1, 3, 2), landmarks)
+    env.step(torch.tensor([[[1.0, 0.0]] * 3]))
+    torch.testing.assert_close(env.velocities[0, :, 0], torch.tensor([0.7, 0.3, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"sight": 0.0}, "env.sight=0.0 must be"),
+        ({"sight": float("nan")}, "env.sight=nan must be"),
+        ({"team": [[0.1, 5.0]]}, "env.team.* 3 pairs"),
+        ({"team": [[0.1, 5.0], [0.1, -5.0], [0.1, 5.0]]}, "env.team.*positive"),
+        ({"team": [[0.1, 5.0], [0.1], [0.1, 5.0]]}, "env.team.*pairs"),
+        ({"task": "tag", "sight": 1.0}, "env.sight=1.0.*spread"),
+        ({"task": "world", "team": [[0.1, 5.0]] * 3}, "env.team.*spread"),
+    ],
+)
+def test_teams_and_sights_that_cannot_be_are_refused(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        ParticleEnv(**arguments)
+
+
 def test_a_free_step_by_hand() -> None:
     """v = 0.75 * 0.4 + 5 * 1 * 0.1 = 0.8, x = 0.1 * 0.8: the force moves the agent within the same step."""
     env = ParticleEnv()
@@ -199,6 +246,7 @@ def test_renaming_agents_renames_results(task: str) -> None:
 
 def test_recipes_are_json_and_tell_environments_apart() -> None:
     environments = [ParticleEnv("spread"), ParticleEnv("tag"), ParticleEnv("tag", prey="still"), ParticleEnv("world")]
+    environments += [ParticleEnv(sight=1.0), ParticleEnv(sight=2.0), ParticleEnv(team=[[0.1, 5.0]] * 3)]
     specs = [env.spec for env in environments]
     assert len({spec.fingerprint for spec in specs}) == len(specs)
     assert ParticleEnv("tag", prey="trained").spec == ParticleEnv("tag").spec
@@ -221,6 +269,10 @@ def test_published_scores_normalise_and_name_their_prey() -> None:
     assert reference is not None
     assert reference.normalize(159.8) == 0.0
     assert reference.normalize(516.8) == 100.0
+    occluded = ParticleEnv(sight=1.0).spec.reference
+    assert occluded is not None
+    assert "there agents see everything" in occluded.source
+    assert ParticleEnv(team=[[0.1, 5.0]] * 3).spec.reference is None, "nobody has published any"
     scripted = ParticleEnv("tag", prey="scripted").spec.reference
     assert scripted is not None
     assert (scripted.random, scripted.expert) == (-4.1, 185.6)

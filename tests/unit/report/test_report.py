@@ -1,10 +1,8 @@
 """`dof report`: what stands in it, what must not, and that its page needs nothing else."""
 
-import csv
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -213,73 +211,6 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     for groups, intervals in ((one, 0), (several, 2)):
         means = next(pictures(groups, comparisons(groups, None, seed=0)))
         assert len(means.figure.axes[0].patches) == intervals
-
-
-class Loads(HTMLParser):
-    """What a page would fetch, and its anchors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-        self.tags: list[str] = []
-        self.linked: list[str] = []
-        self.anchors: set[str] = set()
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        told = dict(attributes)
-        self.anchors.add(told.get("id") or "")
-        if tag == "a":
-            self.linked.append(told.get("href") or "")
-        elif "src" in told or (tag in ("link", "image", "use") and not (told.get("xlink:href") or "#").startswith("#")):
-            self.fetched.append(tag)
-
-
-def test_the_page_needs_nothing_else_and_holds_every_table_and_figure(tmp_path: Path) -> None:
-    paths = report([str(fill(tmp_path / "store")), f"output={tmp_path / 'out'}", "title=Spread & more"])
-    text = (tmp_path / "out" / "report.html").read_text()
-    page = Loads()
-    page.feed(text)
-    assert page.fetched == []
-    assert not {"script", "link", "iframe"} & set(page.tags)
-    assert not re.search(r"@import|url\((?!#)", text)
-    assert page.tags.count("svg") == len([path for path in paths if path.suffix == ".svg"]) == 5
-    assert page.tags.count("table") == 5
-    assert page.linked
-    assert all(link.removeprefix("#") in page.anchors for link in page.linked)
-    assert "Spread &amp; more" in text
-
-
-def test_markdown_names_pictures_that_are_there_and_latex_is_balanced(tmp_path: Path) -> None:
-    report([str(fill(tmp_path / "store")), f"output={tmp_path / 'out'}"])
-    markdown = (tmp_path / "out" / "report.md").read_text()
-    pictures = re.findall(r"!\[.*\]\((.*)\)", markdown)
-    assert len(pictures) == 5
-    assert all((tmp_path / "out" / name).exists() for name in pictures)
-    latex = (tmp_path / "out" / "report.tex").read_text()
-    unescaped = re.sub(r"\\[{}]", "", latex)
-    assert unescaped.count("{") == unescaped.count("}")
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 5
-    assert not re.search(r"(?<!\\)[%#_]", latex)
-    for table in latex.split(r"\begin{tabular}")[1:]:
-        widths = {len(re.findall(r"(?<!\\)&", line)) for line in table.splitlines() if line.endswith(r"\\")}
-        assert len(widths) == 1
-
-
-def test_the_csv_holds_every_run_in_full(tmp_path: Path) -> None:
-    report([str(fill(tmp_path / "store")), f"output={tmp_path / 'out'}", "formats=csv"])
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.csv"]
-    rows = list(csv.DictReader((tmp_path / "out" / "report.csv").open()))
-    assert len(rows) == 12
-    assert {float(row["last_score"]) for row in rows if row["method"] == "td3_bc"} == {40.0, 41, 42, 80, 81, 82}
-
-
-def test_the_same_runs_give_the_same_files(tmp_path: Path) -> None:
-    fill(tmp_path / "store")
-    for name in ("one", "two"):
-        report([str(tmp_path / "store"), f"output={tmp_path / name}"])
-    one, two = ((tmp_path / name / "report.html").read_text() for name in ("one", "two"))
-    assert one.replace("/one", "/two") == two
 
 
 def test_without_the_extra_one_line_says_what_to_install_and_the_rest_is_there(

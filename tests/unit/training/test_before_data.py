@@ -5,14 +5,19 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 
 from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
+from dof_lightning.studies import runner
+from dof_lightning.training import parts
 from dof_lightning.training.run import Run, _describe_behavior
 from dof_lightning.training.run_folder import RunFolder
 from tests.fixtures.dataset_files import build, make_episodes
 from tests.fixtures.workplace import SMALL, run_here
+
+CALLBACKS = "lightning.pytorch.callbacks"
 
 
 @pytest.mark.parametrize(
@@ -27,6 +32,30 @@ from tests.fixtures.workplace import SMALL, run_here
         (("data.partition=rows",), "data.partition"),
         (("algorithm.learning_rate=-1",), "algorithm.learning_rate=-1 must be above 0"),
         (("algorithm.candidates=3", "algorithm.critics=none", "algorithm.q_gradient=none"), "candidates above 1 needs"),
+        (("noise_factorization=qmix",), "noise_factorization=qmix cannot run locally"),
+        (("data_factorization=attention",), "choose data_factorization=concat or wconcat; or execution=centralized"),
+        (("algorithm.shared_seeds=4", "noise_factorization=dec_attention"), "noise_factorization=dec_attention is no"),
+        (("value_mixer=self_attention", "algorithm.critics=mixed"), "value_mixer=self_attention need not grow"),
+        (("noise_factorization=dec_attention", "noise_factorization.heads=3"), "multiple of heads=3"),
+        (("schedule.steps=0",), "schedule.steps=0"),
+        (("sampler.steps=50",), "sampler.steps=50 must be between"),
+        (("sampler=ddim", "sampler.eta=2"), "sampler.eta=2"),
+        (("denoiser.agent_embedding=4",), "agent_embedding=4"),
+        (("denoiser.hidden=[0]",), "hidden=[0]"),
+        (("callbacks.igd.draws=2",), "callbacks.igd.draws=2 must be at least 16"),
+        ((f"+callbacks.mine._target_={CALLBACKS}.EarlyStopping",), "callbacks.mine cannot be built: EarlyStopping"),
+        (
+            (f"+callbacks.mine._target_={CALLBACKS}.EarlyStopping", "+callbacks.mine._partial_=true"),
+            "callbacks.mine: Lightning's own callbacks are not told the run",
+        ),
+        (("+logger.mine._target_=lightning.pytorch.loggers.CSVLogger",), "logger.mine cannot be built: CSVLogger"),
+        (
+            ("+logger.mine._target_=lightning.pytorch.loggers.WandbLogger", "+logger.mine._partial_=true"),
+            "logger.mine: ",
+        ),
+        (("data.partition=shards", "data.memory_mb=null"), "give data.memory_mb a number"),
+        (("data.path=elsewhere",), "correct data.path=elsewhere"),
+        (("init_from=elsewhere",), "init_from=elsewhere does not exist"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
@@ -42,16 +71,39 @@ def test_what_needs_no_data_is_refused_before_there_are_any(
     assert list(tmp_path.iterdir()) == [], "neither data nor a run folder"
 
 
+@pytest.mark.slow
+def test_a_cell_s_mistake_is_found_before_the_data_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = ["experiment=ablation_spread_medium", "algorithm.shared_seeds=4"]
+    with pytest.raises(UserError, match=r"cell .*no product"):
+        runner.run(configuration.compose(typed), typed)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("experiment", ["mpe_tag_random", "smax_3m_good"])
+def test_a_rehearsal_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, experiment: str) -> None:
+    """Of continuous actions and of choices; weights are drawn as if it had not been."""
+    monkeypatch.chdir(tmp_path)
+    algorithm = "madt" if experiment.startswith("smax") else "dof_policy"
+    config = configuration.to_plain(configuration.compose([f"experiment={experiment}", f"algorithm={algorithm}"]))
+    env, tried = parts.build_world(config), []
+    before = torch.get_rng_state()
+    parts.rehearse(config, env, lambda spec, made: tried.append((spec.environment, type(made).__name__)))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert tried == [(env.spec, {"madt": "MADT", "dof_policy": "DoFPolicy"}[algorithm])]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("devices", ["1", "2", "auto", "-1", "[0,1]", "'0,1'", "[1]", "'1,'"])
 def test_every_way_to_say_devices_is_taken(devices: str) -> None:
     checks.check(configuration.compose([*SMALL, f"trainer.devices={devices}"]))
 
 
-@pytest.mark.parametrize(
-    ("told", "kept"), [({}, False), ({"win_rate": 0.5}, True), ({"win_rate": None}, False), ({"win_rate": 55.0}, False)]
-)
-def test_a_win_rate_that_is_no_share_stays_with_its_dataset(tmp_path: Path, told: dict[str, Any], kept: bool) -> None:
-    """A table of scores could not print null, and a report refuses a `results.json` with a percentage."""
+@pytest.mark.parametrize(("told", "kept"), [({}, False), ({"win_rate": 0.5}, True), ({"win_rate": None}, False)])
+def test_a_win_rate_that_is_not_known_stays_with_its_dataset(tmp_path: Path, told: dict[str, Any], kept: bool) -> None:
+    """A table of scores could not print null."""
     job = cast(Run, SimpleNamespace(manifest=build(tmp_path / "toy", make_episodes(10), behavior=told)))
     assert ("win_rate" in _describe_behavior(job)) == kept
 

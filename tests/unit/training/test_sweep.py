@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from dof_lightning.config.messages import explain
+from dof_lightning.errors import UserError
+from dof_lightning.training.results_file import write_results
+from dof_lightning.training.run_folder import RunFolder
 from dof_lightning.training.sweep import NOTES_VARIABLE, ending_in_a_table, labelled, note, score_of
 
 
@@ -98,6 +101,17 @@ def test_every_line_of_a_job_carries_its_number(capsys: pytest.CaptureFixture[st
 )
 def test_what_a_sweeper_compares(results: dict[str, Any], score: float | None) -> None:
     assert score_of(run("one", **results)) == score
+
+
+def test_a_changed_score_is_neither_compared_nor_shown() -> None:
+    folder = run("one", last={})
+    write_results(RunFolder(folder).results, {"last": {"return_mean": 5.0}})
+    assert score_of(folder) == 5.0
+    RunFolder(folder).results.write_text(RunFolder(folder).results.read_text().replace("5.0", "6.0"))
+    with pytest.raises(UserError, match=r"one/results\.json is damaged"):
+        score_of(folder)
+    with pytest.raises(UserError, match=r"one/results\.json is damaged"), ending_in_a_table(["-m"]):
+        note(0, ["seed=0"], folder)
 
 
 def test_a_sweeper_that_is_not_installed_is_one_line() -> None:

@@ -11,10 +11,10 @@ import torch
 
 from data_modules.storage.arrays import EpisodeRows, Episodes, concatenate, returns_to_go
 from data_modules.storage.contents import contents_of
-from data_modules.storage.document import SEAL
 from data_modules.storage.split import is_heldout
 from data_modules.storage.store import Description, Layout, write_dataset
 from data_modules.tools.verify import verify_dataset
+from dof_lightning.digest import KEY as SEAL
 from dof_lightning.errors import UserError
 from dof_lightning.spec import fingerprint
 from tests.fixtures.dataset_files import build, make_environment, make_episodes, rewrite

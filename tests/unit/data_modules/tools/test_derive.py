@@ -1,14 +1,15 @@
 """Merging undoes cutting, and what is cut lies where it should."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data_modules.storage.arrays import EpisodeRows
-from data_modules.storage.manifest import DatasetManifest, read_manifest
-from data_modules.storage.shards import read_shard
-from data_modules.tools.derive import merge, read_index, subsample
+from data_modules.storage.manifest import DatasetManifest, read_episodes, read_manifest
+from data_modules.tools import derive
+from data_modules.tools.derive import EpisodeIndex, merge, read_index, subsample
 from data_modules.tools.summary import plot
 from data_modules.tools.verify import verify_dataset
 from dof_lightning.errors import UserError
@@ -16,8 +17,7 @@ from tests.fixtures.dataset_files import build, make_episodes
 
 
 def episodes_of(path: Path) -> dict[int, EpisodeRows]:
-    manifest = read_manifest(path)
-    blocks = [rows for shard in manifest.shards for rows in read_shard(manifest.url(shard), manifest.members, shard)]
+    blocks = list(read_episodes(read_manifest(path)))
     return {int(rows.episode_id[i]): rows.select(np.array([i])) for rows in blocks for i in range(rows.n_episodes)}
 
 
@@ -128,6 +128,35 @@ def test_episodes_of_one_return_have_a_card(tmp_path: Path, spread: float) -> No
     build(tmp_path / "same", episodes)
     subsample(str(tmp_path / "same"), tmp_path, "part", quantiles=[0.5, 1.0])
     plot(read_manifest(tmp_path / "part"), tmp_path / "part.png")
+
+
+@pytest.mark.parametrize("change", ["a flipped bit", "other episodes", "other episodes, listed"])
+def test_what_changes_between_two_looks_at_it_is_not_copied(
+    tmp_path: Path, whole: DatasetManifest, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Episodes are chosen by a first look at the data and copied by a second one."""
+    other = build(tmp_path / "other", make_episodes(60, seed=1), recipe={"data": "other"})
+    source, shard = Path(whole.location), whole.shards[-1].name
+
+    def looked_at(manifest: DatasetManifest) -> EpisodeIndex:
+        index = read_index(manifest)
+        if manifest.location != whole.location:
+            return index
+        content = bytearray((source / shard).read_bytes())
+        content[content.index(b"rewards.npy") + 1024] ^= 1  # the lowest bit of a reward
+        (source / shard).write_bytes(content)
+        for name in (shard, "dataset.json") if change.endswith("listed") else (shard,) * change.startswith("other"):
+            (source / name).write_bytes((Path(other.location) / name).read_bytes())
+        return index
+
+    monkeypatch.setattr(derive, "read_index", looked_at)
+    with pytest.raises(UserError, match=rf"{shard}: .*; the file is damaged"):
+        subsample(whole.location, tmp_path, "part")
+    shutil.rmtree(source)
+    build(source, make_episodes(60), behavior={"name": "noise", "win_rate": 0.5})
+    with pytest.raises(UserError, match=rf"{shard}: .*; the file is damaged"):
+        merge([whole.location, other.location], tmp_path, "part")
+    assert not (tmp_path / "part").exists()
 
 
 def test_a_part_of_data_that_have_changed_is_not_taken_for_the_old_one(tmp_path: Path) -> None:

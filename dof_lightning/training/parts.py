@@ -1,0 +1,132 @@
+"""World, dataset and untrained algorithm of a run; what needs no data is refused before there are any."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_modules.source import DatasetSource
+from data_modules.storage.manifest import DatasetManifest, read_manifest
+from dof_lightning.algorithms.base import Algorithm
+from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.config import checks
+from dof_lightning.config import compose as configuration
+from dof_lightning.config.effect import check_effect_on
+from dof_lightning.envs.base import VectorEnv
+from dof_lightning.seeding import derive_seed
+from dof_lightning.spec import (
+    DatasetSpec,
+    DatasetStatistics,
+    DimensionStatistics,
+    EnvSpec,
+    check_compatible,
+    check_same_world,
+)
+from dof_lightning.training.run_folder import is_first_process
+
+_DISCOUNT = 0.99  # of the stand-in for a dataset whose source does not say
+
+
+def build_world(config: Mapping[str, Any]) -> VectorEnv:
+    """The environment of a run, which the algorithm goes with.
+
+    Raises:
+        UserError: it does not, or it is to be played and cannot be.
+    """
+    env = checkpoints.build_env(config, recorded=_recorded(config))
+    checks.check_action_kind(config, env.spec)
+    check_effect_on(config, env.spec.action_kind)
+    if configuration.rolls_out(config):
+        env.check_available()
+    return env
+
+
+def rehearse(
+    config: Mapping[str, Any], env: VectorEnv, also: Callable[[DatasetSpec, Algorithm], None] | None = None
+) -> None:
+    """Builds the algorithm on stand-in numbers if its dataset has yet to be built, for what it may refuse.
+
+    Args:
+        config: the resolved configuration.
+        env: its environment.
+        also: called with the stand-in and the algorithm, for what else may be refused.
+
+    Raises:
+        UserError: something is refused; no data have been made.
+    """
+    if config["data"]["path"] is not None:
+        return
+    source: DatasetSource = configuration.build(config["data"]["source"])
+    check_same_world(source.name, source.environment.spec, env.spec)
+    if source.exists():
+        return
+    spec = stand_in(source.name, env.spec, getattr(source, "discount", _DISCOUNT))
+    with torch.random.fork_rng(devices=[]):
+        algorithm = configuration.build_algorithm(config, spec)
+        if also is not None:
+            also(spec, algorithm)
+
+
+def stand_in(name: str, environment: EnvSpec, discount: float) -> DatasetSpec:
+    """The spec of a dataset that is not there: every dimension and every return spreads evenly over [-1, 1]."""
+
+    def of(width: int) -> DimensionStatistics:
+        shape = (environment.n_agents, width)
+        knots = np.linspace(-np.ones(shape), np.ones(shape), 11).astype(np.float32)
+        return DimensionStatistics(0 * knots[0], knots[-1], knots[0], knots[-1], knots)
+
+    statistics = DatasetStatistics(
+        observations=of(environment.observation_dim),
+        actions=of(environment.action_dim) if environment.action_kind == "continuous" else None,
+        return_mean=0.0,
+        return_std=1.0,
+        discounted_return_knots=np.linspace(-1, 1, 11, dtype=np.float32),
+    )
+    return DatasetSpec(name, environment, discount, recipe={"stand-in": name}, statistics=statistics)
+
+
+def build_algorithm(config: Mapping[str, Any], env: VectorEnv) -> tuple[DatasetManifest, Algorithm]:
+    """Dataset and untrained algorithm; the dataset is built if it is not there.
+
+    Raises:
+        UserError: they do not fit together.
+    """
+    manifest = read_manifest(locate_dataset(config, env.spec), _key(config))
+    if configuration.rolls_out(config) or manifest.spec.environment.is_playable:
+        check_compatible(manifest.spec, env.spec)
+    torch.manual_seed(derive_seed(config["seed"], "weights"))
+    return manifest, configuration.build_algorithm(config, manifest.spec)
+
+
+def _recorded(config: Mapping[str, Any]) -> EnvSpec | None:
+    """What a dataset that is there already says of its world, for a configuration that names none."""
+    path = config["data"]["path"]
+    if path is None or not configuration.is_own_data(config):
+        return None
+    return read_manifest(path, _key(config)).spec.environment
+
+
+def _key(config: Mapping[str, Any]) -> str:
+    """What says where the dataset is; `data=<name>` of one's own means a folder too."""
+    return f"data.path={config['data']['path']}" if config["data"]["path"] is not None else "data.root"
+
+
+def locate_dataset(config: Mapping[str, Any], environment: EnvSpec | None = None) -> Path | str:
+    """Where the dataset lies; it is built if it is one of ours and not there yet.
+
+    Args:
+        config: the resolved configuration.
+        environment: where policies will be rolled out; nothing is built that does not fit it.
+
+    Raises:
+        UserError: it does not fit, is damaged, or cannot be built.
+    """
+    path = config["data"]["path"]
+    if path is not None:
+        return str(path)
+    source: DatasetSource = configuration.build(config["data"]["source"])
+    if environment is not None:
+        check_same_world(source.name, source.environment.spec, environment)
+    return source.ensure(progress=is_first_process())
