@@ -101,9 +101,27 @@ class ChainActor(DecentralizedPolicy):
             kept=self._seeds.width,
         )
 
+    def _rated(self, critic: AgentwiseCritic, condition: Tensor, samples: Tensor, candidates: int) -> Tensor:
+        """Values `[E, M, N]` of M candidates: min(Q_i1, Q_i2) of each agent, the sum of all where they act as one.
+
+        Args:
+            critic: of each agent.
+            condition: `[E * M, N, C]`, what it conditions on.
+            samples: `[E * M, N, A]`, the M candidates of an episode one after another.
+            candidates: M.
+        """
+        values: Tensor = critic(condition, samples).amin(0).reshape(-1, candidates, self.n_agents)
+        return values if self.acts_alone else values.sum(2, keepdim=True).expand_as(values)
+
     @abstractmethod
     def _clip(self, x: Tensor) -> Tensor:
         """Keeps estimates of the data in range."""
+
+
+def taken(samples: Tensor, chosen: Tensor) -> Tensor:
+    """The candidates `[E, N, A]` with the indices `[E, N]`, among M one after another `[E * M, N, A]`."""
+    candidates = samples.reshape(len(chosen), -1, *samples.shape[1:])
+    return candidates.gather(1, chosen[:, None, :, None].expand(-1, 1, -1, samples.shape[-1])).squeeze(1)
 
 
 class DiffusionActor(ChainActor):
@@ -176,10 +194,8 @@ class DiffusionActor(ChainActor):
         if self.critic is None:
             return codec.decode(samples), carry
         own = told[..., : condition.shape[-1]]
-        values = self.critic(own, samples).amin(0).reshape(-1, self.candidates, self.n_agents)
-        candidates = samples.unflatten(0, (-1, self.candidates))  # type: ignore[no-untyped-call]
-        chosen = self._choose(values, noise)[:, None, :, None].expand(-1, 1, -1, samples.shape[-1])
-        return codec.decode(candidates.gather(1, chosen).squeeze(1)), carry
+        values = self._rated(self.critic, own, samples, self.candidates)
+        return codec.decode(taken(samples, self._choose(values, noise))), carry
 
     @property
     def _noise_shape(self) -> tuple[int, int, int]:
@@ -192,10 +208,9 @@ class DiffusionActor(ChainActor):
 
     def _choose(self, values: Tensor, noise: Tensor) -> Tensor:
         """Indices `[E, N]` of candidates with values `[E, M, N]`; draws by the Gumbel-max trick."""
-        normal = noise[..., -1, 0].transpose(1, 2)
-        if not self.acts_alone:  # one candidate of all agents: the joint draw
-            values, normal = values.sum(2, keepdim=True).expand_as(values), normal[..., :1]
         if self._draws_among_candidates:
+            normal = noise[..., -1, 0].transpose(1, 2)
+            normal = normal if self.acts_alone else normal[..., :1]  # one candidate of all agents: the joint draw
             gumbel = -torch.log(-torch.special.log_ndtr(normal))
             values = values / self.selection_temperature + gumbel
         return values.argmax(1)

@@ -35,9 +35,8 @@ class ImaginingActor(PlanningActor):
         self.register_buffer("view_mask", imagined_entries(self.data_mask), persistent=False)
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
-        """Standard normal `[E, egos, S, N, T, O]`: each ego draws the noise of all whom it imagines itself."""
-        shape = (n_episodes, self.n_agents, self.sampler.n_noises, *self.view_mask.shape[1:])
-        return torch.randn(shape, generator=generator, device=generator.device) * self.view_mask[:, None]
+        """Standard normal `[E, egos, (M,) S, N, T, O]`: each ego draws the noise of all whom it imagines itself."""
+        return self._drawn(n_episodes, self.view_mask, generator)
 
     def _sample(self, known: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
         """The egos' own windows `[E, egos, T, O]` out of noise `[S, E, egos, N, T, O]`."""

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from dof_lightning.actors.actions import CODECS
-from dof_lightning.actors.diffusion import ActingModel, ChainActor
+from dof_lightning.actors.diffusion import ActingModel, ChainActor, taken
 from dof_lightning.batch import Window
 from dof_lightning.diffusion.chain import check_runs_locally
+from dof_lightning.networks.critic import AgentwiseCritic
 from dof_lightning.networks.inverse import InverseDynamics
 from dof_lightning.normalization import Normalizer
 from dof_lightning.policy import AskingPolicy
@@ -43,18 +44,35 @@ class Asking:
     episode_length: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """How an agent finds the action that a plan begins with, and the plan whose action it takes.
+
+    Attributes:
+        inverse: inverse dynamics.
+        normalizer: of the observations that inverse dynamics and critics see.
+        candidates: M, plans drawn at each decision.
+        critic: twin Q_i(o_i, a_i) that rank the plans by their first action; None with one candidate.
+    """
+
+    inverse: InverseDynamics
+    normalizer: Normalizer
+    candidates: int = 1
+    critic: AgentwiseCritic | None = None
+
+
 class PlanningActor(ChainActor, AskingPolicy):
     """Agents that diffuse their own window of observations and act by inverse dynamics (method.md section 2).
 
     Agent i remembers its own last Hh observations; they and the current one are written into its window at every step
-    of the chain. Its action is what its inverse dynamics says of (o_t, planned o_{t+1}).
+    of the chain. Its action is what its inverse dynamics says of (o_t, planned o_{t+1}). Of several plans it takes the
+    one whose action its own critic rates highest; where the agents act as one, the best by sum_i Q_i for all of them.
 
     Args:
         model: what windows are drawn from; guidance exaggerates the return alone, both of its predictions know the
             episode's seed, if agents share one.
-        inverse: inverse dynamics.
+        beginning: how plans become actions, and are ranked.
         normalizer: of the observations that diffuse.
-        inverse_normalizer: of the observations that inverse dynamics sees.
         data_mask: `[N, T, O]` bool, False where an agent's window is known or padding.
         action_mask: `[N, A]` bool, False where an agent's action is padding.
         action_kind: `continuous` or `discrete`.
@@ -66,22 +84,24 @@ class PlanningActor(ChainActor, AskingPolicy):
     rounding = 1e-3
     data_mask: Tensor
     action_mask: Tensor
+    candidates: int = 1  # of agents that were exported before plans were ranked; they have no critic
 
     def __init__(
         self,
         model: ActingModel,
-        inverse: InverseDynamics,
+        beginning: Beginning,
         normalizer: Normalizer,
-        inverse_normalizer: Normalizer,
         data_mask: Tensor,
         action_mask: Tensor,
         action_kind: ActionKind,
         asking: Asking,
     ) -> None:
         super().__init__(model)
-        self.inverse = inverse
+        self.inverse = beginning.inverse
         self.normalizer = normalizer
-        self.inverse_normalizer = inverse_normalizer
+        self.inverse_normalizer = beginning.normalizer
+        self.critic = beginning.critic
+        self.candidates = beginning.candidates
         self.register_buffer("data_mask", data_mask, persistent=False)
         self.register_buffer("action_mask", action_mask, persistent=False)
         self.action_kind: ActionKind = action_kind
@@ -104,9 +124,17 @@ class PlanningActor(ChainActor, AskingPolicy):
         return {"time": torch.zeros(shape, dtype=torch.int64, device=device), "target": target, "history": past}
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
-        """Standard normal `[E, N, S, T, O]`, S noises a chain, none where the window is known."""
-        shape = (n_episodes, self.n_agents, self.sampler.n_noises, *self.data_mask.shape[1:])
-        return torch.randn(shape, generator=generator, device=generator.device) * self.data_mask[:, None]
+        """Standard normal `[E, N, S, T, O]`, S noises a chain, none where the window is known; with M plans
+        `[E, N, M, S, T, O]`.
+        """
+        return self._drawn(n_episodes, self.data_mask, generator)
+
+    def _drawn(self, n_episodes: int, mask: Tensor, generator: torch.Generator) -> Tensor:
+        """Standard normal `[E, *mask.shape]`, with S noises a chain, and M plans if there are several, behind N."""
+        draws = (self.sampler.n_noises,) if self.candidates == 1 else (self.candidates, self.sampler.n_noises)
+        shape = (n_episodes, self.n_agents, *draws, *mask.shape[1:])
+        noise = torch.randn(shape, generator=generator, device=generator.device)
+        return noise * mask.reshape(self.n_agents, *(1 for _ in draws), *mask.shape[1:])
 
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
         """Plans and takes the first step of the plan; see the base class."""
@@ -115,15 +143,33 @@ class PlanningActor(ChainActor, AskingPolicy):
             begins = (carry["time"] == 0)[..., None, None]
             past = torch.where(begins, observations[:, :, None], carry["history"])
         seen = torch.cat([past, observations[:, :, None]], dim=2)
-        following = self.normalizer.unnormalize(self.plan(seen, self._condition(observations, carry), noise))
-        following = following[:, :, self.history + 1]
-        scores = self.inverse(*(self.inverse_normalizer.normalize(row) for row in (observations, following)))
-        codec = CODECS[self.action_kind]
-        scores = scores.clamp(-1.0, 1.0) if self.action_kind == "continuous" else scores
-        actions = codec.decode(codec.finish(scores, self.action_mask, legal))
+        condition = self._condition(observations, carry)
+        if self.candidates == 1:
+            actions = self._first(self.plan(seen, condition, noise), observations, legal)
+        else:
+            actions = self._best_first(seen, condition, legal, noise)
+        actions = CODECS[self.action_kind].decode(actions)
         if carry is not None:
             carry = {**carry, "time": carry["time"] + 1, "history": seen[:, :, 1:]}
         return actions, carry
+
+    def _first(self, plan: Tensor, observations: Tensor, legal: Tensor | None) -> Tensor:
+        """The actions `[E, N, A]` that plans begin with, encoded."""
+        following = self.normalizer.unnormalize(plan)[:, :, self.history + 1]
+        scores = self.inverse(*(self.inverse_normalizer.normalize(row) for row in (observations, following)))
+        scores = scores.clamp(-1.0, 1.0) if self.action_kind == "continuous" else scores
+        return CODECS[self.action_kind].finish(scores, self.action_mask, legal)
+
+    def _best_first(self, seen: Tensor, condition: Tensor, legal: Tensor | None, noise: Tensor) -> Tensor:
+        """The first actions `[E, N, A]` of the plans that rank highest; arguments as `plan`."""
+        times = self.candidates
+        seen, condition = (x.repeat_interleave(times, dim=0) for x in (seen, condition))
+        allowed = None if legal is None else legal.repeat_interleave(times, dim=0)
+        observations = seen[:, :, self.history]
+        samples = self._first(self.plan(seen, condition, noise.movedim(2, 1).flatten(0, 1)), observations, allowed)
+        assert self.critic is not None
+        values = self._rated(self.critic, self.inverse_normalizer.normalize(observations), samples, times)
+        return taken(samples, values.argmax(1))
 
     def plan(self, seen: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
         """The agents' normalised windows `[E, N, T, O]`.

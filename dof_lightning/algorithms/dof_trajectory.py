@@ -9,11 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dof_lightning.actors.planning import Asking, PlanningActor, ReturnUpdate
+from dof_lightning.actors.planning import Asking, Beginning, PlanningActor, ReturnUpdate
 from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.dof import DoFLightningModule
 from dof_lightning.algorithms.parts.diffused import FIVE_STEPS, DataDiffusionSettings, Diffused, check_execution
 from dof_lightning.algorithms.parts.losses import inverse_loss
+from dof_lightning.algorithms.parts.plan_values import (
+    PlanValues,
+    PlanValueSettings,
+    check_plan_values,
+    idle_of_plan_values,
+)
 from dof_lightning.algorithms.parts.reward_units import remarks_on_returns, scale_of_returns
 from dof_lightning.algorithms.parts.shared_seed import Assignment
 from dof_lightning.batch import EpisodeBatch, Window
@@ -35,8 +41,8 @@ CONDITION_DIM = 2  # the return, and whether there is one
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoFTrajectorySettings(DataDiffusionSettings):
-    """Settings of `DoFTrajectory`.
+class DoFTrajectorySettings(DataDiffusionSettings, PlanValueSettings):
+    """Settings of `DoFTrajectory`; what it learns about values beside plans is named by `PlanValueSettings`.
 
     Attributes:
         inverse: inverse dynamics, called with the spec.
@@ -73,17 +79,19 @@ class DoFTrajectorySettings(DataDiffusionSettings):
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """See the base class."""
-        given, found = self.target_return, super().idle(action_kind)
+        given, found = self.target_return, super().idle(action_kind) | idle_of_plan_values(self)
         if given is not None:
-            found["target_quantile"] = f"algorithm.target_return={given}"
+            found.setdefault("target_quantile", f"algorithm.target_return={given}")
         if self.guidance_weight == 0:  # nobody reads what is asked for
-            found |= dict.fromkeys(("target_return", "target_quantile", "return_update"), "algorithm.guidance_weight=0")
+            asked = ("target_return", "target_quantile", "return_update", "target_advantage")
+            found |= dict.fromkeys(asked, "algorithm.guidance_weight=0")
         if self.horizon == 2:
             found["next_row_weight"] = "algorithm.horizon=2 plans no other row"
         return found
 
     def check(self) -> None:
-        """Refuses guidance that nothing was learned for."""
+        """Refuses guidance that nothing was learned for, and a ranking by values that nobody learns."""
+        check_plan_values(self)
         if self.guidance_weight != 1 and self.return_dropout == 0:
             raise UserError(
                 f"algorithm.guidance_weight={self.guidance_weight} needs predictions without a return, which "
@@ -134,17 +142,17 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         self.average_inverse = ema_copy(self.inverse)
         self.normalizer = normalizer
         self.inverse_normalizer = build_normalizer(settings.inverse_normalizer, spec.statistics.observations)
-        knots = spec.statistics.discounted_return_knots
-        target = settings.target_return
         self.returns_scale = scale_of_returns(settings.returns_scale, spec)
-        asked = float(np.quantile(knots, settings.target_quantile)) / self.returns_scale
-        self.target_return = asked if target is None else target
+        self.target_return = self._target()
         self.guidance_weight = settings.guidance_weight
         self.gradient_clip = settings.gradient_clip
+        # Built after everything that all runs have, whose random numbers are then the same.
+        self.values = PlanValues(spec, settings, self.returns_scale)
         self._check_parts()
 
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` and its parts; see the class and `Algorithm.losses`."""
+        of_values = self.values.losses(batch, self.inverse_normalizer, generator)
         windows = self.diffused(batch, generator)
         condition = self._without_some_returns(windows.condition, generator)
         told = self._assign(windows, generator, average=False)
@@ -153,13 +161,15 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         reconstruction = self.reconstruction_loss(denoised, windows.x0, windows.weight)
         noise = self.settings.inverse_noise
         inverse = inverse_loss(self.spec, batch, self.inverse, self.inverse_normalizer, noise, generator)
+        loss = told.add_loss((diffusion + inverse) / 2 + self.settings.reconstruction_weight * reconstruction)
         return {
-            "loss": told.add_loss((diffusion + inverse) / 2 + self.settings.reconstruction_weight * reconstruction),
+            "loss": sum((value for tag, value in of_values.items() if tag.startswith("loss/")), loss),
             "loss/diffusion": diffusion,
             "loss/inverse": inverse,
             "loss/reconstruction": reconstruction,
             "diffusion/clipped_share": denoised.clipped_share,
             **told.losses,
+            **of_values,
         }
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -182,9 +192,13 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         )
         actor = self.actor(
             self.acting_model(),
-            inverse=cast(InverseDynamics, whole(self.average_inverse)),
+            beginning=Beginning(
+                inverse=cast(InverseDynamics, whole(self.average_inverse)),
+                normalizer=self.inverse_normalizer,
+                candidates=self.settings.candidates,
+                critic=self.values.ranking if self.settings.candidates > 1 else None,
+            ),
             normalizer=self.normalizer,
-            inverse_normalizer=self.inverse_normalizer,
             data_mask=self.data_mask,
             action_mask=self.spec.environment.action_mask().to(self.data_mask.device),
             action_kind=self.spec.action_kind,
@@ -193,8 +207,9 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         return actor.eval()
 
     def further_groups(self) -> list[ParameterGroup]:
-        """Inverse dynamics."""
-        return [ParameterGroup("inverse", (self.inverse,), self.settings.learning_rate, self.gradient_clip)]
+        """Inverse dynamics, the values that advantages are measured by, and critics."""
+        inverse = ParameterGroup("inverse", (self.inverse,), self.settings.learning_rate, self.gradient_clip)
+        return [inverse, *self.values.groups(self.settings.learning_rate)]
 
     def remarks(self) -> list[str]:
         """Where returns have no unit."""
@@ -204,6 +219,7 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         """Moves the averages of what acts."""
         super().after_step()
         ema_update(self.average_inverse, self.inverse, self.settings.ema_decay)
+        self.values.after_step(self.settings.ema_decay)
 
     def _check_parts(self) -> None:
         windows = torch.zeros(1, *self.data_mask.shape)
@@ -233,7 +249,20 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         known = torch.cat([rows, windows.condition[..., :1]], dim=-1)
         return self.assign_seed(known, windows, generator, average)
 
+    def _target(self) -> float:
+        """What is asked for at an episode's start, in the unit of the condition."""
+        settings = self.settings
+        if settings.returns == "advantage":
+            return settings.target_advantage
+        if settings.target_return is not None:
+            return settings.target_return
+        knots = self.spec.statistics.discounted_return_knots
+        return float(np.quantile(knots, settings.target_quantile)) / self.returns_scale
+
     def _condition(self, batch: EpisodeBatch) -> Tensor:
-        """`[B, N, 2]`: R_t / returns_scale of agent i from the current row on, and 1."""
-        returns = batch.return_to_go[:, :, batch.history] / self.returns_scale
+        """`[B, N, 2]`: what agent i is told of its return from the current row on (`returns`), and 1."""
+        if self.values.advantage is None:
+            returns = batch.return_to_go[:, :, batch.history] / self.returns_scale
+        else:
+            returns = self.values.advantage(batch, self.inverse_normalizer)
         return torch.stack([returns, torch.ones_like(returns)], dim=-1)

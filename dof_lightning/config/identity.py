@@ -8,7 +8,7 @@ from typing import Any
 from dof_lightning.errors import OURS
 
 # By dotted key, younger than stored hashes: at the value that means what was before them, they are left out.
-YOUNGER: Mapping[str, Any] = {
+_YOUNGER: Mapping[str, Any] = {
     "init_from": None,
     "rollout.until_plateau": None,
     "callbacks.rollout.until_plateau": None,
@@ -22,6 +22,22 @@ YOUNGER: Mapping[str, Any] = {
     "algorithm.q_warmup_steps": 0,
     "algorithm.shared_seed_of": "window",
     "algorithm.hold_noise": False,
+    "algorithm.returns": "total",
+    "algorithm.target_advantage": 2.0,
+}
+
+# As `_YOUNGER`, of planners alone: other algorithms have had these keys all along, and some have other defaults.
+_YOUNGER_OF_PLANNERS: Mapping[str, Any] = {
+    "algorithm.critics": "none",
+    "algorithm.critic._target_": "dof_lightning.networks.critic.AgentwiseCritic",
+    "algorithm.critic._partial_": True,
+    "algorithm.critic.hidden": [128, 128],
+    "algorithm.critic.sharing": "independent",
+    "algorithm.critic.activation": "silu",
+    "algorithm.critic.agent_embedding": None,
+    "algorithm.value_learning": "expectile",
+    "algorithm.discount": 0.99,
+    "algorithm.candidates": 1,
 }
 
 # Where it is run, and how thoroughly it is certified: weights and scores are the same.
@@ -37,6 +53,12 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, node
 
 
+def meant_before(plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    """By dotted key, what a configuration meant that is too old to have the key."""
+    plans = "inverse" in (plain.get("algorithm") or {})
+    return {**_YOUNGER, **_YOUNGER_OF_PLANNERS} if plans else _YOUNGER
+
+
 def config_hash(plain: Mapping[str, Any]) -> str:
     """Identifies what is run, wherever it is run from and stored."""
     return _hash(_without(plain, lambda key, _: key in _WHERE_NOT_WHAT))
@@ -48,7 +70,8 @@ def settings_hash(plain: Mapping[str, Any]) -> str:
 
 
 def _hash(what: Mapping[str, Any]) -> str:
-    what = _without(what, lambda key, value: key in YOUNGER and value == YOUNGER[key])
+    younger = meant_before(what)
+    what = _without(what, lambda key, value: key in younger and value == younger[key])
     return hashlib.sha256(json.dumps(_canonical(what), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -78,18 +101,20 @@ def _without(node: Any, unwanted: Callable[[str, Any], bool], prefix: str = "") 
     if not isinstance(node, Mapping):
         return node
     kept = {str(key): value for key, value in node.items() if not unwanted(f"{prefix}{key}", value)}
-    return {key: _without(value, unwanted, f"{prefix}{key}.") for key, value in kept.items()}
+    inside = {key: _without(value, unwanted, f"{prefix}{key}.") for key, value in kept.items()}
+    return {key: value for key, value in inside.items() if value != {} or kept[key] == {}}  # nothing left is no entry
 
 
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     """The first leaf below `keys` in which two configurations differ, `key: theirs there, ours here`.
 
-    One that is too old to have a key of `YOUNGER` has the value that means what was before.
+    One that is too old to have a key has the value that means what was before, see `meant_before`.
     """
+    younger = meant_before(ours)
     mine = dict(leaves({key: ours.get(key) for key in keys}))
     other = dict(leaves({key: theirs.get(key) for key in keys}))
     for key in [*other, *mine]:
-        here, there = (values.get(key, YOUNGER.get(key)) for values in (mine, other))
+        here, there = (values.get(key, younger.get(key)) for values in (mine, other))
         if here != there:
             return f"{key} is {there!r} there, {here!r} here"
     return None

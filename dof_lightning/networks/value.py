@@ -40,3 +40,27 @@ class AgentwiseValue(Agentwise):
     def forward(self, condition: Tensor, actions: Tensor) -> Tensor:
         """Values of each agent's own action."""
         return torch.tanh(self.network(torch.cat([condition, actions], dim=-1)))
+
+
+class StateValue(Agentwise):
+    """V_i(o_i, t) of every agent, from its own row only: one batched product.
+
+    Args:
+        spec: the dataset's spec; O = `spec.observation_dim`.
+        hidden: widths of the hidden layers.
+        activation: between the layers.
+
+    Shapes:
+        rows `[B, N, O + 1]`, the share of the episode that is over behind the observation; result `[B, N]`
+    """
+
+    fsdp_role: ClassVar[FsdpRole] = "unit"
+
+    def __init__(self, spec: DatasetSpec, hidden: Sequence[int] = (128, 128), activation: Activation = "silu") -> None:
+        super().__init__(spec.n_agents, "independent")
+        self.network = AgentwiseMLP(spec.n_agents, (spec.observation_dim + 1, *hidden, 1), activation)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Values of each agent's own row."""
+        values: Tensor = self.network(rows)
+        return values[..., 0]

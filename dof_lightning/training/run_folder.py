@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from dof_lightning import files
-from dof_lightning.config.identity import YOUNGER, config_hash, leaves
+from dof_lightning.config.identity import config_hash, leaves, meant_before
 from dof_lightning.config.stored import read_stored
 from dof_lightning.errors import UserError
 from dof_lightning.training.results_file import read_results_of_run
@@ -148,7 +148,7 @@ class RunFolder:
 
 def _other_run(stored: Mapping[str, Any], plain: Mapping[str, Any]) -> str | None:
     """What makes a configuration another run than the stored one; keys of other versions do not."""
-    ours, theirs = dict(leaves(plain)), dict(leaves({**YOUNGER, **stored}))
+    ours, theirs = dict(leaves(plain)), dict(leaves({**meant_before(plain), **stored}))
     for key in (key for key in theirs if key in ours):
         free = key not in _KEPT and any(key == part or key.startswith(f"{part}.") for part in _MAY_CHANGE)
         if not free and ours[key] != theirs[key]:

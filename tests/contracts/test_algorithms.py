@@ -40,6 +40,8 @@ CASES += [  # where no yaml of their own picks them
     ("algorithm=dof_trajectory", "algorithm.history=3", "algorithm.horizon=4", "algorithm.return_update=time"),
     ("algorithm=dof_trajectory", "algorithm.return_update=reward", "algorithm.observation_normalizer=gaussian"),
     ("algorithm=dof_trajectory", "algorithm.inverse.sharing=joint", "execution=centralized"),
+    ("algorithm=dof_trajectory", "algorithm.returns=advantage", "algorithm.critics=separate", "algorithm.candidates=2"),
+    ("algorithm=madiff_d", "algorithm.returns=advantage", "algorithm.critics=separate", "algorithm.candidates=2"),
     ("algorithm=madiff_c", "denoiser.sharing=independent"),
     ("algorithm=madiff_d", "algorithm.history=3", "algorithm.horizon=4", "denoiser.agent_embedding=4"),
     (

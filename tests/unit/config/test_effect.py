@@ -55,6 +55,15 @@ OFTEN = ("bc", "td3_bc", "dof_policy", "dof_trajectory", "qmix")  # checked on e
             ("algorithm.value_learning=expectile", "algorithm.target_sampler.steps=1"),
             "algorithm.target_sampler.steps=1 .*: algorithm.value_learning=expectile",
         ),
+        (
+            ("algorithm=dof_trajectory", "algorithm.target_advantage=3"),
+            "target_advantage=3 .*: algorithm.returns=total",
+        ),
+        (("algorithm=dof_trajectory", "algorithm.discount=0.5"), "algorithm.discount=0.5 .*: algorithm.critics=none"),
+        (
+            ("algorithm=dof_trajectory", "algorithm.returns=advantage", "algorithm.return_update=time"),
+            "algorithm.return_update=time .*: algorithm.returns=advantage",
+        ),
         (("algorithm.selection_temperature=3",), "algorithm.selection_temperature=3 .*: algorithm.selection=argmax"),
         (
             ("algorithm=bc", "data.train_on_padded_tails=true"),
@@ -206,7 +215,7 @@ def _another(value: Any) -> Any:
         return 2.0 if value is None else not value
     if isinstance(value, int | float):
         return value / 2 if isinstance(value, float) else value + 1
-    others = {"argmax": "softmax", "td": "conservative", "window": "episode"}
+    others = {"argmax": "softmax", "td": "conservative", "expectile": "implicit", "window": "episode"}
     return others.get(value, "changed") if isinstance(value, str) else [3]
 
 

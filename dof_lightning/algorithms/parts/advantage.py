@@ -1,0 +1,92 @@
+"""What planners may be conditioned on in place of a return: how much better than usual the next step went."""
+
+import torch
+from torch import Tensor, nn
+
+from dof_lightning.algorithms.base import mean_over_ranks
+from dof_lightning.batch import EpisodeBatch
+from dof_lightning.networks.value import StateValue
+from dof_lightning.normalization import Normalizer
+from dof_lightning.spec import DatasetSpec
+
+_DECAY = 0.99  # of the mean square of advantages: over some 100 updates
+
+
+class AdvantageCondition(nn.Module):
+    """z_i = A_i / std(A_i), A_i = r_i + gamma V_i(o_i', t + 1) - V_i(o_i, t), the value of what agent i was given.
+
+    The return R_t is the sum of what every agent does in all steps that are left, so hardly any of its variance is due
+    to the action at t, not even of R_t - V(o_t); A is what remains once the rest is averaged out (Sutton and Barto,
+    2018, section 13.5). V is regressed on R_t, so it is the data's own value, and it is told the time, because episodes
+    end. Agents need neither V nor rewards to ask for a constant z.
+
+    Args:
+        spec: the dataset's spec.
+        scale: returns are divided by it.
+    """
+
+    square: Tensor
+    seen: Tensor
+
+    def __init__(self, spec: DatasetSpec, scale: float) -> None:
+        super().__init__()
+        self.value = StateValue(spec)
+        self.scale, self.discount, self.episode_length = scale, spec.discount, spec.horizon
+        self.register_buffer("square", torch.zeros(spec.n_agents))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def values(self, batch: EpisodeBatch, normalizer: Normalizer) -> Tensor:
+        """V `[B, N, T + 1]` of all rows, in units of `scale`.
+
+        Args:
+            batch: windows.
+            normalizer: of observations.
+        """
+        observed = normalizer.normalize(batch.observations)
+        rows = observed.shape[2]
+        elapsed = (batch.t[:, None] + torch.arange(rows, device=batch.t.device) - batch.history) / self.episode_length
+        clock = elapsed.to(observed.dtype)[:, None, :, None].expand(*observed.shape[:3], 1)
+        told = torch.cat([observed, clock], dim=-1).transpose(1, 2).flatten(0, 1)
+        values: Tensor = self.value(told)
+        return values.reshape(-1, rows, observed.shape[1]).transpose(1, 2)
+
+    def losses(self, batch: EpisodeBatch, values: Tensor) -> dict[str, Tensor]:
+        """`loss/return_value`: E (V - R)^2 over the window's real rows; and the share of R's variance that V explains.
+
+        Args:
+            batch: windows.
+            values: from `values`.
+        """
+        returns, counts = batch.return_to_go / self.scale, batch.transition_mask.to(values.dtype)
+        error = counts * (values[:, :, :-1] - returns).square()
+        real = counts.sum().clamp_min(1.0)
+        variance = (counts * (returns - (counts * returns).sum() / real).square()).sum().clamp_min(1e-12)
+        return {"loss/return_value": error.mean(), "advantage/explained_share": 1 - error.detach().sum() / variance}
+
+    @torch.no_grad()
+    def advantages(self, batch: EpisodeBatch, values: Tensor) -> Tensor:
+        """`[B, N]`: A_i of the current row, in units of `scale`, 0 where its transition is not real.
+
+        Args:
+            batch: windows.
+            values: from `values`.
+        """
+        row = batch.history
+        ends = (batch.terminated | batch.truncated)[:, row, None]
+        following = torch.where(ends, 0.0, values[:, :, row + 1])
+        above = batch.rewards[:, :, row] / self.scale + self.discount * following - values[:, :, row]
+        return above * batch.transition_mask[:, :, row]
+
+    @torch.no_grad()
+    def update(self, batch: EpisodeBatch, values: Tensor) -> None:
+        """Moves the mean square of the advantages, that of the global batch; arguments as `losses`."""
+        advantages = self.advantages(batch, values)
+        self.square.mul_(_DECAY).add_((1 - _DECAY) * mean_over_ranks(advantages.square().mean(0)))
+        self.seen.mul_(_DECAY).add_(1 - _DECAY)
+
+    @torch.no_grad()
+    def forward(self, batch: EpisodeBatch, normalizer: Normalizer) -> Tensor:
+        """Gives z `[B, N]` of the current row; arguments as `values`."""
+        advantages = self.advantages(batch, self.values(batch, normalizer))
+        spread = (self.square / self.seen.clamp_min(1e-6)).sqrt()
+        return advantages / torch.where(spread > 0, spread, torch.ones_like(spread))
