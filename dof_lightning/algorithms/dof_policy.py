@@ -26,6 +26,7 @@ from dof_lightning.algorithms.parts.episode_seed import (
     EpisodeRows,
     EpisodeSeedAssignment,
     SeedOf,
+    gather_rows,
     rows_of_episodes,
     whole_episodes,
 )
@@ -256,12 +257,10 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         """The seeds of windows, or of the episodes that they are of."""
         if self.episode_seed is None:
             return self.assign_seed(now.condition, windows, generator, average)
-        rows = rows_of_episodes(batch, generator)[:, None].expand(-1, self.spec.n_agents, -1)
-        seen, done = (x.gather(2, _of_rows(rows, x)) for x in (batch.observations, batch.actions))
-        alive = torch.ones_like(rows, dtype=torch.bool) if batch.alive is None else batch.alive.gather(2, rows)
+        seen, done, acted = gather_rows(batch, rows_of_episodes(batch, generator))
         observations = self.normalizer.normalize(seen)
         actions = self.codec.encode(done, self.data_mask[:, None], like=observations)
-        assignment: Assignment = self.episode_seed(EpisodeRows(observations, actions, alive), generator)
+        assignment: Assignment = self.episode_seed(EpisodeRows(observations, actions, acted), generator)
         return assignment
 
     def _current(self, batch: EpisodeBatch) -> tuple[Situation, Tensor]:
@@ -326,9 +325,3 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
             return critic.frozen_values(now, self.codec.relax(actions, self.data_mask, now.legal))
 
         return judge
-
-
-def _of_rows(rows: Tensor, values: Tensor) -> Tensor:
-    """Indices `[B, N, R]` of rows, as `gather` wants them for values `[B, N, T, ...]`."""
-    further = values.shape[3:]
-    return rows.reshape(*rows.shape, *(1 for _ in further)).expand(*rows.shape, *further)

@@ -112,3 +112,11 @@ def rows_of_episodes(batch: EpisodeBatch, generator: torch.Generator) -> Tensor:
     drawn = torch.rand(len(inside), ROWS, generator=generator, device=inside.device)
     place = (torch.arange(ROWS, device=inside.device) + drawn) / ROWS * length[:, None]
     return first[:, None] + torch.minimum(place.long(), (length - 1).clamp_min(0)[:, None])
+
+
+def gather_rows(batch: EpisodeBatch, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Observations, actions and whether agents were alive, `[B, N, R, ...]`, at rows `[B, R]` of a batch."""
+    every = torch.arange(len(rows), device=rows.device)[:, None]
+    seen, done = (values.transpose(1, 2)[every, rows].transpose(1, 2) for values in (batch.observations, batch.actions))
+    alive = torch.ones_like(seen[..., 0], dtype=torch.bool)
+    return seen, done, alive if batch.alive is None else batch.alive.transpose(1, 2)[every, rows].transpose(1, 2)
