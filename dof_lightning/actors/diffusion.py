@@ -34,7 +34,6 @@ class ActingModel:
         guidance_weight: w of classifier-free guidance, see `guided_noise`; 1 means none.
         execution: `decentralized`, or `centralized`: one joint chain through f and h, which no agent can run alone.
         shared_seeds: M; agents diffuse given the episode's seed.
-        hold_noise: agents keep the noise of their first decision through the episode.
     """
 
     denoiser: Agentwise
@@ -45,7 +44,6 @@ class ActingModel:
     guidance_weight: float = 1.0
     execution: Execution = "decentralized"
     shared_seeds: int | None = None
-    hold_noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,10 +128,6 @@ class DiffusionActor(ChainActor):
     Where they act as one, all agents take the same candidate, the best by sum_i Q_i. With shared seeds, all candidates
     of an agent are drawn given the episode's seed, which its critic does not know.
 
-    With `hold_noise` an agent draws its noise once an episode and remembers it. Its decisions are then a function of
-    its observations, so that the mode that it drew stays where the chain's map from noise to actions moves little with
-    them. The decisions' law is the same at each step, and no longer independent between steps.
-
     Args:
         model: what actions are drawn from.
         critic: twin Q_i(o_i, a_i) that rank the candidates, None with one candidate.
@@ -144,7 +138,6 @@ class DiffusionActor(ChainActor):
     """
 
     action_mask: Tensor
-    hold_noise: bool = False  # of agents exported before there was a choice
 
     def __init__(
         self,
@@ -156,7 +149,6 @@ class DiffusionActor(ChainActor):
         ranking: Ranking,
     ) -> None:
         super().__init__(model)
-        self.hold_noise = model.hold_noise
         self.critic = critic
         self.normalizer = normalizer
         self.register_buffer("action_mask", action_mask, persistent=False)
@@ -165,25 +157,15 @@ class DiffusionActor(ChainActor):
         self.selection: Selection = ranking.selection
         self.selection_temperature = ranking.selection_temperature
 
-    def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
-        """Where noise is held: that of the first decision `[E, N, M, S, A]`, and whether there was one `[E, N]`."""
-        if not self.hold_noise:
-            return None
-        shape = (n_episodes, self.n_agents, *self._noise_shape)
-        held = torch.zeros(shape[:2], dtype=torch.bool, device=device)
-        return {"noise": torch.zeros(shape, device=device), "held": held}
-
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
         """Standard normal `[E, N, M, S, A]`, S noises a chain; one row more where candidates are drawn by softmax."""
-        shape = (n_episodes, self.n_agents, *self._noise_shape)
+        rows = self.sampler.n_noises + self._draws_among_candidates
+        shape = (n_episodes, self.n_agents, self.candidates, rows, self.action_mask.shape[1])
         noise = torch.randn(shape, generator=generator, device=generator.device)
         return noise * self.action_mask[:, None, None]
 
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
         """One of M candidates by min(Q_i1, Q_i2) of the agent itself; see the base class."""
-        if self.hold_noise:
-            noise = torch.where(carry["held"][:, :, None, None, None], carry["noise"], noise)
-            carry = {**carry, "noise": noise, "held": torch.ones_like(carry["held"])}
         codec = CODECS[self.action_kind]
         condition = self.normalizer.normalize(observations)
         told = self._seeds.tell_remembered(condition, carry)
@@ -196,11 +178,6 @@ class DiffusionActor(ChainActor):
         own = told[..., : condition.shape[-1]]
         values = self._rated(self.critic, own, samples, self.candidates)
         return codec.decode(taken(samples, self._choose(values, noise))), carry
-
-    @property
-    def _noise_shape(self) -> tuple[int, int, int]:
-        rows = self.sampler.n_noises + self._draws_among_candidates
-        return self.candidates, rows, self.action_mask.shape[1]
 
     @property
     def _draws_among_candidates(self) -> bool:

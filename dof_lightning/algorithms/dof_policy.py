@@ -71,14 +71,12 @@ class DoFPolicySettings(DataDiffusionSettings, ExtractionSettings, CriticSetting
             the cost of an update.
         shared_seed_of: what a shared seed is assigned to while learning: each `window`, or each `episode`, so that its
             windows have the same.
-        hold_noise: agents keep the noise of their first decision through an episode; nothing of it is learned.
     """
 
     denoiser: Callable[..., MLPDenoiser] = MLPDenoiser
     sampler: Callable[[Schedule], Sampler] = DDPM
     target_sampler: Callable[[Schedule], Sampler] = FEW_STEPS
     shared_seed_of: SeedOf = "window"
-    hold_noise: bool = False
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """See the base class."""
@@ -223,7 +221,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         settings, critic = self.settings, self.critic
         scale = 1.0 if critic is None else critic.reward_scale
         actor = DiffusionActor(
-            replace(self.acting_model(), hold_noise=settings.hold_noise),
+            self.acting_model(),
             critic=critic.local if critic is not None and settings.candidates > 1 else None,
             normalizer=self.normalizer,
             action_mask=self.data_mask,

@@ -21,7 +21,6 @@ _YOUNGER: Mapping[str, Any] = {
     "algorithm.q_balance": None,
     "algorithm.q_warmup_steps": 0,
     "algorithm.shared_seed_of": "window",
-    "algorithm.hold_noise": False,
     "algorithm.returns": "total",
     "algorithm.target_advantage": 2.0,
 }

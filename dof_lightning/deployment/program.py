@@ -42,7 +42,7 @@ def trace(agent: Agent) -> ExportedProgram:
         )
     if policy.initial_carry(1, device) is not None:
         raise UserError(
-            f"format=torch_export: {agent.name} remembers its history or its noise, a program of one decision cannot; "
+            f"format=torch_export: {agent.name} remembers its history, a program of one decision cannot; "
             "use format=safetensors"
         )
     inputs = [
