@@ -16,7 +16,6 @@ SETTINGS = (
     "denoiser.hidden=[32,32]",
     "algorithm.learning_rate=3e-3",
     "algorithm.ema_decay=0.98",
-    "algorithm.reconstruction_weight=0",
 )
 OPTIONS = ("concat", "wconcat", "dec_attention", "qmix", "attention")
 CENTRALIZED = ("qmix", "attention")

@@ -116,10 +116,11 @@ class ChainActor(DecentralizedPolicy):
         """Keeps estimates of the data in range."""
 
 
-def taken(samples: Tensor, chosen: Tensor) -> Tensor:
+def taken(samples: Tensor, chosen: Tensor, candidates: int) -> Tensor:
     """The candidates `[E, N, A]` with the indices `[E, N]`, among M one after another `[E * M, N, A]`."""
-    candidates = samples.reshape(len(chosen), -1, *samples.shape[1:])
-    return candidates.gather(1, chosen[:, None, :, None].expand(-1, 1, -1, samples.shape[-1])).squeeze(1)
+    # Of M and not of E: an exported program takes any number of episodes.
+    each = samples.reshape(-1, candidates, *samples.shape[1:])
+    return each.gather(1, chosen[:, None, :, None].expand(-1, 1, -1, samples.shape[-1])).squeeze(1)
 
 
 class DiffusionActor(ChainActor):
@@ -177,7 +178,7 @@ class DiffusionActor(ChainActor):
             return codec.decode(samples), carry
         own = told[..., : condition.shape[-1]]
         values = self._rated(self.critic, own, samples, self.candidates)
-        return codec.decode(taken(samples, self._choose(values, noise))), carry
+        return codec.decode(taken(samples, self._choose(values, noise), self.candidates)), carry
 
     @property
     def _draws_among_candidates(self) -> bool:

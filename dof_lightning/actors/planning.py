@@ -169,7 +169,7 @@ class PlanningActor(ChainActor, AskingPolicy):
         samples = self._first(self.plan(seen, condition, noise.movedim(2, 1).flatten(0, 1)), observations, allowed)
         assert self.critic is not None
         values = self._rated(self.critic, self.inverse_normalizer.normalize(observations), samples, times)
-        return taken(samples, values.argmax(1))
+        return taken(samples, values.argmax(1), times)
 
     def plan(self, seen: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
         """The agents' normalised windows `[E, N, T, O]`.

@@ -39,5 +39,5 @@ def test_a_warm_start_is_recorded_and_survives_its_resumption(
 
 
 def test_weights_that_are_not_there_are_missed_before_there_are_data() -> None:
-    with pytest.raises(UserError, match=r"checkpoint=nowhere\.ckpt does not exist"):
+    with pytest.raises(UserError, match=r"init_from=nowhere\.ckpt does not exist"):
         run_here(*WARM, "run_dir=cold", "init_from=nowhere.ckpt", "data.episodes=123456789")

@@ -104,7 +104,7 @@ def test_what_no_study_can_do_is_refused(
     ("tail", "message"),
     [
         ("rollout.episodes=0", r"rollout\.episodes must be at least 1"),
-        ("denoiser=attention_mlp", r"cell .*concat, concat.*AttentionMLP cannot run locally"),
+        ("denoiser=attention_mlp", r"cell .*concat, concat.*denoiser=attention_mlp cannot run locally"),
     ],
 )
 def test_every_cell_is_checked_before_the_first_is_trained(

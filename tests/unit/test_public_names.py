@@ -90,7 +90,7 @@ def test_datasets_are_made_once(tmp_path: Path) -> None:
 MISTAKES = [
     (
         lambda: dof_lightning.make_env("mpe_spred"),
-        r"env=mpe_spred does not exist; did you mean mpe_spread\?$",
+        r"env=mpe_spred does not exist; did you mean mpe_spread\b",
     ),
     (lambda: dof_lightning.make_env("mpe_tag", pray="still"), r"unknown key `env\.pray`"),
     (lambda: dof_lightning.make_dataset("mpe_spread_random", episodes="many"), "episodes must be an integer"),
