@@ -176,7 +176,10 @@ def build_algorithm(config: Mapping[str, Any], spec: Any) -> Any:
         UserError: it refuses a value, or a part that was chosen, by the option's name.
     """
     try:
-        return build(config["algorithm"])(spec=spec)
+        made = build(config["algorithm"])
+        if not callable(made):
+            raise UserError("algorithm._target_ is missing: nothing says which class the algorithm is made by")
+        return made(spec=spec)
     except UserError as error:
         raise UserError(as_typed(str(error), config["choices"])) from error
 

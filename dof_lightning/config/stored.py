@@ -7,16 +7,23 @@ import yaml
 
 from dof_lightning.moved import current_config
 from dof_lightning.plain import check_plain
-from dof_lightning.schema import anything, mapping, record, text, truth, whole
+from dof_lightning.schema import anything, many, mapping, optional, record, text, truth, whole
 
 _MOST_BYTES = 200_000  # ours have some 5,000; a megabyte takes half a minute to parse
+
+
+def _option(place: str, value: Any) -> None:
+    """What may be chosen in a group: an option, none, or several, as of callbacks."""
+    (many(text) if isinstance(value, list) else optional(text))(place, value)
+
+
 # What is read of it besides what classes are built from, which check their arguments themselves.
 _CONFIG = record(
     {
         "seed": whole(0, 2**64),
         "trust": truth,
         **dict.fromkeys(("algorithm", "env", "callbacks"), mapping),
-        "choices": record(dict.fromkeys(("algorithm", "data", "env", "experiment"), text), others=anything),
+        "choices": record(dict.fromkeys(("algorithm", "data", "env", "experiment"), text), others=_option),
         "data": record({"global_batch_size": whole(0)}, others=anything),
         "trainer": record({"max_steps": whole(-1), "accumulate_grad_batches": whole(1)}, others=anything),
         "rollout": record({"report_episodes": whole(0)}, others=anything),
