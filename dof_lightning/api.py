@@ -23,7 +23,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.evaluation import grid, score
 from dof_lightning.evaluation.score import Score
 from dof_lightning.studies import runner
-from dof_lightning.training import parts
+from dof_lightning.training import preparation
 from dof_lightning.training import run as training
 
 
@@ -53,7 +53,7 @@ def make_dataset(name: str, **changes: Any) -> Path | str:
     Raises:
         UserError: there is no such dataset or key, a value is refused, or the dataset cannot be built.
     """
-    return parts.locate_dataset(_compose("data", name, changes))
+    return preparation.locate_dataset(_compose("data", name, changes))
 
 
 def train(*overrides: str) -> Path:

@@ -145,7 +145,7 @@ def _gap(path: Path, other: Path, tails: list[str]) -> dict[str, Any]:
     from dof_lightning.checkpoints.overrides import override
     from dof_lightning.config import compose as configuration
     from dof_lightning.evaluation.coordination_gap import estimate
-    from dof_lightning.training import parts
+    from dof_lightning.training import preparation
 
     models, configs = [], []
     for checkpoint in (checkpoints.read(path), checkpoints.read(other)):
@@ -156,7 +156,7 @@ def _gap(path: Path, other: Path, tails: list[str]) -> dict[str, Any]:
         models.append(model)
     config = configs[0]
     data = configuration.build(config["data"]["module"])(
-        path=parts.locate_dataset(config), window=models[0].window, seed=config["seed"]
+        path=preparation.locate_dataset(config), window=models[0].window, seed=config["seed"]
     )
     data.setup()
     if data.spec.fingerprint != models[0].spec.fingerprint:

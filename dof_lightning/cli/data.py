@@ -20,11 +20,11 @@ HELP = "make, list, show, check, merge and cut datasets; `dof data <command> --h
 def _build(tails: list[str]) -> None:
     from dof_lightning.config import checks
     from dof_lightning.config import compose as configuration
-    from dof_lightning.training import parts
+    from dof_lightning.training import preparation
 
     cfg = configuration.compose(tails)
     checks.check(cfg)
-    print(parts.locate_dataset(configuration.to_plain(cfg)))
+    print(preparation.locate_dataset(configuration.to_plain(cfg)))
 
 
 def _list(tails: list[str]) -> None:

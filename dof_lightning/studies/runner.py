@@ -35,7 +35,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.files import text, to_csv, to_markdown, write_atomically
 from dof_lightning.plain import parse_json
 from dof_lightning.studies.base import Cell, Plan, Report, Study
-from dof_lightning.training import parts
+from dof_lightning.training import preparation
 from dof_lightning.training import run as training
 from dof_lightning.training.results_file import read_results, read_results_of_run, write_results
 from dof_lightning.training.run_folder import RUNS, RunFolder, external_rank, fresh_folder, require_claim, unfinished
@@ -149,11 +149,11 @@ def _rehearse(cell: _Composed, with_data: bool) -> None:
     """Builds what a cell trains, for what only the model itself can refuse; with its dataset, or only a stand-in."""
     try:
         config = configuration.to_plain(cell.cfg)
-        env = parts.build_world(config)
+        env = preparation.build_world(config)
         if with_data:
-            parts.build_algorithm(config, env)
+            preparation.build_algorithm(config, env)
         else:
-            parts.rehearse(config, env)
+            preparation.rehearse(config, env)
     except UserError as error:
         raise UserError(f"cell {cell.plan}: {error}") from error
 

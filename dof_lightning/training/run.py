@@ -31,7 +31,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.evaluation.heldout import heldout_losses
 from dof_lightning.evaluation.score import NOT_EVALUATED, cores_per_process, evaluate
 from dof_lightning.spec import DatasetSpec
-from dof_lightning.training import parts
+from dof_lightning.training import preparation
 from dof_lightning.training.fit import fit
 from dof_lightning.training.loggers import log_hyperparameters, quieten
 from dof_lightning.training.results_file import write_results
@@ -152,9 +152,9 @@ def build(config: dict[str, Any], start: Start) -> Run:
         make_callbacks(config, context(spec, None), quiet=True)
         make_loggers(config, context(spec, None))
 
-    env = parts.build_world(config)
-    parts.rehearse(config, env, try_others)
-    manifest, algorithm = parts.build_algorithm(config, env)
+    env = preparation.build_world(config)
+    preparation.rehearse(config, env, try_others)
+    manifest, algorithm = preparation.build_algorithm(config, env)
     data = serving(path=manifest.location, window=algorithm.window, seed=config["seed"])
     if source is not None:
         init_from = warm_start.start_from(algorithm, source, config["init_from"])

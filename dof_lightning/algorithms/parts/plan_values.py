@@ -26,7 +26,7 @@ from dof_lightning.normalization import Normalizer
 from dof_lightning.settings import Count, Fraction, Settings
 from dof_lightning.spec import DatasetSpec
 
-SMALL_CRITIC = partial(AgentwiseCritic, hidden=(128, 128), activation="silu")
+PLAN_CRITIC = partial(AgentwiseCritic, hidden=(128, 128), activation="silu")
 _ASKING_FOR_RETURNS = ("target_return", "target_quantile", "return_update")
 _OF_CRITICS = ("critic", "value_learning", "expectile", "discount")
 
@@ -52,7 +52,7 @@ class PlanValueSettings(Settings):
     returns: Literal["total", "advantage"] = "total"
     target_advantage: float = 2.0
     critics: Literal["none", "separate"] = "none"
-    critic: Callable[..., AgentwiseCritic] = SMALL_CRITIC
+    critic: Callable[..., AgentwiseCritic] = PLAN_CRITIC
     value_learning: Literal["implicit", "expectile"] = "expectile"
     expectile: ExpectileShare = 0.7
     discount: Fraction = 0.99

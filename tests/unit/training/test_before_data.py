@@ -11,7 +11,7 @@ from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
 from dof_lightning.studies import runner
-from dof_lightning.training import parts
+from dof_lightning.training import preparation
 from dof_lightning.training.run import Run, _describe_behavior
 from dof_lightning.training.run_folder import RunFolder
 from tests.fixtures.dataset_files import build, make_episodes
@@ -88,9 +88,9 @@ def test_a_rehearsal_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     algorithm = "madt" if experiment.startswith("smax") else "dof_policy"
     config = configuration.to_plain(configuration.compose([f"experiment={experiment}", f"algorithm={algorithm}"]))
-    env, tried = parts.build_world(config), []
+    env, tried = preparation.build_world(config), []
     before = torch.get_rng_state()
-    parts.rehearse(config, env, lambda spec, made: tried.append((spec.environment, type(made).__name__)))
+    preparation.rehearse(config, env, lambda spec, made: tried.append((spec.environment, type(made).__name__)))
     assert torch.equal(torch.get_rng_state(), before)
     assert tried == [(env.spec, {"madt": "MADT", "dof_policy": "DoFPolicy"}[algorithm])]
     assert list(tmp_path.iterdir()) == []
