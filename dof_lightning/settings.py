@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -92,7 +92,7 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
     Args:
         key: as the user types it.
         value: what was given.
-        annotation: of the field; one without `Literal` choices or `Range` allows everything.
+        annotation: of the field; one that is no `Callable` and has no `Literal` choices or `Range` allows everything.
 
     Raises:
         UserError: names the key, the value and what would be allowed.
@@ -100,6 +100,8 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
     options = options_of(annotation)
     if value is None and type(None) in options:
         return
+    if any(get_origin(option) is Callable for option in options) and not callable(value):
+        raise UserError(f"{key} must be a class or a function: its yaml needs _target_, and _partial_: true")
     choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
     if choices and value not in choices:
         raise UserError(f"{key}={value} is unknown; choose one of {', '.join(map(str, choices))}")

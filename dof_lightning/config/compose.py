@@ -167,6 +167,8 @@ def build(node: Mapping[str, Any] | DictConfig, key: str = "configuration") -> A
         return instantiate(cfg)
     except (InstantiationException, OmegaConfBaseException) as error:
         raise UserError(explain(error, what=key)) from error
+    except TypeError as error:  # Hydra's own: what a class raises comes as an InstantiationException
+        raise UserError(f"{key} cannot be built: {' '.join(str(error).split())}") from error
 
 
 def build_algorithm(config: Mapping[str, Any], spec: Any) -> Any:

@@ -102,5 +102,5 @@ def test_in_a_chain_an_advantage_moves_the_mean_as_in_a_bandit() -> None:
     strict=True, reason="the denoiser adds the return to what it knows of the time; the two hardly interact"
 )
 def test_in_a_chain_a_return_moves_the_mean_by_its_share_of_the_steps_that_are_left() -> None:
-    """E[a_i | R_t] = rho_i R_t / (L - t), in units of one step's reward: a quarter of a bandit's at t = 0 of 4 steps."""
+    """E[a_i | R_t] = rho_i R_t / (L - t), in units of one step's reward: a quarter of a bandit's if 4 are left."""
     torch.testing.assert_close(mean_action(trained(4, "total"), 2.0, 1.0), 2 * SHARE / 4, atol=0.15, rtol=0)

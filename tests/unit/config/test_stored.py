@@ -24,6 +24,21 @@ def test_an_algorithm_without_its_class_is_named(stored: dict[str, Any]) -> None
         configuration.build_algorithm(stored | {"algorithm": without}, spec=None)
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"denoiser": -1}, r"algorithm\.denoiser must be a class or a function"),
+        ({"noise_factorization": [["x"]]}, r"algorithm\.noise_factorization must be a class or a function"),
+        ({"schedule": {"_partial_": []}}, r"cannot be built: .*_partial_ flag must be a bool"),
+    ],
+)
+def test_a_part_that_is_nothing_to_call_is_named(stored: dict[str, Any], damage: dict[str, Any], words: str) -> None:
+    key, value = next(iter(damage.items()))
+    part = stored["algorithm"][key] | value if isinstance(value, dict) else value
+    with pytest.raises(UserError, match=words):
+        configuration.build_algorithm(stored | {"algorithm": stored["algorithm"] | {key: part}}, spec=None)
+
+
 def test_a_choice_that_is_no_option_is_named(stored: dict[str, Any]) -> None:
     choices = stored["choices"] | {"env@data.source.environment": [["x"]]}
     with pytest.raises(ValueError, match=r"choices\.env@data\.source\.environment\[0\] must be text"):
