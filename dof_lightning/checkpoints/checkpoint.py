@@ -47,7 +47,7 @@ _WRITTEN_BY = record(
 )
 _OURS = record(
     {
-        "behavior": record({"return_mean": optional(real)}, others=anything),
+        "behavior": record({"return_mean": optional(real), "return_std": optional(real)}, others=anything),
         "git": optional(text),
         "init_from": optional(record({"typed": text}, others=anything)),
     },
@@ -219,7 +219,8 @@ def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> "Algor
         config: the checkpoint's own, or with values that leave the weights' shapes alone changed.
 
     Raises:
-        UserError: a class is not trusted, the weights do not fit the configuration, or the settings are not there.
+        UserError: a class is not trusted, the weights do not fit the configuration, or the settings are not there or
+            damaged.
     """
     if nameless := config.get("nameless"):
         raise UserError(
@@ -227,7 +228,16 @@ def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> "Algor
         )
     if not config["trust"]:
         check_targets(config)
-    algorithm: Algorithm = configuration.build_algorithm(config, checkpoint.spec)
+    try:
+        algorithm: Algorithm = configuration.build_algorithm(config, checkpoint.spec)
+    except UserError:
+        raise
+    except Exception as error:  # damaged settings fail in many ways, inside the constructors of what they name
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"checkpoint={checkpoint.path}: no algorithm can be built from its settings ({reason}); "
+            "it may be damaged, or its classes have changed since: choose another checkpoint of its run"
+        ) from error
     load_weights(algorithm, checkpoint)
     return algorithm
 
