@@ -66,6 +66,7 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
         if (value := OmegaConf.select(cfg, key)) not in choices:
             raise UserError(f"{key} must be {' or '.join(choices)}, got {value}")
     _check_devices(plain["trainer"]["devices"])
+    _check_warmup(plain)
     if not cfg.trust:
         check_targets(plain)
     _check_denoiser(plain)
@@ -74,6 +75,13 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
     check_arguments(plain, {str(key): value for key, value in written.items()})
     if everything_read and cfg.choices.get("study") in (None, "none"):  # a study's runs are looked at together
         check_effect(cfg, preset)
+
+
+def _check_warmup(plain: Mapping[str, Any]) -> None:
+    """Refuses a warm-up that the training does not outlast; Lightning would find it once data have been made."""
+    steps, end = plain["algorithm"].get("learning_rate_warmup_steps", 0), plain["trainer"]["max_steps"]
+    if isinstance(steps, int) and steps >= end:
+        raise UserError(f"algorithm.learning_rate_warmup_steps={steps} must be below trainer.max_steps={end}")
 
 
 def _check_devices(devices: Any) -> None:

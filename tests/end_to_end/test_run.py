@@ -33,6 +33,7 @@ RESULTS = {
     "format_version": int,
     "seal": str,
 }
+SCHEDULED = ("algorithm.learning_rate_schedule=cosine", "algorithm.learning_rate_warmup_steps=10")
 CURVES = (
     "loss",
     "loss/diffusion",
@@ -146,9 +147,25 @@ def test_how_agents_sample_and_choose_can_be_changed_at_evaluation(
     assert score["return_mean"] != workplace.results(finished)["last"]["return_mean"]
 
 
-def test_a_run_killed_and_resumed_ends_with_the_same_bits(workplace: Workplace, finished: str) -> None:
-    killed = "killed"
-    process = workplace.start_training(*UNINTERRUPTED, f"run_dir={killed}")
+@pytest.fixture
+def finished_with_schedule(workplace: Workplace) -> str:
+    """The folder of a whole run whose learning rates rise and fall."""
+    succeeded(workplace.train(*UNINTERRUPTED, *SCHEDULED, "run_dir=scheduled"))
+    return "scheduled"
+
+
+@pytest.mark.parametrize(
+    ("fixture", "more"),
+    [("finished", ()), pytest.param("finished_with_schedule", SCHEDULED, marks=pytest.mark.slow)],
+    ids=["constant learning rates", "scheduled learning rates"],
+)
+def test_a_run_killed_and_resumed_ends_with_the_same_bits(
+    request: pytest.FixtureRequest, workplace: Workplace, fixture: str, more: tuple[str, ...]
+) -> None:
+    finished: str = request.getfixturevalue(fixture)
+    killed = f"{finished}_killed"
+    typed = (*UNINTERRUPTED, *more, f"run_dir={killed}")
+    process = workplace.start_training(*typed)
     last = workplace.path / killed / "checkpoints" / "last.ckpt"
     while not last.exists():
         assert process.poll() is None, process.communicate()
@@ -156,12 +173,12 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bits(workplace: Workplace, 
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (workplace.path / killed / "results.json").exists()
-    resumed = workplace.train(*UNINTERRUPTED, f"run_dir={killed}")
+    resumed = workplace.train(*typed)
     succeeded(resumed)
     assert resumed.stderr == "", "a resumed run complains about what the user cannot mend"
     assert 0 < workplace.results(killed)["resumed_from_step"] < 60
     ours, theirs = workplace.checkpoint(killed), workplace.checkpoint(finished)
-    for part in ("state_dict", "optimizer_states", "global_step"):
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         assert_identical(ours[part], theirs[part], part)
     for which in ("last", "best", "behavior", "dataset_fingerprint"):
         assert workplace.results(killed)[which] == workplace.results(finished)[which]
