@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dof_lightning.config.arguments import DESCRIPTIONS, asks_for, check_arguments
-from dof_lightning.config.catalog import CONF_DIR, content_of, options
+from dof_lightning.config.catalog import content_of, file_of, options
 from dof_lightning.config.compose import is_own_data, to_plain
 from dof_lightning.config.effect import check_effect, preset_of
 from dof_lightning.config.identity import is_class_of_ours, leaves
@@ -145,7 +145,7 @@ def _options_that(group: str, fit: Callable[[str], bool]) -> str:
 
 def target_of(group: str, option: str) -> str:
     """The `_target_` that an option names, itself or through the option that it starts from; nothing is composed."""
-    content: Any = OmegaConf.load(CONF_DIR / group / f"{option}.yaml")
+    content: Any = OmegaConf.load(str(file_of(group, option)))
     if "_target_" in content:
         return str(content._target_)
     base = next(base for base in content.defaults if isinstance(base, str) and base != "_self_")

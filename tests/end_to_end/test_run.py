@@ -1,5 +1,6 @@
 """One run from the command to `results.json`, and what can be done with its folder."""
 
+import csv
 import json
 import signal
 import time
@@ -232,9 +233,14 @@ def test_an_unfinished_run_is_found_again(workplace: Workplace, monkeypatch: pyt
 
 def test_a_longer_run_goes_on_from_a_finished_one(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace.path)
-    overrides = (*SMALL, "run_dir=longer", "algorithm=dof_cloning")
+    overrides = (*SMALL, "run_dir=longer", "algorithm=dof_cloning", "logger=[tensorboard,csv]")
     overrides = tuple(o for o in overrides if not o.startswith("algorithm."))  # of critics, which cloning has none of
     for steps in (4, 8):
         run_here(*overrides, f"trainer.max_steps={steps}")
     results = workplace.results("longer")
     assert (results["resumed_from_step"], results["steps"]) == (4, 8)
+    assert len(list((workplace.path / "longer").glob("events.out.tfevents.*"))) > 1
+    with (workplace.path / "longer" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for tag, steps in (("learning_rate/denoiser", [*range(1, 9)]), ("final/last_return_mean", [4, 8])):
+        assert [int(row["step"]) for row in rows if row[tag]] == steps, tag
