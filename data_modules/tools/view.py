@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 _EXACT = 1e-3  # relative; rounding of a state that is read off observations stays far below
 _FRAMES_PER_SECOND = 5.0
+_BESIDE: Mapping[str, Any] = {
+    "frameon": False,
+    "fontsize": "small",
+    "loc": "center left",
+    "bbox_to_anchor": (1.0, 0.5),  # right of the box: curves fill it
+}
 
 
 def view(manifest: DatasetManifest, index: int, environment: "VectorEnv | None", path: Path) -> str | None:
@@ -136,7 +143,7 @@ def _curves(manifest: DatasetManifest, episode: Episodes) -> str:
         axes[0].plot(range(1, length + 1), earned, label=agent.name)
         axes[1].plot(range(length + 1), np.concatenate(([0.0], earned.cumsum())), label=agent.name)
     axes[0].set(ylabel="reward")
-    axes[0].legend(frameon=False, fontsize="small", ncols=4)
+    axes[0].legend(**_BESIDE)
     axes[1].set(ylabel="sum of rewards")
     for ax, agent, acts in zip(axes[2:], agents, episode.actions[0], strict=True):
         _draw_actions(ax, agent, acts[:length])
@@ -156,4 +163,4 @@ def _draw_actions(ax: Any, agent: AgentSpec, actions: np.ndarray) -> None:
     for dimension in range(agent.action_dim):
         ax.plot(steps, actions[:, dimension], drawstyle="steps-mid", label=f"{dimension}")
     ax.set(ylabel=f"actions of {agent.name}", ylim=(-1.05, 1.05))
-    ax.legend(frameon=False, fontsize="small", ncols=4, title="dimension", title_fontsize="small")
+    ax.legend(title="dimension", title_fontsize="small", **_BESIDE)
