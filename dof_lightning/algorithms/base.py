@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from dof_lightning.batch import EpisodeBatch, Window
@@ -222,7 +223,7 @@ class Algorithm(LightningModule, ABC):
         )
         return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0, fused=True)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer | dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, with a schedule of its learning rates unless they are constant (Lightning hook).
 
         Raises:

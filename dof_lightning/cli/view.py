@@ -61,4 +61,4 @@ def _environment(manifest: "DatasetManifest", tails: list[str]) -> "VectorEnv | 
     if not any(tail.startswith("env=") for tail in tails) and name in options("env"):
         tails = [*tails, f"env={name}"]
     world: Any = split_env(tails)[0]
-    return None if world is None else configuration.build(world.env)  # type: ignore[no-any-return]
+    return None if world is None else configuration.build(world.env)

@@ -106,7 +106,11 @@ class ResumedWandbLogger(WandbLogger):
             UserError: it cannot be, as where nobody is logged in.
         """
         if self._experiment is None:
-            _reach("wandb", lambda: WandbLogger.experiment.fget(self), "`wandb login`, or logger.wandb.offline=true")
+            _reach(
+                "wandb",
+                lambda: super(ResumedWandbLogger, self).experiment,
+                "`wandb login`, or logger.wandb.offline=true",
+            )
             files.write_atomically(self._note, str(self._id))
         return self._experiment
 
@@ -151,7 +155,7 @@ class ResumedMLFlowLogger(MLFlowLogger):
             UserError: it cannot be, as where the server is gone.
         """
         if not self._initialized:
-            _reach("mlflow", lambda: MLFlowLogger.experiment.fget(self), _ANOTHER)
+            _reach("mlflow", lambda: super(ResumedMLFlowLogger, self).experiment, _ANOTHER)
             files.write_atomically(self._note, str(self._run_id))
         return self._mlflow_client
 
