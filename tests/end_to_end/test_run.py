@@ -157,7 +157,10 @@ def finished_with_schedule(workplace: Workplace) -> str:
 
 @pytest.mark.parametrize(
     ("fixture", "more"),
-    [("finished", ()), pytest.param("finished_with_schedule", SCHEDULED, marks=pytest.mark.slow)],
+    [
+        ("finished", ()),
+        pytest.param("finished_with_schedule", SCHEDULED, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    ],
     ids=["constant learning rates", "scheduled learning rates"],
 )
 def test_a_run_killed_and_resumed_ends_with_the_same_bits(
