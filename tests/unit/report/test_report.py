@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dof_lightning.cli import main as cli
@@ -12,11 +13,11 @@ from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
 from dof_lightning.report.aggregates import aggregates, comparisons
 from dof_lightning.report.command import report
-from dof_lightning.report.figures import pictures
+from dof_lightning.report.figures import Panel, method_styles, pictures
 from dof_lightning.report.gathering import Group, gather
-from dof_lightning.report.published import published
+from dof_lightning.report.published import OURS, published
 from dof_lightning.report.store import ResultsStore
-from dof_lightning.report.tables import details, labels, scores
+from dof_lightning.report.tables import details, labels, published_scores, scores
 from dof_lightning.spec import fingerprint
 from tests.fixtures.report_stores import SPREAD, cell, fill
 from tests.fixtures.store_rows import point, record
@@ -32,12 +33,13 @@ def test_a_row_tells_mean_and_spread_over_seeds_and_their_number(tmp_path: Path)
     assert "Fewer than 5 seeds" not in scores(gather([fill(tmp_path / "more", seeds=5)]), "mpe_spread").note
 
 
-def test_published_numbers_stand_beside_ours_where_the_world_is_the_same(tmp_path: Path) -> None:
-    table = scores(gather([fill(tmp_path)]), "mpe_spread")
-    assert "published, of other data" in table.columns
-    assert not any("another world" in column for column in table.columns)
-    first = table.columns.index("published, of other data")
-    assert next(row for row in table.rows if row[0] == "td3_bc")[first] == "32.3 ± 3.8"
+def test_published_numbers_have_a_table_of_their_own_and_no_column_between_ours(tmp_path: Path) -> None:
+    groups = gather([fill(tmp_path)])
+    ours, (table,) = scores(groups, "mpe_spread"), published_scores(groups, "mpe_spread")
+    assert ours.columns == ("method", "medium, last", "best", "expert, last", "best")
+    assert not any("32.3" in text for row in ours.rows for text in row)
+    assert table.title == "mpe_spread: published, of other data"
+    assert cell(table, "td3_bc", "medium") == "32.3 ± 3.8"
     assert "no comparison of methods" in table.note
 
 
@@ -54,10 +56,10 @@ def test_published_numbers_of_another_world_stand_apart_and_say_so(
 ) -> None:
     told = {"environment": environment, "dataset": dataset, "algorithm": algorithm, "environment_fingerprint": "other"}
     ResultsStore(tmp_path).append(record(**told), [])
-    table = scores(gather([tmp_path]), environment)
-    assert "published, of other data" not in table.columns
-    quality = dataset.rpartition("_")[2]
-    assert cell(table, algorithm, f"{quality}, published in another world") == number
+    (table,) = published_scores(gather([tmp_path]), environment)
+    assert table.title == f"{environment}: published in another world"
+    assert "no comparison" in table.note
+    assert cell(table, algorithm, dataset.rpartition("_")[2]) == number
 
 
 def test_a_variant_has_no_published_number_and_madiffs_says_whose_it_may_be(tmp_path: Path) -> None:
@@ -65,12 +67,12 @@ def test_a_variant_has_no_published_number_and_madiffs_says_whose_it_may_be(tmp_
     for variant in ("", "td3_bc_alpha_10"):
         told = record(**spread, algorithm="td3_bc", variant=variant, config_hash=f"td3_bc {variant}")
         ResultsStore(tmp_path).append(told, [])
-    table = scores(gather([tmp_path]), "mpe_spread")
-    assert cell(table, "td3_bc", "published, of other data") == "32.3 ± 3.8"
-    assert cell(table, "td3_bc_alpha_10", "published, of other data") == "-"
+    (table,) = published_scores(gather([tmp_path]), "mpe_spread")
+    assert table.rows == (("td3_bc", "32.3 ± 3.8"),)
     assert "MADIFF" not in table.note
     ResultsStore(tmp_path).append(record(**spread, algorithm="madiff_d", variant="", config_hash="madiff_d"), [])
-    assert "does not say whether its agents act alone" in scores(gather([tmp_path]), "mpe_spread").note
+    (table,) = published_scores(gather([tmp_path]), "mpe_spread")
+    assert "does not say whether its agents act alone" in table.note
 
 
 @pytest.mark.parametrize(
@@ -197,11 +199,62 @@ def test_dof_is_compared_with_the_others_where_nobody_else_is_named(tmp_path: Pa
     assert improvements.title == "Probability that dof_policy scores more, normalised score"
 
 
+def panels_of(groups: list[Group]) -> list[Panel]:
+    found = pictures(groups, comparisons(groups, None, seed=0), method_styles(groups))
+    return [panel for picture in found for panel in picture.panels]
+
+
 def test_no_two_methods_look_alike_in_a_figure(tmp_path: Path) -> None:
     groups = gather([fill(tmp_path, tuple(f"method_{place}" for place in range(13)))])
-    for picture in pictures(groups, comparisons(groups, None, seed=0)):
-        lines = [line for line in picture.figure.axes[0].lines if str(line.get_label()).startswith("method")]
+    drawn = [
+        [line for line in panel.figure.axes[0].lines if str(line.get_label()).startswith("method")]
+        for panel in panels_of(groups)
+    ]
+    assert sum(map(bool, drawn)) == 3, "a profile, and curves on two datasets"
+    for lines in drawn:
         assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines)
+
+
+def test_methods_on_one_dataset_have_no_colour_in_common_while_there_are_enough(tmp_path: Path) -> None:
+    easy, hard = (tuple(f"{name}_{place}" for place in range(5)) for name in ("easy", "hard"))
+    fill(tmp_path / "easy", ("bc", *easy))
+    told = {"dataset": "mpe_spread_random", "dataset_fingerprint": "random", "environment_fingerprint": SPREAD}
+    for method in ("bc", *hard):
+        ResultsStore(tmp_path / "hard").append(record(algorithm=method, config_hash=method, **told), [])
+    styles = method_styles(gather([tmp_path / "easy", tmp_path / "hard"]))
+    for together in (easy, hard):
+        assert len({styles[method]["color"] for method in ("bc", *OURS, *together)}) == 8
+    assert len({(styles[method]["color"], styles[method]["linestyle"]) for method in ("bc", *easy, *hard)}) == 11
+
+
+def test_dof_has_its_colour_in_every_report_and_is_drawn_on_top_and_thicker(tmp_path: Path) -> None:
+    alone, among = (
+        gather([fill(tmp_path / str(len(others)), ("bc", "dof_policy", *others))]) for others in ((), ("a", "omar"))
+    )
+    assert method_styles(alone)["dof_policy"] == method_styles(among)["dof_policy"]
+    curves = panels_of(among)[-1].figure.axes[0]
+    ours, *others = sorted(
+        (line for line in curves.lines if "(3)" in str(line.get_label())), key=lambda line: -line.get_zorder()
+    )
+    assert ours.get_label() == "dof_policy (3)"
+    assert all(
+        ours.get_zorder() > other.get_zorder() and ours.get_linewidth() > other.get_linewidth() for other in others
+    )
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of `#rrggbb` (WCAG 2.1)."""
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#15181c"])
+def test_every_colour_can_be_seen_on_a_white_and_on_a_dark_page(tmp_path: Path, ground: str) -> None:
+    groups = gather([fill(tmp_path, (*OURS, *(f"method_{place}" for place in range(10))), seeds=1)])
+    for color in {style["color"] for style in method_styles(groups).values()}:
+        dark, light = sorted((luminance(color), luminance(ground)))
+        assert (light + 0.05) / (dark + 0.05) >= 3, color  # what WCAG asks of graphics
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
@@ -209,7 +262,7 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     for table in aggregates(comparisons(one, against=None, seed=0)):
         assert {row[table.columns.index("95 % interval")] for row in table.rows} == {"- (one seed)"}
     for groups, intervals in ((one, 0), (several, 2)):
-        means = next(pictures(groups, comparisons(groups, None, seed=0)))
+        means = panels_of(groups)[0]
         assert len(means.figure.axes[0].patches) == intervals
 
 
@@ -223,11 +276,12 @@ def test_without_the_extra_one_line_says_what_to_install_and_the_rest_is_there(
     assert line.endswith("pip install -c constraints.txt -e '.[report]'")
     titles = re.findall("^## (.*)", (tmp_path / "out" / "report.md").read_text(), re.MULTILINE)
     assert titles == [
+        "Summary",
         "mpe_spread: normalised score",
+        "Learning curves",
+        "mpe_spread: published, of other data",
         "Returns, time and memory",
         "What reproduces each row",
-        "Learning curves, mpe_spread_medium",
-        "Learning curves, mpe_spread_expert",
     ]
     report([str(fill(tmp_path / "one", ("bc",))), f"output={tmp_path / 'one'}", "formats=markdown"])
     assert capsys.readouterr().err == ""
