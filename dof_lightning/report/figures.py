@@ -130,7 +130,7 @@ def _over_tasks(comparison: Comparison, styles: Styles) -> Picture:
     caption = (
         f"Over {', '.join(comparison.tasks)}. Interquartile means, and probabilities that {comparison.first} scores "
         "more than another method (mean over tasks), with 95 % intervals of the stratified bootstrap; without an "
-        "interval where there is one seed of a task. Performance profiles: the share of runs, mean over tasks, that "
+        "interval if a task has one seed. Performance profiles: the share of runs, mean over tasks, that "
         f"score more than τ; further right is more.{comparison.of_means}"
     )
     return Picture(
