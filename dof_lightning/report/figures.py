@@ -64,7 +64,7 @@ class Panel:
 
     def inline(self) -> str:
         """An element of a page: nothing behind it, what is black in the page's colour, and no names to collide."""
-        drawn = self._drawn(facecolor="none").replace("#000000", "currentColor")
+        drawn = self._drawn(facecolor="none").replace(": #000000", ": currentColor")
         return re.sub(r'<g id="[^"]*">', "<g>", drawn)
 
     def _drawn(self, facecolor: str) -> str:
