@@ -23,7 +23,7 @@ _OUR_COLORS = ("#2f6fed", "#e8590c")
 _COLORS = ("#1f9d55", "#d6336c", "#9256d9", "#a9743a", "#1296ad", "#7a828c", "#8a8f1f", "#d0342c")
 _LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))  # of the first, second, ... round of colours
 _WIDTH = 4.8  # inches of a panel: as wide as a phone, three beside each other on a desk
-_NAMES = {"fontsize": 8.5}
+_SMALL = 8.5  # points
 
 Styles = Mapping[str, dict[str, Any]]
 
@@ -208,18 +208,18 @@ def _intervals(
 ) -> tuple[Figure, Axes]:
     """A bar per method, the first on top: its estimate as a line in its interval, and as a number beside it."""
     figure, axes = _figure(height=0.8 + 0.24 * len(told))
-    rows = list(reversed(told.items()))
+    rows = list(told.items())[::-1]
     for row, (label, estimate) in enumerate(rows):
         if estimate.interval is not None:
             low, high = estimate.interval
             axes.barh(row, high - low, left=low, height=0.6, color=styles[label]["color"], alpha=0.65, zorder=2)
         axes.plot([estimate.value] * 2, [row - 0.36, row + 0.36], color="black", linewidth=1.6, zorder=3)
         number = f"{estimate.value:.{digits}f}"
-        axes.annotate(number, (1.01, row), xycoords=("axes fraction", "data"), va="center", **_NAMES)
+        axes.annotate(number, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=_SMALL)
     axes.use_sticky_edges = False  # or bars would end at the edge of the picture
     axes.margins(x=0.04)
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_yticks(range(len(rows)), [_shown((named or {}).get(label, label)) for label, _ in rows], **_NAMES)
+    axes.set_yticks(range(len(rows)), [_shown((named or {}).get(label, label)) for label, _ in rows], fontsize=_SMALL)
     for (label, _), name in zip(rows, axes.get_yticklabels(), strict=True):
         name.set_fontweight("bold" if label in OURS else "normal")
     return figure, axes
@@ -231,7 +231,7 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     axes.set_facecolor("none")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8.5)
+    axes.tick_params(labelsize=_SMALL)
     return figure, axes
 
 
