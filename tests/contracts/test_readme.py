@@ -68,6 +68,18 @@ def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page: Path) -> None
         assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, anchor
 
 
+def test_pages_that_code_and_configuration_name_are_there() -> None:
+    folders = ("conf", "dof_lightning", "data_modules", "callbacks", "benchmarks", "examples", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml")]
+    named = {
+        (page, path.relative_to(ROOT).as_posix())
+        for path in [*files, *ROOT.glob("*.*l"), *ROOT.glob("*.md"), ROOT / "Makefile"]
+        for page in re.findall(r"\bdocs/[\w/]+\.md\b", path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 20
+    assert sorted(pair for pair in named if not (ROOT / pair[0]).is_file()) == []
+
+
 def test_the_table_of_names_has_every_group() -> None:
     first_cells = re.findall(r"^\|(.*?)\|", README.partition("## Names\n")[2], flags=re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", " ".join(first_cells))) >= {*catalog.groups(), "suite"}
@@ -83,9 +95,10 @@ def test_constraints_pin_every_dependency_exactly_and_name_no_place() -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
-def test_make_docs_is_the_command_that_the_page_says_it_was_made_by() -> None:
-    told = subprocess.run(["make", "-n", "docs"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    made_by = re.search(r"^Made by `(.*)`\.$", (ROOT / "docs" / "results.md").read_text(), flags=re.MULTILINE)
+def test_make_record_is_the_command_that_the_page_says_it_was_made_by() -> None:
+    told = subprocess.run(["make", "-n", "record"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    page = (ROOT / "docs" / "results" / "record.md").read_text()
+    made_by = re.search(r"^Made by `(.*)`\.$", page, flags=re.MULTILINE)
     assert made_by is not None
     assert shlex.split(told) == shlex.split(made_by[1])
 
