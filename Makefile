@@ -18,6 +18,7 @@ lint:
 
 # The documentation as a site in site/; needs the extra [docs]. `mkdocs serve` shows it while you write.
 docs:
+	$(PYTHON) -m dof_lightning.config.reference
 	mkdocs build --strict
 
 # docs/results/record.md and docs/results/record_figures/, from the rows in benchmarks/results/; needs the extra [report],

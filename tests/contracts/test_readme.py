@@ -80,11 +80,6 @@ def test_pages_that_code_and_configuration_name_are_there() -> None:
     assert sorted(pair for pair in named if not (ROOT / pair[0]).is_file()) == []
 
 
-def test_the_table_of_names_has_every_group() -> None:
-    first_cells = re.findall(r"^\|(.*?)\|", README.partition("## Names\n")[2], flags=re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", " ".join(first_cells))) >= {*catalog.groups(), "suite"}
-
-
 def test_constraints_pin_every_dependency_exactly_and_name_no_place() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)
