@@ -34,7 +34,7 @@ class DecAttention(Mixing):
     """Attention over all agents' noises in training, over an agent's own at execution ("Dec-Atten").
 
     Trained as softmax(Q K^T / sqrt(d)) V [inferred: Li et al., 2025, give no formula]. At execution the teammates'
-    terms are dropped, so agent i runs alone, but not what was trained: it does not satisfy IGD (4.3 of 20 on their 3m-Good).
+    terms are dropped, so agent i runs alone, but not what was trained: it does not satisfy IGD (4.3 of 20 on 3m-Good).
 
     Args:
         spec: the dataset's spec; tokens are as wide as the wider of observations and actions.
