@@ -68,6 +68,42 @@ def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page: Path) -> None
         assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, anchor
 
 
+def of_record() -> dict[str, dict[str, str]]:
+    """By dataset and method, the score of the last checkpoint in docs/results/record.md."""
+    scores: dict[str, dict[str, str]] = {}
+    page = (ROOT / "docs" / "results" / "record.md").read_text()
+    for section in re.findall(r"^## (\w+: .*?)(?=^## |\Z)", page, flags=re.MULTILINE | re.DOTALL):
+        table = [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"
+        ]
+        for column, title in enumerate(table[0]):
+            if title.endswith(", last"):
+                dataset = f"{section.partition(':')[0]}_{title.removesuffix(', last').replace(' ', '_')}"
+                cells = {row[0]: row[column].partition(" (")[0] for row in table[2:]}
+                scores[dataset] = {method: cell for method, cell in cells.items() if cell not in ("", "-")}
+    return scores
+
+
+def test_the_table_of_results_is_that_of_the_record() -> None:
+    record, rows = (
+        of_record(),
+        re.findall(r"^\| `(\w+_\w+)`.*?\| (.*?) \| (.*?) \| `(\w+)` (.*?) \|$", README, re.MULTILINE),
+    )
+    assert len(rows) == 8
+    for dataset, data, ours, other, theirs in rows:
+        scores = record[dataset]
+        assert data == scores.pop("the data's behaviour")
+        assert ours == scores.get("dof_policy", scores.get("dof_trajectory"))
+        others = {method: cell for method, cell in scores.items() if not method.startswith("dof_")}
+        best = max(others.values(), key=lambda cell: float(cell.partition(" ")[0]))
+        assert others[other] == theirs
+        assert theirs == best
+
+
+def test_the_readme_fits_two_screens() -> None:
+    assert len(README.splitlines()) <= 120
+
+
 def test_pages_that_code_and_configuration_name_are_there() -> None:
     folders = ("conf", "dof_lightning", "data_modules", "callbacks", "benchmarks", "examples", "tests")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml")]
