@@ -6,6 +6,7 @@ python -m dof_lightning.config.reference  # writes it; `make docs` begins with t
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -85,6 +86,7 @@ def _users(group: str, file: str) -> list[str]:
     return ["all"] if using == _with_a_file(group) else [f"`{option}`" for option in using]
 
 
+@cache
 def _bases(group: str, option: str) -> set[str]:
     path = catalog.CONF_DIR / group / f"{option}.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
