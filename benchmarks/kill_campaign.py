@@ -5,7 +5,6 @@ exit code 1 if anything differed. Overrides are `train.py`'s and apply to all ru
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from dof_lightning.files import to_markdown
+from dof_lightning.training.results_file import read_results_of_run
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("state_dict", "optimizer_states", "global_step")
@@ -206,7 +206,7 @@ def _compare(whole: Path, killed: Path, outcome: Outcome) -> None:
             outcome.compared += 1
             if differs:
                 outcome.differences.append(name)
-    results = [json.loads((path / "results.json").read_text(encoding="utf-8")) for path in (killed, whole)]
+    results = [read_results_of_run(path / "results.json") for path in (killed, whole)]
     if not (results[0]["resumed_from_step"] or 0) > 0:
         outcome.problems.append(f"resumed_from_step is {results[0]['resumed_from_step']}")
     for name in ("last", "best"):

@@ -5,7 +5,7 @@ A dimension that is constant c in the data (padded ones: c = 0) becomes x - c un
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -161,6 +161,7 @@ class EmpiricalCDF(Normalizer):
         return (index + within.clamp(0, 1)) / intervals
 
 
+NormalizerName = Literal["identity", "limits", "gaussian", "cdf"]
 NORMALIZERS: dict[str, type[Identity | Limits | Gaussian | EmpiricalCDF]] = {
     "identity": Identity,
     "limits": Limits,

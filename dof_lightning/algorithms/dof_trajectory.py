@@ -31,7 +31,7 @@ from dof_lightning.networks.denoiser import Diffuses
 from dof_lightning.networks.ema import ema_copy, ema_update
 from dof_lightning.networks.inverse import InverseDynamics
 from dof_lightning.networks.temporal_unet import TemporalUNetSettings
-from dof_lightning.normalization import build_normalizer
+from dof_lightning.normalization import NormalizerName, build_normalizer
 from dof_lightning.settings import Fraction, FractionBelowOne, NonNegative, Positive, Range, WholeNumber
 from dof_lightning.sharding import whole
 from dof_lightning.spec import ActionKind, DatasetSpec
@@ -72,7 +72,7 @@ class DoFTrajectorySettings(DataDiffusionSettings, PlanValueSettings):
     target_quantile: Fraction = 0.95
     return_update: ReturnUpdate = "none"
     next_row_weight: Positive = 1.0
-    observation_normalizer: str = "cdf"
+    observation_normalizer: NormalizerName = "cdf"
     inverse_normalizer: str = "gaussian"
     inverse_noise: NonNegative = 0.0
     learning_rate: Positive = 2e-4

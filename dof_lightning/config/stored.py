@@ -26,7 +26,11 @@ _CONFIG = record(
         "choices": record(dict.fromkeys(("algorithm", "data", "env", "experiment"), text), others=_option),
         "data": record({"global_batch_size": whole(0)}, others=anything),
         "trainer": record({"max_steps": whole(-1), "accumulate_grad_batches": whole(1)}, others=anything),
-        "rollout": record({"report_episodes": whole(0)}, others=anything),
+        "rollout": record(
+            {"report_episodes": whole(0), "certificate_episodes": whole(0)},
+            others=anything,
+            optional_keys=("certificate_episodes",),
+        ),
     },
     others=anything,
 )

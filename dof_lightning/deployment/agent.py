@@ -22,7 +22,8 @@ from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.schema import anything, many, mapping, one_of, record, text, whole
 
 FORMAT = "dof-lightning agent"
-FORMAT_VERSION = 2  # another one whenever the classes of a policy hold other things: files are put together from those
+_WITHOUT_SEAL = 2  # version 0.1.0's: the same content
+FORMAT_VERSION = 3  # another one whenever the classes of a policy hold other things: files are put together from those
 
 _ABOUT = record(
     {
@@ -264,13 +265,13 @@ def _read_record(path: Path) -> tuple[dict[str, Any], bool]:
     if not isinstance(told, dict) or told.get("format") != FORMAT:
         raise UserError(f"{path} does not describe an agent that `dof export` wrote")
     try:
-        if told.get("format_version") != FORMAT_VERSION:
+        if told.get("format_version") not in (FORMAT_VERSION, _WITHOUT_SEAL):
             _WRITTEN_BY("", told)
             raise UserError(
                 f"{path} has format_version {told.get('format_version')}, dof-lightning {__version__} reads "
                 f"{FORMAT_VERSION}; it was written by {told['versions']['dof-lightning']}: {_AGAIN}"
             )
-        content = unsealed(told)
+        content = unsealed(told, owed=told["format_version"] == FORMAT_VERSION)
         _RECORD("", content)
         _check_sizes(content["agent"])
     except ValueError as error:

@@ -121,6 +121,24 @@ def test_sigterm_saves_and_ends_both_ranks(workplace: Workplace) -> None:
     assert not any(map(runs, ranks))
 
 
+@pytest.mark.slow
+def test_sigterm_in_a_rollout_ends_both_ranks_and_leaves_it_owed(workplace: Workplace) -> None:
+    often = ("trainer.max_steps=100000", "checkpoint.every_n_steps=10", "rollout.every_n_steps=20")
+    process = workplace.start_training(
+        *SMALL, *often, "rollout.episodes=100000", "trainer.devices=2", "run_dir=in_rollout"
+    )
+    wait_for(workplace.path / "in_rollout" / "checkpoints" / "last.ckpt", process)
+    time.sleep(5.0)  # ten updates take a fraction of it, the episodes a minute
+    ranks = processes_of_ranks(process.pid)
+    process.send_signal(signal.SIGTERM)
+    code, complaint = ended(process, 60.0)
+    assert code == 128 + signal.SIGTERM, complaint
+    left = workplace.checkpoint("in_rollout")
+    assert left["global_step"] == 20
+    assert left["callbacks"]["RolloutCallback"].get("owed"), left["callbacks"]
+    assert not any(map(runs, ranks))
+
+
 def _wait_for_events(folder: Path, process: subprocess.Popen) -> list[Path]:
     deadline = time.monotonic() + 200.0
     while not (found := [p for p in folder.glob("events.*") if p.stat().st_size > 1000]):

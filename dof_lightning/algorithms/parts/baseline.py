@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dof_lightning.algorithms.base import PADDED_TAILS, Algorithm, AlgorithmSettings, ParameterGroup
 from dof_lightning.errors import UserError
 from dof_lightning.networks.ema import ema_update
-from dof_lightning.normalization import Normalizer, build_normalizer
+from dof_lightning.normalization import Normalizer, NormalizerName, build_normalizer
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.settings import FractionBelowOne, Positive
 from dof_lightning.sharding import whole
@@ -30,7 +30,7 @@ class BaselineSettings(AlgorithmSettings):
         ema_decay: of the averaged networks, which act and make TD targets.
     """
 
-    observation_normalizer: str = "gaussian"
+    observation_normalizer: NormalizerName = "gaussian"
     learning_rate: Positive = 3e-4
     gradient_clip: Positive | None = None
     ema_decay: FractionBelowOne = 0.995

@@ -18,6 +18,7 @@ from dof_lightning.factorization.base import Factorization
 from dof_lightning.factorization.concat import Concat
 from dof_lightning.factorization.contract import broken_promise
 from dof_lightning.networks.agentwise import Agentwise
+from dof_lightning.normalization import NormalizerName
 from dof_lightning.policy import Execution
 from dof_lightning.settings import Fraction, NonNegative, Positive, Range
 from dof_lightning.spec import ActionKind, DatasetSpec
@@ -109,7 +110,7 @@ class DiffusionSettings(AlgorithmSettings):
     data_factorization: Callable[[DatasetSpec], Factorization] = data.WConcat
     schedule: Callable[[], Schedule] = DEFAULT_SCHEDULE
     sampler: Callable[[Schedule], Sampler]
-    observation_normalizer: str = "gaussian"
+    observation_normalizer: NormalizerName = "gaussian"
     learning_rate: Positive = 3e-4
     ema_decay: Fraction = 0.995
 

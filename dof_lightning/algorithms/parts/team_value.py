@@ -14,7 +14,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.factorization.value import Sum
 from dof_lightning.networks.value import AgentwiseValue
-from dof_lightning.normalization import Normalizer, is_constant
+from dof_lightning.normalization import Normalizer, NormalizerName, is_constant
 from dof_lightning.settings import Count, FractionBelowOne, Positive
 from dof_lightning.spec import ActionKind, DatasetSpec
 
@@ -35,7 +35,7 @@ class ValueSettings(AlgorithmSettings):
     values: Callable[..., AgentwiseValue] = AgentwiseValue
     value_mixer: Callable[..., ValueMixer] = Sum
     candidates: Count = 16
-    observation_normalizer: str = "gaussian"
+    observation_normalizer: NormalizerName = "gaussian"
     value_learning_rate: Positive = 3e-3
     ema_decay: FractionBelowOne = 0.99
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dof_lightning.deployment import load_agent
+from dof_lightning.deployment.agent import FORMAT_VERSION
 from dof_lightning.diffusion import sampler
 from dof_lightning.digest import KEY
 from dof_lightning.errors import UserError
@@ -18,8 +19,13 @@ from tests.fixtures.policy_models import cloning, small_dof_policy
 
 
 def change_json(path: Path, **changes: Any) -> None:
-    """As an earlier version may have written it, which wrote no digest."""
-    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != KEY} | changes))
+    """As an earlier version may have written it, which wrote no seal."""
+    path.write_text(json.dumps(without_seal(json.loads(path.read_text())) | changes))
+
+
+def without_seal(record: dict[str, Any]) -> dict[str, Any]:
+    """What version 0.1.0 wrote."""
+    return {key: value for key, value in record.items() if key != KEY} | {"format_version": 2}
 
 
 def change_value(path: Path, depth: int) -> None:
@@ -48,6 +54,13 @@ def values(node: Any, path: tuple = ()) -> Iterator[tuple]:
         yield path
 
 
+def test_a_seal_that_is_owed_is_missed(tmp_path: Path) -> None:
+    path = write_agents(tmp_path, small_dof_policy(**cloning()).policy())[1]
+    change_json(path, format_version=FORMAT_VERSION)
+    with pytest.raises(UserError, match="is damaged: seal is missing"):
+        load_agent(path)
+
+
 @pytest.mark.parametrize("with_digest", [True, False])
 def test_no_changed_value_answers_otherwise_in_silence(tmp_path: Path, with_digest: bool) -> None:
     """With its digest none is believed; of a json without one, none that cannot be acted with is."""
@@ -55,7 +68,7 @@ def test_no_changed_value_answers_otherwise_in_silence(tmp_path: Path, with_dige
     path = write_agents(tmp_path, policy)[1]
     record = json.loads(path.read_text())
     if not with_digest:
-        del record[KEY]
+        record = without_seal(record)
     believed = 0
     for where in values(record):
         for value in ([1], "x", None):
@@ -79,7 +92,7 @@ def test_no_changed_value_answers_otherwise_in_silence(tmp_path: Path, with_dige
         (lambda path: path.write_text("{"), r"agent_1\.json is damaged"),
         (lambda path: path.write_text("[]"), r"agent_1\.json does not describe an agent"),
         (lambda path: change_json(path, format="other"), r"agent_1\.json does not describe an agent"),
-        (lambda path: change_json(path, format_version=9), r"format_version 9, .* reads 2; it was written by 0\.0\.9"),
+        (lambda path: change_json(path, format_version=9), r"format_version 9, .* reads 3; it was written by 0\.0\.9"),
         (lambda path: change_json(path, weights_sha256="0"), r"agent_1\.safetensors is damaged.*sha256"),
         (lambda path: change_json(path, agent={}), r"agent_1\.json is damaged: agent\.name is missing"),
         (lambda path: path.write_text("[" * 100_000), r"agent_1\.json is damaged: .*nested too deep"),
