@@ -19,7 +19,10 @@ ROOT = catalog.CONF_DIR.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 BASH_BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
-TRAINING_COMMANDS = sorted({line.partition("  #")[0].strip() for line in re.findall(r"python train\.py .*", README)})
+TYPED = README + (ROOT / "docs" / "guide" / "cli.md").read_text()
+TRAINING_COMMANDS = sorted(
+    {line.partition("  #")[0].strip() for line in re.findall(r"python train\.py (?!-m ).*=.*", TYPED)}
+)
 
 
 def test_there_are_two_blocks_to_run_the_main_job_and_the_tests() -> None:
