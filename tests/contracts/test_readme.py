@@ -79,7 +79,7 @@ def of_record() -> dict[str, dict[str, str]]:
         table = [
             [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"
         ]
-        for column, title in enumerate(table[0]):
+        for column, title in enumerate(table[0] if table else ()):
             if title.endswith(", last"):
                 dataset = f"{section.partition(':')[0]}_{title.removesuffix(', last').replace(' ', '_')}"
                 cells = {row[0]: row[column].partition(" (")[0] for row in table[2:]}
