@@ -13,6 +13,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.evaluation.coordination_gap import estimate, integrate_errors
 from dof_lightning.evaluation.two_sample import total_correlation
 from dof_lightning.factorization import noise
+from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.networks.attention_mlp import AttentionMLP
 from tests.fixtures.policy_models import cloning, generator, small_batch, small_dof_policy
 
@@ -83,14 +84,13 @@ def test_models_that_do_not_go_together_are_refused() -> None:
         estimate(a, b, [], seed=0)
 
 
-class JointDenoiser(nn.Module):
+class JointDenoiser(Agentwise):
     """A network that sees both agents' x and k: what a centralised model can be at its best."""
 
-    n_agents = 2
     local_execution = False
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(n_agents=2, sharing="shared")
         self.layers = nn.Sequential(nn.Linear(3, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
 
     def forward(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
