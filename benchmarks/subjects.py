@@ -108,7 +108,7 @@ class Update:
         return losses
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        return self.algorithm.configure_optimizers()
+        return self.algorithm.make_optimizer()
 
     def _clip(self, modules: Sequence[torch.nn.Module], limit: float | None) -> None:
         clip_gradient_norm(modules, limit)

@@ -49,7 +49,7 @@ def trained_on_xor(option: str, seed: int, steps: int, diffusion_steps: int = 10
 
 def train_on_xor(model: DoFPolicy, seed: int, steps: int, batch_size: int = 256) -> None:
     """Trains a model of that spec by its own losses; arguments as `trained_on_xor`."""
-    optimizer, draw = model.configure_optimizers(), make_generator(seed, "xor", "data")
+    optimizer, draw = model.make_optimizer(), make_generator(seed, "xor", "data")
     for step in range(steps):
         optimizer.zero_grad()
         model.losses(xor_batch(batch_size, draw), make_generator(seed, "xor", step))["loss"].backward()  # type: ignore

@@ -6,7 +6,7 @@ from callbacks.step_schedule import Scheduled, log_to_charts
 
 
 class LearningRateCallback(Scheduled):
-    """Logs `learning_rate/<group>` for the groups of every optimiser.
+    """Logs `learning_rate/<group>` for the groups of every optimiser: at step n the rate that step n + 1 takes.
 
     Lightning's LearningRateMonitor would need a logger, call the groups `lr-Adam/<group>`, and log before a step, by
     batches: accumulated ones would be counted each, and the last step would have no point.

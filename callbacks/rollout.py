@@ -16,6 +16,11 @@ from dof_lightning.rollout.certificate import Certificate, certify
 from dof_lightning.rollout.metrics import EpisodeReturns, NormalizedScore, WinRate
 from dof_lightning.rollout.run import Rollout, Spectator, evaluation_seeds, run_rollout, split_episodes
 
+# What to look at after the scores, whatever the algorithm: TensorBoard takes a chart's tags for regular expressions.
+_LOSS_CHARTS: dict[str, list[Any]] = {
+    "training and held-out": ["Multiline", [rf"{of}/(diffusion|inverse|cloning|value)$" for of in ("loss", "heldout")]],
+    "values of Q": ["Multiline", ["q/value$", "q/target$"]],
+}
 _CERTIFIED_EPISODES, _CERTIFIED_PAIRS = 4, 32  # with more, the certificate would take as long as the rollouts
 
 
@@ -30,7 +35,8 @@ class RolloutCallback(Scheduled):
     Logs `rollout/return_mean`, `return_std`, `normalized_score` and `own_normalized_score` (where the environment has
     such reference scores), `win_rate` (where there is something to win), `steps_per_second`,
     `certificate_max_abs_delta`, `centralized` (1 where the agents act as one), `shared_seeds` (M, where they act on a
-    common seed), and the constant lines `behavior_*` and `random_*`, on one chart with the scores.
+    common seed), and the constant lines `behavior_*` and `random_*`, on one chart with the scores. *Custom Scalars* has
+    those charts first, then training beside held-out losses.
 
     Args:
         run: its environment, its seed, and the behaviour's return.
@@ -169,4 +175,4 @@ class RolloutCallback(Scheduled):
             kind: ["Multiline", [tag, *(f"rollout/{who}_{kind}" for who in self._known)]]
             for kind, tag in measured.items()
         }
-        return {"rollout": charts}
+        return {"rollout": charts, "loss": _LOSS_CHARTS}

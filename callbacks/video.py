@@ -1,20 +1,18 @@
 """Shows one episode in TensorBoard and as a file, without a video library."""
 
-import io
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from callbacks.context import RunContext, policy_of
 from callbacks.step_schedule import Scheduled, whole
+from dof_lightning.pictures import encode_gif
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.run import Spectator, evaluation_seeds, run_rollout
 
@@ -70,15 +68,6 @@ class VideoCallback(Scheduled):
     def _draw(self, policy: DecentralizedPolicy) -> list[np.ndarray] | None:
         seeds, key = evaluation_seeds(self.seed, "selection", 1), (self.seed, "rollout", "video")
         return run_rollout(policy, self.env, seeds, key, spectator=self._spectator).frames
-
-
-def encode_gif(frames: Sequence[np.ndarray], frames_per_second: float) -> bytes:
-    """An endlessly repeating GIF of `[height, width, 3]` uint8 pictures."""
-    first, *others = (Image.fromarray(frame) for frame in frames)
-    buffer = io.BytesIO()
-    duration = round(1000.0 / frames_per_second)
-    first.save(buffer, format="GIF", save_all=True, append_images=others, duration=duration, loop=0)
-    return buffer.getvalue()
 
 
 def add_gif(writer: SummaryWriter, tag: str, gif: bytes, shape: tuple[int, ...], step: int) -> None:

@@ -1,13 +1,16 @@
 """What every training algorithm is: a LightningModule that turns batches into a loss and hands out a policy."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from dof_lightning.batch import EpisodeBatch, Window
@@ -29,12 +32,16 @@ class AlgorithmSettings(Settings):
     Attributes:
         seed: the run's seed; the noise of a step is a function of (seed, step, rank, accumulated batch).
         execution: `decentralized` (every agent acts alone) or `centralized`.
+        learning_rate_schedule: of all learning rates at once, see `learning_rate_factor`.
+        learning_rate_warmup_steps: of `cosine`, optimiser steps until the rates are reached.
     """
 
     _made: ClassVar[type["Algorithm"]]
 
     seed: WholeNumber = 0
     execution: Execution = "decentralized"
+    learning_rate_schedule: Literal["constant", "cosine"] = "constant"
+    learning_rate_warmup_steps: WholeNumber = 0
 
     @classmethod
     def makes(cls) -> type["Algorithm"]:
@@ -50,7 +57,8 @@ class AlgorithmSettings(Settings):
         Args:
             action_kind: of the dataset; None where it is not known yet.
         """
-        return {}
+        is_constant = self.learning_rate_schedule == "constant"
+        return {"learning_rate_warmup_steps": "algorithm.learning_rate_schedule=constant"} if is_constant else {}
 
     def __call__(self, spec: DatasetSpec) -> "Algorithm":
         """The algorithm for a dataset."""
@@ -202,8 +210,8 @@ class Algorithm(LightningModule, ABC):
         """Averages what is not sharded while the rest is (Lightning hook)."""
         average_gradients(self._whole_while_sharded or ())
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One AdamW (Adam where nothing decays) with a parameter group each (Lightning hook)."""
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """One AdamW (Adam where nothing decays) with a parameter group each, at its full learning rate."""
         groups: Iterable[dict[str, Any]] = (
             {
                 "params": group.parameters(),
@@ -214,6 +222,26 @@ class Algorithm(LightningModule, ABC):
             for group in self.parameter_groups()
         )
         return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0, fused=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser, with a schedule of its learning rates unless they are constant (Lightning hook).
+
+        Raises:
+            UserError: the rates are to fall until an end that the Trainer does not have, or the warm-up outlasts it.
+        """
+        optimizer, warmup = self.make_optimizer(), self.settings.learning_rate_warmup_steps
+        if self.settings.learning_rate_schedule == "constant":
+            return optimizer
+        end = self.trainer.estimated_stepping_batches
+        if not warmup < end < math.inf:
+            raise UserError(
+                f"algorithm.learning_rate_schedule=cosine ends at trainer.max_steps={end}, which must be finite and "
+                f"above algorithm.learning_rate_warmup_steps={warmup}"
+            )
+        factor = partial(learning_rate_factor, max_steps=int(end), warmup=warmup)
+        # A function of the step alone: a resumed run, also one that is made longer, needs only the steps done.
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
         self,
@@ -238,6 +266,23 @@ class Algorithm(LightningModule, ABC):
     def _is_logging_step(self) -> bool:
         # Lightning writes what was logged in the step that completes a multiple of n.
         return bool((self.global_step + 1) % self.trainer.log_every_n_steps == 0)  # type: ignore[attr-defined]
+
+
+def learning_rate_factor(step: int, max_steps: int, warmup: int = 0) -> float:
+    """The share of its learning rate that each parameter group has after `step` optimiser steps.
+
+    It rises linearly over `warmup` steps and falls by a cosine from 1 to 0 at `max_steps` (Loshchilov & Hutter, 2017,
+    eq. 5, without restarts).
+
+    Args:
+        step: optimiser steps done.
+        max_steps: at which the training ends, above `warmup`.
+        warmup: optimiser steps until it is 1.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / (max_steps - warmup))
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def _show(tails: list[str]) -> None:
     from data_modules.tools.inspect import describe
     from dof_lightning import console
 
-    for path in _dataset_paths(tails):
+    for path in dataset_paths(tails):
         console.make_console().print(describe(path))
 
 
@@ -48,8 +48,8 @@ def _verify(tails: list[str]) -> None:
     from data_modules.tools.verify import verify_dataset
 
     said = [] if not tails or "=" in tails[0] else [tail for tail in tails if re.match(r"(env[.=]|trust=)", tail)]
-    world = _split_env(said)[0] if said else None
-    for path in _dataset_paths([tail for tail in tails if tail not in said]):
+    world = split_env(said)[0] if said else None
+    for path in dataset_paths([tail for tail in tails if tail not in said]):
         found = verify_dataset(path)
         print(f"{path}: {found.n_shards} shards, {found.n_bytes:,} bytes, all as they should be")
         for warning in found.warnings:
@@ -67,7 +67,7 @@ def _stats(tails: list[str]) -> None:
 
     outputs = [tail.removeprefix("output=") for tail in tails if tail.startswith("output=")]
     output = outputs[-1] if outputs else None
-    paths = _dataset_paths([tail for tail in tails if tail != "--plot" and not tail.startswith("output=")])
+    paths = dataset_paths([tail for tail in tails if tail != "--plot" and not tail.startswith("output=")])
     if output is not None and len(paths) > 1:
         raise UserError(f"output={output} is one file, but {len(paths)} datasets are named; name one")
     for path in paths:
@@ -75,16 +75,23 @@ def _stats(tails: list[str]) -> None:
         print(json.dumps(summarize(manifest)))
         if "--plot" in tails or output is not None:
             file = Path(output if output is not None else f"{manifest.spec.name}.png")
-            _check_png(file)
+            check_output(file, ".png")
             plot(manifest, file)
             print(f"written: {file}", file=sys.stderr)
 
 
-def _check_png(file: Path) -> None:
-    if file.suffix != ".png":
-        raise UserError(f"output={file} must end in .png")
+def check_output(file: Path, suffix: str) -> None:
+    """Refuses a file of another kind, or in a folder that is not there."""
+    if file.suffix != suffix:
+        raise UserError(f"output={file} must end in {suffix}")
     if not file.resolve().parent.is_dir():
         raise UserError(f"output={file}: there is no folder {file.parent}; make it, or choose another")
+
+
+def _view(tails: list[str]) -> None:
+    from dof_lightning.cli.view import view
+
+    view(tails)
 
 
 def _merge(tails: list[str]) -> None:
@@ -145,7 +152,7 @@ def _import(tails: list[str]) -> None:
     from data_modules.convert.importing import FORMATS, OPTIONS, import_dataset
     from dof_lightning.config import compose as configuration
 
-    world, others = _split_env(tails)
+    world, others = split_env(tails)
     options = sorted({key for keys in OPTIONS.values() for key in keys})
     keys = ["format", "source", "name", "discount", "seed", "data.root"]
     _refuse(others, "import", [*keys, "env", *options])
@@ -161,7 +168,7 @@ def _import(tails: list[str]) -> None:
     print(import_dataset(values["format"], source, name, root, spec, given, **others_given))
 
 
-def _split_env(tails: list[str]) -> tuple[Any, list[str]]:
+def split_env(tails: list[str]) -> tuple[Any, list[str]]:
     """The configuration of the environment that is named, if any, and the other tails."""
     from dof_lightning.config import catalog, checks
     from dof_lightning.config import compose as configuration
@@ -182,7 +189,7 @@ def _collect(tails: list[str]) -> None:
     from data_modules.collect import CollectedDataset
     from dof_lightning.config import compose as configuration
 
-    world, others = _split_env(tails)
+    world, others = split_env(tails)
     values, root = _values(
         others, "collect", required=("policy", "name", "episodes"), optional=("version", "seed", "discount")
     )
@@ -237,6 +244,11 @@ ACTIONS: dict[str, Any] = {
         _stats,
         "numbers as JSON, and a picture: dof data stats <path> [--plot] [output=<file.png>], or experiment=<name>",
     ),
+    "view": (
+        _view,
+        "one episode as a page that opens from disk, with its frames, rewards and actions: "
+        "dof data view <path> episode=<number from 0> [output=<file.html>] [env=<name>], or experiment=<name>",
+    ),
     "import": (
         _import,
         "others' episodes as a dataset: dof data import format=omar|vault|madiff|minari|npz source=<path> name=<name> "
@@ -280,7 +292,7 @@ def _refuse(tails: list[str], command: str, known: Sequence[str]) -> None:
             raise UserError(f"dof data {command} knows {', '.join(f'{key}=' for key in known)}, got {tail!r}")
 
 
-def _dataset_paths(tails: list[str]) -> list[Path | str]:
+def dataset_paths(tails: list[str]) -> list[Path | str]:
     """Paths as typed, or the dataset that an experiment's configuration names."""
     if not tails:
         raise UserError("which dataset? give its folder, or experiment=<name>")

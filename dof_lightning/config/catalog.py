@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from dof_lightning.config.plugins import plugins
 from dof_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ _NO_GROUPS = ("hyperparams", "suite")  # folders that Hydra never reads
 def groups() -> list[str]:
     """The groups that can be typed, in alphabetical order."""
     return sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir() and path.name not in _NO_GROUPS)
+
+
+def file_of(group: str, option: str) -> Path | None:
+    """The file of an option, ours before those of plug-ins; None where there is none."""
+    paths = (folder / group / f"{option}.yaml" for folder in (CONF_DIR, *plugins().values()))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def options(group: str) -> list[str]:
@@ -106,7 +113,7 @@ def _command(data: str) -> str:
 
 def _experiment(data: str) -> dict[str, Any]:
     """A dataset with its environment, and what `conf/experiment/<its base>.yaml` adds for all datasets of its kind."""
-    bases = [base for base in _bases(data) if (CONF_DIR / "experiment" / f"{base}.yaml").is_file()]
+    bases = [base for base in _bases(data) if file_of("experiment", base) is not None]
     chosen: list[Any] = [*bases, {"override /data": data}]
     if (environment := environment_of(data)) is not None:
         chosen.append({"override /env": environment})
@@ -165,16 +172,17 @@ def _bases(data: str) -> list[str]:
 @cache
 def _data_content(option: str) -> dict[str, Any]:
     member = _family_members().get("data", {}).get(option)
-    path = CONF_DIR / "data" / f"{option}.yaml"
-    if member is None and not path.is_file():  # a base of another group, or with a package
-        return {}
-    found: dict[str, Any] = member if member is not None else yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    path = file_of("data", option)
+    if member is not None or path is None:  # a base of another group, or with a package
+        return member or {}
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     return found
 
 
 @cache
 def _files(group: str) -> tuple[str, ...]:
-    return tuple(path.stem for path in (CONF_DIR / group).glob("*.yaml") if not path.stem.startswith("_"))
+    paths = (path for folder in (CONF_DIR, *plugins().values()) for path in (folder / group).glob("*.yaml"))
+    return tuple(dict.fromkeys(path.stem for path in paths if not path.stem.startswith("_")))
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dof_lightning.config.arguments import DESCRIPTIONS, asks_for, check_arguments
-from dof_lightning.config.catalog import CONF_DIR, content_of, options
+from dof_lightning.config.catalog import content_of, file_of, options
 from dof_lightning.config.compose import is_own_data, to_plain
 from dof_lightning.config.effect import check_effect, preset_of
 from dof_lightning.config.identity import is_class_of_ours, leaves
@@ -66,6 +66,7 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
         if (value := OmegaConf.select(cfg, key)) not in choices:
             raise UserError(f"{key} must be {' or '.join(choices)}, got {value}")
     _check_devices(plain["trainer"]["devices"])
+    _check_warmup(plain)
     if not cfg.trust:
         check_targets(plain)
     _check_denoiser(plain)
@@ -74,6 +75,13 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
     check_arguments(plain, {str(key): value for key, value in written.items()})
     if everything_read and cfg.choices.get("study") in (None, "none"):  # a study's runs are looked at together
         check_effect(cfg, preset)
+
+
+def _check_warmup(plain: Mapping[str, Any]) -> None:
+    """Refuses a warm-up that the training does not outlast; Lightning would find it once data have been made."""
+    steps, end = plain["algorithm"].get("learning_rate_warmup_steps", 0), plain["trainer"]["max_steps"]
+    if isinstance(steps, int) and steps >= end:
+        raise UserError(f"algorithm.learning_rate_warmup_steps={steps} must be below trainer.max_steps={end}")
 
 
 def _check_devices(devices: Any) -> None:
@@ -137,7 +145,7 @@ def _options_that(group: str, fit: Callable[[str], bool]) -> str:
 
 def target_of(group: str, option: str) -> str:
     """The `_target_` that an option names, itself or through the option that it starts from; nothing is composed."""
-    content: Any = OmegaConf.load(CONF_DIR / group / f"{option}.yaml")
+    content: Any = OmegaConf.load(str(file_of(group, option)))
     if "_target_" in content:
         return str(content._target_)
     base = next(base for base in content.defaults if isinstance(base, str) and base != "_self_")

@@ -7,12 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -20,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dof_lightning.config import catalog
 from dof_lightning.config.messages import as_typed, explain, is_of_hydra, list_of_options
+from dof_lightning.config.plugins import plugins
 from dof_lightning.errors import UserError
 from dof_lightning.threads import cores_of_a_job
 
@@ -64,7 +67,18 @@ class MadeFromNames(ConfigSource):
         return catalog.content_of(group, option)
 
 
-Plugins.instance().register(MadeFromNames)
+class OptionsOfPlugins(SearchPathPlugin):
+    """Lets Hydra find the options of installed plug-ins (`plugins`), after ours."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Adds their folders (Hydra hook)."""
+        for package, folder in plugins().items():
+            if folder.is_dir():  # one may bring classes alone
+                search_path.append(package, str(folder))
+
+
+for ours in (MadeFromNames, OptionsOfPlugins):
+    Plugins.instance().register(ours)
 
 _MERGED = ("callbacks", "logger", "debug")  # groups of nodes by name, of which several options make sense together
 

@@ -23,6 +23,8 @@ _YOUNGER: Mapping[str, Any] = {
     "algorithm.shared_seed_of": "window",
     "algorithm.returns": "total",
     "algorithm.target_advantage": 2.0,
+    "algorithm.learning_rate_schedule": "constant",
+    "algorithm.learning_rate_warmup_steps": 0,
 }
 
 # As `_YOUNGER`, of planners alone: other algorithms have had these keys all along, and some have other defaults.

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dof_lightning.config.plugins import plugins
 from dof_lightning.errors import UserError, import_name
 
 _TRUSTED = ("dof_lightning", "data_modules", "callbacks", "lightning", "torch.nn", "torch.optim")
@@ -16,7 +17,9 @@ _ENVIRONMENTS = ("dof_lightning", "mpe2", "pettingzoo", "gymnasium_robotics", "m
 
 
 def check_targets(config: Mapping[str, Any]) -> None:
-    """Refuses to instantiate what is not ours, Lightning's or torch's: a checkpoint must not run a stranger's code.
+    """Refuses to instantiate what is not ours, Lightning's, torch's or an installed plug-in's.
+
+    A checkpoint must not run a stranger's code.
 
     Whatever stands under a key named `factory` makes a PettingZoo environment: a `parallel_env` or a `ParallelEnv`
     of a package that is known to hold environments.
@@ -39,14 +42,16 @@ def _complaints(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, target in _named(config, "", "_target_"):
         name, found = f"{key}={target}", locate(key, str(target))
         defined_in = getattr(found, "__module__", "") or ""
-        if not (_is_of(_TRUSTED, str(target)) and _is_of(_TRUSTED, defined_in)):
-            yield name, f"{name} is outside {', '.join(_TRUSTED)}"
+        trusted = (*_TRUSTED, *plugins())
+        if not (_is_of(trusted, str(target)) and _is_of(trusted, defined_in)):
+            yield name, f"{name} is outside {', '.join(trusted)}"
         elif not (inspect.isclass(found) or _is_of(_FUNCTIONS, defined_in)):
             yield name, f"{name} is a function that makes no part of a model"
     for key, factory in _named(config, "", "factory"):
         if factory is not None and not _is_environment(key, str(factory).replace(":", ".")):
             name = f"{key}={factory}"
-            yield name, f"{name} is no `parallel_env` or ParallelEnv of {', '.join(_ENVIRONMENTS)}"
+            known = ", ".join((*_ENVIRONMENTS, *plugins()))
+            yield name, f"{name} is no `parallel_env` or ParallelEnv of {known}"
 
 
 def attribute(target: str, name: str) -> Any:
@@ -71,10 +76,11 @@ def _named(node: Any, key: str, wanted: str) -> Iterator[tuple[str, Any]]:
 
 
 def _is_environment(key: str, factory: str) -> bool:
-    if not _is_of(_ENVIRONMENTS, factory):
+    known = (*_ENVIRONMENTS, *plugins())
+    if not _is_of(known, factory):
         return False
     found = import_name(key, factory)
-    if not _is_of(_ENVIRONMENTS, getattr(found, "__module__", None) or ""):
+    if not _is_of(known, getattr(found, "__module__", None) or ""):
         return False
     if not inspect.isclass(found):
         return factory.endswith(".parallel_env")
@@ -89,4 +95,4 @@ def _is_of(packages: Sequence[str], name: str) -> bool:
 
 def locate(key: str, target: str) -> Any:
     """What a name stands for, where its package is trusted; None elsewhere."""
-    return import_name(key, target) if _is_of(_TRUSTED, target) else None
+    return import_name(key, target) if _is_of((*_TRUSTED, *plugins()), target) else None

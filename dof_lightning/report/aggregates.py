@@ -9,6 +9,7 @@ import numpy as np
 
 from dof_lightning.report import statistics as over_runs
 from dof_lightning.report.gathering import RETURN, Group
+from dof_lightning.report.published import OURS
 from dof_lightning.report.statistics import Estimate
 from dof_lightning.report.tables import LEAST_SEEDS, Table, budgets, labels
 
@@ -75,27 +76,24 @@ def comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list
                 scores=told,
                 tasks=tasks,
                 reservations=_reservations(told, absent) + (f" {updates}" if updates else ""),
-                first=_compared(told, against),
+                first=compared(told, against),
                 seed=seed,
             )
         )
     return found
 
 
-def aggregates(compared: Sequence[Comparison]) -> Iterator[Table]:
+def aggregates(found: Sequence[Comparison]) -> Iterator[Table]:
     """Over the tasks that several methods have in common: IQM with intervals, and probabilities of improvement."""
-    for comparison in compared:
+    for comparison in found:
         yield _interquartile_means(comparison)
         yield _improvements(comparison)
 
 
-_OURS = ("dof_policy", "dof_trajectory")  # compared with the others where nobody else is named
-
-
-def _compared(told: Iterable[str], against: str | None) -> str:
-    """The method whose probability of improvement is told: `against`, else DoF, else the first."""
+def compared(told: Iterable[str], against: str | None) -> str:
+    """The method that a report compares with the others: `against`, else DoF, else the first."""
     names = list(told)
-    return next(name for name in (against, *_OURS, *names) if name in names)
+    return next(name for name in (against, *OURS, *names) if name in names)
 
 
 def _reservations(told: dict[str, dict[str, np.ndarray]], absent: Sequence[str]) -> str:

@@ -9,11 +9,12 @@ from dof_lightning.config.command_line import take, take_integer, take_positive,
 from dof_lightning.errors import UserError
 from dof_lightning.files import to_csv, write_atomically
 from dof_lightning.report.aggregates import Comparison, aggregates, comparisons
-from dof_lightning.report.figures import pictures
+from dof_lightning.report.figures import method_styles, pictures, summary
 from dof_lightning.report.gathering import Group, gather
 from dof_lightning.report.rendering import Report, latex, markdown, page
 from dof_lightning.report.statistics import INSTALL, installed
-from dof_lightning.report.tables import commands, details, flat, scores
+from dof_lightning.report.summary import standings
+from dof_lightning.report.tables import commands, details, flat, published_scores, scores
 
 _ENDINGS = {"markdown": ".md", "latex": ".tex", "csv": ".csv", "html": ".html"}
 FORMATS = tuple(_ENDINGS)
@@ -59,16 +60,26 @@ def report(arguments: Sequence[str]) -> list[Path]:
     groups = gather(paths, left_out=lambda line: sys.stderr.write(f"left out: {line}\n"))
     if against is not None and against not in {group.label for group in groups}:
         raise UserError(f"against={against} is none of {', '.join(dict.fromkeys(group.label for group in groups))}")
-    compared = _comparisons(groups, against, seed)
-    environments = dict.fromkeys(group.environment for group in groups)
-    of_environments = [scores(groups, environment) for environment in environments]
-    made = Report(
-        title=title or "Results",
-        command=f"dof report {shlex.join(arguments)}",
-        tables=(*of_environments, *aggregates(compared), details(groups, target or _TARGET), commands(groups)),
-        pictures=tuple(pictures(groups, compared)),
-    )
+    made = _made(groups, title or "Results", f"dof report {shlex.join(arguments)}", against, target or _TARGET, seed)
     return _write(made, groups, stem, formats)
+
+
+def _made(groups: Sequence[Group], title: str, command: str, against: str | None, target: float, seed: int) -> Report:
+    compared, styles = _comparisons(groups, against, seed), method_styles(groups)
+    environments = dict.fromkeys(group.environment for group in groups)
+    return Report(
+        title=title,
+        command=command,
+        parts=(
+            summary(list(standings(groups, against, seed)), styles),
+            *(scores(groups, environment) for environment in environments),
+            *pictures(groups, compared, styles),
+            *aggregates(compared),
+            *(table for environment in environments for table in published_scores(groups, environment)),
+            details(groups, target),
+            commands(groups),
+        ),
+    )
 
 
 def _comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list[Comparison]:
@@ -98,7 +109,8 @@ def _write(made: Report, groups: Sequence[Group], stem: Path, formats: Sequence[
     if "markdown" in formats:
         figures = stem.with_name(f"{stem.name}_figures")
         texts[files["markdown"]] = markdown(made, images=figures.name)
-        texts |= {figures / f"{picture.name}.svg": picture.svg() for picture in made.pictures}
+        shown = [panel for picture in made.pictures for panel in picture.panels]
+        texts |= {figures / f"{panel.name}.svg": panel.svg() for panel in shown}
     if "latex" in formats:
         texts[files["latex"]] = latex(made.tables)
     if "csv" in formats:

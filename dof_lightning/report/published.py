@@ -13,7 +13,7 @@ from dof_lightning.report.gathering import Group
 
 SOURCE = "Li et al., DoF, ICLR 2025"
 EITHER = ("madiff_c", "madiff_d")  # one row of the paper's tables, which do not say whose it is
-BOTH = ("dof_policy", "dof_trajectory")  # one row again
+OURS = ("dof_policy", "dof_trajectory")  # DoF: one row again
 _NAMES = {  # what the paper's tables call our algorithms
     "dof_policy": "DoF",
     "dof_trajectory": "DoF",

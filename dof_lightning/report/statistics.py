@@ -16,6 +16,7 @@ Scores = Mapping[str, np.ndarray]
 
 INSTALL = "pip install -c constraints.txt -e '.[report]'"
 _REPETITIONS = 1000  # draws of the bootstrap: half a millisecond each, for every method and number
+_DRAWS_AT_ONCE = 10_000  # of the seeds of one method on one task: a millisecond
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,25 @@ def interquartile_mean(scores: Scores, seed: int) -> Estimate:
     from rliable import metrics
 
     return _estimate(lambda *drawn: float(metrics.aggregate_iqm(_alike(drawn))), list(scores.values()), seed)
+
+
+def middle_of_seeds(scores: np.ndarray, seed: int) -> Estimate:
+    """IQM of the seeds `[S]` of one method on one task: `interquartile_mean` there, without the extra.
+
+    All draws of the bootstrap are one array, so that a report of a hundred methods and tasks takes no minute.
+    """
+    cut = int(0.25 * len(scores))
+
+    def middle(runs: np.ndarray) -> np.ndarray:
+        kept: np.ndarray = np.sort(runs, axis=-1)[..., cut : len(scores) - cut]
+        return kept.mean(-1)
+
+    value = float(middle(scores))
+    if len(scores) < 2:
+        return Estimate(value=value, interval=None)
+    drawn = np.random.default_rng(seed).choice(scores, size=(_DRAWS_AT_ONCE, len(scores)))
+    low, high = np.percentile(middle(drawn), [2.5, 97.5])
+    return Estimate(value=value, interval=(float(low), float(high)))
 
 
 def left_out(scores: Scores) -> int:

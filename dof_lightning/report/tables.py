@@ -2,14 +2,14 @@
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dof_lightning.files import over_seeds
 from dof_lightning.report.gathering import Group, point_score, score_of
-from dof_lightning.report.published import BOTH, EITHER, SOURCE, Published, published
+from dof_lightning.report.published import EITHER, OURS, SOURCE, Published, published
 from dof_lightning.report.store import Record
 
 LEAST_SEEDS = 5  # before a report may be read as a ranking
@@ -40,48 +40,60 @@ def labels(groups: Sequence[Group]) -> list[str]:
 
 
 def scores(groups: Sequence[Group], environment: str) -> Table:
-    """Of one environment: a row a method, a column a dataset, and the published numbers where they may stand."""
-    here = [group for group in groups if group.environment == environment]
-    sets, kinds = (list(dict.fromkeys(getattr(group, name) for group in here)) for name in ("dataset", "kind"))
-    told = {(group.label, group.dataset): group for group in here}
-    numbers = {key: number for key, group in told.items() if (number := published(group)) is not None}
-    beside, apart = ({key[1] for key, number in numbers.items() if number.same_world == same} for same in (True, False))
-    columns = ["method", *(column for name in sets for column in _columns(name, environment, name in beside))]
-    columns += [f"{_quality(name, environment)}, published in another world" for name in sets if name in apart]
-    rows = [["the data's behaviour", *(cell for name in sets for cell in _behavior(here, name, name in beside))]]
-    rows[0] += ["" for _ in apart]
+    """Scores in one environment: a row per method, two columns per dataset."""
+    here, sets, told = _of_environment(groups, environment)
+    kinds = dict.fromkeys(group.kind for group in here)
+    columns = ["method", *(column for name in sets for column in (f"{_quality(name, environment)}, last", "best"))]
+    rows = [["the data's behaviour", *(cell for name in sets for cell in (_behavior(here, name), ""))]]
     for label in labels(here):
-        row = [label]
-        for name in sets:
-            row += _cells(told.get((label, name)), numbers.get((label, name)), name in beside)
-        rows.append([*row, *(_number(numbers.get((label, name)), same=False) for name in sets if name in apart)])
+        rows.append([label, *(cell for name in sets for cell in _cells(told.get((label, name))))])
     title = f"{environment}: {', '.join(kinds)}"
-    return Table(title=title, columns=tuple(columns), rows=tuple(map(tuple, rows)), note=_note(here, numbers))
+    return Table(title=title, columns=tuple(columns), rows=tuple(map(tuple, rows)), note=_note(here))
 
 
-def _columns(dataset: str, environment: str, beside: bool) -> list[str]:
-    quality = _quality(dataset, environment)
-    return [f"{quality}, last", "best", *(["published, of other data"] if beside else [])]
+def published_scores(groups: Sequence[Group], environment: str) -> Iterator[Table]:
+    """Published numbers in tables of their own: one of the same world, one of another, as far as there are any."""
+    here, sets, told = _of_environment(groups, environment)
+    numbers = {key: number for key, group in told.items() if (number := published(group)) is not None}
+    for same_world, where in ((True, "published, of other data"), (False, "published in another world")):
+        of_world = {key: number for key, number in numbers.items() if number.same_world == same_world}
+        datasets = [name for name in sets if any(dataset == name for _, dataset in of_world)]
+        methods = [label for label in labels(here) if any(method == label for method, _ in of_world)]
+        rows = [[label, *(_number(of_world.get((label, name))) for name in datasets)] for label in methods]
+        if rows:
+            yield Table(
+                title=f"{environment}: {where}",
+                columns=("method", *(_quality(name, environment) for name in datasets)),
+                rows=tuple(map(tuple, rows)),
+                note=_source(of_world, same_world),
+            )
+
+
+def _of_environment(
+    groups: Sequence[Group], environment: str
+) -> tuple[list[Group], list[str], dict[tuple[str, str], Group]]:
+    """The groups of an environment, their datasets, and each group by method and dataset."""
+    here = [group for group in groups if group.environment == environment]
+    return here, list(dict.fromkeys(group.dataset for group in here)), {(g.label, g.dataset): g for g in here}
 
 
 def _quality(dataset: str, environment: str) -> str:
     return dataset.removeprefix(environment).strip("_").replace("_", " ") or dataset
 
 
-def _behavior(groups: Sequence[Group], dataset: str, beside: bool) -> list[str]:
+def _behavior(groups: Sequence[Group], dataset: str) -> str:
     record = next(group.records[0] for group in groups if group.dataset == dataset)
-    return [f"{score_of(record, 'behavior'):.1f}", "", *([""] if beside else [])]
+    return f"{score_of(record, 'behavior'):.1f}"
 
 
-def _cells(group: Group | None, number: Published | None, beside: bool) -> list[str]:
+def _cells(group: Group | None) -> list[str]:
     if group is None:
-        return ["-", "-", *(["-"] if beside else [])]
-    last = f"{over_seeds(group.scores())} ({group.n_seeds}){_caveat(group)}"
-    return [last, over_seeds(group.scores("best")), *([_number(number, same=True)] if beside else [])]
+        return ["-", "-"]
+    return [f"{over_seeds(group.scores())} ({group.n_seeds}){caveat(group)}", over_seeds(group.scores("best"))]
 
 
-def _caveat(group: Group) -> str:
-    """What has to be said wherever a number stands."""
+def caveat(group: Group) -> str:
+    """What has to be said wherever a number of the group stands: empty, or in brackets after a space."""
     first = group.records[0]
     said = ["centralized"] if first.execution == "centralized" else []
     said += [f"shared seed of {first.shared_seeds}"] if first.shared_seeds else []
@@ -93,30 +105,34 @@ def _caveat(group: Group) -> str:
     return f" [{', '.join(said)}]" if said else ""
 
 
-def _number(number: Published | None, same: bool) -> str:
-    if number is None or number.same_world != same:
+def _number(number: Published | None) -> str:
+    if number is None:
         return "-"
     unit = "" if number.metric == "normalized score" else f" ({number.metric})"
     return f"{number.mean:.1f} ± {number.std:.1f}{unit}"
 
 
-def _note(groups: Sequence[Group], numbers: Mapping[tuple[str, str], Published]) -> str:
-    seeds = [group.n_seeds for group in groups]
+def _note(groups: Sequence[Group]) -> str:
     said = ["Mean ± standard deviation over seeds, their number in brackets; last checkpoint on the report episodes."]
     said += ["*best* is the checkpoint that was best on other episodes, on the same report episodes."]
-    if min(seeds) < LEAST_SEEDS:
+    if min(group.n_seeds for group in groups) < LEAST_SEEDS:
         said.append(f"Fewer than {LEAST_SEEDS} seeds in places: a sanity check, from which no ranking follows.")
     said += [told_budgets] if (told_budgets := budgets(groups)) else []
-    if any(number.same_world for number in numbers.values()):
-        said.append(f"*published*: {SOURCE}; the same task, but data of other behaviours, so no comparison of methods.")
-    beside = {label for label, _ in numbers}  # of an algorithm as it is: a variant has no published number
-    if beside & set(EITHER):
+    return " ".join(said)
+
+
+def _source(numbers: Mapping[tuple[str, str], Published], same_world: bool) -> str:
+    """Where published numbers are from, and what they must not be compared with."""
+    worlds = ", ".join(sorted({number.world for number in numbers.values()}))
+    if same_world:
+        said = [f"{SOURCE}; the same task, but data of other behaviours, so no comparison of methods."]
+    else:
+        said = [f"{SOURCE}, {worlds}: another opponent or another game, so no comparison with the scores above."]
+    methods = {label for label, _ in numbers}  # of an algorithm as it is: a variant has no published number
+    if methods & set(EITHER):
         said.append("MADIFF's published row does not say whether its agents act alone.")
-    if beside >= set(BOTH):
-        said.append(f"The published row of DoF is one: it stands beside {' and '.join(BOTH)}.")
-    worlds = sorted({number.world for number in numbers.values() if not number.same_world})
-    if worlds:
-        said.append(f"*published in another world*: {SOURCE}, {', '.join(worlds)}: another opponent or another game.")
+    if methods >= set(OURS):
+        said.append(f"The published row of DoF is one: {' and '.join(OURS)} both have it.")
     return " ".join(said)
 
 

@@ -1,4 +1,4 @@
-"""What a run tells: TensorBoard's HPARAMS tab, and nothing that no user can act on."""
+"""What a run reports: its parameters beside its final scores, and nothing that no user can act on."""
 
 import logging
 import warnings
@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
+
+from dof_lightning.training.resumed_loggers import ResumedWandbLogger
 
 _SCORES = ("return_mean", "return_std", "normalized_score", "own_normalized_score", "win_rate")
 _HELDOUT = ("heldout/diffusion", "heldout/inverse", "heldout/cloning", "heldout/value")
@@ -25,11 +27,13 @@ def log_hyperparameters(
     config: Mapping[str, Any],
     scores: Mapping[str, Mapping[str, Any]],
     heldout: Mapping[str, float] | None,
+    step: int = 0,
 ) -> None:
-    """Logs what people compare of a configuration beside the final scores, or held-out losses, to TensorBoard.
+    """Logs what people compare of a configuration beside the final scores, or held-out losses.
 
-    All runs announce the same `PARAMETERS` and `METRICS`, whichever they have: what an algorithm does not have, and
-    scores that are None, have no value. `heldout` is of a run that was not evaluated.
+    In TensorBoard all runs announce the same `PARAMETERS` and `METRICS`, whichever they have: what an algorithm does
+    not have, and scores that are None, have no value. Other loggers have the parameters from the start
+    (`announce_parameters`). `heldout` is of a run that was not evaluated, `step` the last one.
     """
     parameters = _parameters(config)
     metrics = {
@@ -50,6 +54,24 @@ def log_hyperparameters(
                 writer.add_summary(summary)
             logger.hparams.update(parameters)
             logger.finalize("success")
+        else:
+            logger.log_metrics(metrics, step=step)
+            logger.finalize("success")
+        if isinstance(logger, ResumedWandbLogger):
+            logger.finish()
+
+
+def announce_parameters(loggers: Sequence[Logger], config: Mapping[str, Any]) -> None:
+    """Logs what people compare of a configuration before the training, so that runs under way can be told apart.
+
+    TensorBoard gets it at the end, beside the final metrics.
+
+    Raises:
+        UserError: a server cannot be reached.
+    """
+    for logger in loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(_parameters(config))
 
 
 def _parameters(config: Mapping[str, Any]) -> dict[str, str | float]:

@@ -33,8 +33,9 @@ from dof_lightning.evaluation.score import NOT_EVALUATED, cores_per_process, eva
 from dof_lightning.spec import DatasetSpec
 from dof_lightning.training import preparation
 from dof_lightning.training.fit import fit
-from dof_lightning.training.loggers import log_hyperparameters, quieten
+from dof_lightning.training.loggers import announce_parameters, log_hyperparameters, quieten
 from dof_lightning.training.results_file import write_results
+from dof_lightning.training.resumed_loggers import resume_from
 from dof_lightning.training.run_folder import is_first_process
 from dof_lightning.training.start import Start, command_further, find_start, set_aside_best
 from dof_lightning.training.strategies import as_launched
@@ -102,6 +103,7 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
         if config["trust"]:
             trust.remember(start.folder.path, config)
         _show_start(screen, job)
+    announce_parameters(job.trainer.loggers, config)
     last = next(callback for callback in job.trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint))
     try:
         fit(
@@ -165,6 +167,7 @@ def build(config: dict[str, Any], start: Start) -> Run:
     provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior, init_from))
     told = context(manifest.spec, manifest.behavior["return_mean"])
     trainer = make_trainer(config, told, [provenance, Agreement(resumed_from_step)], interruption)
+    resume_from(trainer.loggers, resumed_from_step)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
     return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step, init_from)
 
@@ -197,7 +200,7 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
         **({} if heldout is None else {"heldout": {k: v if math.isfinite(v) else None for k, v in heldout.items()}}),
         "behavior": _describe_behavior(job),
     }
-    log_hyperparameters(job.trainer.loggers, job.config, scores, heldout)
+    log_hyperparameters(job.trainer.loggers, job.config, scores, heldout, last.step)
     write_results(folder.results, results)
     data = job.manifest
     console.show_scores(screen, scores, data.behavior, job.env.spec if plays else data.spec.environment)

@@ -25,7 +25,11 @@ def _at_the_top(folder: str, names: list[str]) -> set[str]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     sources = shutil.copytree(ROOT, folder / "sources", ignore=_at_the_top)  # a build leaves files beside them
-    succeeded(run(sys.executable, "-m", "pip", "wheel", *OFFLINE, "--no-build-isolation", "-w", folder, sources))
+    # As `python -m build` does: the wheel is made from the sdist, which must have all that it needs.
+    sdist = f"from setuptools.build_meta import build_sdist; build_sdist({str(folder)!r})"
+    succeeded(run(sys.executable, "-c", sdist, cwd=sources))
+    (packed,) = folder.glob("*.tar.gz")
+    succeeded(run(sys.executable, "-m", "pip", "wheel", *OFFLINE, "--no-build-isolation", "-w", folder, packed))
     return next(folder.glob("*.whl"))
 
 
@@ -46,6 +50,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # A path, not a `.pth` of its own: what is installed here to be edited stays unseen there.
     (packages / "needed.pth").write_text("".join(f"{folder}\n" for folder in site.getsitepackages()))
     return place / "bin"
+
+
+def test_the_wheel_has_every_option_and_the_program(wheel: Path) -> None:
+    inside = {name.partition("_installed/")[2] for name in zipfile.ZipFile(wheel).namelist() if "_installed/" in name}
+    ours = {str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml")}
+    assert {*ours, "train.py"} <= inside
 
 
 def test_nothing_of_the_wheel_can_collide(wheel: Path) -> None:

@@ -1,5 +1,6 @@
 """One run from the command to `results.json`, and what can be done with its folder."""
 
+import csv
 import json
 import signal
 import time
@@ -33,6 +34,7 @@ RESULTS = {
     "format_version": int,
     "seal": str,
 }
+SCHEDULED = ("algorithm.learning_rate_schedule=cosine", "algorithm.learning_rate_warmup_steps=10")
 CURVES = (
     "loss",
     "loss/diffusion",
@@ -146,9 +148,28 @@ def test_how_agents_sample_and_choose_can_be_changed_at_evaluation(
     assert score["return_mean"] != workplace.results(finished)["last"]["return_mean"]
 
 
-def test_a_run_killed_and_resumed_ends_with_the_same_bits(workplace: Workplace, finished: str) -> None:
-    killed = "killed"
-    process = workplace.start_training(*UNINTERRUPTED, f"run_dir={killed}")
+@pytest.fixture
+def finished_with_schedule(workplace: Workplace) -> str:
+    """The folder of a whole run whose learning rates rise and fall."""
+    succeeded(workplace.train(*UNINTERRUPTED, *SCHEDULED, "run_dir=scheduled"))
+    return "scheduled"
+
+
+@pytest.mark.parametrize(
+    ("fixture", "more"),
+    [
+        ("finished", ()),
+        pytest.param("finished_with_schedule", SCHEDULED, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    ],
+    ids=["constant learning rates", "scheduled learning rates"],
+)
+def test_a_run_killed_and_resumed_ends_with_the_same_bits(
+    request: pytest.FixtureRequest, workplace: Workplace, fixture: str, more: tuple[str, ...]
+) -> None:
+    finished: str = request.getfixturevalue(fixture)
+    killed = f"{finished}_killed"
+    typed = (*UNINTERRUPTED, *more, f"run_dir={killed}")
+    process = workplace.start_training(*typed)
     last = workplace.path / killed / "checkpoints" / "last.ckpt"
     while not last.exists():
         assert process.poll() is None, process.communicate()
@@ -156,12 +177,12 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bits(workplace: Workplace, 
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (workplace.path / killed / "results.json").exists()
-    resumed = workplace.train(*UNINTERRUPTED, f"run_dir={killed}")
+    resumed = workplace.train(*typed)
     succeeded(resumed)
     assert resumed.stderr == "", "a resumed run complains about what the user cannot mend"
     assert 0 < workplace.results(killed)["resumed_from_step"] < 60
     ours, theirs = workplace.checkpoint(killed), workplace.checkpoint(finished)
-    for part in ("state_dict", "optimizer_states", "global_step"):
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         assert_identical(ours[part], theirs[part], part)
     for which in ("last", "best", "behavior", "dataset_fingerprint"):
         assert workplace.results(killed)[which] == workplace.results(finished)[which]
@@ -215,9 +236,14 @@ def test_an_unfinished_run_is_found_again(workplace: Workplace, monkeypatch: pyt
 
 def test_a_longer_run_goes_on_from_a_finished_one(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace.path)
-    overrides = (*SMALL, "run_dir=longer", "algorithm=dof_cloning")
+    overrides = (*SMALL, "run_dir=longer", "algorithm=dof_cloning", "logger=[tensorboard,csv]")
     overrides = tuple(o for o in overrides if not o.startswith("algorithm."))  # of critics, which cloning has none of
     for steps in (4, 8):
         run_here(*overrides, f"trainer.max_steps={steps}")
     results = workplace.results("longer")
     assert (results["resumed_from_step"], results["steps"]) == (4, 8)
+    assert len(list((workplace.path / "longer").glob("events.out.tfevents.*"))) > 1
+    with (workplace.path / "longer" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for tag, steps in (("learning_rate/denoiser", [*range(1, 9)]), ("final/last_return_mean", [4, 8])):
+        assert [int(row["step"]) for row in rows if row[tag]] == steps, tag

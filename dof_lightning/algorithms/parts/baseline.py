@@ -37,7 +37,7 @@ class BaselineSettings(AlgorithmSettings):
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """Nothing diffuses; see the base class."""
-        return {PADDED_TAILS: "no rows of a window diffuse"}
+        return super().idle(action_kind) | {PADDED_TAILS: "no rows of a window diffuse"}
 
     def check(self) -> None:
         """See the base class."""

@@ -149,7 +149,10 @@ class DataDiffusionSettings(DiffusionSettings):
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """An h without parameters learns nothing, whatever the weight."""
         made = getattr(self.data_factorization, "func", self.data_factorization)
-        return {"reconstruction_weight": "data_factorization=concat has nothing to learn"} if made is Concat else {}
+        found = super().idle(action_kind)
+        if made is Concat:
+            found["reconstruction_weight"] = "data_factorization=concat has nothing to learn"
+        return found
 
     @property
     def seeds(self) -> SharedSeeds:

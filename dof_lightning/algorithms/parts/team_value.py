@@ -42,7 +42,7 @@ class ValueSettings(AlgorithmSettings):
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
         """If actions are discrete, all choices are looked at and none are drawn; see the base class."""
         drawn = {"candidates": "actions are discrete"} if action_kind == "discrete" else {}
-        return {PADDED_TAILS: "no rows of a window diffuse"} | drawn
+        return super().idle(action_kind) | {PADDED_TAILS: "no rows of a window diffuse"} | drawn
 
     def check(self) -> None:
         """Refuses centralised execution: every agent reads its own values."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,15 @@ def test_values_are_those_of_the_policy_at_that_step(tmp_path: Path) -> None:
     assert "rollout/win_rate" not in metrics
 
 
+def charts_of(events: EventAccumulator, category: str) -> dict[str, set[str]]:
+    """Tags by chart of a category of *Custom Scalars*, of which the scores are the first."""
+    (written,) = events.Tensors("custom_scalars__config__")
+    layout = Layout.FromString(written.tensor_proto.string_val[0])
+    found = {one.title: one.chart for one in layout.category}
+    assert list(found) == ["rollout", "loss"]
+    return {chart.title: set(chart.multiline.tag) for chart in found[category]}
+
+
 def test_progress_bar_shows_the_normalized_score(tmp_path: Path) -> None:
     trainer, _ = train(tmp_path, rollouts(), max_steps=4)
     assert "rollout/normalized_score" in trainer.progress_bar_metrics
@@ -107,9 +117,7 @@ def test_without_a_reference_the_return_is_shown_and_nothing_is_normalized(tmp_p
     events = train_with_tensorboard(tmp_path, *watchers, max_steps=4)
     assert "  return " in capsys.readouterr().out.splitlines()[-1]
     assert not [tag for tag in events.Tags()["scalars"] if "normalized" in tag]
-    (written,) = events.Tensors("custom_scalars__config__")
-    layout = Layout.FromString(written.tensor_proto.string_val[0])
-    assert [chart.title for chart in layout.category[0].chart] == ["return"]
+    assert list(charts_of(events, "rollout")) == ["return"]
 
 
 def test_both_scores_are_drawn_where_references_were_measured_here(tmp_path: Path) -> None:
@@ -121,13 +129,9 @@ def test_both_scores_are_drawn_where_references_were_measured_here(tmp_path: Pat
     assert (score.value, own.value) == pytest.approx((5 * (mean + 10), 5 * (mean + 5)), rel=1e-5)
     assert [e.value for e in events.Scalars("rollout/behavior_own_normalized_score")] == [50.0]
     assert [e.value for e in events.Scalars("rollout/random_return")] == [-5.0]
-    (written,) = events.Tensors("custom_scalars__config__")
-    layout = Layout.FromString(written.tensor_proto.string_val[0])
-    charts = {chart.title: set(chart.multiline.tag) for chart in layout.category[0].chart}
-    assert charts["own_normalized_score"] == {
-        f"rollout/{who}own_normalized_score" for who in ("", "behavior_", "random_")
-    }
-    assert charts["normalized_score"] == {f"rollout/{who}normalized_score" for who in ("", "behavior_", "random_")}
+    charts = charts_of(events, "rollout")
+    for kind in ("own_normalized_score", "normalized_score"):
+        assert charts[kind] == {f"rollout/{who}{kind}" for who in ("", "behavior_", "random_")}
 
 
 def test_win_rate_where_there_is_something_to_win(tmp_path: Path) -> None:
@@ -170,13 +174,17 @@ def test_constant_lines_share_the_charts_with_the_scores(tmp_path: Path) -> None
     assert [event.value for event in events.Scalars("rollout/behavior_return")] == [5.0] * 3
     assert [event.value for event in events.Scalars("rollout/random_return")] == [-10.0] * 3
     assert [event.value for event in events.Scalars("rollout/behavior_normalized_score")] == [75.0] * 3
-    (written,) = events.Tensors("custom_scalars__config__")
-    layout = Layout.FromString(written.tensor_proto.string_val[0])
-    charts = {chart.title: set(chart.multiline.tag) for chart in layout.category[0].chart}
-    assert charts == {
+    assert charts_of(events, "rollout") == {
         kind: {f"rollout/{who}_{kind}" for who in ("behavior", "random")} | {f"rollout/{measured}"}
         for kind, measured in (("return", "return_mean"), ("normalized_score", "normalized_score"))
     }
+
+
+def test_losses_stand_beside_held_out_ones_below_the_scores(tmp_path: Path) -> None:
+    charts = charts_of(train_with_tensorboard(tmp_path, rollouts()), "loss").values()
+    tags = ("loss/diffusion", "heldout/diffusion", "heldout/diffusion_agent_0", "loss/q", "q/value", "q/target")
+    drawn = [[tag for tag in tags if any(re.match(pattern, tag) for pattern in patterns)] for patterns in charts]
+    assert drawn == [["loss/diffusion", "heldout/diffusion"], ["q/value", "q/target"]]
 
 
 def test_callback_periods_must_be_positive() -> None:

@@ -12,11 +12,10 @@ from dof_lightning.config import compose as configuration
 from dof_lightning.errors import UserError
 from dof_lightning.report.aggregates import aggregates, comparisons
 from dof_lightning.report.command import report
-from dof_lightning.report.figures import pictures
 from dof_lightning.report.gathering import Group, gather
 from dof_lightning.report.published import published
 from dof_lightning.report.store import ResultsStore
-from dof_lightning.report.tables import details, labels, scores
+from dof_lightning.report.tables import details, labels, published_scores, scores
 from dof_lightning.spec import fingerprint
 from tests.fixtures.report_stores import SPREAD, cell, fill
 from tests.fixtures.store_rows import point, record
@@ -32,12 +31,13 @@ def test_a_row_tells_mean_and_spread_over_seeds_and_their_number(tmp_path: Path)
     assert "Fewer than 5 seeds" not in scores(gather([fill(tmp_path / "more", seeds=5)]), "mpe_spread").note
 
 
-def test_published_numbers_stand_beside_ours_where_the_world_is_the_same(tmp_path: Path) -> None:
-    table = scores(gather([fill(tmp_path)]), "mpe_spread")
-    assert "published, of other data" in table.columns
-    assert not any("another world" in column for column in table.columns)
-    first = table.columns.index("published, of other data")
-    assert next(row for row in table.rows if row[0] == "td3_bc")[first] == "32.3 ± 3.8"
+def test_published_numbers_have_a_table_of_their_own_and_no_column_between_ours(tmp_path: Path) -> None:
+    groups = gather([fill(tmp_path)])
+    ours, (table,) = scores(groups, "mpe_spread"), published_scores(groups, "mpe_spread")
+    assert ours.columns == ("method", "medium, last", "best", "expert, last", "best")
+    assert not any("32.3" in text for row in ours.rows for text in row)
+    assert table.title == "mpe_spread: published, of other data"
+    assert cell(table, "td3_bc", "medium") == "32.3 ± 3.8"
     assert "no comparison of methods" in table.note
 
 
@@ -54,10 +54,10 @@ def test_published_numbers_of_another_world_stand_apart_and_say_so(
 ) -> None:
     told = {"environment": environment, "dataset": dataset, "algorithm": algorithm, "environment_fingerprint": "other"}
     ResultsStore(tmp_path).append(record(**told), [])
-    table = scores(gather([tmp_path]), environment)
-    assert "published, of other data" not in table.columns
-    quality = dataset.rpartition("_")[2]
-    assert cell(table, algorithm, f"{quality}, published in another world") == number
+    (table,) = published_scores(gather([tmp_path]), environment)
+    assert table.title == f"{environment}: published in another world"
+    assert "no comparison" in table.note
+    assert cell(table, algorithm, dataset.rpartition("_")[2]) == number
 
 
 def test_a_variant_has_no_published_number_and_madiffs_says_whose_it_may_be(tmp_path: Path) -> None:
@@ -65,12 +65,12 @@ def test_a_variant_has_no_published_number_and_madiffs_says_whose_it_may_be(tmp_
     for variant in ("", "td3_bc_alpha_10"):
         told = record(**spread, algorithm="td3_bc", variant=variant, config_hash=f"td3_bc {variant}")
         ResultsStore(tmp_path).append(told, [])
-    table = scores(gather([tmp_path]), "mpe_spread")
-    assert cell(table, "td3_bc", "published, of other data") == "32.3 ± 3.8"
-    assert cell(table, "td3_bc_alpha_10", "published, of other data") == "-"
+    (table,) = published_scores(gather([tmp_path]), "mpe_spread")
+    assert table.rows == (("td3_bc", "32.3 ± 3.8"),)
     assert "MADIFF" not in table.note
     ResultsStore(tmp_path).append(record(**spread, algorithm="madiff_d", variant="", config_hash="madiff_d"), [])
-    assert "does not say whether its agents act alone" in scores(gather([tmp_path]), "mpe_spread").note
+    (table,) = published_scores(gather([tmp_path]), "mpe_spread")
+    assert "does not say whether its agents act alone" in table.note
 
 
 @pytest.mark.parametrize(
@@ -197,22 +197,6 @@ def test_dof_is_compared_with_the_others_where_nobody_else_is_named(tmp_path: Pa
     assert improvements.title == "Probability that dof_policy scores more, normalised score"
 
 
-def test_no_two_methods_look_alike_in_a_figure(tmp_path: Path) -> None:
-    groups = gather([fill(tmp_path, tuple(f"method_{place}" for place in range(13)))])
-    for picture in pictures(groups, comparisons(groups, None, seed=0)):
-        lines = [line for line in picture.figure.axes[0].lines if str(line.get_label()).startswith("method")]
-        assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines)
-
-
-def test_one_seed_has_no_interval(tmp_path: Path) -> None:
-    one, several = (gather([fill(tmp_path / str(seeds), seeds=seeds)]) for seeds in (1, 2))
-    for table in aggregates(comparisons(one, against=None, seed=0)):
-        assert {row[table.columns.index("95 % interval")] for row in table.rows} == {"- (one seed)"}
-    for groups, intervals in ((one, 0), (several, 2)):
-        means = next(pictures(groups, comparisons(groups, None, seed=0)))
-        assert len(means.figure.axes[0].patches) == intervals
-
-
 def test_without_the_extra_one_line_says_what_to_install_and_the_rest_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,11 +207,12 @@ def test_without_the_extra_one_line_says_what_to_install_and_the_rest_is_there(
     assert line.endswith("pip install -c constraints.txt -e '.[report]'")
     titles = re.findall("^## (.*)", (tmp_path / "out" / "report.md").read_text(), re.MULTILINE)
     assert titles == [
+        "Summary",
         "mpe_spread: normalised score",
+        "Learning curves",
+        "mpe_spread: published, of other data",
         "Returns, time and memory",
         "What reproduces each row",
-        "Learning curves, mpe_spread_medium",
-        "Learning curves, mpe_spread_expert",
     ]
     report([str(fill(tmp_path / "one", ("bc",))), f"output={tmp_path / 'one'}", "formats=markdown"])
     assert capsys.readouterr().err == ""

@@ -24,12 +24,12 @@ class Loads(HTMLParser):
         self.fetched: list[str] = []
         self.tags: list[str] = []
         self.linked: list[str] = []
-        self.anchors: set[str] = set()
+        self.anchors: list[str] = []
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         told = dict(attributes)
-        self.anchors.add(told.get("id") or "")
+        self.anchors += [told["id"] or ""] if "id" in told else []
         if tag == "a":
             self.linked.append(told.get("href") or "")
         elif "src" in told or (tag in ("link", "image", "use") and not (told.get("xlink:href") or "#").startswith("#")):
@@ -44,23 +44,39 @@ def test_the_page_needs_nothing_else_and_holds_every_table_and_figure(tmp_path: 
     assert page.fetched == []
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert not re.search(r"@import|url\((?!#)", text)
-    assert page.tags.count("svg") == len([path for path in paths if path.suffix == ".svg"]) == 5
-    assert page.tags.count("table") == 5
+    assert set(re.findall(r"[\w:]*=?.https?://[^\"\s<]*", text)) == {
+        f'{name}="http://www.w3.org/{what}' for name, what in (("xmlns", "2000/svg"), ("xmlns:xlink", "1999/xlink"))
+    }, "names of formats, which nothing loads"
+    assert page.tags.count("svg") == len([path for path in paths if path.suffix == ".svg"]) == 7
+    assert page.tags.count("table") == 6
     assert page.linked
     assert all(link.removeprefix("#") in page.anchors for link in page.linked)
+    assert len(set(page.anchors)) == len(page.anchors), "an id twice"
     assert "Spread &amp; more" in text
+
+
+def test_figures_of_the_page_follow_the_readers_colours_and_files_stand_on_white(tmp_path: Path) -> None:
+    paths = report([str(fill(tmp_path / "store")), f"output={tmp_path / 'out'}"])
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "prefers-color-scheme: dark" in text
+    for drawn in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        assert not re.search(r"(fill|stroke): (#000000|#ffffff|black|white)", drawn)
+        assert "currentColor" in drawn
+    for path in (path for path in paths if path.suffix == ".svg"):
+        assert "currentColor" not in path.read_text()
+        assert "fill: #ffffff" in path.read_text()
 
 
 def test_markdown_names_pictures_that_are_there_and_latex_is_balanced(tmp_path: Path) -> None:
     report([str(fill(tmp_path / "store")), f"output={tmp_path / 'out'}"])
     markdown = (tmp_path / "out" / "report.md").read_text()
     pictures = re.findall(r"!\[.*\]\((.*)\)", markdown)
-    assert len(pictures) == 5
+    assert len(pictures) == 7
     assert all((tmp_path / "out" / name).exists() for name in pictures)
     latex = (tmp_path / "out" / "report.tex").read_text()
     unescaped = re.sub(r"\\[{}]", "", latex)
     assert unescaped.count("{") == unescaped.count("}")
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 5
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 6
     assert not re.search(r"(?<!\\)[%#_]", latex)
     for table in latex.split(r"\begin{tabular}")[1:]:
         widths = {len(re.findall(r"(?<!\\)&", line)) for line in table.splitlines() if line.endswith(r"\\")}

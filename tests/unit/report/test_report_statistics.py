@@ -6,6 +6,7 @@ import pytest
 from dof_lightning.report.statistics import (
     interquartile_mean,
     left_out,
+    middle_of_seeds,
     performance_profile,
     probability_of_improvement,
 )
@@ -30,6 +31,15 @@ def runs(seed: int, n_seeds: int = 5) -> dict[str, np.ndarray]:
 def test_the_interquartile_mean_is_the_mean_of_the_middle_half(values: list[float], middle: float) -> None:
     assert interquartile_mean({"a": np.array(values)}, seed=0).value == pytest.approx(middle)
     assert left_out({"a": np.array(values)}) == len(values) // 4
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3, 5, 8])
+def test_over_the_seeds_of_one_task_it_is_the_same_without_the_extra(n_seeds: int) -> None:
+    scores = runs(1, n_seeds)["a"]
+    ours, theirs = middle_of_seeds(scores, seed=0), interquartile_mean({"a": scores}, seed=0)
+    assert ours.value == pytest.approx(theirs.value)
+    assert ours.interval == pytest.approx(theirs.interval, abs=0.15 * np.ptp(scores))
+    assert middle_of_seeds(scores[:1], seed=0).interval is None
 
 
 def test_runs_of_all_tasks_are_one_pool() -> None:

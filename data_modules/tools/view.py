@@ -1,0 +1,166 @@
+"""`dof data view`: one episode as a page that opens from disk, with its frames, rewards and actions."""
+
+import base64
+import html
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from data_modules.storage.arrays import Episodes
+from data_modules.storage.manifest import DatasetManifest
+from data_modules.storage.shards import read_shard
+from dof_lightning.errors import UserError
+from dof_lightning.files import write_atomically
+from dof_lightning.pictures import encode_gif
+from dof_lightning.spec import AgentSpec, check_same_world
+
+if TYPE_CHECKING:
+    from dof_lightning.envs.base import VectorEnv
+
+_EXACT = 1e-3  # relative; rounding of a state that is read off observations stays far below
+_FRAMES_PER_SECOND = 5.0
+_BESIDE: Mapping[str, Any] = {
+    "frameon": False,
+    "fontsize": "small",
+    "loc": "center left",
+    "bbox_to_anchor": (1.0, 0.5),  # right of the box: curves fill it
+}
+
+
+def view(manifest: DatasetManifest, index: int, environment: "VectorEnv | None", path: Path) -> str | None:
+    """Writes the page of an episode.
+
+    Frames are those of its actions played again from its first state, as datasets hold no pictures.
+
+    Args:
+        manifest: of the dataset.
+        index: the episode's place among those stored, from 0.
+        environment: that may draw it; None: curves alone.
+        path: of the page, which is replaced.
+
+    Returns:
+        why there are no frames, or what is to be known about them; None for nothing.
+
+    Raises:
+        UserError: there is no such episode, its shard is damaged, or the environment is another world.
+    """
+    episode = _read(manifest, index)
+    frames, remark = _play(manifest, episode, environment)
+    write_atomically(path, _page(manifest, index, episode, frames, remark))
+    return remark
+
+
+def _read(manifest: DatasetManifest, index: int) -> Episodes:
+    """One episode, from its own shard, which is read to the end: only then is it known to be whole."""
+    if index >= manifest.n_episodes:
+        raise UserError(
+            f"episode={index} is not there: {manifest.location} holds {manifest.n_episodes:,}, numbered from 0"
+        )
+    before, found = 0, None
+    for shard in manifest.shards:
+        if before + shard.n_episodes <= index:
+            before += shard.n_episodes
+            continue
+        for rows in read_shard(manifest.url(shard), manifest.members, shard):
+            if before <= index < before + rows.n_episodes:
+                found = rows.select(np.array([index - before])).padded()
+            before += rows.n_episodes
+        break
+    assert found is not None
+    return found
+
+
+def _play(
+    manifest: DatasetManifest, episode: Episodes, environment: "VectorEnv | None"
+) -> tuple[list[np.ndarray], str | None]:
+    """The frames `[height, width, 3]` before, between and after the steps, and what is to be said of them."""
+    if environment is None:
+        return [], f"no frames: {manifest.spec.environment.name!r} is no option of env here; type env=<name> to draw it"
+    name = environment.spec.name
+    check_same_world(manifest.spec.name, manifest.spec.environment, environment.spec)
+    if environment.missing is not None:
+        return [], f"no frames: env={name} cannot be played: {environment.missing}"
+    if not environment.can_render:
+        return [], f"no frames: env={name} cannot draw"
+    first = torch.from_numpy(episode.observations[:, :, 0])
+    start = environment.reset_like(first)
+    start = environment.reset(torch.zeros(1, dtype=torch.int64)) if start is None else start
+    if not torch.allclose(start.cpu(), first, atol=1e-4):
+        return [], f"no frames: env={name} cannot be set to the episode's first state"
+    frames, actions = [environment.render(0)], torch.from_numpy(episode.actions)
+    for step in range(int(episode.length[0])):
+        result = environment.step(actions[:, :, step])
+        recorded = episode.rewards[:, :, step]
+        if (np.abs(result.rewards.cpu().numpy() - recorded) > _EXACT * (1 + np.abs(recorded))).any():
+            return frames, f"frames end at step {step}: env={name} rewards the next one otherwise than the data"
+        frames.append(environment.render(0))
+    return frames, None
+
+
+def _page(
+    manifest: DatasetManifest, index: int, episode: Episodes, frames: list[np.ndarray], remark: str | None
+) -> str:
+    """HTML with everything in it: it needs no network and no other file."""
+    spec, rewards = manifest.spec, episode.rewards[0, :, : episode.length[0]]
+    title = f"{spec.name}, episode {index}"
+    facts = {
+        "environment": spec.environment.name,
+        "steps": f"{episode.length[0]}, {'terminated' if episode.terminated[0] else 'cut by the time limit'}",
+        "return": f"{rewards.sum(axis=1).mean():.4g} (mean over agents)",
+        "dataset": f"{manifest.location} ({manifest.n_episodes:,} episodes, mean return "
+        f"{manifest.behavior['return_mean']:.4g}, fingerprint {spec.fingerprint})",
+        "number in its source": str(episode.episode_id[0]),
+    }
+    rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in facts.items())
+    gif = base64.b64encode(encode_gif(frames, _FRAMES_PER_SECOND)).decode() if frames else ""
+    moving = f'<img alt="frames of the episode" src="data:image/gif;base64,{gif}">' if frames else ""
+    said = "" if remark is None else f"<p>{html.escape(remark)}</p>"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        "<style>body{font:16px sans-serif;max-width:60em;margin:1em auto;padding:0 1em}"
+        "th{text-align:left;padding-right:1em}svg,img{max-width:100%;height:auto}</style></head>\n"
+        f"<body><h1>{html.escape(title)}</h1>\n<table>{rows}</table>\n{said}{moving}\n{_curves(manifest, episode)}\n"
+        "</body></html>\n"
+    )
+
+
+def _curves(manifest: DatasetManifest, episode: Episodes) -> str:
+    """SVG of every agent's rewards, summed up, and of its actions."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    agents, length = manifest.spec.environment.agents, int(episode.length[0])
+    rewards = episode.rewards[0, :, :length]
+    figure = Figure(figsize=(9, 2.2 * (2 + len(agents))), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.subplots(2 + len(agents), 1, sharex=True)
+    for agent, earned in zip(agents, rewards, strict=True):
+        axes[0].plot(range(1, length + 1), earned, label=agent.name)
+        axes[1].plot(range(length + 1), np.concatenate(([0.0], earned.cumsum())), label=agent.name)
+    axes[0].set(ylabel="reward")
+    axes[0].legend(**_BESIDE)
+    axes[1].set(ylabel="sum of rewards")
+    for ax, agent, acts in zip(axes[2:], agents, episode.actions[0], strict=True):
+        _draw_actions(ax, agent, acts[:length])
+    axes[-1].set(xlabel="step")
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
+
+
+def _draw_actions(ax: Any, agent: AgentSpec, actions: np.ndarray) -> None:
+    """One agent's: a line per dimension `[L, A]`, or a point per choice `[L]`."""
+    steps = np.arange(1, len(actions) + 1)
+    if actions.ndim == 1:
+        ax.plot(steps, actions, ".")
+        ax.set(ylabel=f"choice of {agent.name}", ylim=(-0.5, agent.action_dim - 0.5))
+        return
+    for dimension in range(agent.action_dim):
+        ax.plot(steps, actions[:, dimension], drawstyle="steps-mid", label=f"{dimension}")
+    ax.set(ylabel=f"actions of {agent.name}", ylim=(-1.05, 1.05))
+    ax.legend(title="dimension", title_fontsize="small", **_BESIDE)
