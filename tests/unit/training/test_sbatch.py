@@ -1,4 +1,4 @@
-"""The sbatch file of docs/guide/devices.md, in bash: it starts what the project reads and resumes what ran out of time."""
+"""The sbatch file of docs/guide/devices.md, in bash: starts what the project reads and resumes what ran out of time."""
 
 import os
 import re
