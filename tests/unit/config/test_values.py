@@ -25,7 +25,7 @@ def test_every_tuned_value_is_named_once_with_its_section() -> None:
     written = (catalog.CONF_DIR / "hyperparams" / "particle.yaml").read_text(encoding="utf-8").splitlines()
     assert written[number - 1].startswith("- algorithms: [dof_policy]")
     assert "algorithm.q_weight=100.0" in weight
-    assert "mpe_spread_medium" in weight
+    assert "mpe_*_medium" in weight
     assert "data.global_batch_size=256" in lines[0]
     assert not any("algorithm.discount" in line for line in lines), "what is typed is no tuned value"
     assert sum(line.count("algorithm.q_weight=") for line in lines) == 1, "the section that is overruled is not named"
