@@ -3,29 +3,19 @@
 `load_agent` needs torch and numpy, neither Lightning nor Hydra nor the team it was trained with: this is what runs on a
 robot. Here it plays MPE Spread beside two team-mates who stand still, and sees nothing but its own observations.
 
-    python examples/act_with_one_agent.py runs/mine/checkpoints/best_agents/agent_0.json     # from `dof export`
-    python examples/act_with_one_agent.py                                                    # trains and exports first
+    python examples/act_with_one_agent.py runs/mine/checkpoints/best_agents/agent_0.json  # from `dof export`
+    python examples/act_with_one_agent.py  # one that is shipped with the package
 """
 
 import sys
-from pathlib import Path
 
 import torch
 
-from dof_lightning import load_agent, make_env, train
-from dof_lightning.checkpoints.checkpoint import read
-from dof_lightning.checkpoints.export import export_agents
+from dof_lightning import load_agent, make_env
 
 
-def export_an_agent() -> Path:
-    """A run of seconds, which learns next to nothing, and its agents on disk."""
-    run = train("experiment=mpe_spread_medium", "debug=default", "resume=never")
-    agents = export_agents(read(run / "checkpoints" / "last.ckpt"))
-    return agents / "agent_0.json"
-
-
-def main(file: Path, episodes: int = 8) -> None:
-    agent = load_agent(file)
+def main(path: str, episodes: int = 8) -> None:
+    agent = load_agent(path)
     env = make_env("mpe_spread")
     observations = env.reset(torch.arange(episodes))  # [E, N, O]
     agent.reset(seed=0)
@@ -41,4 +31,4 @@ def main(file: Path, episodes: int = 8) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else export_an_agent())
+    main(sys.argv[1] if len(sys.argv) > 1 else "mpe_spread_expert")

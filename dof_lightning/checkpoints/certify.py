@@ -20,8 +20,9 @@ from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, bu
 from dof_lightning.checkpoints.export import sha256
 from dof_lightning.checkpoints.overrides import override
 from dof_lightning.config.command_line import for_shell
-from dof_lightning.deployment.agent import Agent, load_agent, weights_path
+from dof_lightning.deployment.agent import Agent, load_agent
 from dof_lightning.deployment.decision import own_noise, told_seed
+from dof_lightning.deployment.record import team_records, weights_path
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation.score import cores_per_process
@@ -205,7 +206,7 @@ def _load(folder: Path, checkpoint: Checkpoint) -> list[Agent]:
     if not folder.is_dir():
         command = for_shell("dof", "export", f"checkpoint={checkpoint.path}")
         raise UserError(f"agents={folder} does not exist; write it with `{command}`")
-    agents = sorted((load_agent(path) for path in folder.glob("*.json")), key=lambda agent: agent.index)
+    agents = [load_agent(path) for path in team_records(folder).values()]
     names = [agent.name for agent in checkpoint.spec.environment.agents]
     if [agent.name for agent in agents] != names:
         raise UserError(f"agents={folder} holds {[a.name for a in agents]}, the checkpoint's team is {names}")

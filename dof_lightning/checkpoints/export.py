@@ -18,8 +18,9 @@ import torch
 
 from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, git_revision, versions
 from dof_lightning.checkpoints.overrides import override
-from dof_lightning.deployment.agent import FORMAT, FORMAT_VERSION, Agent, load_agent, write_record
+from dof_lightning.deployment.agent import Agent, load_agent
 from dof_lightning.deployment.program import trace
+from dof_lightning.deployment.record import FORMAT, FORMAT_VERSION, write_record
 from dof_lightning.deployment.structure import describe
 from dof_lightning.errors import UserError
 from dof_lightning.files import building

@@ -1,7 +1,6 @@
 """Loading one agent from its file, and letting it act."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,34 +10,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dof_lightning import __version__
 from dof_lightning.deployment.decision import Decision, own_noise, told_seed
+from dof_lightning.deployment.record import AGAIN, find_record, read_record, weights_path
 from dof_lightning.deployment.structure import rebuild
 from dof_lightning.deployment.world_units import WorldUnits
-from dof_lightning.digest import KEY, sealed, unsealed
 from dof_lightning.errors import UserError
-from dof_lightning.plain import parse_json
 from dof_lightning.policy import DecentralizedPolicy
-from dof_lightning.schema import anything, many, mapping, one_of, record, text, whole
-
-FORMAT = "dof-lightning agent"
-_WITHOUT_SEAL = 2  # version 0.1.0's: the same content
-FORMAT_VERSION = 3  # another one whenever the classes of a policy hold other things: files are put together from those
-
-_ABOUT = record(
-    {
-        "name": text,
-        "action_kind": one_of("continuous", "discrete"),
-        "index": whole(0),
-        **dict.fromkeys(("observation_dim", "action_dim", "padded_observation_dim", "padded_action_dim"), whole(1)),
-    },
-    others=anything,
-)
-_RECORD = record(
-    {"agent": _ABOUT, "noise_shape": many(whole(0)), "weights_sha256": text, "structure": mapping}, others=anything
-)
-_WRITTEN_BY = record({"versions": record({"dof-lightning": text}, others=anything)}, others=anything)
-_AGAIN = "export the checkpoint again"
 
 ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)
 
@@ -196,20 +173,24 @@ class Agent:
             )
 
 
-def load_agent(path: str | Path, device: torch.device | str = "cpu") -> Agent:
-    """Reads an agent that `dof export` wrote: `<name>.json`, and the weights in `<name>.safetensors` beside it.
+def load_agent(path: str | Path, device: torch.device | str = "cpu", agent: int | None = None) -> Agent:
+    """Reads an agent that `dof export` wrote, or one that is shipped with this package.
+
+    An agent is two files, `<name>.json` and the weights in `<name>.safetensors` beside it.
 
     Nothing in the files is run: the weights are plain tensors, and the json names classes of this project.
 
     Args:
-        path: of the json.
+        path: the json; or a folder that `dof export` wrote; or the name of a shipped team, as `mpe_spread_expert`
+            (docs/guide/deploy.md lists them). A file or folder of that name goes before a shipped team.
         device: where the agent acts.
+        agent: index in the team, for a folder or a name; None means 0.
 
     Raises:
-        UserError: a file is missing, damaged, or of another format; the message names it.
+        UserError: a file is missing, damaged, or of another format, or there is no such agent; the message names it.
     """
-    path = Path(path)
-    record, is_sealed = _read_record(path)
+    path = find_record(path, agent)
+    record, is_sealed = read_record(path)
     weights = weights_path(path)
     if not weights.is_file():
         raise UserError(f"{weights} does not exist; an agent is two files, keep them side by side")
@@ -226,7 +207,7 @@ def load_agent(path: str | Path, device: torch.device | str = "cpu") -> Agent:
     except UserError as error:
         raise error if str(weights) in str(error) else UserError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {type(error).__name__} {error}; {_AGAIN}") from error
+        raise UserError(f"{path} is damaged: {type(error).__name__} {error}; {AGAIN}") from error
 
 
 def _try(agent: Agent) -> None:
@@ -242,44 +223,3 @@ def _try(agent: Agent) -> None:
         raise ValueError(f"it cannot decide ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from error
     if list(action.shape) != [agent.action_dim] * (agent.action_kind == "continuous") or not action.isfinite().all():
         raise ValueError(f"it decides on what is no action of {agent.action_dim} {agent.action_kind} dimensions")
-
-
-def weights_path(record: Path) -> Path:
-    """Where the weights of an agent's json lie."""
-    return record.with_name(f"{record.name.removesuffix('.json')}.safetensors")
-
-
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes an agent's json, sealed."""
-    path.write_text(json.dumps(sealed(record), indent=1) + "\n", encoding="utf-8")
-
-
-def _read_record(path: Path) -> tuple[dict[str, Any], bool]:
-    """The json without its seal, and whether there was one: version 0.1.0 wrote none."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; `dof export checkpoint=<path>` writes one json an agent")
-    try:
-        told = parse_json(path.read_bytes(), infinity=True)  # what bounds nothing
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: it is not JSON ({error}); {_AGAIN}") from error
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
-        raise UserError(f"{path} does not describe an agent that `dof export` wrote")
-    try:
-        if told.get("format_version") not in (FORMAT_VERSION, _WITHOUT_SEAL):
-            _WRITTEN_BY("", told)
-            raise UserError(
-                f"{path} has format_version {told.get('format_version')}, dof-lightning {__version__} reads "
-                f"{FORMAT_VERSION}; it was written by {told['versions']['dof-lightning']}: {_AGAIN}"
-            )
-        content = unsealed(told, owed=told["format_version"] == FORMAT_VERSION)
-        _RECORD("", content)
-        _check_sizes(content["agent"])
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}; {_AGAIN}") from error
-    return content, KEY in told
-
-
-def _check_sizes(about: Mapping[str, Any]) -> None:
-    for which in ("observation_dim", "action_dim"):
-        if about[which] > about[f"padded_{which}"]:
-            raise ValueError(f"agent.{which} must be at most agent.padded_{which}, got {about[which]}")

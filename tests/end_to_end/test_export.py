@@ -16,7 +16,7 @@ from torch import Tensor
 from dof_lightning.checkpoints import checkpoint as checkpoints
 from dof_lightning.cli import main as cli
 from dof_lightning.deployment import load_agent
-from dof_lightning.deployment.agent import write_record
+from dof_lightning.deployment.record import write_record
 from dof_lightning.deployment.structure import describe
 from tests.end_to_end.test_errors import complaint_of_dof
 from tests.fixtures.workplace import ROOT, Workplace

@@ -58,6 +58,16 @@ def test_the_wheel_has_every_option_and_the_program(wheel: Path) -> None:
     assert {*ours, "train.py"} <= inside
 
 
+def test_pretrained_agents_come_with_the_wheel(installed: Path, tmp_path: Path) -> None:
+    load = (
+        "from dof_lightning import load_agent; from dof_lightning.deployment.record import SHIPPED, shipped_teams; "
+        "print(SHIPPED, *(load_agent(name, agent=2).name for name in shipped_teams()))"
+    )
+    folder, *loaded = succeeded(run(installed / "python", "-c", load, cwd=tmp_path)).split()
+    assert Path(folder).is_relative_to(installed.parent)
+    assert loaded == ["agent_2", "predator_2"]
+
+
 def test_nothing_of_the_wheel_can_collide(wheel: Path) -> None:
     names = {Path(name).parts[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert {name for name in names if not name.startswith("dof_lightning")} == set()

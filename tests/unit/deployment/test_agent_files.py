@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dof_lightning.deployment import load_agent
-from dof_lightning.deployment.agent import FORMAT_VERSION
+from dof_lightning.deployment.record import FORMAT_VERSION
 from dof_lightning.diffusion import sampler
 from dof_lightning.digest import KEY
 from dof_lightning.errors import UserError
