@@ -1,4 +1,4 @@
-"""Data factorisations h: how the agents' denoised data make the joint data."""
+"""Data factorisations h: maps from the agents' denoised data to the joint data."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from dof_lightning.factorization.mixing import ResidualAttention
 
 
 class WConcat(WeightedConcatenation):
-    """Agent i's data times its own learned w_i > 0 (seed, slide 'Data Factorization').
+    """Agent i's data times its own learned w_i > 0 (Li et al., 2025, slide 'Data Factorization').
 
     The joint data are compared with the unweighted x_0 or judged by critics, so nothing is gained by shrinking and
     the weights need no constraint between agents (unlike the noise factorisation's, whose target is weighted too).
@@ -20,13 +20,14 @@ class WConcat(WeightedConcatenation):
         return self.log_weight.exp()
 
     def local(self, parts: Tensor) -> Tensor:
-        """w_i x_i: what agent i does to its own data."""
+        """w_i x_i, computed by agent i from its own data."""
         return parts * per_agent(self.weight, like=parts)
 
 
 class Attention(ResidualAttention):
-    """x_i + softmax(Q K^T / sqrt(d)) V over all agents' denoised data (seed, slide 'Data Factorization').
+    """x_i + softmax(Q K^T / sqrt(d)) V over all agents' denoised data (Li et al., 2025).
 
-    Applied once, to the finished x_1^0..x_N^0. It needs the others' data, so it is centralised; how the seed runs it at
-    decentralised execution is not said. [Formula inferred, with a residual term so that training starts at concat.]
+    See slide 'Data Factorization'. It is applied once, to the finished x_1^0..x_N^0. It needs the others' data, so it
+    is centralised; the paper does not specify how to run it at decentralised execution. [Formula inferred, with a
+    residual term so that training starts at concat.]
     """
