@@ -27,7 +27,7 @@ PADDED_TAILS = "data.module.train_on_padded_tails"
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmSettings(Settings):
-    """Base of all algorithms' settings; called with a dataset's spec, they build the algorithm that names them (`made_by`).
+    """Base of all algorithms' settings; called with a dataset's spec, they build their algorithm (see `made_by`).
 
     Attributes:
         seed: the run's seed; the noise of a step is a function of (seed, step, rank, accumulated batch).
