@@ -63,7 +63,7 @@ class Chain:
     kept: int = 0
 
     def locally(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """Runs one chain per agent, then h on its own x_i^0 (Li et al., 2025, Theorems 1, 2: weights cancel)."""
+        """Runs one chain per agent, then h on its own x_i^0 (Li et al., 2025, Theorems 1-2: weights cancel)."""
 
         def own(x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
             return self.noise_factorization.local(self.denoiser(x, k, condition))

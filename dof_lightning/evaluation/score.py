@@ -58,7 +58,7 @@ class Score:
     win_rate: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for `results.json`, without defaults: decentralised, no shared seed, one score, nothing to win."""
+        """Plain values for `results.json`, without defaults: decentralised, no shared seed, one score, no wins."""
         usual = {"execution": "decentralized", "shared_seeds": None, "own_normalized_score": None, "win_rate": None}
         return {key: value for key, value in asdict(self).items() if key not in usual or value != usual[key]}
 
