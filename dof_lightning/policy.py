@@ -26,7 +26,7 @@ class DecentralizedPolicy(nn.Module, ABC):
         observes_rewards: agents receive their rewards (see `observe_rewards`), which may depend on what teammates do:
             scores report this, and such agents are not exported.
         shared_seeds: M: the agents act on a common random seed z in 0..M-1, drawn before the episode and given to all
-            of them (docs/shared_seed.md); scores report this. None if they do not.
+            of them (docs/method/shared_seed.md); scores report this. None if they do not.
         rounding: how far float32 rounding may carry an action when the same decision is computed in another batch.
     """
 

@@ -25,9 +25,11 @@ RECONSTRUCTION_SNR_LIMIT = 5.0
 
 
 class DoFLightningModule(Algorithm):
-    """A centralised diffusion model that f and h factorise into one model per agent (Li et al., 2025, eqs. 3, 8-11).
+    """A centralised diffusion model that f and h factorise into one model per agent (Li et al., 2025).
 
-    Holds the per-agent denoisers eps_theta_i, the noise factorisation f and the data factorisation h (eqs. B.25-B.29),
+    Their eqs. 3, 8-11 and B.25-B.29; docs/method/README.md leads from them to this class.
+
+    Holds the per-agent denoisers eps_theta_i, the noise factorisation f and the data factorisation h,
     the moving average of the modules that act, and the two ways to sample: `joint_sample` runs one chain on x_tot,
     `local_sample` runs one chain per agent on x_i. If f satisfies IGD, both give the same data from the same noise.
 

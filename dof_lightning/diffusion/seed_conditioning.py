@@ -10,7 +10,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class SharedSeeds:
-    """Adds a seed z in 0..M-1 that all agents share to their conditions (docs/shared_seed.md).
+    """Adds a seed z in 0..M-1 that all agents share to their conditions (docs/method/shared_seed.md).
 
     If M is None there is no such seed, and conditions stay as they are.
 

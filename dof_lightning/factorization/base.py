@@ -24,11 +24,11 @@ class Factorization(nn.Module, ABC):
     Attributes:
         local_execution: agent i can run its own part of it from its own data. If False, `local` and `select_agent`
             raise TypeError, and acting needs `algorithm.execution=centralized`.
-        satisfies_igd: the joint law it trains is the product of the agents' laws (Li et al., 2025, Definition 2, eq.
-            3).
-        invertible: `split` undoes `join` in closed form. Then f joins states, true noises and predictions alike (Li
-            et al., 2025, eqs. 9-11, B.26-B.28). If False, `split` raises TypeError, and f is a head on the predictions:
-            states and true noises stay side by side (`as_state` and `as_parts` are the identity).
+        satisfies_igd: the joint law it trains is the product of the agents' laws (Li et al., 2025,
+            Definition 2, eq. 3).
+        invertible: `split` undoes `join` in closed form. Then f joins states, true noises and predictions alike (eqs.
+            9-11, B.26-B.28 there). If False, `split` raises TypeError, and f is a head on the predictions: states and
+            true noises stay side by side (`as_state` and `as_parts` are the identity).
     """
 
     fsdp_role: ClassVar[FsdpRole] = "replicate"  # only a few numbers, which several methods read
@@ -94,8 +94,7 @@ class ValueMixer(nn.Module, ABC):
         values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
 
     Attributes:
-        satisfies_igm: Q_tot is monotone in each Q_i, so ranking by Q_i ranks by Q_tot (IGM; Li et al., 2025, slide
-            'IGM').
+        satisfies_igm: Q_tot is monotone in each Q_i, so ranking by Q_i ranks by Q_tot (IGM).
     """
 
     fsdp_role: ClassVar[FsdpRole] = "replicate"  # only a few numbers

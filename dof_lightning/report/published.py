@@ -12,9 +12,9 @@ from pathlib import Path
 from dof_lightning.report.gathering import Group
 
 SOURCE = "Li et al., DoF, ICLR 2025"
-EITHER = ("madiff_c", "madiff_d")  # one row of the seed's tables, which do not say whose it is
+EITHER = ("madiff_c", "madiff_d")  # one row of the paper's tables, which do not say whose it is
 OURS = ("dof_policy", "dof_trajectory")  # DoF: one row again
-_NAMES = {  # what the seed's tables call our algorithms
+_NAMES = {  # what the paper's tables call our algorithms
     "dof_policy": "DoF",
     "dof_trajectory": "DoF",
     "madiff_d": "MADIFF",
@@ -43,7 +43,7 @@ class Published:
     """A published number.
 
     Attributes:
-        mean, std: over the seeds of the seed's tables.
+        mean, std: over the seeds, as in the paper's tables.
         metric: `normalized score` or `episode return`.
         world: its suite and task.
         same_world: task variant and opponent are those of our runs; the data never are.

@@ -86,7 +86,7 @@ def check_parts(execution: Execution, parts: Parts, like: Tensor, imagined: Sequ
     for key in ("noise_factorization", "data_factorization"):
         part: Factorization = getattr(parts, key)
         if broken := broken_promise(part, like, alone=execution == "decentralized"):
-            raise UserError(f"{key}: {type(part).__name__} {broken} (docs/extending.md)")
+            raise UserError(f"{key}: {type(part).__name__} {broken} (docs/guide/extending.md)")
     check_execution(execution, {key: part for key, part in vars(parts).items() if key not in imagined})
 
 
@@ -139,7 +139,7 @@ class DataDiffusionSettings(DiffusionSettings):
             gradient (planners, cloning), Adam cancels the weight's size, except for rounding.
         gradient_clip: largest gradient norm of each agent's denoiser; None means no clipping.
         shared_seeds: M, number of values of a random seed that all agents receive before an episode
-            (docs/shared_seed.md); None means no such seed.
+            (docs/method/shared_seed.md); None means no such seed.
     """
 
     reconstruction_weight: NonNegative = 1.0
