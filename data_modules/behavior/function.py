@@ -1,4 +1,4 @@
-"""A policy of yours, as a Python function, that collects a dataset: `dof data collect`."""
+"""Behaviours that are user-defined Python functions, for `dof data collect`."""
 
 import hashlib
 import importlib
@@ -35,7 +35,7 @@ class FunctionPolicy(DecentralizedPolicy):
 
     @property
     def acts_alone(self) -> bool:
-        """Not known, so not claimed."""
+        """False: whether the agents act alone is not known, so it is not claimed."""
         return False
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
@@ -67,7 +67,7 @@ class FunctionPolicy(DecentralizedPolicy):
         return (actions if discrete else actions.to(observations.dtype)), carry
 
     def export(self, agent: int) -> Self:
-        """Impossible.
+        """Refuses: a function cannot be exported.
 
         Raises:
             UserError: always.

@@ -1,4 +1,4 @@
-"""Who acts in MA-MuJoCo's datasets: snapshots of an online training, with noise."""
+"""Behaviours of MA-MuJoCo's datasets: snapshots of an online training, with noise."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""What `dof data list` and `dof data show` print: the known datasets and those on disk, and the card of one."""
+"""Output of `dof data list` and `dof data show`: the known datasets and those on disk, and the card of one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
