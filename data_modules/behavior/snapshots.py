@@ -33,8 +33,8 @@ class Training:
     Attributes:
         seed: of everything random.
         output: safetensors file to write; None means the file that ships with the package.
-        overwrite: replace that file where it exists. The shipped files' hashes are part of the fingerprint of every
-            dataset collected with them.
+        overwrite: whether to replace that file if it exists. The shipped files' hashes are part of the fingerprint of
+            every dataset collected with them.
         updates: of the team whose snapshots are written.
         evaluation_episodes: that measure a snapshot.
     """

@@ -31,7 +31,7 @@ class Replay:
     Attributes:
         n_episodes: that were played.
         exact: whether the environment was set to their first states; else its own starts were compared with theirs.
-        warning: what does not fit, a sentence; None where all does.
+        warning: one sentence on what does not fit; None if everything does.
     """
 
     n_episodes: int

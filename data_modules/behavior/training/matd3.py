@@ -97,7 +97,7 @@ class ReplayBuffer:
         next_observations: Tensor,
         terminated: Tensor | None = None,
     ) -> None:
-        """Stores one step of every environment, in place of the oldest ones where the buffer is full.
+        """Stores one step of every environment, in place of the oldest ones if the buffer is full.
 
         Args:
             observations: `[E, N, O]`.

@@ -83,7 +83,7 @@ def make_game(name: str, scenario: Scenario, seed: int) -> Game:
 
 
 def _construct(module: Any, name: str, scenario: Scenario, seed: int) -> Any:
-    # With continuing_episode the game says whether it was the time limit that ended the battle.
+    # With continuing_episode the game reports whether the time limit ended the battle.
     if scenario.version == 1:
         return module.StarCraft2Env(map_name=name, seed=seed, continuing_episode=True)
     return module.StarCraftCapabilityEnvWrapper(
