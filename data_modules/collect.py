@@ -1,4 +1,4 @@
-"""Datasets that build themselves: behaviour policies rolled out in one of our environments."""
+"""Datasets that are built on first use: behaviour policies are rolled out in one of our environments."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,18 +30,18 @@ _OPTIONAL = ("state", "legal", "alive", "extra_observations", "extra_actions", "
 
 @dataclass(frozen=True)
 class CollectedDataset(DatasetSource):
-    """A dataset of our own making, named by its recipe.
+    """A dataset that this project collects, identified by its recipe.
 
     Args:
         name, environment: see `DatasetSource`.
-        behavior: who acts.
-        episodes: how many.
-        seed: of environments and exploration noise.
-        discount: gamma of the returns stored.
+        behavior: the behaviour policy.
+        episodes: number of episodes.
+        seed: seed of environments and exploration noise.
+        discount: gamma of the stored returns.
         root: folder of all datasets.
 
     Raises:
-        UserError: fewer than one episode.
+        UserError: fewer than one episode is requested.
     """
 
     behavior: Behavior
@@ -75,7 +75,7 @@ class CollectedDataset(DatasetSource):
         """See `DatasetSource.ensure`.
 
         Raises:
-            UserError: the folder is damaged, the disk is full, or what is collected cannot be stored.
+            UserError: the folder is damaged, the disk is full, or the episodes cannot be stored.
         """
         if self.exists():
             read_manifest(self.path)
@@ -111,9 +111,9 @@ class CollectedDataset(DatasetSource):
             )
 
     def _collect(self, told: dict[str, Any], progress: Callable[[int], None]) -> Iterator[Episodes]:
-        """Blocks of episodes, the policies taking turns in equal shares of the whole set.
+        """Collects blocks of episodes; the policies take turns in equal shares of the whole set.
 
-        Where there is something to win, `told` gets the `win_rate` of them all after the last block.
+        If there is something to win, `told` gets the `win_rate` of all episodes after the last block.
         """
         won: list[Tensor] = []
         environment, who = self.environment, self.behavior.name
@@ -136,7 +136,7 @@ class CollectedDataset(DatasetSource):
 
 
 def as_episodes(rollout: Rollout, ids: np.ndarray) -> Episodes:
-    """A rollout that was recorded (`record=True`) as a block of a dataset; `ids` `[n]` are the episodes'."""
+    """Converts a recorded rollout (`record=True`) to a block of a dataset; `ids` `[n]` are the episodes' ids."""
     terminated = recorded(rollout.terminated).gather(1, rollout.lengths[:, None] - 1)
     optional = {name: getattr(rollout, name) for name in _OPTIONAL}
     return Episodes(
@@ -151,7 +151,7 @@ def as_episodes(rollout: Rollout, ids: np.ndarray) -> Episodes:
 
 
 def recorded(tensor: Tensor | None) -> Tensor:
-    """An array that a recorded rollout must have."""
+    """Returns an array that a recorded rollout must have."""
     if tensor is None:
         raise ValueError("the rollout was made without record=True")
     return tensor

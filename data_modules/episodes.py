@@ -39,15 +39,15 @@ from dof_lightning.spec import DatasetSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Serving(Settings):
-    """How windows are served; called with a dataset's path, they make its data module.
+    """Settings of how windows are served; called with a dataset's path, they build its data module.
 
     Attributes:
-        global_batch_size: windows of a step over all ranks; a multiple of their number.
-        heldout_windows: at most so many windows, evenly spread, are evaluated.
-        train_on_padded_tails: whether `diffusion_mask` includes rows behind an episode's end.
+        global_batch_size: windows per step over all ranks; a multiple of the number of ranks.
+        heldout_windows: at most this many windows, evenly spread, are evaluated.
+        train_on_padded_tails: whether `diffusion_mask` includes rows after an episode's end.
         num_workers: processes that gather batches or read blocks; 0 is fastest unless training leaves cores idle.
-        memory_mb: what the episodes of a rank may take, in 10^6 bytes; None: all are held in memory.
-        partition: `windows`: ranks take slices of the same windows; `shards`: each rank streams shards of its own.
+        memory_mb: memory for a rank's episodes, in 10^6 bytes; None means that all are held in memory.
+        partition: `windows`: ranks take slices of the same windows; `shards`: each rank streams its own shards.
     """
 
     group: ClassVar[str] = "data"
@@ -65,14 +65,14 @@ class Serving(Settings):
             raise UserError("data.partition=shards streams blocks of shards: give data.memory_mb a number")
 
     def __call__(self, path: Path | str, window: Window, seed: int) -> "EpisodeDataModule":
-        """The data module; arguments as its own."""
+        """Builds the data module; arguments as in `EpisodeDataModule`."""
         return EpisodeDataModule(path, window, seed, serving=self)
 
     def check_batch_size(self, ranks: int) -> None:
-        """Refuses a batch that does not divide by the number of ranks.
+        """Refuses a batch size that is not a multiple of the number of ranks.
 
         Raises:
-            UserError: names the nearest sizes that do.
+            UserError: names the nearest sizes that are.
         """
         size = self.global_batch_size
         if size < 1 or size % ranks:
@@ -95,9 +95,9 @@ class EpisodeDataModule(LightningDataModule):
 
     Args:
         path: the dataset's folder or address.
-        window: the rows an algorithm wants to see.
-        seed: of the order of windows.
-        serving: how they are served.
+        window: the rows that an algorithm needs.
+        seed: seed of the order of windows.
+        serving: how windows are served.
         changes: single values of `serving` by name, as in `EpisodeDataModule(path, window, global_batch_size=256)`.
 
     Raises:
@@ -136,7 +136,7 @@ class EpisodeDataModule(LightningDataModule):
         return self._table
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads what is held in memory unless that is done (Lightning hook).
+        """Reads the episodes that are held in memory, unless this is done already (Lightning hook).
 
         Raises:
             UserError: a shard is damaged, nothing is left to train on, or batch size and ranks do not fit.
@@ -158,15 +158,15 @@ class EpisodeDataModule(LightningDataModule):
 
     @property
     def n_training_windows(self) -> int:
-        """Windows of an epoch."""
+        """The number of windows per epoch."""
         return self.manifest.n_training_windows if self._training is None else len(self._training)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: what the order of windows depends on beside configuration and step."""
+        """State for checkpoints: the values besides configuration and step that the order of windows depends on."""
         return {"order": self._describe_order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuses to go on in another order (Lightning hook).
+        """Refuses to resume in another order (Lightning hook).
 
         Raises:
             UserError: windows would be seen twice, or not at all.
@@ -183,7 +183,7 @@ class EpisodeDataModule(LightningDataModule):
         return TrainingLoader(self)
 
     def val_dataloader(self) -> "list[HeldoutLoader]":
-        """The held-out batches (Lightning hook); none where nothing is held out."""
+        """The held-out batches (Lightning hook); none if nothing is held out."""
         loader = HeldoutLoader(self)
         return [loader] if len(loader) else []
 
@@ -199,7 +199,7 @@ class EpisodeDataModule(LightningDataModule):
 
     @property
     def batches_seen(self) -> int:
-        """Batches each rank has trained on, over the whole run; 0 where the first ones are to be overfitted."""
+        """Batches each rank has trained on, over the whole run; 0 if the first ones are to be overfitted."""
         if self.trainer is None or self.trainer.overfit_batches:  # type: ignore[attr-defined]
             return 0
         return self.trainer.global_step * self.trainer.accumulate_grad_batches
@@ -265,28 +265,28 @@ class EpisodeDataModule(LightningDataModule):
 
 
 class TrainingLoader:
-    """Batches of this rank; each `iter` starts where the trainer then is."""
+    """This rank's batches; each `iter` starts at the trainer's current step."""
 
     def __init__(self, data: EpisodeDataModule) -> None:
         self._data = data
 
     def __iter__(self) -> Iterator[EpisodeBatch]:
-        """Endless."""
+        """Yields batches without end."""
         return self._data.training_batches()
 
 
 class HeldoutLoader:
-    """Held-out batches of this rank."""
+    """This rank's held-out batches."""
 
     def __init__(self, data: EpisodeDataModule) -> None:
         self._data = data
 
     def __len__(self) -> int:
-        """The same on every rank."""
+        """The number of batches, the same on every rank."""
         return -(-len(self._data.heldout_sample()) // self._data.serving.global_batch_size)
 
     def __iter__(self) -> Iterator[EpisodeBatch]:
-        """In the same order every time."""
+        """Yields the batches in the same order every time."""
         batches = self._data.heldout_batches()
         return (batch.pin_memory() for batch in batches) if self._data.pin_memory else batches
 

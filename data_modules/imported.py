@@ -1,4 +1,4 @@
-"""Datasets that somebody else has collected and `dof data import` has written."""
+"""Datasets that others have collected and `dof data import` has written."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +10,13 @@ from dof_lightning.errors import UserError
 
 @dataclass(frozen=True)
 class ImportedDataset(DatasetSource):
-    """A dataset that cannot be made here: it is downloaded and imported by the user, once.
+    """A dataset that cannot be collected here: the user downloads and imports it once.
 
     Args:
         name, environment: see `DatasetSource`; the folder has this name.
         root: folder of all datasets.
-        origin: what to download, for people.
-        format: how it is published, as `dof data import` names it.
+        origin: description of the download, for people.
+        format: the published format, as `dof data import` names it.
     """
 
     root: str
@@ -29,10 +29,10 @@ class ImportedDataset(DatasetSource):
         return Path(self.root) / self.name
 
     def ensure(self, progress: bool = True) -> Path:
-        """Looks whether it is there, which takes no time.
+        """Checks that the dataset exists, which takes no time.
 
         Raises:
-            UserError: it is not, and how to bring it in; or it is damaged.
+            UserError: the dataset is missing, and the message explains how to import it; or it is damaged.
         """
         if not self.exists():
             raise UserError(

@@ -9,11 +9,11 @@ from dof_lightning.envs.base import VectorEnv
 
 @dataclass(frozen=True)
 class DatasetSource(ABC):
-    """What `conf/data/<name>.yaml` puts under `source`.
+    """The source of a dataset, configured under `source` in `conf/data/<name>.yaml`.
 
     Args:
-        name: for people and folders, e.g. `mpe_spread_expert`.
-        environment: where it is collected, as our environments describe it.
+        name: a name for people and folders, e.g. `mpe_spread_expert`.
+        environment: spec of the environment in which it is collected.
     """
 
     name: str
@@ -25,16 +25,16 @@ class DatasetSource(ABC):
         """The dataset's folder; it names everything that changes the data, so that no two sources share one."""
 
     def exists(self) -> bool:
-        """Whether it is on disk, complete."""
+        """Whether the complete dataset is on disk."""
         return (self.path / "dataset.json").exists()
 
     @abstractmethod
     def ensure(self, progress: bool = True) -> Path:
-        """Makes and verifies it unless it is there; returns `path`.
+        """Makes and verifies the dataset unless it exists; returns `path`.
 
         Args:
-            progress: show progress bars.
+            progress: whether to show progress bars.
 
         Raises:
-            UserError: the folder is damaged, or it cannot be made or written here.
+            UserError: the folder is damaged, or the dataset cannot be made or written here.
         """

@@ -52,7 +52,7 @@ _HOMES = {
     "train": "dof_lightning.api",
 }
 
-if not TYPE_CHECKING:  # a type checker that saw it would take every name for one of ours
+if not TYPE_CHECKING:  # a type checker that saw it would accept any name as one of ours
 
     def __getattr__(name: str) -> object:
         if name not in _HOMES:

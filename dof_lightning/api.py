@@ -1,11 +1,11 @@
-"""From Python what is otherwise typed: the same names, `key=value` changes and checks, without a command line.
+"""The Python API of the commands: the same names, `key=value` changes and checks, without a command line.
 
     from dof_lightning import evaluate, train
 
     run = train("experiment=mpe_spread_medium", "trainer.max_steps=500")
     print(evaluate(run / "checkpoints" / "best.ckpt", "sampler.steps=2").normalized_score)
 
-`examples/train_from_python.py` does without any configuration.
+`examples/train_from_python.py` shows how to train without any configuration.
 """
 
 import json
@@ -28,11 +28,11 @@ from dof_lightning.training import run as training
 
 
 def make_env(name: str, **changes: Any) -> VectorEnv:
-    """An environment by the name it has in `conf/env/`.
+    """Builds an environment by its name in `conf/env/`.
 
     Args:
         name: `mpe_spread`, `smax_3m`, ...
-        changes: of its yaml's values, as `make_env("mpe_tag", prey="still")`.
+        changes: changed values of its yaml, as in `make_env("mpe_tag", prey="still")`.
 
     Raises:
         UserError: there is no such environment or key, or a value is refused.
@@ -41,14 +41,14 @@ def make_env(name: str, **changes: Any) -> VectorEnv:
 
 
 def make_dataset(name: str, **changes: Any) -> Path | str:
-    """A dataset by the name it has in `conf/data/`; one of ours is collected on first use.
+    """Provides a dataset by its name in `conf/data/`; one of ours is collected on first use.
 
     Args:
         name: `mpe_spread_expert`, `smax_3m_good`, ...
-        changes: of its yaml's values, as `make_dataset("mpe_spread_random", episodes=200, root="/scratch")`.
+        changes: changed values of its yaml, as in `make_dataset("mpe_spread_random", episodes=200, root="/scratch")`.
 
     Returns:
-        The folder, or the address of a dataset that lies elsewhere.
+        The folder, or the address of a dataset that is stored elsewhere.
 
     Raises:
         UserError: there is no such dataset or key, a value is refused, or the dataset cannot be built.
@@ -60,13 +60,13 @@ def train(*overrides: str) -> Path:
     """Does what `python train.py` does: trains, evaluates and reports, or runs a study.
 
     Args:
-        overrides: what would be typed, as `"experiment=mpe_spread_expert"`, `"seed=1"`.
+        overrides: overrides as on the command line, e.g. `"experiment=mpe_spread_expert"`, `"seed=1"`.
 
     Returns:
         The run's folder, with `results.json` and `checkpoints/`.
 
     Raises:
-        UserError: something that can be mended; nothing has been trained then.
+        UserError: an error that the user can fix; nothing has been trained then.
         SystemExit: a signal has ended the training, or another rank has died.
     """
     if strange := [text for text in overrides if not text.startswith("~") and "=" not in text]:
@@ -80,8 +80,8 @@ def evaluate(checkpoint: Path | str, *overrides: str) -> Score:
     """Does what `dof eval` does: rolls a checkpoint out on the report seeds of its run, and certifies it.
 
     Args:
-        checkpoint: a `.ckpt`, or a run's folder for its last one.
-        overrides: what would be typed, as `"sampler.steps=2"`, `"rollout.report_episodes=20"`.
+        checkpoint: a `.ckpt` file, or a run's folder for its last one.
+        overrides: overrides as on the command line, e.g. `"sampler.steps=2"`, `"rollout.report_episodes=20"`.
 
     Raises:
         UserError: the checkpoint cannot be read, or an override does not fit.
@@ -93,7 +93,7 @@ def evaluate(checkpoint: Path | str, *overrides: str) -> Score:
 
 
 def _compose(group: str, option: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with one option and changed values of it, which JSON's notation says as they would be typed."""
+    """Composes the configuration with one option and changed values, written in JSON as they would be typed."""
     typed = [f"{group}.{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in changes.items()]
     config = configuration.to_plain(configuration.compose([f"{group}={option}", *typed]))
     check_arguments({group: config[group]})

@@ -1,4 +1,4 @@
-"""The only thing a loader hands to an algorithm, and how many rows of an episode it holds."""
+"""The batch of windows that loaders hand to algorithms, and the number of rows in a window."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Window:
-    """How many rows an algorithm wants to see of an episode: T = history + horizon.
+    """The rows of an episode that an algorithm sees at once: T = history + horizon.
 
     Attributes:
         history: Hh, rows before the current one.
@@ -22,7 +22,7 @@ class Window:
 
     @property
     def length(self) -> int:
-        """T."""
+        """T, the number of rows."""
         return self.history + self.horizon
 
 
@@ -30,20 +30,21 @@ class Window:
 class EpisodeBatch:
     """A batch of windows: T = history + horizon rows of B episodes, plus the row after the last.
 
-    The *current* row of a window has index `history` (Hh); rows before it are history. Heads repeat the episode's
-    first row, tails its last; `valid` says which rows are real. Padded agents' dimensions are zero.
+    The *current* row of a window has index `history` (Hh); rows before it are history. Before an episode's start its
+    first row is repeated, after its end its last; `valid` marks the rows that are real. Padded dimensions of agents are
+    zero.
 
     Attributes:
         observations: `[B, N, T+1, O]` float32.
         actions: `[B, N, T, A]` float32 in [-1, 1], or `[B, N, T]` int64 indices for discrete actions.
         rewards: `[B, N, T]` float32.
-        terminated: `[B, T]` bool: the episode really ended here; nothing follows.
-        truncated: `[B, T]` bool: a time limit; the value of the next row still counts.
+        terminated: `[B, T]` bool, the episode really ended here; nothing follows.
+        truncated: `[B, T]` bool, a time limit cut the episode off here; the value of the next row still counts.
         return_to_go: `[B, N, T]` float32, sum_l discount^l r_{t+l} to the episode's end, unscaled.
         valid: `[B, T+1]` bool, rows inside the episode that were recorded.
         diffusion_mask: `[B, T]` bool, rows after the current one that a trajectory diffusion learns from.
-        transition_mask: `[B, N, T]` bool, valid[t] * (valid[t+1] or terminated[t]) * alive: rows for TD targets; what
-            asks for the next row in any case (inverse dynamics) wants valid[t+1] too.
+        transition_mask: `[B, N, T]` bool, valid[t] * (valid[t+1] or terminated[t]) * alive: the rows for TD targets;
+            whoever needs the next row in any case (inverse dynamics) must require valid[t+1] too.
         episode_id: `[B]` int64, the episode's original index in its dataset.
         t: `[B]` int64, the current row's time step within its episode.
         history: Hh, how many rows precede the current one.
@@ -70,7 +71,7 @@ class EpisodeBatch:
 
     @property
     def size(self) -> int:
-        """B."""
+        """B, the number of windows."""
         return self.observations.shape[0]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
@@ -88,7 +89,7 @@ class EpisodeBatch:
 
 
 def concatenate(batches: Sequence[EpisodeBatch]) -> EpisodeBatch:
-    """Several batches of the same window as one."""
+    """Joins several batches of the same window into one."""
     first = batches[0]
     if len(batches) == 1:
         return first

@@ -1,4 +1,4 @@
-"""What a user reads in the terminal before and after training."""
+"""Terminal output before and after training."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,9 +22,9 @@ _PARTS = ("denoiser", "noise_factorization", "data_factorization", "value_mixer"
 
 
 def make_console(quiet: bool = False, stderr: bool = False) -> Console:
-    """A console whose tables keep their width where the output is no terminal.
+    """Makes a console whose tables keep their width if the output is not a terminal.
 
-    Names of users are no markup: `runs/[seed0]` is printed as it is.
+    Markup is off, because users choose names such as `runs/[seed0]`, which are printed as they are.
     """
     screen = Console(quiet=quiet, stderr=stderr, markup=False, emoji=False)
     if not screen.is_terminal:
@@ -34,13 +34,13 @@ def make_console(quiet: bool = False, stderr: bool = False) -> Console:
 
 @contextmanager
 def progress(totals: Mapping[str, float]) -> Iterator[list[Callable[[float], None]]]:
-    """Bars on the terminal, gone when all is done; nothing where the output is no terminal.
+    """Shows progress bars that vanish when all is done; nothing if the output is not a terminal.
 
     Args:
-        totals: what each bar is for, and what all it is told adds up to.
+        totals: the label of each bar, and the total of all its updates.
 
     Yields:
-        for each of them what to call with how much has just been done.
+        for each bar, the function to call with the amount that has just been done.
     """
     screen = Console(stderr=True)
     with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
@@ -50,7 +50,7 @@ def progress(totals: Mapping[str, float]) -> Iterator[list[Callable[[float], Non
 def show_start(
     console: Console, config: Mapping[str, Any], spec: DatasetSpec, algorithm: "Algorithm", hardware: str, where: str
 ) -> None:
-    """What is about to be trained, on what, where."""
+    """Shows what is about to be trained, on which data and device."""
     environment, returns = spec.environment, spec.statistics.return_mean
     discrete = "discrete " if spec.action_kind == "discrete" else ""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -77,7 +77,7 @@ def show_start(
 
 
 def _model(config: Mapping[str, Any]) -> str:
-    """The algorithm and its parts, with the numbers that tuned values may have changed."""
+    """Describes the algorithm and its parts, with the numbers that tuned values may have changed."""
     choices = config["choices"]
     used = set(config["algorithm"])
     if config["algorithm"].get("critics", "mixed") != "mixed":
@@ -101,7 +101,7 @@ def _count(parameters: Any) -> int:
 def show_scores(
     console: Console, scores: Mapping[str, Mapping[str, Any]], behavior: Mapping[str, Any], env: EnvSpec
 ) -> None:
-    """The table of scores, with the behaviour's and the random policy's rows to compare with."""
+    """Shows the table of scores, with rows of the behaviour and the random policy for comparison."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     names = list(env.references) if env.own_reference is not None else ["normalized_score"]
     titles = [SCORE_TITLES[name] for name in names]
@@ -137,7 +137,7 @@ def show_scores(
 
 
 def show_heldout(console: Console, losses: Mapping[str, float]) -> None:
-    """What there is to read where nothing was played."""
+    """Shows the held-out losses if nothing was played."""
     if not losses:
         console.print("no episode is held out: there is no loss to report either")
     for name, value in losses.items():
@@ -145,17 +145,17 @@ def show_heldout(console: Console, losses: Mapping[str, float]) -> None:
 
 
 def _wins(measured: Mapping[str, Any], winnable: bool) -> tuple[str, ...]:
-    """The cell of the column that there is where something can be won."""
+    """The cell of the win-rate column, which exists only if something can be won."""
     return (f"{measured['win_rate']:.3f}" if "win_rate" in measured else "-",) if winnable else ()
 
 
 def return_number(value: float, like: float) -> str:
-    """A return in a table's cell: one digit, three where returns `like` that are below 10."""
+    """A return in a table's cell: one decimal, or three if returns `like` it are below 10."""
     return f"{value:.1f}" if abs(like) >= 10 else f"{value:.3f}"
 
 
 def acts_alone(score: Mapping[str, Any]) -> str:
-    """What a score's certificate says, in a table's cell."""
+    """The result of a score's certificate, in a table's cell."""
     certificate = score["certificate"]
     delta = f"delta {certificate['max_abs_delta']:.2g}"
     if score.get("execution") == "centralized":
@@ -167,12 +167,12 @@ def acts_alone(score: Mapping[str, Any]) -> str:
 
 
 def number(value: float | None) -> str:
-    """With one digit, in a table's cell."""
+    """A number with one decimal, in a table's cell."""
     return "-" if value is None else f"{value:.1f}"
 
 
 def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A study's table; columns of numbers stand on the right."""
+    """Shows a study's table; columns of numbers are right-aligned."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
         numbers = all(row[index].lstrip("-")[:1].isdigit() or row[index] == "-" for row in rows)
@@ -183,10 +183,10 @@ def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence
 
 
 def show_next_commands(console: Console, run_dir: Path, further: Sequence[str], checkpoint: Path, plays: bool) -> None:
-    """What to type next, as it can be pasted.
+    """Shows the commands to run next, ready to be pasted.
 
     Args:
-        console: where it is shown.
+        console: the console to print to.
         run_dir: the run's folder.
         further: the words of the command that trains further.
         checkpoint: the one to evaluate.

@@ -1,6 +1,6 @@
-"""Files that know their own content: a seal is written into each, and what is read is held against it.
+"""Files with a seal: a digest of the content is written into each file and verified when it is read.
 
-A bit that flips on a disk or on the way would be another weight, another score, another answer, without a word.
+Otherwise, a bit that flips on a disk or in transit would change a weight, a score or an answer without notice.
 """
 
 import hashlib
@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-KEY = "seal"  # of everything else in the file; version 0.1.0 wrote none
+KEY = "seal"  # key of the digest of everything else in the file; version 0.1.0 wrote none
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with its seal among it.
+    """Adds the seal to the content.
 
     Args:
         content: nested plain containers, numbers, texts and tensors.
@@ -24,14 +24,14 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(content: Mapping[str, Any], owed: bool = False) -> dict[str, Any]:
-    """Inverse of `sealed`.
+    """Verifies the seal and removes it; inverse of `sealed`.
 
     Args:
-        content: what was read.
-        owed: the file says of itself that it was sealed; another one without a seal is believed.
+        content: the content that was read.
+        owed: whether the file declares that it was sealed; other files are accepted without a seal.
 
     Raises:
-        ValueError: the content is not what was written, or the seal that is owed is not there.
+        ValueError: the content is not what was written, or a declared seal is missing.
     """
     plain = {key: value for key, value in content.items() if key != KEY}
     if KEY in content and content[KEY] != digest(plain):
@@ -45,7 +45,7 @@ def digest(content: Any) -> str:
     """Hex sha256 of keys in any order, of values with their types, and of tensors' bits; a tuple counts as a list.
 
     Args:
-        content: nested mappings, lists and tuples; of what is neither of these nor plain nor a tensor, the type counts.
+        content: nested mappings, lists and tuples; of anything that is neither plain nor a tensor, the type counts.
     """
     return hashlib.sha256(json.dumps(_plain(content), sort_keys=True).encode()).hexdigest()
 
@@ -58,7 +58,7 @@ def _plain(node: Any) -> Any:
         return [_plain(value) for value in node]
     if isinstance(node, str | int | float | None):
         return node
-    import torch  # here: whoever reads JSON alone does not need it
+    import torch  # imported here, because reading JSON does not need it
 
     if not isinstance(node, torch.Tensor):
         return {"other": f"{type(node).__module__}.{type(node).__qualname__}"}
@@ -67,21 +67,21 @@ def _plain(node: Any) -> Any:
 
 
 def load_tensors(path: Path, map_location: Any = "cpu") -> Any:
-    """Reads what `torch.save` wrote, without running any of it, and holds it against its seal.
+    """Reads a file of `torch.save` without running any code in it, and verifies its seal.
 
-    `torch.load` looks at none of the checksums that the parts of its archive carry, so that they are looked at here:
-    they are what files of earlier versions have.
+    `torch.load` ignores the checksums of its archive's parts, so they are verified here: files of earlier versions have
+    nothing else.
 
     Args:
-        path: of the file.
+        path: the file's path.
         map_location: as in `torch.load`.
 
     Returns:
-        what was saved; if it is a dict, without its seal.
+        the saved object; if it is a dict, without its seal.
 
     Raises:
-        ValueError: its parts or its content are not what was written.
-        Exception: a damaged file fails in many other ways, inside zip, pickle and torch.
+        ValueError: the file's parts or its content are not what was written.
+        Exception: a damaged file can fail in many other ways, inside zip, pickle and torch.
     """
     import torch
 
@@ -93,7 +93,7 @@ def load_tensors(path: Path, map_location: Any = "cpu") -> Any:
 def _check_parts(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         for part in archive.infolist():
-            # torch stores plain files: what is packed could expand without end, and of a folder it reads rubbish.
+            # torch stores plain files: compressed ones could expand without end, and from a folder it reads garbage.
             if part.compress_type != zipfile.ZIP_STORED or part.external_attr:
                 raise ValueError(f"its part {part.filename} is not stored as torch stores it")
         damaged = archive.testzip()

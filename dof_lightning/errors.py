@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 OURS = ("dof_lightning", "data_modules", "callbacks")
-_EXTRAS = {  # packages that one of our extras installs
+_EXTRAS = {  # packages that are installed by one of our extras
     "mpe2": "-e '.[mpe2]'",
     "gymnasium_robotics": "-e '.[mamujoco]'",
     "mujoco": "-e '.[mamujoco]'",
@@ -12,7 +12,7 @@ _EXTRAS = {  # packages that one of our extras installs
 
 
 class UserError(Exception):
-    """Something the user can mend: the message names the file or key, and the fix.
+    """An error that the user can fix: the message names the file or key, and the fix.
 
     `train.py` and `dof` print it as one line and exit with code 2; every other exception is a defect of ours and
     keeps its traceback.
@@ -20,11 +20,11 @@ class UserError(Exception):
 
 
 class SharedError(UserError):
-    """One that every rank raises alike, so that rank zero's line is enough."""
+    """An error that every rank raises alike, so that rank zero's line is enough."""
 
 
 def explain_missing_module(key: str, target: str, error: ModuleNotFoundError) -> str:
-    """One line for a dotted name whose module cannot be imported: it does not exist, or what to install."""
+    """Explains in one line why the module of a dotted name cannot be imported: it is unknown, or not installed."""
     missing, package = error.name or "", target.partition(".")[0]
     if target.startswith(f"{missing}.") and (missing != package or package in OURS):
         return f"{key}={target}: there is no module {target.rpartition('.')[0]!r}"
@@ -33,10 +33,10 @@ def explain_missing_module(key: str, target: str, error: ModuleNotFoundError) ->
 
 
 def import_name(key: str, target: str) -> Any:
-    """What a dotted name stands for.
+    """Imports the object that a dotted name stands for.
 
     Raises:
-        UserError: its module or its package is not there, or holds no such name.
+        UserError: its module or package is missing, or contains no such name.
     """
     module, _, name = target.rpartition(".")
     try:

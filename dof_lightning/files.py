@@ -1,4 +1,4 @@
-"""What is written to files: whole or not at all; tables as Markdown and CSV, and the numbers in them."""
+"""Writing files completely or not at all; tables as Markdown and CSV, and the format of their numbers."""
 
 import csv
 import fcntl
@@ -22,7 +22,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[BinaryIO], Any
     Args:
         path: the file, which may not exist yet.
         content: text (UTF-8), bytes, or a function that writes into the open file.
-        sync: wait until file and move are on the disk, so that they survive a power failure.
+        sync: whether to wait until file and rename are on the disk, so that they survive a power failure.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -42,7 +42,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[BinaryIO], Any
 
 
 def remove_drafts(path: Path) -> None:
-    """Deletes what processes that were killed left of a file; only for a file that a single process ever writes."""
+    """Deletes drafts of a file left by killed processes; only for files that a single process ever writes."""
     for draft in path.parent.glob(f".{path.name}.*.tmp"):
         draft.unlink(missing_ok=True)
 
@@ -51,11 +51,11 @@ def remove_drafts(path: Path) -> None:
 def building(path: Path, suffix: str = "building") -> Iterator[Path]:
     """A hidden folder that takes the place of `path`, synced, if all goes well, and vanishes if not.
 
-    What a killed process left under its name is thrown away.
+    Remains of a killed process under its name are deleted.
 
     Args:
         path: a folder that does not exist or is empty.
-        suffix: of the hidden folder's name; one for each process where several may build the same path.
+        suffix: suffix of the hidden folder's name; one per process if several may build the same path.
     """
     draft = path.with_name(f".{path.name}.{suffix}")
     shutil.rmtree(draft, ignore_errors=True)
@@ -72,7 +72,7 @@ def building(path: Path, suffix: str = "building") -> Iterator[Path]:
 
 
 def hold(path: Path) -> bool:
-    """Takes the lock of a file or folder until this process ends, however it ends; False where another has it."""
+    """Takes the lock of a file or folder until this process ends, however it ends; False if another has it."""
     descriptor = _open(path)
     if _lock(descriptor, wait=False):
         return True
@@ -85,8 +85,8 @@ def locked(path: Path, on_wait: Callable[[], Any] = lambda: None) -> Iterator[No
     """Holds the lock of a file or folder, which other processes and threads wait for.
 
     Args:
-        path: a folder, or a file that is made where there is none.
-        on_wait: called once where another process has the lock.
+        path: a folder, or a file, which is created if it does not exist.
+        on_wait: called once if another process has the lock.
     """
     descriptor = _open(path)
     try:
@@ -116,7 +116,7 @@ def _lock(descriptor: int, wait: bool) -> bool:
 
 
 def _close(descriptor: int) -> None:
-    if descriptor in _open_locks:  # a child that was forked meanwhile has closed it already
+    if descriptor in _open_locks:  # a child that was forked in the meantime has already closed it
         _open_locks.remove(descriptor)
         os.close(descriptor)
 
@@ -139,25 +139,25 @@ def _sync(path: Path) -> None:
 
 
 def text(value: Any, digits: int = 3) -> str:
-    """A number as it stands in a table; anything else as it is."""
+    """A number in a table's format; anything else as it is."""
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def over_seeds(values: "Sequence[float] | np.ndarray", digits: int = 1) -> str:
-    """Mean, and with several seeds the standard deviation over them (Bessel's correction): `44.8 ± 3.1`."""
+    """The mean, and with several seeds their standard deviation (Bessel's correction): `44.8 ± 3.1`."""
     mean = f"{statistics.fmean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def to_markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; a bar that is not escaped would end its cell and becomes a stroke."""
+    """A Markdown table; a bar in a cell would end it and is replaced by a stroke."""
     lines = [list(columns), ["---"] * len(columns), *([text(value) for value in row] for row in rows)]
     told = ([re.sub(r"(?<!\\)[|]", "/", cell) for cell in line] for line in lines)
     return "".join(f"| {' | '.join(line)} |\n" for line in told)
 
 
 def to_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """The same as comma-separated values, numbers in full."""
+    """The same table as comma-separated values, with numbers in full."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)

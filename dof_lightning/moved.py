@@ -1,4 +1,4 @@
-"""Where the classes of earlier versions are now, so that what those versions wrote keeps loading.
+"""Current names of the classes of earlier versions, so that files of those versions keep loading.
 
 Checkpoints and run folders name classes in their configuration, exported agents in their structure. Both are read
 through these tables; nothing is ever written with an old name.
@@ -17,12 +17,12 @@ _MODULES = {
     "dof_lightning.envs.smac": "dof_lightning.envs.smac.env",
     "dof_lightning.envs.smax": "dof_lightning.envs.smax.env",
 }
-# Old class: new class, where one of several in a module has moved.
+# Old class: new class, if only one of several in a module has moved.
 _CLASSES = {
     "dof_lightning.factorization.data.Concat": "dof_lightning.factorization.concat.Concat",
     "dof_lightning.factorization.noise.Concat": "dof_lightning.factorization.concat.Concat",
 }
-# Classes that were configured as partial functions: the settings that make them now.
+# Classes that were configured as partial functions: the settings that build them now.
 _MADE_BY = {
     f"dof_lightning.{name}": f"dof_lightning.{name}Settings"
     for name in (
@@ -51,7 +51,7 @@ _MADE_BY = {
 
 
 def current_name(path: str) -> str:
-    """The dotted path of a class as this version has it; unchanged where it has not moved."""
+    """The dotted path of a class in this version; unchanged if it has not moved."""
     if path in _CLASSES:
         return _CLASSES[path]
     module, _, name = path.rpartition(".")
@@ -59,7 +59,7 @@ def current_name(path: str) -> str:
 
 
 def current_config(node: Any) -> Any:
-    """A stored configuration, in plain containers, with the names of today; what it configures stays the same."""
+    """A stored configuration, in plain containers, with today's names; its meaning stays the same."""
     if isinstance(node, Mapping):
         renamed = {key: current_config(value) for key, value in node.items()}
         if isinstance(factory := node.get("factory"), str):

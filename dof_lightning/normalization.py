@@ -17,27 +17,27 @@ from dof_lightning.spec import DimensionStatistics
 
 
 class Normalizer(nn.Module, ABC):
-    """A map to the range diffusion works in and back; its numbers are buffers `[N, ...]`, saved with the weights.
+    """A map to the range that diffusion works in, and back; its numbers are buffers `[N, ...]` saved with the weights.
 
     Shapes:
         x `[B, N, ..., D]`; the result has the same shape
 
     Attributes:
-        clip_range: normalised data lie within +-clip_range, so a sampler may clip there; None where unbounded.
+        clip_range: normalised data lie within +-clip_range, so a sampler may clip there; None if unbounded.
     """
 
     clip_range: float | None = None
 
     @abstractmethod
     def normalize(self, x: Tensor) -> Tensor:
-        """From the data's units."""
+        """Maps from the data's units to normalised ones."""
 
     @abstractmethod
     def unnormalize(self, z: Tensor) -> Tensor:
-        """To the data's units."""
+        """Maps from normalised units back to the data's."""
 
     def select_agent(self, agent: int) -> Self:
-        """A copy with N = 1 that holds one agent's numbers only."""
+        """A copy with N = 1 that contains one agent's numbers only."""
         selected = copy.deepcopy(self)
         for name, buffer in list(selected.named_buffers()):
             setattr(selected, name, buffer[agent : agent + 1].clone())
@@ -45,10 +45,10 @@ class Normalizer(nn.Module, ABC):
 
 
 class Identity(Normalizer):
-    """Leaves the data as they are; its clip range is 1 where they lie in [-1, 1], else None.
+    """Leaves the data as they are; its clip range is 1 if they lie in [-1, 1], else None.
 
     Args:
-        statistics: of the data; None promises that they lie in [-1, 1] (one-hot vectors, say).
+        statistics: the data's statistics; None promises that the data lie in [-1, 1] (one-hot vectors, say).
     """
 
     def __init__(self, statistics: DimensionStatistics | None = None) -> None:
@@ -86,7 +86,7 @@ class _Affine(Normalizer):
 
 
 class Limits(_Affine):
-    """[minimum, maximum] of the data to [-1, 1]; what lies outside is extrapolated."""
+    """Maps the data's [minimum, maximum] to [-1, 1]; values outside are extrapolated."""
 
     clip_range = 1.0
 
@@ -96,7 +96,7 @@ class Limits(_Affine):
 
 
 class Gaussian(_Affine):
-    """Mean 0 and standard deviation 1; unbounded."""
+    """Normalises to mean 0 and standard deviation 1; unbounded."""
 
     def __init__(self, statistics: DimensionStatistics) -> None:
         super().__init__(center=statistics.mean, scale=statistics.std)
@@ -150,7 +150,7 @@ class EmpiricalCDF(Normalizer):
 
     @staticmethod
     def _distribution(knots: Tensor, rows: Tensor, right: bool) -> Tensor:
-        """F of `[N, D, M]` in [0, 1]; at an atom its upper end where `right`, else its lower end."""
+        """F of `[N, D, M]` in [0, 1]; at an atom its upper end if `right`, else its lower end."""
         intervals = knots.shape[-1] - 1
         found = torch.searchsorted(knots, rows.detach(), right=right)
         index = (found - 1).clamp(0, intervals - 1)
@@ -171,10 +171,10 @@ NORMALIZERS: dict[str, type[Identity | Limits | Gaussian | EmpiricalCDF]] = {
 
 
 def build_normalizer(kind: str, statistics: DimensionStatistics) -> Normalizer:
-    """A normaliser by its name in `NORMALIZERS`, made from the statistics of the data to normalise.
+    """Builds a normaliser by its name in `NORMALIZERS` from the statistics of the data to normalise.
 
     Raises:
-        UserError: an unknown kind.
+        UserError: the kind is unknown.
     """
     if kind not in NORMALIZERS:
         raise UserError(f"normalizer={kind} is unknown; choose one of {', '.join(NORMALIZERS)}")
@@ -187,21 +187,21 @@ def is_constant(center: npt.ArrayLike, scale: npt.ArrayLike) -> np.ndarray:
 
 
 def spread_or_one(spread: float, center: float = 0.0) -> float:
-    """What to divide by: the spread of values around a center, or 1 where they do not differ (`is_constant`).
+    """The divisor: the spread of values around a center, or 1 if they do not differ (`is_constant`).
 
-    A small number instead of 1 would blow up what is the same everywhere.
+    A small number instead of 1 would blow up values that are the same everywhere.
     """
     return 1.0 if is_constant(center, spread) else float(spread)
 
 
 def _per_dimension(values: Tensor, x: Tensor) -> Tensor:
-    """`[N, D]` to a shape and dtype that broadcasts against `[B, N, ..., D]`."""
+    """Converts `[N, D]` to a shape and dtype that broadcasts against `[B, N, ..., D]`."""
     n_agents, dim = values.shape
     return values.to(torch.promote_types(x.dtype, torch.float32)).reshape(n_agents, *[1] * (x.ndim - 3), dim)
 
 
 def _dimension_rows(x: Tensor) -> Tensor:
-    """`[B, N, ..., D]` to `[N, D, M]`, at least float32."""
+    """Reshapes `[B, N, ..., D]` to `[N, D, M]`, at least float32."""
     rows = x.movedim((1, -1), (0, 1)).flatten(2).contiguous()
     return rows.to(torch.promote_types(x.dtype, torch.float32))
 

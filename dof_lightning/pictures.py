@@ -1,4 +1,4 @@
-"""Frames as moving pictures, without a video library."""
+"""Encoding of frames as moving pictures, without a video library."""
 
 import io
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def encode_gif(frames: Sequence[np.ndarray], frames_per_second: float) -> bytes:
-    """An endlessly repeating GIF of `[height, width, 3]` uint8 pictures."""
+    """Encodes `[height, width, 3]` uint8 pictures as a GIF that repeats endlessly."""
     first, *others = (Image.fromarray(frame) for frame in frames)
     buffer = io.BytesIO()
     duration = round(1000.0 / frames_per_second)

@@ -1,4 +1,4 @@
-"""What is read from a file that anybody may have touched: plain values only, no deeper and no more than we write."""
+"""Safe reading of untrusted files: plain values only, no deeper and no more of them than we write."""
 
 import json
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ def parse_json(text: str | bytes, infinity: bool = False, most: int | None = _MO
     """Reads JSON as the standard has it: without NaN, and no deeper than anything we write.
 
     Args:
-        text: of the file or line.
-        infinity: Infinity and -Infinity are numbers too, as Python writes them.
-        most: values that it may hold; None: any number.
+        text: the text of the file or line.
+        infinity: whether Infinity and -Infinity are numbers too, as Python writes them.
+        most: largest number of values that it may contain; None means any number.
 
     Raises:
-        ValueError: it is none; the message says why, in one line.
+        ValueError: the text is not such JSON; the message gives the reason in one line.
     """
     try:
         node = json.loads(text, parse_constant=_infinity if infinity else _refuse)
@@ -39,7 +39,7 @@ def check_plain(node: Any, depth: int = 0, most: int | None = _MOST) -> int:
     """Counts the values of nested dicts and lists that end in numbers, texts, truth values and None.
 
     Raises:
-        ValueError: something else is among them, or they are too many or too deep for anything that we write.
+        ValueError: another type is among them, or they are more or deeper than anything that we write.
     """
     if depth > _DEEPEST:
         raise ValueError("it is nested too deep")

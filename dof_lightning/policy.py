@@ -1,4 +1,4 @@
-"""What agent i needs to act alone."""
+"""The contract of trained policies: N agents that act at once, each from its own history and noise."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -13,19 +13,20 @@ Execution = Literal["decentralized", "centralized"]
 
 
 class DecentralizedPolicy(nn.Module, ABC):
-    """N agents acting at once, each from its own history and its own noise only.
+    """N agents that act at once, each from its own history and its own noise only.
 
-    Batched over episodes E and agents N; row i of every result depends on row i of the observations, the carry, the
-    legal actions and the noise, and on agent i's parameters. `certify` in `rollout/certificate.py` measures that.
+    Everything is batched over episodes E and agents N. Row i of every result depends only on row i of the observations,
+    the carry, the legal actions and the noise, and on agent i's parameters. `certify` in `rollout/certificate.py`
+    measures this.
 
     Attributes:
         n_agents: N.
         execution: `decentralized`, or `centralized`: the agents act as one.
-        whole_parts: names of the submodules that every agent takes along whole where it is exported.
-        observes_rewards: agents are told their rewards (see `observe_rewards`), which may depend on what teammates do:
-            scores say so, and such agents are not exported.
-        shared_seeds: M: the agents act on a common random seed z in 0..M-1, drawn before the episode and told to all of
-            them (docs/method/shared_seed.md): scores say so. None where they do not.
+        whole_parts: names of the submodules of which every exported agent takes a whole copy.
+        observes_rewards: agents receive their rewards (see `observe_rewards`), which may depend on what teammates do:
+            scores report this, and such agents are not exported.
+        shared_seeds: M: the agents act on a common random seed z in 0..M-1, drawn before the episode and given to all
+            of them (docs/method/shared_seed.md); scores report this. None if they do not.
         rounding: how far float32 rounding may carry an action when the same decision is computed in another batch.
     """
 
@@ -38,29 +39,29 @@ class DecentralizedPolicy(nn.Module, ABC):
 
     @property
     def acts_alone(self) -> bool:
-        """False where the agents act as one (execution=centralized): such numbers are labelled wherever they appear."""
+        """False if the agents act as one (execution=centralized); such scores are labelled wherever they appear."""
         return self.execution == "decentralized"
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
-        """What the agents remember at the start of E episodes: nested dicts of `[E, N, ...]`, or None."""
+        """The agents' memory at the start of E episodes: nested dicts of `[E, N, ...]`, or None."""
         return None
 
     def draw_shared_seed(self, n_episodes: int, generator: torch.Generator) -> Tensor | None:
-        """Seeds z `[E]` int64, uniform in 0..M-1, told to all agents before an episode; None without shared seeds."""
+        """Seeds z `[E]` int64, uniform in 0..M-1, for all agents of an episode; None without shared seeds."""
         if self.shared_seeds is None:
             return None
         return torch.randint(self.shared_seeds, (n_episodes,), generator=generator, device=generator.device)
 
     def begin(self, n_episodes: int, device: torch.device, shared_seed: Tensor | None) -> Any:
-        """What the agents remember at the start of E episodes, each its own copy of the common seed included.
+        """The agents' memory at the start of E episodes, including each agent's own copy of the common seed.
 
         Args:
             n_episodes: E.
-            device: where they act.
+            device: the device on which the agents act.
             shared_seed: from `draw_shared_seed`.
 
         Raises:
-            ValueError: they act on a common seed and are not told it.
+            ValueError: the agents act on a common seed and none is given.
         """
         carry = self.initial_carry(n_episodes, device)
         if self.shared_seeds is None:
@@ -76,11 +77,11 @@ class DecentralizedPolicy(nn.Module, ABC):
 
     @abstractmethod
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
-        """Decides, as a function without hidden randomness.
+        """Chooses all agents' actions, as a function without hidden randomness.
 
         Args:
             observations: `[E, N, O]`.
-            carry: from `begin` or the last decision.
+            carry: the agents' memory, from `begin` or the last decision.
             legal: `[E, N, A]` bool or None.
             noise: `[E, N, ...]` from `draw_noise`.
 
@@ -89,10 +90,10 @@ class DecentralizedPolicy(nn.Module, ABC):
         """
 
     def observe_rewards(self, carry: Any, rewards: Tensor) -> Any:
-        """What the agents remember once they know what their last actions earned.
+        """The agents' memory after they have received the rewards of their last actions.
 
         Args:
-            carry: from the decision.
+            carry: the memory that the decision returned.
             rewards: `[E, N]`; agent i may read its own only.
         """
         return carry
@@ -100,12 +101,12 @@ class DecentralizedPolicy(nn.Module, ABC):
     def act(
         self, observations: Tensor, carry: Any, legal: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Any]:
-        """Draws the noise of one decision and decides (see `act_on_noise`)."""
+        """Draws the noise of one decision and chooses the actions (see `act_on_noise`)."""
         noise = self.draw_noise(observations.shape[0], generator)
         return self.act_on_noise(observations, carry, legal, noise)
 
     def check_exportable(self) -> None:
-        """Refuses to export what only acts together.
+        """Refuses to export agents that only act together.
 
         Raises:
             UserError: no agent can act alone.
@@ -116,7 +117,8 @@ class DecentralizedPolicy(nn.Module, ABC):
     def export(self, agent: int) -> Self:
         """The policy of one agent (N = 1) holding that agent's parameters only; a copy.
 
-        Submodules give its part of them (`select_agent`) or are among `whole_parts`; buffers have a row an agent.
+        Each submodule either selects the agent's part (`select_agent`) or is among `whole_parts`; buffers have one row
+        per agent.
 
         Raises:
             UserError: no agent can act alone.
@@ -135,7 +137,7 @@ class DecentralizedPolicy(nn.Module, ABC):
 
 
 class AskingPolicy(DecentralizedPolicy):
-    """Agents that ask for a return, `target` `[E, N]` in what they remember.
+    """Agents that act towards a desired return, kept as `target` `[E, N]` in their memory.
 
     Attributes:
         returns_scale: the unit of returns.
@@ -146,7 +148,7 @@ class AskingPolicy(DecentralizedPolicy):
     discount: float
 
     def observe_rewards(self, carry: Any, rewards: Tensor) -> Any:
-        """Takes what was earned off the target where rewards are told: R <- (R - r / returns_scale) / gamma."""
+        """Subtracts the rewards from the target if agents receive them: R <- (R - r / returns_scale) / gamma."""
         if not self.observes_rewards:
             return carry
         left = (carry["target"] - rewards.to(carry["target"].dtype) / self.returns_scale) / self.discount

@@ -1,4 +1,4 @@
-"""Recipes: the plain values that data and environments are known by."""
+"""Recipes: the plain values that identify data and environments."""
 
 import hashlib
 import json
@@ -12,10 +12,11 @@ from dof_lightning.errors import UserError
 def fingerprint(recipe: Mapping[str, Any]) -> str:
     """The first 16 hex digits of the sha256 of a recipe's canonical JSON.
 
-    A recipe holds everything that changes the meaning of data; integrity of files is another matter (sha256 a shard).
+    A recipe holds everything that changes the meaning of data; the integrity of files is checked separately (one sha256
+    per shard).
 
     Raises:
-        UserError: a number in it is not finite.
+        UserError: a number in the recipe is not finite.
     """
     check_finite(recipe)
     canonical = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -27,7 +28,7 @@ def check_finite(values: Any, key: str = "") -> None:
 
     Args:
         values: nested mappings and sequences.
-        key: of them, dotted, for the message.
+        key: the values' dotted key, for the message.
 
     Raises:
         UserError: a number is infinite or NaN; the message names its key.

@@ -1,4 +1,4 @@
-"""Which keys, types and ranges what is read from a file must have, said once, and where it first departs from them."""
+"""Schemas of files: the keys, types and ranges that a file must have; errors name the first departure."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ _SHOWN = 40  # characters of a wrong value
 
 
 def refuse(place: str, wanted: str, value: Any) -> ValueError:
-    """The error of a value that is not what it must be."""
+    """The error for a value that violates its schema."""
     shown = repr(value)
     return ValueError(f"{place} must be {wanted}, got {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '...'}")
 
@@ -24,7 +24,7 @@ def _test(wanted: str, holds: Callable[[Any], bool]) -> Check:
 
 
 def whole(least: int, most: int = 10**15) -> Check:
-    """An integer; truth values are none."""
+    """An integer; truth values are not integers."""
     return _test(
         f"an integer of at least {least}" + (f" and at most {most:,}" if most < 10**15 else ""),
         lambda value: type(value) is int and least <= value <= most,
@@ -40,11 +40,11 @@ def number(least: float = -math.inf, most: float = math.inf) -> Check:
     )
 
 
-real = _test("a number", lambda value: type(value) in (int, float))  # infinity too
+real = _test("a number", lambda value: type(value) in (int, float))  # excludes infinity, too
 
 
 def is_digest(value: Any) -> bool:
-    """Whether it can be a sha256."""
+    """Whether a value can be a sha256."""
     return isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
 
 
@@ -61,7 +61,7 @@ mapping = _test("an object", lambda value: isinstance(value, Mapping))
 
 
 def optional(inner: Check) -> Check:
-    """Null, or what `inner` wants."""
+    """Null, or a value that satisfies `inner`."""
     return lambda place, value: None if value is None else inner(place, value)
 
 
@@ -81,9 +81,9 @@ def record(fields: Mapping[str, Check], others: Check | None = None, optional_ke
     """An object.
 
     Args:
-        fields: what each key holds.
-        others: what keys of other names hold; None: there are none.
-        optional_keys: which of `fields` need not be there.
+        fields: the schema of each key.
+        others: the schema of keys with other names; None forbids them.
+        optional_keys: the keys of `fields` that may be missing.
     """
 
     def check(place: str, value: Any) -> None:

@@ -1,7 +1,7 @@
 """Randomness as pure functions of integers.
 
-Nothing in this project keeps a random state that has to be saved: what is random at step s is drawn from a generator
-made from (seed, purpose, s, ...), so resuming needs the integers only.
+Nothing in this project keeps a random state that has to be saved: the random numbers of step s are drawn from a
+generator made from (seed, purpose, s, ...), so resuming needs the integers only.
 """
 
 from collections.abc import Iterator
@@ -33,9 +33,9 @@ def make_generator(*key: int | str, device: torch.device | str = "cpu") -> torch
 
 @contextmanager
 def global_randomness_of(generator: torch.Generator) -> Iterator[None]:
-    """Lets modules that draw from torch's global stream (dropout) draw a function of the generator's seed instead.
+    """Makes draws from torch's global stream (dropout) a function of the generator's seed.
 
-    The global stream is what it was afterwards. Nothing waits for a device.
+    The global stream is restored afterwards. Nothing waits for a device.
     """
     on_gpu = generator.device.type == "cuda"
     with torch.random.fork_rng(devices=[generator.device] if on_gpu else []):
@@ -44,13 +44,13 @@ def global_randomness_of(generator: torch.Generator) -> Iterator[None]:
 
 
 def counter_uniform(seeds: Tensor, count: int) -> Tensor:
-    """Uniform numbers where row e depends on `seeds[e]` only, whatever the other rows are.
+    """Uniform numbers, of which row e depends on `seeds[e]` only, whatever the other rows are.
 
     SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) evaluated at `count` counters, vectorised over the seeds.
 
     Args:
         seeds: `[E]` int64.
-        count: how many numbers a seed gives.
+        count: number of random numbers per seed.
 
     Returns:
         `[E, count]` float64 in [0, 1).

@@ -1,4 +1,4 @@
-"""Settings that check themselves: frozen dataclasses whose annotations say which values are allowed."""
+"""Settings that check themselves: frozen dataclasses whose annotations define which values are allowed."""
 
 import dataclasses
 import math
@@ -16,8 +16,8 @@ class Range:
 
     Attributes:
         low, high: the bounds.
-        excludes: which of the bounds are not allowed themselves.
-        because: what the bound is for, added to the message.
+        excludes: the bounds that are not allowed themselves.
+        because: the reason for the bound, added to the message.
     """
 
     low: float = -math.inf
@@ -57,14 +57,14 @@ class Settings:
     """Base of all settings. A subclass is a frozen dataclass; making one checks every value.
 
     Values are judged by their field's annotation: `Literal` choices, and finite `Annotated` numbers with a `Range`, as
-    `discount: Fraction = 0.99`; with `| None`, None is allowed too. What several fields have to fulfil together
-    belongs into `check`.
+    `discount: Fraction = 0.99`; with `| None`, None is allowed too. Conditions on several fields together belong in
+    `check`.
 
     Attributes:
-        group: where the settings stand in the configuration; messages name `<group>.<field>`.
+        group: the settings' place in the configuration; messages name `<group>.<field>`.
 
     Raises:
-        UserError: a value is not allowed; names the key and what would be.
+        UserError: a value is not allowed; names the key and the allowed values.
     """
 
     group: ClassVar[str] = "algorithm"
@@ -72,7 +72,7 @@ class Settings:
     def __post_init__(self) -> None:
         try:
             hints = get_type_hints(type(self), include_extras=True)
-        except NameError as error:  # imported for type checkers only: nothing could be checked
+        except NameError as error:  # imported for type checkers only, so nothing could be checked
             raise UserError(f"{type(self).__name__} cannot check itself: {error}; import it at run time too") from error
         for field in dataclasses.fields(self):
             check_value(f"{self.group}.{field.name}", getattr(self, field.name), hints[field.name])
@@ -90,12 +90,12 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
     """Refuses a value that an annotation does not allow.
 
     Args:
-        key: as the user types it.
-        value: what was given.
-        annotation: of the field; one that is no `Callable` and has no `Literal` choices or `Range` allows everything.
+        key: the key as the user types it.
+        value: the given value.
+        annotation: the field's; one without `Callable`, `Literal` choices or `Range` allows everything.
 
     Raises:
-        UserError: names the key, the value and what would be allowed.
+        UserError: names the key, the value and the allowed values.
     """
     options = options_of(annotation)
     if value is None and type(None) in options:

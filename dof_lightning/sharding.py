@@ -1,6 +1,6 @@
-"""Weights spread over ranks by `fully_shard` (FSDP2), and what has to see them whole.
+"""Sharding of weights over ranks by `fully_shard` (FSDP2), and access to whole weights.
 
-A module class says what becomes of it under `trainer.strategy=fsdp2`: `fsdp_role = "unit"` spreads each of its
+A module class declares its treatment under `trainer.strategy=fsdp2`: `fsdp_role = "unit"` spreads each of its
 parameters over the ranks and gathers all of them for its forward pass; `fsdp_role = "replicate"` leaves them whole on
 every rank, for a handful of numbers that are read outside a forward pass. The outermost declaration counts.
 """
@@ -27,15 +27,15 @@ def shard(model: nn.Module, mesh: "DeviceMesh") -> list[nn.Parameter]:
 
     Args:
         model: every parameter of it belongs to a module that declares its `fsdp_role`, or to one inside such a module.
-        mesh: of one dimension, over the ranks.
+        mesh: a one-dimensional mesh over the ranks.
 
     Returns:
         the trainable parameters that stay whole; their gradients have to be averaged by the caller.
 
     Raises:
-        UserError: a parameter belongs to no declaration.
+        UserError: no declaration covers a parameter.
     """
-    from torch.distributed.fsdp import fully_shard  # not needed, and dear to import, where nothing is sharded
+    from torch.distributed.fsdp import fully_shard  # expensive to import, and not needed if nothing is sharded
 
     declared = list(_declarations(model, ""))
     units = [module for module, role in declared if role == "unit"]
@@ -47,7 +47,7 @@ def shard(model: nn.Module, mesh: "DeviceMesh") -> list[nn.Parameter]:
 
 
 def whole(module: nn.Module) -> nn.Module:
-    """The module itself where it is whole, else a copy with all parameters, which take no gradient.
+    """The module itself if it is whole, else a copy with all parameters, which take no gradient.
 
     For a sharded unit all ranks must call this together.
     """
@@ -72,17 +72,17 @@ def _with_whole_children(module: nn.Module) -> nn.Module:
 
 
 def local(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """This rank's parts of sharded tensors; whole ones as they are."""
+    """This rank's parts of sharded tensors, and whole tensors as they are."""
     return [tensor.to_local() if _is_sharded(tensor) else tensor for tensor in tensors]
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
-    """A sharded tensor's full content, for which all ranks must ask together; a whole one as it is."""
+    """A sharded tensor's full content, which all ranks must request together; a whole tensor as it is."""
     return tensor.full_tensor() if _is_sharded(tensor) else tensor
 
 
 def first_row(tensor: Tensor) -> int:
-    """Which row of the whole tensor is the first of `local`'s: ranks hold equal parts, the last ones less."""
+    """The index in the whole tensor of `local`'s first row: ranks hold equal parts, the last ones less."""
     if not _is_sharded(tensor):
         return 0
     mesh = tensor.device_mesh
@@ -119,6 +119,6 @@ def _declarations(module: nn.Module, name: str) -> Iterable[tuple[nn.Module, Fsd
 
 
 def _skeleton(module: nn.Module) -> nn.Module:
-    """A copy whose parameters take no memory."""
+    """A copy of a module whose parameters take no memory."""
     without = {id(parameter): nn.Parameter(parameter.detach().to("meta"), False) for parameter in module.parameters()}
     return copy.deepcopy(module, without)

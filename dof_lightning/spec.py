@@ -1,4 +1,4 @@
-"""What a dataset and an environment say about themselves, and whether they fit together."""
+"""Specs of environments and datasets, and the check that the two fit together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,9 +12,9 @@ from dof_lightning.recipe import fingerprint as fingerprint
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCORE_TITLES = {"normalized_score": "normalised score", "own_normalized_score": "own score"}  # in tables
+SCORE_TITLES = {"normalized_score": "normalised score", "own_normalized_score": "own score"}  # as shown in tables
 
-IMPORTED_FAMILY = "imported"  # in the recipe of data whose world is not known
+IMPORTED_FAMILY = "imported"  # value in the recipe of data whose world is not known
 
 ActionKind = Literal["continuous", "discrete"]
 
@@ -58,15 +58,16 @@ class EnvSpec:
     """A multi-agent environment.
 
     Attributes:
-        name: for people, e.g. `mpe_spread`.
+        name: a name for people, e.g. `mpe_spread`.
         agents: the learned agents, in order; agents that are not learned (prey) are part of the recipe.
         action_kind: `continuous` (each dimension in [-1, 1]) or `discrete` (integer indices).
-        horizon: steps after which an episode is truncated.
-        state_dim: S, 0 where there is no global state.
+        horizon: number of steps after which an episode is truncated.
+        state_dim: S, 0 if there is no global state.
         recipe: everything that changes the meaning of its data (task variant, reward, observation layout, horizon,
             opponent); JSON values only.
-        reference: the returns behind normalised scores, None where nobody has published any.
-        own_reference: the same measured here, where published ones are of another opponent than the recipe's.
+        reference: the returns behind normalised scores, None if nobody has published any.
+        own_reference: the same, measured by this project, if the published ones belong to another opponent than the
+            recipe's.
     """
 
     name: str
@@ -80,17 +81,17 @@ class EnvSpec:
 
     @property
     def n_agents(self) -> int:
-        """N."""
+        """N, the number of learned agents."""
         return len(self.agents)
 
     @property
     def observation_dim(self) -> int:
-        """O, the largest agent's; smaller ones are padded with zeros."""
+        """O, that of the largest agent; smaller observations are padded with zeros."""
         return max(agent.observation_dim for agent in self.agents)
 
     @property
     def action_dim(self) -> int:
-        """A, the largest agent's; smaller ones are padded with zeros."""
+        """A, that of the largest agent; smaller actions are padded with zeros."""
         return max(agent.action_dim for agent in self.agents)
 
     @property
@@ -100,24 +101,24 @@ class EnvSpec:
 
     @property
     def is_playable(self) -> bool:
-        """False for what was imported without a world: there is nothing to roll out in."""
+        """False for data imported without a world: there is nothing to roll out in."""
         return self.recipe.get("family") != IMPORTED_FAMILY
 
     @property
     def references(self) -> dict[str, ReferenceScores]:
-        """By the name of the score that each is behind: `normalized_score`, `own_normalized_score`, or none."""
+        """The reference returns by the score that they define: `normalized_score`, `own_normalized_score`, or none."""
         known = {"normalized_score": self.reference, "own_normalized_score": self.own_reference}
         return {name: reference for name, reference in known.items() if reference is not None}
 
     def action_units(self, index: int) -> Mapping[str, Any] | None:
-        """How an agent's actions are meant in its world, where the recipe says so and that differs from ours.
+        """The units of an agent's actions in its world, if the recipe specifies them and they differ from ours.
 
         Args:
-            index: of the agent.
+            index: the agent's.
 
         Returns:
             `low` and `high`, A_i numbers each, that -1 and 1 stand for; `start`, the number of the first discrete
-            choice; None where a range is [-1, 1] or choices count from 0, and where nothing is said.
+            choice. None if the range is [-1, 1], if choices count from 0, or if the recipe specifies nothing.
         """
         told = self.recipe.get("actions")
         entry = told[index] if isinstance(told, Sequence) and len(told) == self.n_agents else None
@@ -128,11 +129,11 @@ class EnvSpec:
         return None if is_ours and not units.get("start") else units
 
     def observation_mask(self) -> "Tensor":
-        """`[N, O]` bool, False where padded."""
+        """`[N, O]` bool, False for padding."""
         return _mask([agent.observation_dim for agent in self.agents])
 
     def action_mask(self) -> "Tensor":
-        """`[N, A]` bool, False where padded."""
+        """`[N, A]` bool, False for padding."""
         return _mask([agent.action_dim for agent in self.agents])
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,7 +142,7 @@ class EnvSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "EnvSpec":
-        """Inverse of `to_dict`; older ones have no `own_reference`."""
+        """Inverse of `to_dict`; dictionaries of earlier versions have no `own_reference`."""
         told = {name: data.get(name) for name in ("reference", "own_reference")}
         references = {name: None if value is None else ReferenceScores(**value) for name, value in told.items()}
         agents = tuple(AgentSpec(**agent) for agent in data["agents"])
@@ -150,7 +151,7 @@ class EnvSpec:
 
 @dataclass(frozen=True)
 class DimensionStatistics:
-    """Statistics of observations or actions over a dataset's training episodes, an agent and a dimension each.
+    """Statistics of observations or actions over a dataset's training episodes, per agent and dimension.
 
     Attributes:
         mean, std, minimum, maximum: `[N, D]` float32.
@@ -166,10 +167,10 @@ class DimensionStatistics:
 
 @dataclass(frozen=True)
 class DatasetStatistics:
-    """What normalisers and return conditioning need, so that no pass over the data is needed at start-up.
+    """Statistics for normalisers and return conditioning, so that no pass over the data is needed at start-up.
 
     Attributes:
-        observations, actions: a dimension each; `actions` is None for discrete actions.
+        observations, actions: statistics per dimension; `actions` is None for discrete actions.
         return_mean, return_std: undiscounted episode return, mean over agents (the task return).
         discounted_return_knots: `[Q]` float32, quantiles of R_0 = sum_l discount^l r_l, mean over agents.
     """
@@ -183,17 +184,17 @@ class DatasetStatistics:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """An offline dataset: the environment it was collected in, how, and its statistics.
+    """An offline dataset: the environment it was collected in, how it was collected, and its statistics.
 
     Attributes:
-        name: for people, e.g. `mpe_spread_expert`.
+        name: a name for people, e.g. `mpe_spread_expert`.
         environment: the environment's spec at collection time.
         discount: gamma of the returns stored with the statistics.
         recipe: behaviour policy, its weights' hash, exploration noise, seed, episodes, format version and the
-            environment's recipe; of data that no recipe of ours makes, a digest of the episodes. JSON values only.
+            environment's recipe; for data that no recipe of ours makes, a digest of the episodes. JSON values only.
         statistics: see `DatasetStatistics`; left out of comparisons.
-        shards_sha256: of the shards' hashes in their order, what a run has really seen; None where nothing is stored,
-            and in checkpoints of version 0.1.0. Left out of comparisons.
+        shards_sha256: sha256 of the shards' hashes in their order, identifies what a run has really seen; None if
+            nothing is stored, and in checkpoints of version 0.1.0. Left out of comparisons.
     """
 
     name: str
@@ -210,22 +211,22 @@ class DatasetSpec:
 
     @property
     def n_agents(self) -> int:
-        """N."""
+        """N, the number of learned agents."""
         return self.environment.n_agents
 
     @property
     def observation_dim(self) -> int:
-        """O."""
+        """O, the largest number of observation dimensions."""
         return self.environment.observation_dim
 
     @property
     def action_dim(self) -> int:
-        """A."""
+        """A, the largest number of action dimensions or choices."""
         return self.environment.action_dim
 
     @property
     def state_dim(self) -> int:
-        """S, 0 where there is no global state."""
+        """S, 0 if there is no global state."""
         return self.environment.state_dim
 
     @property
@@ -241,13 +242,13 @@ class DatasetSpec:
 
 def _mask(sizes: Sequence[int]) -> "Tensor":
     """`[N, largest]`, True for the first `sizes[i]` of row i."""
-    import torch  # here, because what lists and shows datasets has no use for it
+    import torch  # imported here, because listing and showing datasets does not need it
 
     return torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
 
 
 def check_compatible(dataset: DatasetSpec, environment: EnvSpec) -> None:
-    """Refuses to roll out in another world than the data's.
+    """Refuses to roll out in a world other than the data's.
 
     Raises:
         UserError: the recipes differ; the message names the first fields that do, and the fix.
@@ -256,7 +257,7 @@ def check_compatible(dataset: DatasetSpec, environment: EnvSpec) -> None:
 
 
 def check_same_world(dataset_name: str, collected_in: EnvSpec, environment: EnvSpec) -> None:
-    """`check_compatible` before there is a dataset; raises alike."""
+    """Does what `check_compatible` does before there is a dataset, and raises the same errors."""
     if collected_in.fingerprint == environment.fingerprint:
         return
     if not collected_in.is_playable:
@@ -275,7 +276,7 @@ def check_same_world(dataset_name: str, collected_in: EnvSpec, environment: EnvS
 
 
 def _difference(key: str, theirs: Any, ours: Any) -> str:
-    """Short values are told, long ones only named; of somebody with a kind (the prey), the kind and first digits."""
+    """The difference in words: short values in full, long ones by name; with a kind (prey), kind and first digits."""
     told = f"{key}: {_shortened(theirs)} in the data, {_shortened(ours)} here"
     return told if len(told) < 80 else key
 

@@ -1,4 +1,4 @@
-"""How many of this machine's cores a process may use."""
+"""The number of this machine's cores that a process may use."""
 
 import os
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ CORES_UNTOLD = "submitit starts all jobs at once: say hydra.launcher.cpus_per_ta
 
 
 def available_cores() -> int:
-    """Those that this process may use; macOS cannot tell, and all count there."""
+    """The number of cores that this process may use; macOS does not report it, so all cores count there."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_asked_for() -> int:
-    """What `OMP_NUM_THREADS` says, of a list (`2,1`) the outermost level; 0 where it says nothing.
+    """The value of `OMP_NUM_THREADS`, the outermost level of a list (`2,1`); 0 if it is not set.
 
     Raises:
-        UserError: it is no number.
+        UserError: the value is not a number.
     """
     told = os.environ.get("OMP_NUM_THREADS", "")
     outermost = told.partition(",")[0].strip()
@@ -28,10 +28,10 @@ def threads_asked_for() -> int:
 
 
 def cores_of_a_job(launcher: Mapping[str, Any]) -> int:
-    """What each job of a Hydra launcher may use, so that those on one machine do not use more than there are.
+    """The cores that each job of a Hydra launcher may use, so that jobs on one machine share its cores.
 
     Raises:
-        UserError: submitit was not told.
+        UserError: submitit's number of cores is not set.
     """
     if "n_jobs" in launcher:  # joblib; -1: as many as cores
         return max(1, available_cores() // launcher["n_jobs"]) if launcher["n_jobs"] > 0 else 1

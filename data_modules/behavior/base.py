@@ -1,4 +1,4 @@
-"""Who acts in a dataset that we collect."""
+"""The contract of behaviour policies for datasets that we collect."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -8,7 +8,7 @@ from dof_lightning.spec import EnvSpec
 
 
 class Behavior(ABC):
-    """Policies that make a dataset, and what they are in its recipe.
+    """Policies that make a dataset, and their identity in its recipe.
 
     Attributes:
         name: e.g. `expert`; the streams of seeds and noise are named after it.
@@ -18,7 +18,7 @@ class Behavior(ABC):
 
     @abstractmethod
     def identity(self, spec: EnvSpec) -> dict[str, Any]:
-        """Everything about who acts that changes the data; JSON values only.
+        """Everything about the policies that changes the data; JSON values only.
 
         Raises:
             UserError: it cannot act in this environment.

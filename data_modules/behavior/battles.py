@@ -1,4 +1,4 @@
-"""Who acts in the datasets of SMAX: snapshots of one online training a map, with their win rates."""
+"""Behaviours of SMAX's datasets: snapshots of one online training per map, with their win rates."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -38,7 +38,7 @@ class ChoosingActors(Agentwise):
 
 
 class ChoosingBehavior(DecentralizedPolicy):
-    """N agents that draw from what their actors say, in an environment with discrete actions."""
+    """N agents that draw from their actors' distributions, in an environment with discrete actions."""
 
     action_mask: Tensor
 

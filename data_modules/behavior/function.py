@@ -1,4 +1,4 @@
-"""A policy of yours, as a Python function, that collects a dataset: `dof data collect`."""
+"""Behaviours that are user-defined Python functions, for `dof data collect`."""
 
 import hashlib
 import importlib
@@ -23,9 +23,9 @@ class FunctionPolicy(DecentralizedPolicy):
     """Calls a function with what all agents see; whether each acts alone is the function's affair.
 
     Args:
-        function: from observations `[E, N, O]`, legal choices `[E, N, A]` (None where all are) and uniform noise
-            `[E, N, A]` in [0, 1) to actions `[E, N, A]` in [-1, 1], or indices `[E, N]`. What it gives for
-            dimensions that an agent has not is dropped.
+        function: from observations `[E, N, O]`, legal choices `[E, N, A]` (None if all are) and uniform noise `[E, N,
+            A]` in [0, 1) to actions `[E, N, A]` in [-1, 1], or indices `[E, N]`. What it gives for dimensions that an
+            agent has not is dropped.
         spec: the environment's.
     """
 
@@ -35,7 +35,7 @@ class FunctionPolicy(DecentralizedPolicy):
 
     @property
     def acts_alone(self) -> bool:
-        """Not known, so not claimed."""
+        """False: whether the agents act alone is not known, so it is not claimed."""
         return False
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
@@ -67,7 +67,7 @@ class FunctionPolicy(DecentralizedPolicy):
         return (actions if discrete else actions.to(observations.dtype)), carry
 
     def export(self, agent: int) -> Self:
-        """Impossible.
+        """Refuses: a function cannot be exported.
 
         Raises:
             UserError: always.
@@ -99,7 +99,7 @@ class FunctionBehavior(Behavior):
         return [FunctionPolicy(self._load(), spec)]
 
     def _code(self) -> str | None:
-        """The hash of the module's file; None where there is none."""
+        """The hash of the module's file; None if there is none."""
         file = getattr(self._module(), "__file__", None)
         return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 

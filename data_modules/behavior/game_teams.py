@@ -1,4 +1,4 @@
-"""Who makes the data of the motivating games: a joint draw of the mixture, and a scripted team for the landmarks."""
+"""Behaviours of the motivating games: a joint draw from the mixture, and a scripted team for the landmarks."""
 
 import copy
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class MixtureTeam(DecentralizedPolicy):
 
     @property
     def acts_alone(self) -> bool:
-        """Never: one draw makes both coordinates."""
+        """False: one draw makes both coordinates."""
         return False
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
@@ -42,7 +42,7 @@ class MixtureTeam(DecentralizedPolicy):
         return actions_of(noise.squeeze(-1)).to(observations.dtype), carry
 
     def export(self, agent: int) -> Self:
-        """Impossible.
+        """Refuses: no agent draws alone.
 
         Raises:
             UserError: always.
@@ -93,7 +93,7 @@ class LandmarkTeam(SpreadTeam):
 
     @property
     def acts_alone(self) -> bool:
-        """Not where one draw assigns all agents."""
+        """False if one draw assigns all agents."""
         return self.assignment != "random"
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:

@@ -1,4 +1,4 @@
-"""Who acts in MA-MuJoCo's datasets: snapshots of an online training, with noise."""
+"""Behaviours of MA-MuJoCo's datasets: snapshots of an online training, with noise."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ class RobotSnapshot(Behavior):
     """One shipped snapshot with Gaussian noise on its actions, as OG-MARL's datasets were recorded.
 
     Args:
-        quality: a snapshot's name, e.g. `medium`; which there are is said where it is none.
+        quality: a snapshot's name, e.g. `medium`; an unknown name gives an error that lists them.
         exploration_noise: standard deviation of the noise, for actions in [-1, 1].
     """
 

@@ -1,4 +1,4 @@
-"""Behaviour actors on disk: a few snapshots of one online training, as float16 safetensors with their story.
+"""Behaviour actors on disk: a few snapshots of one online training, as float16 safetensors with their history.
 
 data_modules/behavior/weights/mpe_spread.safetensors
     tensors    <snapshot>/<parameter>     float16, snapshots named ladder_0 ... ladder_n, medium, expert; or, in
@@ -28,13 +28,13 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What `dof data train-behavior` is told, whoever is trained.
+    """Settings of `dof data train-behavior` for every kind of training.
 
     Attributes:
         seed: of everything random.
         output: safetensors file to write; None means the file that ships with the package.
-        overwrite: replace that file where it exists. The shipped files' hashes are part of the fingerprint of every
-            dataset collected with them.
+        overwrite: whether to replace that file if it exists. The shipped files' hashes are part of the fingerprint of
+            every dataset collected with them.
         updates: of the team whose snapshots are written.
         evaluation_episodes: that measure a snapshot.
     """
@@ -46,7 +46,7 @@ class Training:
     evaluation_episodes: int
 
     def story(self, command: str, environment: EnvSpec, settings: Any, **more: Any) -> dict[str, Any]:
-        """How the snapshots were made; `settings` is the learner's dataclass."""
+        """The record of how the snapshots were made; `settings` is the learner's dataclass."""
         return {
             "command": command,
             "environment": environment.name,
@@ -100,7 +100,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class SnapshotChoice:
-    """Which snapshots become which behaviour.
+    """The choice of snapshots for each behaviour.
 
     Attributes:
         medium_return: the medium policy's greedy return should be near this.
@@ -142,7 +142,7 @@ class SnapshotChoice:
         return min(history, key=lambda snapshot: abs(snapshot.return_mean - self.expert_return))
 
     def complaints(self, chosen: Mapping[str, Snapshot]) -> list[str]:
-        """What is not as good, or as bad, as its name says; a sentence each."""
+        """Warnings about snapshots that are not as good, or as bad, as their names promise; one sentence each."""
         wanted = {"medium": self.medium_return, "expert": self.expert_return}
         judged = {name: wanted[kind] for name in chosen if (kind := name.partition("_")[0]) in wanted}
         return [
@@ -170,7 +170,7 @@ def snapshot_names(environment: str) -> list[str]:
 
 
 def read_story(environment: str) -> dict[str, Any]:
-    """How an environment's snapshots were made: command, seed, measured returns.
+    """Reads how an environment's snapshots were made: command, seed, measured returns.
 
     Raises:
         UserError: there are no behaviour policies for this environment.

@@ -69,7 +69,7 @@ class Snapshots(Behavior):
         return [GaussianBehavior(bank, spec.n_agents, spec.action_dim, noise) for bank in banks]
 
     def _noise(self, spec: EnvSpec) -> float | list[float]:
-        """As given, a list where it is an agent's each.
+        """The noise as given, or a list if it differs between agents.
 
         Raises:
             UserError: it is negative, or there are not as many as agents.
@@ -97,7 +97,7 @@ class Snapshots(Behavior):
 
 @dataclass(frozen=True)
 class Experts(Behavior):
-    """Teams trained alike from different seeds, each with a habit of its own of who goes where.
+    """Teams trained alike from different seeds, each with its own habit of who goes where.
 
     All are about as good. They act with the noise they trained with, and each has an equal share of the episodes.
 

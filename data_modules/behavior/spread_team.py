@@ -22,7 +22,7 @@ KEPT_SPEED, SPEED_OF_FORCE = 0.75, 0.5
 
 
 class SpreadTeam(DecentralizedPolicy):
-    """Agents that share the landmarks out without a word, and drive to them.
+    """Agents that divide the landmarks without communication, and drive to them.
 
     An agent sees where all landmarks and agents are relative to itself, so each can compute the assignment with the
     smallest summed distance and take its own part of it; all come to the same one, as distances between others do not
@@ -86,7 +86,7 @@ class SpreadTeam(DecentralizedPolicy):
 
 
 def pick(landmarks: Tensor, index: Tensor) -> Tensor:
-    """Of landmarks `[E, N, L, 2]` those with indices `[E, N]`: `[E, N, 2]`."""
+    """Selects from landmarks `[E, N, L, 2]` those with indices `[E, N]`: `[E, N, 2]`."""
     return landmarks.gather(-2, index[..., None, None].expand(*index.shape, 1, 2)).squeeze(-2)
 
 

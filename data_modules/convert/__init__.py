@@ -1,1 +1,1 @@
-"""Episodes that others have stored, brought into our shards, and our shards written as theirs."""
+"""Import of episodes from other formats into our shards, and export of our shards to them."""

@@ -1,4 +1,4 @@
-"""Which units a source's continuous actions are in: as it declares, as the user says, and never by guessing."""
+"""The units of a source's continuous actions: as the source declares or the user specifies, never guessed."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ ENVIRONMENT, SOURCE, MEASURED = "env", "source", "measured"
 
 
 def choose_units(source: EpisodeSource, environment: EnvSpec | None, typed: Any = None) -> ActionUnits:
-    """What becomes [-1, 1].
+    """Chooses the range of actions that becomes [-1, 1].
 
     Args:
-        source: whose actions they are; read in full only where its range has to be measured.
-        environment: whose episodes they are; None: nobody will roll out in it.
+        source: the source of the actions; read in full only if its range has to be measured.
+        environment: the environment of the episodes; None if nobody will roll out in it.
         typed: `[lowest, highest]`; `env`, the environment's own range; `source`, the range that the source declares;
-            `measured`, from the smallest to the largest value of each dimension; None: nothing was said.
+            `measured`, from the smallest to the largest value of each dimension; None if nothing was typed.
 
     Raises:
         UserError: what was typed is none of these or cannot be had here, or nothing was typed and the range that is
@@ -48,7 +48,7 @@ def choose_units(source: EpisodeSource, environment: EnvSpec | None, typed: Any 
 
 
 def observe(source: EpisodeSource) -> ActionUnits:
-    """The smallest and largest value of every agent's every dimension, which takes a pass over everything."""
+    """The smallest and largest value per agent and dimension, which takes a pass over all episodes."""
     ends: list[tuple[np.ndarray, np.ndarray]] = []
     before, source.units = source.units, AS_THEY_ARE
     for rows in source.blocks(0):

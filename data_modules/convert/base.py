@@ -1,4 +1,4 @@
-"""What an importer hands over, and what all of them check."""
+"""The interface of importers, and the checks that all of them share."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -16,18 +16,18 @@ from data_modules.storage.arrays import EpisodeRows
 from dof_lightning.errors import UserError
 from dof_lightning.spec import IMPORTED_FAMILY, ActionKind, AgentSpec, EnvSpec
 
-BLOCK_BYTES = 1 << 24  # of episodes that are converted at once
+BLOCK_BYTES = 1 << 24  # size of the episodes that are converted at once
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a source's arrays look like.
+    """The shapes and types of a source's arrays.
 
     Attributes:
         agents: the learned agents.
         action_kind: `continuous` or `discrete`.
         horizon: steps of the longest episode.
-        state_dim: S, 0 where no global state is stored.
+        state_dim: S, 0 if no global state is stored.
     """
 
     agents: tuple[AgentSpec, ...]
@@ -36,7 +36,7 @@ class Layout:
     state_dim: int
 
     def to_spec(self, name: str, units: ActionUnits = OURS) -> EnvSpec:
-        """An environment that nobody can roll out in: train with `rollout=none`; its actions were in `units`."""
+        """Makes a spec without a playable world: train with `rollout=none`; its actions were in `units`."""
         recipe = {
             "family": IMPORTED_FAMILY,
             "agents": [[agent.name, agent.observation_dim, agent.action_dim] for agent in self.agents],
@@ -53,11 +53,11 @@ class EpisodeSource(ABC):
 
     Attributes:
         location: file or folder, for messages.
-        n_episodes: how many there are.
-        layout: what they look like.
-        declared: the range of continuous actions that the source itself declares, None where it declares none.
-        units: what its continuous actions are taken to be in; set before episodes are read.
-        notes: what was taken for granted and the user should know, a sentence each.
+        n_episodes: number of episodes.
+        layout: shapes and types of the arrays.
+        declared: the range of continuous actions that the source itself declares, None if it declares none.
+        units: the assumed units of its continuous actions; set before episodes are read.
+        notes: assumptions that the user should know about, one sentence each.
     """
 
     location: Path
@@ -69,11 +69,11 @@ class EpisodeSource(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Everything that tells this source from others, for the dataset's recipe; JSON values only."""
+        """Everything that identifies this source, for the dataset's recipe; JSON values only."""
 
     @abstractmethod
     def blocks(self, first: int) -> Iterator[EpisodeRows]:
-        """Episodes `first`, `first + 1`, ..., end to end, about `BLOCK_BYTES` at once.
+        """Yields episodes `first`, `first + 1`, ..., end to end, about `BLOCK_BYTES` at once.
 
         Where blocks end does not depend on `first` except for the first of them.
 
@@ -83,7 +83,7 @@ class EpisodeSource(ABC):
 
 
 def digest(files: Sequence[Path], root: Path) -> str:
-    """The sha256 of the names and all bytes of some files, so that a changed source is another one."""
+    """The sha256 of the names and all bytes of some files, so that a changed source has another identity."""
     sha256, console = hashlib.sha256(), Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task("hashing the source", total=sum(file.stat().st_size for file in files))
@@ -96,10 +96,10 @@ def digest(files: Sequence[Path], root: Path) -> str:
 
 
 def load_array(file: Path) -> np.ndarray:
-    """A `.npy` file, mapped, not read.
+    """Opens a `.npy` file memory-mapped, without reading it.
 
     Raises:
-        UserError: it is missing, damaged, or holds Python objects.
+        UserError: the file is missing, damaged, or contains Python objects.
     """
     try:
         array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -126,7 +126,7 @@ def check_finite(file: Path | str, array: np.ndarray, first_row: int) -> None:
 
 
 def check_choices(file: Path | str, actions: np.ndarray, first_row: int, choices: int) -> None:
-    """Refuses discrete actions that are no choice."""
+    """Refuses discrete actions that are not among the choices."""
     wrong = (actions < 0) | (actions >= choices)
     if wrong.any():
         row, value = _first(actions, wrong)
@@ -134,10 +134,10 @@ def check_choices(file: Path | str, actions: np.ndarray, first_row: int, choices
 
 
 def to_our_units(file: Path | str, actions: np.ndarray, first_row: int, units: ActionUnits) -> np.ndarray:
-    """Continuous actions `[S, A]` or `[S, N, A]` in [-1, 1], float32.
+    """Maps continuous actions `[S, A]` or `[S, N, A]` to [-1, 1], float32.
 
     Raises:
-        UserError: one is outside the range that its units say.
+        UserError: an action is outside the range of its units.
     """
     ours = units.to_ours(actions)
     wrong = np.abs(ours) > 1 + 1e-5
@@ -159,7 +159,7 @@ def _first(actions: np.ndarray, wrong: np.ndarray) -> tuple[int, float]:
 
 
 def check_layout(layout: Layout, environment: EnvSpec, location: Path) -> None:
-    """Refuses data that cannot be of an environment, before anything is written.
+    """Refuses data that cannot come from an environment, before anything is written.
 
     Raises:
         UserError: names what differs.
@@ -186,11 +186,11 @@ def check_layout(layout: Layout, environment: EnvSpec, location: Path) -> None:
 
 
 def pad(array: np.ndarray, size: int) -> np.ndarray:
-    """The last dimension filled up with zeros."""
+    """Pads the last dimension with zeros."""
     missing = size - array.shape[-1]
     return array if missing == 0 else np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
 
 
 def episodes_a_block(steps: int, row_bytes: int) -> int:
-    """Of so many steps each, at least one."""
+    """The number of episodes per block, given their number of steps; at least one."""
     return max(1, BLOCK_BYTES // (max(steps, 1) * max(row_bytes, 1)))

@@ -20,7 +20,7 @@ def export_vault(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folde
     """Writes all episodes, given in order, as one vault into a folder that exists: a timeline `[1, T, N, ...]`.
 
     A vault has no observation after an episode's last step, nobody who is not learned, and no `alive`: these are left
-    out. Dimensions that an agent does not have are 0, as OG-MARL pads them; how many it has is told in `metadata.json`.
+    out. Dimensions that an agent does not have are 0, as OG-MARL pads them; `metadata.json` contains their number.
     """
     target: dict[str, Any] = {}
     held: list[dict[str, np.ndarray]] = []

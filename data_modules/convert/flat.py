@@ -1,4 +1,4 @@
-"""One flat timeline of rows that is cut into episodes: what vaults and MADIFF's StarCraft folders have in common."""
+"""Flat timelines of rows that are cut into episodes, as in vaults and MADIFF's StarCraft folders."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from data_modules.storage.action_units import ActionUnits
 from data_modules.storage.arrays import EpisodeRows
 from dof_lightning.errors import UserError
 
-GOES_ON, CUT, ENDED = 0, 1, 2  # what a row says of an agent: nothing, a time limit, its real end
+GOES_ON, CUT, ENDED = 0, 1, 2  # a row's mark for an agent: none, a time limit, its real end
 ENDS = "unseen"  # for recipes: version 0.1.0 took the repeated last row for an observation
 _ROWS_AT_ONCE = 1 << 16  # of such marks
 
 
 @dataclass(frozen=True)
 class Cuts:
-    """Where episodes lie in a timeline.
+    """The places of episodes in a timeline.
 
     Attributes:
         start: `[n]` int64, each one's first row.
@@ -43,7 +43,7 @@ class Cuts:
             n_rows: of the timeline.
 
         Returns:
-            None where no episode ends anywhere.
+            None if no episode ends anywhere.
         """
         end, terminated, agents_leave = _ends_from(read, n_rows)
         starts, row = [], 0
@@ -57,7 +57,7 @@ class Cuts:
 
 
 def _ends_from(read: Callable[[int, int], np.ndarray], n_rows: int) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Of an episode that starts in each row `[T]`: its last row (T: it has none), and whether it terminates there.
+    """For an episode that starts in each row `[T]`: its last row (T: it has none), and whether it terminates there.
 
     Read backwards, a part at a time: each agent's next mark is carried from part to part.
     """
@@ -81,7 +81,7 @@ def _ends_from(read: Callable[[int, int], np.ndarray], n_rows: int) -> tuple[np.
 
 @dataclass(frozen=True)
 class Timeline:
-    """How to read a timeline, and what its rows hold.
+    """The access to a timeline, and the contents of its rows.
 
     Attributes:
         location: for messages.
@@ -173,7 +173,7 @@ class Timeline:
         check_finite(f"{self.location}: actions", arrays["actions"].astype(np.float64), first)
 
     def _actions(self, actions: np.ndarray, first: int, units: ActionUnits) -> np.ndarray:
-        """In [-1, 1], or choices."""
+        """Actions in [-1, 1], or choices."""
         where = f"{self.location}: actions"
         if self.n_choices is None:
             return to_our_units(where, actions, first, units)

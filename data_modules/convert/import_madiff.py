@@ -73,7 +73,7 @@ class MadiffSource(EpisodeSource):
         return self._timeline.blocks(self._cuts, first, self.units.for_agents(self.layout.agents))
 
     def _check(self, n_rows: int) -> int:
-        """How many agents there are."""
+        """Checks the arrays and returns the number of agents."""
         observations = self._arrays["observations"]
         check_shape(self._files["observations"], observations, (n_rows, None, None))
         n_agents = observations.shape[1]
@@ -94,7 +94,7 @@ class MadiffSource(EpisodeSource):
         return "legal" not in self._arrays and actions.dtype.kind == "f" and actions.ndim == 3
 
     def _count_choices(self, kind: ActionKind, environment: EnvSpec | None) -> int:
-        """Of discrete actions, or dimensions of continuous ones."""
+        """The number of discrete choices, or of dimensions of continuous actions."""
         actions = self._arrays["actions"]
         if kind == "continuous":
             return int(actions.shape[2])
@@ -110,7 +110,7 @@ class MadiffSource(EpisodeSource):
 
 
 def _check_folder(path: Path) -> None:
-    """Refuses MADIFF's other layout, a folder a seed with files an agent, by its name."""
+    """Refuses MADIFF's other layout, one folder per seed with files per agent, by its name."""
     seeds = [path, *(folder for folder in path.glob("*") if folder.is_dir())]
     if not (path / "obs.npy").exists() and any((folder / "obs_0.npy").exists() for folder in seeds):
         raise UserError(

@@ -108,7 +108,7 @@ class MinariSource(EpisodeSource):
         )
 
     def _actions(self, episode: Any, n_steps: int, where: str) -> np.ndarray:
-        """Indices from 0, or in [-1, 1]."""
+        """Actions as indices from 0, or in [-1, 1]."""
         taken = [np.asarray(episode.actions[name]) for name in self._names]
         for name, part in zip(self._names, taken, strict=True):
             if len(part) != n_steps:
@@ -130,7 +130,7 @@ class MinariSource(EpisodeSource):
 
 
 def _declared(spaces: list[Any], width: int) -> ActionUnits:
-    """What agents' boxes say; what is padding counts as ours."""
+    """The units that the agents' boxes declare; padding counts as ours."""
     low, high = (np.full((len(spaces), width), end) for end in (-1.0, 1.0))
     for i, space in enumerate(spaces):
         low[i, : space.low.size], high[i, : space.high.size] = space.low.ravel(), space.high.ravel()

@@ -1,4 +1,4 @@
-"""Episodes of one's own as one `.npz` file: padded arrays by the names of `Episodes`, actions in their own units."""
+"""User-defined episodes in one `.npz` file: padded arrays by the names of `Episodes`, actions in their own units."""
 
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -113,7 +113,7 @@ class NpzSource(EpisodeSource):
                 check_choices(f"{where}: actions of {agent.name}", rows.actions[:, i], 0, agent.action_dim)
 
     def _check(self, kind: ActionKind) -> bool:
-        """Whether the observations after the last steps are there."""
+        """Checks the arrays; returns whether the observations after the last steps are present."""
         arrays, seen = self._arrays, self._arrays["observations"]
         check_shape(f"{self.location}: observations", seen, (None, None, None, None))
         actions = arrays["actions"]
@@ -191,7 +191,7 @@ class NpzSource(EpisodeSource):
 
 
 def _with_last_row(array: np.ndarray, length: np.ndarray, name: str) -> np.ndarray:
-    """One row more, which repeats each episode's last."""
+    """Adds one row, which repeats each episode's last."""
     time = 1 if name in _WITHOUT_AGENTS else 2
     longer = np.concatenate([array, array.take([-1], axis=time)], axis=time)
     episodes = np.arange(len(length))

@@ -45,7 +45,7 @@ INSTALL = "pip install -c constraints.txt -e '.[vault]'"
 
 
 def tensorstore() -> Any:
-    """The package.
+    """Imports the package.
 
     Raises:
         UserError: it is not installed.
@@ -165,7 +165,7 @@ class VaultSource(EpisodeSource):
         return cuts
 
     def _ended(self, timeline: int, first: int, last: int) -> np.ndarray:
-        """What rows say of each agent `[T, N]`, see `Cuts.where_all_are_over`."""
+        """The marks of rows for each agent `[T, N]`, see `Cuts.where_all_are_over`."""
         terminal, cut = (self._rows(name, timeline, first, last) for name in ("terminals", "truncations"))
         return np.where(terminal, ENDED, np.where(cut, CUT, GOES_ON)).astype(np.int8)
 
@@ -185,7 +185,7 @@ class VaultSource(EpisodeSource):
 
 
 def leaf_spec(folder: Path, leaf: str) -> dict[str, Any]:
-    """How tensorstore finds a leaf."""
+    """The specification by which tensorstore opens a leaf."""
     place = {"driver": "file", "path": f"{folder.resolve()}/"}  # no address, in which #, ? and % mean something else
     store = {"driver": "ocdbt", "base": place, "path": leaf}
     return {"driver": "zarr", "kvstore": store, "context": {"cache_pool": {"total_bytes_limit": 0}}}
@@ -200,7 +200,7 @@ def _find(path: Path) -> Path:
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
-    """What a vault says of itself.
+    """Reads a vault's metadata.
 
     Raises:
         UserError: it is no vault's, or arrays lie in it that are not read here.

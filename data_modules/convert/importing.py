@@ -68,7 +68,7 @@ def import_dataset(
     discount: float = 0.99,
     seed: int = 0,
 ) -> Path:
-    """Writes a source's episodes as the folder `root/name`, in bounded memory; killed, it goes on where it was.
+    """Writes a source's episodes as the folder `root/name`, in bounded memory; a killed import resumes.
 
     Args:
         format_: one of `FORMATS`.

@@ -1,1 +1,1 @@
-"""From shards to the batches of a step: order, windows, streaming."""
+"""Loading of batches from shards: order, windows, streaming."""

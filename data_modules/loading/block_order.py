@@ -21,11 +21,11 @@ Partition = Literal["windows", "shards"]
 
 
 class ShardSize(NamedTuple):
-    """What the order has to know of a shard.
+    """The sizes of a shard that the order depends on.
 
     Attributes:
-        n_windows: training windows, at least 1.
-        n_bytes: what it takes in memory.
+        n_windows: number of training windows, at least 1.
+        n_bytes: bytes that it takes in memory.
     """
 
     n_windows: int
@@ -37,10 +37,10 @@ class Block:
     """Shards whose windows are shuffled together.
 
     Attributes:
-        epoch: which permutation of the shards it is of.
+        epoch: the epoch, whose permutation of the shards it belongs to.
         number: its place in the epoch.
-        shards: which ones, in this order.
-        n_windows: training windows of all of them.
+        shards: the indices of its shards, in this order.
+        n_windows: number of training windows of all of them.
     """
 
     epoch: int
@@ -53,9 +53,9 @@ class Piece(NamedTuple):
     """Consecutive places of a block's permutation.
 
     Attributes:
-        block: whose.
+        block: the block.
         first: the first place.
-        size: how many.
+        size: the number of places.
     """
 
     block: Block
@@ -110,7 +110,7 @@ class BlockStream:
             yield from self.blocks(epoch)
 
     def pieces(self, place: int, size: int) -> list[Piece]:
-        """Where `size` windows from a place of the stream on are found, in order."""
+        """The pieces that contain the `size` windows from a place of the stream on, in order."""
         epoch, offset = self._find_epoch(place)
         blocks, starts = self._epoch(epoch)
         number = bisect_right(starts, offset) - 1
@@ -127,7 +127,7 @@ class BlockStream:
         return found
 
     def _find_epoch(self, place: int) -> tuple[int, int]:
-        """The epoch of a place, and how many windows of that epoch come before it."""
+        """The epoch of a place, and the number of windows of that epoch before it."""
         starts = self._epoch_starts
         while starts[-1] <= place:
             starts.append(starts[-1] + self._count_windows(len(starts) - 1))
@@ -143,7 +143,7 @@ class BlockStream:
         return shard_order(self._seed, epoch, len(self._shards))[self._part :: self._n_parts]
 
     def _epoch(self, epoch: int) -> tuple[tuple[Block, ...], list[int]]:
-        """An epoch's blocks, and how many windows come before each."""
+        """An epoch's blocks, and the number of windows before each."""
         if epoch not in self._epochs:
             self._epochs = {known: blocks for known, blocks in self._epochs.items() if known == epoch - 1}
             blocks = self._pack(epoch)
@@ -172,8 +172,8 @@ class BlockOrder:
     * `windows`: step s takes the `global_batch_size` places from `s * global_batch_size` on of one stream, and rank r
       the r-th equal contiguous slice of them. The windows of a step do not depend on the number of ranks; every rank
       reads every block.
-    * `shards`: each rank has a stream of its own, of its share of an epoch's shards. Less is read, but the windows of
-      a step depend on the number of ranks, and ranks are in their next epoch a little before or after each other.
+    * `shards`: each rank has its own stream, of its share of an epoch's shards. Less is read, but the windows of
+      a step depend on the number of ranks, and ranks enter the next epoch a little before or after each other.
 
     Args:
         stream: the stream, of all shards for `windows`, of this rank's for `shards`.
@@ -203,7 +203,7 @@ class BlockOrder:
         The windows of a step over all ranks, `global_batch_size`, are a multiple of their number.
 
         Raises:
-            UserError: unknown partition, or ranks that would have no shard.
+            UserError: the partition is unknown, or a rank would have no shard.
         """
         size = global_batch_size // world_size
         if partition == "windows":
@@ -218,7 +218,7 @@ class BlockOrder:
         return cls(BlockStream(seed, shards, block_bytes, rank, world_size), 0, size, size)
 
     def pieces(self, step: int) -> list[Piece]:
-        """Where the windows of a step are found, in order."""
+        """The pieces that contain the windows of a step, in order."""
         return self.stream.pieces(self.first + step * self.stride, self.size)
 
     def blocks_from(self, step: int) -> Iterator[Block]:

@@ -1,4 +1,4 @@
-"""Which windows a step sees: a pure function of integers.
+"""The order of windows in memory: a pure function of integers.
 
 Windows come as one endless stream, epoch after epoch, each epoch a permutation of all windows. Step s takes the
 `global_batch_size` places from `s * global_batch_size` on, so the last partial batch of an epoch is filled up from
@@ -34,7 +34,7 @@ class WindowOrder:
         self._permutations: dict[int, Tensor] = {}
 
     def position(self, step: int) -> tuple[int, int]:
-        """The epoch of a step's first window, and how many windows of that epoch came before."""
+        """The epoch of a step's first window, and the number of windows of that epoch before it."""
         return divmod(step * self.global_batch_size, self.n_windows)
 
     def windows(self, step: int, rank: int = 0, world_size: int = 1) -> Tensor:

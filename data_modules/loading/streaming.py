@@ -21,7 +21,7 @@ from dof_lightning.batch import EpisodeBatch, concatenate
 from dof_lightning.errors import UserError
 from dof_lightning.seeding import derive_seed
 
-BLOCKS_ALIVE = 3  # the current one and what is read ahead, in any process of a rank
+BLOCKS_ALIVE = 3  # the current one and those read ahead, in all processes of a rank
 
 _SHARED_MEMORY = "/dev/shm"
 _HELDOUT_SEED = derive_seed("held-out shards")
@@ -29,12 +29,12 @@ _HELDOUT_SEED = derive_seed("held-out shards")
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """What of a dataset is streamed, and in blocks of which size.
+    """The part of a dataset that is streamed, and the size of its blocks.
 
     Attributes:
         manifest: the dataset.
-        shards: those that have training windows.
-        sizes: of these shards.
+        shards: the shards that have training windows.
+        sizes: the sizes of these shards.
         block_bytes: no block takes more.
     """
 
@@ -45,13 +45,13 @@ class StreamPlan:
 
 
 def plan_stream(manifest: DatasetManifest, memory_mb: float | None, partition: Partition) -> StreamPlan | None:
-    """Blocks such that all that are alive at once take no more than `memory_mb` (10^6 bytes).
+    """Plans blocks such that all blocks alive at once take no more than `memory_mb` (10^6 bytes).
 
     Returns:
-        None where the dataset is held in memory: where it fits, or `memory_mb` is None.
+        None if the dataset is held in memory: it fits, or `memory_mb` is None.
 
     Raises:
-        UserError: no block holds the largest shard, and the message says what would.
+        UserError: no block holds the largest shard; the message names a size that would.
     """
     whole = sum(memory_of(manifest, shard) for shard in manifest.shards)
     if memory_mb is None or (partition == "windows" and whole <= memory_mb * 1e6):
@@ -71,7 +71,7 @@ def plan_stream(manifest: DatasetManifest, memory_mb: float | None, partition: P
 
 
 def choose_heldout_shards(manifest: DatasetManifest, n_windows: int) -> list[ShardEntry]:
-    """Shards, from all over the dataset, that hold at least `n_windows` held-out windows, if all together do.
+    """Chooses shards from all over the dataset with at least `n_windows` held-out windows, if there are as many.
 
     They are the first of a fixed permutation, the same for every run, so that held-out losses can be compared.
     """
@@ -91,7 +91,7 @@ class LoadedBlock:
     """A block in memory.
 
     Attributes:
-        block: which one.
+        block: the block.
         table: the episodes of its shards.
         index: its training windows.
         order: `[n_windows]` int64, their permutation.
@@ -105,19 +105,19 @@ class LoadedBlock:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a block could not be read: what crosses a process border in one line."""
+    """The reason why a block could not be read, as one line that can be sent between processes."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class BlockReader:
-    """Reads blocks, wherever that happens.
+    """Reads blocks, in any thread or process.
 
     Args:
-        plan: what is streamed.
+        plan: the plan of the stream.
         seed: the run's seed.
-        shared: blocks are to be handed to another process.
+        shared: whether blocks are to be sent to another process.
     """
 
     plan: StreamPlan
@@ -125,10 +125,10 @@ class BlockReader:
     shared: bool
 
     def read(self, block: Block, on_shard: Callable[[ShardEntry], None] = lambda shard: None) -> LoadedBlock | Failure:
-        """A block, or the one line that says which shard is damaged and what to do.
+        """Reads a block, or returns the one line that names the damaged shard and the fix.
 
         Args:
-            block: which one.
+            block: the block to read.
             on_shard: called after each shard; a `UserError` that it raises ends the reading.
         """
         plan = self.plan
@@ -154,13 +154,13 @@ class StreamedBatches:
     processes read blocks in turn and hand them over in shared memory; as many as there may be blocks are used.
 
     Args:
-        plan: what is streamed.
-        order: which windows a step sees.
+        plan: the plan of the stream.
+        order: the windows of each step.
         seed: the run's seed.
         start: the first step.
         gather: from a table, episodes' places `[B]` and time steps `[B]` to a batch.
-        num_workers: processes that read; 0: a thread.
-        ranks_here: ranks on this machine, which share what its workers hand over blocks in.
+        num_workers: number of processes that read; 0 means a thread.
+        ranks_here: ranks on this machine, which share the memory through which its workers send blocks.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class StreamedBatches:
             _check_shared_memory(plan.block_bytes * (self._num_workers + 1) * ranks_here)
 
     def __iter__(self) -> Iterator[EpisodeBatch]:
-        """Endless.
+        """Yields batches without end.
 
         Raises:
             UserError: a shard is damaged.
@@ -199,7 +199,7 @@ class StreamedBatches:
         return map(self._reader.read, islice(self._order.blocks_from(self._start), first, None, stride))
 
     def _read_ahead(self) -> Generator[LoadedBlock | Failure]:
-        """Reads one block ahead in a thread; holds no block that it has handed over."""
+        """Reads one block ahead in a thread; keeps no block that it has passed on."""
         cancelled = Event()
 
         def go_on(shard: ShardEntry) -> None:
@@ -214,7 +214,7 @@ class StreamedBatches:
                     if len(reading) == 2:
                         yield reading.popleft().result()
             finally:
-                cancelled.set()  # ends the reading under way at the next shard
+                cancelled.set()  # ends the current reading at the next shard
 
     def _batches(self, loaded: Iterator[LoadedBlock | Failure]) -> Iterator[EpisodeBatch]:
         current: LoadedBlock | None = None

@@ -1,4 +1,4 @@
-"""Ranks that read for themselves end together: what one cannot read, all of them say."""
+"""Makes ranks that read separately end together: all of them report what one of them cannot read."""
 
 from collections.abc import Iterator
 
@@ -10,14 +10,14 @@ from dof_lightning.errors import SharedError, UserError
 
 
 def together(batches: Iterator[EpisodeBatch], device: torch.device) -> Iterator[EpisodeBatch]:
-    """The batches of this rank, for as long as every rank has one.
+    """Yields the batches of this rank for as long as every rank has one.
 
     Without this, the other ranks would wait in a collective for one that has ended, and report a broken connection
-    instead of a damaged file. It costs one reduction of a number a batch, for which every rank asks in step, on the
-    device where the process group's tensors live.
+    instead of a damaged file. It costs one reduction of a number per batch, which all ranks request in step, on the
+    device of the process group's tensors.
 
     Raises:
-        SharedError: reading failed on some rank; the same on all.
+        SharedError: reading failed on some rank; all ranks raise the same error.
     """
     if not distributed.is_initialized():
         yield from batches
@@ -33,5 +33,5 @@ def together(batches: Iterator[EpisodeBatch], device: torch.device) -> Iterator[
         if failed or batch is None:
             messages = [""] * distributed.get_world_size()
             distributed.all_gather_object(messages, failure)
-            raise SharedError(next(message for message in messages if message))  # of the first rank that has one
+            raise SharedError(next(message for message in messages if message))  # the first one's
         yield batch

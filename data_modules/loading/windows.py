@@ -27,7 +27,7 @@ _WINDOW_BYTES = 12  # a window's episode, and its place in the permutation
 class EpisodeTable:
     """All episodes of a dataset end to end: R = sum(length + 1) rows, S = sum(length) steps.
 
-    Random reads from memory are what a batch costs, so what is read together lies together.
+    A batch's cost is that of random reads from memory, so data that are read together are stored together.
 
     Attributes:
         observations: `[R, N, O]`.
@@ -75,7 +75,7 @@ class WindowIndex:
         self._place = torch.repeat_interleave(places.to(torch.int32), length)
 
     def __len__(self) -> int:
-        """How many windows there are."""
+        """The number of windows."""
         return len(self._place)
 
     def locate(self, windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +85,7 @@ class WindowIndex:
 
 
 def split_windows(table: EpisodeTable) -> tuple[WindowIndex, WindowIndex]:
-    """Training windows, and those of held-out episodes."""
+    """Indices of the training windows, and of the windows of held-out episodes."""
     held_out = is_heldout(table.episode_id)
     training, evaluated = (WindowIndex(table, chosen.nonzero()[:, 0]) for chosen in (~held_out, held_out))
     return training, evaluated
@@ -101,9 +101,9 @@ def load_table(
 
     Args:
         manifest: the dataset.
-        shards: which of it, None: all.
-        on_shard: called after each shard, for progress; what it raises ends the reading.
-        shared: use memory that other processes can be handed without a copy.
+        shards: the shards to read; None means all.
+        on_shard: called after each shard, for progress; an exception that it raises ends the reading.
+        shared: whether to use memory that can be passed to other processes without a copy.
 
     Raises:
         UserError: a shard is damaged (see `read_shard`).
@@ -127,7 +127,7 @@ def load_table(
 
 
 def load_heldout(manifest: DatasetManifest, shards: Iterable[ShardEntry]) -> EpisodeTable | None:
-    """The held-out episodes of some shards; None where there are none.
+    """Loads the held-out episodes of some shards; None if there are none.
 
     Raises:
         UserError: a shard is damaged (see `read_shard`).
@@ -154,19 +154,19 @@ def memory_of(manifest: DatasetManifest, shard: ShardEntry) -> int:
 def gather_windows(
     table: EpisodeTable, places: Tensor, t: Tensor, window: Window, train_on_padded_tails: bool = False
 ) -> EpisodeBatch:
-    """The windows around time steps `t` of some episodes.
+    """Gathers the windows around time steps `t` of some episodes.
 
-    Rows before an episode's start repeat its first row, rows behind its end the last; actions repeat likewise.
-    Rewards are zero where no step was taken, and so is the return-to-go behind the end. An episode whose last
-    observation was not recorded has one valid row less; its last step is a transition only where it terminated, as
-    nothing is asked of the next row then.
+    Rows before an episode's start repeat its first row, rows after its end the last; actions repeat likewise. Rewards
+    are zero where no step was taken, and so is the return-to-go after the end. An episode whose last observation was
+    not recorded has one valid row less; its last step is a transition only if it terminated, because nothing needs the
+    next row then.
 
     Args:
         table: all episodes.
         places: `[B]`, the episodes' places in the table.
         t: `[B]` int64, current time steps.
         window: Hh and H; T = Hh + H.
-        train_on_padded_tails: whether `diffusion_mask` includes rows behind the end.
+        train_on_padded_tails: whether `diffusion_mask` includes rows after the end.
     """
     length, first_step, ending, episode_id = table.episodes.index_select(0, places)[:, None].unbind(-1)
     time = t[:, None] + torch.arange(-window.history, window.horizon + 1)
@@ -202,7 +202,7 @@ def gather_windows(
 
 
 def _per_agent(array: Tensor, rows: Tensor) -> Tensor:
-    """Rows `[B, T']` of `[R, N, ...]` as `[B, N, T', ...]`, contiguous, in one gather."""
+    """Gathers rows `[B, T']` of `[R, N, ...]` as contiguous `[B, N, T', ...]`, in one operation."""
     n_agents = array.shape[1]
     index = rows[:, None] * n_agents + torch.arange(n_agents)[:, None]
     return array.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, *array.shape[2:])
@@ -247,25 +247,25 @@ def _as_table(arrays: dict[str, Tensor]) -> EpisodeTable:
 def gather_numbered(
     table: EpisodeTable, index: WindowIndex, window: Window, train_on_padded_tails: bool, windows: Tensor
 ) -> EpisodeBatch:
-    """The windows of an index by their numbers `[B]`; other arguments as `gather_windows`."""
+    """Gathers the windows of an index by their numbers `[B]`; other arguments as in `gather_windows`."""
     return gather_windows(table, *index.locate(windows), window, train_on_padded_tails)
 
 
 class InTurn(IterableDataset):
-    """What a DataLoader iterates over; workers take items in turn, so theirs come in order.
+    """An iterable dataset for a DataLoader; workers take items in turn, so the items come in order.
 
-    Ctrl-C in a terminal and a scheduler's SIGTERM reach workers too. They leave the answer to who trains: the step that
-    is under way may need batches, and a worker that dies would end the run before it is saved.
+    Ctrl-C in a terminal and a scheduler's SIGTERM reach workers too. Workers ignore them and leave the response to the
+    training process: the current step may need batches, and a worker that dies would end the run before it is saved.
 
     Args:
-        items: every item from the first-th on in strides; called with both.
+        items: yields every item from the first on in strides; called with first and stride.
     """
 
     def __init__(self, items: Callable[[int, int], Iterator[Any]]) -> None:
         self._items = items
 
     def __iter__(self) -> Iterator[Any]:
-        """Endless where the items are."""
+        """Yields the items, without end if they have none."""
         worker = get_worker_info()
         if worker is None:
             return self._items(0, 1)

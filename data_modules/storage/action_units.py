@@ -1,4 +1,4 @@
-"""What actions are measured in: others' ranges, and ours from -1 to 1."""
+"""Units of actions: the ranges of other sources, and ours from -1 to 1."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class ActionUnits:
     """The range of continuous actions that becomes [-1, 1], affinely.
 
     Attributes:
-        low: `[N, A]` float64, one agent and dimension each, or `[1, 1]` for all of them.
-        high: likewise; where it equals `low`, nothing can be chosen and actions become 0.
+        low: `[N, A]` float64, one per agent and dimension, or `[1, 1]` for all of them.
+        high: likewise; if it equals `low`, nothing can be chosen and actions become 0.
     """
 
     low: np.ndarray
@@ -26,7 +26,7 @@ class ActionUnits:
 
     @classmethod
     def of(cls, low: Any, high: Any) -> Self:
-        """From numbers, or arrays that broadcast to `[N, A]`.
+        """Makes units of numbers, or of arrays that broadcast to `[N, A]`.
 
         Raises:
             UserError: they are not finite, do not fit together, or `low` is above `high`.
@@ -42,22 +42,22 @@ class ActionUnits:
 
     @property
     def is_ours(self) -> bool:
-        """Whether actions are in [-1, 1] already and nothing is to be done."""
+        """Whether actions are in [-1, 1] already, so that no conversion is needed."""
         return bool((self.low == -1).all() and (self.high == 1).all())
 
     @property
     def are_any(self) -> bool:
-        """Whether nothing is known of them."""
+        """Whether nothing is known about the units."""
         return self is AS_THEY_ARE
 
     def of_agent(self, agent: int) -> "ActionUnits":
-        """Those of one agent, as `[1, A]` for its actions `[S, A]`; ours where it is not one of those described."""
+        """The units of one agent, as `[1, A]` for its actions `[S, A]`; ours if it is not described."""
         if len(self.low) == 1:
             return self
         return ActionUnits(self.low[agent, None], self.high[agent, None]) if agent < len(self.low) else OURS
 
     def to_ours(self, actions: np.ndarray) -> np.ndarray:
-        """Actions `[..., N, A]` as float32, mapped to [-1, 1]; what is outside the range stays outside."""
+        """Maps actions `[..., N, A]` to [-1, 1] as float32; values outside the range stay outside."""
         if self.is_ours or self.are_any:
             return actions.astype(np.float32)
         low, high = (part[..., : actions.shape[-1]] for part in (self.low, self.high))
@@ -66,7 +66,7 @@ class ActionUnits:
         return np.where(width == 0, 0.0, mapped).astype(np.float32)
 
     def covers(self, other: "ActionUnits") -> bool:
-        """Whether all that lies in the other range lies in this one."""
+        """Whether this range contains the other one."""
         slack = _TOLERANCE * np.maximum(self.high - self.low, 1)
         return bool((other.low >= self.low - slack).all() and (other.high <= self.high + slack).all())
 
@@ -75,7 +75,7 @@ class ActionUnits:
         return self.covers(other) and other.covers(self)
 
     def for_agents(self, agents: Sequence[AgentSpec]) -> "ActionUnits":
-        """As `[N, A]`, where what is padding stays as it is."""
+        """The units as `[N, A]`, with padding left as it is."""
         if self.are_any:
             return self
         shape = len(agents), max(agent.action_dim for agent in agents)
@@ -84,7 +84,7 @@ class ActionUnits:
         return ActionUnits(np.where(padding, -1.0, low), np.where(padding, 1.0, high))
 
     def describe(self, agents: Sequence[AgentSpec]) -> list[Any]:
-        """For recipes: an entry each agent as PettingZoo worlds have them; JSON values only."""
+        """The recipe's description: one entry per agent, as for PettingZoo worlds; JSON values only."""
         whole = self.for_agents(agents)
         low, high = whole.low.tolist(), whole.high.tolist()
         return [
@@ -92,20 +92,20 @@ class ActionUnits:
         ]
 
     def __str__(self) -> str:
-        """For messages: the outermost numbers, without what is as ours (padding, too) where there are others."""
+        """The outermost numbers, for messages; without those equal to ours (as padding is) if there are others."""
         others = (self.low != -1) | (self.high != 1)
         shown = others if others.any() else ~others
         return f"[{self.low[shown].min():g}, {self.high[shown].max():g}]"
 
 
 OURS = ActionUnits.of(-1.0, 1.0)
-AS_THEY_ARE = ActionUnits(np.full((1, 1), -np.inf), np.full((1, 1), np.inf))  # of actions that are only looked at
+AS_THEY_ARE = ActionUnits(np.full((1, 1), -np.inf), np.full((1, 1), np.inf))  # units of actions that are only looked at
 
 
 def units_of(environment: EnvSpec) -> ActionUnits:
-    """The units in which an environment's own package takes actions; ours where it takes them as they are.
+    """The units in which an environment's own package takes actions; ours if it takes them as they are.
 
-    See `EnvSpec.action_units`; what is padding counts as ours.
+    See `EnvSpec.action_units`; padding counts as ours.
     """
     low, high = (np.full((environment.n_agents, environment.action_dim), end) for end in (-1.0, 1.0))
     for i, agent in enumerate(environment.agents):

@@ -1,4 +1,4 @@
-"""Blocks of complete episodes as numpy arrays: padded as they are collected, end to end as they are stored."""
+"""Blocks of complete episodes as numpy arrays: padded when collected, end to end when stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -18,7 +18,7 @@ _ACTION_TOLERANCE = 1e-5
 
 
 class DataFault(UserError, ValueError):
-    """Episodes that contradict the environment's spec or each other: of one's own data, it is the user's to mend."""
+    """Episodes that contradict the environment's spec or each other; in a user's own data, the user can fix it."""
 
 
 @dataclass
@@ -39,22 +39,22 @@ class _EpisodeArrays:
 
     @property
     def n_episodes(self) -> int:
-        """How many episodes the block holds."""
+        """The number of episodes in the block."""
         return len(self.length)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays that are there, by name."""
+        """The arrays that are present, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass
 class Episodes(_EpisodeArrays):
-    """n complete episodes padded to the longest one, L steps: what a collector hands over.
+    """n complete episodes padded to the longest one, L steps: the form that collectors return.
 
-    Episode e has `length[e]` steps and `length[e] + 1` observations, each stored once. What stands behind an
-    episode's end is ignored; where we pad, rows and actions repeat the last one and rewards are zero. An episode that
-    ends without `terminated` was cut by a time limit.
+    Episode e has `length[e]` steps and `length[e] + 1` observations, each stored once. Entries after an episode's end
+    are ignored; our padding repeats the last row and action, with zero rewards. An episode that ends without
+    `terminated` was cut by a time limit.
 
     Attributes:
         observations: `[n, N, L+1, O]` float32; padded dimensions are zero.
@@ -64,12 +64,12 @@ class Episodes(_EpisodeArrays):
         length: `[n]` int32, at least 1.
         episode_id: `[n]` int64, the episode's original index in its dataset.
         unseen_end: `[n]` bool, the observation after the last step was not recorded: its row, which repeats the one
-            before, is padding. Left out where all were recorded.
+            before, is padding. Left out if all were recorded.
         state: `[n, L+1, S]` float32.
         legal: `[n, N, L+1, A]` bool.
         alive: `[n, N, L+1]` bool.
-        extra_observations: `[n, M, L+1, O']` float32, what M agents that are not learned (prey) saw.
-        extra_actions: `[n, M, L, A']` float32 or `[n, M, L]` int64, what they did.
+        extra_observations: `[n, M, L+1, O']` float32, observations of M agents that are not learned (prey).
+        extra_actions: `[n, M, L, A']` float32 or `[n, M, L]` int64, their actions.
         extra_rewards: `[n, M, L]` float32.
     """
 
@@ -88,7 +88,7 @@ class Episodes(_EpisodeArrays):
 
 @dataclass
 class EpisodeRows(_EpisodeArrays):
-    """n complete episodes end to end: what shards hold. R = sum(length + 1) rows, S = sum(length) steps.
+    """n complete episodes end to end, as in shards: R = sum(length + 1) rows, S = sum(length) steps.
 
     Attributes:
         observations: `[R, N, O]`; likewise `legal [R, N, A]`, `alive [R, N]`, `state [R, S]`.
@@ -98,11 +98,11 @@ class EpisodeRows(_EpisodeArrays):
 
     @property
     def n_steps(self) -> int:
-        """S."""
+        """S, the number of steps."""
         return len(self.rewards)
 
     def select(self, episodes: np.ndarray) -> Self:
-        """Some episodes, in the order of `episodes` `[m]`."""
+        """Selects some episodes, in the order of `episodes` `[m]`."""
         length = self.length[episodes].astype(np.int64)
         rows = _ragged_index(_starts(self.length + 1)[episodes], length + 1)
         steps = _ragged_index(_starts(self.length)[episodes], length)
@@ -135,7 +135,7 @@ class EpisodeRows(_EpisodeArrays):
 
 
 def concatenate(blocks: Sequence[EpisodeRows]) -> EpisodeRows:
-    """Several blocks as one."""
+    """Joins several blocks into one."""
     if len(blocks) == 1:
         return blocks[0]
     return EpisodeRows(**{name: np.concatenate([b.arrays()[name] for b in blocks]) for name in blocks[0].arrays()})
@@ -158,9 +158,9 @@ def returns_to_go(rewards: np.ndarray, length: np.ndarray, discount: float) -> n
 
 
 def find_fault(rows: EpisodeRows, environment: EnvSpec) -> str | None:
-    """What contradicts the environment's spec, in words; None if nothing does.
+    """Describes in words what contradicts the environment's spec; None if nothing does.
 
-    Shapes, types and finiteness are the shard format's matter; this looks at what the values mean.
+    Shapes, types and finiteness are checked by the shard format; this checks the meaning of the values.
     """
     length = rows.length
     if length.min() < 1 or length.max() > environment.horizon:
@@ -186,7 +186,7 @@ def _find_action_fault(actions: np.ndarray, environment: EnvSpec) -> str | None:
 
 
 def _starts(counts: np.ndarray) -> np.ndarray:
-    """Where each run of `counts[e]` entries begins."""
+    """The start of each run of `counts[e]` entries."""
     return np.cumsum(counts, dtype=np.int64) - counts
 
 

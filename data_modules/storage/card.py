@@ -1,4 +1,4 @@
-"""A dataset's card: what it is, in sections of facts and tables, and the same as Markdown beside its shards."""
+"""A dataset's card: its description in sections of facts and tables, also as Markdown beside its shards."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Section:
 
 
 def sections(manifest: DatasetManifest) -> Iterator[Section]:
-    """Everything a card says, in order."""
+    """All sections of a card, in order."""
     spec = manifest.spec
     yield Section("", _identity(manifest))
     yield Section("behaviour", {name: text(value, digits=4) for name, value in manifest.behavior.items()})
@@ -52,7 +52,7 @@ def sections(manifest: DatasetManifest) -> Iterator[Section]:
 
 
 def to_markdown(manifest: DatasetManifest) -> str:
-    """The card of a dataset as Markdown; the same manifest gives the same text, wherever its folder is."""
+    """The card as Markdown; the same manifest gives the same text, wherever its folder is."""
     parts = [f"# {manifest.spec.name}\n"]
     for section in sections(manifest):
         parts.append(f"\n## {section.title}\n" if section.title else "")
@@ -76,14 +76,14 @@ def histogram(samples: np.ndarray, bins: int = _HISTOGRAM_BINS) -> str:
 
 
 def histogram_range(samples: np.ndarray) -> tuple[float, float]:
-    """Minimum and maximum, drawn apart where all samples are the same up to rounding."""
+    """Minimum and maximum, moved apart if all samples are the same up to rounding."""
     low, high = float(samples.min()), float(samples.max())
     least = 1e-4 * max(1.0, abs(low), abs(high))
     return (low, high) if high - low >= least else (low - least, high + least)
 
 
 def size(n_bytes: int) -> str:
-    """For people."""
+    """A size in bytes, for people."""
     return f"{n_bytes / 1e6:,.1f} MB"
 
 

@@ -1,4 +1,4 @@
-"""What tells episodes from others: a digest of what they hold, however they are ordered, padded and cut into blocks."""
+"""Identity of episodes: a digest of their contents, however they are ordered, padded and cut into blocks."""
 
 import hashlib
 import json
@@ -13,21 +13,21 @@ from data_modules.storage.shards import expected_members
 from dof_lightning.schema import is_digest
 from dof_lightning.spec import EnvSpec
 
-KEY = "contents"  # in the recipe of a dataset that no recipe of ours makes
+KEY = "contents"  # key in the recipe of a dataset that no recipe of ours makes
 
 
 class Contents:
-    """Takes episodes in blocks of any size and order; equal sets of episodes give equal digests.
+    """Digests episodes in blocks of any size and order; equal sets of episodes give equal digests.
 
     Args:
-        environment: of the episodes; what changes their meaning is part of the digest.
-        discount: gamma of their returns, likewise.
+        environment: the episodes' environment; everything that changes their meaning is part of the digest.
+        discount: gamma of their returns, also part of the digest.
     """
 
     def __init__(self, environment: EnvSpec, discount: float) -> None:
         self._environment, self._sum = environment, 0
         told = environment.to_dict()
-        for name in ("name", "reference", "own_reference"):  # for people, and may change
+        for name in ("name", "reference", "own_reference"):  # these are for people, and may change
             del told[name]
         self._meaning = json.dumps(told | {"discount": float(discount)}, sort_keys=True)
 
@@ -40,15 +40,15 @@ class Contents:
             hashed = hashlib.sha256(layout)
             for name in sorted(arrays):
                 hashed.update(arrays[name][places.get(name, places["length"])].tobytes())
-            self._sum += int.from_bytes(hashed.digest())  # a sum, so that the order does not count
+            self._sum += int.from_bytes(hashed.digest())  # a sum, so that the order does not matter
 
     def finish(self) -> str:
-        """Of all episodes so far, 32 hex digits."""
+        """The digest of all episodes so far, 32 hex digits."""
         return hashlib.sha256(f"{self._meaning} {self._sum:x}".encode()).hexdigest()[:32]
 
 
 def contents_of(manifest: DatasetManifest) -> str:
-    """The digest of what a dataset's shards hold.
+    """The digest of the episodes in a dataset's shards.
 
     Raises:
         UserError: a shard is damaged.
@@ -60,13 +60,13 @@ def contents_of(manifest: DatasetManifest) -> str:
 
 
 def has_source_digest(recipe: Mapping[str, Any]) -> bool:
-    """Whether a recipe has the sha256 of the files that episodes are imported from, which tells them apart too."""
+    """Whether a recipe has the sha256 of the files that episodes are imported from, which identifies them, too."""
     imported = recipe.get("imported")
     return isinstance(imported, Mapping) and is_digest(imported.get("files"))
 
 
 def _places(length: np.ndarray) -> Iterator[dict[str, slice]]:
-    """Where each episode lies in the arrays of its block, by name; `length` for those with an entry an episode."""
+    """The place of each episode in the arrays of its block, by name; `length` for those with one entry per episode."""
     ends = np.cumsum(length, dtype=np.int64).tolist()
     for episode, (end, steps) in enumerate(zip(ends, length.tolist(), strict=True)):
         rows = slice(end - steps + episode, end + episode + 1)

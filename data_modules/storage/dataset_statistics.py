@@ -46,7 +46,7 @@ class Moments:
 
 @dataclass
 class _Dimensions:
-    """Moments of all rows of an array, and the rows behind its quantile knots."""
+    """Moments of all rows of an array, and the rows from which its quantile knots are computed."""
 
     moments: Moments = field(default_factory=Moments)
     sample: list[np.ndarray] = field(default_factory=list)
@@ -70,11 +70,12 @@ class _Dimensions:
 class ReturnStatistics:
     """Mean, deviation and quantiles of episode returns.
 
-    Up to `RETURN_EPISODES` episodes all of it is exact. Of more, quantiles are those of about so many, chosen by a hash
-    of their id, with the exact minimum and maximum at the ends: memory does not grow with the dataset.
+    With up to `RETURN_EPISODES` episodes, everything is exact. With more, quantiles are those of about that many
+    episodes, chosen by a hash of their id, with the exact minimum and maximum at the ends: memory does not grow with
+    the dataset.
 
     Args:
-        n_episodes: how many are to come, at most.
+        n_episodes: largest number of episodes to come.
     """
 
     def __init__(self, n_episodes: int) -> None:
@@ -83,7 +84,7 @@ class ReturnStatistics:
         self._kept: list[np.ndarray] = []
 
     def update(self, returns: np.ndarray, episode_id: np.ndarray) -> None:
-        """Adds episodes: two `[n]`."""
+        """Adds episodes by their ids and returns, `[n]` each."""
         self._moments.update(returns[:, None])
         if self._fraction < 1:
             returns = returns[
@@ -92,11 +93,11 @@ class ReturnStatistics:
         self._kept.append(returns)
 
     def __len__(self) -> int:
-        """Episodes that were added."""
+        """The number of episodes that were added."""
         return self._moments.count
 
     def mean_and_std(self) -> tuple[float, float]:
-        """Over all episodes."""
+        """Mean and standard deviation over all episodes."""
         if self._fraction >= 1:
             returns = np.concatenate(self._kept)
             return float(returns.mean()), float(returns.std())
@@ -113,13 +114,13 @@ class StatisticsAccumulator:
     """Statistics of observations, actions and returns, over the episodes that are not held out.
 
     Means, deviations and ranges are over all rows. Quantile knots are over all rows of up to about `KNOT_EPISODES`
-    episodes (fewer where those could take more than `KNOT_BYTES`), chosen by a hash of their id, with the exact
-    minimum and maximum at the ends; for returns see `ReturnStatistics`.
+    episodes (fewer if those could take more than `KNOT_BYTES`), chosen by a hash of their id, with the exact minimum
+    and maximum at the ends; for returns see `ReturnStatistics`.
 
     Args:
         environment: the environment's spec.
         discount: gamma of the discounted returns.
-        n_episodes: how many episodes are to come.
+        n_episodes: number of episodes to come.
 
     Attributes:
         longest: steps of the longest episode.
@@ -154,7 +155,7 @@ class StatisticsAccumulator:
             dimensions.sample.append(getattr(sample, name))
 
     def finish(self) -> DatasetStatistics:
-        """The statistics; what they are made of is given up.
+        """Returns the statistics and frees the data that they are made from.
 
         Raises:
             DataFault: every episode is held out.
@@ -173,7 +174,7 @@ class StatisticsAccumulator:
 
 
 def _largest_episode(environment: EnvSpec) -> int:
-    """Bytes of the observations and actions of an episode that lasts to the horizon."""
+    """The bytes of the observations and actions of an episode that lasts to the horizon."""
     widths = environment.observation_dim * (environment.horizon + 1) + environment.action_dim * environment.horizon
     return 4 * environment.n_agents * widths
 

@@ -29,21 +29,21 @@ def permute(
     journal: Journal | None = None,
     most_bytes: int = 0,
 ) -> Iterator[EpisodeRows]:
-    """Groups of all episodes, ordered by a hash of (seed, id).
+    """Yields all episodes in groups, ordered by a hash of (seed, id).
 
-    What fits into a buffer is sorted in memory. More is first dealt out to files by ranges of the hash, each of which
-    then fits, so the order does not depend on the size of the buffer or on how the blocks are cut.
+    Episodes that fit into a buffer are sorted in memory. More episodes are first distributed to files by ranges of the
+    hash, each of which then fits, so the order does not depend on the size of the buffer or on how the blocks are cut.
 
     Args:
         blocks: the episodes, with different ids.
-        seed: of the permutation.
-        n_episodes: about how many there are.
-        group_size: episodes in each group but the last.
+        seed: seed of the permutation.
+        n_episodes: approximate number of episodes.
+        group_size: number of episodes in each group but the last.
         buffer_bytes: episodes that are held at once; peak memory is about two and a half times that, and the blocks.
-        scratch: a folder to make for the files; it takes as much as the episodes, and is gone in the end.
+        scratch: a folder to create for the files; it takes as much space as the episodes, and is removed at the end.
         journal: of files that a killed process may have left in its folder, which is used for `scratch` then: `blocks`
             holds the episodes after those already dealt, and the files stay until the journal is removed.
-        most_bytes: that one episode can take; 0: about what the first ones do.
+        most_bytes: largest size of one episode; 0 means about that of the first ones.
 
     Raises:
         DataFault: some blocks hold arrays that others do not.
@@ -66,7 +66,7 @@ def arrange(
     journal: Journal | None = None,
     most_bytes: int = 0,
 ) -> Iterator[EpisodeRows]:
-    """All episodes, ordered by ascending keys: from n episodes to `[n]` numbers in [0, 1), spread about evenly.
+    """Yields all episodes by ascending keys, which map n episodes to `[n]` numbers in [0, 1), spread about evenly.
 
     Everything else is as in `permute`.
 
@@ -90,9 +90,9 @@ def arrange(
 
 @dataclass(frozen=True)
 class _Dealing:
-    """Episodes by ascending ranges of their key, in the order of their arrival within each.
+    """Distributes episodes to ascending ranges of their key, in the order of arrival within each range.
 
-    Arguments are `arrange`'s.
+    Arguments are those of `arrange`.
     """
 
     key: Key
@@ -103,7 +103,7 @@ class _Dealing:
     most_bytes: int
 
     def buckets(self, buffers: Iterator[tuple[list[EpisodeRows], bool]]) -> Iterator[EpisodeRows]:
-        """What fits into one buffer as it is, more through files."""
+        """Yields the ranges: directly if everything fits into one buffer, else through files."""
         dealt = None if self.journal is None else self.journal.dealt
         if dealt is None:
             first, complete = next(buffers, ([], True))
@@ -169,7 +169,7 @@ class _Dealing:
 
 
 def _buffers(blocks: Iterable[EpisodeRows], buffer_bytes: int) -> Iterator[tuple[list[EpisodeRows], bool]]:
-    """Successive blocks that fill a buffer, and whether none come after them."""
+    """Yields successive blocks that fill a buffer, and whether they are the last."""
     names: set[str] = set()
     buffer: list[EpisodeRows] = []
     size = 0
@@ -188,7 +188,7 @@ def _buffers(blocks: Iterable[EpisodeRows], buffer_bytes: int) -> Iterator[tuple
 
 
 def _drain(buffer: list[EpisodeRows]) -> EpisodeRows:
-    """All as one, of which the list keeps nothing alive."""
+    """Joins all blocks into one and empties the list, so that it keeps nothing alive."""
     rows = concatenate(buffer)
     buffer.clear()
     return rows

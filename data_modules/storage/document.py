@@ -1,4 +1,4 @@
-"""What may stand in `dataset.json`, held against what does before anybody relies on it."""
+"""The schema of `dataset.json`, checked before its content is used."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -89,14 +89,14 @@ _DOCUMENT = record(
 )
 _DESCRIBED = record(_DESCRIPTION)
 _ALWAYS = ("observations", "actions", "rewards", "terminated", "length", "episode_id")
-_OTHERS = {"extra_observations": 2, "extra_actions": 2, "extra_rewards": 1}  # most dimensions, of agents not learned
+_OTHERS = {"extra_observations": 2, "extra_actions": 2, "extra_rewards": 1}  # most dimensions, for agents not learned
 
 
 def check_document(document: Any) -> None:
-    """Keys, types and ranges.
+    """Checks keys, types and ranges.
 
     Raises:
-        ValueError: names the first key that is not what it must be.
+        ValueError: names the first key with an invalid value.
     """
     _DOCUMENT("", document)
 
@@ -104,13 +104,13 @@ def check_document(document: Any) -> None:
 def check_description(
     name: str, environment: EnvSpec, discount: float, recipe: Mapping[str, Any], behavior: Mapping[str, Any]
 ) -> None:
-    """Refuses what would make the document unreadable, before there are episodes to lose.
+    """Refuses a description that would make the document unreadable, before there are episodes to lose.
 
     Raises:
-        UserError: names the first key that is not what it must be, or contradicts another.
+        UserError: names the first key with an invalid value, or that contradicts another.
     """
     check_finite(recipe, "recipe")
-    measured = {"return_mean": 0.0, "return_std": 0.0}  # of the episodes, in place of what is told
+    measured = {"return_mean": 0.0, "return_std": 0.0}  # stand for values that the episodes give later
     told = {"name": name, "environment": environment.to_dict(), "discount": discount}
     told |= {"recipe": dict(recipe), "behavior": {**behavior, **measured}}
     try:
@@ -122,7 +122,7 @@ def check_description(
 
 
 def check_agreement(document: Mapping[str, Any], environment: EnvSpec, statistics: DatasetStatistics) -> None:
-    """What must agree with each other, once every part is what it must be.
+    """Checks that the parts agree with each other, once each of them is valid.
 
     Raises:
         ValueError: names the first keys that contradict each other.
@@ -160,7 +160,7 @@ def _check_shards(shards: Iterable[ShardEntry], longest: int) -> None:
 
 
 def _check_recipe(document: Mapping[str, Any], environment: EnvSpec) -> None:
-    """Where a recipe of ours says what the document says too, both say the same; in others any key means anything."""
+    """Checks that a recipe of ours agrees with the document; in other recipes, keys may mean anything."""
     recipe = document["recipe"]
     said = {"discount": document["discount"], "environment": document["environment"]["recipe"]}
     for key, value in said.items() if "format_version" in recipe else ():
@@ -199,7 +199,7 @@ def _check_statistics(statistics: DatasetStatistics, environment: EnvSpec) -> No
 
 
 def _arrays(statistics: DatasetStatistics, environment: EnvSpec) -> Iterator[tuple[str, np.ndarray, tuple[int, ...]]]:
-    """Each array with its place and the shape of what it has for every knot."""
+    """Each array with its place and the shape of its entry per knot."""
     n = environment.n_agents
     sizes: list[tuple[str, DimensionStatistics | None, int]] = [
         ("observations", statistics.observations, environment.observation_dim),

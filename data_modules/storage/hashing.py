@@ -5,15 +5,15 @@ import io
 from pathlib import Path
 from typing import IO, Any
 
-READ_BYTES = 1 << 17  # large, because every read and hash gives up the interpreter's lock and has to wait for it again
+READ_BYTES = 1 << 17  # large, because every read and hash releases the interpreter's lock and has to wait for it again
 
 
 class ReadHashed(io.RawIOBase):
-    """A file that is read.
+    """A file that is hashed while it is read.
 
     Args:
-        file: what is read.
-        n_bytes: how many it may have; None: any number.
+        file: the file to read.
+        n_bytes: largest number of bytes that it may have; None means any number.
     """
 
     def __init__(self, file: IO[bytes], n_bytes: int | None = None) -> None:
@@ -22,14 +22,14 @@ class ReadHashed(io.RawIOBase):
         self._sha256 = hashlib.sha256()
 
     def readable(self) -> bool:
-        """It is."""
+        """True: the file can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Reads and counts in.
+        """Reads into a buffer and adds the bytes to the hash.
 
         Raises:
-            ValueError: there is more than there should be.
+            ValueError: the file has more bytes than it should.
         """
         size: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
         self._read += size
@@ -39,7 +39,7 @@ class ReadHashed(io.RawIOBase):
         return size
 
     def finish(self) -> str:
-        """Reads what is left; the sha256 of the whole, hexadecimal."""
+        """Reads the rest and returns the sha256 of the whole file, hexadecimal."""
         rest = bytearray(READ_BYTES)
         while self.readinto(rest):
             pass
@@ -47,7 +47,7 @@ class ReadHashed(io.RawIOBase):
 
 
 class WrittenHashed(io.RawIOBase):
-    """A file that is written."""
+    """A file that is hashed while it is written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,7 +56,7 @@ class WrittenHashed(io.RawIOBase):
         self._file = path.open("wb")
 
     def write(self, data: Any) -> int:
-        """Writes and counts."""
+        """Writes bytes and adds them to the hash."""
         self.sha256.update(data)
         self.n_bytes += len(data)
         return self._file.write(data)

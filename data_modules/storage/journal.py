@@ -1,4 +1,4 @@
-"""How far episodes have been dealt out to files, so that an import that was killed goes on where it was."""
+"""Journal of the episodes that have been distributed to files, so that a killed import resumes where it was."""
 
 import json
 import os
@@ -13,10 +13,10 @@ _FILE = "journal.json"
 
 @dataclass(frozen=True)
 class Dealt:
-    """What has been dealt out.
+    """The episodes that have been distributed.
 
     Attributes:
-        episodes: how many, of those the source has in its own order.
+        episodes: their number, counted in the source's own order.
         names: the arrays of an episode.
         sizes: bytes of each file.
     """
@@ -27,11 +27,11 @@ class Dealt:
 
 
 class Journal:
-    """Beside the files, one line of JSON that is replaced after every buffer.
+    """A file beside the others with one line of JSON, which is replaced after every buffer.
 
     Args:
-        folder: of the files.
-        key: of what is written; another one's files are thrown away.
+        folder: the folder of the files.
+        key: identifies the data that are written; files of another key are deleted.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -41,20 +41,20 @@ class Journal:
             shutil.rmtree(folder, ignore_errors=True)
 
     def save(self, episodes: int, names: list[str], files: list[Path]) -> None:
-        """Notes that the files are complete up to here."""
+        """Records that the files are complete up to here."""
         sizes = tuple(file.stat().st_size if file.exists() else 0 for file in files)
         self.dealt = Dealt(episodes, tuple(names), sizes)
         write_atomically(self.folder / _FILE, json.dumps({"key": self._key, **asdict(self.dealt)}))
 
     def restore(self, files: list[Path]) -> None:
-        """Cuts off what was written after the last note."""
+        """Cuts off everything written after the last record."""
         assert self.dealt is not None
         for file, size in zip(files, self.dealt.sizes, strict=True):
             if file.exists():
                 os.truncate(file, size)
 
     def remove(self) -> None:
-        """Everything is where it belongs."""
+        """Removes the journal and its files once all episodes are stored."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _load(self) -> Dealt | None:

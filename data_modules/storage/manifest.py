@@ -1,4 +1,4 @@
-"""`dataset.json`: what a dataset is, where its episodes lie, and their statistics."""
+"""`dataset.json`: the description of a dataset, the places of its episodes, and their statistics."""
 
 import base64
 import hashlib
@@ -31,9 +31,9 @@ class DatasetManifest:
 
     Attributes:
         location: the folder's path or address.
-        spec: what algorithms see of it.
-        behavior: who acted: name, hash of weights, noise, and `return_mean`, `return_std` over all episodes, with
-            `win_rate` where there was something to win.
+        spec: the spec that algorithms see.
+        behavior: the behaviour policy: name, hash of weights, noise, and `return_mean`, `return_std` over all episodes,
+            with `win_rate` if there was something to win.
         members: the arrays of every sample.
         shards: in order.
         longest: steps of the longest episode.
@@ -52,26 +52,26 @@ class DatasetManifest:
 
     @property
     def n_episodes(self) -> int:
-        """Episodes of all shards, held-out ones included."""
+        """The number of episodes of all shards, including held-out ones."""
         return sum(shard.n_episodes for shard in self.shards)
 
     @property
     def n_steps(self) -> int:
-        """Environment steps of all shards."""
+        """The number of environment steps of all shards."""
         return sum(shard.n_steps for shard in self.shards)
 
     @property
     def n_training_windows(self) -> int:
-        """One for each step of the episodes that are not held out."""
+        """The number of training windows: one per step of the episodes that are not held out."""
         return sum(shard.n_training_windows for shard in self.shards)
 
     @property
     def n_bytes(self) -> int:
-        """Size of all shards."""
+        """The size of all shards."""
         return sum(shard.n_bytes for shard in self.shards)
 
     def url(self, shard: ShardEntry) -> str:
-        """Where a shard lies."""
+        """The path or address of a shard."""
         return f"{self.location}/{shard.name}"
 
 
@@ -103,7 +103,7 @@ def read_manifest(path: Path | str, key: str = "the path") -> DatasetManifest:
 
     Args:
         path: the dataset's folder, or its `http(s)://` or `s3://` address (shards are then not looked at).
-        key: what the user has typed it for.
+        key: the key that the user has set to it, for messages.
 
     Raises:
         UserError: the folder or its `dataset.json` is missing, unreadable or of another format version, or a shard is
@@ -122,10 +122,10 @@ def read_manifest(path: Path | str, key: str = "the path") -> DatasetManifest:
 
 
 def read_episodes(manifest: DatasetManifest) -> Iterator[EpisodeRows]:
-    """All episodes in the order in which they are stored, a sample at a time.
+    """Yields all episodes in the order in which they are stored, one sample at a time.
 
-    A shard is held against its sha256 when its last sample has been taken: what is made of the episodes counts only if
-    the iterator has come to its end.
+    A shard's sha256 is verified when its last sample has been taken: results made from the episodes are valid only if
+    the iterator has reached its end.
 
     Raises:
         UserError: a shard is damaged, or not the one that the manifest lists (see `read_shard`).
@@ -219,7 +219,7 @@ def _decode_dimensions(place: str, data: Mapping[str, Any]) -> DimensionStatisti
 
 
 def _encode(array: np.ndarray) -> dict[str, Any]:
-    """Knots are many and not for reading: base64 of little-endian float32."""
+    """Encodes knots, which are many and not for reading, as base64 of little-endian float32."""
     data = np.ascontiguousarray(array, dtype="<f4")
     return {"shape": list(data.shape), "float32": base64.b64encode(data.tobytes()).decode()}
 

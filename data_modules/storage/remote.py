@@ -1,7 +1,7 @@
-"""Files behind `http(s)://` and `s3://`, read from front to back; a connection that breaks is made again.
+"""Files behind `http(s)://` and `s3://`, read from front to back; broken connections are reopened.
 
-fsspec does the reading, in an event loop that runs in a thread, which a forked process has not. So a file is opened
-where it is read, and nothing that is open is handed to a worker.
+fsspec does the reading, in an event loop that runs in a thread, which a forked process does not have. So a file is
+opened in the process that reads it, and no open file is passed to a worker.
 """
 
 import io
@@ -15,8 +15,8 @@ from dof_lightning.errors import UserError
 
 TRIES = 5
 FIRST_WAIT_S = 0.5  # before the second try; doubled before each that follows
-SILENCE_S = 60.0  # a server that sends nothing for so long is taken for gone
-CHUNK_BYTES = 1 << 22  # of one request, where a file is not read in one
+SILENCE_S = 60.0  # a server that sends nothing for this long is considered gone
+CHUNK_BYTES = 1 << 22  # size of one request, if a file is not read in one
 BUFFER_BYTES = 1 << 18
 
 _CLIENTS = ("aiohttp", "botocore.exceptions")
@@ -28,11 +28,11 @@ Result = TypeVar("Result")
 
 
 def open_remote(url: str, n_bytes: int | None = None) -> IO[bytes]:
-    """Opens an address, `http(s)://` or `s3://`, for reading; it must have `n_bytes`, None: any.
+    """Opens an address, `http(s)://` or `s3://`, for reading; it must have `n_bytes`, or any size if None.
 
     Raises:
-        UserError: it is not there, may not be read, or has another size; or the connection broke `TRIES` times without
-            a byte in between, now or on reading.
+        UserError: the file does not exist, may not be read, or has another size; or the connection broke `TRIES` times
+            without a byte in between, now or while reading.
     """
     file = RemoteFile(url)
     if n_bytes is not None and file.n_bytes is not None and file.n_bytes != n_bytes:
@@ -43,13 +43,13 @@ def open_remote(url: str, n_bytes: int | None = None) -> IO[bytes]:
 
 
 class RemoteFile(io.RawIOBase):
-    """An address as a file that can only be read on.
+    """An address as a file that can only be read forwards.
 
-    Where it breaks, it is opened again and goes on at the same byte: with a request for the rest where the server knows
-    ranges, else by reading what was read already and dropping it.
+    If the connection breaks, it is reopened and reading continues at the same byte: by a request for the rest if the
+    server supports ranges, else by reading and discarding the bytes that were read already.
 
     Attributes:
-        n_bytes: its size, None where the server does not say.
+        n_bytes: its size, None if the server does not report it.
     """
 
     def __init__(self, url: str) -> None:
@@ -59,11 +59,11 @@ class RemoteFile(io.RawIOBase):
         self.n_bytes = self._retry(self._open)
 
     def readable(self) -> bool:
-        """It is."""
+        """True: the file can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """What the server sends next, 0 bytes only at the end.
+        """Reads the server's next bytes into a buffer; 0 bytes only at the end.
 
         Raises:
             UserError: see `open_remote`.
@@ -74,7 +74,7 @@ class RemoteFile(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        """Lets the connection go."""
+        """Closes the connection."""
         self._forget()
         super().close()
 
@@ -124,7 +124,7 @@ class RemoteFile(io.RawIOBase):
 
 
 def _open_from(url: str, position: int) -> tuple[IO[bytes], int, int | None]:
-    """A file, the byte it stands at, and its size if that is known."""
+    """Opens a file; returns it with its current byte, and its size if that is known."""
     import fsspec
 
     system, path = fsspec.core.url_to_fs(url)
@@ -146,7 +146,7 @@ def _open_from(url: str, position: int) -> tuple[IO[bytes], int, int | None]:
 
 
 def _refusal(url: str, error: Exception, reason: str) -> str | None:
-    """What to do about an error that trying again would not mend; None where it may."""
+    """The fix for an error that another try would not solve; None if it may."""
     status = getattr(error, "status", None)
     if isinstance(error, FileNotFoundError):
         return f"{url} is missing: correct the path, or upload the dataset"
@@ -160,7 +160,7 @@ def _refusal(url: str, error: Exception, reason: str) -> str | None:
 
 
 def _is(error: Exception, *names: str) -> bool:
-    """Whether aiohttp or botocore, which may not be there, call it so."""
+    """Whether an error has one of these names in aiohttp or botocore, which may not be installed."""
     kinds = [vars(sys.modules[module]).get(name) for module in _CLIENTS if module in sys.modules for name in names]
     return any(isinstance(kind, type) and isinstance(error, kind) for kind in kinds)
 

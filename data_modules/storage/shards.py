@@ -26,7 +26,7 @@ os.environ["WDS_SECURE"] = "1"  # read once, when webdataset is imported: where 
 
 PROTOCOLS = ("", "file", "http", "https", "s3")
 
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # what gzip, bzip2, xz and zstd begin with
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # the first bytes of gzip, bzip2, xz and zstd
 _HEADER_BYTES = 1 << 14  # of a .npy file, at most
 
 _REPAIR = "the file is damaged: delete the dataset's folder and build (or download) it again"
@@ -39,7 +39,7 @@ class Member:
 
     Attributes:
         dtype: numpy's name of the element type, little-endian, e.g. `<f4`.
-        shape: what follows the row, step or episode dimension, e.g. `(N, O)`.
+        shape: the dimensions after that of rows, steps or episodes, e.g. `(N, O)`.
     """
 
     dtype: str
@@ -56,7 +56,7 @@ class ShardEntry:
         n_steps: environment steps it holds.
         n_training_windows: one for each step of the episodes that are not held out.
         n_bytes: size of the file.
-        sha256: of the file, hexadecimal.
+        sha256: the file's sha256, hexadecimal.
     """
 
     name: str
@@ -98,15 +98,15 @@ def expected_members(rows: EpisodeRows, environment: EnvSpec) -> dict[str, Membe
 def write_shards(
     folder: Path, samples: Iterable[EpisodeRows], environment: EnvSpec, samples_per_shard: int
 ) -> tuple[dict[str, Member], tuple[ShardEntry, ...]]:
-    """Writes samples into `shard-000000.tar`, ...; what every sample holds, and the shards.
+    """Writes samples into `shard-000000.tar`, ...; returns the members of every sample, and the shards.
 
     The same samples give the same bytes.
 
     Args:
         folder: exists, and is empty.
         samples: several episodes each.
-        environment: says what the arrays must look like.
-        samples_per_shard: samples in each shard but the last.
+        environment: defines the types and shapes of the arrays.
+        samples_per_shard: number of samples in each shard but the last.
 
     Raises:
         DataFault: an array contradicts the environment's spec, is not finite, or only some samples have it.
@@ -151,12 +151,12 @@ def write_shards(
 
 
 def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None = None) -> Iterator[EpisodeRows]:
-    """The samples of a shard in turn.
+    """Yields the samples of a shard in turn.
 
     Args:
         url: a path, or an `http(s)://` or `s3://` address.
-        members: what to read; members of other names are skipped.
-        entry: how many episodes and steps are expected; never more than these are yielded.
+        members: the members to read; others are skipped.
+        entry: the expected numbers of episodes and steps; never more than these are yielded.
 
     Raises:
         UserError: the file cannot be opened, is truncated, holds other episodes or bytes than expected, or a member
@@ -185,9 +185,9 @@ def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None
 
 
 def _plain_files(stream: io.BufferedReader, url: str, most: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    """The wanted files of an uncompressed tar, as WebDataset hands them on, none larger than it may be.
+    """Yields the requested files of an uncompressed tar as WebDataset does, none larger than allowed.
 
-    Its own reader unpacks whatever is compressed, and a few kilobytes can be made to expand without end.
+    WebDataset's own reader unpacks compressed files, and a few kilobytes can be made to expand without end.
     """
     start = stream.peek(max(map(len, _COMPRESSED)))
     if start.startswith(_COMPRESSED):
@@ -207,7 +207,7 @@ def _plain_files(stream: io.BufferedReader, url: str, most: Mapping[str, int]) -
 
 
 def _most_bytes(name: str, member: Member, entry: ShardEntry | None) -> int:
-    """What a file of a shard can take that holds an array of all its episodes."""
+    """The largest size of a file of a shard that contains an array of all its episodes."""
     if entry is None:
         return sys.maxsize
     sizes = dict.fromkeys(EPISODE_ARRAYS, entry.n_episodes) | dict.fromkeys(STEP_ARRAYS, entry.n_steps)
@@ -218,10 +218,10 @@ def _most_bytes(name: str, member: Member, entry: ShardEntry | None) -> int:
 def open_url(url: str, n_bytes: int | None = None) -> IO[bytes]:
     """Opens a local path, `http(s)://` or `s3://` address for reading.
 
-    A file at an address must have `n_bytes`, None: any.
+    A file at an address must have `n_bytes`, or any size if None.
 
     Raises:
-        UserError: it is not there, cannot be reached, or is of another kind; see `open_remote`.
+        UserError: the file does not exist, cannot be reached, or is of another kind; see `open_remote`.
     """
     protocol = url.partition("://")[0] if "://" in url else ""
     if protocol not in PROTOCOLS or "::" in url:

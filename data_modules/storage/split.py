@@ -1,4 +1,4 @@
-"""Which episodes no step ever sees: a pure function of integers."""
+"""The choice of held-out episodes, which no step ever sees: a pure function of integers."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ _HELDOUT_KEY = derive_seed("held-out episodes")
 
 
 def is_heldout(episode_id: Tensor, fraction: float = HELDOUT_FRACTION) -> Tensor:
-    """Which episodes are never trained on, `[n]` bool: a hash of their id, the same for every seed.
+    """Selects the episodes that are never trained on, `[n]` bool, by a hash of their id, the same for every seed.
 
     Smaller fractions are subsets of larger ones.
 

@@ -35,14 +35,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a dataset is, without its episodes.
+    """The description of a dataset, without its episodes.
 
     Attributes:
-        name: for people.
+        name: a name for people.
         environment: the world the episodes come from.
-        recipe: what tells the data from others; its fingerprint is the dataset's.
-        behavior: who acted (name, hash of weights, noise), read after the episodes, whose collection may complete it
-            (win rate); the returns of all episodes are added.
+        recipe: identifies the data; its fingerprint is the dataset's.
+        behavior: the behaviour policy (name, hash of weights, noise), read after the episodes, whose collection may
+            complete it (win rate); the returns of all episodes are added.
         discount: gamma of discounted returns.
         made_by_recipe: the recipe alone makes the episodes, the same each time, as where our behaviours act by a seed.
             Of all others nobody can say so: what they hold becomes part of the recipe (`contents`).
@@ -72,22 +72,22 @@ class Description:
         return {**recipe, "action_range": self.units().describe(self.environment.agents)}
 
     def units(self) -> ActionUnits:
-        """What actions are in.
+        """The units of the actions.
 
         Raises:
-            UserError: the range is none.
+            UserError: the range is invalid.
         """
         return OURS if self.action_range is None else ActionUnits.of(*self.action_range)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How episodes are laid into files.
+    """The layout of episodes in files.
 
     Attributes:
-        episodes_per_sample: episodes in one WebDataset sample; None: 256, or fewer where they are large.
+        episodes_per_sample: episodes in one WebDataset sample; None means 256, or fewer if they are large.
         samples_per_shard: samples in one tar.
-        buffer_bytes: episodes held at once while they are written; changes no byte of what is written.
+        buffer_bytes: memory for episodes while they are written; does not change any byte of the files.
     """
 
     episodes_per_sample: int | None = None
@@ -107,7 +107,7 @@ def write_dataset(
     seed: int,
     layout: Layout = USUAL_LAYOUT,
 ) -> DatasetManifest:
-    """Builds a dataset, or finds it built.
+    """Builds a dataset, or verifies an existing one.
 
     Everything is written into a hidden sibling folder, synced, and renamed at the end, so a folder that is there is
     complete. A file lock makes a second builder wait and then find the first one's work; `blocks` is not touched
@@ -123,11 +123,11 @@ def write_dataset(
         path: the dataset's folder.
         description: what it is.
         blocks: the episodes, whose ids are all different, padded or end to end. A function, called with n, that gives
-            them without the first n: then a writing that was killed goes on where it was, which takes as much disk
-            again until it is done; it starts again where the recipe cannot tell that they are still the same episodes.
-        n_episodes: how many there are in all blocks together.
-        seed: of the permutation.
-        layout: of the files.
+            them without the first n: then a killed writing resumes where it was, which takes as much disk again until
+                it is done; it starts anew if the recipe cannot guarantee that they are still the same episodes.
+        n_episodes: number of episodes in all blocks together.
+        seed: seed of the permutation.
+        layout: the layout of the files.
 
     Raises:
         UserError: the description contradicts itself, the folder holds another dataset or other episodes, is damaged,
@@ -187,7 +187,7 @@ def _remaining(
     recipe: Mapping[str, Any],
     dealing: tuple[int, ...],
 ) -> tuple[Journal | None, Iterable[Block]]:
-    """What is still to be read, and the note of what was."""
+    """The blocks that are still to be read, and the journal of those that were."""
     if not callable(blocks):
         return None, blocks
     journal = Journal(_unsorted(path), fingerprint({**recipe, "dealing": list(dealing)}))
@@ -195,20 +195,20 @@ def _remaining(
 
 
 def _unsorted(path: Path) -> Path:
-    """Where episodes wait that a resumable writing has read."""
+    """The folder of episodes that a resumable writing has read but not yet stored."""
     return path.with_name(f".{path.name}.unsorted")
 
 
 def fitting_sample(environment: EnvSpec) -> int:
-    """How many of the longest episodes that the environment allows take `SAMPLE_BYTES`; between 1 and 256.
+    """The number of longest possible episodes that take `SAMPLE_BYTES`; between 1 and 256.
 
-    So that no shard is too large to be streamed within a small `data.memory_mb`.
+    This keeps every shard small enough to be streamed within a small `data.memory_mb`.
     """
     return max(1, min(MOST_EPISODES, SAMPLE_BYTES // episode_bytes(environment)))
 
 
 def episode_bytes(environment: EnvSpec) -> int:
-    """About what the longest episode that the environment allows takes."""
+    """The approximate size of the longest episode that the environment allows."""
     n, steps = environment.n_agents, environment.horizon
     row = n * environment.observation_dim + environment.state_dim
     step = n * (1 + environment.action_dim)
@@ -240,11 +240,11 @@ def _accept(path: Path, recipe: Mapping[str, Any]) -> DatasetManifest:
 def _check_contents(
     manifest: DatasetManifest, description: Description, blocks: Iterable[Block] | Callable[[int], Iterable[Block]]
 ) -> None:
-    """Refuses to leave a dataset as it is where its episodes are not those of `blocks`."""
+    """Refuses to keep an existing dataset whose episodes are not those of `blocks`."""
     contents = Contents(description.environment, description.discount)
     for rows in _checked(blocks(0) if callable(blocks) else blocks, description.environment, description.units()):
         contents.update(rows)
-    there = manifest.spec.recipe.get(CONTENTS) or contents_of(manifest)  # earlier versions wrote none
+    there = manifest.spec.recipe.get(CONTENTS) or contents_of(manifest)  # earlier versions wrote no digest
     if there != (here := contents.finish()):
         raise UserError(
             f"{manifest.location} holds other episodes than these, which have the same recipe (contents {there[:8]} "
@@ -255,7 +255,7 @@ def _check_contents(
 def _samples(
     groups: Iterable[EpisodeRows], statistics: StatisticsAccumulator, contents: Contents | None
 ) -> Iterator[EpisodeRows]:
-    """Statistics and contents see each group as it passes."""
+    """Yields the groups, and adds each to statistics and contents as it passes."""
     for sample in groups:
         statistics.update(sample)
         if contents is not None:

@@ -1,1 +1,1 @@
-"""What `dof data` does with datasets that are there: look at them, check them, cut and merge them."""
+"""Tools of `dof data` for existing datasets: inspecting, checking, cutting and merging them."""

@@ -214,7 +214,7 @@ def _merged_behavior(manifests: Sequence[DatasetManifest]) -> dict[str, Any]:
 
 
 def _without_returns(manifest: DatasetManifest) -> dict[str, Any]:
-    """Who acted; what was measured of all episodes is not true of some."""
+    """The behaviour without its measured returns, which do not hold for a part of the episodes."""
     measured = ("return_mean", "return_std", "win_rate")
     return {name: value for name, value in manifest.behavior.items() if name not in measured}
 

@@ -1,4 +1,4 @@
-"""What `dof data list` and `dof data show` print: the known datasets and those on disk, and the card of one."""
+"""Output of `dof data list` and `dof data show`: the known datasets and those on disk, and the card of one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ class _OnDisk:
 def list_datasets(root: Path, known: Sequence[KnownDataset] = ()) -> RenderableType:
     """One line for each dataset below `root`, and the commands that make the known ones that are not there.
 
-    Damaged ones say what is wrong.
+    The lines of damaged ones name the defect.
     """
     rows, damaged, names = [], [], set()
     for folder in find_datasets(root):

@@ -26,12 +26,12 @@ _ROUNDING = 1e-5  # relative
 
 @dataclass(frozen=True)
 class Replay:
-    """What `replay` found.
+    """The results of `replay`.
 
     Attributes:
         n_episodes: that were played.
         exact: whether the environment was set to their first states; else its own starts were compared with theirs.
-        warning: what does not fit, a sentence; None where all does.
+        warning: one sentence on what does not fit; None if everything does.
     """
 
     n_episodes: int
@@ -77,7 +77,7 @@ def replay(manifest: DatasetManifest, environment: "VectorEnv") -> Replay:
 
 
 def tell(path: Path | str, environment: "VectorEnv") -> str:
-    """What `replay` finds, for the screen.
+    """Reports the results of `replay`, for the screen.
 
     Raises:
         UserError: as `replay`; and where the environment was set to the first states and does something else there.
@@ -156,7 +156,7 @@ def _steps(start: Tensor, episodes: Episodes, chosen: Tensor, environment: "Vect
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> float:
-    """How far apart two samples are in the worst column, in standard errors of a sign test.
+    """The distance of two samples in the worst column, in standard errors of a sign test.
 
     Entries of a row followed the same actions, so they are compared in pairs: which is larger, and which is farther
     from the common median. Only that counts and not by how much, because collisions are rare and large; rounding is no

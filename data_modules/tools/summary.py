@@ -60,13 +60,13 @@ def plot(manifest: DatasetManifest, path: Path) -> None:
 
 
 def _percentiles(knots: np.ndarray) -> dict[str, float]:
-    """Of evenly spaced quantiles `[Q]`."""
+    """Percentiles from evenly spaced quantiles `[Q]`."""
     values = np.quantile(knots, np.array(_PERCENTILES) / 100)
     return {str(percent): float(value) for percent, value in zip(_PERCENTILES, values, strict=True)}
 
 
 def _dimensions(manifest: DatasetManifest, statistics: DimensionStatistics, size: str) -> dict[str, Any]:
-    """An agent's mean, deviation and range a dimension."""
+    """An agent's mean, deviation and range per dimension."""
     names = ("mean", "std", "minimum", "maximum")
     return {
         agent.name: {name: getattr(statistics, name)[i, : getattr(agent, size)].tolist() for name in names}

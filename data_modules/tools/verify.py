@@ -1,4 +1,4 @@
-"""Reading a whole dataset to see whether it is what it says."""
+"""Reading of a whole dataset to verify that it matches its description."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from dof_lightning.errors import UserError
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify_dataset` found besides errors.
+    """The results of `verify_dataset` besides errors.
 
     Attributes:
         n_shards: read in full.

@@ -1,1 +1,1 @@
-"""What acts once training is over; nothing here imports Lightning or Hydra."""
+"""Trained policies that act without a trainer; nothing here imports Lightning or Hydra."""

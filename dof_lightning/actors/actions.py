@@ -11,7 +11,7 @@ from dof_lightning.spec import ActionKind
 
 
 class ActionCodec(ABC):
-    """How an agent's action is written as a vector in [-1, 1]; holds no tensors.
+    """Encodes an agent's action as a vector in [-1, 1] and decodes it; holds no tensors.
 
     Shapes:
         x `[B, N, A]`, mask `[N, A]` bool (False on padding, where x is 0), legal `[B, N, A]` bool or None
@@ -19,36 +19,36 @@ class ActionCodec(ABC):
 
     @abstractmethod
     def encode(self, actions: Tensor, mask: Tensor, like: Tensor) -> Tensor:
-        """From the dataset's actions to x, in the dtype of `like` where actions are integers."""
+        """Encodes the dataset's actions as x; integer actions get the dtype of `like`."""
 
     @abstractmethod
     def relax(self, x: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
-        """What critics judge of an estimate of x; differentiable."""
+        """The form of an estimate of x that critics judge; differentiable."""
 
     @abstractmethod
     def finish(self, x: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
-        """The vector of the action that an agent takes with x."""
+        """The vector of the action that an agent takes given x."""
 
     @abstractmethod
     def draw_anywhere(
         self, draws: int, like: Tensor, mask: Tensor, legal: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """M uniform actions `[M, B, N, A]`, finished, and the log of the volume or number that they are drawn from.
+        """Draws M uniform finished actions `[M, B, N, A]`; also returns the log of the volume or number drawn from.
 
         Args:
-            draws: M.
+            draws: M, number of draws.
             like: `[B, N, A]`, actions of the same rows.
             mask: see the class.
             legal: see the class.
             generator: draws them.
 
         Returns:
-            the actions, and `[N]` or `[B, N]`.
+            the actions, and the log of the volume or number, `[N]` or `[B, N]`.
         """
 
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
-        """From a finished x to what the environment understands."""
+        """Decodes a finished x into the environment's actions."""
 
 
 class ContinuousActions(ActionCodec):
@@ -79,10 +79,10 @@ class ContinuousActions(ActionCodec):
 
 
 class DiscreteActions(ActionCodec):
-    """One-hot vectors in {-1, 1}; the action is the largest legal entry [inferred: the paper does not say].
+    """One-hot vectors in {-1, 1}; the action is the largest legal entry [inferred: not in the paper].
 
     The estimate of x0 that a denoiser gives is the mean of one-hot vectors given x_k, so its entries are 2 p - 1 with p
-    the probabilities of the actions. Critics judge this soft estimate where a gradient is wanted; an illegal action has
+    the probabilities of the actions. Critics judge this soft estimate if a gradient is needed; an illegal action has
     p = 0. Along the way between two one-hot vectors the gradient adds up to the difference of their values, which a
     straight-through gradient, always taken at the ends, need not do.
     """
@@ -93,7 +93,7 @@ class DiscreteActions(ActionCodec):
         return (2 * hot - 1) * mask
 
     def relax(self, x: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
-        """The soft estimate, with -1 where illegal."""
+        """The soft estimate, with -1 for illegal choices."""
         return x if legal is None else x.masked_fill(mask & ~legal, -1.0)
 
     def finish(self, x: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
@@ -103,7 +103,7 @@ class DiscreteActions(ActionCodec):
     def draw_anywhere(
         self, draws: int, like: Tensor, mask: Tensor, legal: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Any of the legal choices, each as likely."""
+        """Draws among the legal choices, all equally likely."""
         score = torch.rand((draws, *like.shape), generator=generator, device=like.device, dtype=like.dtype)
         allowed = mask if legal is None else mask & legal
         drawn = best_legal(score, mask, legal)
@@ -115,7 +115,7 @@ class DiscreteActions(ActionCodec):
 
 
 def best_legal(values: Tensor, mask: Tensor, legal: Tensor | None) -> Tensor:
-    """The largest entry `[...]` of values `[..., A]` that is legal (bool; None: all are) and no padding (mask)."""
+    """The index `[...]` of the largest of values `[..., A]` that is legal (None: all are) and not padding (mask)."""
     allowed = mask if legal is None else mask & legal
     return values.masked_fill(~allowed, -torch.inf).argmax(-1)
 

@@ -1,4 +1,4 @@
-"""How agent i acts with DoF-Policy: draw candidates from its own chain, keep the one its own critic likes best."""
+"""Actors of DoF-Policy: agent i draws candidates from its own chain and keeps the one its own critic rates best."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ Selection = Literal["argmax", "softmax"]
 
 @dataclass(frozen=True, kw_only=True)
 class ActingModel:
-    """What agents diffuse by, once training is over.
+    """The networks and settings by which trained agents diffuse.
 
     Attributes:
         denoiser: eps_i.
         noise_factorization: f, applied to agent i's own noise.
         data_factorization: h, applied to agent i's own part.
-        sampler: of the reverse chain.
-        clip_range: what diffuses is clipped to [-clip_range, clip_range].
+        sampler: the sampler of the reverse chain.
+        clip_range: data estimates are clipped to [-clip_range, clip_range].
         guidance_weight: w of classifier-free guidance, see `guided_noise`; 1 means none.
         execution: `decentralized`, or `centralized`: one joint chain through f and h, which no agent can run alone.
-        shared_seeds: M; agents diffuse given the episode's seed.
+        shared_seeds: M; agents diffuse given the episode's shared seed.
     """
 
     denoiser: Agentwise
@@ -48,10 +48,10 @@ class ActingModel:
 
 @dataclass(frozen=True)
 class Ranking:
-    """How an agent chooses among actions that it drew.
+    """The way an agent chooses among the actions that it drew.
 
     Attributes:
-        candidates: M, actions drawn at each decision.
+        candidates: M, number of actions drawn at each decision.
         selection: `argmax` takes the best, `softmax` draws one with probability ~ exp(Q_i / T).
         selection_temperature: T, above 0, in the critic's unit.
     """
@@ -65,10 +65,10 @@ class ChainActor(DecentralizedPolicy):
     """Agents that run reverse chains.
 
     Args:
-        model: what the chains run through.
+        model: the model that the chains run through.
     """
 
-    has_joint_chain = True  # what the IGD gauge measures
+    has_joint_chain = True  # used by the IGD gauge
     guidance_weight: float = 1.0
 
     def __init__(self, model: ActingModel) -> None:
@@ -87,7 +87,7 @@ class ChainActor(DecentralizedPolicy):
         return SharedSeeds(self.shared_seeds)
 
     def _chain(self, pin: Clip = as_it_is) -> Chain:
-        # Made anew each time: what agents are exported with are their parts, by name.
+        # Built anew each time, because agents are exported with its parts, by name.
         return Chain(
             denoiser=self.denoiser,
             noise_factorization=self.noise_factorization,
@@ -100,11 +100,11 @@ class ChainActor(DecentralizedPolicy):
         )
 
     def _rated(self, critic: AgentwiseCritic, condition: Tensor, samples: Tensor, candidates: int) -> Tensor:
-        """Values `[E, M, N]` of M candidates: min(Q_i1, Q_i2) of each agent, the sum of all where they act as one.
+        """Values `[E, M, N]` of M candidates: min(Q_i1, Q_i2) of each agent, or the sum of all if they act as one.
 
         Args:
-            critic: of each agent.
-            condition: `[E * M, N, C]`, what it conditions on.
+            critic: the critic of each agent.
+            condition: `[E * M, N, C]`, the critic's conditioning.
             samples: `[E * M, N, A]`, the M candidates of an episode one after another.
             candidates: M.
         """
@@ -117,8 +117,8 @@ class ChainActor(DecentralizedPolicy):
 
 
 def taken(samples: Tensor, chosen: Tensor, candidates: int) -> Tensor:
-    """The candidates `[E, N, A]` with the indices `[E, N]`, among M one after another `[E * M, N, A]`."""
-    # Of M and not of E: an exported program takes any number of episodes.
+    """Selects the candidates `[E, N, A]` with indices `[E, N]` from M candidates one after another `[E * M, N, A]`."""
+    # Reshaped by M and not by E: an exported program takes any number of episodes.
     each = samples.reshape(-1, candidates, *samples.shape[1:])
     return each.gather(1, chosen[:, None, :, None].expand(-1, 1, -1, samples.shape[-1])).squeeze(1)
 
@@ -126,16 +126,16 @@ def taken(samples: Tensor, chosen: Tensor, candidates: int) -> Tensor:
 class DiffusionActor(ChainActor):
     """Agents that diffuse their action given their own observation (Li et al., 2025: DoF-Policy).
 
-    Where they act as one, all agents take the same candidate, the best by sum_i Q_i. With shared seeds, all candidates
+    If they act as one, all agents take the same candidate, the best by sum_i Q_i. With shared seeds, all candidates
     of an agent are drawn given the episode's seed, which its critic does not know.
 
     Args:
-        model: what actions are drawn from.
+        model: the model that actions are drawn from.
         critic: twin Q_i(o_i, a_i) that rank the candidates, None with one candidate.
-        normalizer: of observations.
-        action_mask: `[N, A]` bool, False where an agent's action is padding.
+        normalizer: the normaliser of observations.
+        action_mask: `[N, A]` bool, False for padding.
         action_kind: `continuous`, or `discrete`: one-hot vectors diffuse and the largest legal entry is the action.
-        ranking: of the candidates.
+        ranking: the way candidates are ranked.
     """
 
     action_mask: Tensor
@@ -159,14 +159,14 @@ class DiffusionActor(ChainActor):
         self.selection_temperature = ranking.selection_temperature
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
-        """Standard normal `[E, N, M, S, A]`, S noises a chain; one row more where candidates are drawn by softmax."""
+        """Standard normal `[E, N, M, S, A]`, S noises per chain; one more row if candidates are drawn by softmax."""
         rows = self.sampler.n_noises + self._draws_among_candidates
         shape = (n_episodes, self.n_agents, self.candidates, rows, self.action_mask.shape[1])
         noise = torch.randn(shape, generator=generator, device=generator.device)
         return noise * self.action_mask[:, None, None]
 
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
-        """One of M candidates by min(Q_i1, Q_i2) of the agent itself; see the base class."""
+        """Chooses one of M candidates by the agent's own min(Q_i1, Q_i2); see the base class."""
         codec = CODECS[self.action_kind]
         condition = self.normalizer.normalize(observations)
         told = self._seeds.tell_remembered(condition, carry)
@@ -188,7 +188,7 @@ class DiffusionActor(ChainActor):
         """Indices `[E, N]` of candidates with values `[E, M, N]`; draws by the Gumbel-max trick."""
         if self._draws_among_candidates:
             normal = noise[..., -1, 0].transpose(1, 2)
-            normal = normal if self.acts_alone else normal[..., :1]  # one candidate of all agents: the joint draw
+            normal = normal if self.acts_alone else normal[..., :1]  # one candidate for all agents: the joint draw
             gumbel = -torch.log(-torch.special.log_ndtr(normal))
             values = values / self.selection_temperature + gumbel
         return values.argmax(1)
@@ -197,16 +197,16 @@ class DiffusionActor(ChainActor):
         return self.local_sample(condition, noise) if self.acts_alone else self.joint_sample(condition, noise)
 
     def joint_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """x_tot^0 `[B, N, A]` of the centralised chain on `chain_noise`, whether it is the one that acts or not."""
+        """Samples x_tot^0 `[B, N, A]` by the centralised chain on `chain_noise`, whether or not this chain acts."""
         return self._clip(self._chain().jointly(condition, noise))
 
     def local_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """x_i^0 `[B, N, A]` of every agent's own chain; TypeError where f, h or the denoiser has no local form."""
+        """Samples x_i^0 `[B, N, A]` by each agent's own chain; TypeError if f, h or the denoiser has no local form."""
         check_runs_locally(self.denoiser)
         return self._clip(self._chain().locally(condition, noise))
 
     def chain_condition(self, observations: Tensor) -> Tensor:
-        """What a chain is given, `[B, N, C]`, at observations `[B, N, O]`; each row has another shared seed, if any."""
+        """A chain's condition `[B, N, C]` at observations `[B, N, O]`; each row has a different shared seed, if any."""
         return self._seeds.tell_some(self.normalizer.normalize(observations))
 
     def joint_prediction(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How agent i acts by what a network says directly."""
+"""Actors that take their action directly from a network's output."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from dof_lightning.policy import DecentralizedPolicy
 
 
 class NoiselessActor(DecentralizedPolicy):
-    """What actors that draw nothing have in common.
+    """Base of actors that draw no noise.
 
     Args:
         n_agents: N.
-        normalizer: of observations.
-        action_mask: `[N, A]` bool, False where an agent's action is padding.
+        normalizer: the normaliser of observations.
+        action_mask: `[N, A]` bool, False for padding.
     """
 
     action_mask: Tensor
@@ -38,8 +38,8 @@ class DirectActor(NoiselessActor):
     """Continuous actions: a_i = tanh(mu_i(o_i)).
 
     Args:
-        network: mu_i; of what it says, the first A numbers are read.
-        normalizer, action_mask: of the agents.
+        network: mu_i; the first A numbers of its output are read.
+        normalizer, action_mask: see `NoiselessActor`.
     """
 
     def __init__(self, network: AgentwiseActor, normalizer: Normalizer, action_mask: Tensor) -> None:
@@ -53,11 +53,11 @@ class DirectActor(NoiselessActor):
 
 
 class ChoosingActor(NoiselessActor):
-    """Discrete actions: the legal choice for which a network with a memory says most.
+    """Discrete actions: the legal choice with the largest output of a network with a memory.
 
     Args:
-        network: logits or values of the choices.
-        normalizer, action_mask: of the agents.
+        network: outputs logits or values of the choices.
+        normalizer, action_mask: see `NoiselessActor`.
     """
 
     def __init__(self, network: RecurrentNetwork, normalizer: Normalizer, action_mask: Tensor) -> None:
@@ -65,7 +65,7 @@ class ChoosingActor(NoiselessActor):
         self.network = network
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
-        """Nothing is remembered: `memory` `[E, N, hidden]` of zeros."""
+        """An empty memory: `memory` `[E, N, hidden]` of zeros."""
         return {"memory": torch.zeros(n_episodes, self.n_agents, self.network.hidden, device=device)}
 
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
@@ -76,13 +76,13 @@ class ChoosingActor(NoiselessActor):
 
 
 class LikelyActor(ChoosingActor):
-    """Discrete actions: of the legal choices that a cloning network finds likely enough, the one worth most.
+    """Discrete actions: the most valuable of the legal choices that are likely enough under a cloning network.
 
     Args:
-        network: values of the choices.
-        cloning: logits of the data's choices.
+        network: outputs values of the choices.
+        cloning: outputs logits of the data's choices.
         threshold: see `likely`.
-        normalizer, action_mask: of the agents.
+        normalizer, action_mask: see `NoiselessActor`.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class LikelyActor(ChoosingActor):
         self.threshold = threshold
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
-        """Nothing is remembered: `memory` and `cloning_memory`, `[E, N, hidden]` of zeros."""
+        """An empty memory: `memory` and `cloning_memory`, `[E, N, hidden]` of zeros."""
         memory = torch.zeros(n_episodes, self.n_agents, self.cloning.hidden, device=device)
         return {**super().initial_carry(n_episodes, device), "cloning_memory": memory}
 
@@ -116,7 +116,7 @@ def likely(logits: Tensor, allowed: Tensor, threshold: float) -> Tensor:
     """The allowed choices with pi(u) / max pi >= threshold (BCQ, Fujimoto et al., 2019a, eq. 11).
 
     Args:
-        logits: `[..., A]` of pi.
+        logits: `[..., A]`, pi's logits.
         allowed: `[..., A]` bool.
         threshold: in [0, 1]; 0 keeps all, 1 the likeliest only.
     """

@@ -1,4 +1,4 @@
-"""How agent i acts with DoF-Trajectory: plan its own next observations, then act to reach the first of them."""
+"""Actors of DoF-Trajectory: agent i plans its own next observations, then acts to reach the first of them."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -22,18 +22,18 @@ ReturnUpdate = Literal["none", "time", "reward"]
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """What planning agents remember and ask for.
+    """The memory of planning agents, and the return that they request.
 
     Attributes:
         window: Hh and H.
-        target_return: what is asked for at an episode's start, return / returns_scale.
-        return_update: how that goes on: `none` asks for the same at each step, `time` for what is left of it if rewards
-            come evenly: R_t = R_0 (1 - gamma^(L-t)) / (1 - gamma^L), a function of the agent's own clock; `reward` for
-            what the agent's rewards have left of it, see `AskingPolicy`. Those are told to the agent and may depend on
-            teammates: `observes_rewards`.
+        target_return: the return requested at an episode's start, return / returns_scale.
+        return_update: how the request changes during an episode: `none` keeps it; `time` requests what is left of it if
+            rewards come evenly: R_t = R_0 (1 - gamma^(L-t)) / (1 - gamma^L), a function of the agent's own clock;
+            `reward` subtracts the agent's rewards, see `AskingPolicy`. The agent then receives its rewards, which may
+            depend on teammates: `observes_rewards`.
         returns_scale: the unit of returns.
         discount: gamma of the returns.
-        episode_length: L, steps.
+        episode_length: L, in steps.
     """
 
     window: Window
@@ -46,12 +46,12 @@ class Asking:
 
 @dataclass(frozen=True, kw_only=True)
 class Beginning:
-    """How an agent finds the action that a plan begins with, and the plan whose action it takes.
+    """The parts by which an agent finds the first action of a plan, and chooses among plans.
 
     Attributes:
-        inverse: inverse dynamics.
-        normalizer: of the observations that inverse dynamics and critics see.
-        candidates: M, plans drawn at each decision.
+        inverse: the inverse dynamics model.
+        normalizer: the normaliser of the observations of inverse dynamics and critics.
+        candidates: M, number of plans drawn at each decision.
         critic: twin Q_i(o_i, a_i) that rank the plans by their first action; None with one candidate.
     """
 
@@ -65,18 +65,18 @@ class PlanningActor(ChainActor, AskingPolicy):
     """Agents that diffuse their own window of observations and act by inverse dynamics: DoF-Trajectory.
 
     Agent i remembers its own last Hh observations; they and the current one are written into its window at every step
-    of the chain. Its action is what its inverse dynamics says of (o_t, planned o_{t+1}). Of several plans it takes the
-    one whose action its own critic rates highest; where the agents act as one, the best by sum_i Q_i for all of them.
+    of the chain. Its action is the output of its inverse dynamics for (o_t, planned o_{t+1}). Of several plans it takes
+    the one whose action its own critic rates highest; if the agents act as one, the best by sum_i Q_i for all of them.
 
     Args:
-        model: what windows are drawn from; guidance exaggerates the return alone, both of its predictions know the
-            episode's seed, if agents share one.
-        beginning: how plans become actions, and are ranked.
-        normalizer: of the observations that diffuse.
-        data_mask: `[N, T, O]` bool, False where an agent's window is known or padding.
-        action_mask: `[N, A]` bool, False where an agent's action is padding.
+        model: the model that windows are drawn from; guidance exaggerates the return alone, and both of its predictions
+            know the episode's seed, if agents share one.
+        beginning: how plans become actions, and how they are ranked.
+        normalizer: the normaliser of the observations that diffuse.
+        data_mask: `[N, T, O]` bool, False for entries that are known or padding.
+        action_mask: `[N, A]` bool, False for padding.
         action_kind: `continuous` or `discrete`.
-        asking: how much history agents remember, and which return they ask for.
+        asking: how much history agents remember, and which return they request.
     """
 
     # The first estimate of x0 divides by sqrt(alpha_bar_K), the normaliser's inverse and inverse dynamics multiply:
@@ -84,7 +84,7 @@ class PlanningActor(ChainActor, AskingPolicy):
     rounding = 1e-3
     data_mask: Tensor
     action_mask: Tensor
-    candidates: int = 1  # of agents that were exported before plans were ranked; they have no critic
+    candidates: int = 1  # for agents that were exported before plans were ranked; they have no critic
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class PlanningActor(ChainActor, AskingPolicy):
         self.episode_length = asking.episode_length
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
-        """`time` `[E, N]`, `target` `[E, N]`, `history` `[E, N, Hh, O]`; None where a decision needs none of them."""
+        """`time` `[E, N]`, `target` `[E, N]`, `history` `[E, N, Hh, O]`; None if decisions need none of them."""
         if self.history == 0 and self.return_update == "none" and self.shared_seeds is None:
             return None
         shape = (n_episodes, self.n_agents)
@@ -124,20 +124,20 @@ class PlanningActor(ChainActor, AskingPolicy):
         return {"time": torch.zeros(shape, dtype=torch.int64, device=device), "target": target, "history": past}
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
-        """Standard normal `[E, N, S, T, O]`, S noises a chain, none where the window is known; with M plans
+        """Standard normal `[E, N, S, T, O]`, S noises per chain, none for known entries; with M plans
         `[E, N, M, S, T, O]`.
         """
         return self._drawn(n_episodes, self.data_mask, generator)
 
     def _drawn(self, n_episodes: int, mask: Tensor, generator: torch.Generator) -> Tensor:
-        """Standard normal `[E, *mask.shape]`, with S noises a chain, and M plans if there are several, behind N."""
+        """Standard normal `[E, *mask.shape]`, with S noises per chain, and M plans if there are several, after N."""
         draws = (self.sampler.n_noises,) if self.candidates == 1 else (self.candidates, self.sampler.n_noises)
         shape = (n_episodes, self.n_agents, *draws, *mask.shape[1:])
         noise = torch.randn(shape, generator=generator, device=generator.device)
         return noise * mask.reshape(self.n_agents, *(1 for _ in draws), *mask.shape[1:])
 
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
-        """Plans and takes the first step of the plan; see the base class."""
+        """Makes a plan and takes its first step; see the base class."""
         past = observations.new_zeros(*observations.shape[:2], 0, observations.shape[-1])
         if carry is not None:
             begins = (carry["time"] == 0)[..., None, None]
@@ -154,14 +154,14 @@ class PlanningActor(ChainActor, AskingPolicy):
         return actions, carry
 
     def _first(self, plan: Tensor, observations: Tensor, legal: Tensor | None) -> Tensor:
-        """The actions `[E, N, A]` that plans begin with, encoded."""
+        """The first actions `[E, N, A]` of plans, encoded."""
         following = self.normalizer.unnormalize(plan)[:, :, self.history + 1]
         scores = self.inverse(*(self.inverse_normalizer.normalize(row) for row in (observations, following)))
         scores = scores.clamp(-1.0, 1.0) if self.action_kind == "continuous" else scores
         return CODECS[self.action_kind].finish(scores, self.action_mask, legal)
 
     def _best_first(self, seen: Tensor, condition: Tensor, legal: Tensor | None, noise: Tensor) -> Tensor:
-        """The first actions `[E, N, A]` of the plans that rank highest; arguments as `plan`."""
+        """The first actions `[E, N, A]` of the plans that rank highest; arguments as in `plan`."""
         times = self.candidates
         seen, condition = (x.repeat_interleave(times, dim=0) for x in (seen, condition))
         allowed = None if legal is None else legal.repeat_interleave(times, dim=0)
@@ -172,7 +172,7 @@ class PlanningActor(ChainActor, AskingPolicy):
         return taken(samples, values.argmax(1), times)
 
     def plan(self, seen: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
-        """The agents' normalised windows `[E, N, T, O]`.
+        """Samples the agents' plans: normalised windows `[E, N, T, O]`.
 
         Args:
             seen: `[E, N, Hh + 1, O]`, history and current observation.
@@ -182,7 +182,7 @@ class PlanningActor(ChainActor, AskingPolicy):
         return self._sample(self._known(seen), condition, noise.movedim(2, 0))
 
     def chain_condition(self, observations: Tensor) -> Tensor:
-        """What a chain is given at an episode's first step: observations `[B, N, O]`, and a shared seed, if any."""
+        """A chain's condition at an episode's first step: observations `[B, N, O]` and a shared seed, if any."""
         return self._seeds.tell_some(observations)
 
     def chain_noise(self, rows: int, generator: torch.Generator) -> Tensor:
@@ -192,12 +192,12 @@ class PlanningActor(ChainActor, AskingPolicy):
         return noise * self.data_mask
 
     def joint_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """The windows `[B, N, T, O]` of the centralised chain, on `chain_condition` and `chain_noise`."""
+        """Samples windows `[B, N, T, O]` by the centralised chain, on `chain_condition` and `chain_noise`."""
         target, known = self._first_step(condition)
         return self._chain(partial(self._pin, known=known)).jointly(target, noise)
 
     def local_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """The windows `[B, N, T, O]` of every agent's own chain, on `chain_condition` and `chain_noise`.
+        """Samples windows `[B, N, T, O]` by every agent's own chain, on `chain_condition` and `chain_noise`.
 
         Raises:
             TypeError: the agents meet in the denoiser, so none has a chain of its own.
@@ -212,7 +212,7 @@ class PlanningActor(ChainActor, AskingPolicy):
         return self._chain(partial(self._pin, known=known)).joint_noise(x, k, target)
 
     def _sample(self, known: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
-        """Windows `[E, N, T, O]`, known where `data_mask` is False, out of noise `[S, E, N, T, O]`."""
+        """Samples windows `[E, N, T, O]`, known where `data_mask` is False, from noise `[S, E, N, T, O]`."""
         chain = self._chain(partial(self._pin, known=known))
         return (chain.locally if self.acts_alone else chain.jointly)(condition, noise)
 
@@ -220,7 +220,7 @@ class PlanningActor(ChainActor, AskingPolicy):
         return x.clamp(-self.clip_range, self.clip_range)
 
     def _first_step(self, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """`_condition` and `_known` where an episode begins: all history is the first observation."""
+        """`_condition` and `_known` at an episode's start: all history is the first observation."""
         size = self.data_mask.shape[-1]
         observations = condition[..., :size]
         seen = observations[:, :, None].expand(-1, -1, self.history + 1, -1)
@@ -237,7 +237,7 @@ class PlanningActor(ChainActor, AskingPolicy):
         return torch.where(self.data_mask, x, known)
 
     def _condition(self, observations: Tensor, carry: Any) -> Tensor:
-        """`[E, N, 2 + M]`: the return that agent i asks for, 1 for 'there is a condition', and the shared seed."""
+        """`[E, N, 2 + M]`: the return that agent i requests, 1 for 'there is a condition', and the shared seed."""
         target = observations.new_full((*observations.shape[:2], 1), self.target_return)
         if self.return_update == "reward":
             target = carry["target"][..., None].to(target.dtype)

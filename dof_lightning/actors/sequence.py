@@ -1,4 +1,4 @@
-"""How agent i acts with MADT: it continues the sequence of what it was asked for, saw and did."""
+"""Actors of MADT: agent i continues the sequence of its requested returns, observations and actions."""
 
 from typing import Any, Literal
 
@@ -15,15 +15,15 @@ SequenceReturnUpdate = Literal["none", "reward"]
 
 
 class SequenceActor(NoiselessActor, AskingPolicy):
-    """The legal choice for which a causal transformer says most, given the agent's own last T rows.
+    """Agents that take the likeliest legal choice of a causal transformer, given their own last T rows.
 
     Args:
-        network: of T rows.
-        normalizer: of observations.
-        action_mask: `[N, A]` bool, False where an agent's action is padding.
-        target_return: what is asked for at an episode's start, return / returns_scale.
-        return_update: how that goes on: `none` asks for the same at each step; `reward` for what the agent's rewards
-            have left of it: those are told to the agent (`observes_rewards`).
+        network: the transformer over T rows.
+        normalizer: the normaliser of observations.
+        action_mask: `[N, A]` bool, False for padding.
+        target_return: the return requested at an episode's start, return / returns_scale.
+        return_update: how the request changes during an episode: `none` keeps it; `reward` subtracts the agent's
+            rewards, which it then receives (`observes_rewards`).
         returns_scale: the unit of returns.
         discount: gamma of the returns.
     """
@@ -47,7 +47,7 @@ class SequenceActor(NoiselessActor, AskingPolicy):
         self.discount = discount
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
-        """`rows` `[E, N]`, how many there are; `target` `[E, N]`; returns, seen and actions of the last T rows."""
+        """`rows` `[E, N]`, their number; `target` `[E, N]`; `returns`, `seen` and `actions` of the last T rows."""
         shape, kept = (n_episodes, self.n_agents), self.network.rows
         seen_dim = self.network.of_observation.in_features - self.network.agent_id.shape[1]
         return {
@@ -59,13 +59,13 @@ class SequenceActor(NoiselessActor, AskingPolicy):
         }
 
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
-        """Adds a row and continues it; see the base class."""
+        """Adds a row and predicts its action; see the base class."""
         full = carry["rows"] >= self.network.rows
         here = carry["rows"].clamp(max=self.network.rows - 1)
         returns = _put(_shift(carry["returns"], full), here, carry["target"])
         seen = _put(_shift(carry["seen"], full), here, self.normalizer.normalize(observations))
         actions = _shift(carry["actions"], full)
-        # What lies behind the present row is no part of what is read: the network looks back only.
+        # The rows after the present one do not matter: the network looks back only.
         said = self.network(returns, seen, actions)
         now = said.gather(2, here[..., None, None].expand(-1, -1, 1, said.shape[-1])).squeeze(2)
         choice = best_legal(now, self.action_mask, legal)
@@ -74,12 +74,12 @@ class SequenceActor(NoiselessActor, AskingPolicy):
 
 
 def _shift(memory: Tensor, full: Tensor) -> Tensor:
-    """Drops the oldest of rows `[E, N, T, ...]` where there are T of them already."""
+    """Drops the oldest of rows `[E, N, T, ...]` if there are T of them already."""
     return torch.where(full.view(*full.shape, *[1] * (memory.dim() - 2)), memory.roll(-1, dims=2), memory)
 
 
 def _put(memory: Tensor, row: Tensor, value: Tensor) -> Tensor:
-    """Rows `[E, N, T, ...]` with the value `[E, N, ...]` at one of them."""
+    """Writes the value `[E, N, ...]` into one of the rows `[E, N, T, ...]`."""
     is_there = torch.arange(memory.shape[2], device=row.device) == row[..., None]
     is_there = is_there.view(*is_there.shape, *[1] * (memory.dim() - 3))
     return torch.where(is_there, value[:, :, None].to(memory.dtype), memory)

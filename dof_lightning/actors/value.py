@@ -1,4 +1,4 @@
-"""How agent i acts by its own value x_i: it rates its own choices and takes the best one."""
+"""Actors by own values x_i: agent i rates its own choices and takes the best one."""
 
 from abc import abstractmethod
 from typing import Any
@@ -20,11 +20,11 @@ class ValueActor(DecentralizedPolicy):
 
     Args:
         n_agents: N.
-        normalizer: of observations.
-        action_mask: `[N, A]` bool, False where an agent's action is padding.
+        normalizer: the normaliser of observations.
+        action_mask: `[N, A]` bool, False for padding.
         action_kind: `continuous` or `discrete`.
-        candidates: M, continuous actions that are rated at each decision.
-        n_noises: S, standard normal numbers that one value takes.
+        candidates: M, number of continuous actions that are rated at each decision.
+        n_noises: S, number of standard normal numbers per value.
     """
 
     action_mask: Tensor
@@ -48,11 +48,11 @@ class ValueActor(DecentralizedPolicy):
 
     @abstractmethod
     def values(self, condition: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
-        """x_i of the agents' own actions.
+        """Computes x_i of the agents' own actions.
 
         Args:
             condition: `[B, N, C]`, normalised observations.
-            actions: `[B, N, A]`, as the codec of the action kind writes them.
+            actions: `[B, N, A]`, encoded by the codec of the action kind.
             noise: `[S, B, N, 1]` standard normal.
 
         Returns:
@@ -60,12 +60,12 @@ class ValueActor(DecentralizedPolicy):
         """
 
     def rate(self, observations: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
-        """x_i `[B, N, 1]` of given actions `[B, N, A]` (`[B, N]` where discrete) at observations `[B, N, O]`."""
+        """Computes x_i `[B, N, 1]` of actions `[B, N, A]` (`[B, N]` if discrete) at observations `[B, N, O]`."""
         condition = self.normalizer.normalize(observations)
         return self.values(condition, CODECS[self.action_kind].encode(actions, self.action_mask, like=condition), noise)
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
-        """Standard normal `[E, N, M, S]`, with A more numbers a candidate where actions are continuous."""
+        """Standard normal `[E, N, M, S]`, with A more numbers per candidate if actions are continuous."""
         extra = self.action_mask.shape[-1] if self.action_kind == "continuous" else 0
         shape = (n_episodes, self.n_agents, self.candidates, self.n_noises + extra)
         return torch.randn(shape, generator=generator, device=generator.device)
@@ -84,7 +84,7 @@ class ValueActor(DecentralizedPolicy):
         return candidates.gather(2, best).squeeze(2), carry
 
     def _candidates(self, noise: Tensor) -> Tensor:
-        """`[E, N, M, A]`: every discrete choice, or uniform actions in [-1, 1] made of normal noise."""
+        """`[E, N, M, A]`: every discrete choice, or uniform actions in [-1, 1] made from normal noise."""
         if self.action_kind == "continuous":
             return torch.erf(noise[..., self.n_noises :] / 2**0.5) * self.action_mask[:, None]
         choices = torch.arange(self.candidates, device=noise.device).expand(self.n_agents, -1).T
@@ -96,7 +96,7 @@ class DiffusedValueActor(ValueActor):
     """Each value x_i is drawn by agent i's own reverse chain.
 
     Args:
-        model: with eps_i(x_i^k, k, [o_i | u_i]), and h without anything learned: the mixer is no part of execution.
+        model: contains eps_i(x_i^k, k, [o_i | u_i]), and an h with nothing learned: the mixer is no part of execution.
         normalizer, action_mask, action_kind, candidates: see `ValueActor`.
     """
 
@@ -123,10 +123,10 @@ class DiffusedValueActor(ValueActor):
 
 
 class DirectValueActor(ValueActor):
-    """Each value x_i is what a network says: no noise, no chain.
+    """Each value x_i is a network's output: no noise, no chain.
 
     Args:
-        network: q_i(o_i, u_i).
+        network: computes q_i(o_i, u_i).
         normalizer, action_mask, action_kind, candidates: see `ValueActor`.
     """
 

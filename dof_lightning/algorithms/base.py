@@ -1,4 +1,4 @@
-"""What every training algorithm is: a LightningModule that turns batches into a loss and hands out a policy."""
+"""Base class of all training algorithms: a LightningModule that turns batches into a loss and provides a policy."""
 
 import math
 from abc import ABC, abstractmethod
@@ -27,13 +27,13 @@ PADDED_TAILS = "data.module.train_on_padded_tails"
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmSettings(Settings):
-    """Settings of an algorithm, which names them (`made_by`); called with a dataset's spec, they build it.
+    """Base of all algorithms' settings; called with a dataset's spec, they build their algorithm (see `made_by`).
 
     Attributes:
         seed: the run's seed; the noise of a step is a function of (seed, step, rank, accumulated batch).
         execution: `decentralized` (every agent acts alone) or `centralized`.
-        learning_rate_schedule: of all learning rates at once, see `learning_rate_factor`.
-        learning_rate_warmup_steps: of `cosine`, optimiser steps until the rates are reached.
+        learning_rate_schedule: schedule of all learning rates at once, see `learning_rate_factor`.
+        learning_rate_warmup_steps: for `cosine`, number of optimiser steps until the full rates are reached.
     """
 
     _made: ClassVar[type["Algorithm"]]
@@ -45,23 +45,23 @@ class AlgorithmSettings(Settings):
 
     @classmethod
     def makes(cls) -> type["Algorithm"]:
-        """The algorithm whose settings these are."""
+        """The algorithm's class that these settings build."""
         return cls._made
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
-        """The fields that nothing reads where the others are as they are, each with the one that makes it so.
+        """The fields that nothing reads given the values of the others, each with the field that makes it idle.
 
-        What is typed of them is refused: nobody shall believe that it took effect. Of the keys outside the algorithm
-        it names `PADDED_TAILS`, if what it learns from has no rows that diffuse behind an episode's end.
+        Users who set an idle field get an error, so that nobody believes that it took effect. Of the keys outside the
+        algorithm, the result contains `PADDED_TAILS` if no rows after an episode's end diffuse.
 
         Args:
-            action_kind: of the dataset; None where it is not known yet.
+            action_kind: the dataset's; None if it is not known yet.
         """
         is_constant = self.learning_rate_schedule == "constant"
         return {"learning_rate_warmup_steps": "algorithm.learning_rate_schedule=constant"} if is_constant else {}
 
     def __call__(self, spec: DatasetSpec) -> "Algorithm":
-        """The algorithm for a dataset."""
+        """Builds the algorithm for a dataset."""
         return self.makes()(spec, self)
 
 
@@ -71,10 +71,10 @@ class ParameterGroup:
 
     Attributes:
         name: appears in TensorBoard as `gradient_norm/<name>`.
-        modules: whose trainable parameters these are.
-        learning_rate: of Adam.
-        clip: largest gradient norm of the group, per agent where the weights are; None means no clipping.
-        weight_decay: decoupled, as AdamW has it (Loshchilov & Hutter, 2019).
+        modules: the modules whose trainable parameters form the group.
+        learning_rate: Adam's learning rate.
+        clip: largest gradient norm of the group, per agent if the weights are per agent; None means no clipping.
+        weight_decay: decoupled weight decay, as in AdamW (Loshchilov & Hutter, 2019).
     """
 
     name: str
@@ -91,20 +91,20 @@ class ParameterGroup:
 class Algorithm(LightningModule, ABC):
     """Base of all algorithms.
 
-    Subclasses say which rows they need (`window`), how a batch becomes losses (`losses`), what is optimised
+    Subclasses define which rows they need (`window`), how a batch becomes losses (`losses`), what is optimised
     (`parameter_groups`) and what acts (`policy`). They never see environments, data modules or callbacks. A subclass
     names the class of its settings, which then builds it: `class BC(Baseline, made_by=BCSettings)`.
 
     Args:
         spec: the dataset's spec.
-        settings: the algorithm's own.
+        settings: the algorithm's settings.
 
     Attributes:
         window: rows of an episode that a sample holds.
-        action_kinds: of the datasets it can learn from.
+        action_kinds: the action kinds of the datasets it can learn from.
 
     Raises:
-        UserError: the dataset's actions are of another kind.
+        UserError: the dataset's actions are of a kind that is not among `action_kinds`.
     """
 
     window: Window
@@ -142,7 +142,7 @@ class Algorithm(LightningModule, ABC):
 
     @abstractmethod
     def policy(self) -> DecentralizedPolicy:
-        """What acts, in evaluation mode: shares the EMA weights with the algorithm; where those are sharded, a copy.
+        """The policy in evaluation mode: it shares the algorithm's EMA weights, or copies them if they are sharded.
 
         All ranks must call this together.
         """
@@ -156,11 +156,11 @@ class Algorithm(LightningModule, ABC):
         return {}
 
     def remarks(self) -> list[str]:
-        """What a user should know before training, a line each: what in the dataset could not be used as usual."""
+        """Notes for the user before training, one line each: what in the dataset could not be used as usual."""
         return []
 
     def after_step(self) -> None:
-        """Called once after every optimiser step: moving averages go here."""
+        """Called once after every optimiser step; the place to update moving averages."""
 
     def training_step(self, batch: EpisodeBatch, batch_index: int) -> Tensor:
         """One forward pass (Lightning hook)."""
@@ -176,9 +176,9 @@ class Algorithm(LightningModule, ABC):
         self.log_dict(self.heldout_losses(batch, generator), on_epoch=True, batch_size=batch.size, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds spec and settings where no run of ours has added more, so that `dof eval` reads it (Lightning hook)."""
+        """Adds spec and settings for `dof eval`, unless a run of ours has added more already (Lightning hook)."""
         if "dof_lightning" not in checkpoint:
-            from dof_lightning.checkpoints.trainer_made import describe_algorithm  # which imports algorithms
+            from dof_lightning.checkpoints.trainer_made import describe_algorithm  # it imports algorithms
 
             self._described = self._described or describe_algorithm(self)
             checkpoint["dof_lightning"] = self._described
@@ -188,11 +188,11 @@ class Algorithm(LightningModule, ABC):
         """The trained algorithm on the CPU, with the settings and the spec that the checkpoint holds.
 
         Args:
-            checkpoint_path: of `train.py`, or of any Trainer; a run's folder for its last one.
-            trust: let it name classes outside this project, lightning and torch.
+            checkpoint_path: a checkpoint of `train.py` or of any Trainer; a run's folder stands for its last one.
+            trust: whether it may name classes outside this project, lightning and torch.
 
         Raises:
-            UserError: it cannot be read, is of another algorithm, or names a class that is not trusted.
+            UserError: the checkpoint cannot be read, is of another algorithm, or names a class that is not trusted.
         """
         from dof_lightning.checkpoints.trainer_made import load_algorithm
 
@@ -202,16 +202,16 @@ class Algorithm(LightningModule, ABC):
         return loaded
 
     def configure_model(self) -> None:
-        """Spreads the weights over the ranks where the strategy asks for it (Lightning hook)."""
+        """Shards the weights over the ranks if the strategy requires it (Lightning hook)."""
         if self.device_mesh is not None and self._whole_while_sharded is None:
             self._whole_while_sharded = shard(self, self.device_mesh["data_parallel"])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Averages what is not sharded while the rest is (Lightning hook)."""
+        """Averages the gradients of unsharded parameters over the ranks if others are sharded (Lightning hook)."""
         average_gradients(self._whole_while_sharded or ())
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """One AdamW (Adam where nothing decays) with a parameter group each, at its full learning rate."""
+        """One AdamW (Adam if nothing decays) with all parameter groups, each at its full learning rate."""
         groups: Iterable[dict[str, Any]] = (
             {
                 "params": group.parameters(),
@@ -227,7 +227,8 @@ class Algorithm(LightningModule, ABC):
         """The optimiser, with a schedule of its learning rates unless they are constant (Lightning hook).
 
         Raises:
-            UserError: the rates are to fall until an end that the Trainer does not have, or the warm-up outlasts it.
+            UserError: the rates are to fall until the end of training and the Trainer has none, or the warm-up outlasts
+                it.
         """
         optimizer, warmup = self.make_optimizer(), self.settings.learning_rate_warmup_steps
         if self.settings.learning_rate_schedule == "constant":
@@ -239,7 +240,7 @@ class Algorithm(LightningModule, ABC):
                 f"above algorithm.learning_rate_warmup_steps={warmup}"
             )
         factor = partial(learning_rate_factor, max_steps=int(end), warmup=warmup)
-        # A function of the step alone: a resumed run, also one that is made longer, needs only the steps done.
+        # A function of the step alone: a resumed run, even one that is extended, needs only the number of steps done.
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -249,14 +250,14 @@ class Algorithm(LightningModule, ABC):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips each group, agent by agent, and logs the norms before (Lightning hook)."""
+        """Clips the gradients of each group, agent by agent, and logs the norms before clipping (Lightning hook)."""
         for group in self.parameter_groups():
             norm = clip_gradient_norm(group.modules, group.clip)
             if self._is_logging_step():
                 self.log(f"gradient_norm/{group.name}", norm.max())
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One optimiser step, then the moving averages (Lightning hook)."""
+        """Takes one optimiser step, then updates the moving averages (Lightning hook)."""
         super().optimizer_step(*args, **kwargs)
         self.after_step()
 
@@ -269,15 +270,15 @@ class Algorithm(LightningModule, ABC):
 
 
 def learning_rate_factor(step: int, max_steps: int, warmup: int = 0) -> float:
-    """The share of its learning rate that each parameter group has after `step` optimiser steps.
+    """The fraction of its full learning rate that each parameter group has after `step` optimiser steps.
 
     It rises linearly over `warmup` steps and falls by a cosine from 1 to 0 at `max_steps` (Loshchilov & Hutter, 2017,
     eq. 5, without restarts).
 
     Args:
-        step: optimiser steps done.
-        max_steps: at which the training ends, above `warmup`.
-        warmup: optimiser steps until it is 1.
+        step: number of optimiser steps done.
+        max_steps: the step at which training ends, above `warmup`.
+        warmup: number of optimiser steps until the fraction is 1.
     """
     if step < warmup:
         return (step + 1) / warmup

@@ -24,9 +24,9 @@ class BCSettings(BaselineSettings):
     """Settings of `BC`.
 
     Attributes:
-        actor: of continuous actions, called with the spec and `condition_dim`.
-        recurrent: of discrete actions, called with the spec and `condition_dim`.
-        sequence_length: T, rows of a sample that a memory is trained over; continuous actors see one row.
+        actor: network for continuous actions, called with the spec and `condition_dim`.
+        recurrent: network for discrete actions, called with the spec and `condition_dim`.
+        sequence_length: T, number of rows per sample over which a memory is trained; continuous actors see one row.
     """
 
     actor: Callable[..., AgentwiseActor] = AgentwiseActor
@@ -35,7 +35,7 @@ class BCSettings(BaselineSettings):
     learning_rate: Positive = 1e-3
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
-        """A memory is for choices, an actor for continuous actions."""
+        """See the base class; the memory is for discrete actions, the actor for continuous ones."""
         unread = {"continuous": ("recurrent", "sequence_length"), "discrete": ("actor",)}
         found = {} if action_kind is None else dict.fromkeys(unread[action_kind], f"actions are {action_kind}")
         return super().idle(action_kind) | found
@@ -62,7 +62,7 @@ class BC(Baseline, made_by=BCSettings):
         return {"loss": self._loss(self.network, batch)}
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The same loss of the averages."""
+        """The same loss, of the averaged networks."""
         return {"heldout/cloning": self._loss(self.average_network, batch)}
 
     def policy(self) -> DecentralizedPolicy:

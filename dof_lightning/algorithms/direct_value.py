@@ -1,4 +1,4 @@
-"""The same mixers without diffusion: values that networks say directly, as VDN and QMIX have them."""
+"""The mixers of `DoFValue` without diffusion: networks output the values directly, as in VDN and QMIX."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -24,7 +24,7 @@ class DirectValueSettings(ValueSettings):
 
 
 class DirectValue(Algorithm, made_by=DirectValueSettings):
-    """Loss: L = (y - h(q_1..q_N))^2, what `DoFValue` regresses, and the q_i are the agents' values themselves.
+    """Loss: L = (y - h(q_1..q_N))^2, as in `DoFValue`'s regression; the q_i are the agents' values themselves.
 
     h = sum is VDN's value model (Sunehag et al., 2018), h = monotone QMIX's (Rashid et al., 2018), fitted to the
     team's return instead of a TD target: in a one-shot game the two are the same.
@@ -69,11 +69,11 @@ class DirectValue(Algorithm, made_by=DirectValueSettings):
         return self.average_value.team_return(values, Situation(self.normalizer.normalize(observations)))
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The values with h."""
+        """The parameter group of the values and h."""
         return [ParameterGroup("value", (self.value,), self.settings.value_learning_rate, None)]
 
     def after_step(self) -> None:
-        """Moves the average."""
+        """Updates the moving average."""
         ema_update(self.average_value, self.value, self.settings.ema_decay)
 
     def _loss(self, value: TeamValue, batch: EpisodeBatch) -> Tensor:

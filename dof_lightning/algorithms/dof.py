@@ -1,4 +1,4 @@
-"""The factorised diffusion model itself: per-agent denoisers, joined by f and h while training, alone at execution."""
+"""The factorised diffusion model: per-agent denoisers, joined by f and h in training, each alone at execution."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -29,26 +29,26 @@ class DoFLightningModule(Algorithm):
 
     Their eqs. 3, 8-11 and B.25-B.29; docs/method/README.md leads from them to this class.
 
-    Holds the per-agent denoisers eps_theta_i, the noise factorisation f and the data factorisation h, the moving
-    average of what acts, and the two ways to sample: `joint_sample` runs one chain on x_tot, `local_sample` one chain
-    an agent on x_i. With an f that satisfies IGD both give the same data from the same noise.
+    Holds the per-agent denoisers eps_theta_i, the noise factorisation f and the data factorisation h,
+    the moving average of the modules that act, and the two ways to sample: `joint_sample` runs one chain on x_tot,
+    `local_sample` runs one chain per agent on x_i. If f satisfies IGD, both give the same data from the same noise.
 
     Args:
         spec: the dataset's spec.
-        settings: of schedule, samplers and execution.
-        parts: denoisers, f and h.
-        data_mask: broadcasts against `[N, ...]`, False where an agent's data are padding or known: no noise, no loss.
+        settings: the settings of schedule, samplers and execution.
+        parts: the denoisers, f and h.
+        data_mask: broadcasts against `[N, ...]`, False for data that are padding or known: no noise, no loss.
         clip_range: data lie in [-clip_range, clip_range].
-        known_dim: F, of what `assign_seed` is told of each agent; used with shared seeds.
+        known_dim: F, the number of features per agent that `assign_seed` receives; used with shared seeds.
 
     Attributes:
         imagines_teammates: decentralised agents run the denoiser on themselves and on teammates that they imagine, so
-            one in which the agents meet will do.
+            a denoiser in which the agents meet is allowed.
         guidance_weight: w of classifier-free guidance at execution; 1 means none.
-        gradient_clip: largest norm per agent of the denoisers' gradient; None means no clipping.
+        gradient_clip: largest norm of the denoisers' gradient per agent; None means no clipping.
 
     Raises:
-        UserError: f or h breaks its contract, or one of them or the denoiser cannot run locally where agents act alone.
+        UserError: f or h breaks its contract, or f, h or the denoiser cannot run locally although agents act alone.
     """
 
     imagines_teammates: ClassVar[bool] = False
@@ -83,21 +83,21 @@ class DoFLightningModule(Algorithm):
     def draw_noise(
         self, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype, mask: Tensor | None = None
     ) -> Tensor:
-        """Standard normal noise `[..., N, ...]`, none where the mask (None means `data_mask`) is False."""
+        """Standard normal noise `[..., N, ...]`, zero where the mask (None means `data_mask`) is False."""
         noise = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
         return noise * (self.data_mask if mask is None else mask)
 
     @abstractmethod
     def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
-        """What of a batch diffuses, given what.
+        """The part of a batch that diffuses, and its conditioning.
 
         Args:
             batch: windows.
-            generator: draws what is not in the batch.
+            generator: draws whatever is not in the batch.
         """
 
     def noise_error(self, diffused: Diffused, k: int, generator: torch.Generator) -> Tensor:
-        """`[B]`: ||eps - eps_theta||^2 at step k, by what acts, summed over all entries of weight above 0.
+        """`[B]`: ||eps - eps_theta||^2 of the averaged denoisers at step k, summed over all entries of positive weight.
 
         Args:
             diffused: held-out data.
@@ -124,8 +124,8 @@ class DoFLightningModule(Algorithm):
             x0: `[B, N, ...]` data in [-clip_range, clip_range].
             condition: `[B, N, C]`, agent i's own conditioning.
             generator: draws k and the noise.
-            average: use the moving average of the denoisers.
-            mask: `[B, N, ...]` bool, False where a sample's data are known or padding; None means `data_mask`.
+            average: whether to use the moving average of the denoisers.
+            mask: `[B, N, ...]` bool, False for data that are known or padding; None means `data_mask`.
             k: `[B]` steps in 1..K; None draws them.
         """
         mask = self.data_mask if mask is None else mask
@@ -143,13 +143,13 @@ class DoFLightningModule(Algorithm):
         return Denoised(k, noise, prediction, clip_with_way_back(estimate, self.clip_range), clipped_share)
 
     def assign_seed(self, known: Tensor, diffused: Diffused, generator: torch.Generator, average: bool) -> Assignment:
-        """The common seed that each sample is learned with, if there is one.
+        """Assigns to each sample the common seed that it is learned with, if there are shared seeds.
 
         Args:
-            known: `[B, N, F]`, all that the agents together know before they act.
+            known: `[B, N, F]`, everything that the agents together know before they act.
             diffused: the data, given the agents' own conditioning without a seed.
             generator: draws noise and seeds.
-            average: use the moving average of the denoisers.
+            average: whether to use the moving average of the denoisers.
         """
         if self.seed_assignment is None:
             return Assignment()
@@ -159,14 +159,14 @@ class DoFLightningModule(Algorithm):
         return assignment
 
     def pin(self, x: Tensor, known: Tensor | None) -> Tensor:
-        """Writes what is known over x where nothing diffuses (in-painting); without anything known, zeros (padding)."""
+        """Overwrites the entries of x that do not diffuse: by the known data (in-painting), or by zeros (padding)."""
         return x * self.data_mask if known is None else torch.where(self.data_mask, x, known)
 
     def diffusion_loss(self, denoised: Denoised, weight: Tensor) -> Tensor:
         """E ||f(eps_1..eps_N) - f(eps_theta_1..eps_theta_N)||^2 (Li et al., 2025, eq. 11; B.28 for wconcat).
 
         Args:
-            denoised: from `denoise`.
+            denoised: the result of `denoise`.
             weight: `[B, N, ...]`, sums to 1 over the real entries of a full batch (see `entry_weight`).
         """
         f = self.noise_factorization
@@ -174,13 +174,13 @@ class DoFLightningModule(Algorithm):
         return (weight * error.square()).sum()
 
     def reconstruction_loss(self, denoised: Denoised, x0: Tensor, weight: Tensor) -> Tensor:
-        """E min(SNR_k, 5) ||x0 - h(x0_1..x0_N)||^2: trains h [inferred: the paper does not say how].
+        """E min(SNR_k, 5) ||x0 - h(x0_1..x0_N)||^2: trains h [inferred: the paper does not specify how].
 
         The estimates are held constant: the denoisers learn from the noise error through f alone, so with concat for
         f and h the model is Independent Diffusion, whatever the weight of this term.
 
         Args:
-            denoised: from `denoise`.
+            denoised: the result of `denoise`.
             x0: `[B, N, ...]` data.
             weight: as in `diffusion_loss`.
         """
@@ -191,20 +191,20 @@ class DoFLightningModule(Algorithm):
     def joint_sample(
         self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None, known: Tensor | None = None
     ) -> Tensor:
-        """x_tot^0 `[B, N, ...]` of the centralised chain: its state is x_tot^k, its noise f(eps), its data h(x^0).
+        """Samples x_tot^0 `[B, N, ...]` by the centralised chain, with state x_tot^k, noise f(eps) and data h(x^0).
 
         Args:
             condition: `[B, N, C]`.
             noise: `[S, B, N, ...]` per-agent standard normal noise, S = `sampler.n_noises`.
             sampler: None means the sampler of execution.
-            known: `[B, N, ...]`, the agents' data where they do not diffuse; None where all do.
+            known: `[B, N, ...]`, the data of entries that do not diffuse; None if all entries do.
         """
         return self._acting_chain(sampler, known).jointly(condition, noise)
 
     def local_sample(
         self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None, known: Tensor | None = None
     ) -> Tensor:
-        """N chains, agent i's on its own unweighted x_i^k; arguments as in `joint_sample`.
+        """Samples by N chains, agent i's on its own unweighted x_i^k; arguments as in `joint_sample`.
 
         Raises:
             TypeError: the agents meet in the denoiser, so none has a chain of its own.
@@ -225,17 +225,17 @@ class DoFLightningModule(Algorithm):
         )
 
     def acting_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
-        """Whichever of `local_sample` and `joint_sample` acts (`execution`)."""
+        """Samples by `local_sample` or `joint_sample`, whichever acts (`execution`)."""
         return (self.local_sample if self._acts_alone else self.joint_sample)(condition, noise, sampler)
 
     def learning_sample(self, condition: Tensor, noise: Tensor, sampler: Sampler) -> tuple[Tensor, list[Tensor]]:
-        """As `acting_sample`, by the denoisers and h that are trained, with gradients through the whole chain.
+        """Samples as `acting_sample` does, but by the trained denoisers and h, with gradients through the whole chain.
 
-        The clips are `clip_with_way_back`: a saturated estimate may come back in. Memory grows with the sampler's
-        steps, whose activations are all kept.
+        Estimates are clipped by `clip_with_way_back`, so that the gradient can bring a saturated one back. Memory grows
+        with the sampler's steps, because the activations of all steps are kept.
 
         Returns:
-            the samples, and what the denoisers said at each step.
+            the samples, and the denoisers' predictions at each step.
         """
         said: list[Tensor] = []
 
@@ -250,7 +250,7 @@ class DoFLightningModule(Algorithm):
         return clip((chain.locally if self._acts_alone else chain.jointly)(condition, noise)), said
 
     def acting_model(self) -> ActingModel:
-        """What a policy diffuses by: the averages. Where weights are sharded, all ranks must ask together."""
+        """The averaged model that a policy diffuses by. If weights are sharded, all ranks must call this together."""
         return ActingModel(
             denoiser=cast(Agentwise, whole(self.average_denoiser)),
             noise_factorization=self.average_noise_factorization,
@@ -267,10 +267,10 @@ class DoFLightningModule(Algorithm):
         return self.settings.execution == "decentralized"
 
     def _check_parts(self) -> None:
-        """Refuses parts that do not go together, in one line; called by the algorithm when all are built."""
+        """Refuses incompatible parts with a one-line error; the algorithm calls it once all parts are built."""
 
     def entry_weight(self, like: Tensor, alive: Tensor | None) -> Tensor:
-        """Weights of a masked mean whose divisor is a constant of the batch, the same on every rank.
+        """Weights of a masked mean; the divisor depends on the batch's shape only and is the same on every rank.
 
         Args:
             like: `[B, N, D]`.
@@ -281,7 +281,7 @@ class DoFLightningModule(Algorithm):
         return weight.expand_as(like) if alive is None else weight * alive[..., None]
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Denoisers, factorisation (f and h), what the algorithm adds, and what assigns shared seeds."""
+        """Groups of the denoisers, the factorisation (f and h), the algorithm's additions and the seed assignment."""
         rate, factorization = self.settings.learning_rate, (self.noise_factorization, self.data_factorization)
         groups = [
             ParameterGroup("denoiser", (self.denoiser,), rate, self.gradient_clip),
@@ -293,7 +293,7 @@ class DoFLightningModule(Algorithm):
         return [group for group in groups if group.parameters()]
 
     def further_groups(self) -> list[ParameterGroup]:
-        """Groups of what the algorithm trains beside denoisers, f and h."""
+        """Groups of the modules that the algorithm trains in addition to denoisers, f and h."""
         return []
 
     def metrics(self) -> dict[str, Tensor]:
@@ -302,7 +302,7 @@ class DoFLightningModule(Algorithm):
         return {f"{group}/{name}": value for group, part in parts.items() for name, value in part.metrics().items()}
 
     def after_step(self) -> None:
-        """Moves the average of what acts."""
+        """Updates the moving average of the modules that act."""
         for name in ("denoiser", "noise_factorization", "data_factorization"):
             ema_update(self.get_submodule(f"average_{name}"), self.get_submodule(name), self.settings.ema_decay)
 

@@ -1,4 +1,4 @@
-"""DoF-Policy: diffuse each agent's action given its own observation, improve it by the gradient of Q."""
+"""DoF-Policy: diffuses each agent's action given its own observation, and improves it by the gradient of Q."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -64,13 +64,13 @@ FEW_STEPS = partial(DDIM, steps=3)
 
 @dataclass(frozen=True, kw_only=True)
 class DoFPolicySettings(DataDiffusionSettings, ExtractionSettings, CriticSettings):
-    """Settings of `DoFPolicy`; how critics learn and actors improve is named by those of the two seams.
+    """Settings of `DoFPolicy`; the base classes specify how critics learn and how actors improve.
 
     Attributes:
-        target_sampler: few-step sampler of the next actions in TD targets, called with the schedule; that chain is half
+        target_sampler: few-step sampler of the next actions in TD targets, called with the schedule; its chain is half
             the cost of an update.
-        shared_seed_of: what a shared seed is assigned to while learning: each `window`, or each `episode`, so that its
-            windows have the same.
+        shared_seed_of: the unit that a shared seed is assigned to in training: each `window`, or each `episode`, so
+            that all its windows have the same seed.
     """
 
     denoiser: Callable[..., MLPDenoiser] = MLPDenoiser
@@ -95,13 +95,13 @@ class DoFPolicySettings(DataDiffusionSettings, ExtractionSettings, CriticSetting
         return found | idle_of_extraction(self)
 
     def check(self) -> None:
-        """Refuses a gradient, weights and a ranking by values that nobody learns."""
+        """Refuses a gradient, weights and a ranking by values if no values are learned."""
         check_extraction(self, self.critics, self.local_head)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoFCloningSettings(DoFPolicySettings):
-    """Behaviour cloning: nothing is learned about values, and nothing ranks candidates."""
+    """Settings of behaviour cloning: no values are learned, and nothing ranks candidates."""
 
     critics: Critics = "none"
     q_gradient: QGradientRoute = "none"
@@ -140,7 +140,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         check_ranking(self.critic, settings.candidates)
         self.value_learning = build_value_learning(spec, settings)
         if settings.value_learning == "implicit":
-            self.window = Window(history=0, horizon=2)  # it needs the data's next action
+            self.window = Window(history=0, horizon=2)  # the critics need the data's next action
         self.episode_seed: EpisodeSeedAssignment | None = None
         if settings.shared_seeds is not None and settings.shared_seed_of == "episode":
             self.window = whole_episodes(max(spec.horizon, self.window.horizon))
@@ -184,19 +184,19 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
     def one_step(self, denoised: Denoised) -> Proposal:
         """The one-step estimate of x0 as an action: a gradient by it reaches denoisers and h.
 
-        Samples weigh min(1, SNR_k), because the estimate of x0 says little where noise dominates.
+        Samples are weighted by min(1, SNR_k), because the estimate of x0 carries little information if noise dominates.
         """
         actions = self.data_factorization.join(denoised.x0)
         weight = self.schedule.snr(denoised.k, like=actions[..., 0]).clamp(max=1.0)
         return Proposal(actions, weight, (denoised.prediction,))
 
     def full(self, now: Situation, generator: torch.Generator, told: Assignment | None = None) -> Proposal:
-        """The actions at the end of the chain that acts: a shorter one would leave the steps it skips to cloning.
+        """The actions at the end of the chain that acts; a shorter one would leave skipped steps to cloning alone.
 
         Args:
             now: the row to act in.
             generator: draws the chain's noise.
-            told: the samples' shared seeds.
+            told: the samples' shared seeds, as the agents receive them.
         """
         noise = self._chain_noise(self.sampler, now.condition, generator)
         condition = now.condition if told is None else told.tell(now.condition)
@@ -204,7 +204,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         return Proposal(actions, torch.ones_like(actions[..., :1, 0]), outputs, repeats=self.schedule.steps)
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The denoising loss of the averaged denoisers, unweighted by f, all agents' and each agent's."""
+        """The denoising loss of the averaged denoisers, unweighted by f, for all agents together and per agent."""
         diffused = self.diffused(batch, generator)
         denoised = self.denoise(diffused.x0, diffused.condition, generator, average=True)
         return denoised.heldout_errors(diffused.weight, self.spec)
@@ -217,7 +217,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         return replace(untold, condition=told.tell(now.condition))
 
     def policy(self) -> DiffusionActor:
-        """Agents with the averaged denoisers, f and h, and the target critics to rank candidates."""
+        """Agents with the averaged denoisers, f and h, and with the target critics, which rank candidates."""
         settings, critic = self.settings, self.critic
         scale = 1.0 if critic is None else critic.reward_scale
         actor = DiffusionActor(
@@ -231,7 +231,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         return actor.eval()
 
     def further_groups(self) -> list[ParameterGroup]:
-        """Critics, with the mixer, and the habits by which episodes are assigned their seeds."""
+        """Groups of the critics with the mixer, and of the habits by which episodes are assigned their seeds."""
         groups = [] if self.episode_seed is None else [self.episode_seed.parameter_group()]
         if self.critic is None:
             return groups
@@ -239,11 +239,11 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         return [ParameterGroup("critic", (self.critic.online, self.value_learning), rate, clip), *groups]
 
     def remarks(self) -> list[str]:
-        """Where rewards have no unit and critics learn from them."""
+        """A note if critics learn from rewards whose unit cannot be determined."""
         return [] if self.critic is None else remarks_on_rewards(self.settings.reward_scale, self.spec)
 
     def after_step(self) -> None:
-        """Moves the averages: what acts, and the target critics."""
+        """Updates the moving averages of the modules that act and of the target critics."""
         super().after_step()
         self.warm_up.after_step()
         if self.critic is not None:
@@ -252,7 +252,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
     def _assign(
         self, batch: EpisodeBatch, now: Situation, windows: Diffused, generator: torch.Generator, average: bool
     ) -> Assignment:
-        """The seeds of windows, or of the episodes that they are of."""
+        """The shared seeds of the windows, or of the episodes that contain them."""
         if self.episode_seed is None:
             return self.assign_seed(now.condition, windows, generator, average)
         seen, done, acted = gather_rows(batch, rows_of_episodes(batch, generator))
@@ -262,12 +262,12 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         return assignment
 
     def _current(self, batch: EpisodeBatch) -> tuple[Situation, Tensor]:
-        """The current row, and the data `[B, N, A]` there."""
+        """The current row, and the data's actions `[B, N, A]` in it."""
         now = Situation.of(batch, batch.history, self.normalizer)
         return now, self._encoded(batch, batch.history, now)
 
     def _encoded(self, batch: EpisodeBatch, row: int, like: Situation) -> Tensor:
-        """What the data did in a row, `[B, N, A]`."""
+        """The data's actions in a row, encoded: `[B, N, A]`."""
         return self.codec.encode(batch.actions[:, :, row], self.data_mask, like=like.condition)
 
     def _experience(
@@ -280,7 +280,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
     def _advantage_weights(
         self, now: Situation, x0: Tensor, told: Assignment, generator: torch.Generator
     ) -> Tensor | None:
-        """`[B, N, 1]`, of each agent's rows of the noise error; None if all count alike."""
+        """Weights `[B, N, 1]` of each agent's rows in the noise error; None if all count equally."""
         temperature, critic = self.settings.advantage_temperature, self.critic
         if temperature is None or critic is None:
             return None
@@ -298,7 +298,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
     def _propose(
         self, denoised: Denoised, now: Situation, generator: torch.Generator, told: Assignment
     ) -> Proposal | None:
-        """The actions that Q's gradient improves, by the settings' route; None where there is none."""
+        """The actions that Q's gradient improves, by the route of the settings; None if there is no such gradient."""
         route = self.settings.q_gradient
         if route == "full":
             return self.full(now, generator, told)
@@ -306,7 +306,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
 
     @torch.no_grad()
     def _act(self, condition: Tensor, legal: Tensor | None, generator: torch.Generator) -> Tensor:
-        """The averaged actors' actions `[B, N, A]` by the few steps of `target_sampler`."""
+        """The averaged actors' actions `[B, N, A]`, drawn by the few steps of `target_sampler`."""
         noise = self._chain_noise(self.target_sampler, condition, generator)
         actions = self.acting_sample(condition, noise, self.target_sampler)
         return self.codec.finish(actions.clamp(-self.clip_range, self.clip_range), self.data_mask, legal)

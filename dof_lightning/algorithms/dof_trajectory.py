@@ -1,4 +1,4 @@
-"""DoF-Trajectory: diffuse each agent's window of observations, act by inverse dynamics."""
+"""DoF-Trajectory: diffuses each agent's window of observations and acts by inverse dynamics."""
 
 import math
 from collections.abc import Callable
@@ -37,27 +37,29 @@ from dof_lightning.sharding import whole
 from dof_lightning.spec import ActionKind, DatasetSpec
 
 UNET = TemporalUNetSettings()
-CONDITION_DIM = 2  # the return, and whether there is one
+CONDITION_DIM = 2  # the return, and whether it is given
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoFTrajectorySettings(DataDiffusionSettings, PlanValueSettings):
-    """Settings of `DoFTrajectory`; what it learns about values beside plans is named by `PlanValueSettings`.
+    """Settings of `DoFTrajectory`; those of the values learned beside plans come from `PlanValueSettings`.
 
     Attributes:
-        inverse: inverse dynamics, called with the spec.
+        inverse: the inverse dynamics model, called with the spec.
         history: Hh, observations before the current one that an agent remembers and conditions on.
         horizon: H, rows of a window from the current one on; H - 1 are planned.
         return_dropout: probability that a sample's return is left out in training.
         guidance_weight: w of classifier-free guidance: 0 ignores the return, 1 follows it, more exaggerates it.
         returns_scale: returns are divided by it; None means the largest |R_0| of the dataset, 1 where that is 0.
-        target_return: asked for at execution, in units of `returns_scale`; None means `target_quantile`'s.
-        target_quantile: of the dataset's R_0.
-        return_update: how the target goes on while an episode runs, see `Asking`.
-        next_row_weight: of the row after the current one in L_diffusion; the others weigh 1 (ours: it is acted upon).
-        inverse_normalizer: of what inverse dynamics sees; as `observation_normalizer`, which is of what diffuses.
+        target_return: the return requested at execution, in units of `returns_scale`; None means `target_quantile`'s.
+        target_quantile: quantile of the dataset's R_0 that is the target.
+        return_update: how the target changes during an episode, see `Asking`.
+        next_row_weight: weight in L_diffusion of the row after the current one; the others have weight 1 (ours: this
+            row is acted upon).
+        inverse_normalizer: normaliser of the inverse dynamics' observations; same options as `observation_normalizer`,
+            which is that of the diffused observations.
         inverse_noise: standard deviation, in normalised units, of the noise on the next observations that inverse
-            dynamics learns from, so that it does not trust a plan more than plans deserve (ours).
+            dynamics learns from, so that it does not trust plans more than they deserve (ours).
     """
 
     denoiser: Callable[..., Agentwise] = UNET
@@ -82,7 +84,7 @@ class DoFTrajectorySettings(DataDiffusionSettings, PlanValueSettings):
         given, found = self.target_return, super().idle(action_kind) | idle_of_plan_values(self)
         if given is not None:
             found.setdefault("target_quantile", f"algorithm.target_return={given}")
-        if self.guidance_weight == 0:  # nobody reads what is asked for
+        if self.guidance_weight == 0:  # then nothing reads the requested return
             asked = ("target_return", "target_quantile", "return_update", "target_advantage")
             found |= dict.fromkeys(asked, "algorithm.guidance_weight=0")
         if self.horizon == 2:
@@ -90,7 +92,7 @@ class DoFTrajectorySettings(DataDiffusionSettings, PlanValueSettings):
         return found
 
     def check(self) -> None:
-        """Refuses guidance that nothing was learned for, and a ranking by values that nobody learns."""
+        """Refuses guidance that nothing is trained for, and a ranking by values if no values are learned."""
         check_plan_values(self)
         if self.guidance_weight != 1 and self.return_dropout == 0:
             raise UserError(
@@ -103,15 +105,14 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
     """Loss: L = (L_diffusion + L_inverse) / 2 + lambda L_h (Li et al., 2025: DoF-Trajectory).
 
     Agent i's data x_i are its own window of T = Hh + H normalised observations. The history and the current row are
-    known: they are written into x_i^k at every step, while training as at execution, and enter no loss. L_diffusion is
-    the f-joined noise error of the H - 1 rows after them (Li et al., 2025, eqs. 8-11, B.28), conditioned on the return
-    from the current row on, which is left out now and then so that one network serves both parts of classifier-free
-    guidance.
-    L_inverse teaches I_i(o_t, o_{t+1}) = a_t on all real transitions of the window, history included.
+    known: they are written into x_i^k at every step, both in training and at execution, and enter no loss. L_diffusion
+    is the f-joined noise error of the H - 1 rows after them (Li et al., 2025, eqs. 8-11, B.28), conditioned on the
+    return from the current row on, which is sometimes left out so that one network serves both parts of classifier-free
+    guidance. L_inverse teaches I_i(o_t, o_{t+1}) = a_t on all real transitions of the window, history included.
 
     Attributes:
         returns_scale: returns are divided by it.
-        target_return: asked for at execution, in units of `returns_scale`.
+        target_return: the return requested at execution, in units of `returns_scale`.
 
     Raises:
         UserError: the settings contradict each other.
@@ -119,11 +120,11 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
 
     diffuses: ClassVar[Diffuses] = "trajectories"
     actor: ClassVar[type[PlanningActor]] = PlanningActor
-    roles: ClassVar[int] = 0  # entries of the condition behind the return, which are never left out
+    roles: ClassVar[int] = 0  # entries of the condition after the return, which are never left out
     settings: DoFTrajectorySettings
 
     def __init__(self, spec: DatasetSpec, settings: DoFTrajectorySettings) -> None:
-        # One h more than is used: its random numbers are part of what a seed means.
+        # One h more than is used: drawing its random numbers keeps the results of every seed unchanged.
         settings.check_h(settings.data_factorization(spec))
         parts = settings.build_parts(spec, condition_dim=CONDITION_DIM + self.roles)
         normalizer = build_normalizer(settings.observation_normalizer, spec.statistics.observations)
@@ -147,7 +148,7 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         self.target_return = self._target()
         self.guidance_weight = settings.guidance_weight
         self.gradient_clip = settings.gradient_clip
-        # Built after everything that all runs have, whose random numbers are then the same.
+        # Built after everything that all runs have, so that the random numbers of those parts stay the same.
         self.values = PlanValues(spec, settings, self.returns_scale)
         self._check_parts()
 
@@ -174,7 +175,7 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         }
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Denoising loss, unweighted by f, all agents' and each agent's, and inverse dynamics', by what acts."""
+        """Losses of the averages: denoising, unweighted by f, for all agents and per agent, and inverse dynamics."""
         windows = self.diffused(batch, generator)
         condition = self._assign(windows, generator, average=True).tell(windows.condition)
         denoised = self.denoise(windows.x0, condition, generator, average=True, mask=windows.mask)
@@ -208,27 +209,27 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         return actor.eval()
 
     def further_groups(self) -> list[ParameterGroup]:
-        """Inverse dynamics, the values that advantages are measured by, and critics."""
+        """Groups of inverse dynamics, of the values that advantages are measured by, and of the critics."""
         inverse = ParameterGroup("inverse", (self.inverse,), self.settings.learning_rate, self.gradient_clip)
         return [inverse, *self.values.groups(self.settings.learning_rate)]
 
     def remarks(self) -> list[str]:
-        """Where returns have no unit."""
+        """A note if the unit of the returns cannot be determined."""
         return remarks_on_returns(self.settings.returns_scale, self.spec)
 
     def after_step(self) -> None:
-        """Moves the averages of what acts."""
+        """Updates the moving averages of the modules that act."""
         super().after_step()
         ema_update(self.average_inverse, self.inverse, self.settings.ema_decay)
         self.values.after_step(self.settings.ema_decay)
 
     def _check_parts(self) -> None:
         windows = torch.zeros(1, *self.data_mask.shape)
-        with torch.no_grad():  # an f that reads another conditioning than returns says so here, not in training
+        with torch.no_grad():  # an f that reads a conditioning other than returns fails here, not in training
             self.noise_factorization.join(windows, torch.zeros(1, self.spec.n_agents, CONDITION_DIM + self.roles))
 
     def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
-        """The batch as it is diffused; agents know their own histories and current rows."""
+        """The batch in the form that diffuses; agents know their own histories and current rows."""
         x0 = self.normalizer.normalize(batch.observations[:, :, :-1])
         weight = torch.ones_like(x0) * self.data_mask
         weight[:, :, batch.history + 1] *= self.settings.next_row_weight
@@ -238,20 +239,20 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         return Diffused(x0, self._condition(batch), self.data_mask, weight)
 
     def _without_some_returns(self, condition: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns left out here and there; where agents meet in the denoiser, all agents' or nobody's."""
+        """Leaves out the returns of some samples; if agents meet in the denoiser, those of all agents or of none."""
         rows = condition.shape[1] if self.denoiser.local_execution else 1
         drawn = torch.rand(len(condition), rows, 1, generator=generator, device=condition.device)
         kept = drawn >= self.settings.return_dropout
         return torch.cat([condition[..., :CONDITION_DIM] * kept, condition[..., CONDITION_DIM:]], dim=-1)
 
     def _assign(self, windows: Diffused, generator: torch.Generator, average: bool) -> Assignment:
-        """The seeds of windows of which the agents know histories, current rows and returns before they act."""
+        """The shared seeds of windows; agents know histories, current rows and returns before they act."""
         rows = windows.x0[:, :, : self.window.history + 1].flatten(2)
         known = torch.cat([rows, windows.condition[..., :1]], dim=-1)
         return self.assign_seed(known, windows, generator, average)
 
     def _target(self) -> float:
-        """What is asked for at an episode's start, in the unit of the condition."""
+        """The return requested at an episode's start, in the unit of the condition."""
         settings = self.settings
         if settings.returns == "advantage":
             return settings.target_advantage
@@ -261,7 +262,7 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         return float(np.quantile(knots, settings.target_quantile)) / self.returns_scale
 
     def _condition(self, batch: EpisodeBatch) -> Tensor:
-        """`[B, N, 2]`: what agent i is told of its return from the current row on (`returns`), and 1."""
+        """`[B, N, 2]`: the return from the current row on that agent i is conditioned on (`returns`), and 1."""
         if self.values.advantage is None:
             returns = batch.return_to_go[:, :, batch.history] / self.returns_scale
         else:

@@ -1,4 +1,4 @@
-"""DoF for values: each agent's diffusion emits its own value x_i given its own choice; h mixes them to the team's."""
+"""DoF for values: each agent's diffusion generates its own value x_i given its own choice; h mixes the values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,8 +34,9 @@ class DoFValueSettings(ValueSettings, DiffusionSettings):
 
     Attributes:
         denoiser: called with a spec in which each agent's data are one number, and `condition_dim`.
-        data_factorization: must have nothing to learn: here h is the value mixer.
-        sampler: of the values; after the start noise nothing should be random, so that x_i has one value a choice.
+        data_factorization: must have nothing to learn, because here h is the value mixer.
+        sampler: sampler of the values; after the start noise nothing should be random, so that x_i has one value per
+            choice.
     """
 
     denoiser: Callable[..., MLPDenoiser] = MLPDenoiser
@@ -46,7 +47,7 @@ class DoFValueSettings(ValueSettings, DiffusionSettings):
 
 
 class DoFValue(DoFLightningModule, made_by=DoFValueSettings):
-    """Loss: L = L_value + L_diffusion [inferred: the seed shows the game, not its loss].
+    """Loss: L = L_value + L_diffusion [inferred: Li et al. (2025) show the game, not its loss].
 
     L_value = (y - h(q_1..q_N))^2 regresses the team's return through the mixer; it trains h and the targets
     q_i(o_i, u_i). L_diffusion = ||f(eps_1..eps_N) - f(eps_theta_1..eps_theta_N)||^2 (Li et al., 2025, eq. 11) with
@@ -64,7 +65,7 @@ class DoFValue(DoFLightningModule, made_by=DoFValueSettings):
         UserError: f or h does not fit.
     """
 
-    diffuses: ClassVar[Diffuses] = "actions"  # one vector an agent, without a time axis
+    diffuses: ClassVar[Diffuses] = "actions"  # one vector per agent, without a time axis
     window = Window(history=0, horizon=1)
     settings: DoFValueSettings
     action_mask: Tensor
@@ -96,7 +97,7 @@ class DoFValue(DoFLightningModule, made_by=DoFValueSettings):
         }
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Of the averages: the denoising loss, unweighted by f, and the squared error of h on generated values."""
+        """Losses of the averages: denoising, unweighted by f, and the squared error of h on generated values."""
         diffused = self.diffused(batch, generator)
         denoised = self.denoise(diffused.x0, diffused.condition, generator, average=True)
         errors = denoised.heldout_errors(diffused.weight, self.spec)
@@ -109,7 +110,7 @@ class DoFValue(DoFLightningModule, made_by=DoFValueSettings):
         }
 
     def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
-        """The averaged values `[B, N, 1]` of the choices that were made, given observations and choices."""
+        """The averaged values `[B, N, 1]` of the choices in the data, given observations and choices."""
         now, actions = self._current(batch)
         x0 = self.average_value(now, actions)
         condition = torch.cat([now.condition, actions], dim=-1)
@@ -131,11 +132,11 @@ class DoFValue(DoFLightningModule, made_by=DoFValueSettings):
         return self.average_value.team_return(values, Situation(self.normalizer.normalize(observations)))
 
     def further_groups(self) -> list[ParameterGroup]:
-        """The values with h."""
+        """The parameter group of the values and h."""
         return [ParameterGroup("value", (self.value,), self.settings.value_learning_rate, None)]
 
     def after_step(self) -> None:
-        """Moves the averages."""
+        """Updates the moving averages."""
         super().after_step()
         ema_update(self.average_value, self.value, self.settings.ema_decay)
 
@@ -144,7 +145,7 @@ class DoFValue(DoFLightningModule, made_by=DoFValueSettings):
 
 
 def _with_one_number_an_agent(spec: DatasetSpec) -> DatasetSpec:
-    """The spec that parts are built from which act on values instead of actions."""
+    """The spec from which parts that act on values instead of actions are built."""
     agents = tuple(replace(agent, action_dim=1) for agent in spec.environment.agents)
     return replace(spec, environment=replace(spec.environment, agents=agents))
 

@@ -1,4 +1,4 @@
-"""MABCQ: QMIX that looks for next actions among those only which the data's agents would likely take."""
+"""MABCQ: QMIX that considers only next actions which the data's agents would be likely to take."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -23,7 +23,7 @@ class MABCQSettings(QMIXSettings):
     """Settings of `MABCQ`, whose pi_i are `recurrent` networks as its Q_i are.
 
     Attributes:
-        threshold: least probability of a choice, relative to the likeliest's.
+        threshold: smallest probability of an allowed choice, relative to that of the likeliest.
     """
 
     threshold: Fraction = 0.4
@@ -32,8 +32,8 @@ class MABCQSettings(QMIXSettings):
 class MABCQ(QMIX, made_by=MABCQSettings):
     """QMIX's loss - E log pi_i(a_i), with argmax over the choices of pi_i(u) / max pi_i >= threshold only.
 
-    Batch-constrained Q-learning on discrete actions (Fujimoto et al., 2019a, eq. 11), an agent each, as OG-MARL has it
-    (Formanek et al., 2023); the constraint holds in TD targets and where agents act.
+    Batch-constrained Q-learning on discrete actions (Fujimoto et al., 2019a, eq. 11) per agent, as in OG-MARL (Formanek
+    et al., 2023); the constraint holds both in TD targets and when agents act.
     """
 
     settings: MABCQSettings
@@ -60,10 +60,10 @@ class MABCQ(QMIX, made_by=MABCQSettings):
         return likely(logits, sequences.allowed, self.settings.threshold)
 
     def policy(self) -> LikelyActor:
-        """Agents that take the likely choice which their averaged Q_i says most for."""
+        """Agents that take the likely choice with the largest averaged Q_i."""
         values, cloning = (cast(RecurrentNetwork, whole(net)) for net in (self.average_values, self.average_cloning))
         return LikelyActor(values, cloning, self.settings.threshold, self.normalizer, self.action_mask).eval()
 
     def learned(self) -> list[Learned]:
-        """Values with their mixer, and the cloning networks."""
+        """The values with their mixer, and the cloning networks."""
         return [*super().learned(), Learned("cloning", self.cloning, self.average_cloning)]

@@ -1,4 +1,4 @@
-"""MACQL: every agent's critics are pushed down where the data have no actions."""
+"""MACQL: every agent's critics are pushed down at actions that the data do not contain."""
 
 from dataclasses import dataclass
 
@@ -19,20 +19,20 @@ class MACQLSettings(TD3Settings):
     """Settings of `MACQL`.
 
     Attributes:
-        alpha: weight of the gap, for rewards in their own unit.
-        samples: uniform actions of each row.
+        alpha: weight of the gap, for rewards in their original unit.
+        samples: number of uniformly drawn actions per row.
     """
 
     alpha: NonNegative = 1.0
     samples: Count = 10
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
-        """Without a weight nothing is pushed down."""
+        """See the base class; without a weight nothing is pushed down."""
         return super().idle(action_kind) | ({"samples": "algorithm.alpha=0"} if self.alpha == 0 else {})
 
 
 class MACQL(DeterministicActorCritic, made_by=MACQLSettings):
-    """Actor: -Q_i + 1e-3 ||pi_i||^2, with Q_i in the rewards' own unit, so that published values keep their meaning.
+    """Actor: -Q_i + 1e-3 ||pi_i||^2, with Q_i in the rewards' original unit, so that published values apply.
 
     Value learning: conservative (Kumar et al., 2020, eq. 4) for each agent, as in OMAR's comparison (Pan et al., 2022);
     extraction: the gradient of Q.
@@ -41,7 +41,7 @@ class MACQL(DeterministicActorCritic, made_by=MACQLSettings):
     settings: MACQLSettings
 
     def build_value_learning(self) -> Conservative:
-        """TD error and the gap."""
+        """Value learning by the TD error and the gap."""
         return Conservative(self.settings.alpha, self.settings.samples, CODECS["continuous"], self.action_mask)
 
     def actor_loss(

@@ -16,23 +16,23 @@ class DiscreteMACQLSettings(QMIXSettings):
     """Settings of `DiscreteMACQL`.
 
     Attributes:
-        alpha: weight of the gap, for rewards in their own unit.
-        samples: random legal joint actions of each row.
+        alpha: weight of the gap, for rewards in their original unit.
+        samples: number of random legal joint actions per row.
     """
 
     alpha: NonNegative = 3.0
     samples: Count = 20
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
-        """Without a weight nothing is pushed down."""
+        """See the base class; without a weight nothing is pushed down."""
         return super().idle(action_kind) | ({"samples": "algorithm.alpha=0"} if self.alpha == 0 else {})
 
 
 class DiscreteMACQL(QMIX, made_by=DiscreteMACQLSettings):
     """QMIX's loss + alpha (log sum_u exp Q_tot(s, u) - Q_tot(s, a)) over random legal joint actions u and the data's a.
 
-    Conservative Q-learning (Kumar et al., 2020, eq. 4) of the team's value, as OG-MARL has it (Formanek et al., 2023).
-    Rewards are scaled; alpha and the gap are told in their own unit, so that published values mean the same
+    Conservative Q-learning (Kumar et al., 2020, eq. 4) of the team's value, as in OG-MARL (Formanek et al., 2023).
+    Rewards are scaled, but alpha and the gap are specified in the original unit, so that published values mean the same
     for rewards of the published size.
     """
 
@@ -48,7 +48,8 @@ class DiscreteMACQL(QMIX, made_by=DiscreteMACQLSettings):
     def gap(self, sequences: Sequences, values: Values, generator: torch.Generator) -> Tensor:
         """The mean (`Sequences.mean`) of log sum_u exp Q_tot(s, u) - Q_tot(s, a), at least 0.
 
-        The exponents are in the rewards' own unit, as in the paper, and the gap in the critics' (times `reward_scale`).
+        The exponents are in the rewards' original unit, as in the paper; the gap is in the critics' unit (times
+        `reward_scale`).
         """
         own, allowed = values.online[:, :, :-1], sequences.allowed[:, :, :-1]
         samples = self.settings.samples

@@ -24,7 +24,7 @@ ATTENTION_UNET = AttentionUNetSettings()
 
 @dataclass(frozen=True, kw_only=True)
 class _MADIFFSettings(DoFTrajectorySettings):
-    """A denoiser in which the agents meet; f and h of DoF are not MADIFF's."""
+    """Settings with a denoiser in which the agents meet; the f and h of DoF are not part of MADIFF."""
 
     denoiser: Callable[..., Agentwise] = ATTENTION_UNET
     noise_factorization: Callable[[DatasetSpec], Factorization] = noise.Concat
@@ -33,7 +33,7 @@ class _MADIFFSettings(DoFTrajectorySettings):
 
 @dataclass(frozen=True, kw_only=True)
 class CentralizedMADIFFSettings(_MADIFFSettings):
-    """MADIFF-C: `DoFTrajectory` with one joint chain, conditioned on all agents' histories."""
+    """Settings of MADIFF-C: `DoFTrajectory` with one joint chain, conditioned on all agents' histories."""
 
     execution: Execution = "centralized"
 
@@ -43,7 +43,7 @@ class DecentralizedMADIFFSettings(_MADIFFSettings):
     """Settings of `DecentralizedMADIFF`."""
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
-        """Teammates' current rows diffuse too, so that the next row is never the only one."""
+        """See the base class; teammates' current rows diffuse too, so the next row is never the only one that does."""
         found = super().idle(action_kind)
         found.pop("next_row_weight", None)
         return found
@@ -51,7 +51,7 @@ class DecentralizedMADIFFSettings(_MADIFFSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class DoFMADIFFSettings(DecentralizedMADIFFSettings):
-    """DoF+MADIFF: f and h around MADIFF-D's denoiser."""
+    """Settings of DoF+MADIFF: f and h around MADIFF-D's denoiser."""
 
     noise_factorization: Callable[[DatasetSpec], Factorization] = noise.WConcat
     data_factorization: Callable[[DatasetSpec], Factorization] = data.WConcat
@@ -60,32 +60,32 @@ class DoFMADIFFSettings(DecentralizedMADIFFSettings):
 class DecentralizedMADIFF(DoFTrajectory, made_by=DecentralizedMADIFFSettings):
     """DoF-Trajectory through a denoiser in which the agents meet, trained on what one agent, the ego, knows.
 
-    Each sample has an ego, drawn uniformly. Only the ego's history and current row are written into x^k; the
-    teammates' are as unknown as what lies ahead, so they diffuse and enter L_diffusion, which is then a mean over more
-    rows than that of MADIFF-C. All rows are conditioned on the ego's return, the only one that it knows when it acts,
-    and each on whether it is the ego's: a first row that is exact and one that is noise look alike where k is small.
-    The losses, f and h are `DoFTrajectory`'s; with concat for both this is MADIFF-D
-    (Zhu et al., 2024) [the ego's draw and the conditioning are inferred, its mark is ours].
+    Each sample has an ego, drawn uniformly. Only the ego's history and current row are written into x^k; the teammates'
+    are as unknown as the future, so they diffuse and enter L_diffusion, which is then a mean over more rows than that
+    of MADIFF-C. All rows are conditioned on the ego's return, the only one that it knows when it acts, and each row on
+    whether it is the ego's: if k is small, a first row that is exact and one that is noise look alike. The losses, f
+    and h are `DoFTrajectory`'s; with concat for both this is MADIFF-D (Zhu et al., 2024) [the ego's draw and the
+    conditioning are inferred, its mark is ours].
 
     Args:
         spec: the dataset's spec.
-        settings: the denoiser is shared by all agents, so that one agent can hold all of it.
+        settings: the denoiser must be shared by all agents, so that one agent can hold all of it.
 
     Raises:
         UserError: the settings contradict each other.
     """
 
     imagines_teammates = True
-    roles = 1  # whether a row is the ego's
+    roles = 1  # marks whether a row is the ego's
     actor: ClassVar[type[PlanningActor]] = ImaginingActor
 
     def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
-        """The batch as it is diffused, seen by one ego a sample."""
+        """The batch in the form that diffuses, seen by one ego per sample."""
         x0 = self.normalizer.normalize(batch.observations[:, :, :-1])
         ego = torch.randint(self.spec.n_agents, (len(x0),), generator=generator, device=x0.device)
         views = imagined_entries(self.data_mask)
         rows = batch.diffusion_mask.clone()
-        rows[:, : batch.history + 1] = True  # what teammates saw; before an episode's start the first row is repeated
+        rows[:, : batch.history + 1] = True  # teammates' rows; before an episode's start the first is repeated
         share = views.to(x0.dtype)
         share[:, :, batch.history + 1] *= self.settings.next_row_weight
         share = share / (len(x0) * share.sum((1, 2, 3)).mean())

@@ -29,12 +29,12 @@ class MADTSettings(BaselineSettings):
 
     Attributes:
         network: called with the spec, `condition_dim` and `rows`.
-        sequence_length: T, rows that are read together.
+        sequence_length: T, number of rows that are read together.
         returns_scale: returns are divided by it; None means the largest |R_0| of the dataset, 1 where that is 0.
-        target_return: asked for at execution, in units of `returns_scale`; None means `target_quantile`'s.
-        target_quantile: of the dataset's R_0.
+        target_return: the return requested at execution, in units of `returns_scale`; None means `target_quantile`'s.
+        target_quantile: quantile of the dataset's R_0 that is the target.
         return_update: `none` or `reward`, see `SequenceActor`.
-        weight_decay: of AdamW, on everything.
+        weight_decay: AdamW's weight decay, applied to all weights.
     """
 
     network: Callable[..., CausalTransformer] = CausalTransformer
@@ -83,7 +83,7 @@ class MADT(Baseline, made_by=MADTSettings):
             return {"loss": self._loss(self.network, batch)}
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The same loss of the average."""
+        """The same loss, of the averaged network."""
         return {"heldout/cloning": self._loss(self.average_network, batch)}
 
     def policy(self) -> SequenceActor:
@@ -100,7 +100,7 @@ class MADT(Baseline, made_by=MADTSettings):
         return actor.eval()
 
     def remarks(self) -> list[str]:
-        """Where returns have no unit."""
+        """A note if the unit of the returns cannot be determined."""
         return remarks_on_returns(self.settings.returns_scale, self.spec)
 
     def learned(self) -> list[Learned]:
@@ -108,7 +108,7 @@ class MADT(Baseline, made_by=MADTSettings):
         return [Learned("actor", self.network, self.average_network)]
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The network, whose weights decay."""
+        """One group: the network, with weight decay."""
         return [replace(group, weight_decay=self.settings.weight_decay) for group in super().parameter_groups()]
 
     def _loss(self, network: nn.Module, batch: EpisodeBatch) -> Tensor:

@@ -1,4 +1,4 @@
-"""MAICQ on continuous actions: values of the data's actions only, and actors cloned where these are worth most."""
+"""MAICQ on continuous actions: values of the data's actions only, and actors that clone the most valuable ones."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from dof_lightning.networks.actor import AgentwiseActor
 from dof_lightning.sharding import whole
 from dof_lightning.spec import ActionKind
 
-_LOG_STD = (-3.0, 0.5)  # least and largest; a spread that vanishes would make single rows infinitely likely
+_LOG_STD = (-3.0, 0.5)  # smallest and largest; a spread that vanishes would make single rows infinitely likely
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +27,14 @@ class MAICQSettings(ActorCriticSettings, ImplicitConstraintSettings):
     """Settings of `MAICQ`.
 
     Attributes:
-        actor: mean and spread, called with the spec, `condition_dim` and `outputs`; its mean acts.
-        value_mixer: k and b, called with the spec and `state_dim`.
+        actor: network of mean and spread, called with the spec, `condition_dim` and `outputs`; its mean acts.
+        value_mixer: mixer with weights k and bias b, called with the spec and `state_dim`.
     """
 
     value_mixer: Callable[..., StateWeighted] = StateWeighted
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
-        """Without a future no TD target is weighed."""
+        """See the base class; if the future does not count, no TD target is weighted."""
         void = {"critic_temperature": "algorithm.discount=0"} if self.discount == 0 else {}
         return super().idle(action_kind) | void
 
@@ -50,15 +50,15 @@ class MAICQ(ActorCritic, made_by=MAICQSettings):
     settings: MAICQSettings
 
     def build_actor(self) -> AgentwiseActor:
-        """Mean and spread of each entry of an action."""
+        """The network of the mean and spread of each entry of an action."""
         return self.settings.actor(self.spec, condition_dim=self.spec.observation_dim, outputs=2)
 
     def build_mixer(self) -> StateWeighted:
-        """Of k and b, made from all observations side by side."""
+        """The mixer, whose k and b are made from all observations side by side."""
         return self.settings.value_mixer(self.spec, state_dim=self.spec.n_agents * self.spec.observation_dim)
 
     def build_value_learning(self) -> Implicit:
-        """Of the data's next actions."""
+        """Value learning by the data's next actions."""
         return Implicit(self.settings.critic_temperature)
 
     def improvement(

@@ -1,4 +1,4 @@
-"""MAICQ on discrete actions: values of the data's actions only, and actors cloned where these are worth most."""
+"""MAICQ on discrete actions: values of the data's actions only, and actors that clone the most valuable ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,24 +27,24 @@ class DiscreteMAICQSettings(QMIXSettings, ImplicitConstraintSettings):
     """Settings of `DiscreteMAICQ`, whose pi_i are `recurrent` networks as its Q_i are.
 
     Attributes:
-        value_mixer: k and b, called with the spec and `state_dim`.
+        value_mixer: mixer with weights k and bias b, called with the spec and `state_dim`.
     """
 
     value_mixer: Callable[..., StateWeighted] = StateWeighted
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
-        """Without a future no TD target is weighed."""
+        """See the base class; if the future does not count, no TD target is weighted."""
         void = {"critic_temperature": "algorithm.discount=0"} if self.discount == 0 else {}
         return super().idle(action_kind) | void
 
 
 class DiscreteMAICQ(QMIX, made_by=DiscreteMAICQSettings):
-    """ICQ-MA (Yang et al., 2021) with actors that choose.
+    """ICQ-MA (Yang et al., 2021) with actors on discrete choices.
 
     Critic: 1/2 (y - Q_tot(s, a))^2 with y = r + gamma (1 - d) w Q_tot'(s', a'), a' the data's next action and w its
-    batch weight: no action is ever rated that the data do not have. Q_tot = sum_i k_i(s) Q_i + b(s). Actors:
-    -E[N k_i w_i log pi_i(a_i)], w_i the batch weight of A_i = Q_i(a_i) - sum_u pi_i(u) Q_i(u), both over all real rows
-    of the batch. Rows whose next action is not in the sample teach the critic nothing.
+    batch weight: no action is ever rated that the data do not have. Q_tot = sum_i k_i(s) Q_i + b(s). Actors: -E[N k_i
+    w_i log pi_i(a_i)], w_i the batch weight of A_i = Q_i(a_i) - sum_u pi_i(u) Q_i(u), both over all real rows of the
+    batch. Rows whose next action is not in the sample do not train the critic.
     """
 
     settings: DiscreteMAICQSettings
@@ -59,7 +59,7 @@ class DiscreteMAICQ(QMIX, made_by=DiscreteMAICQSettings):
     def with_penalty(
         self, losses: dict[str, Tensor], sequences: Sequences, values: Values, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The losses with that of the actors; see the class and the base class."""
+        """Adds the actors' loss to the losses; see the class and the base class."""
         actor = self.actor_loss(sequences, values)
         return {**losses, "loss": losses["loss"] + actor, "loss/actor": actor}
 
@@ -69,7 +69,7 @@ class DiscreteMAICQ(QMIX, made_by=DiscreteMAICQSettings):
         logits, _ = self.actor(sequences.observations[:, :, :-1])
         with torch.no_grad():
             rated = values.average[:, :, :-1]
-            # Where nothing is allowed (behind an episode's end) everything is: such rows count nothing.
+            # If nothing is legal (after an episode's end), everything is allowed: such rows have no weight.
             possible = allowed | ~allowed.any(-1, keepdim=True)
             policy = logits.float().masked_fill(~possible, -torch.inf).softmax(-1)
             advantage = chosen(rated, batch.actions) - (policy * rated).sum(-1)
@@ -91,16 +91,16 @@ class DiscreteMAICQ(QMIX, made_by=DiscreteMAICQSettings):
         return mixed * weights.reshape(mixed.shape)
 
     def policy(self) -> ChoosingActor:
-        """Agents that take the legal choice which their averaged actors find likeliest."""
+        """Agents that take the legal choice that is likeliest under their averaged actors."""
         return self.players(ChoosingActor, self.average_actor)
 
     def learned(self) -> list[Learned]:
-        """Values with their mixer, and the actors."""
+        """The values with their mixer, and the actors."""
         return [*super().learned(), Learned("actor", self.actor, self.average_actor)]
 
 
 def _has_next(sequences: Sequences) -> Tensor:
-    """`[B, T, 1]` bool: something was done in the row after."""
+    """`[B, T, 1]` bool: the following row has an action."""
     return functional.pad(sequences.real[:, 1:], (0, 0, 0, 1))
 
 

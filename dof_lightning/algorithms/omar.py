@@ -1,4 +1,4 @@
-"""OMAR: MACQL's critics, and actors that follow the best action which a search of the critics' landscape finds."""
+"""OMAR: MACQL's critics, and actors that follow the best action found by a search on the critics' landscape."""
 
 from dataclasses import dataclass
 
@@ -19,8 +19,8 @@ class OMARSettings(MACQLSettings):
 
     Attributes:
         search_weight: c; 1 only follows the search, 0 only maximises Q.
-        search_iterations: populations that are drawn.
-        search_samples: actions of a population.
+        search_iterations: number of populations that are drawn.
+        search_samples: number of actions per population.
         search_std: sigma of the first population, whose mean is 0.
     """
 
@@ -30,7 +30,7 @@ class OMARSettings(MACQLSettings):
     search_std: Positive = 2.0
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
-        """Without a weight the search is looked at, and nobody follows it."""
+        """See the base class; without a weight nothing follows the search."""
         found = super().idle(action_kind)
         if self.search_weight == 0:
             found |= dict.fromkeys(("search_iterations", "search_samples", "search_std"), "algorithm.search_weight=0")
@@ -40,7 +40,7 @@ class OMARSettings(MACQLSettings):
 class OMAR(MACQL, made_by=OMARSettings):
     """Actor: c ||pi_i - â_i||^2 - (1 - c) Q_i + 1e-3 ||pi_i||^2 (Pan et al., 2022, eq. 4 with its regularisation).
 
-    Value learning: MACQL's; extraction: the best of a search, â_i, and the gradient of Q.
+    Value learning: MACQL's; extraction: the best of a search, â_i, together with the gradient of Q.
     """
 
     settings: OMARSettings

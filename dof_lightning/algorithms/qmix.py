@@ -29,9 +29,9 @@ class QMIXSettings(BaselineSettings):
     """Settings of `QMIX`.
 
     Attributes:
-        recurrent: Q_i of all that agent i has seen, called with the spec and `condition_dim`.
-        value_mixer: from Q_i to Q_tot, called with the spec and `state_dim`.
-        sequence_length: T, rows of a sample.
+        recurrent: network of Q_i given everything that agent i has seen, called with the spec and `condition_dim`.
+        value_mixer: mixer from Q_i to Q_tot, called with the spec and `state_dim`.
+        sequence_length: T, number of rows per sample.
         discount: gamma of the TD targets.
         reward_scale: rewards are multiplied by it; None means 1 / std of the dataset's episode returns, 1 where
             they are all the same.
@@ -47,7 +47,7 @@ class QMIXSettings(BaselineSettings):
 
 @dataclass(frozen=True)
 class Values:
-    """What the networks say of a batch of sequences.
+    """The networks' values of a batch of sequences.
 
     Attributes:
         online: `[B, N, T+1, A]`.
@@ -63,9 +63,9 @@ class Values:
 class QMIX(Baseline, made_by=QMIXSettings):
     """Loss: 1/2 (y - Q_tot(s, a))^2, y = r + gamma (1 - d) Q_tot'(s', argmax_a' Q_i) (Rashid et al., 2018; double Q).
 
-    As OG-MARL has it (Formanek et al., 2023), nothing keeps it near the
-    data: offline it is the example of extrapolation error. Differences: targets are a moving average that follows at
-    every update instead of a copy every 200, and the same average acts. The team's reward is the mean over agents.
+    As in OG-MARL (Formanek et al., 2023), nothing keeps it near the data: offline it is the example of extrapolation
+    error. Differences: targets come from a moving average that follows at every update instead of from a copy every 200
+    updates, and the same average acts. The team's reward is the mean over agents.
 
     Raises:
         UserError: actions are continuous.
@@ -102,7 +102,7 @@ class QMIX(Baseline, made_by=QMIXSettings):
     def with_penalty(
         self, losses: dict[str, Tensor], sequences: Sequences, values: Values, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The losses with what a subclass adds to them."""
+        """The losses, to which subclasses add their own."""
         return losses
 
     def taught(self, sequences: Sequences) -> Tensor:
@@ -110,17 +110,17 @@ class QMIX(Baseline, made_by=QMIXSettings):
         return sequences.real
 
     def choices(self, sequences: Sequences) -> Tensor:
-        """`[B, N, T+1, A]` bool: among which the next actions of TD targets are looked for."""
+        """`[B, N, T+1, A]` bool: the choices considered for the next actions of TD targets."""
         return sequences.allowed
 
     def following_value(self, sequences: Sequences, values: Values) -> Tensor:
-        """`[B, T, 1]`, what the row after each is worth."""
+        """`[B, T, 1]`, the value of the row after each row."""
         best = values.online.masked_fill(~self.choices(sequences), -torch.inf).argmax(-1)
         return sequences.following().mix(self.average_mixer, chosen(values.average, best)[:, :, 1:])
 
     @torch.no_grad()
     def _target(self, sequences: Sequences, values: Values) -> Tensor:
-        """`[B, T, 1]`; the row after a time limit counts, that after an end does not."""
+        """TD targets `[B, T, 1]`; the row after a time limit counts, the row after a real end does not."""
         with torch.autocast(self.device.type, enabled=False):
             following = self.following_value(sequences, values)
         rewards = self.reward_scale * sequences.batch.rewards.mean(1)[..., None]
@@ -129,7 +129,7 @@ class QMIX(Baseline, made_by=QMIXSettings):
 
     @torch.no_grad()
     def _averaged(self, sequences: Sequences) -> Tensor:
-        """What the averaged values say `[B, N, T+1, A]`, in full precision as TD targets need it."""
+        """The averaged values `[B, N, T+1, A]`, in full precision, which TD targets need."""
         with torch.autocast(self.device.type, enabled=False):
             average: Tensor = self.average_values(sequences.observations)[0]
         return average
@@ -143,15 +143,15 @@ class QMIX(Baseline, made_by=QMIXSettings):
         return {"heldout/value": 0.5 * sequences.mean((mixed - target).square() * self.taught(sequences))}
 
     def policy(self) -> DecentralizedPolicy:
-        """Agents that take the legal choice which their averaged Q_i says most for."""
+        """Agents that take the legal choice with the largest averaged Q_i."""
         return self.players(ChoosingActor, self.average_values)
 
     def remarks(self) -> list[str]:
-        """Where rewards have no unit."""
+        """A note if the unit of the rewards cannot be determined."""
         return remarks_on_rewards(self.settings.reward_scale, self.spec)
 
     def learned(self) -> list[Learned]:
-        """Values with their mixer."""
+        """The values with their mixer."""
         return [
             Learned("critic", self.values, self.average_values),
             Learned("critic", self.mixer, self.average_mixer),

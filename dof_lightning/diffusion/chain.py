@@ -13,7 +13,7 @@ ConditionalDenoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Factorizes(Protocol):
-    """What a chain asks of f and h; `Factorization` says what each means."""
+    """The interface of f and h that a chain uses; `Factorization` describes each member."""
 
     def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor: ...  # noqa: D102
 
@@ -25,19 +25,19 @@ class Factorizes(Protocol):
 
 
 class RunsLocally(Protocol):
-    """Anything that says truthfully whether agents can run it alone."""
+    """The interface of modules that declare whether agents can run them alone."""
 
     local_execution: bool
 
 
 def as_it_is(x: Tensor) -> Tensor:
-    """What a chain pins where nothing is known."""
+    """Returns x unchanged; the `pin` of a chain without known data."""
     return x
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Two ways from noise to data that share no code: comparing them proves something.
+    """Two ways from noise to data that share no code, so that comparing them is a real test.
 
     Attributes:
         denoiser: the bank of per-agent denoisers.
@@ -47,7 +47,7 @@ class Chain:
         clip: keeps the estimates of x_i^0 in range.
         pin: writes what is known of x_i^0 over it, before every step and at the end (in-painting).
         guidance_weight: w of classifier-free guidance, see `guided_noise`; 1 means none.
-        kept: how many of the last entries of the condition guidance leaves alone.
+        kept: the number of entries at the end of the condition that guidance leaves unchanged.
 
     Shapes:
         condition `[B, N, C]`, noise `[S, B, N, ...]` with S = `sampler.n_noises`, result `[B, N, ...]`
@@ -63,7 +63,7 @@ class Chain:
     kept: int = 0
 
     def locally(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """One chain per agent, then h on its own x_i^0 (Li et al., 2025, Theorems 1 and 2)."""
+        """Runs one chain per agent, then h on its own x_i^0 (Li et al., 2025, Theorems 1-2: weights cancel)."""
 
         def own(x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
             return self.noise_factorization.local(self.denoiser(x, k, condition))
@@ -75,7 +75,7 @@ class Chain:
         return self.pin(self.data_factorization.local(sampled))
 
     def jointly(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """The centralised chain: its state is x_tot^k, its noise f(eps), its data h(x^0)."""
+        """Runs the centralised chain, with state x_tot^k, noise f(eps) and data h(x^0)."""
         f = self.noise_factorization
 
         def clip_jointly(joint: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Chain:
     def joint_noise(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
         """eps_tot `[B, N, ...]` as a function of the agents' x^k.
 
-        Guidance mixes the joint predictions with and without a condition, so that f joins what it has joined in
+        Guidance mixes the joint predictions with and without a condition, so that f joins the same quantities as in
         training.
 
         Args:
@@ -107,10 +107,10 @@ class Chain:
 
 
 def check_runs_locally(denoiser: RunsLocally) -> None:
-    """Refuses a chain of an agent's own where the agents meet in the denoiser.
+    """Refuses separate chains per agent if the agents meet in the denoiser.
 
     Raises:
-        TypeError: they do.
+        TypeError: the agents meet.
     """
     if not denoiser.local_execution:
         raise TypeError(f"{type(denoiser).__name__} needs all agents' rows (local_execution is False)")
@@ -121,15 +121,15 @@ def guided_noise(
 ) -> Tensor:
     """eps_u + w (eps_c - eps_u) (Ho and Salimans, 2022, eq. 6, with 1 + their w).
 
-    Both come out of one call on twice the batch; with w = 1 or w = 0 only one of them is needed. Each agent's guidance
-    uses its own condition only, so IGD holds.
+    Both predictions come from one call on twice the batch; with w = 1 or w = 0 only one of them is needed. Each agent's
+    guidance uses its own condition only, so IGD holds.
 
     Args:
         denoiser: from x, k and condition to noise.
         x: `[B, N, ...]`.
         k: `[B]` int64.
-        condition: `[B, N, C]`; all zeros stand for no condition.
-        kept: how many of the last entries of the condition both predictions know.
+        condition: `[B, N, C]`; all zeros mean no condition.
+        kept: the number of entries at the end of the condition that both predictions receive.
         weight: w; 0 ignores the condition, 1 follows it, more exaggerates it.
     """
     if weight == 1.0:

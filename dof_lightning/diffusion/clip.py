@@ -1,4 +1,4 @@
-"""Keeping estimates in range while they learn."""
+"""Clipping of estimates that keeps a useful gradient."""
 
 from typing import Any
 
@@ -23,8 +23,9 @@ class _ClipWithWayBack(torch.autograd.Function):
 def clip_with_way_back(x: Tensor, limit: float) -> Tensor:
     """Clamps to [-limit, limit]; descent may pull saturated entries back in, but not push them further out.
 
-    The clamp's own gradient would leave a saturated action where it is for ever. The identity's (straight-through)
-    promises a gain that the clamp takes away, and lets the Q-gradient push estimates out without bound.
+    The clamp's own gradient would leave a saturated action unchanged for ever. The identity's gradient
+    (straight-through) promises a gain that the clamp takes away, and lets the Q-gradient push estimates out without
+    bound.
     """
     clipped: Tensor = _ClipWithWayBack.apply(x, limit)  # type: ignore[no-untyped-call]
     return clipped

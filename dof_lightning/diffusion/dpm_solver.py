@@ -1,4 +1,4 @@
-"""DPM-Solver++: few steps of a solver that also remembers the estimate of the step before."""
+"""DPM-Solver++: a sampler of few steps that also uses the estimate of the previous step."""
 
 import math
 
@@ -8,15 +8,15 @@ from dof_lightning.diffusion.sampler import Sampler, Weights
 class DPMSolver(Sampler):
     """Second-order multistep DPM-Solver++ (Lu et al., 2022, arXiv 2211.01095, Algorithm 2, "2M"), deterministic.
 
-    With signal a = sqrt(alpha_bar), sigma = sqrt(1 - alpha_bar) and lambda = log(a / sigma), a step from s to t, before
-    which came a step from r to s, has h = lambda_t - lambda_s and ratio = (lambda_s - lambda_r) / h:
+    With signal a = sqrt(alpha_bar), sigma = sqrt(1 - alpha_bar) and lambda = log(a / sigma), a step from s to t that
+    follows a step from r to s has h = lambda_t - lambda_s and ratio = (lambda_s - lambda_r) / h:
 
         D   = (1 + 1 / (2 ratio)) x0_s - 1 / (2 ratio) x0_r
         x_t = sigma_t / sigma_s x_s - a_t (exp(-h) - 1) D
 
-    x0 are the clipped estimates, so x follows what was clipped, as with DDIM. The first step has no predecessor, and in
-    the last one h is infinite: both take D = x0_s, which is DDIM with eta = 0. So with one or two steps the two are the
-    same.
+    The x0 are the clipped estimates, so x follows the clipping, as with DDIM. The first step has no predecessor, and in
+    the last one h is infinite: both take D = x0_s, which is DDIM with eta = 0. So with one or two steps the two
+    samplers are the same.
     """
 
     def _weights(self, alpha_bar: float, target: float, before: float | None) -> Weights:

@@ -1,7 +1,7 @@
-"""Samplers: from noise to data in a few steps, in whatever space the caller's x lives (dpm_solver.py has another).
+"""Samplers: from noise to data in a few steps, in the space of the caller's x (dpm_solver.py contains another).
 
-They hold numbers only, so a joint chain and N local chains run through the same arithmetic while the code that
-calls the denoisers stays apart.
+Samplers hold numbers only, so a joint chain and N local chains use the same arithmetic, while the code that calls the
+denoisers stays separate.
 """
 
 import math
@@ -41,7 +41,7 @@ class StepCoefficients:
 
 
 class Weights(NamedTuple):
-    """The last four of `StepCoefficients`."""
+    """The last four fields of `StepCoefficients`."""
 
     on_x0: float
     on_x: float
@@ -52,12 +52,12 @@ class Weights(NamedTuple):
 class Sampler(ABC):
     """A chain of S sub-steps through a schedule's K steps.
 
-    The sub-chain is `K - round(j K / S)`, j = 0..S-1 ("trailing" spacing in diffusers' words): it starts at K, where
-    x really is noise, and its last sub-step lands on the data.
+    The sub-chain is `K - round(j K / S)`, j = 0..S-1 (diffusers calls this "trailing" spacing): it starts at K, where
+    x really is noise, and its last sub-step ends at the data.
 
     Args:
         schedule: the schedule the denoiser was trained with.
-        steps: S, None for all K.
+        steps: S; None means all K.
         temperature: factor on the start noise; 1 samples the model's law, less than 1 narrows it.
 
     Attributes:
@@ -87,7 +87,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def _weights(self, alpha_bar: float, target: float, before: float | None) -> Weights:
-        """Of a sub-step.
+        """The weights of a sub-step.
 
         Args:
             alpha_bar: the level it leaves.
@@ -96,13 +96,13 @@ class Sampler(ABC):
         """
 
     def estimate(self, x: Tensor, eps: Tensor, index: int, clip: Clip | None = None) -> Tensor:
-        """The data that a sub-step's noise leaves.
+        """Estimates the data from x and the noise predicted in it.
 
         Args:
             x: `[B, ...]` at level `timesteps[index]`.
             eps: `[B, ...]`, the noise predicted in x.
             index: 0..S-1.
-            clip: keeps the result in range; None leaves it.
+            clip: keeps the result in range; None means no clipping.
 
         Returns:
             x0 `[B, ...]`, at least float32.
@@ -114,13 +114,13 @@ class Sampler(ABC):
     def step(
         self, x: Tensor, x0: Tensor, index: int, noise: Tensor | None = None, previous: Tensor | None = None
     ) -> Tensor:
-        """One sub-step, once the data are estimated.
+        """Takes one sub-step, given the estimate of the data.
 
         Args:
             x: `[B, ...]` at level `timesteps[index]`.
             x0: `[B, ...]` from `estimate`.
             index: 0..S-1.
-            noise: `[B, ...]` standard normal; not read, and None is enough, where the sub-step adds none.
+            noise: `[B, ...]` standard normal; not read, and may be None, if the sub-step adds none.
             previous: `[B, ...]`, x0 of the sub-step before; None in the first one, and not read by one-step methods.
 
         Returns:
@@ -133,10 +133,10 @@ class Sampler(ABC):
         return mean if own.on_noise == 0 or noise is None else mean + own.on_noise * noise
 
     def sample(self, denoise: Denoise, noises: Tensor, clip: Clip | None = None) -> Tensor:
-        """The whole chain; gradients flow through it where they are enabled.
+        """Runs the whole chain; gradients flow through it if they are enabled.
 
         Args:
-            denoise: from x `[B, ...]` and k `[B]` int64 to the predicted noise `[B, ...]`.
+            denoise: maps x `[B, ...]` and k `[B]` int64 to the predicted noise `[B, ...]`.
             noises: `[n_noises, B, ...]` standard normal, the start first.
             clip: see `estimate`.
 
@@ -182,7 +182,7 @@ class DDIM(Sampler):
         eta: share of DDPM's noise, in [0, 1].
 
     Raises:
-        UserError: as `Sampler`, or eta is out of range.
+        UserError: as in `Sampler`, or eta is out of range.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Noise schedules: how much of the data is left at step k, as pure maths.
+"""Noise schedules: the share of the data that is left at step k.
 
 Steps run from 1 to K; index 0 is the data themselves. In
 x_k = sqrt(alpha_bar_k) x_0 + sqrt(1 - alpha_bar_k) epsilon (Ho et al., 2020, eq. 4),
@@ -19,10 +19,10 @@ LARGEST_BETA = 0.999
 
 
 class Schedule(nn.Module):
-    """alpha_bar_k and what follows from it.
+    """alpha_bar_k and the quantities derived from it.
 
-    The table is kept in float64 whatever dtype the module around it is cast to, and is not saved: the configuration
-    gives it again. Results have the dtype of the tensors handed in, at least float32.
+    The table is kept in float64 whatever dtype the module around it is cast to, and is not saved: it is recomputed from
+    the configuration. Results have the dtype of the tensors handed in, at least float32.
 
     Args:
         betas: `[K]` float64 in (0, 1).
@@ -40,7 +40,7 @@ class Schedule(nn.Module):
 
     @property
     def steps(self) -> int:
-        """K."""
+        """K, the number of steps."""
         return len(self.alpha_bars) - 1
 
     @property
@@ -56,22 +56,22 @@ class Schedule(nn.Module):
             like: `[B, ...]`, gives the result its shape for broadcasting and its dtype.
 
         Returns:
-            `[B, 1, ...]` as `like` has dimensions; `[B]` float32 without it.
+            `[B, 1, ...]` with as many dimensions as `like`; `[B]` float32 without it.
         """
         return _cast(self.alpha_bars[k], like)
 
     def snr(self, k: Tensor, like: Tensor | None = None) -> Tensor:
-        """Signal-to-noise ratio alpha_bar_k / (1 - alpha_bar_k), infinite at k = 0; shapes as `alpha_bar`."""
+        """Signal-to-noise ratio alpha_bar_k / (1 - alpha_bar_k), infinite at k = 0; shapes as in `alpha_bar`."""
         alpha_bar = self.alpha_bars[k]
         return _cast(alpha_bar / (1.0 - alpha_bar), like)
 
     def add_noise(self, x0: Tensor, noise: Tensor, k: Tensor) -> Tensor:
-        """x_k from x_0 and standard normal noise (Ho et al., 2020, eq. 4); all `[B, ...]`."""
+        """Computes x_k from x_0 and standard normal noise (Ho et al., 2020, eq. 4); all `[B, ...]`."""
         signal, sigma = self._scales(k, x0)
         return signal * x0 + sigma * noise
 
     def predict_x0(self, x_k: Tensor, eps: Tensor, k: Tensor) -> Tensor:
-        """x_0 if the noise in x_k is eps: the inverse of `add_noise`; all `[B, ...]`."""
+        """Computes x_0 from x_k and its noise eps: the inverse of `add_noise`; all `[B, ...]`."""
         signal, sigma = self._scales(k, x_k)
         return (x_k - sigma * eps) / signal
 
@@ -143,9 +143,9 @@ def linear(steps: int) -> Schedule:
 
 
 def _build(name: str, betas: Callable[[int], Tensor], steps: int, otherwise: str | None = None) -> Schedule:
-    """The schedule of K `betas`, refused where its last step still shows the data: sampling starts from pure noise.
+    """Builds the schedule of K `betas`; refuses one whose last step is not pure noise, where sampling starts.
 
-    `otherwise` is the setting to recommend where no K helps.
+    `otherwise` is the setting to recommend if no K helps.
     """
     if steps < 1:
         raise UserError(f"schedule.steps={steps} of schedule={name} must be at least 1")
@@ -170,7 +170,7 @@ def _step_indices(count: int) -> Tensor:
 
 
 def _cast(values: Tensor, like: Tensor | None) -> Tensor:
-    """`[B]` float64 to the shape and dtype that broadcasts against `like`."""
+    """Converts `[B]` float64 to the shape and dtype that broadcasts against `like`."""
     if like is None:
         return values.to(torch.float32)
     shaped = values.reshape(-1, *[1] * (like.ndim - 1))

@@ -13,16 +13,16 @@ from dof_lightning.spec import EnvSpec
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What a step tells besides rewards.
+    """The results of a step besides observations, rewards and ends.
 
     Attributes:
-        legal: `[E, N, A]` bool, legal discrete actions at the new observation; None where all are.
-        state: `[E, S]` float32, the new global state; None where there is none.
-        alive: `[E, N]` bool; None where agents never die.
-        won: `[E]` bool, battles won at this step; None where there is nothing to win.
+        legal: `[E, N, A]` bool, legal discrete actions at the new observation; None if all are.
+        state: `[E, S]` float32, the new global state; None if there is none.
+        alive: `[E, N]` bool; None if agents never die.
+        won: `[E]` bool, battles won at this step; None if there is nothing to win.
         extra_observations: `[E, M, O']`, the observations of agents that are not learned (prey), padded with zeros.
         extra_actions: `[E, M, A']`, the actions those agents took in this step.
-        extra_rewards: `[E, M]`.
+        extra_rewards: `[E, M]`, the rewards of those agents.
     """
 
     legal: Tensor | None = None
@@ -62,8 +62,8 @@ class VectorEnv(ABC):
 
     spec: EnvSpec
     has_random_start = True  # False: every episode starts with the same observations, whatever its seed
-    law: Tensor | None = None  # of a game: probabilities of the joint outcomes in its data, one dimension an agent
-    episodes_at_once = 500  # at most; a constant, as a collector draws the noise of a dataset for so many at a time
+    law: Tensor | None = None  # games: probabilities of the joint outcomes in the data, one dimension per agent
+    episodes_at_once = 500  # a constant, because collectors draw noise for so many at a time
 
     @abstractmethod
     def reset(self, seeds: Tensor) -> Tensor:
@@ -77,16 +77,16 @@ class VectorEnv(ABC):
         """
 
     def reset_like(self, observations: Tensor) -> Tensor | None:
-        """Starts episodes in the states in which agents see so much `[E, N, O]`.
+        """Starts episodes in the states in which agents see the given observations `[E, N, O]`.
 
         Returns:
-            what they see then `[E, N, O]`; None where states cannot be read off observations, and nothing was started.
+            the observations then, `[E, N, O]`; None if states cannot be read off observations, and nothing was started.
         """
         return None
 
     @abstractmethod
     def step(self, actions: Tensor) -> StepResult:
-        """Moves every episode on by one step.
+        """Advances every episode by one step.
 
         Args:
             actions: `[E, N, A]` float32 in [-1, 1] (clipped), or `[E, N]` int64 for discrete actions.
@@ -96,26 +96,26 @@ class VectorEnv(ABC):
         """
 
     def render(self, index: int) -> np.ndarray:
-        """A picture of episode `index` now: `[height, width, 3]` uint8; needs no display.
+        """Draws episode `index` as it is now: `[height, width, 3]` uint8; needs no display.
 
         Raises:
-            RuntimeError: there is none to draw (`can_render`), or no episode is running.
+            RuntimeError: the environment cannot draw (`can_render`), or no episode is running.
         """
         raise RuntimeError(f"env={self.spec.name} cannot draw")
 
     @property
     def missing(self) -> str | None:
-        """What has to be installed before episodes can be played, in one line; None: nothing.
+        """The packages that must be installed before episodes can be played, in one line; None if nothing is missing.
 
-        The spec is there without it, so that one can train on data of the environment (`rollout=none`).
+        The spec is available without them, so that one can train on the environment's data (`rollout=none`).
         """
         return None
 
     def check_available(self) -> None:
-        """Refuses to play where something is missing.
+        """Refuses to play if something is missing.
 
         Raises:
-            UserError: says what to install, and that training needs none of it.
+            UserError: names what to install, and adds that training does not need it.
         """
         if self.missing is not None:
             raise UserError(f"env={self.spec.name} cannot be played: {self.missing}; to train without: rollout=none")
@@ -127,17 +127,17 @@ class VectorEnv(ABC):
 
     @property
     def legal(self) -> Tensor | None:
-        """`[E, N, A]` bool, legal discrete actions now; None where all are."""
+        """`[E, N, A]` bool, legal discrete actions now; None if all are."""
         return None
 
     @property
     def state(self) -> Tensor | None:
-        """`[E, S]` float32, the global state now; None where there is none."""
+        """`[E, S]` float32, the global state now; None if there is none."""
         return None
 
     @property
     def extra_observations(self) -> Tensor | None:
-        """`[E, M, O']`, what agents that are not learned (prey) see now; None where there are none."""
+        """`[E, M, O']`, current observations of agents that are not learned (prey); None without any."""
         return None
 
 
@@ -149,7 +149,7 @@ def check_continuous(actions: Tensor, expected: tuple[int, ...]) -> None:
     """
     if tuple(actions.shape) != expected:
         raise ValueError(f"actions have shape {tuple(actions.shape)}, expected [E, N, A] = {expected}")
-    # A finite sum means finite terms: one reduction, and a second look only where the sum is not.
+    # A finite sum means finite terms: one reduction, and a second look only if the sum is not finite.
     if not math.isfinite(float(actions.sum())) and not bool(actions.isfinite().all()):
         raise ValueError("actions hold a value that is not finite")
 

@@ -26,16 +26,16 @@ LANDMARK_GAME_VARIANT = "rings"
 class GaussianGame(VectorEnv):
     """One step, two agents: agent i chooses coordinate i of a point; together they should draw from a mixture.
 
-    The law is a mixture of Gaussians at (+-1, +-1) with sigma 0.1. An action a stands for the coordinate 1.5 a. Nobody
-    sees anything: the observation is the number 0, whatever the seed. The reward is 1 for both where the point lies
+    The law is a mixture of Gaussians at (+-1, +-1) with sigma 0.1. An action a stands for the coordinate 1.5 a. There
+    is nothing to see: the observation is the number 0, whatever the seed. The reward is 1 for both if the point lies
     within 3 sigma of a mode that has weight, else 0.
 
     Args:
-        weights: `[2, 2]`, of the quadrants; rows x1 = -1, +1, columns x2 = -1, +1; not negative, they sum to 1.
-        device: where the episodes live.
+        weights: `[2, 2]`, the quadrants' weights; rows x1 = -1, +1, columns x2 = -1, +1; not negative, they sum to 1.
+        device: the device of the episodes' tensors.
 
     Raises:
-        UserError: the weights are no such table.
+        UserError: the weights are not such a table.
     """
 
     sigma = SIGMA
@@ -95,7 +95,7 @@ class GaussianGame(VectorEnv):
         return near & (weight > 0)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """True data: `[count, 2]` coordinates, both at once from the mixture."""
+        """Draws true data: `[count, 2]` coordinates, both jointly from the mixture."""
         device = generator.device
         quadrant = torch.multinomial(self.weights.to(device).flatten(), count, replacement=True, generator=generator)
         mode = torch.stack([quadrant // 2, quadrant % 2], dim=-1) * 2.0 - 1.0
@@ -124,8 +124,8 @@ class LandmarkGame(ParticleEnv):
     landmarks within one disc.
 
     Args:
-        device: where the episodes live.
-        dtype: of positions, velocities, observations and rewards.
+        device: the device of the episodes' tensors.
+        dtype: dtype of positions, velocities, observations and rewards.
     """
 
     def __init__(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:

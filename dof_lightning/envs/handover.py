@@ -1,4 +1,4 @@
-"""What an environment hands over, checked before anybody counts it, stores it or learns from it."""
+"""Checks of an environment's results before they are counted, stored or learned from."""
 
 import math
 from collections.abc import Mapping
@@ -15,35 +15,35 @@ _WHAT = {"observations": "observation", "state": "global state"}  # that a numbe
 
 
 def check_reset(spec: EnvSpec, seeds: Tensor, observations: Tensor, state: Tensor | None, legal: Tensor | None) -> None:
-    """Refuses the first row of E episodes if it is not what the spec says.
+    """Refuses the first row of E episodes if it contradicts the spec.
 
     Args:
-        spec: of the environment.
+        spec: the environment's spec.
         seeds: `[E]`, for the message.
         observations: should be `[E, N, O]`, finite.
         state: should be `[E, S]`, finite, or None.
         legal: should be `[E, N, A]`, or None.
 
     Raises:
-        UserError: it is not; the line names environment, agent, step and seed.
+        UserError: it contradicts the spec; the line names environment, agent, step and seed.
     """
     running = torch.ones(len(seeds), dtype=torch.bool, device=observations.device)
     _check(spec, seeds, 0, running, {"observations": observations, "state": state, "legal": legal})
 
 
 def check_step(spec: EnvSpec, seeds: Tensor, step: int, running: Tensor, actions: Tensor, result: StepResult) -> None:
-    """Refuses a step of E episodes if it is not what the spec says.
+    """Refuses a step of E episodes if it contradicts the spec.
 
     Args:
         spec: of the environment.
         seeds: `[E]`, for the message.
-        step: steps done, this one included.
-        running: `[E]` bool, the episodes that had not ended before; what the others hand over does not count.
-        actions: `[E, N, ...]`, what was done; who acts with NaN may be answered with it.
-        result: what the environment returned.
+        step: number of steps done, including this one.
+        running: `[E]` bool, the episodes that had not ended before; results of the others are not checked.
+        actions: `[E, N, ...]`, the actions taken; a NaN among them may explain one in the results.
+        result: the environment's result.
 
     Raises:
-        UserError: it is not; the line names environment, agent, step and seed.
+        UserError: it contradicts the spec; the line names environment, agent, step and seed.
     """
     for name in ("terminated", "truncated"):
         _check_shape(spec, step, name, getattr(result, name), (len(seeds),))
@@ -54,13 +54,13 @@ def check_step(spec: EnvSpec, seeds: Tensor, step: int, running: Tensor, actions
 
 
 def refuse(environment: str, agent: str | None, step: int, what: str) -> NoReturn:
-    """Ends in one line that names who handed over what, and when.
+    """Raises a one-line error that names the environment, the agent, the step and the defect.
 
     Args:
         environment: its name.
-        agent: whose it is; None: everybody's.
-        step: of the episode; 0 is the reset.
-        what: is wrong, and what would be right.
+        agent: the agent concerned; None means all agents.
+        step: the episode's step; 0 is the reset.
+        what: what is wrong, and what would be right.
 
     Raises:
         UserError: always.
@@ -89,7 +89,7 @@ def _check(
     for name, tensor in given.items():
         _check_shape(spec, step, name, tensor, shapes[name])
     given = {name: tensor for name, tensor in given.items() if tensor.is_floating_point()}
-    # A finite sum means finite terms: one look at a device, and a second one only where the sum is not.
+    # A finite sum means finite terms: one transfer from the device, and a second one only if the sum is not finite.
     if math.isfinite(float(sum(tensor.sum() for tensor in given.values()))):
         return
     if actions is not None:

@@ -1,4 +1,4 @@
-"""Multi-agent MuJoCo: a robot whose joints are shared out among agents."""
+"""Multi-agent MuJoCo: a robot whose joints are divided among agents."""
 
 import contextlib
 import dataclasses
@@ -17,8 +17,8 @@ from dof_lightning.envs.pettingzoo.env import PettingZooEnv
 from dof_lightning.errors import UserError, explain_missing_module
 
 _FACTORY = "gymnasium_robotics.envs.multiagent_mujoco.mamujoco_v1.parallel_env"
-_LONGEST = 1000  # steps after which the package ends an episode itself
-_USELESS_WARNING = "compiler attribute 'settotalmass' is deprecated"  # of the robot's file, once a copy
+_LONGEST = 1000  # steps after which the package itself ends an episode
+_USELESS_WARNING = "compiler attribute 'settotalmass' is deprecated"  # about the robot's file, once per copy
 
 
 class MaMuJoCoEnv(PettingZooEnv):
@@ -29,13 +29,13 @@ class MaMuJoCoEnv(PettingZooEnv):
     jumps terminates.
 
     Args:
-        name: for people and folders.
+        name: a name for people and folders.
         scenario: the robot, e.g. `HalfCheetah`, `Ant`, `Hopper`, `Walker2d`.
-        agent_conf: how many agents and joints each, e.g. `2x3`; which there are says the package.
-        agent_obsk: joints up to this many links away from its own are seen by an agent.
+        agent_conf: number of agents and of joints per agent, e.g. `2x3`; the package defines which there are.
+        agent_obsk: an agent sees joints up to this many links away from its own.
         horizon: steps after which an episode is truncated, 1000 at most.
-        global_state: record the robot's observation as the state.
-        picture_size: height and width of pictures, pixels.
+        global_state: whether to record the robot's observation as the state.
+        picture_size: height and width of pictures, in pixels.
 
     Raises:
         UserError: a package is missing, there is no such robot or partition, or `horizon` is too long.
@@ -69,31 +69,31 @@ class MaMuJoCoEnv(PettingZooEnv):
 
     @property
     def can_render(self) -> bool:
-        """See `VectorEnv.can_render`: MuJoCo finds something to draw with that needs no display."""
+        """See `VectorEnv.can_render`: True if MuJoCo finds a way to draw without a display."""
         return super().can_render and _has_graphics()
 
     def _make(self, arguments: Mapping[str, Any]) -> ParallelEnv:
         try:
             env = super()._make(arguments)
-        except Exception as error:  # the package raises bare ones for what it does not know
+        except Exception as error:  # the package raises bare assertions for what it does not know
             if type(error) not in (Exception, NotImplementedError):
                 raise
             raise UserError(
                 f"env.scenario={arguments['scenario']} with env.agent_conf={arguments['agent_conf']}: "
                 f"MaMuJoCo refuses them ({' '.join(str(error).split())})"
             ) from error
-        # A processor draws without shadows and with one sample a pixel in a small part of the time.
+        # On a CPU, drawing without shadows and with one sample per pixel takes a small part of the time.
         quality = env.single_agent_env.unwrapped.model.vis.quality
         quality.shadowsize, quality.offsamples = 0, 0
         return env
 
 
 def _prepare() -> None:
-    """Imports the packages without what they say to everybody, and lets MuJoCo draw without a display."""
+    """Imports the packages, silences their notes on import, and lets MuJoCo draw without a display."""
     os.environ.setdefault("MUJOCO_GL", "egl")
     try:
         mujoco = importlib.import_module("mujoco")
-        with contextlib.redirect_stderr(io.StringIO()):  # a note about other robots, whenever it is imported
+        with contextlib.redirect_stderr(io.StringIO()):  # a note about other robots at every import
             importlib.import_module("gymnasium_robotics")
     except ModuleNotFoundError as error:
         raise UserError(explain_missing_module("env", _FACTORY, error)) from error
@@ -101,17 +101,17 @@ def _prepare() -> None:
 
 
 def _warn(message: str) -> None:
-    """MuJoCo's own handler would write every warning to a file in the working folder, too."""
+    """Replaces MuJoCo's own handler, which would also write every warning to a file in the working folder."""
     if _USELESS_WARNING not in message:
         sys.stderr.write(f"MuJoCo: {message}\n")
 
 
 @cache
 def _has_graphics() -> bool:
-    """Whether a picture can be made here; MUJOCO_GL says with what."""
+    """Whether a picture can be made on this machine; MUJOCO_GL selects how."""
     backend = os.environ["MUJOCO_GL"]
     try:
         importlib.import_module(f"mujoco.{backend}").GLContext(8, 8).free()
-    except Exception:  # whatever drivers and their loaders raise: there is no common class
+    except Exception:  # drivers and their loaders raise errors without a common class
         return False
     return True

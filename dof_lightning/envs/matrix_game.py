@@ -1,4 +1,4 @@
-"""One-shot matrix games: everybody chooses once, and the team earns an entry of a payoff table."""
+"""One-shot matrix games: every agent chooses once, and the team earns an entry of a payoff table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,11 +19,11 @@ class MatrixGame(VectorEnv):
     uniformly random agents earn, 100 its largest entry.
 
     Args:
-        name: for people and folders.
-        payoff: nested lists, N deep; entry [u_1][u_2].. is what the team earns.
+        name: a name for people and folders.
+        payoff: nested lists, N deep; entry [u_1][u_2].. is the team's reward.
 
     Raises:
-        UserError: the payoff is no table of finite numbers with at least two agents, or all its entries are equal.
+        UserError: the payoff is not a table of finite numbers with at least two agents, or all its entries are equal.
     """
 
     has_random_start = False
@@ -39,7 +39,7 @@ class MatrixGame(VectorEnv):
         self._n_episodes = 0
 
     def reset(self, seeds: Tensor) -> Tensor:
-        """See `VectorEnv.reset`; the seeds decide nothing."""
+        """See `VectorEnv.reset`; the seeds have no effect."""
         self._n_episodes = len(seeds)
         return self._observations()
 
@@ -47,7 +47,7 @@ class MatrixGame(VectorEnv):
         """See `VectorEnv.step`.
 
         Raises:
-            ValueError: they are no integers `[E, N]`, or a choice is not in the table.
+            ValueError: the actions are not integers `[E, N]`, or a choice is not in the table.
         """
         check_discrete(actions, (self._n_episodes, self.spec.n_agents))
         if bool(((actions < 0) | (actions >= torch.tensor(self.payoff.shape))).any()):

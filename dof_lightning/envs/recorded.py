@@ -1,4 +1,4 @@
-"""A world that is known from its data alone."""
+"""An environment that is known from its data alone."""
 
 from typing import NoReturn
 
@@ -14,7 +14,7 @@ class RecordedEnv(VectorEnv):
     """Agents, observations and actions as a dataset describes them; nothing can be played.
 
     Args:
-        spec: of the world that the dataset was collected in.
+        spec: the spec of the world that the dataset was collected in.
     """
 
     def __init__(self, spec: EnvSpec) -> None:
@@ -31,15 +31,15 @@ class RecordedEnv(VectorEnv):
         return False
 
     def reset(self, seeds: Tensor) -> Tensor:
-        """Refuses."""
+        """Raises UserError: nothing can be played."""
         self._refuse()
 
     def step(self, actions: Tensor) -> StepResult:
-        """Refuses."""
+        """Raises UserError: nothing can be played."""
         self._refuse()
 
     def render(self, index: int) -> np.ndarray:
-        """Refuses."""
+        """Raises UserError: nothing can be played."""
         self._refuse()
 
     def _refuse(self) -> NoReturn:

@@ -1,1 +1,1 @@
-"""The numbers that are reported, and the tests and gauges behind them."""
+"""Reported scores, and the tests and measurements behind them."""

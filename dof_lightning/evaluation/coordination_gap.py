@@ -1,4 +1,4 @@
-"""The coordination gap: what no product of the agents' laws can represent, in nats.
+"""The coordination gap: the information that no product of the agents' laws can represent, in nats.
 
 Gap = sum_i H(x_i | o_i) - H(x_tot | o_tot). In a game with a table it has a closed form. Elsewhere it is estimated from
 two trained models, a factorised one (A) and a centralised one (B). With y = sqrt(snr) x + eps,
@@ -25,15 +25,15 @@ from dof_lightning.seeding import make_generator
 
 @dataclass(frozen=True)
 class CoordinationGap:
-    """What was estimated.
+    """An estimate of the coordination gap.
 
     Attributes:
         nats: the gap between snr_K and snr_1. Both models err beyond their mmse: B's surplus lowers it, A's raises it.
-        standard_error: of it over held-out windows taken as independent (those of one episode are not), the models held
-            fixed.
-        discretization_error: how far the integral over every other level is from it; small K make it large.
-        snr_lowest, snr_highest: what the schedule covers; dependence finer than 1 / sqrt(snr_highest) is not seen.
-        windows: how many were denoised.
+        standard_error: standard error of `nats` over held-out windows taken as independent (those of one episode are
+            not), with the models held fixed.
+        discretization_error: difference to the integral over every other level; it is large if K is small.
+        snr_lowest, snr_highest: the range of the schedule; dependence finer than 1 / sqrt(snr_highest) is not seen.
+        windows: number of windows that were denoised.
     """
 
     nats: float
@@ -44,19 +44,19 @@ class CoordinationGap:
     windows: int
 
     def to_dict(self) -> dict[str, Any]:
-        """For printing."""
+        """Plain values, for printing."""
         return asdict(self)
 
 
 def integrate_errors(difference: Tensor, alpha_bars: Tensor) -> Tensor:
     """1/2 int (E_A - E_B) dlog(snr) by the trapezoidal rule over the schedule's K levels.
 
-    Nothing is added for what lies outside. Below snr_K the integrand falls as snr (if A and B know the same) or
-    slower, and at most snr_K Var(x) / 2 is missed; above snr_1 dependence is missed that so little noise hides.
+    Nothing is added for the range outside. Below snr_K the integrand falls as snr (if A and B know the same) or
+    slower, and at most snr_K Var(x) / 2 is missed; above snr_1, dependence that so little noise hides is missed.
 
     Args:
         difference: `[..., K]`, E_A - E_B at k = 1..K.
-        alpha_bars: `[K + 1]`, of the schedule, k = 0 first.
+        alpha_bars: `[K + 1]`, the schedule's, k = 0 first.
 
     Returns:
         `[...]`, nats.
@@ -70,16 +70,16 @@ def integrate_errors(difference: Tensor, alpha_bars: Tensor) -> Tensor:
 def estimate(
     factorized: DoFLightningModule, centralized: DoFLightningModule, batches: Iterable[EpisodeBatch], seed: int
 ) -> CoordinationGap:
-    """The gap of held-out windows; both models denoise the same data with the same noise, with averaged weights.
+    """Estimates the gap on held-out windows; both models denoise the same noised data, with averaged weights.
 
     Args:
         factorized: A, whose f satisfies IGD.
         centralized: B, whose agents see one another's x, in f or in the denoiser.
         batches: held-out windows.
-        seed: of the noise.
+        seed: the noise's seed.
 
     Raises:
-        UserError: the two do not go together, or no window is held out.
+        UserError: the two models do not fit together, or no window is held out.
     """
     _check_pair(factorized, centralized)
     factorized.eval()

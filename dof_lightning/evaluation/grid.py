@@ -1,4 +1,4 @@
-"""One checkpoint evaluated with several values of what an evaluation reads: `sampler.steps=[1,2,5]`."""
+"""Sweeps: one checkpoint evaluated with several values of settings, as in `sampler.steps=[1,2,5]`."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -28,19 +28,19 @@ class Variant:
 
     @property
     def sampler_steps(self) -> int:
-        """Steps of the reverse chain; all K where none are said."""
+        """Steps of the reverse chain; all K if none are specified."""
         return self.config["sampler"]["steps"] or self.config["schedule"]["steps"]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one variant is worth.
+    """The score of one variant, and the time of its decisions.
 
     Attributes:
-        variant: what was evaluated.
-        score: on the report seeds.
+        variant: the variant that was evaluated.
+        score: its score on the report seeds.
         decision_ms: milliseconds of one decision of all agents in one episode, the fastest of interleaved repetitions,
-            which other jobs disturb least; true of this machine, beside the other results of the same call.
+            which other jobs disturb least; comparable only on this machine, with the other results of the same call.
     """
 
     variant: Variant
@@ -48,12 +48,12 @@ class Result:
     decision_ms: float
 
     def to_dict(self) -> dict[str, Any]:
-        """For printing."""
+        """Plain values, for printing."""
         return {"settings": self.variant.settings, **self.score.to_dict(), "decision_ms": self.decision_ms}
 
 
 def listed(stored: Mapping[str, Any], tails: Sequence[str]) -> list[str]:
-    """The keys that are given a list where a checkpoint's configuration has none."""
+    """The keys that are given a list although a checkpoint's configuration has none there."""
     values = dict(leaves(stored))
     pairs = [split_tail(tail) for tail in tails]
     return [key for key, text in pairs if text.lstrip().startswith("[") and not isinstance(values.get(key), list)]
@@ -63,11 +63,11 @@ def expand(stored: dict[str, Any], tails: Sequence[str]) -> list[Variant]:
     """Every combination of the listed values, the last list varying fastest.
 
     Args:
-        stored: a checkpoint's configuration; left as it is.
+        stored: a checkpoint's configuration; not changed.
         tails: `key=value`, or `key=[value,value]`.
 
     Raises:
-        UserError: as `override`, or a list is empty, names a value twice, or holds something else than values.
+        UserError: as in `override`, or a list is empty, names a value twice, or contains anything but values.
     """
     keys = listed(stored, tails)
     pairs = [split_tail(tail) for tail in tails]
@@ -84,7 +84,7 @@ def expand(stored: dict[str, Any], tails: Sequence[str]) -> list[Variant]:
 def measure(checkpoint: Checkpoint, variants: Sequence[Variant]) -> list[Result]:
     """Evaluates every variant as `dof eval` evaluates one, and times their decisions side by side.
 
-    All are built before any is rolled out, so what cannot be built is refused at once.
+    All are built before any is rolled out, so a variant that cannot be built is refused at once.
 
     Raises:
         UserError: see `evaluate`.
@@ -109,7 +109,7 @@ def _values(key: str, text: str) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-    """As a user types it."""
+    """A value as a user types it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)

@@ -1,4 +1,4 @@
-"""A sweep's table on screen, in Markdown and CSV, and its figure."""
+"""Output of a sweep: its table on screen, in Markdown and in CSV, and its figure."""
 
 import math
 import os
@@ -29,12 +29,12 @@ COLUMNS = ("return", "standard error", "normalised score", "ms a decision", "act
 
 @dataclass(frozen=True)
 class Files:
-    """Where a sweep is written.
+    """The files that a sweep is written to.
 
     Attributes:
-        table: Markdown.
-        values: the same in CSV, not rounded.
-        figure: PNG.
+        table: the Markdown table.
+        values: the same table in CSV, not rounded.
+        figure: the PNG figure.
     """
 
     table: Path
@@ -46,9 +46,9 @@ def files(checkpoint: Path, keys: Sequence[str], output: Path | None = None) -> 
     """`<run_dir>/sweeps/<checkpoint>_<keys>.{md,csv,png}`; another sweep over the same keys takes their place.
 
     Args:
-        checkpoint: whose run folder it is; beside a checkpoint that lies outside of one.
-        keys: that are listed.
-        output: another folder than `<run_dir>/sweeps`.
+        checkpoint: the checkpoint, whose run folder is used; one outside a run folder gets the files beside it.
+        keys: the keys that are listed.
+        output: a folder to use instead of `<run_dir>/sweeps`.
 
     Raises:
         UserError: the folder cannot be made.
@@ -74,14 +74,14 @@ def write(
     """Writes the three files.
 
     Args:
-        where: from `files`.
-        checkpoint: what was evaluated.
+        where: the result of `files`.
+        checkpoint: the checkpoint that was evaluated.
         tails: what the user typed beside the checkpoint.
-        results: at least one.
-        env: where, whose reference normalises the behaviour's return.
+        results: at least one result.
+        env: the environment that was played, whose reference normalises the behaviour's return.
 
     Raises:
-        UserError: one of them cannot be written.
+        UserError: a file cannot be written.
     """
     try:
         where.table.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def _flat(result: Result) -> dict[str, Any]:
 
 
 def _draw(path: Path, checkpoint: Checkpoint, results: Sequence[Result], env: VectorEnv) -> None:
-    """Scores with standard errors above, times of a decision below, against sampler steps or the first listed key."""
+    """Draws scores with standard errors above and decision times below, by sampler steps or the first listed key."""
     from matplotlib.figure import Figure
 
     keys = list(results[0].variant.settings)
@@ -165,7 +165,7 @@ def _draw(path: Path, checkpoint: Checkpoint, results: Sequence[Result], env: Ve
 
 
 def _standard_error(result: Result, env: VectorEnv | None) -> float:
-    """Of the return's mean over episodes, in units of the normalised score where an environment is given."""
+    """Standard error of the mean return over episodes, in normalised scores if an environment is given."""
     error = result.score.return_std / math.sqrt(result.score.episodes)
     if env is None or env.spec.reference is None:
         return error
@@ -173,7 +173,7 @@ def _standard_error(result: Result, env: VectorEnv | None) -> float:
 
 
 def _lines(results: Sequence[Result], across: str) -> dict[str, list[Result]]:
-    """Results that differ in one key, by the values of the others."""
+    """Groups results that differ in one key, by the values of the others."""
     lines: dict[str, list[Result]] = {}
     for result in results:
         others = [f"{key}={value}" for key, value in result.variant.settings.items() if key != across]
@@ -182,13 +182,13 @@ def _lines(results: Sequence[Result], across: str) -> dict[str, list[Result]]:
 
 
 def _place(result: Result, across: str) -> float | str:
-    """Where on the horizontal axis: a number, or one of the names there."""
+    """The position on the horizontal axis: a number, or one of its names."""
     value = result.variant.sampler_steps if across == STEPS else result.variant.settings[across]
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 def _scale(axes: "Axes", places: Sequence[float | str]) -> None:
-    """Powers apart where all places are numbers above 0, with a tick at each."""
+    """Sets a logarithmic axis if all places are numbers above 0, with a tick at each."""
     numbers = sorted({place for place in places if not isinstance(place, str)})
     if len(numbers) == len(set(places)) and numbers[0] > 0:
         axes.set_xscale("log")

@@ -1,4 +1,4 @@
-"""What a checkpoint is worth on episodes that were never trained on, where nothing is played."""
+"""Held-out losses of a checkpoint, on episodes that were never trained on, without playing any."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,16 +13,16 @@ from dof_lightning.seeding import make_generator
 def heldout_losses(checkpoint: Checkpoint, config: Mapping[str, Any], location: str) -> dict[str, float]:
     """The held-out losses of a checkpoint's averaged (EMA) weights, by TensorBoard tag.
 
-    The windows and their noise are those of a validation pass on one rank, so the curves of such a run end here; a
-    function of checkpoint and configuration, whatever it was trained on.
+    The windows and their noise are those of a validation pass on one rank, so the curves of such a run end at these
+    values. They are a function of checkpoint and configuration, whatever devices it was trained on.
 
     Args:
-        checkpoint: whose weights.
-        config: the run's.
-        location: of the dataset.
+        checkpoint: the checkpoint with the weights.
+        config: the run's configuration.
+        location: the dataset's location.
 
     Returns:
-        means over the held-out windows; empty where the dataset holds no episode out.
+        means over the held-out windows; empty if the dataset holds no episodes out.
     """
     algorithm = build_algorithm(checkpoint, config).eval()
     data = build(config["data"]["module"])(path=location, window=algorithm.window, seed=config["seed"])

@@ -17,29 +17,29 @@ from dof_lightning.seeding import make_generator
 
 P_VALUE_LIMIT = 1e-3
 PATHWISE_LIMIT = 1e-10
-_CHUNK = 512  # chains that run together; memory of a planner's networks
+_CHUNK = 512  # chains that run together; limited by the memory of a planner's networks
 
 
 class Chains(Protocol):
-    """What is measured: agents that can sample x_tot^0 by one joint chain, whether or not it is what acts."""
+    """The interface that is measured: agents that can sample x_tot^0 by one joint chain, whether or not it acts."""
 
-    # Networks, a Factorization each, and a Sampler; callbacks import this module and must know none of them.
+    # Networks, two Factorizations and a Sampler; callbacks import this module and must know none of these classes.
     denoiser: Any
     noise_factorization: Any
     data_factorization: Any
     sampler: Any
 
     def chain_condition(self, observations: Tensor) -> Tensor:
-        """What a chain is given, `[B, N, C]`, where an episode begins with observations `[B, N, O]`."""
+        """A chain's condition `[B, N, C]` at the start of episodes with observations `[B, N, O]`."""
 
     def chain_noise(self, rows: int, generator: torch.Generator) -> Tensor:
         """The noise of B chains, `[S, B, N, ...]` in float64."""
 
     def joint_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """x_tot^0 `[B, N, ...]` of the centralised chain."""
+        """Samples x_tot^0 `[B, N, ...]` by the centralised chain."""
 
     def local_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """x_i^0 `[B, N, ...]` of every agent's own chain."""
+        """Samples x_i^0 `[B, N, ...]` by every agent's own chain."""
 
     def joint_prediction(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
         """eps_tot `[B, N, ...]` at x^k `[B, N, ...]` and k `[B]`."""
@@ -47,13 +47,13 @@ class Chains(Protocol):
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is drawn.
+    """The numbers of draws of a measurement.
 
     Attributes:
-        conditions: C, first observations of episodes that are conditioned on.
-        draws: n, joint draws of a sample, for each conditioning.
-        permutations: of each test; below 1000 no p-value can be below 1e-3, and nothing fails by it.
-        rows: draws whose Jacobian is taken, and whose two chains are compared.
+        conditions: C, number of first observations of episodes that are conditioned on.
+        draws: n, number of joint draws per sample and conditioning.
+        permutations: permutations per test; below 1000 no p-value can be below 1e-3, so no test can fail.
+        rows: number of draws whose Jacobian is taken, and whose two chains are compared.
     """
 
     conditions: int = 4
@@ -62,10 +62,10 @@ class Effort:
     rows: int = 64
 
     def check(self, prefix: str = "") -> "Effort":
-        """Itself.
+        """Returns itself if every number is large enough.
 
         Args:
-            prefix: of the keys, for the message.
+            prefix: the prefix of the keys, for the message.
 
         Raises:
             UserError: a number is too small to measure with.
@@ -81,19 +81,19 @@ FULL = Effort()
 
 @dataclass(frozen=True)
 class Gauge:
-    """What was measured, in float64.
+    """The measurements, in float64.
 
     Attributes:
         jacobian_ratio: largest |d eps_tot,i / d x_j|, j != i, over |d eps_tot,i / d x_i|, at all k of the sampler.
-        pathwise_error: max |joint chain - agents' own chains| on the same noise; None where there are no own chains.
+        pathwise_error: max |joint chain - agents' own chains| on the same noise; None if there are no own chains.
         energy_distance: between joint draws and their product (each agent's part from another draw), squared.
-        p_value: of it, by permutation.
+        p_value: p-value of `energy_distance`, by permutation.
         control_p_value: the same for joint draws against joint draws; small in 1 of 1000 seeds.
-        hsic: normalised HSIC of the most dependent pair of agents given the conditioning, less what its permutations
-            have on average; about 0 where agents are independent, see `hsic_test`.
-        hsic_p_value: of it, by permutation.
-        c2st_accuracy: of a classifier between joint draws and their product; 0.5 where they follow one law. Not in
-            `passed`: it asks what the energy distance asks.
+        hsic: normalised HSIC of the most dependent pair of agents given the conditioning, less the average over its
+            permutations; about 0 if agents are independent, see `hsic_test`.
+        hsic_p_value: p-value of `hsic`, by permutation.
+        c2st_accuracy: accuracy of a classifier between joint draws and their product; 0.5 if they follow one law. It
+            does not count for `passed`, because it answers the same question as the energy distance.
         passed: no agent sees another's x, paths agree, and both p-values are above 1e-3.
     """
 
@@ -108,12 +108,12 @@ class Gauge:
     passed: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """For printing."""
+        """Plain values, for printing."""
         return asdict(self)
 
 
 def has_joint_chain(policy: DecentralizedPolicy) -> bool:
-    """Whether there is anything to measure: `Chains` are diffusion models joined by f and h."""
+    """Whether there is anything to measure; only diffusion models joined by f and h are `Chains`."""
     return bool(getattr(policy, "has_joint_chain", False))
 
 
@@ -124,10 +124,10 @@ def gauge(
     effort: Effort = FULL,
     before_pass: Callable[[], None] | None = None,
 ) -> Gauge:
-    """Measures a policy at observations of its world's first step; arguments as of `gauge_at`.
+    """Measures a policy at observations of its world's first step; arguments as in `gauge_at`.
 
     Raises:
-        UserError: it does not diffuse with a joint chain.
+        UserError: the policy does not diffuse with a joint chain.
     """
     if not has_joint_chain(policy):
         raise UserError("the IGD gauge measures diffusion models joined by f and h; this algorithm has no joint chain")
@@ -147,11 +147,11 @@ def gauge_at(
     """Measures at fixed observations `[C, N, O]`; see `Gauge`.
 
     Args:
-        policy: its agents are `Chains`; left as it is.
+        policy: its agents are `Chains`; not changed.
         observations: C conditionings; `effort.conditions` is not read.
-        seed: of all draws.
-        effort: how much is drawn.
-        before_pass: called before every pass through the denoiser; what it raises ends the measurement.
+        seed: the seed of all draws.
+        effort: the numbers of draws.
+        before_pass: called before every pass through the denoiser; an exception that it raises ends the measurement.
     """
     chains = cast(Chains, copy.deepcopy(policy).double().eval())
     if before_pass is not None:
@@ -180,7 +180,7 @@ def gauge_at(
 
 
 def _jacobian_ratio(chains: Chains, x0: Tensor, condition: Tensor, generator: torch.Generator) -> float:
-    """See `Gauge`; every x^k is data `[R, N, D]` with noise, and the derivatives are summed over entries."""
+    """Computes `Gauge.jacobian_ratio`; every x^k is noised data `[R, N, D]`, derivatives are summed over entries."""
     n_agents, largest = x0.shape[1], 0.0
     shape = chains.chain_noise(1, generator)[0, 0].shape
     x0 = x0.reshape(-1, *shape)

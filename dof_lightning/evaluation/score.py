@@ -1,4 +1,4 @@
-"""The numbers that are reported: fixed seeds, decentralised execution, and the certificate."""
+"""Reported scores: fixed seeds, decentralised execution, and the certificate."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from dof_lightning.spec import check_compatible
 from dof_lightning.threads import available_cores, threads_asked_for
 
 DECISION_REPETITIONS = 10  # how often a decision is timed; the fastest counts
-_CHUNK = 100  # report episodes that go through the policy together, where the environment plays so many
+_CHUNK = 100  # report episodes that go through the policy together, if the environment plays so many at once
 
 NOT_EVALUATED: Mapping[str, Any] = {
     "status": "not evaluated",
@@ -28,23 +28,23 @@ NOT_EVALUATED: Mapping[str, Any] = {
     "return_std": None,
     "normalized_score": None,
     "certificate": None,
-}  # what takes the place of a score where no episode was played (rollout=none)
+}  # takes the place of a score if no episode was played (rollout=none)
 
 
 @dataclass(frozen=True)
 class Score:
-    """One policy's result.
+    """The scores of one policy.
 
     Attributes:
-        episodes: how many were played.
+        episodes: number of episodes played.
         return_mean: episode return, mean over agents and episodes.
         return_std: standard deviation over episodes.
-        normalized_score: 0 is random, 100 the reference expert; None where nobody has published references.
-        own_normalized_score: the same with references measured against the environment's own prey, where they were.
+        normalized_score: 0 is random, 100 the reference expert; None if nobody has published references.
+        own_normalized_score: the same, with references measured against the environment's own prey, if there are any.
         certificate: `passed` and `max_abs_delta`, see `Certificate.to_dict`.
         shared_seeds: M of agents that act on a common seed drawn before the episode; None for agents without one.
-        execution: `decentralized`, or `centralized` where the agents acted as one.
-        win_rate: share of battles won; None where there is nothing to win.
+        execution: `decentralized`, or `centralized` if the agents acted as one.
+        win_rate: share of battles won; None if there is nothing to win.
     """
 
     episodes: int
@@ -58,7 +58,7 @@ class Score:
     win_rate: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For `results.json`; what is usual is not said: decentralised, no shared seed, one score, nothing to win."""
+        """Plain values for `results.json`, without defaults: decentralised, no shared seed, one score, no wins."""
         usual = {"execution": "decentralized", "shared_seeds": None, "own_normalized_score": None, "win_rate": None}
         return {key: value for key, value in asdict(self).items() if key not in usual or value != usual[key]}
 
@@ -69,18 +69,18 @@ def evaluate(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Score:
     The numbers are a function of checkpoint and configuration: the final evaluation of a run and `dof eval` agree.
 
     Args:
-        checkpoint: what is evaluated.
-        config: the checkpoint's own, or with `rollout`, `env` or sampler values changed.
+        checkpoint: the checkpoint to evaluate.
+        config: the checkpoint's own configuration, possibly with changed `rollout`, `env` or sampler values.
 
     Raises:
-        UserError: environment and dataset do not fit, or weights and configuration.
+        UserError: environment and dataset do not fit together, or weights and configuration do not.
     """
     policy, env = build_policy(checkpoint, config)
     return score(policy, env, config)
 
 
 def build_policy(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[DecentralizedPolicy, VectorEnv]:
-    """What is evaluated, and where; arguments and errors as `evaluate`."""
+    """Builds the policy to evaluate and its environment; arguments and errors as in `evaluate`."""
     torch.set_num_threads(cores_per_process(1))
     env = build_env(config)
     check_compatible(checkpoint.spec, env.spec)
@@ -88,7 +88,7 @@ def build_policy(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Dec
 
 
 def first_decision(policy: DecentralizedPolicy, env: VectorEnv) -> Callable[[], Any]:
-    """The first decision of an episode for all agents, their noise included, as something to call and time."""
+    """A function to time: the first decision of an episode for all agents, including drawing their noise."""
     observations = env.reset(evaluation_seeds(0, "selection", 1))
     generator = make_generator(0, "decision", device=observations.device)
     carry = policy.begin(1, observations.device, policy.draw_shared_seed(1, generator))
@@ -118,21 +118,21 @@ def score(policy: DecentralizedPolicy, env: VectorEnv, config: Mapping[str, Any]
 
 
 def certificate_episodes(config: Mapping[str, Any]) -> int:
-    """How many episodes a certificate plays; configurations of earlier versions do not say."""
+    """The number of episodes of a certificate, which configurations of earlier versions do not contain."""
     return int(config["rollout"].get("certificate_episodes", EPISODES))
 
 
 def normalize(env: VectorEnv, episode_return: float) -> float | None:
-    """The normalised score of a return, None where the environment has no reference."""
+    """The normalised score of a return, None if the environment has no reference."""
     reference = env.spec.reference
     return None if reference is None else reference.normalize(episode_return)
 
 
 def cores_per_process(processes: int) -> int:
-    """Threads each of this machine's processes may use; more than its share makes everything many times slower.
+    """Threads that each process on this machine may use; more than its share makes everything many times slower.
 
-    `OMP_NUM_THREADS` is what somebody has decided for each process, and SLURM's tasks have cores of their own: neither
-    is shared out again.
+    `OMP_NUM_THREADS` is a user's decision for each process, and SLURM's tasks have their own cores: neither is divided
+    again.
     """
     return _ASKED_FOR or max(1, available_cores() // (1 if "SLURM_PROCID" in os.environ else processes))
 

@@ -1,4 +1,4 @@
-"""Interleaved timing: what else the machine does falls on all that is compared."""
+"""Interleaved timing, so that the machine's other load affects everything compared alike."""
 
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -8,13 +8,13 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def interleaved(functions: Mapping[Name, Callable[[], object]], repetitions: int) -> dict[Name, list[float]]:
-    """Times functions in turn, so that what else the machine does falls on all of them alike.
+    """Times functions in turn, so that the machine's other load affects all of them alike.
 
     Each is called once before anything is timed.
 
     Args:
-        functions: by name.
-        repetitions: timed calls of each.
+        functions: the functions by name.
+        repetitions: number of timed calls of each.
 
     Returns:
         seconds of every repetition, by name.

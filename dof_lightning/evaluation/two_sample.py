@@ -1,6 +1,6 @@
 """Tests on draws: do two samples follow one law, and are the agents' parts of a draw independent?
 
-All of them take C conditionings at once, never mix draws of different conditionings, and give one number for all.
+All of them take C conditionings at once, never mix draws of different conditionings, and return one number for all.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def product_draws(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws `[C, n, N, D]` with each agent's part from another draw of its conditioning: the marginals' product."""
+    """Draws `[C, n, N, D]` of the marginals' product: each agent's part comes from another draw of its conditioning."""
     order = torch.rand(x.shape[:3], generator=generator, device=x.device).argsort(1)
     return x.gather(1, order[..., None].expand_as(x))
 
@@ -21,7 +21,7 @@ def energy_test(x: Tensor, y: Tensor, permutations: int, generator: torch.Genera
     Args:
         x: `[C, n, D]` draws.
         y: as many others.
-        permutations: of labels, within each conditioning.
+        permutations: number of permutations of labels, within each conditioning.
         generator: draws them.
     """
     n, distances = x.shape[1], _pooled_distances(x, y)
@@ -34,11 +34,11 @@ def energy_test(x: Tensor, y: Tensor, permutations: int, generator: torch.Genera
 
 
 def classifier_accuracy(x: Tensor, y: Tensor, folds: int = 4) -> float:
-    """Classifier two-sample test (Lopez-Paz and Oquab, 2017): how often nearest neighbours tell x from y.
+    """Classifier two-sample test (Lopez-Paz and Oquab, 2017): how well nearest neighbours separate x and y.
 
     The classifier is the vote of the k nearest neighbours, k = sqrt(training draws) made odd, cross-validated: a draw
-    is judged by the other folds. Every fold holds as much of x as of y, so where both follow one law the accuracy is
-    0.5 in expectation. Its standard deviation is then above sqrt(1 / (8 C n)), as neighbours vote alike: 1.26 times
+    is judged by the other folds. Every fold holds as much of x as of y, so if both follow one law the accuracy is 0.5
+    in expectation. Its standard deviation is then above sqrt(1 / (8 C n)), because neighbours vote alike: 1.26 times
     that over 100 seeds with C = 2, n = 100, D = 2.
 
     Args:
@@ -66,8 +66,8 @@ def hsic_test(x: Tensor, permutations: int, generator: torch.Generator) -> tuple
 
     A permutation reshuffles every agent's draws and then shifts agent i's by i s. All n shifts s of a reshuffling come
     out of one Fourier transform along the kernels' diagonals. Each is a uniformly random permutation; those of one
-    reshuffling are not independent of each other, which makes the p-value a little noisier than as many separate
-    ones would, and leaves its mean [ours].
+    reshuffling are not independent of each other, which makes the p-value a little noisier than with as many separate
+    ones, but does not change its mean [ours].
 
     Args:
         x: `[C, n, N, D]` draws.
@@ -75,7 +75,7 @@ def hsic_test(x: Tensor, permutations: int, generator: torch.Generator) -> tuple
         generator: draws them.
 
     Returns:
-        the criterion, the p-value, and the criterion's mean over the permutations: what independent agents would show,
+        the criterion, the p-value, and the criterion's mean over the permutations: its value for independent agents,
         about 1 / n for single numbers and far more for long vectors; (0, 1, 0) for one agent.
     """
     n, n_agents = x.shape[1:3]
@@ -98,7 +98,7 @@ def hsic_test(x: Tensor, permutations: int, generator: torch.Generator) -> tuple
 
 
 def _p_value(statistic: Tensor, permuted: Tensor) -> float:
-    """(1 + how many are as large) / (1 + how many)."""
+    """The p-value (1 + number of permutations at least as large) / (1 + number of permutations)."""
     return float((1 + (permuted >= statistic).sum()) / (1 + len(permuted)))
 
 
@@ -110,13 +110,13 @@ def _pooled_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _spread_or_one(draws: Tensor) -> Tensor:
-    """Standard deviations over the second dimension, 1 for what does not vary: its size would drown all distances."""
+    """Standard deviations over the second dimension, 1 for constant entries: their size would drown all distances."""
     spread = draws.std(1, keepdim=True)
     return torch.where(spread > 1e-6, spread, 1.0)
 
 
 def _centred_kernels(draws: Tensor) -> Tensor:
-    """`[N, n, n]` of draws `[n, N, D]`, of norm 1; all zeros where an agent's draws are all the same."""
+    """`[N, n, n]` of draws `[n, N, D]`, of norm 1; all zeros if an agent's draws are all the same."""
     parts = draws.transpose(0, 1)
     scaled = parts / _spread_or_one(parts)
     squared = torch.cdist(scaled, scaled).square()
@@ -128,7 +128,7 @@ def _centred_kernels(draws: Tensor) -> Tensor:
 
 
 def _reorder(kernels: Tensor, order: Tensor) -> Tensor:
-    """Kernels `[N, n, n]` of draws taken in another order `[N, n]`."""
+    """Reorders kernels `[N, n, n]` by an order of draws `[N, n]`."""
     agents = torch.arange(len(kernels), device=kernels.device)[:, None, None]
     return kernels[agents, order[:, :, None], order[:, None]]
 
@@ -170,7 +170,7 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 def quadrant_table(points: Tensor) -> Tensor:
-    """The share of points `[M, 2]` in each quadrant, `[2, 2]`: rows x1 < 0, x1 > 0, columns x2 < 0, x2 > 0."""
+    """The share of points `[M, 2]` in each quadrant, `[2, 2]`: rows are x1 < 0, x1 > 0, columns x2 < 0, x2 > 0."""
     index = 2 * (points[:, 0] > 0).long() + (points[:, 1] > 0).long()
     return torch.bincount(index, minlength=4).reshape(2, 2).double() / len(points)
 
@@ -186,7 +186,7 @@ def total_variation(p: Tensor, q: Tensor) -> float:
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    """Squared energy distance of two samples `[n, D]` of one size, each dimension in units of the pooled deviation.
+    """Squared energy distance of two samples `[n, D]` of equal size, each dimension in units of the pooled deviation.
 
     It is the statistic of `dof_lightning.evaluation.two_sample.energy_test`, which is biased: samples of one law differ
     by about E|x - x'| / n.

@@ -11,7 +11,7 @@ from dof_lightning.errors import UserError
 
 
 class AgentAttention(nn.Module):
-    """softmax(Q K^T / sqrt(d)) V over the agents, for every row of what they hold (Vaswani et al., 2017, eq. 1).
+    """softmax(Q K^T / sqrt(d)) V over the agents, for every row of their parts (Vaswani et al., 2017, eq. 1).
 
     An agent's token is its D numbers, embedded by one layer that all agents share, plus a learned identity. The mixed
     values are brought back to D numbers; nothing is added to them here.
@@ -23,7 +23,7 @@ class AgentAttention(nn.Module):
         heads: divides `embed`.
 
     Raises:
-        UserError: it does not.
+        UserError: `heads` does not divide `embed`.
 
     Shapes:
         parts, result: `[B, N, ..., D]`
@@ -40,18 +40,18 @@ class AgentAttention(nn.Module):
         self.out = nn.Linear(embed, width)
 
     def forward(self, parts: Tensor) -> Tensor:
-        """Every agent looks at all agents, itself among them."""
+        """Attention of every agent over all agents, including itself."""
         query, key, value = (self._heads(tokens) for tokens in self._project(parts))
         score = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         mixed = (score.softmax(-1) @ value).transpose(-3, -2).flatten(-2)
         return self._back(mixed, parts)
 
     def alone(self, parts: Tensor) -> Tensor:
-        """Every agent looks at itself only: the softmax over one score is 1, whatever the score."""
+        """Attention of every agent over itself only: the softmax over one score is 1, whatever the score."""
         return self._back(self._project(parts)[2], parts)
 
     def select_agent(self, agent: int) -> Self:
-        """A copy that knows one agent's identity only (N = 1)."""
+        """A copy that holds one agent's identity only (N = 1)."""
         selected = copy.deepcopy(self)
         own = self.identity.detach()[agent : agent + 1].clone()
         selected.identity = nn.Parameter(own, self.identity.requires_grad)

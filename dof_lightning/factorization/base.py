@@ -15,14 +15,14 @@ class Factorization(nn.Module, ABC):
     `join` is what training sees: joint = f(parts). `local` is what decentralised execution applies: agent i's result
     is a function of agent i's part only, so its Jacobian is block-diagonal.
 
-    Subclasses define `join`, `split`, `local`, the flags without a default and, where they hold tensors and agents run
-    them alone, `select_agent`. `contract.py` tries all of it before training.
+    Subclasses define `join`, `split`, `local` and the flags without a default. If they hold tensors and agents run them
+    alone, they also define `select_agent`. `contract.py` tests all of this before training.
 
     Shapes:
         parts, joint: `[B, N, ...]`
 
     Attributes:
-        local_execution: agent i can run its own part of it from its own data. Where False, `local` and `select_agent`
+        local_execution: agent i can run its own part of it from its own data. If False, `local` and `select_agent`
             raise TypeError, and acting needs `algorithm.execution=centralized`.
         satisfies_igd: the joint law it trains is the product of the agents' laws (Li et al., 2025,
             Definition 2, eq. 3).
@@ -31,14 +31,14 @@ class Factorization(nn.Module, ABC):
             true noises stay side by side (`as_state` and `as_parts` are the identity).
     """
 
-    fsdp_role: ClassVar[FsdpRole] = "replicate"  # a few numbers, read by several methods
+    fsdp_role: ClassVar[FsdpRole] = "replicate"  # only a few numbers, which several methods read
     local_execution: bool
     satisfies_igd: bool
     invertible: bool = True
 
     @abstractmethod
     def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor:
-        """From the agents' parts to the joint quantity.
+        """Joins the agents' parts into the joint quantity.
 
         Args:
             parts: `[B, N, ...]`.
@@ -47,14 +47,14 @@ class Factorization(nn.Module, ABC):
 
     @abstractmethod
     def split(self, joint: Tensor) -> Tensor:
-        """Inverse of `join`; TypeError where there is none (`invertible`)."""
+        """Inverse of `join`; raises TypeError if there is none (`invertible`)."""
 
     @abstractmethod
     def local(self, parts: Tensor) -> Tensor:
-        """What agent i does to its own part at execution; TypeError where it cannot (`local_execution`)."""
+        """Maps agent i's own part at execution; raises TypeError if agents cannot do this alone (`local_execution`)."""
 
     def as_state(self, parts: Tensor) -> Tensor:
-        """Of the agents' data or true noises, the joint ones that diffuse: joined by f where it has an inverse."""
+        """Joint data or true noises that diffuse, from the agents' own: joined by f if f has an inverse."""
         return self.join(parts) if self.invertible else parts
 
     def as_parts(self, state: Tensor) -> Tensor:
@@ -62,16 +62,17 @@ class Factorization(nn.Module, ABC):
         return self.split(state) if self.invertible else state
 
     def metrics(self) -> dict[str, Tensor]:
-        """Scalars for TensorBoard by tag (e.g. the learned weight of each agent); empty where there is nothing."""
+        """Scalars for TensorBoard by tag (e.g. the learned weight of each agent); empty if there are none."""
         return {}
 
     def select_agent(self, agent: int) -> Self:
-        """A copy for one agent alone (N = 1) whose `local` does to its part what ours does: what it is exported with.
+        """A copy for one agent alone (N = 1), used for its export; its `local` maps that agent's part as ours does.
 
-        Without parameters and buffers there is nothing of any agent in it; with some, a subclass says which are whose.
+        Without parameters and buffers, nothing in it belongs to any agent; with some, a subclass selects the agent's
+        own.
 
         Raises:
-            TypeError: no agent can run it alone (`local_execution`), or the subclass does not say.
+            TypeError: no agent can run it alone (`local_execution`), or the subclass does not define the selection.
         """
         name = type(self).__name__
         if not self.local_execution:
@@ -84,10 +85,10 @@ class Factorization(nn.Module, ABC):
 
 
 class ValueMixer(nn.Module, ABC):
-    """h for values: from the agents' own values Q_i to the team's Q_tot.
+    """h for values: maps the agents' own values Q_i to the team's Q_tot.
 
-    Made with the dataset's spec and `state_dim` S, 0 where there is nothing to condition on: weights that are made from
-    the state are then constants that are learned.
+    It is built from the dataset's spec and `state_dim` S. If S is 0, there is nothing to condition on, and weights that
+    would be made from the state are learned constants instead.
 
     Shapes:
         values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
@@ -96,12 +97,12 @@ class ValueMixer(nn.Module, ABC):
         satisfies_igm: Q_tot is monotone in each Q_i, so ranking by Q_i ranks by Q_tot (IGM).
     """
 
-    fsdp_role: ClassVar[FsdpRole] = "replicate"  # a few numbers
+    fsdp_role: ClassVar[FsdpRole] = "replicate"  # only a few numbers
     satisfies_igm: bool
 
     @abstractmethod
     def forward(self, values: Tensor, state: Tensor) -> Tensor:
-        """Mixes values in a state, on which it may condition in training."""
+        """Mixes values; in training, the mixture may depend on the state."""
 
     def each(self, values: Tensor, state: Tensor) -> Tensor:
         """`[M, B, 1]`: mixes the values `[M, B, N, 1]` of several joint actions in each state `[B, S]`."""

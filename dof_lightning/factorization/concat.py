@@ -1,4 +1,4 @@
-"""What noise and data factorisations that act on each agent's part alone have in common."""
+"""Base classes of noise and data factorisations that act on each agent's part alone."""
 
 import copy
 from abc import abstractmethod
@@ -12,7 +12,7 @@ from dof_lightning.spec import DatasetSpec
 
 
 def per_agent(weight: Tensor, like: Tensor) -> Tensor:
-    """`[N]` to a shape that broadcasts against `[B, N, ...]`."""
+    """Reshapes `[N]` so that it broadcasts against `[B, N, ...]`."""
     return weight.reshape(-1, *[1] * (like.ndim - 2))
 
 
@@ -43,7 +43,7 @@ class Concat(Factorization):
 
 
 class WeightedConcatenation(Factorization):
-    """The agents' parts side by side, agent i's times a learned w_i > 0; w_i = 1 before training.
+    """The agents' parts side by side, with agent i's part times a learned w_i > 0; w_i = 1 before training.
 
     Args:
         spec: the dataset's spec; N weights are learned.

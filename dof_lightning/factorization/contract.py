@@ -1,4 +1,4 @@
-"""What a factorisation of one's own owes, tried on a few numbers before anything is trained."""
+"""Tests the contract of a user-defined factorisation on a few numbers before anything is trained."""
 
 import torch
 from torch import Tensor
@@ -13,14 +13,15 @@ _FLAGS = {
 
 
 def broken_promise(part: Factorization, like: Tensor, alone: bool = True) -> str | None:
-    """What a factorisation lacks or does otherwise than it says, the rest of a sentence; None where it keeps its word.
+    """The way in which a factorisation breaks its contract, as the rest of a sentence; None if it keeps the contract.
 
-    The flags are told, shapes are kept, `split` undoes `join`, and where agents can run it alone `select_agent` gives
-    each of them what does to its own part as `local` does. Whether the flags are true is for the contract tests.
+    The contract: the flags are set, shapes are kept, and `split` undoes `join`. If agents can run it alone,
+    `select_agent` gives each of them a copy that maps its own part as `local` does. Whether the flags are true is left
+    to the contract tests.
 
     Args:
         part: f or h.
-        like: `[N, ...]`, of the shape of one sample's data.
+        like: `[N, ...]`, has the shape of one sample's data.
         alone: whether agents are going to act alone.
     """
     for flag, question in _FLAGS.items():

@@ -1,4 +1,4 @@
-"""Data factorisations h: how the agents' denoised data make the joint data."""
+"""Data factorisations h: maps from the agents' denoised data to the joint data."""
 
 from torch import Tensor
 
@@ -20,13 +20,14 @@ class WConcat(WeightedConcatenation):
         return self.log_weight.exp()
 
     def local(self, parts: Tensor) -> Tensor:
-        """w_i x_i: what agent i does to its own data."""
+        """w_i x_i, computed by agent i from its own data."""
         return parts * per_agent(self.weight, like=parts)
 
 
 class Attention(ResidualAttention):
     """x_i + softmax(Q K^T / sqrt(d)) V over all agents' denoised data (h = Atten of Li et al., 2025).
 
-    Applied once, to the finished x_1^0..x_N^0. It needs the others' data, so it is centralised; how the seed runs it at
-    decentralised execution is not said. [Formula inferred, with a residual term so that training starts at concat.]
+    It is applied once, to the finished x_1^0..x_N^0. It needs the others' data, so it
+    is centralised; the paper does not specify how to run it at decentralised execution. [Formula inferred, with a
+    residual term so that training starts at concat.]
     """

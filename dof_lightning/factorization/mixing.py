@@ -1,4 +1,4 @@
-"""What factorisations that mix the agents have in common: they are heads on the predictions, without an inverse."""
+"""Base classes of factorisations that mix the agents: heads on the predictions, without an inverse."""
 
 from typing import NoReturn
 
@@ -12,9 +12,9 @@ from dof_lightning.spec import DatasetSpec
 class Mixing(Factorization):
     """Each agent's joint quantity depends on the other agents' parts.
 
-    Gaussian noises joined by a nonlinear mixture would not be Gaussian, and no closed form undoes it, so `invertible`
-    is False: what f joins is the predictions, x_tot and the true noises stay side by side [inferred; the released code
-    joins the predictions only as well].
+    Gaussian noises joined by a nonlinear mixture would not be Gaussian, and no closed form undoes the mixture, so
+    `invertible` is False: f joins the predictions only, while x_tot and the true noises stay side by side [inferred;
+    the released code also joins the predictions only].
     """
 
     invertible = False
@@ -22,21 +22,21 @@ class Mixing(Factorization):
     satisfies_igd = False
 
     def split(self, joint: Tensor) -> NoReturn:
-        """There is no inverse."""
+        """Raises TypeError: there is no inverse."""
         raise TypeError(f"{type(self).__name__} has no inverse (invertible is False)")
 
     def local(self, parts: Tensor) -> Tensor:
-        """No agent has what it would need."""
+        """Raises TypeError: no agent has the other agents' parts that it would need."""
         raise TypeError(f"{type(self).__name__} needs all agents' parts (local_execution is False)")
 
 
 class ResidualAttention(Mixing):
-    """Each agent's own part plus what attention over all agents adds to it; the parts side by side before training.
+    """Each agent's own part plus attention over all agents; before training it equals the parts side by side.
 
     Args:
         spec: the dataset's spec; tokens are as wide as the wider of observations and actions.
-        embed: width of the attention.
-        heads: of the attention, divides `embed`.
+        embed: width of the attention's embedded tokens.
+        heads: number of attention heads, divides `embed`.
 
     Shapes:
         parts, joint: `[B, N, ..., D]`
@@ -55,5 +55,5 @@ class ResidualAttention(Mixing):
 
 
 def attention(spec: DatasetSpec, embed: int, heads: int) -> AgentAttention:
-    """Attention over the agents' observations or actions, whichever diffuse."""
+    """Attention over the agents' observations or actions, whichever of the two diffuse."""
     return AgentAttention(spec.n_agents, max(spec.observation_dim, spec.action_dim), embed, heads)

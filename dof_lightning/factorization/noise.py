@@ -1,4 +1,4 @@
-"""Noise factorisations f: how the agents' noises and states make the joint ones."""
+"""Noise factorisations f: maps from the agents' noises and states to the joint ones."""
 
 import copy
 from typing import Self
@@ -26,20 +26,21 @@ class WConcat(WeightedConcatenation):
         return (self.log_weight - self.log_weight.mean()).exp()
 
     def local(self, parts: Tensor) -> Tensor:
-        """The parts as they are: in the weighted space the weights cancel, each chain runs on its own x_i."""
+        """The parts as they are: in the weighted space the weights cancel, so each chain runs on its own x_i."""
         return parts
 
 
 class DecAttention(Mixing):
-    """Attention over all agents' noises in training, over an agent's own at execution ("Dec-Atten").
+    """Attention over all agents' noises in training, over an agent's own at execution ("Dec-Atten" in Li et al.).
 
-    Trained as softmax(Q K^T / sqrt(d)) V [inferred: Li et al., 2025, give no formula]. At execution the teammates'
-    terms are dropped, so agent i runs alone, but not what was trained: it does not satisfy IGD (4.3 of 20 on 3m-Good).
+    It is trained as softmax(Q K^T / sqrt(d)) V [inferred: the paper gives no formula]. At execution the teammates'
+    terms are dropped, so agent i runs alone, but it does not run what was trained: this f does not satisfy IGD (Li et
+    al., 2025, report 4.3 of 20 on 3m-Good).
 
     Args:
         spec: the dataset's spec; tokens are as wide as the wider of observations and actions.
-        embed: width of the attention.
-        heads: of the attention, divides `embed`.
+        embed: width of the attention's embedded tokens.
+        heads: number of attention heads, divides `embed`.
 
     Shapes:
         parts, joint: `[B, N, ..., D]`
@@ -61,44 +62,45 @@ class DecAttention(Mixing):
         return self.attention.alone(parts)
 
     def select_agent(self, agent: int) -> Self:
-        """A copy for one agent alone, which knows its own identity only."""
+        """A copy for one agent alone, which holds its own identity only."""
         selected = copy.deepcopy(self)
         selected.attention = self.attention.select_agent(agent)
         return selected
 
 
 class Attention(ResidualAttention):
-    """eps_i + softmax(Q K^T / sqrt(d)) V over all agents' noises at every step ("Atten" of Li et al.).
+    """eps_i + softmax(Q K^T / sqrt(d)) V over all agents' noises at every step ("Atten" in Li et al.'s tables).
 
-    Centralised: a strong upper reference, not a factorisation; the joint law is no product. [Formula inferred, as the
-    paper gives none; the residual term makes training start at concat.]
+    It is centralised: a strong upper reference, not a factorisation, because the joint law is no product. [Formula
+    inferred, the paper gives none; the residual term makes training start at concat.]
     """
 
 
 class QMix(Mixing):
-    """Monotone mixture of all agents' noises with non-negative weights of the state ("QMix" of Li et al.).
+    """Monotone mixture of all agents' noises, with non-negative weights made from the state ("QMix" in Li et al.).
 
     joint_i = sum_e |W2(s)|_ei ELU(sum_j |W1(s)|_je eps_j + b1(s)_e) + b2(s)_i for every entry of eps alike: the mixing
     network of Rashid et al. (2018) with N outputs [inferred; the released code has one layer, and cannot run]. The
-    state s is all agents' conditioning. Neither Gaussian nor local: centralised, and it does not satisfy IGD.
+    state s is all agents' conditioning. The result is neither Gaussian nor local, so this f is centralised and does not
+    satisfy IGD.
 
     Args:
         spec: the dataset's spec.
-        embed: width of the hidden layer.
+        embed: width of the mixing network's hidden layer.
     """
 
     def __init__(self, spec: DatasetSpec, embed: int = 32) -> None:
         super().__init__()
         self.n_agents, self.embed = spec.n_agents, embed
         self.state_dim = spec.n_agents * spec.observation_dim
-        inputs = self.state_dim + 1  # a constant stands beside the state, as in the value mixer
+        inputs = self.state_dim + 1  # a constant input stands beside the state, as in the value mixer
         self.first_weight = nn.Linear(inputs, spec.n_agents * embed)
         self.first_bias = nn.Linear(inputs, embed)
         self.second_weight = nn.Linear(inputs, embed * spec.n_agents)
         self.second_bias = nn.Linear(inputs, spec.n_agents)
 
     def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Mixes; every entry's derivative with respect to every agent's is non-negative."""
+        """Mixes all agents' noises; every entry's derivative with respect to every agent's is non-negative."""
         context = functional.pad(self._state(parts, condition), (0, 1), value=1.0)
         first = self.first_weight(context).abs().unflatten(1, (self.n_agents, self.embed))
         second = self.second_weight(context).abs().unflatten(1, (self.embed, self.n_agents))

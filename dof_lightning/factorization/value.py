@@ -1,4 +1,4 @@
-"""Value mixers: h where the agents' data are values Q_i."""
+"""Value mixers: data factorisations h of agents whose data are values Q_i."""
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,8 @@ class Monotone(ValueMixer):
     """Two layers over the Q_i whose non-negative weights are made from the state (QMIX, Rashid et al., 2018).
 
     Args:
-        embed: width of the hidden layer.
-        hyper_hidden: width of a layer between the state and the weights; None for none.
+        embed: width of the mixing network's hidden layer.
+        hyper_hidden: width of a layer between the state and the weights; None means no such layer.
     """
 
     satisfies_igm = True
@@ -35,7 +35,7 @@ class Monotone(ValueMixer):
     def __init__(self, spec: DatasetSpec, state_dim: int, embed: int = 32, hyper_hidden: int | None = None) -> None:
         super().__init__()
         self.n_agents, self.embed = spec.n_agents, embed
-        # One constant input stands beside the state: an empty state would leave the hyper-networks without any.
+        # One constant input stands beside the state: an empty state would leave the hyper-networks without any input.
         inputs = state_dim + 1
         self.first_weight = _hyper_network(inputs, hyper_hidden, spec.n_agents * embed)
         self.first_bias = nn.Linear(inputs, embed)
@@ -43,11 +43,11 @@ class Monotone(ValueMixer):
         self.second_bias = nn.Sequential(nn.Linear(inputs, embed), nn.ReLU(), nn.Linear(embed, 1))
 
     def forward(self, values: Tensor, state: Tensor) -> Tensor:
-        """Mixes; the derivative with respect to every value is non-negative."""
+        """Mixes the values; the derivative with respect to every value is non-negative."""
         return self.each(values[None], state)[0]
 
     def each(self, values: Tensor, state: Tensor) -> Tensor:
-        """See the base class; the weights of a state are made once."""
+        """See the base class; the weights of each state are computed once."""
         context = functional.pad(state, (0, 1), value=1.0)
         first_weight = self.first_weight(context).abs().unflatten(1, (self.n_agents, self.embed))
         hidden = functional.elu(torch.sum(values * first_weight, dim=-2) + self.first_bias(context))
@@ -99,7 +99,7 @@ class StateWeighted(ValueMixer):
         return size / size.sum(1, keepdim=True).clamp_min(1e-6)
 
     def forward(self, values: Tensor, state: Tensor) -> Tensor:
-        """The weighted sum over agents, and what the state alone is worth."""
+        """The weighted sum over agents plus the state's own value b(s)."""
         weighted = (values.squeeze(-1) * self.weights(state)).sum(1, keepdim=True)
         return weighted + self.bias(functional.pad(state, (0, 1), value=1.0))
 
@@ -107,12 +107,12 @@ class StateWeighted(ValueMixer):
 class Attention(ValueMixer):
     """Q_tot = b(s) + N sum_h |w_h(s)| sum_i softmax_i(q_h(s) . k_h,i(s) / sqrt(d)) Q_i (Qatten, Yang et al., 2020).
 
-    h = Atten for values. Queries and keys come from the state only, so the weights of the Q_i are positive whatever the
-    Q_i are, and Q_tot is monotone in each; scores made from the Q_i themselves would break that. [Inferred: the seed
-    gives no formula.]
+    This is h = Atten for values. Queries and keys come from the state only, so the weights of the Q_i are positive
+    whatever the Q_i are, and Q_tot is monotone in each; scores made from the Q_i themselves would break that.
+    [Inferred: Li et al. (2025) give no formula.]
 
     Args:
-        heads: H.
+        heads: H, number of attention heads.
         embed: d, width of queries and keys.
     """
 
@@ -128,7 +128,7 @@ class Attention(ValueMixer):
         self.bias = nn.Sequential(nn.Linear(inputs, 2 * embed), nn.ReLU(), nn.Linear(2 * embed, 1))
 
     def forward(self, values: Tensor, state: Tensor) -> Tensor:
-        """Mixes; the derivative with respect to every value is positive."""
+        """Mixes the values; the derivative with respect to every value is positive."""
         context = functional.pad(state, (0, 1), value=1.0)
         query = self.query(context).unflatten(1, (self.heads, self.embed, 1))
         key = self.key(context).unflatten(1, (self.heads, self.n_agents, self.embed))
@@ -140,9 +140,9 @@ class Attention(ValueMixer):
 class SelfAttention(ValueMixer):
     """Q_tot = sum_i (Q_i + Att_i(Q_1..Q_N)): h = Atten of Li et al. (2025) for values, with tokens made of Q_i.
 
-    Scores and values of the attention depend on the Q_i, so Q_tot may fall where a Q_i grows: it represents payoffs
-    that no monotone mixer does, and promises no IGM. Training starts at the plain sum, so each Q_i starts out as the
-    agent's additive share. [Formula inferred, as `data.Attention`'s.]
+    Scores and values of the attention depend on the Q_i, so Q_tot may fall when a Q_i grows: it represents payoffs that
+    no monotone mixer can, and does not promise IGM. Training starts at the plain sum, so each Q_i starts out as the
+    agent's additive share. [Formula inferred, as is that of `data.Attention`.]
 
     Args:
         embed: width of the attention.
@@ -158,5 +158,5 @@ class SelfAttention(ValueMixer):
         nn.init.zeros_(self.attention.out.bias)
 
     def forward(self, values: Tensor, state: Tensor) -> Tensor:
-        """The sum over agents of their own values and of what attention adds."""
+        """The sum over agents of their own values and of the attention's terms."""
         return (values + self.attention(values)).sum(dim=1)

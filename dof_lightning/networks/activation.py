@@ -1,4 +1,4 @@
-"""Activations by name, and Mish made of one exponential: on a CPU torch's costs more than the products around it."""
+"""Activations by name, and a Mish of one exponential: on a CPU, torch's costs more than the products around it."""
 
 from typing import Any, Literal
 
@@ -17,15 +17,15 @@ class Mish(nn.Module):
     """x tanh(softplus(x)) (Misra, 2020).
 
     With e = exp(x) and a = e + e^2 / 2 it is x a / (a + 1), which needs neither logarithm nor hyperbolic tangent and
-    has no cancellation. On a CPU that is a third of the time of `nn.Mish`; elsewhere, in half precision and where a
-    graph is recorded (compilation, export) torch's own does the work.
+    has no cancellation. On a CPU that takes a third of the time of `nn.Mish`. On other devices, in half precision, and
+    when a graph is recorded (compilation, export), torch's own is used.
 
     Shapes:
         any, elementwise
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Applies it to every entry."""
+        """Applies Mish to every entry."""
         if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or _is_recorded():
             return functional.mish(x)
         if torch.is_grad_enabled() and x.requires_grad:
@@ -66,7 +66,7 @@ def _mish(x: Tensor) -> Tensor:
 
 
 def _exponential_and_half(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Both, e and a. Memory is reused: fresh pages cost as much as the arithmetic."""
+    """Computes both e and a. Memory is reused, because fresh pages cost as much as the arithmetic."""
     exponential = x.clamp(max=_LARGEST_EXPONENT).exp_()
     return exponential, torch.addcmul(exponential, exponential, exponential, value=0.5)
 

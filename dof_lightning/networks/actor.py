@@ -1,4 +1,4 @@
-"""Actors that say directly what to do: no noise, no chain."""
+"""Networks of actors that output actions directly: no noise, no chain."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,11 @@ class AgentwiseActor(Identified):
 
     Args:
         spec: the dataset's spec; A = `spec.action_dim`.
-        condition_dim: C, of what each agent conditions on.
+        condition_dim: C, number of entries that each agent conditions on.
         hidden: widths of the hidden layers.
         sharing: `independent` networks or one `shared` by all agents.
         activation: between the layers.
-        outputs: numbers for each entry of an action: 1, or 2 for the mean and the spread of a Gaussian.
+        outputs: number of outputs per entry of an action: 1, or 2 for the mean and the spread of a Gaussian.
 
     Shapes:
         condition `[B, N, C]`, result `[B, N, outputs * A]`
@@ -39,6 +39,6 @@ class AgentwiseActor(Identified):
         self.network = AgentwiseMLP(spec.n_agents, sizes, activation, sharing)
 
     def forward(self, condition: Tensor) -> Tensor:
-        """What the last layer says, without bounds."""
+        """The output of the last layer, without bounds."""
         result: Tensor = self.network(self.identified(condition))
         return result

@@ -11,14 +11,15 @@ from dof_lightning.networks.agentwise import Agentwise, AgentwiseLinear, Sharing
 class AttentionOverAgents(Agentwise):
     """x_i + gamma sum_j softmax_j(q_i . k_j / sqrt(R d)) v_j over the agents j, in heads (MADIFF; gamma = 0 at first).
 
-    The score of two agents compares all R rows of what they hold at once, so one head has N x N weights however long a
-    window is [inferred: the reference says attention over agents, 4 heads and the residual gamma, no more].
+    The score of two agents compares all their R rows at once, so one head has N x N weights however long a window is
+    [inferred: the reference specifies attention over agents, 4 heads and the residual gamma, no more].
 
     Args:
         n_agents: N.
-        width: of a row, a multiple of the heads.
-        heads: of the attention.
-        sharing: of the projections and gamma; with `shared` the map is equivariant to permutations of the agents.
+        width: width of a row, a multiple of the heads.
+        heads: number of attention heads.
+        sharing: sharing of the projections and gamma; with `shared` the map is equivariant to permutations of the
+            agents.
 
     Shapes:
         `[N, B, R, width]`
@@ -38,7 +39,7 @@ class AttentionOverAgents(Agentwise):
         self.gamma = nn.Parameter(torch.zeros(n_agents if sharing == "independent" else 1, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Every agent looks at all agents, itself among them."""
+        """Attention of every agent over all agents, including itself."""
         agents, batch, rows, width = x.shape
         projected = self.project(x.flatten(1, 2)).reshape(agents, batch, rows, 3, self.heads, width // self.heads)
         query, key, value = projected.permute(3, 1, 4, 0, 2, 5).flatten(4).unbind()  # [B, heads, N, R d] each
@@ -52,9 +53,9 @@ def attend_among_rows(projected: Tensor, heads: int, dropout: float = 0.0, is_ca
 
     Args:
         projected: `[..., L, 3 * width]`, queries, keys and values of L rows.
-        heads: divides the width.
+        heads: number of heads, divides the width.
         dropout: share of the weights left out.
-        is_causal: rows look at themselves and those before them only.
+        is_causal: whether rows look at themselves and earlier rows only.
 
     Returns:
         `[..., L, width]`, the heads side by side.

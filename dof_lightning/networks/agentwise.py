@@ -18,9 +18,9 @@ Sharing = Literal["independent", "shared"]
 class Agentwise(nn.Module):
     """A module whose own tensors belong to N agents.
 
-    With `sharing="independent"` the first dimension of each of its own parameters is `ensemble * N`, members first:
-    row `m * N + i` is agent i's in member m. With `shared` its parameters belong to all agents. Submodules speak for
-    themselves.
+    With `sharing="independent"` the first dimension of each of its own parameters is `ensemble * N`, members first: row
+    `m * N + i` is agent i's in member m. With `shared` its parameters belong to all agents. Submodules declare their
+    own sharing.
 
     Args:
         n_agents: N.
@@ -28,8 +28,8 @@ class Agentwise(nn.Module):
 
     Attributes:
         agent_buffers: its own buffers whose first dimension is N, whatever the sharing.
-        local_execution: agent i's results are a function of agent i's inputs only. Where False, `select_agent` raises
-            TypeError: no agent has what it would need.
+        local_execution: agent i's results are a function of agent i's inputs only. If False, `select_agent` raises
+            TypeError, because no agent has the inputs that it would need.
 
     Raises:
         UserError: an unknown sharing.
@@ -81,10 +81,10 @@ class AgentwiseLinear(Agentwise):
 
     Args:
         n_agents: N.
-        in_features, out_features: of one agent.
+        in_features, out_features: sizes of one agent's layer.
         sharing: `independent` (weight `[ensemble * N, in, out]`) or `shared` (weight `[ensemble, in, out]`, the
             agents folded into the batch).
-        ensemble: M, how many such layers stand side by side (2 for twin critics).
+        ensemble: M, number of such layers side by side (2 for twin critics).
 
     Shapes:
         input `[M * N, B, in]`, output `[M * N, B, out]`; members first, so M = 1 means agents first.
@@ -155,20 +155,20 @@ class AgentwiseMLP(Agentwise):
         return self.agents_first(x.transpose(0, 1)).transpose(0, 1)
 
     def agents_first(self, x: Tensor) -> Tensor:
-        """The same on `[M * N, B, D]`, for callers that stay in that layout."""
+        """Does the same on `[M * N, B, D]`, for callers that use that layout."""
         return self.layers(x)
 
 
 def agent_identities(n_agents: int, sharing: Sharing) -> Tensor:
-    """What tells the agents apart as an input: `[N, N]` one-hot for a shared network, `[N, 0]` otherwise."""
+    """Inputs that identify the agents: `[N, N]` one-hot for a shared network, `[N, 0]` otherwise."""
     return torch.eye(n_agents) if sharing == "shared" else torch.zeros(n_agents, 0)
 
 
 def agentwise_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Sorts a module's parameters by whom they belong to.
+    """Separates a module's parameters of single agents from the others.
 
     Returns:
-        those stacked per agent along their first dimension (see `Agentwise`), and all others.
+        the parameters stacked per agent along their first dimension (see `Agentwise`), and all others.
     """
     stacked: list[nn.Parameter] = []
     shared: list[nn.Parameter] = []
@@ -182,17 +182,18 @@ def agentwise_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn
 def clip_gradient_norm(modules: Sequence[nn.Module], max_norm: float | None) -> Tensor:
     """Clips the gradients of a group of modules in place, agent by agent.
 
-    Agent i's gradient is what reaches its slices of all stacked parameters; it is scaled by its own norm only, so one
-    agent's gradients never change another's step. All other parameters are clipped together. Nothing waits for the
-    device. Norms are those of the whole gradients where ranks hold parts; all ranks must then call this together.
+    Agent i's gradient consists of the gradients of its slices of all stacked parameters; it is scaled by its own norm
+    only, so one agent's gradients never change another's step. All other parameters are clipped together. Nothing waits
+    for the device. If ranks hold parts of the parameters, norms are those of the whole gradients, and all ranks must
+    call this together.
 
     Args:
-        modules: of one group; parameters without a gradient count as zero.
+        modules: the modules of one group; parameters without a gradient count as zero.
         max_norm: largest L2 norm; None measures without clipping.
 
     Returns:
-        norms before clipping: `[N]` of the agents where there are stacked parameters, then one entry of the others
-        where there are others; `[1]` zero where there are no parameters at all.
+        norms before clipping: `[N]` of the agents if there are stacked parameters, then one entry for the others if
+            there are others; `[1]` zero if there are no parameters at all.
     """
     sorted_parameters = [agentwise_parameters(module) for module in modules]
     stacked = [p for own, _ in sorted_parameters for p in own]
@@ -208,7 +209,7 @@ def clip_gradient_norm(modules: Sequence[nn.Module], max_norm: float | None) -> 
 
 
 def _clip_each_agent(gradients: list[Tensor], n_agents: int, max_norm: float | None, device: torch.device) -> Tensor:
-    """Gradients `[M * N, ...]` to norms `[N]`."""
+    """Clips gradients `[M * N, ...]` and returns their norms `[N]`."""
     if not gradients:
         return torch.zeros(n_agents, device=device)
     norms = [_norm_of_each_agent(whole_tensor(gradient), n_agents) for gradient in gradients]

@@ -1,4 +1,4 @@
-"""One-dimensional convolutions of N agents as one grouped convolution: what temporal networks are made of."""
+"""Layers of temporal networks: one-dimensional convolutions of N agents as one grouped convolution."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from dof_lightning.networks.agentwise import Agentwise, Sharing
 
 
 def fold_agents(x: Tensor, groups: int) -> Tensor:
-    """`[B, N, C, T]` to the layout of these layers: `[B, N * C, T]` with G = N, `[B * N, C, T]` with G = 1."""
+    """Reshapes `[B, N, C, T]` to these layers' layout: `[B, N * C, T]` with G = N, `[B * N, C, T]` with G = 1."""
     batch, n_agents, channels, length = x.shape
     return x.reshape(batch * n_agents // groups, groups * channels, length)
 
@@ -27,10 +27,10 @@ class AgentwiseConv1d(Agentwise):
 
     Args:
         n_agents: N.
-        in_channels, out_channels: of one agent.
-        kernel: width, odd; the length stays with `stride=1` and is halved (rounded up) with 2.
+        in_channels, out_channels: numbers of channels of one agent.
+        kernel: width, odd; the length is kept with `stride=1` and halved (rounded up) with 2.
         sharing: `independent` (weight `[N, out, in, kernel]`, G = N) or `shared` (weight `[1, ...]`, G = 1).
-        stride: between outputs.
+        stride: step between outputs.
 
     Shapes:
         input `[B * N / G, G * in, T]`, output `[B * N / G, G * out, T / stride]` (see `fold_agents`)
@@ -57,7 +57,7 @@ class AgentwiseUpsample(Agentwise):
 
     Args:
         n_agents: N.
-        in_channels, out_channels: of one agent.
+        in_channels, out_channels: numbers of channels of one agent.
         sharing: see `AgentwiseConv1d`.
 
     Shapes:
@@ -81,15 +81,15 @@ class AgentwiseGroupNorm(Agentwise):
 
     Args:
         n_agents: N.
-        channels: of one agent.
-        norm_groups: groups of one agent's channels.
-        sharing: of scale and shift.
+        channels: number of channels of one agent.
+        norm_groups: number of groups of one agent's channels.
+        sharing: sharing of scale and shift.
 
     Shapes:
         `[B * N / G, G * channels, T]`
 
     Raises:
-        UserError: the channels do not divide by the groups.
+        UserError: the groups do not divide the channels.
     """
 
     def __init__(self, n_agents: int, channels: int, norm_groups: int, sharing: Sharing) -> None:

@@ -1,4 +1,4 @@
-"""MADIFF's denoiser brought to single actions: a multilayer perceptron per agent, whose agents meet in attention."""
+"""MADIFF's denoiser for single actions: a multilayer perceptron per agent, whose agents meet in attention."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,16 @@ from dof_lightning.spec import DatasetSpec
 class AttentionMLP(MLPDenoiser):
     """eps_i(a_1^k..a_N^k, k, o_1..o_N): the noise in agent i's action, from the rows of all agents.
 
-    An `MLPDenoiser` with attention over agents behind every hidden layer [ours: MADIFF plans trajectories]. Before
+    It is an `MLPDenoiser` with attention over agents after every hidden layer [ours: MADIFF plans trajectories]. Before
     training every gamma is 0 and each agent's network is an `MLPDenoiser`.
 
     Shapes and all other arguments are those of `MLPDenoiser`.
 
     Args:
-        heads: of the attention; divides the hidden widths.
+        heads: number of attention heads; divides the hidden widths.
 
     Raises:
-        UserError: a size that does not fit.
+        UserError: a size does not fit.
     """
 
     local_execution = False
@@ -43,7 +43,7 @@ class AttentionMLP(MLPDenoiser):
         self.meetings = nn.ModuleList([AttentionOverAgents(spec.n_agents, width, heads, sharing) for width in hidden])
 
     def predict(self, inputs: Tensor) -> Tensor:
-        """`[N, B, inputs]` to the noise `[N, B, A]`."""
+        """Maps `[N, B, inputs]` to the noise `[N, B, A]`."""
         hidden, layers = inputs, list(self.network.layers)
         for meeting, layer, activation in zip(self.meetings, layers[0::2], layers[1::2], strict=False):
             hidden = meeting(activation(layer(hidden))[:, :, None]).squeeze(2)

@@ -16,7 +16,7 @@ class AttentionUNetSettings(TemporalUNetSettings):
     """Settings of `AttentionUNet`.
 
     Attributes:
-        heads: of the attention over agents; divides the channels of every level.
+        heads: number of heads of the attention over agents; divides the channels of every level.
     """
 
     sharing: Sharing = "shared"
@@ -26,9 +26,8 @@ class AttentionUNetSettings(TemporalUNetSettings):
 class AttentionUNet(TemporalUNet, made_by=AttentionUNetSettings):
     """eps_i(x_1^k..x_N^k, k, c_1..c_N): the noise in agent i's window, from the windows of all agents.
 
-    A `TemporalUNet` with attention over agents at the bottleneck and on what the skips hand to the decoder
-    (MADIFF, Zhu et al., 2024). Before training every gamma is 0 and each agent's network
-    is a `TemporalUNet`.
+    It is a `TemporalUNet` with attention over agents at the bottleneck and on the skip connections to the decoder
+    (MADIFF, Zhu et al., 2024). Before training every gamma is 0 and each agent's network is a `TemporalUNet`.
 
     Arguments, shapes and errors are those of `TemporalDenoiser`.
     """
@@ -43,6 +42,6 @@ class AttentionUNet(TemporalUNet, made_by=AttentionUNetSettings):
         self.meetings = nn.ModuleList(meetings)
 
     def _meet(self, level: int, hidden: Tensor) -> Tensor:
-        """Attention over agents at a skip, or at the bottleneck (the last level)."""
+        """Applies attention over agents at a skip, or at the bottleneck (the last level)."""
         rows = unfold_agents(hidden, self.n_agents, self.groups).permute(1, 0, 3, 2)
         return fold_agents(self.meetings[level](rows).permute(1, 0, 3, 2), self.groups)

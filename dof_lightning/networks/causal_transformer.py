@@ -1,4 +1,4 @@
-"""A transformer over what an agent was asked for, saw and did, which looks back only."""
+"""A transformer over an agent's requested returns, observations and actions, which looks back only."""
 
 import torch
 from torch import Tensor, nn
@@ -9,29 +9,29 @@ from dof_lightning.networks.agent_attention import attend_among_rows
 from dof_lightning.networks.embedding import Identified
 from dof_lightning.spec import DatasetSpec
 
-TOKENS = 3  # of a row: the return, the observation, the action
+TOKENS = 3  # tokens of a row: the return, the observation, the action
 
 
 class CausalTransformer(Identified):
-    """Logits of a_t from R_0, o_0, a_0, ..., R_t, o_t: one network that all agents share, told the agent's id.
+    """Logits of a_t from R_0, o_0, a_0, ..., R_t, o_t: one network that all agents share, given the agent's id.
 
-    Decision transformer (Chen et al., 2021, section 3) as MADT has it (Meng et al., 2021). A row's position is that
-    within the sequence, not the episode's time step: what is asked for at step 30 is learned from any window.
+    This is the decision transformer (Chen et al., 2021, section 3) as in MADT (Meng et al., 2021). A row's position is
+    that within the sequence, not the episode's time step: what to do at step 30 is learned from any window.
 
     Args:
         spec: the dataset's spec; A = `spec.action_dim`.
-        condition_dim: C, of what each agent sees.
+        condition_dim: C, number of entries that each agent sees.
         rows: T, the longest sequence.
-        width: of a token, a multiple of the heads.
-        layers: of attention and perceptron.
-        heads: of the attention.
+        width: width of a token, a multiple of the heads.
+        layers: number of layers of attention and perceptron.
+        heads: number of attention heads.
         dropout: share of activations left out in training, in [0, 1).
 
     Shapes:
         returns `[B, N, T]`, seen `[B, N, T, C]`, actions `[B, N, T]` int64; result `[B, N, T, A]`
 
     Raises:
-        UserError: width and heads do not go together.
+        UserError: the heads do not divide the width.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class CausalTransformer(Identified):
 
 
 class CausalBlock(nn.Module):
-    """Attention to this token and those before it, then a perceptron; each behind a layer norm, added to its input.
+    """Attention to this token and earlier ones, then a perceptron; each after a layer norm, and added to its input.
 
     Args:
-        width: of a token.
-        heads: of the attention.
+        width: width of a token.
+        heads: number of attention heads.
         dropout: share of activations left out in training.
 
     Shapes:

@@ -1,4 +1,4 @@
-"""Twin critics: of every agent, and of the team."""
+"""Twin critics of every agent, and of the team."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -23,7 +23,7 @@ class AgentwiseCritic(Embedded):
 
     Args:
         spec: the dataset's spec; A = `spec.action_dim`.
-        condition_dim: C, of what each agent's critic conditions on.
+        condition_dim: C, number of entries that each agent's critic conditions on.
         hidden: widths of the hidden layers.
         sharing: `independent` critics or one pair `shared` by all agents.
         activation: between the layers; on a CPU mish takes twice the time of silu.
@@ -58,7 +58,7 @@ class JointCritic(nn.Module):
 
     Args:
         spec: the dataset's spec; all agents' actions are read side by side.
-        context_dim: of the state, or of all observations side by side.
+        context_dim: dimensions of the state, or of all observations side by side.
         hidden: widths of the hidden layers.
         activation: between the layers; on a CPU mish takes twice the time of silu.
 

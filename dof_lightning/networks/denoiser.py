@@ -1,4 +1,4 @@
-"""What all denoisers have in common: what they are for, whose row they see, and which diffusion step it is."""
+"""Base of all denoisers: the data they are for, the agents' identities, and the embedding of the diffusion step."""
 
 import math
 from typing import ClassVar, Literal
@@ -19,11 +19,11 @@ class SinusoidalEmbedding(nn.Module):
     """Sines and cosines of a diffusion step at frequencies from 1 down to 1/10000 (Vaswani et al., 2017).
 
     Args:
-        dim: of the embedding, even and at least 4.
-        key: what a user sets it by, for the message.
+        dim: width of the embedding, even and at least 4.
+        key: the key by which a user sets it, for the message.
 
     Raises:
-        UserError: it is not.
+        UserError: `dim` is odd or below 4.
 
     Shapes:
         k `[B]` int64, result `[B, dim]`
@@ -46,15 +46,15 @@ class SinusoidalEmbedding(nn.Module):
 
 
 class Denoiser(Embedded):
-    """The noise in agent i's part of x^k, of every agent: `(x, k, condition)` to a prediction of x's shape.
+    """Predicts the noise in every agent's part of x^k: maps `(x, k, condition)` to a prediction of x's shape.
 
     A network shared by all agents also reads a one-hot agent id or a learned embedding of it. Subclasses build their
-    layers on `identity` and `step`, and set a dimension's prediction to 0 where it is padding.
+    layers on `identity` and `step`, and set the predictions of padded dimensions to 0.
 
     Args:
         spec: the dataset's spec.
         step_sizes: widths of the network that embeds k, from the sinusoidal embedding on.
-        activation: between its layers.
+        activation: the activation between its layers.
         sharing: `independent` networks or one `shared` by all agents.
         agent_embedding: width of the learned embedding that a shared network reads; None means a one-hot id.
 
@@ -62,12 +62,12 @@ class Denoiser(Embedded):
         x `[B, N, ...]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, ...]`
 
     Attributes:
-        diffuses: what x is; an algorithm and its denoiser must agree, and `config.checks` sees to that.
-        local_execution: see `Agentwise`; False where the agents' rows meet.
+        diffuses: what x is; an algorithm and its denoiser must agree, which `config.checks` ensures.
+        local_execution: see `Agentwise`; False if the agents' rows meet.
     """
 
     diffuses: ClassVar[Diffuses]
-    embedding_key: ClassVar[str] = "denoiser.embedding"  # what sets the width of the step's embedding
+    embedding_key: ClassVar[str] = "denoiser.embedding"  # the key that sets the width of the step's embedding
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Denoiser(Embedded):
 
     @property
     def identity_width(self) -> int:
-        """Of `identity`."""
+        """The width of `identity`."""
         return self.identities().shape[1]
 
     def identity(self, batch: int, dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def ema_copy(module: ModuleT) -> ModuleT:
-    """A copy in evaluation mode that takes no gradient: where an average starts."""
+    """The start of a moving average: a copy in evaluation mode that takes no gradient."""
     return copy.deepcopy(module).requires_grad_(False).eval()
 
 
@@ -20,10 +20,10 @@ def ema_copy(module: ModuleT) -> ModuleT:
 def ema_update(average: nn.Module, online: nn.Module, decay: float) -> None:
     """Sets average = decay * average + (1 - decay) * online for parameters; buffers are copied.
 
-    Where both are sharded, every rank moves its own part.
+    If both are sharded, every rank updates its own part.
 
     Args:
-        average: from `ema_copy(online)`, changed in place.
+        average: the result of `ema_copy(online)`, changed in place.
         online: the module that is trained.
         decay: in [0, 1]; 0 copies, 1 keeps the average as it is.
     """

@@ -1,4 +1,4 @@
-"""How a network that all agents share is told whose row it sees."""
+"""Inputs by which a network that all agents share knows whose row it sees."""
 
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from dof_lightning.sharding import FsdpRole
 
 
 class Identified(Agentwise):
-    """A network that, where all agents share it, also reads a one-hot agent id.
+    """A network that also reads a one-hot agent id if all agents share it.
 
     Args:
         n_agents: N.
@@ -27,11 +27,11 @@ class Identified(Agentwise):
         self.register_buffer("agent_id", agent_identities(n_agents, sharing))
 
     def identities(self) -> Tensor:
-        """`[N, width]`: what tells a shared network whose row it sees; width 0 where nothing must."""
+        """`[N, width]`: inputs that identify the agents to a shared network; width 0 for independent ones."""
         return self.agent_id
 
     def identified(self, *parts: Tensor) -> Tensor:
-        """`[B, N, ..., D + width]`: parts `[B, N, ..., D_p]` side by side, and behind them the agents' identities."""
+        """`[B, N, ..., D + width]`: parts `[B, N, ..., D_p]` side by side, followed by the agents' identities."""
         rows, identities = parts[-1].shape[:-1], self.identities().to(parts[-1].dtype)
         identities = identities.reshape(len(identities), *[1] * (len(rows) - 2), identities.shape[1])
         return torch.cat([*parts, identities.expand(*rows, -1)], dim=-1)
@@ -42,7 +42,7 @@ class AgentEmbedding(Agentwise):
 
     Args:
         n_agents: N.
-        width: of a vector.
+        width: width of a vector.
     """
 
     def __init__(self, n_agents: int, width: int) -> None:
@@ -50,12 +50,12 @@ class AgentEmbedding(Agentwise):
         self.vectors = nn.Parameter(torch.randn(n_agents, width))
 
     def forward(self) -> Tensor:
-        """`[N, width]`."""
+        """The vectors `[N, width]`."""
         return self.vectors
 
 
 class Embedded(Identified):
-    """A network that, where all agents share it, reads a one-hot agent id or a learned embedding of it.
+    """A network that reads a one-hot agent id or a learned embedding of it if all agents share it.
 
     Args:
         n_agents: N.
@@ -63,7 +63,7 @@ class Embedded(Identified):
         agent_embedding: width of the embedding; None means a one-hot id.
 
     Raises:
-        UserError: an embedding for independent networks, or a width below 1.
+        UserError: an embedding is requested for independent networks, or its width is below 1.
     """
 
     def __init__(self, n_agents: int, sharing: Sharing, agent_embedding: int | None) -> None:

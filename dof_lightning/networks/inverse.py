@@ -1,4 +1,4 @@
-"""Inverse dynamics: which action leads from one observation to the next."""
+"""Inverse dynamics: the action that leads from one observation to the next."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -17,9 +17,9 @@ InverseSharing = Literal["independent", "shared", "joint"]
 class InverseDynamics(Agentwise):
     """I_i(o_i, o_i') of every agent, from its own two observations (Li et al., 2025: DoF-Trajectory).
 
-    [o_i | o_i'] -> hidden layers -> A: the action itself where it is continuous, logits where it is discrete. A network
-    shared by all agents also reads a one-hot agent id. `joint`, one network reads all agents' observations and gives
-    all agents' actions: centralised.
+    [o_i | o_i'] -> hidden layers -> A: the action itself if it is continuous, logits if it is discrete. A network
+    shared by all agents also reads a one-hot agent id. With `joint`, one network reads all agents' observations and
+    outputs all agents' actions, which is centralised.
 
     Args:
         spec: the dataset's spec; A = `spec.action_dim`.
@@ -28,7 +28,7 @@ class InverseDynamics(Agentwise):
         activation: between the layers.
 
     Shapes:
-        current, following `[B, N, O]`, result `[B, N, A]`, 0 where padded
+        current, following `[B, N, O]`, result `[B, N, A]`, 0 for padding
     """
 
     agent_buffers: ClassVar[tuple[str, ...]] = ("action_mask", "agent_id")
@@ -48,7 +48,7 @@ class InverseDynamics(Agentwise):
         self.register_buffer("action_mask", spec.environment.action_mask())
         identities = agent_identities(spec.n_agents, self.sharing if self.local_execution else "independent")
         self.register_buffer("agent_id", identities)
-        # The joint network is that of one agent as wide as the team.
+        # The joint network is that of a single agent as wide as the team.
         teams, members = (spec.n_agents, 1) if self.local_execution else (1, spec.n_agents)
         inputs = 2 * spec.observation_dim + self.agent_id.shape[1]
         sizes = (members * inputs, *hidden, members * spec.action_dim)

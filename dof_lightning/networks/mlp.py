@@ -21,7 +21,7 @@ class MLPDenoiser(Denoiser):
 
     Args:
         spec: the dataset's spec; D = `spec.action_dim`.
-        condition_dim: C, of what each agent conditions on.
+        condition_dim: C, number of entries that each agent conditions on.
         hidden: widths of the hidden layers.
         time_embedding: width of the step's embedding.
         sharing: `independent` networks or one `shared` by all agents.
@@ -64,5 +64,5 @@ class MLPDenoiser(Denoiser):
         return self.predict(torch.cat(parts, dim=-1)).transpose(0, 1) * self.action_mask
 
     def predict(self, inputs: Tensor) -> Tensor:
-        """`[N, B, inputs]` to the noise `[N, B, A]`."""
+        """Maps `[N, B, inputs]` to the noise `[N, B, A]`."""
         return self.network.agents_first(inputs)

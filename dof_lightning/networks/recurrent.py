@@ -1,4 +1,4 @@
-"""A network with a memory: one number a discrete choice, from all that an agent has seen."""
+"""A network with a memory: one number per discrete choice, from everything that an agent has seen."""
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +10,16 @@ from dof_lightning.spec import DatasetSpec
 class RecurrentNetwork(Identified):
     """Linear, ReLU, GRU, ReLU, Linear: one network that all agents share and that also reads a one-hot agent id.
 
-    The common network of discrete baselines (OG-MARL, Formanek et al., 2023). Row i of a result depends on agent i's
-    own rows only, up to the present one.
+    This is the common network of discrete baselines (OG-MARL, Formanek et al., 2023). Row i of a result depends on
+    agent i's own rows only, up to the present one.
 
     Args:
         spec: the dataset's spec; A = `spec.action_dim`.
-        condition_dim: C, of what each agent sees.
+        condition_dim: C, number of entries that each agent sees.
         hidden: width of the first layer and of the memory.
 
     Shapes:
-        seen `[B, N, T, C]`, memory `[B, N, hidden]` or None (nothing is remembered); results `[B, N, T, A]` and the
+        seen `[B, N, T, C]`, memory `[B, N, hidden]` or None (an empty memory); results `[B, N, T, A]` and the
         memory after the last row `[B, N, hidden]`
     """
 

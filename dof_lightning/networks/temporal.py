@@ -1,4 +1,4 @@
-"""What denoisers over time have in common: how they are told the step, the conditioning and whose window it is."""
+"""Base of denoisers over time: embeddings of the step, the conditioning and the agents' identities."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from dof_lightning.spec import DatasetSpec
 
 @dataclass(frozen=True, kw_only=True)
 class TemporalSettings(Settings):
-    """Settings of a denoiser over time that names them (`made_by`); called with spec and `condition_dim`, they make it.
+    """Settings of a denoiser over time that names them (`made_by`); called with spec and `condition_dim`, builds it.
 
     Attributes:
         embedding: width E of the embeddings of step and conditioning, even and at least 4.
@@ -34,11 +34,11 @@ class TemporalSettings(Settings):
 
     @classmethod
     def makes(cls) -> type["TemporalDenoiser"]:
-        """The denoiser whose settings these are."""
+        """The denoiser's class that these settings build."""
         return cls._made
 
     def __call__(self, spec: DatasetSpec, condition_dim: int) -> "TemporalDenoiser":
-        """The denoiser for a dataset, where each agent conditions on `condition_dim` numbers."""
+        """Builds the denoiser for a dataset; each agent conditions on `condition_dim` numbers."""
         return self.makes()(spec, condition_dim, self)
 
 
@@ -47,14 +47,14 @@ class TemporalDenoiser(Denoiser):
 
     Args:
         spec: the dataset's spec; D = `spec.observation_dim`.
-        condition_dim: C, of what each agent conditions on.
+        condition_dim: C, number of entries that each agent conditions on.
         settings: the network's own: sizes, activation, sharing.
 
     Shapes:
         x `[B, N, T, D]`, k `[B]` int64 in 1..K, condition `[B, N, C]`, result `[B, N, T, D]`
 
     Raises:
-        UserError: a size that does not fit.
+        UserError: a size does not fit.
     """
 
     diffuses: ClassVar[Diffuses] = "trajectories"

@@ -1,4 +1,4 @@
-"""Another denoiser of DoF-Trajectory: one small transformer over time per agent."""
+"""An alternative denoiser of DoF-Trajectory: one small transformer over time per agent."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class TemporalTransformerSettings(TemporalSettings):
     """Settings of `TemporalTransformer`.
 
     Attributes:
-        width: of a token, even, at least 4 and a multiple of the heads.
-        depth: blocks.
-        heads: of the attention.
+        width: width of a token, even, at least 4 and a multiple of the heads.
+        depth: number of blocks.
+        heads: number of attention heads.
     """
 
     width: int = 64
@@ -40,14 +40,14 @@ class TemporalTransformerSettings(TemporalSettings):
 
 
 class TransformerBlock(Agentwise):
-    """Attention among the rows of an agent's own window, then a perceptron a row (DiT, Peebles and Xie, 2023).
+    """Attention among the rows of an agent's own window, then a perceptron per row (DiT, Peebles and Xie, 2023).
 
     The embedding of step and conditioning shifts and scales both inputs and gates both outputs; the gates are zero at
     first, so the block is the identity (adaLN-Zero, their section 3.2).
 
     Args:
         n_agents: N.
-        settings: the network's.
+        settings: the network's settings.
 
     Shapes:
         x `[N, B, T, width]`, embedding `[N, B, 2 E]`, result as x
@@ -79,9 +79,9 @@ class TransformerBlock(Agentwise):
 class TemporalTransformer(TemporalDenoiser, made_by=TemporalTransformerSettings):
     """eps_i(x_i^k, k, c_i) of every agent: the noise in agent i's window of observations, from its own row only.
 
-    Rows of a window are tokens with the place in the window added; attention never leaves an agent, so IGD holds. A
-    network shared by all agents also reads a one-hot agent id or a learned embedding of it. Padded dimensions come out
-    as 0.
+    The rows of a window are tokens to which the position in the window is added; attention never leaves an agent, so
+    IGD holds. A network shared by all agents also reads a one-hot agent id or a learned embedding of it. Padded
+    dimensions come out as 0.
 
     Arguments, shapes and errors are those of `TemporalDenoiser`.
     """
@@ -106,7 +106,7 @@ class TemporalTransformer(TemporalDenoiser, made_by=TemporalTransformerSettings)
 
 
 def _rowwise(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """An agents-first layer on `[N, B, T, D]`."""
+    """Applies an agents-first layer to `[N, B, T, D]`."""
     rows = layer(x.flatten(1, 2))
     return rows.reshape(*x.shape[:3], rows.shape[-1])
 

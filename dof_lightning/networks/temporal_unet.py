@@ -28,12 +28,12 @@ class TemporalUNetSettings(TemporalSettings):
     """Settings of `TemporalUNet`.
 
     Attributes:
-        channels: of the first level.
-        multipliers: channels of each level, times those of the first; each further level halves the time.
-        blocks: residual blocks a level, on the way down and on the way up.
-        bottom_blocks: residual blocks at the lowest resolution; None means as many as `blocks`.
+        channels: number of channels of the first level.
+        multipliers: channels of each level as multiples of the first level's; each further level halves the time.
+        blocks: number of residual blocks per level, both on the way down and on the way up.
+        bottom_blocks: number of residual blocks at the lowest resolution; None means as many as `blocks`.
         kernel: width of the convolutions, odd.
-        norm_groups: of the group normalisations; divides the channels of every level.
+        norm_groups: number of groups of the group normalisations; divides the channels of every level.
     """
 
     channels: int = 32
@@ -45,7 +45,7 @@ class TemporalUNetSettings(TemporalSettings):
 
     @property
     def widths(self) -> list[int]:
-        """Channels of each level."""
+        """The number of channels of each level."""
         return [self.channels * multiplier for multiplier in self.multipliers]
 
     def check(self) -> None:
@@ -63,8 +63,8 @@ class ResidualBlock(Agentwise):
 
     Args:
         n_agents: N.
-        in_channels, out_channels: of one agent.
-        settings: the network's.
+        in_channels, out_channels: numbers of channels of one agent.
+        settings: the network's settings.
 
     Shapes:
         x `[B * N / G, G * in, T]` (see `fold_agents`), embedding `[N, B, 2 E]`, result `[B * N / G, G * out, T]`
@@ -97,8 +97,8 @@ class TemporalUNet(TemporalDenoiser, made_by=TemporalUNetSettings):
 
     Residual blocks at falling resolutions of time and back (Diffuser, Janner et al., 2022; Li et al., 2025), all agents
     as grouped convolutions. The embedding of k and that of the conditioning are added in every block. A network shared
-    by all agents also reads a one-hot agent id or a learned embedding of it. Windows of any length: their last row is
-    repeated up to the next multiple of 2^(levels - 1). Padded dimensions come out as 0.
+    by all agents also reads a one-hot agent id or a learned embedding of it. Windows may have any length: their last
+    row is repeated up to the next multiple of 2^(levels - 1). Padded dimensions come out as 0.
 
     Arguments, shapes and errors are those of `TemporalDenoiser`.
     """
@@ -144,11 +144,11 @@ class TemporalUNet(TemporalDenoiser, made_by=TemporalUNetSettings):
         return noise * self.observation_mask[:, None]
 
     def _meet(self, level: int, hidden: Tensor) -> Tensor:
-        """Where agents could meet, at each skip and at the bottleneck (the last level); here they do not."""
+        """Hook at each skip and at the bottleneck (the last level), where agents could meet; here they do not."""
         return hidden
 
     def _side_by_side(self, *parts: Tensor) -> Tensor:
-        """Each agent's channels of all parts together."""
+        """Joins the parts so that each agent's channels of all parts are together."""
         split = [part.unflatten(1, (self.groups, -1)) for part in parts]  # type: ignore[no-untyped-call]
         return torch.cat(split, dim=2).flatten(1, 2)
 

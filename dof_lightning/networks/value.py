@@ -17,7 +17,7 @@ class AgentwiseValue(Agentwise):
 
     Args:
         spec: the dataset's spec; A = `spec.action_dim`.
-        condition_dim: C, of what each agent's value conditions on.
+        condition_dim: C, number of entries that each agent's value conditions on.
         hidden: widths of the hidden layers.
         activation: between the layers; tanh follows the last.
 
@@ -51,7 +51,7 @@ class StateValue(Agentwise):
         activation: between the layers.
 
     Shapes:
-        rows `[B, N, O + 1]`, the share of the episode that is over behind the observation; result `[B, N]`
+        rows `[B, N, O + 1]`, the observation followed by the elapsed share of the episode; result `[B, N]`
     """
 
     fsdp_role: ClassVar[FsdpRole] = "unit"

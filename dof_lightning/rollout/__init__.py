@@ -1,1 +1,1 @@
-"""Batched decentralised rollouts: what is played, recorded, certified and measured."""
+"""Batched decentralised rollouts: playing, recording, certifying and measuring."""

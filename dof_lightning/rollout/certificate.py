@@ -20,7 +20,7 @@ from dof_lightning.rollout.run import (
 )
 from dof_lightning.seeding import make_generator
 
-EPISODES = 16  # of a final evaluation's certificate, where nobody says how many
+EPISODES = 16  # episodes of a final evaluation's certificate, if none are specified
 MOST_PAIRS = 128  # (episode, agent) that are tried; of more, as many are sampled: the cost of all grows with N squared
 
 
@@ -30,10 +30,10 @@ class Certificate:
 
     Attributes:
         passed: every action stayed bit-identical.
-        max_abs_delta: largest change of an agent's action when only other agents' inputs changed; 0 where passed.
-        observes_rewards: agents were told their own rewards, which may say something about teammates.
-        pairs: (episode, agent) that were tried, every agent at least once.
-        all_pairs: that there are, E x N.
+        max_abs_delta: largest change of an agent's action when only other agents' inputs changed; 0 if passed.
+        observes_rewards: agents received their own rewards, which may contain information about teammates.
+        pairs: number of (episode, agent) pairs that were tried, every agent at least once.
+        all_pairs: number of all pairs, E x N.
     """
 
     passed: bool
@@ -43,7 +43,7 @@ class Certificate:
     all_pairs: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; what is usual is not said: no rewards are told, all pairs are tried."""
+        """Plain values, without the usual ones: agents receive no rewards, all pairs are tried."""
         told: dict[str, Any] = {"observes_rewards": True} if self.observes_rewards else {}
         if self.pairs < self.all_pairs:
             told |= {"pairs": self.pairs, "all_pairs": self.all_pairs}
@@ -59,23 +59,23 @@ def certify(
     hears: Callable[[float], None] | None = None,
     before_step: Callable[[], None] | None = None,
 ) -> Certificate:
-    """Changes what the others see, and looks whether agent i notices.
+    """Changes the other agents' inputs and checks that agent i's actions stay the same.
 
     Episodes are rolled out first. Then agents live through them again, each with its own observations, legal actions,
-    rewards and noise, while the others, from the first step on and hence in what they remember, get those of other
-    episodes with noise added. A shared seed is the same in both lives, for all. Agent i must act as if nothing had
-    happened. Both lives run as batches of the same shape with agent i in the same row, so nothing but a dependence can
-    change a bit.
+    rewards and noise, while the others, from the first step on and hence also in their memory, get those of other
+    episodes with noise added. A shared seed is the same in both lives, for all. Agent i must act exactly as before.
+    Both lives run as batches of the same shape with agent i in the same row, so nothing but a dependence can change a
+    bit.
 
     Args:
-        policy: what is tested; its training modes are restored.
+        policy: the policy to test; its training modes are restored.
         env: where the observations come from.
-        seed: of episodes and noise.
+        seed: the seed of episodes and noise.
         n_episodes: E.
-        most_pairs: (episode, agent) that are tried at most; where E x N are more, every episode is lived through with
-            as many agents as this allows, in turn, so that every agent comes up at least once.
-        hears: called with the share that has just been done; all of them add up to 1.
-        before_step: called before every step of an episode; what it raises ends the certificate.
+        most_pairs: largest number of (episode, agent) pairs to try; if E x N is larger, every episode is lived through
+            with as many agents as this allows, in turn, so that every agent comes up at least once.
+        hears: called with the share that has just been done; all shares add up to 1.
+        before_step: called before every step of an episode; an exception that it raises ends the certificate.
     """
     seeds = evaluation_seeds(seed, "selection", n_episodes)
     chunk = min(n_episodes, env.episodes_at_once)
@@ -107,16 +107,16 @@ def certify(
 
 
 def choose_pairs(n_episodes: int, n_agents: int, most: int) -> Tensor:
-    """Which agent keeps what it sees in which life.
+    """Chooses which agent keeps its own inputs in which life.
 
     Args:
         n_episodes: E.
         n_agents: N.
-        most: pairs of episode and agent, at most; more where that is less than one for each episode or agent.
+        most: largest number of pairs of episode and agent; exceeded if it allows less than one per episode or agent.
 
     Returns:
-        `[D E, N]` bool, one True a row: D lives of E episodes each, no pair twice, every agent at least once; all pairs
-        where D = N.
+        `[D E, N]` bool, one True per row: D lives of E episodes each, no pair twice, every agent at least once; all
+            pairs if D = N.
     """
     lives = min(n_agents, max(-(-n_agents // n_episodes), most // n_episodes, 1))
     kept = torch.arange(n_episodes) * lives + torch.arange(lives)[:, None]
@@ -125,7 +125,7 @@ def choose_pairs(n_episodes: int, n_agents: int, most: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Life:
-    """What agents are told in episodes.
+    """The agents' inputs in episodes.
 
     Attributes:
         observations: `[R, N, L+1, O]`.
@@ -139,7 +139,7 @@ class _Life:
 
     @classmethod
     def of(cls, played: Rollout, copies: int, device: torch.device) -> "_Life":
-        """Recorded episodes, all of them `copies` times."""
+        """Takes recorded episodes, all of them `copies` times."""
         assert played.observations is not None
         assert played.rewards is not None
         legal = None if played.legal is None else _legal_after_end(played.legal, played.lengths)
@@ -150,7 +150,7 @@ class _Life:
         )
 
     def disturbed(self, own: Tensor, generator: torch.Generator) -> "_Life":
-        """The same for those in `own` `[R, N]`; the others get another episode's."""
+        """Keeps the inputs of those in `own` `[R, N]`; the others get another episode's."""
         keep, legal, rewards = own[:, :, None, None], self.legal, self.rewards
         return _Life(
             torch.where(keep, self.observations, _disturb(self.observations, generator)),
@@ -160,20 +160,20 @@ class _Life:
 
 
 def _legal_after_end(legal: Tensor, lengths: Tensor) -> Tensor:
-    """Rows after an episode's end are zero; with nothing legal a policy could not even be asked."""
+    """Makes everything legal after an episode's end, where rows are zero: without a legal action nothing can act."""
     after_end = torch.arange(legal.shape[2]) >= lengths[:, None]
     return legal | after_end[:, None, :, None]
 
 
 def _disturb(observations: Tensor, generator: torch.Generator) -> Tensor:
-    """Another episode's observations, moved by noise of their own size."""
+    """Another episode's observations, with added noise of their own size."""
     size = observations.std(dim=(0, 2), keepdim=True) + 1e-3
     noise = torch.randn(observations.shape, generator=generator, device=observations.device, dtype=observations.dtype)
     return observations.roll(1, dims=0) + size * noise
 
 
 def _noises(policy: DecentralizedPolicy, own: Tensor, seed: int, anew: bool) -> Iterator[Tensor]:
-    """The noise of one step after the other; with `anew`, only the rows and agents in `own` `[R, N]` keep theirs."""
+    """Yields the noise of each step; with `anew`, only the rows and agents in `own` `[R, N]` keep theirs."""
     ours, theirs = (make_generator(seed, "certificate", whose, device=own.device) for whose in ("own", "others"))
     while True:
         noise = policy.draw_noise(len(own), ours)
@@ -191,7 +191,7 @@ def _live(
     shared_seed: Tensor | None,
     hears: Callable[[], None],
 ) -> Tensor:
-    """Actions `[R, N, steps]`, or `[R, N, steps, A]` where continuous, of agents that live through given episodes."""
+    """Actions `[R, N, steps]`, or `[R, N, steps, A]` if continuous, of agents that live through given episodes."""
     carry = policy.begin(len(life.observations), life.observations.device, shared_seed)
     taken = []
     for t in range(steps):

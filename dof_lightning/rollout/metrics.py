@@ -1,4 +1,4 @@
-"""Metrics of rollouts, reduced over ranks by sums so that the number of ranks does not show."""
+"""Metrics of rollouts, reduced over ranks by sums so that the number of ranks does not matter."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What a rollout leaves behind: sums, and on request the rows of a dataset."""
+"""Results of a rollout: sums, and on request the rows of a dataset."""
 
 from collections import defaultdict
 from dataclasses import dataclass, fields
@@ -25,7 +25,7 @@ class Rollout:
         returns: `[E]` float64, undiscounted episode return, mean over agents.
         agent_returns: `[E, N]` float64.
         lengths: `[E]` int64, steps of each episode.
-        won: `[E]` bool, or None where there is nothing to win.
+        won: `[E]` bool, or None if there is nothing to win.
         steps: environment steps done, summed over episodes.
         observations: `[E, N, L+1, O]` float32.
         actions: `[E, N, L, A]` float32, or `[E, N, L]` int64 for discrete actions, as the policy gave them.
@@ -34,7 +34,7 @@ class Rollout:
         legal: `[E, N, L+1, A]` bool.
         state: `[E, L+1, S]`.
         alive: `[E, N, L+1]` bool.
-        extra_observations: `[E, M, L+1, O']`, what the agents that are not learned saw.
+        extra_observations: `[E, M, L+1, O']`, observations of the agents that are not learned.
         extra_actions: `[E, M, L, A']`.
         extra_rewards: `[E, M, L]`.
         frames: pictures `[height, width, 3]` uint8 of the rendered episode, first one before its first step.
@@ -78,7 +78,7 @@ class Tally:
         self.active = self.active & ~(result.terminated | result.truncated)
 
     def finish(self, frames: list[np.ndarray] | None, arrays: dict[str, Tensor]) -> Rollout:
-        """The sums as a rollout, with what was drawn and recorded beside them."""
+        """Returns the sums as a rollout, together with the drawn frames and the recorded rows."""
         agent_returns, lengths = self._agent_returns.cpu(), self._lengths.cpu()
         return Rollout(
             returns=agent_returns.mean(dim=1),
@@ -92,7 +92,7 @@ class Tally:
 
 
 class Recorder:
-    """Collects rows step by step and lays them out with time after the agents."""
+    """Collects rows step by step and arranges them with time after the agents."""
 
     def __init__(self) -> None:
         self._rows: dict[str, list[Tensor]] = defaultdict(list)
@@ -105,7 +105,7 @@ class Recorder:
                 self._rows[name].append(value.masked_fill(ended.to(value.device), 0))
 
     def add_step(self, active: Tensor, actions: Tensor, result: StepResult) -> None:
-        """Appends what one step gave; `active [E]` says which episodes were running before it."""
+        """Appends the results of one step; `active [E]` marks the episodes that were running before it."""
         info = result.info
         if info.alive is not None and "alive" not in self._rows:
             self.add(active, alive=torch.ones_like(info.alive))
@@ -140,7 +140,7 @@ def no_episodes(n_agents: int) -> Rollout:
 
 
 def concatenate(parts: list[Rollout]) -> Rollout:
-    """One rollout out of several, episodes in order."""
+    """Joins several rollouts into one, episodes in order."""
     joined: dict[str, Any] = {}
     for name in (f.name for f in fields(Rollout)):
         values = [value for part in parts if (value := getattr(part, name)) is not None]

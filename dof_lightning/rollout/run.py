@@ -18,17 +18,17 @@ from dof_lightning.seeding import derive_seed, make_generator
 
 Purpose = Literal["selection", "report"]
 
-_MOST_FRAMES = 250  # of a drawn episode; a longer one is drawn every few steps
+_MOST_FRAMES = 250  # frames of a drawn episode; a longer one is drawn every few steps
 
 
 @dataclass(frozen=True)
 class Spectator:
-    """Who looks on while episodes are played.
+    """Callbacks and drawing while episodes are played.
 
     Attributes:
-        draws: index of the one episode that is drawn, every few steps where it is long; None: nothing is.
+        draws: index of the one episode that is drawn, every few steps if it is long; None draws nothing.
         hears: called with the number of episodes that just ended.
-        before_step: called before every step of the environment; what it raises ends the rollout.
+        before_step: called before every step of the environment; an exception that it raises ends the rollout.
     """
 
     draws: int | None = None
@@ -36,7 +36,7 @@ class Spectator:
     before_step: Callable[[], None] | None = None
 
     def drawn_of(self, start: int, count: int) -> int | None:
-        """Which of the `count` episodes from `start` on is drawn, counted from there; None where none is."""
+        """The index from `start` on of the drawn episode, if it is among the next `count`; None otherwise."""
         return None if self.draws is None or self.draws - start not in range(count) else self.draws - start
 
 
@@ -57,18 +57,18 @@ def run_rollout(
 
     Episodes go through policy and environment `chunk` at a time, with noise drawn for a whole chunk from
     `make_generator(*noise_key, index of the chunk)`: an episode's outcome depends on its global index and the chunk
-    size, but not on which rank runs it or on how many other episodes there are (up to rounding, where the last chunk
-    is not full). So fewer episodes are the first of many.
+    size, but not on which rank runs it or on how many other episodes there are (up to rounding, if the last chunk is
+    not full). So a rollout of fewer episodes gives the first of a longer one.
 
     Args:
         policy: acts without gradients in evaluation mode; its training modes are restored.
-        env: may sit on another device than the policy.
-        seeds: `[E]` int64, one an episode.
+        env: may be on another device than the policy.
+        seeds: `[E]` int64, one per episode.
         noise_key: names the stream of the policy's noise.
         chunk: episodes that share a stream of noise.
-        record: keep what a dataset needs.
+        record: whether to keep everything that a dataset needs.
         first_episode: global index of the first seed, a multiple of `chunk`.
-        spectator: sees an episode drawn, hears how many have ended, and may end the rollout before any step.
+        spectator: draws an episode, hears how many have ended, and may end the rollout before any step.
 
     Raises:
         ValueError: `first_episode` is not a multiple of `chunk`.
@@ -101,8 +101,8 @@ def split_episodes(n_episodes: int, chunk: int, rank: int, world_size: int) -> r
 def evaluation_seeds(seed: int, purpose: Purpose, n_episodes: int) -> Tensor:
     """Environment seeds of evaluation episodes, a pure function of seed, purpose and index.
 
-    Seeds to select the best checkpoint on are even and seeds to report on are odd, so the two never meet, whatever
-    the run's seed.
+    Seeds for selecting the best checkpoint are even and seeds for reporting are odd, so the two never overlap,
+    whatever the run's seed.
 
     Returns:
         `[n_episodes]` int64.
@@ -157,13 +157,13 @@ def _run_chunk(
 
 
 def _noises(policy: DecentralizedPolicy, chunk: int, n_episodes: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """A decision's noise after the other `[n_episodes, N, ...]`: the first rows of a whole chunk's."""
+    """Yields the noise of each decision, `[n_episodes, N, ...]`: the first rows of a whole chunk's noise."""
     while True:
         yield policy.draw_noise(chunk, generator)[:n_episodes]
 
 
 def _asked_before_each(noises: Iterator[Tensor], before_step: Callable[[], None] | None) -> Iterator[Tensor]:
-    """The same noise, which is drawn once before each step of the environment."""
+    """Yields the same noise, drawn once before each step of the environment."""
     for noise in noises:
         if before_step is not None:
             before_step()
@@ -173,20 +173,20 @@ def _asked_before_each(noises: Iterator[Tensor], before_step: Callable[[], None]
 def draw_shared_seed(
     policy: DecentralizedPolicy, chunk: int, key: tuple[int | str, ...], n_episodes: int
 ) -> Tensor | None:
-    """What the agents are told before the episodes, of a stream of its own: the noise is what it is without."""
+    """Draws the agents' shared seeds from a separate stream, so that the noise is the same as without them."""
     seeds = policy.draw_shared_seed(chunk, make_generator(*key, "shared seed", device=device_of(policy)))
     return None if seeds is None else seeds[:n_episodes]
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's tensors lie; the CPU where it has none."""
+    """The device of a module's tensors; the CPU if it has none."""
     tensor = next(chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every submodule's mode is what it was."""
+    """Context of evaluation mode without gradients; afterwards every submodule's mode is restored."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -14,7 +14,7 @@ from dof_lightning.seeding import derive_seed, make_generator
 
 @dataclass(frozen=True)
 class MAPPOSettings:
-    """What the online trainer can be told.
+    """Settings of the online trainer.
 
     Attributes:
         n_battles: episodes played with the same weights before they are changed.
@@ -43,7 +43,7 @@ class MAPPOSettings:
 
 @dataclass(frozen=True)
 class Round:
-    """How the battles of one round went, played by the weights as they were before it.
+    """The results of one round of battles, played by the weights from before it.
 
     Attributes:
         return_mean: episode return.
@@ -182,7 +182,7 @@ _PLAYED = ("observations", "legal", "state", "actions", "log_probability")
 
 
 def _told(tensor: Tensor | None) -> Tensor:
-    """What the learner needs an environment to tell."""
+    """Returns a tensor of an environment's step that the learner needs; refuses None."""
     if tensor is None:
         raise ValueError("MAPPO needs an environment that tells legal actions, a global state and victories")
     return tensor

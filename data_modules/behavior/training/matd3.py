@@ -25,7 +25,7 @@ from dof_lightning.seeding import derive_seed, make_generator
 
 @dataclass(frozen=True, kw_only=True)
 class TeamSettings:
-    """What every team that learns online can be told.
+    """Settings of every team that learns online.
 
     Attributes:
         n_environments: environments stepped together.
@@ -97,7 +97,7 @@ class ReplayBuffer:
         next_observations: Tensor,
         terminated: Tensor | None = None,
     ) -> None:
-        """Stores one step of every environment, in place of the oldest ones where the buffer is full.
+        """Stores one step of every environment, in place of the oldest ones if the buffer is full.
 
         Args:
             observations: `[E, N, O]`.
@@ -166,7 +166,7 @@ class TeamLearner:
 
     @staticmethod
     def values(critics: nn.Module, joint: Tensor) -> Tensor:
-        """What both critics say `[B, 2]` of `[B, joint_dim]`."""
+        """Both critics' values `[B, 2]` of `[B, joint_dim]`."""
         return critics(joint[:, None].expand(-1, 2, -1))[..., 0]
 
     @torch.no_grad()
@@ -228,7 +228,7 @@ class OnlineLearner(TeamLearner):
         super().__init__(spec.n_agents, spec.observation_dim, spec.action_dim, settings, seed)
 
     def episode_seeds(self, begun: int) -> Tensor:
-        """Of the episodes that begin after so many steps or transitions: `[E]` int64."""
+        """The seeds of the episodes that begin after a number of steps or transitions: `[E]` int64."""
         generator = make_generator(self.seed, f"{self.stream}-episodes", begun)
         return torch.randint(2**62, (self.settings.n_environments,), generator=generator)
 
@@ -259,12 +259,12 @@ class MATD3(OnlineLearner):
         self.buffer.add(observations, actions, result.rewards.mean(1), result.observations)
 
     def update_several(self) -> None:
-        """What follows a step of all environments."""
+        """Makes the updates that follow a step of all environments."""
         for _ in range(self.settings.updates_per_step):
             self.update()
 
     def measured(self) -> AbstractContextManager[None]:
-        """Around greedy episodes between two steps of training: nobody explores."""
+        """Context of greedy episodes between two steps of training, without exploration."""
         return nullcontext()
 
 

@@ -28,7 +28,7 @@ TASKS = {env.spec.name: name for name, env in ((name, SMAXEnv(name)) for name in
 
 @dataclass(frozen=True, kw_only=True)
 class BattleTraining(Training):
-    """What is trained, and how it is measured.
+    """Settings of the training and of its measurement.
 
     Attributes:
         task: a map's environment, e.g. `smax_3m`.

@@ -60,7 +60,7 @@ ROBOTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class RobotTraining(Training):
-    """What is trained, and how it is measured.
+    """Settings of the training and of its measurement.
 
     Attributes:
         task: an option of group `env`.

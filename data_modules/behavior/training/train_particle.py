@@ -39,7 +39,7 @@ _TOLD = (*_ALWAYS_TOLD, "experts", "team", "sight", "prey_updates", "prey", "eva
 
 @dataclass(frozen=True, kw_only=True)
 class ParticleTraining(Training):
-    """What is trained, and how it is measured.
+    """Settings of the training and of its measurement.
 
     Attributes:
         task: `spread`, `tag` or `world`.
@@ -65,7 +65,7 @@ class ParticleTraining(Training):
     evaluation_episodes: int = 500
 
     def check(self) -> None:
-        """Refuses what would be lost at the end.
+        """Refuses settings that would make the training useless, before it starts.
 
         Raises:
             UserError: an unknown task, no snapshot within `updates`, or something that the task does not know.
@@ -102,7 +102,7 @@ class ParticleTraining(Training):
         return world if self.experts is None else experts_of(world)
 
     def command(self) -> str:
-        """What to type for the same snapshots; what is as by default is left out."""
+        """The command that makes the same snapshots, without default values."""
         defaults = {field.name: field.default for field in fields(self)}
         values = {name: getattr(self, name) for name in _TOLD}
         told = {name: value for name, value in values.items() if name in _ALWAYS_TOLD or value != defaults[name]}

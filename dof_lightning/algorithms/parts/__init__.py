@@ -1,1 +1,1 @@
-"""What algorithms have in common: critics, losses, settings, sequences."""
+"""Parts that algorithms share: critics, losses, settings, sequences."""

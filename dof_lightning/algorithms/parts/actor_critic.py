@@ -1,4 +1,4 @@
-"""An actor and twin critics of every agent, and their averages: what continuous baselines have in common."""
+"""The common part of continuous baselines: an actor and twin critics per agent, and their averages."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -29,17 +29,17 @@ SMALL_CRITIC = partial(AgentwiseCritic, hidden=(64, 64), activation="relu")
 
 @dataclass(frozen=True, kw_only=True)
 class ActorCriticSettings(BaselineSettings):
-    """What continuous baselines with critics have in common.
+    """Settings that continuous baselines with critics share.
 
     Attributes:
         actor: mu_i, called with the spec and `condition_dim`.
         critic: twin Q_i, called with the spec and `condition_dim`.
         discount: gamma of the TD targets.
-        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns,
-            1 where they are all the same.
-        critic_learning_rate: of Adam for critics.
-        critic_gradient_clip: largest norm of the gradient of each agent's critics, None for no clipping.
-        target_update_rate: tau of the target critics.
+        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns, 1 if they
+            are all the same.
+        critic_learning_rate: Adam's learning rate for critics.
+        critic_gradient_clip: largest norm of the gradient of each agent's critics; None means no clipping.
+        target_update_rate: tau, update rate of the target critics.
     """
 
     actor: Callable[..., AgentwiseActor] = AgentwiseActor
@@ -53,7 +53,7 @@ class ActorCriticSettings(BaselineSettings):
 
 
 class ActorCritic(Baseline):
-    """Actors a_i = tanh(mu_i(o_i)) and critics; subclasses name the value learning, the extraction and their window.
+    """Actors a_i = tanh(mu_i(o_i)) and critics; subclasses choose value learning, extraction and window.
 
     Raises:
         UserError: actions are discrete.
@@ -72,27 +72,27 @@ class ActorCritic(Baseline):
         self.value_learning = self.build_value_learning()
 
     def build_actor(self) -> AgentwiseActor:
-        """mu_i with fresh weights; of what it says, the first A numbers are the action."""
+        """Builds mu_i with fresh weights; the first A numbers of its output are the action."""
         return self.settings.actor(self.spec, condition_dim=self.spec.observation_dim)
 
     def build_mixer(self) -> ValueMixer | None:
-        """From the agents' values to the team's; None where agents learn from their own rewards."""
+        """Builds the mixer from the agents' values to the team's; None if agents learn from their own rewards."""
         return None
 
     def build_value_learning(self) -> ValueLearning:
-        """How the critics learn."""
+        """Builds the rule by which the critics learn."""
         return TemporalDifference()
 
     @abstractmethod
     def improvement(
         self, now: Situation, data: Tensor, counts: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """What the actors minimise, as `loss/actor`, and further scalars by tag; the critics get no gradient from it.
+        """The loss of the actors, as `loss/actor`, and further scalars by tag; the critics get no gradient from it.
 
         Args:
             now: the current row.
-            data: `[B, N, A]`, what the data did there.
-            counts: `[B, N]` bool.
+            data: `[B, N, A]`, the data's actions in that row.
+            counts: `[B, N]` bool, which rows count.
             generator: draws what is random.
         """
 
@@ -112,7 +112,7 @@ class ActorCritic(Baseline):
         return {"loss": loss + losses["loss/actor"], **losses}
 
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """How far the averaged actors are from what the data's did."""
+        """The distance of the averaged actors from the data's actions."""
         actions = self.act(self.average_actor, self.situation(batch, 0))
         weight = batch.transition_mask[:, :, 0].float()
         return {"heldout/cloning": squared_error(actions, batch.actions[:, :, 0], self.action_mask, weight)}
@@ -122,11 +122,11 @@ class ActorCritic(Baseline):
         return self.players(DirectActor, self.average_actor)
 
     def learned(self) -> list[Learned]:
-        """The actors; critics have a learning rate of their own."""
+        """The actors; critics have their own learning rate."""
         return [Learned("actor", self.actor, self.average_actor)]
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Actors and critics."""
+        """Groups of the actors and of the critics."""
         rate, clip = self.settings.critic_learning_rate, self.settings.critic_gradient_clip
         return [
             *super().parameter_groups(),
@@ -134,11 +134,11 @@ class ActorCritic(Baseline):
         ]
 
     def remarks(self) -> list[str]:
-        """Where rewards have no unit."""
+        """A note if the unit of the rewards cannot be determined."""
         return remarks_on_rewards(self.settings.reward_scale, self.spec)
 
     def after_step(self) -> None:
-        """Moves the averages: what acts, and the target critics."""
+        """Updates the moving averages of the actors and of the target critics."""
         super().after_step()
         self.critic.update_target(self.settings.target_update_rate)
 
@@ -147,6 +147,6 @@ class ActorCritic(Baseline):
         return Situation.of(batch, row, self.normalizer)
 
     def act(self, actor: AgentwiseActor, situation: Situation) -> Tensor:
-        """`[B, N, A]` in [-1, 1], 0 where padded."""
+        """Actions `[B, N, A]` in [-1, 1], 0 for padding."""
         said = actor(situation.condition)
         return torch.tanh(said[..., : self.action_mask.shape[-1]]) * self.action_mask

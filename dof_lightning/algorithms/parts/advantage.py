@@ -1,4 +1,4 @@
-"""What planners may be conditioned on in place of a return: how much better than usual the next step went."""
+"""A condition for planners in place of a return: the advantage, how much better than usual the next step went."""
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +9,16 @@ from dof_lightning.networks.value import StateValue
 from dof_lightning.normalization import Normalizer
 from dof_lightning.spec import DatasetSpec
 
-_DECAY = 0.99  # of the mean square of advantages: over some 100 updates
+_DECAY = 0.99  # decay of the mean square of advantages: averages over some 100 updates
 
 
 class AdvantageCondition(nn.Module):
-    """z_i = A_i / std(A_i), A_i = r_i + gamma V_i(o_i', t + 1) - V_i(o_i, t), the value of what agent i was given.
+    """z_i = A_i / std(A_i), A_i = r_i + gamma V_i(o_i', t + 1) - V_i(o_i, t), as condition of agent i.
 
-    The return R_t is the sum of what every agent does in all steps that are left, so hardly any of its variance is due
-    to the action at t, not even of R_t - V(o_t); A is what remains once the rest is averaged out (Sutton and Barto,
-    2018, section 13.5). V is regressed on R_t, so it is the data's own value, and it is told the time, because episodes
-    end. Agents need neither V nor rewards to ask for a constant z.
+    The return R_t depends on what every agent does in all remaining steps, so hardly any of its variance is due to the
+    action at t, and the same holds for R_t - V(o_t); A is what remains once the rest is averaged out (Sutton and Barto,
+    2018, section 13.5). V is regressed on R_t, so it is the data's own value. It also receives the time, because
+    episodes end. Agents need neither V nor rewards to request a constant z.
 
     Args:
         spec: the dataset's spec.

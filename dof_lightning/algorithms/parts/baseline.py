@@ -1,4 +1,4 @@
-"""What all baselines have in common: settings, normalised observations, and averages that follow networks."""
+"""The common part of all baselines: settings, normalised observations, and averages that follow networks."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -21,13 +21,13 @@ PolicyT = TypeVar("PolicyT", bound=DecentralizedPolicy)
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineSettings(AlgorithmSettings):
-    """What every baseline can be told; its agents act alone, so centralised execution is refused.
+    """Settings of every baseline; its agents act alone, so centralised execution is refused.
 
     Attributes:
         observation_normalizer: `identity`, `limits`, `gaussian` or `cdf`.
-        learning_rate: of Adam, for actors, or for values where there are no actors.
-        gradient_clip: largest gradient norm (of each agent where networks are independent), None for no clipping.
-        ema_decay: of the averaged networks, which act and make TD targets.
+        learning_rate: Adam's learning rate for actors, or for values if there are no actors.
+        gradient_clip: largest gradient norm (per agent if networks are independent); None means no clipping.
+        ema_decay: decay of the averaged networks, which act and make TD targets.
     """
 
     observation_normalizer: NormalizerName = "gaussian"
@@ -36,7 +36,7 @@ class BaselineSettings(AlgorithmSettings):
     ema_decay: FractionBelowOne = 0.995
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
-        """Nothing diffuses; see the base class."""
+        """See the base class; nothing diffuses."""
         return super().idle(action_kind) | {PADDED_TAILS: "no rows of a window diffuse"}
 
     def check(self) -> None:
@@ -45,10 +45,10 @@ class BaselineSettings(AlgorithmSettings):
 
 
 def check_local(execution: str) -> None:
-    """Refuses centralised execution where agents act by networks of their own.
+    """Refuses centralised execution for agents that act by their own networks.
 
     Raises:
-        UserError: says what to type.
+        UserError: names the setting to type instead.
     """
     if execution != "decentralized":
         raise UserError(
@@ -58,10 +58,10 @@ def check_local(execution: str) -> None:
 
 @dataclass(frozen=True)
 class Learned:
-    """A network that is trained, and the average that follows it.
+    """A network that is trained, and the moving average that follows it.
 
     Attributes:
-        group: of parameters; the networks of a group are clipped together.
+        group: the parameter group; the networks of a group are clipped together.
         network: takes the gradients.
         average: takes none, from `ema_copy(network)`.
     """
@@ -72,7 +72,7 @@ class Learned:
 
 
 class Baseline(Algorithm):
-    """Base of the baselines: subclasses say which networks are `learned`, and how.
+    """Base of the baselines: subclasses define which networks are `learned`, and how.
 
     Attributes:
         action_mask: `[N, A]` bool, False where an agent's action is padding.
@@ -92,7 +92,7 @@ class Baseline(Algorithm):
         """The networks that are trained at the common learning rate."""
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Those of `learned`, in the order in which they are first named."""
+        """The groups of `learned`, in the order in which they are first named."""
         learned, rate, clip = self.learned(), self.settings.learning_rate, self.settings.gradient_clip
         return [
             ParameterGroup(name, tuple(part.network for part in learned if part.group == name), rate, clip)
@@ -100,10 +100,10 @@ class Baseline(Algorithm):
         ]
 
     def after_step(self) -> None:
-        """Moves the averages."""
+        """Updates the moving averages."""
         for part in self.learned():
             ema_update(part.average, part.network, self.settings.ema_decay)
 
     def players(self, kind: Callable[[Any, Normalizer, Tensor], PolicyT], network: nn.Module) -> PolicyT:
-        """Agents of some kind that act by a network; where its weights are sharded, by a copy with all of them."""
+        """Builds agents that act by a network; if its weights are sharded, by a copy that holds all of them."""
         return kind(whole(network), self.normalizer, self.action_mask).eval()

@@ -1,4 +1,4 @@
-"""How the critics of a team are chosen, built and checked."""
+"""The choice, construction and checks of a team's critics."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,28 +38,29 @@ ExpectileShare = Annotated[float, Range(0.0, 1.0, excludes="both")]
 
 @dataclass(frozen=True, kw_only=True)
 class CriticSettings(Settings):
-    """Of the critics of a team.
+    """Settings of the critics of a team.
 
     Attributes:
         critics: `none`, `separate` (agent i learns Q_i from r_i), `mixed` (Q_tot from the team's mean reward) or
-            `joint` (one Q of all actions, in the state where the dataset has one).
-        critic: twin Q_i(o_i, a_i), called with the spec and `condition_dim`; the local head where `critics=joint`.
+            `joint` (one Q of all actions, given the state if the dataset has one).
+        critic: twin Q_i(o_i, a_i), called with the spec and `condition_dim`; the local head if `critics=joint`.
         joint_critic: twin Q(s, a_1..a_N), called with the spec and `context_dim`; used with `critics=joint`.
-        value_mixer: from Q_i to Q_tot, called with the spec and `state_dim`; used with `critics=mixed`.
+        value_mixer: mixer from Q_i to Q_tot, called with the spec and `state_dim`; used with `critics=mixed`.
         local_head: with `critics=joint`, distil the joint Q into Q_i(o_i, a_i), by which an agent ranks candidates.
         discount: gamma of the TD targets.
-        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns,
-            1 where they are all the same.
+        reward_scale: the critics see rewards times this; None means 1 / std of the dataset's episode returns, 1 if they
+            are all the same.
         value_learning: `td` (the averaged actors' next actions), `conservative` (the same, and values are pushed down
-            where the data have no actions), `implicit` (the data's next actions, as ICQ) or `expectile` (a V that is an
-            expectile of Q over the data's actions, as IQL).
-        conservative_weight: alpha of the conservative gap, for rewards in their own unit.
-        conservative_samples: uniform actions of each row behind the gap.
-        implicit_temperature: of the batch weights of the next actions, in the rewards' own unit; None: all weigh alike.
+            at actions that the data do not contain), `implicit` (the data's next actions, as ICQ) or `expectile` (a V
+            that is an expectile of Q over the data's actions, as IQL).
+        conservative_weight: alpha, weight of the conservative gap, for rewards in their original unit.
+        conservative_samples: number of uniform actions per row from which the gap is estimated.
+        implicit_temperature: temperature of the batch weights of the next actions, in the rewards' original unit; None
+            weights all alike.
         expectile: tau of V.
-        critic_learning_rate: of Adam for critics and mixer.
+        critic_learning_rate: Adam's learning rate for critics and mixer.
         critic_gradient_clip: largest gradient norm of each agent's critics; None means no clipping.
-        target_update_rate: tau of the target critics.
+        target_update_rate: tau, update rate of the target critics.
     """
 
     critics: Critics = "mixed"
@@ -80,7 +81,7 @@ class CriticSettings(Settings):
 
 
 def idle_of_critics(settings: CriticSettings) -> dict[str, str]:
-    """The fields of `CriticSettings` that nothing reads, see `AlgorithmSettings.idle`."""
+    """The fields of `CriticSettings` that nothing reads; see `AlgorithmSettings.idle`."""
     rule = f"algorithm.value_learning={settings.value_learning}"
     found = {name: rule for name, reader in _READ_BY_RULE.items() if settings.value_learning != reader}
     if settings.conservative_weight == 0:
@@ -99,7 +100,7 @@ def idle_of_critics(settings: CriticSettings) -> dict[str, str]:
 
 
 def check_ranking(critic: TeamCritic | None, candidates: int) -> None:
-    """Refuses to rank by values Q_i with which the team's need not grow.
+    """Refuses to rank by values Q_i if the team's value need not grow with them.
 
     Raises:
         UserError: the mixer does not satisfy IGM, and there are several candidates.
@@ -119,7 +120,7 @@ def check_ranking(critic: TeamCritic | None, candidates: int) -> None:
 
 
 def build_team_critic(spec: DatasetSpec, settings: CriticSettings) -> TeamCritic | None:
-    """Critics of the wanted kind, None where there are none."""
+    """Builds critics of the requested kind; None if none are requested."""
     if settings.critics == "none":
         return None
     values = _build_values(spec, settings, has_own=settings.critics != "joint" or settings.local_head)
@@ -137,7 +138,7 @@ def _build_values(spec: DatasetSpec, settings: CriticSettings, has_own: bool) ->
 
 
 def build_value_learning(spec: DatasetSpec, settings: CriticSettings) -> ValueLearning:
-    """How the critics learn, with what has to be learned beside them."""
+    """Builds the rule by which the critics learn, with the networks that have to be learned beside them."""
     rule = settings.value_learning
     if rule == "conservative":
         codec, mask = CODECS[spec.action_kind], spec.environment.action_mask()

@@ -1,4 +1,4 @@
-"""The values of a team: what they are made of, and the critics, online and target, that learn them."""
+"""The values of a team: their inputs, and the online and target critics that learn them."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
@@ -21,9 +21,9 @@ class Situation:
 
     Attributes:
         condition: `[B, N, C]`, agent i's own conditioning.
-        alive: `[B, N]` bool, None where agents never die.
-        legal: `[B, N, A]` bool, None where everything is legal.
-        state: `[B, S]`, None where there is no global state.
+        alive: `[B, N]` bool, None if agents never die.
+        legal: `[B, N, A]` bool, None if everything is legal.
+        state: `[B, S]`, None if there is no global state.
     """
 
     condition: Tensor
@@ -33,7 +33,7 @@ class Situation:
 
     @classmethod
     def of(cls, batch: EpisodeBatch, row: int, normalizer: Normalizer) -> "Situation":
-        """A row of a batch, where agents condition on their normalised observations."""
+        """Takes a row of a batch; agents condition on their normalised observations."""
         return cls(
             condition=normalizer.normalize(batch.observations[:, :, row]),
             alive=None if batch.alive is None else batch.alive[:, :, row],
@@ -42,7 +42,7 @@ class Situation:
         )
 
     def repeat(self, times: int) -> "Situation":
-        """The rows, all of them, `times` one after another: `[times * B, N, ...]`."""
+        """Repeats all rows `times` times, one copy after another: `[times * B, N, ...]`."""
         return Situation(
             condition=self.condition.repeat(times, 1, 1),
             alive=None if self.alive is None else self.alive.repeat(times, 1),
@@ -74,13 +74,13 @@ class MixedCritic(nn.Module):
         self.of_team = mixer is not None
 
     def forward(self, situation: Situation, actions: Tensor, data: Tensor | None = None) -> Tensor:
-        """Values under both twins; dead agents count nothing, nor does what they see.
+        """Values under both twins; dead agents have no weight, nor do their observations.
 
         Args:
             situation: B rows.
-            actions: `[B, N, A]`, or `[M, B, N, A]` with data.
+            actions: `[B, N, A]`, or `[M, B, N, A]` if `data` is given.
             data: `[B, N, A]`; if given, the result is `[2, M, B, N]`: the value if agent i alone takes its own of the
-                M actions, while all others do what the data's did.
+                M actions, while all others take the data's actions.
         """
         if data is not None:
             return self._of_deviations(situation, actions, data)
@@ -115,14 +115,14 @@ class CentralCritic(nn.Module):
     """Twin Q(s, a_1..a_N), and a head of twin Q_i(o_i, a_i) by which an agent can rank its own candidates.
 
     Args:
-        joint: of the joint action, in the global state where the dataset has one, else given all observations.
-        critic: the local head; None without one.
+        joint: critic of the joint action, given the global state if the dataset has one, else all observations.
+        critic: the local head; None means none.
 
     Shapes:
         actions `[B, N, A]`, result `[2, B, 1]`
 
     Attributes:
-        of_team: True, the result is one value of the team.
+        of_team: True: the result is one value of the team.
     """
 
     of_team = True
@@ -133,7 +133,7 @@ class CentralCritic(nn.Module):
         self.critic = critic
 
     def forward(self, situation: Situation, actions: Tensor, data: Tensor | None = None) -> Tensor:
-        """Values of the joint action under both twins; what dead agents see and do is hidden; see `MixedCritic`."""
+        """Values of the joint action under both twins; dead agents' inputs are hidden; see `MixedCritic`."""
         if data is not None:
             return self._of_deviations(situation, actions, data)
         condition, alive = situation.condition, situation.alive
@@ -151,12 +151,12 @@ class CentralCritic(nn.Module):
         return values.reshape(-1, draws, n_agents, size).transpose(2, 3)
 
     def head_loss(self, situation: Situation, actions: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Squared distance of each agent's own twins from the joint ones: E[Q(s, a) | o_i, a_i] minimises it.
+        """Squared distance of each agent's own twins from the joint ones; E[Q(s, a) | o_i, a_i] minimises it.
 
         Args:
             situation: a row.
             actions: `[B, N, A]`; no gradient reaches them.
-            values: `[2, B, 1]`, the joint critic's there, held constant.
+            values: `[2, B, 1]`, the joint critic's values of them, held constant.
             mask: `[B, N]`, 0 where a row does not count.
         """
         assert self.critic is not None
@@ -166,7 +166,7 @@ class CentralCritic(nn.Module):
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Lifts half precision, keeps float64."""
+    """Converts half precision to float32 and keeps float64."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -188,23 +188,23 @@ class TeamCritic(nn.Module):
 
     @property
     def local(self) -> AgentwiseCritic | None:
-        """The averaged twin Q_i(o_i, a_i) that rank an agent's candidates; None where only a joint Q is learned.
+        """The averaged twins Q_i(o_i, a_i) that rank an agent's candidates; None if only a joint Q is learned.
 
-        Where weights are sharded, all ranks must ask together.
+        If weights are sharded, all ranks must call this together.
         """
         return cast(MixedCritic | CentralCritic, whole(self.target)).critic
 
     def losses(
         self, batch: EpisodeBatch, now: Situation, actions: Tensor, following: Situation, next_actions: Tensor
     ) -> dict[str, Tensor]:
-        """The twins' squared TD error, with the mean value and target in the rewards' own unit; the head's error.
+        """The twins' squared TD error, with mean value and target in the rewards' original unit, and the head's error.
 
         Args:
-            batch: for rewards, terminations and masks of the current row.
+            batch: provides rewards, terminations and masks of the current row.
             now: the current row.
             actions: `[B, N, A]`, the data's.
             following: the row after it.
-            next_actions: `[B, N, A]`, the actors' there.
+            next_actions: `[B, N, A]`, the actors' actions in that row.
         """
         next_values = self.next_values(following, next_actions)
         counts = batch.transition_mask[:, :, batch.history]
@@ -218,7 +218,7 @@ class TeamCritic(nn.Module):
         return losses
 
     def regression(self, now: Situation, actions: Tensor, target: Tensor, counts: Tensor) -> dict[str, Tensor]:
-        """The twins' squared distance from a target, with the means of both in the rewards' own unit; the head's error.
+        """The twins' squared distance from a target, with both means in the rewards' unit, and the head's error.
 
         Args:
             now: B rows.

@@ -1,4 +1,4 @@
-"""Settings and parts of a factorised model, and a batch on its way through it."""
+"""Settings and parts of a factorised model, and the forms that a batch takes inside it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _LOCAL = {
 
 @dataclass(frozen=True)
 class Parts:
-    """What a factorised model is made of.
+    """The parts of a factorised model.
 
     Attributes:
         denoiser: the bank of per-agent denoisers, `(x [B, N, ...], k [B], condition [B, N, C]) -> [B, N, ...]`.
@@ -49,11 +49,11 @@ class Parts:
 
 
 def check_execution(execution: Execution, parts: Mapping[str, RunsLocally]) -> None:
-    """Refuses parts that need all agents' data where agents act alone.
+    """Refuses parts that need all agents' data if agents act alone.
 
     Args:
-        execution: what is asked for.
-        parts: by the key that picks them, one of `_LOCAL`.
+        execution: the requested execution.
+        parts: the parts by the key that selects them, one of `_LOCAL`.
 
     Raises:
         UserError: names the key and the fix.
@@ -72,16 +72,16 @@ def check_execution(execution: Execution, parts: Mapping[str, RunsLocally]) -> N
 
 
 def check_parts(execution: Execution, parts: Parts, like: Tensor, imagined: Sequence[str] = ()) -> None:
-    """Refuses parts that agents cannot act by, before anything is trained that could not be exported.
+    """Refuses parts by which agents cannot act, before a model is trained that could not be exported.
 
     Args:
-        execution: what is asked for.
-        parts: of the model.
-        like: `[N, ...]`, of the shape of one sample's data.
+        execution: the requested execution.
+        parts: the model's parts.
+        like: `[N, ...]`, has the shape of one sample's data.
         imagined: parts that agents run on themselves and on teammates they imagine.
 
     Raises:
-        UserError: an f or h breaks its contract (`broken_promise`), or see `check_execution`.
+        UserError: f or h breaks its contract (`broken_promise`), or as in `check_execution`.
     """
     for key in ("noise_factorization", "data_factorization"):
         part: Factorization = getattr(parts, key)
@@ -92,17 +92,17 @@ def check_parts(execution: Execution, parts: Parts, like: Tensor, imagined: Sequ
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionSettings(AlgorithmSettings):
-    """What all diffusion models have in common.
+    """Settings that all diffusion models share.
 
     Attributes:
-        denoiser: called with the spec and `condition_dim`, gives the bank of per-agent denoisers.
+        denoiser: called with the spec and `condition_dim`, returns the bank of per-agent denoisers.
         noise_factorization: f, called with the spec.
         data_factorization: h, called with the spec.
         schedule: called without arguments.
-        sampler: of execution, called with the schedule.
+        sampler: the sampler of execution, called with the schedule.
         observation_normalizer: `identity`, `limits`, `gaussian` (not clipped) or `cdf`.
-        learning_rate: of Adam for denoisers, f and h.
-        ema_decay: of the moving averages that act.
+        learning_rate: Adam's learning rate for denoisers, f and h.
+        ema_decay: decay of the moving averages that act.
     """
 
     denoiser: Callable[..., Agentwise]
@@ -116,15 +116,15 @@ class DiffusionSettings(AlgorithmSettings):
 
     @property
     def seeds(self) -> SharedSeeds:
-        """How the agents are told a common seed; here they are not."""
+        """How the agents receive a common seed; here they receive none."""
         return NO_SEEDS
 
     def build_parts(self, spec: DatasetSpec, condition_dim: int) -> Parts:
-        """Denoisers, f and h, in this order: it is part of what a seed means.
+        """Builds denoisers, f and h, in this order: the results of a seed depend on it.
 
         Args:
             spec: the dataset's spec.
-            condition_dim: C, of what each agent conditions on, without a common seed.
+            condition_dim: C, number of entries that each agent conditions on, without a common seed.
         """
         denoiser = self.denoiser(spec, condition_dim=condition_dim + self.seeds.width)
         return Parts(denoiser, self.noise_factorization(spec), self.data_factorization(spec))
@@ -132,14 +132,14 @@ class DiffusionSettings(AlgorithmSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class DataDiffusionSettings(DiffusionSettings):
-    """What models of the data themselves have in common.
+    """Settings that models of the data themselves share.
 
     Attributes:
         reconstruction_weight: lambda, weight of the loss that trains h to reconstruct the data; if h has no other
-            gradient (planners, cloning), Adam divides its size out again, but for rounding.
+            gradient (planners, cloning), Adam cancels the weight's size, except for rounding.
         gradient_clip: largest gradient norm of each agent's denoiser; None means no clipping.
-        shared_seeds: M, values of a random seed that all agents share from before an episode on; None for none
-            (docs/method/shared_seed.md).
+        shared_seeds: M, number of values of a random seed that all agents receive before an episode
+            (docs/method/shared_seed.md); None means no such seed.
     """
 
     reconstruction_weight: NonNegative = 1.0
@@ -147,7 +147,7 @@ class DataDiffusionSettings(DiffusionSettings):
     shared_seeds: Annotated[int, Range(2)] | None = None
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
-        """An h without parameters learns nothing, whatever the weight."""
+        """See the base class; an h without parameters learns nothing, whatever the weight."""
         made = getattr(self.data_factorization, "func", self.data_factorization)
         found = super().idle(action_kind)
         if made is Concat:
@@ -156,7 +156,7 @@ class DataDiffusionSettings(DiffusionSettings):
 
     @property
     def seeds(self) -> SharedSeeds:
-        """How the agents are told a common seed."""
+        """How the agents receive a common seed."""
         return SharedSeeds(self.shared_seeds)
 
     def check_h(self, h: Factorization, otherwise: str = "") -> None:
@@ -164,10 +164,10 @@ class DataDiffusionSettings(DiffusionSettings):
 
         Args:
             h: the data factorisation, built.
-            otherwise: what to set instead of the weight, with a comma behind it.
+            otherwise: the setting to recommend instead of the weight, followed by a comma.
 
         Raises:
-            UserError: it has something to learn, and no loss to learn from.
+            UserError: h has parameters, but no loss to learn from.
         """
         if self.reconstruction_weight == 0 and any(True for _ in h.parameters()):
             raise UserError(
@@ -195,11 +195,11 @@ class Denoised:
     clipped_share: Tensor
 
     def heldout_errors(self, weight: Tensor, spec: DatasetSpec) -> dict[str, Tensor]:
-        """The noise error by tag, unweighted by f: `heldout/diffusion` of all agents, and each agent's own.
+        """The noise error by tag, unweighted by f: `heldout/diffusion` of all agents, and one value per agent.
 
         Args:
-            weight: `[B, N, ...]`, of the entries.
-            spec: names the agents.
+            weight: `[B, N, ...]`, weight of each entry.
+            spec: provides the agents' names.
         """
         error = weight * (self.prediction - self.noise).square()
         entries = (0, *range(2, error.dim()))
@@ -210,13 +210,13 @@ class Denoised:
 
 @dataclass(frozen=True)
 class Diffused:
-    """What of a batch diffuses.
+    """The part of a batch that diffuses.
 
     Attributes:
         x0: `[B, N, ...]`, data, normalised.
-        condition: `[B, N, C]`, what each agent is told.
-        mask: bool, broadcasts against x0, False where a sample's data are known or padding.
-        weight: as x0, of a masked mean whose divisor is a constant of the batch.
+        condition: `[B, N, C]`, each agent's conditioning.
+        mask: bool, broadcasts against x0, False for data that are known or padding.
+        weight: shaped as x0, weights of a masked mean whose divisor is a constant of the batch.
     """
 
     x0: Tensor

@@ -1,4 +1,4 @@
-"""Which shared seed a whole episode may have been made with: by M habits that are learned beside the actor."""
+"""Assignment of shared seeds to whole episodes, by M habits that are learned beside the actor."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -15,8 +15,8 @@ from dof_lightning.sharding import FsdpRole
 from dof_lightning.spec import DatasetSpec
 
 SeedOf = Literal["window", "episode"]
-ROWS = 8  # of an episode, that the habits are compared on
-LEARNED = 64  # episodes of a batch that the habits learn from: all of them would be half the cost of an update
+ROWS = 8  # rows of an episode on which the habits are compared
+LEARNED = 64  # episodes of a batch from which the habits learn: all of them would be half the cost of an update
 HIDDEN = (64, 64)
 LEARNING_RATE = 3e-3  # habits must be found while the actor's own networks still learn the coarse of it
 
@@ -36,28 +36,29 @@ class EpisodeRows:
     counted: Tensor
 
     def slice(self, which: slice) -> "EpisodeRows":
-        """Those of some samples."""
+        """The rows of some of the samples."""
         return EpisodeRows(self.observations[which], self.actions[which], self.counted[which])
 
 
 class EpisodeSeedAssignment(nn.Module):
-    """q(z | episode): the E-step of a mixture of products in which z is drawn once an episode (ours).
+    """q(z | episode): the E-step of a mixture of products with one z per episode (ours).
 
-    Habit z is N networks mu_{z,i}(o_i), one an agent, that learn by regression what agent i does in the episodes of
+    Habit z is N networks mu_{z,i}(o_i), one per agent, that learn by regression what agent i does in the episodes of
     seed z: with e_z = sum_{rows, i} ||a_i - mu_{z,i}(o_i)||^2, they descend on E[sum_z q_z e_z], q held constant, and
 
         q_z  ~  exp(-e_z / (2 s^2)),        s^2: the mean squared error of an action's entry,
 
     balanced over the batch (Sinkhorn), since execution draws z uniformly. So q is the posterior of a mixture of M teams
     with Gaussian actions, given the *whole* episode: no window has a seed of its own. Denoising errors, which
-    `SharedSeedAssignment` compares, say little of a window, and less so early in training, when the split is made.
-    Habits are separate networks, so that a habit is what one policy does, rather than what tells most windows apart.
+    `SharedSeedAssignment` compares, carry little information about a window, and even less early in training, when the
+    split is made. Habits are separate networks, so that a habit describes what one policy does, not what separates most
+    windows.
 
-    There is no potential of the observations (see `SharedSeedAssignment`). Nothing of this acts.
+    There is no potential of the observations (see `SharedSeedAssignment`). None of this is used at execution.
 
     Args:
         shared_seeds: M.
-        spec: of the dataset.
+        spec: the dataset's spec.
     """
 
     fsdp_role: ClassVar[FsdpRole] = "replicate"
@@ -72,7 +73,7 @@ class EpisodeSeedAssignment(nn.Module):
         """Draws each sample's seed from q.
 
         Args:
-            rows: of the samples' episodes.
+            rows: rows of the samples' episodes.
             generator: draws the seeds.
         """
         learned = rows.slice(slice(LEARNED))
@@ -96,17 +97,17 @@ class EpisodeSeedAssignment(nn.Module):
         return error.sum((1, 3)).T
 
     def parameter_group(self) -> ParameterGroup:
-        """The habits."""
+        """The parameter group of the habits."""
         return ParameterGroup("shared_seed", (self,), LEARNING_RATE, None)
 
 
 def whole_episodes(horizon: int) -> Window:
-    """The rows that hold a whole episode of at most `horizon` steps, wherever in it the current row is."""
+    """The window that holds a whole episode of at most `horizon` steps, wherever in it the current row is."""
     return Window(history=horizon - 1, horizon=horizon)
 
 
 def rows_of_episodes(batch: EpisodeBatch, generator: torch.Generator) -> Tensor:
-    """`[B, R]` rows of a batch of `whole_episodes`: one drawn from each R-th of the steps of each episode."""
+    """`[B, R]` rows of a batch of `whole_episodes`: one drawn from every R-th of each episode's steps."""
     inside = batch.valid[:, :-1] & (batch.valid[:, 1:] | batch.terminated)
     first, length = inside.byte().argmax(1), inside.sum(1)
     drawn = torch.rand(len(inside), ROWS, generator=generator, device=inside.device)

@@ -1,8 +1,8 @@
-"""How actors improve on the data by what the critics say: the seam beside `value_learning`.
+"""Rules by which actors improve on the data with the critics' values; combined with those of `value_learning`.
 
-Whatever acts hands in its actions with their gradient (`Proposal`) and what it loses by not cloning the data. Whatever
-judges is a function of actions (`Judge`): the frozen values of separate, mixed or joint critics. `QGradient` climbs
-them, `Weighted` and `BatchWeighted` weigh the rows of cloning, `BestOf` finds actions to be followed.
+Actors provide their actions with the gradient (`Proposal`) and their cloning loss. Actions are judged by a function of
+them (`Judge`): the frozen values of separate, mixed or joint critics. `QGradient` climbs these values, `Weighted` and
+`BatchWeighted` weight the rows of cloning, and `BestOf` finds actions for the actors to follow.
 """
 
 import math
@@ -17,21 +17,21 @@ from dof_lightning.algorithms.parts.losses import batch_weights, negative_value,
 
 Judge = Callable[[Tensor], Tensor]
 
-ADVANTAGE_SAMPLES = 4  # of the actors' own actions, by whose values the data's are judged
-_LARGEST_WEIGHT = 100.0  # of a row, and 1 / that the smallest (IQL's bound, Kostrikov et al., 2022)
-_SMALLEST_NORM = 1e-12  # of a gradient: an agent whose Q is flat has no direction to be pushed in
+ADVANTAGE_SAMPLES = 4  # number of the actors' own actions against whose values the data's are judged
+_LARGEST_WEIGHT = 100.0  # largest weight of a row; 1 / that is the smallest (IQL's bound, Kostrikov et al., 2022)
+_SMALLEST_NORM = 1e-12  # smallest norm of a gradient: an agent whose Q is flat has no direction to be pushed in
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What the actors would do in a batch of rows, with its gradient.
+    """The actors' actions in a batch of rows, with their gradient.
 
     Attributes:
         actions: `[B, N, A]`.
         weight: how much each row counts, `[B, 1]` or `[B, N]`.
-        outputs: S tensors `[B, N, ...]`, which the actors' networks gave and `actions` were made from.
-        repeats: by how many rows of the cloning loss each output of a row has to be outweighed: K for a chain, each of
-            whose steps is cloned in one row of K only.
+        outputs: S tensors `[B, N, ...]`, the outputs of the actors' networks that `actions` were made from.
+        repeats: number of rows of the cloning loss that each output of a row has to outweigh: K for a chain, because
+            each of its steps is cloned in one of K rows only.
     """
 
     actions: Tensor
@@ -42,7 +42,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Cloning:
-    """The cloning loss, and the networks' output that it judges.
+    """The cloning loss, and the networks' output that it applies to.
 
     Attributes:
         loss: scalar.
@@ -54,10 +54,10 @@ class Cloning:
 
 
 class WarmUp(nn.Module):
-    """Counts updates in a buffer that checkpoints hold, so that a resumed run goes on where it was.
+    """Counts updates in a buffer that checkpoints hold, so that a resumed run continues where it was.
 
     Args:
-        steps: updates of the warm-up; with 0 there is none, and nothing is stored.
+        steps: number of updates of the warm-up; with 0 there is none, and nothing is stored.
     """
 
     updates: Tensor
@@ -69,7 +69,7 @@ class WarmUp(nn.Module):
             self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def choose(self, after: Tensor, before: Tensor) -> Tensor:
-        """One of two tensors; the device decides, nobody waits for it."""
+        """Selects one of two tensors on the device, so that the CPU does not wait."""
         return torch.where(self.updates >= self.steps, after, before) if self.steps else after
 
     def after_step(self) -> None:
@@ -81,16 +81,17 @@ class WarmUp(nn.Module):
 class QGradient:
     """eta L_q with L_q = -E[weight Q] / E|Q|: actors climb the critics' values (Wang et al., 2023; Kang et al., 2023).
 
-    With a fixed eta, how far that leads from the data depends on how steep Q is, which differs between datasets and
-    kinds of value learning. With a balance r, agent i's eta_i = r ||dL_cloning/do_i|| / ||dL_q/do_i||, the norms of the
-    gradients by its network's output o_i over the batch (ours). Where the two hold each other, the cloning loss is at
-    most that of pure cloning divided by 1 - r^2: r bounds the divergence from cloning in the data's own unit, without a
-    cloned model beside. From 1 on nothing but the limits of actions holds the actors near the data.
+    With a fixed eta, the distance that this leads away from the data depends on how steep Q is, which differs between
+    datasets and kinds of value learning. With a balance r, agent i has eta_i = r ||dL_cloning/do_i|| / ||dL_q/do_i||,
+    with the norms of the gradients by its network's output o_i over the batch (ours). When the two gradients balance,
+    the cloning loss is at most that of pure cloning divided by 1 - r^2: r bounds the divergence from cloning in the
+    data's own unit, without a separate cloned model. If r >= 1, only the limits of actions keep the actors near the
+    data.
 
     Args:
         weight: eta.
         balance: r; None keeps eta.
-        unit: by which Q is divided; None: E|Q|.
+        unit: Q is divided by it; None means E|Q|.
     """
 
     def __init__(self, weight: float, balance: float | None = None, unit: float | None = None) -> None:
@@ -99,12 +100,12 @@ class QGradient:
     def losses(
         self, judge: Judge, proposal: Proposal, cloning: Cloning | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is added to the actors' loss, and scalars by tag; no gradient reaches the critics.
+        """The term added to the actors' loss, and scalars by tag; no gradient reaches the critics.
 
         Args:
             judge: the frozen critics' values `[B, N]` or `[B, 1]` of actions `[B, N, A]`.
-            proposal: the actors'.
-            cloning: needed with a balance.
+            proposal: the actors' proposal.
+            cloning: the cloning loss, needed with a balance.
         """
         if self.balance is None:
             value = self._of(judge(proposal.actions), proposal.weight)
@@ -113,7 +114,7 @@ class QGradient:
         actions = proposal.actions.detach().requires_grad_()
         value = self._of(judge(actions), proposal.weight)
         (slope,) = torch.autograd.grad(value, actions)
-        pulls = (slope * proposal.actions).sum((0, 2))  # [N], of the same gradient: the critics are passed only once
+        pulls = (slope * proposal.actions).sum((0, 2))  # [N], by the same gradient: one pass through the critics
         eta = self.balance * self._ratio(pulls.sum(), proposal, cloning)
         pull = (eta * (pulls - pulls.detach())).sum()
         return eta.mean() * value.detach() + pull, {"loss/q": value.detach(), "q/weight": eta.mean()}
@@ -133,14 +134,14 @@ class QGradient:
 
 
 class Weighted:
-    """Rows are cloned by the weight min(exp(A / T), 100): advantage-weighted regression (Peng et al., 2019, eq. 4).
+    """Cloning with row weights min(exp(A / T), 100): advantage-weighted regression (Peng et al., 2019, eq. 4).
 
-    For diffusion it is each agent's rows of the denoising loss that are weighted, by its own A_i (EDP, Kang et al.,
-    2023, section 4.3). Weights are also at least 1/100, and divided by their mean over the batch of all ranks, so that
-    the cloning loss stays of the same size whatever the temperature.
+    For diffusion, each agent's rows of the denoising loss are weighted by its own A_i (EDP, Kang et al., 2023, section
+    4.3). Weights are also at least 1/100, and divided by their mean over the batch of all ranks, so that the size of
+    the cloning loss does not depend on the temperature.
 
     Args:
-        temperature: T, in the advantages' unit; the larger, the more alike the weights.
+        temperature: T, in the advantages' unit; the larger it is, the more alike the weights are.
     """
 
     def __init__(self, temperature: float) -> None:
@@ -161,7 +162,7 @@ class Weighted:
 
 
 class BatchWeighted(Weighted):
-    """Rows are cloned by the weight n softmax(A / T) over the n rows of this rank's batch (ICQ, Yang et al., 2021)."""
+    """Cloning with row weights n softmax(A / T) over the n rows of this rank's batch (ICQ, Yang et al., 2021)."""
 
     @torch.no_grad()
     def weights(self, advantage: Tensor, counts: Tensor) -> Tensor:
@@ -177,8 +178,8 @@ class BestOf:
     candidates of their own and take the best when they act.
 
     Args:
-        iterations: populations that are drawn.
-        samples: M, actions of a population.
+        iterations: number of populations that are drawn.
+        samples: M, number of actions per population.
         std: sigma of the first population, whose mean is 0.
     """
 
@@ -195,14 +196,14 @@ class BestOf:
         unit: float,
         generator: torch.Generator,
     ) -> Tensor:
-        """`[B, N, A]`: worth at least as much as the actors' own actions.
+        """Finds actions `[B, N, A]` that are worth at least as much as the actors' own actions.
 
         Args:
-            judge: of actions in B rows, each agent's own value `[B, N]`.
-            everywhere: of actions in those rows, M times one after another.
-            actions: `[B, N, A]`, the actors'.
-            mask: `[N, A]` bool, False where padded.
-            unit: by which Q is divided in the softmax.
+            judge: each agent's own value `[B, N]` of actions in B rows.
+            everywhere: the same for M copies of those rows, one after another.
+            actions: `[B, N, A]`, the actors' actions.
+            mask: `[N, A]` bool, False for padding.
+            unit: Q is divided by it in the softmax.
             generator: draws the populations.
         """
         mean, std = torch.zeros_like(actions), torch.full_like(actions, self.std)

@@ -1,4 +1,4 @@
-"""How a diffused actor is told to improve on its data, and what contradicts itself."""
+"""Settings by which a diffused actor improves on its data, and the check for contradictions among them."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ Temperature = Annotated[float, Range(0, excludes="low", because="algorithm.selec
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionSettings(Settings):
-    """How a diffused actor improves.
+    """Settings by which a diffused actor improves on its data.
 
     Attributes:
         q_gradient: `none` (cloning), `one_step` (through the one-step estimate of x0) or `full` (through the sampler's
@@ -21,12 +21,12 @@ class ExtractionSettings(Settings):
         q_weight: eta, weight of L_q.
         q_balance: r; each agent's eta is set at every update so that the gradient of eta L_q is r times as large as
             that of its noise error; None keeps eta at `q_weight`.
-        q_warmup_steps: updates in which only cloning and critics learn, before L_q and advantages count.
-        advantage_temperature: T; each agent's cloning is weighted by exp(A_i / T), bounded, with T in the rewards' own
-            unit; None clones all rows alike.
-        candidates: M, actions that an agent draws at execution and ranks by its own Q_i.
+        q_warmup_steps: number of updates in which only cloning and critics learn, before L_q and advantages count.
+        advantage_temperature: T; each agent's cloning is weighted by exp(A_i / T), bounded, with T in the rewards'
+            original unit; None clones all rows alike.
+        candidates: M, number of actions that an agent draws at execution and ranks by its own Q_i.
         selection: among candidates, `argmax` takes the best, `softmax` draws one with probability ~ exp(Q_i / T).
-        selection_temperature: T, in the rewards' own unit.
+        selection_temperature: T, in the rewards' original unit.
     """
 
     q_gradient: QGradientRoute = "one_step"
@@ -40,7 +40,7 @@ class ExtractionSettings(Settings):
 
 
 def idle_of_extraction(settings: ExtractionSettings) -> dict[str, str]:
-    """The fields of `ExtractionSettings` that nothing reads, see `AlgorithmSettings.idle`."""
+    """The fields of `ExtractionSettings` that nothing reads; see `AlgorithmSettings.idle`."""
     found: dict[str, str] = {}
     if settings.q_balance is not None:
         found["q_weight"] = "algorithm.q_balance sets eta"
@@ -58,10 +58,10 @@ def idle_of_extraction(settings: ExtractionSettings) -> dict[str, str]:
 
 
 def check_extraction(settings: ExtractionSettings, critics: str, local_head: bool) -> None:
-    """Refuses a gradient, weights and a ranking by values that nobody learns.
+    """Refuses a gradient, weights and a ranking by values if no values are learned.
 
     Args:
-        settings: what is asked for.
+        settings: the requested settings.
         critics: `none`, `separate`, `mixed` or `joint`.
         local_head: whether joint critics have one.
 

@@ -27,9 +27,9 @@ def cross_entropy(logits: Tensor, actions: Tensor, allowed: Tensor, weight: Tens
 
 
 def log_probability(logits: Tensor, actions: Tensor, allowed: Tensor) -> Tensor:
-    """`[...]`, log pi_i(a_i) with all probability on allowed choices; arguments as `cross_entropy`."""
+    """`[...]`, log pi_i(a_i) with all probability on allowed choices; arguments as in `cross_entropy`."""
     chosen = functional.one_hot(actions, logits.shape[-1]).bool()
-    # Rows that do not count may hold any choice: there it is allowed, so that no infinity meets a weight of 0.
+    # Rows that do not count may hold any choice: it is allowed in them, so that no infinity meets a weight of 0.
     probabilities = logits.masked_fill(~(allowed | chosen), -float("inf")).log_softmax(-1)
     return probabilities.gather(-1, actions[..., None]).squeeze(-1)
 
@@ -49,7 +49,7 @@ def squared_error(prediction: Tensor, actions: Tensor, mask: Tensor, weight: Ten
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Over all entries: those that do not count are 0, and the divisor does not depend on them."""
+    """The mean over all entries: those that do not count are 0, and the divisor does not depend on them."""
     return (values * weight).mean()
 
 
@@ -81,9 +81,9 @@ def inverse_loss(
         spec: the dataset's.
         batch: windows.
         inverse: the network.
-        normalizer: of the observations it sees.
-        noise: standard deviation of what is added to the normalised observation after the action, as plans err.
-        generator: draws it.
+        normalizer: the normaliser of the network's observations.
+        noise: standard deviation of the noise on the normalised observation after the action, because plans err.
+        generator: draws the noise.
     """
     z = normalizer.normalize(batch.observations)
     rows, agents = batch.transition_mask & batch.valid[:, None, 1:], spec.environment.action_mask()
@@ -111,8 +111,9 @@ class ImplicitConstraintSettings(Settings):
     """Temperatures of batch weights; the larger, the more alike the weights.
 
     Attributes:
-        actor_temperature: of the actors' weights, in units of the scaled rewards.
-        critic_temperature: of the weights in TD targets, likewise; by default so large that they are all about 1.
+        actor_temperature: temperature of the actors' weights, in units of the scaled rewards.
+        critic_temperature: temperature of the weights in TD targets, in the same units; the default is so large that
+            all weights are about 1.
     """
 
     actor_temperature: Positive = 0.1
@@ -123,12 +124,12 @@ class ImplicitConstraintSettings(Settings):
 def batch_weights(values: Tensor, counts: Tensor, temperature: float) -> Tensor:
     """Weights n softmax(values / temperature) over the n rows of a batch that count, 0 for all others (ICQ, eq. 8, 12).
 
-    Over this rank's rows: with several ranks each normalises its own part of the global batch.
+    The rows are this rank's: with several ranks, each normalises its own part of the global batch.
 
     Args:
         values: `[B, ...]`, each column normalised on its own.
-        counts: bool, as `values`.
-        temperature: above 0; the larger, the more alike the weights.
+        counts: bool, shaped as `values`.
+        temperature: above 0; the larger it is, the more alike the weights are.
 
     Returns:
         as `values`: each column sums to the number of rows that count there.

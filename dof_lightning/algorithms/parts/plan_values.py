@@ -1,4 +1,4 @@
-"""Values beside plans: those that tell an agent what it asks for, and those by which it ranks what it draws."""
+"""Values learned beside plans: those that define an agent's condition, and those by which it ranks its plans."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,20 +33,20 @@ _OF_CRITICS = ("critic", "value_learning", "expectile", "discount")
 
 @dataclass(frozen=True, kw_only=True)
 class PlanValueSettings(Settings):
-    """Of the values that planners learn beside plans; by default there are none.
+    """Settings of the values that planners learn beside plans; by default there are none.
 
     Attributes:
         returns: what agents are conditioned on: `total`, R_t / returns_scale, or `advantage`, z_i of
             `AdvantageCondition` (ours).
-        target_advantage: z, asked for in every step at execution where `returns=advantage`, in standard deviations.
+        target_advantage: z, requested in every step at execution if `returns=advantage`, in standard deviations.
         critics: `none`, or `separate`: agent i learns Q_i(o_i, a_i) from r_i, to rank its plans by their first actions
             (ours).
         critic: twin Q_i, called with the spec and `condition_dim`.
-        value_learning: of Q_i, see `CriticSettings`: `implicit` or `expectile`, whose targets need no plans: those
-            would be most of an update's cost.
+        value_learning: how Q_i is learned, see `CriticSettings`: `implicit` or `expectile`, whose targets need no
+            plans, which would be most of an update's cost.
         expectile: tau of `expectile`.
         discount: gamma of Q_i.
-        candidates: M, plans that an agent draws at execution.
+        candidates: M, number of plans that an agent draws at execution.
     """
 
     returns: Literal["total", "advantage"] = "total"
@@ -60,7 +60,7 @@ class PlanValueSettings(Settings):
 
 
 def idle_of_plan_values(settings: PlanValueSettings) -> dict[str, str]:
-    """The fields that nothing reads, those of returns included, see `AlgorithmSettings.idle`."""
+    """The fields that nothing reads, including those of returns; see `AlgorithmSettings.idle`."""
     found = {"target_advantage": "algorithm.returns=total"}
     if settings.returns == "advantage":
         found = dict.fromkeys(_ASKING_FOR_RETURNS, "algorithm.returns=advantage")
@@ -72,7 +72,7 @@ def idle_of_plan_values(settings: PlanValueSettings) -> dict[str, str]:
 
 
 def check_plan_values(settings: PlanValueSettings) -> None:
-    """Refuses to rank by values that nobody learns.
+    """Refuses to rank by values if none are learned.
 
     Raises:
         UserError: names the keys and the fix.
@@ -85,7 +85,7 @@ def check_plan_values(settings: PlanValueSettings) -> None:
 
 
 class PlanValues(nn.Module):
-    """The values that the settings ask for, and what they learn from: the data alone.
+    """The values that the settings request; they learn from the data alone.
 
     Args:
         spec: the dataset's spec.
@@ -93,8 +93,8 @@ class PlanValues(nn.Module):
         returns_scale: the unit of returns.
 
     Attributes:
-        advantage: tells agents z; None where they are told returns.
-        critic: online and target Q_i; None where nothing ranks plans.
+        advantage: gives agents z; None if they are conditioned on returns.
+        critic: online and target Q_i; None if nothing ranks plans.
     """
 
     action_mask: Tensor
@@ -121,12 +121,12 @@ class PlanValues(nn.Module):
         return None if self.critic is None else self.critic.local
 
     def losses(self, batch: EpisodeBatch, normalizer: Normalizer, generator: torch.Generator) -> dict[str, Tensor]:
-        """Scalars by tag: those below `loss/` are minimised, the others are for curves. Moves the unit of advantages.
+        """Scalars by tag: those below `loss/` are minimised, the others are for curves. Updates the unit of advantages.
 
         Args:
             batch: windows of at least two rows.
-            normalizer: of the observations that values see.
-            generator: draws what is random.
+            normalizer: the normaliser of the values' observations.
+            generator: the source of all random numbers.
         """
         found: dict[str, Tensor] = {}
         if self.advantage is not None:
@@ -138,7 +138,7 @@ class PlanValues(nn.Module):
         return found
 
     def groups(self, learning_rate: float) -> list[ParameterGroup]:
-        """What an optimiser trains."""
+        """The parameter groups that the optimiser trains."""
         groups = []
         if self.advantage is not None:
             groups.append(ParameterGroup("advantage", (self.advantage,), learning_rate, None))
@@ -147,7 +147,7 @@ class PlanValues(nn.Module):
         return groups
 
     def after_step(self, decay: float) -> None:
-        """Moves the target critics, which rank, as slowly as all other averages that act."""
+        """Updates the target critics, which rank plans, as slowly as all other averages that act."""
         if self.critic is not None:
             self.critic.update_target(1 - decay)
 
@@ -157,5 +157,5 @@ class PlanValues(nn.Module):
         return Experience(batch, now, did(), following, next_data, next_data)
 
     def _did(self, batch: EpisodeBatch, row: int, like: Situation) -> Tensor:
-        """What the data did in a row, `[B, N, A]`."""
+        """The data's actions in a row, `[B, N, A]`."""
         return self.codec.encode(batch.actions[:, :, row], self.action_mask, like=like.condition)

@@ -1,4 +1,4 @@
-"""Which shared seed the data may have been made with: by denoising errors, balanced given the joint conditioning."""
+"""Assignment of shared seeds to data, by denoising errors that are balanced given the joint conditioning."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,22 +16,22 @@ from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.sharding import FsdpRole
 
-ERROR_DRAWS = 2  # noisings of each sample that the seeds are compared on; even: one half checks the other
-TEMPERATURE = 0.1  # of the assignment, in standard deviations of the errors' differences
+ERROR_DRAWS = 2  # noisings of each sample on which the seeds are compared; even, because one half checks the other
+TEMPERATURE = 0.1  # temperature of the assignment, in standard deviations of the errors' differences
 BALANCING_STEPS = 20
-LEARNING_RATE = 1e-3  # of the potential
+LEARNING_RATE = 1e-3  # learning rate of the potential
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The seeds that a batch is learned with.
+    """The shared seeds that a batch is learned with.
 
     Attributes:
-        seeds: how they are told.
-        shared_seed: z, `[B, N]` int64, the same for all agents of a sample; None where there are no shared seeds.
+        seeds: how agents receive them.
+        shared_seed: z, `[B, N]` int64, the same for all agents of a sample; None without shared seeds.
         losses: scalars by tag: `loss/shared_seed` trains the potential; `shared_seed/gain` is the share of the
             denoising error that the better seed saves over a random one, chosen and measured on different noise: 0
-            where the seeds mean nothing.
+                if the seeds mean nothing.
     """
 
     seeds: SharedSeeds = NO_SEEDS
@@ -39,21 +39,21 @@ class Assignment:
     losses: dict[str, Tensor] = field(default_factory=dict)
 
     def tell(self, condition: Tensor) -> Tensor:
-        """`[B, N, C + M]` of a condition `[B, N, C]`, or itself where there are no shared seeds."""
+        """Extends a condition `[B, N, C]` to `[B, N, C + M]`; returns it unchanged without shared seeds."""
         return self.seeds.tell(condition, self.shared_seed)
 
     def add_loss(self, loss: Tensor) -> Tensor:
-        """The loss with the potential's; both have parameters of their own."""
+        """Adds the potential's loss to the loss; the two have separate parameters."""
         return loss if self.shared_seed is None else loss + self.losses["loss/shared_seed"]
 
 
 @dataclass(frozen=True)
 class Noising:
-    """What noises data and predicts the noise.
+    """The functions that add noise to data and predict it.
 
     Attributes:
         denoiser: `(x, k, condition) -> eps`.
-        schedule: of the noise.
+        schedule: the noise schedule.
         draw_noise: called with shape, generator and dtype.
         pin: called with x and the data that do not diffuse.
     """
@@ -70,16 +70,16 @@ class SharedSeedAssignment(nn.Module):
     q is proportional to exp((b_z(o_tot) - e_z(x_tot) / s) / T), with e_z the joint denoising error given z, on the
     same noise for all z, and s the standard deviation of the errors' differences over the batch. Execution draws z
     uniformly, whatever is observed, so q must be uniform *given the joint conditioning*: were it uniform over the batch
-    only, z could tell agent i what its teammates observe, and execution would tell it lies. The potential b is a
+    only, z could reveal to agent i what its teammates observe, which would be false at execution. The potential b is a
     network that descends on E[sum_z (q_z - 1/M) b_z(o_tot)], q held constant: the gradient of the semi-dual of entropic
     optimal transport from the data at each conditioning to the uniform law, whose fixed point is E[q | o_tot] = 1/M.
-    Sinkhorn steps over the batch balance what the potential has not learned yet. Nothing of this acts.
+    Sinkhorn steps over the batch balance what the potential has not learned yet. None of this is used at execution.
 
     Args:
         shared_seeds: M.
-        known_dim: N times F, of the joint conditioning.
-        hidden: width of the potential's hidden layer. Few numbers: one that remembers every sample would make z say
-            nothing.
+        known_dim: N times F, number of entries of the joint conditioning.
+        hidden: width of the potential's hidden layer. It is small, because a potential that remembers every sample
+            would leave no information in z.
     """
 
     fsdp_role: ClassVar[FsdpRole] = "replicate"
@@ -96,15 +96,15 @@ class SharedSeedAssignment(nn.Module):
         """Draws each sample's seed from q.
 
         Args:
-            noising: with the denoisers to be.
-            known: `[B, N, F]`, all that the agents together know before they act.
+            noising: the noising with the denoisers that are trained.
+            known: `[B, N, F]`, everything that the agents together know before they act.
             diffused: the data, given the agents' own conditioning without a seed.
             generator: draws noise and seeds.
         """
         return self.draw(joint_errors(noising, self.seeds, diffused, generator), known, generator)
 
     def draw(self, errors: Tensor, known: Tensor, generator: torch.Generator) -> Assignment:
-        """Seeds by errors `[S, B, M]` (see `joint_errors`) and what is known `[B, N, F]`."""
+        """Draws seeds from errors `[S, B, M]` (see `joint_errors`) and from what is known, `[B, N, F]`."""
         potential = self.potential(known.flatten(1).float())
         mean = errors.mean(0)
         difference = mean - mean.mean(1, keepdim=True)
@@ -116,7 +116,7 @@ class SharedSeedAssignment(nn.Module):
         return Assignment(self.seeds, shared_seed, losses)
 
     def parameter_group(self) -> ParameterGroup:
-        """The potential."""
+        """The parameter group of the potential."""
         return ParameterGroup("shared_seed", (self,), LEARNING_RATE, None)
 
 
@@ -156,15 +156,15 @@ def balance(logits: Tensor) -> Tensor:
 
 
 def build_assignment(seeds: SharedSeeds, known_dim: int, parts: Parts) -> SharedSeedAssignment | None:
-    """What assigns shared seeds to samples; None where there are none.
+    """Builds the module that assigns shared seeds to samples; None without shared seeds.
 
     Args:
-        seeds: how many there are, if any.
+        seeds: the number of shared seeds, if any.
         known_dim: see `SharedSeedAssignment`.
         parts: with shared seeds, they have to be a product given z.
 
     Raises:
-        UserError: they are none; names the key and the fix.
+        UserError: they are not a product; names the key and the fix.
     """
     if seeds.count is None:
         return None
@@ -186,7 +186,7 @@ def build_assignment(seeds: SharedSeeds, known_dim: int, parts: Parts) -> Shared
 
 
 def _gain(errors: Tensor) -> Tensor:
-    """Share of the error that is saved by the seed which was best on other noise."""
+    """Share of the error that is saved by the seed that was best on other noise."""
     halves = errors[::2].mean(0), errors[1::2].mean(0)
     chosen = sum(
         measured_on.gather(1, chosen_on.argmin(1, keepdim=True)).mean()

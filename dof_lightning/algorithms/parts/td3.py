@@ -1,4 +1,4 @@
-"""Deterministic actors with twin critics, as TD3 has them, an agent each: what most continuous baselines start from."""
+"""Deterministic actors with twin critics per agent, as in TD3: the basis of most continuous baselines."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from dof_lightning.batch import Window
 from dof_lightning.settings import Fraction
 from dof_lightning.spec import ActionKind
 
-NOISE_LIMIT = 0.5  # of the target actions' smoothing noise (TD3, Fujimoto et al., 2018)
+NOISE_LIMIT = 0.5  # bound of the target actions' smoothing noise (TD3, Fujimoto et al., 2018)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TD3Settings(ActorCriticSettings):
-    """What deterministic actors with twin critics have in common.
+    """Settings that deterministic actors with twin critics share.
 
     Attributes:
         target_noise: standard deviation of the noise on target actions, in [0, 1].
@@ -29,14 +29,14 @@ class TD3Settings(ActorCriticSettings):
     target_noise: Fraction = 0.2
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
-        """Without a future no action is rated in it."""
+        """See the base class; if the future does not count, no action is rated in it."""
         return super().idle(action_kind) | ({"target_noise": "algorithm.discount=0"} if self.discount == 0 else {})
 
 
 class DeterministicActorCritic(ActorCritic):
     """Every agent learns alone: a_i = tanh(mu_i(o_i)), twin Q_i(o_i, a_i) from its own reward (independent TD3).
 
-    Subclasses say what the actors minimise, `actor_loss`, and may name another value learning. Differences from TD3
+    Subclasses define the actors' loss, `actor_loss`, and may choose another value learning. Differences from TD3
     (Fujimoto et al., 2018): actors move at every update instead of every second one, and the averaged actors both make
     the TD targets and act.
     """
@@ -48,14 +48,14 @@ class DeterministicActorCritic(ActorCritic):
     def actor_loss(
         self, now: Situation, actions: Tensor, data: Tensor, weight: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """What the actors minimise, as `loss/actor`, and further scalars by tag; the critics get no gradient from it.
+        """The loss of the actors, as `loss/actor`, and further scalars by tag; the critics get no gradient from it.
 
         Args:
             now: the current row.
-            actions: `[B, N, A]`, the actors', with their gradient.
+            actions: `[B, N, A]`, the actors' actions, with their gradient.
             data: `[B, N, A]`, the data's.
             weight: `[B, N]`, 0 where a row does not count.
-            generator: draws what is random.
+            generator: the source of all random numbers.
         """
 
     def improvement(

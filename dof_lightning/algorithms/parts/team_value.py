@@ -1,4 +1,4 @@
-"""The team's value as a mixture of the agents' own values, and its regression to what the team earns."""
+"""The team's value as a mixture of the agents' own values, and its regression to the team's return."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from dof_lightning.spec import ActionKind, DatasetSpec
 
 @dataclass(frozen=True, kw_only=True)
 class ValueSettings(AlgorithmSettings):
-    """What algorithms that learn the team's value have in common.
+    """Settings that algorithms that learn the team's value share.
 
     Attributes:
         values: q_i, called with the spec and `condition_dim`.
         value_mixer: h, from the agents' values to the team's, called with the spec and `state_dim`.
-        candidates: M, uniform draws among which an agent takes the best where actions are continuous.
+        candidates: M, number of uniform draws of which an agent takes the best if actions are continuous.
         observation_normalizer: `identity`, `limits`, `gaussian` (not clipped) or `cdf`.
-        value_learning_rate: of Adam for q_i and h.
-        ema_decay: of the averages that act.
+        value_learning_rate: Adam's learning rate for q_i and h.
+        ema_decay: decay of the moving averages that act.
     """
 
     values: Callable[..., AgentwiseValue] = AgentwiseValue
@@ -40,7 +40,7 @@ class ValueSettings(AlgorithmSettings):
     ema_decay: FractionBelowOne = 0.99
 
     def idle(self, action_kind: ActionKind | None = None) -> dict[str, str]:
-        """If actions are discrete, all choices are looked at and none are drawn; see the base class."""
+        """See the base class; if actions are discrete, all choices are rated and none are drawn."""
         drawn = {"candidates": "actions are discrete"} if action_kind == "discrete" else {}
         return super().idle(action_kind) | {PADDED_TAILS: "no rows of a window diffuse"} | drawn
 
@@ -88,7 +88,7 @@ class TeamValue(nn.Module):
         return values
 
     def mix(self, values: Tensor, now: Situation) -> Tensor:
-        """Q_tot `[B, 1]` of values `[B, N, 1]`; dead agents count nothing, nor does what they see."""
+        """Q_tot `[B, 1]` of values `[B, N, 1]`; dead agents have no weight, nor do their observations."""
         condition = now.condition
         if now.alive is not None:
             values, condition = values * now.alive[..., None], condition * now.alive[..., None]
@@ -102,20 +102,20 @@ class TeamValue(nn.Module):
         return (real * (mixed - (returns - self.center) / self.scale).square()).mean()
 
     def team_return(self, values: Tensor, now: Situation) -> Tensor:
-        """Q_tot in the unit of returns; arguments as `mix`."""
+        """Q_tot in the unit of returns; arguments as in `mix`."""
         return self.center + self.scale * self.mix(values, now)
 
 
 def current_row(
     batch: EpisodeBatch, normalizer: Normalizer, spec: DatasetSpec, mask: Tensor
 ) -> tuple[Situation, Tensor]:
-    """The current row of a batch, and the encoded actions `[B, N, A]` there.
+    """The current row of a batch, and the encoded actions `[B, N, A]` in it.
 
     Args:
         batch: windows.
-        normalizer: of observations.
-        spec: the dataset's.
-        mask: `[N, A]` bool, real entries of actions.
+        normalizer: the normaliser of observations.
+        spec: the dataset's spec.
+        mask: `[N, A]` bool, True for real entries of actions.
     """
     now = Situation.of(batch, batch.history, normalizer)
     codec = CODECS[spec.action_kind]

@@ -1,8 +1,8 @@
-"""How the critics of a team learn: one seam that everything with critics shares.
+"""Rules by which the critics of a team learn, shared by every method with critics.
 
-With another improvement of the actors (`extraction`) each of these is another method: TD with Q's gradient is TD3+BC,
-conservative values with it are MACQL, with the best of a search OMAR, values of the data's actions with weighted
-cloning MAICQ. Gradients reach the critics only: next actions are constants.
+Each rule, combined with an improvement of the actors (`extraction`), is a method: TD with Q's gradient is TD3+BC,
+conservative values with Q's gradient are MACQL and with the best of a search OMAR, values of the data's actions with
+weighted cloning are MAICQ. Gradients reach the critics only: next actions are constants.
 """
 
 import math
@@ -27,15 +27,16 @@ from dof_lightning.batch import EpisodeBatch
 
 @dataclass(frozen=True)
 class Experience:
-    """One row of a batch and what followed, as critics learn from it.
+    """One row of a batch and the row that followed, in the form that critics learn from.
 
     Attributes:
-        batch: for rewards, ends and masks.
+        batch: provides rewards, ends and masks.
         now: its current row.
-        data: `[B, N, A]`, what the data did there.
+        data: `[B, N, A]`, the data's actions in that row.
         following: the row after it.
-        next_actions: gives `[B, N, A]`, what the averaged actors do there, without a gradient; asked at most once.
-        next_data: gives `[B, N, A]`, what the data did there.
+        next_actions: returns `[B, N, A]`, the averaged actors' actions in the following row, without a gradient; called
+            at most once.
+        next_data: returns `[B, N, A]`, the data's actions in the following row.
     """
 
     batch: EpisodeBatch
@@ -47,12 +48,12 @@ class Experience:
 
     @property
     def counts(self) -> Tensor:
-        """`[B, N]` bool, whose transition from the current row is real."""
+        """`[B, N]` bool, the agents whose transition from the current row is real."""
         return self.batch.transition_mask[:, :, self.batch.history]
 
     @property
     def ends(self) -> Tensor:
-        """`[B, 1]` bool, where the episode really ends with this row's transition."""
+        """`[B, 1]` bool, True if the episode really ends with this row's transition."""
         return self.batch.terminated[:, self.batch.history, None]
 
 
@@ -64,23 +65,23 @@ class ValueLearning(nn.Module, ABC):
         """Scalars by tag: the critics minimise the sum of those below `loss/`, the others are for curves.
 
         Args:
-            critic: of the team; its online weights get the gradient.
-            seen: what it learns from.
-            generator: draws what is random.
+            critic: the team's critic; its online weights get the gradient.
+            seen: the experience that it learns from.
+            generator: the source of all random numbers.
         """
 
     @torch.no_grad()
     def advantage(self, critic: TeamCritic, now: Situation, data: Tensor, draw: Callable[[], Tensor]) -> Tensor:
-        """A_i = min Q(s, a) - E_u min Q(s, (u, a_-i)), u the actors': what agent i's action of the data is worth more.
+        """A_i = min Q(s, a) - E_u min Q(s, (u, a_-i)), u from the actors: the gain of agent i's data action.
 
         With separate critics that is Q_i(o_i, a_i) - E_u Q_i(o_i, u), with those of a team the counterfactual
-        baseline of COMA (Foerster et al., 2018); by the target critics, in their unit.
+        baseline of COMA (Foerster et al., 2018). It is computed by the target critics, in their unit.
 
         Args:
             critic: of the team.
             now: B rows.
             data: `[B, N, A]`, what the data did there.
-            draw: gives `[M, B, N, A]`, what the averaged actors do there.
+            draw: returns `[M, B, N, A]`, the averaged actors' actions in those rows.
 
         Returns:
             `[B, N]`.
@@ -100,14 +101,14 @@ class TemporalDifference(ValueLearning):
 class Conservative(TemporalDifference):
     """TD error + alpha (log ∫ exp Q(o_i, u) du - Q(o_i, a_i)): conservative Q-learning (Kumar et al., 2020, eq. 4).
 
-    Agent i alone takes u, while all others do what the data's did (Shao et al., 2023: counterfactual CQL), so that the
+    Agent i alone takes u, while all others take the data's actions (Shao et al., 2023: counterfactual CQL), so that the
     gap of a team value does not grow with the number of agents. With separate critics, and with a plain sum, that is
     the gap of each agent's own Q_i, as in OMAR's comparison (Pan et al., 2022).
 
     Args:
-        weight: alpha, for rewards in their own unit.
-        samples: uniform actions of each row behind the integral.
-        codec: of the actions.
+        weight: alpha, for rewards in their original unit.
+        samples: number of uniform actions per row from which the integral is estimated.
+        codec: the actions' codec.
         action_mask: `[N, A]` bool, False where padded.
     """
 
@@ -129,8 +130,9 @@ class Conservative(TemporalDifference):
     ) -> Tensor:
         """E[log ∫ exp Q(o_i, u) du - Q(o_i, a_i)], summed over the twins.
 
-        The exponents are in the rewards' own unit, as in the paper, and the gap in the critics' (times `reward_scale`):
-        a softmax of scaled values would be nearly a mean, and push down what is high hardly more than what is low.
+        The exponents are in the rewards' original unit, as in the paper, and the gap in the critics' (times
+        `reward_scale`): a softmax of scaled values would be nearly a mean, and push high values down hardly more than
+        low ones.
 
         Args:
             critic: of the team.
@@ -149,11 +151,11 @@ class Conservative(TemporalDifference):
 class Implicit(ValueLearning):
     """(Q - y)^2 with y = r + gamma (1 - d) w Q(o', a'), a' the data's next action (ICQ, Yang et al., 2021, eq. 8).
 
-    No action is ever rated that the data do not have; w is the batch weight of Q(o', a'). The last step before a time
-    limit has no next action in the data and teaches the critics nothing. Windows have to hold the next row.
+    No action outside the data is ever rated; w is the batch weight of Q(o', a'). The last step before a time limit has
+    no next action in the data and does not train the critics. Windows have to hold the next row.
 
     Args:
-        temperature: of the weights, in the critics' unit; None: all are 1.
+        temperature: temperature of the weights, in the critics' unit; None means that all are 1.
     """
 
     def __init__(self, temperature: float | None) -> None:
@@ -178,11 +180,11 @@ class Expectile(ValueLearning):
     """(Q - r - gamma (1 - d) V(o'))^2, V an expectile of Q: implicit Q-learning (Kostrikov et al., 2022, eqs. 5, 6).
 
     V minimises E[|tau - 1(Q < V)| (Q - V)^2] with Q the smaller target twin at the data's action. It is separate, mixed
-    or joint as the critics are, and is told no action: zeros stand there.
+    or joint as the critics are, and receives zeros in place of an action.
 
     Args:
         values: V.
-        expectile: tau; 0.5 is the mean of Q over the data's actions, towards 1 it becomes their maximum.
+        expectile: tau; 0.5 gives the mean of Q over the data's actions, and towards 1 it becomes their maximum.
     """
 
     def __init__(self, values: MixedCritic | CentralCritic, expectile: float) -> None:
@@ -203,7 +205,7 @@ class Expectile(ValueLearning):
 
     @torch.no_grad()
     def advantage(self, critic: TeamCritic, now: Situation, data: Tensor, draw: Callable[[], Tensor]) -> Tensor:
-        """Q - V (eq. 7); of a team the same for all agents, as the joint action was good or bad."""
+        """Q - V (eq. 7); for a team's value, the same for all agents, because only the joint action was good or bad."""
         above = critic.next_values(now, data).amin(0) - self._of(now, data).mean(0)
         return above.expand(data.shape[:2])
 

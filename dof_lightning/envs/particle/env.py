@@ -38,14 +38,14 @@ class ParticleEnv(VectorEnv):
 
     Args:
         task: `spread`, `tag` or `world`.
-        prey: Tag and World only: `trained` (the default), `scripted`, `still`, or a prey's file (`make_prey`).
-        device: where the episodes live.
-        dtype: of positions, velocities, observations and rewards.
-        opponent: a prey made in Python, instead of one with a name.
-        team, sight: Spread only, see `Spread`: agents of different radius and force, and agents that see so far.
+        prey: for Tag and World only: `trained` (the default), `scripted`, `still`, or a prey's file (`make_prey`).
+        device: the device of the episodes' tensors.
+        dtype: dtype of positions, velocities, observations and rewards.
+        opponent: a prey made in Python, instead of a named one.
+        team, sight: for Spread only, see `Spread`: agents of different radius and force, and the range of their sight.
 
     Raises:
-        UserError: the task or the prey is unknown, or something was given that the task does not know.
+        UserError: the task or the prey is unknown, or an argument does not apply to the task.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class ParticleEnv(VectorEnv):
         return self.reset_to(agents, torch.zeros_like(agents), landmarks * self._scenario.landmark_range)
 
     def reset_like(self, observations: Tensor) -> Tensor | None:
-        """See `VectorEnv.reset_like`: everybody sees own velocity and position, and where all others are from there."""
+        """See `VectorEnv.reset_like`: agents see their own velocity and position, and others' relative positions."""
         if not self._scenario.sees_all:
             return None
         velocities, positions = observations[..., :2], observations[..., 2:4]
         end = 4 + 2 * (self._n_landmarks + self._n_agents - 1)
         others = observations[:, 0, 4:end].reshape(len(observations), -1, 2) + positions[:, :1]
-        if self._scenario.has_prey:  # the last of the others, whose velocity follows
+        if self._scenario.has_prey:  # the prey is the last of the others, and its velocity follows
             positions = torch.cat((positions, others[:, -1:]), dim=1)
             velocities = torch.cat((velocities, observations[:, :1, end : end + 2]), dim=1)
         return self.reset_to(positions, velocities, others[:, : self._n_landmarks])
@@ -177,7 +177,7 @@ class ParticleEnv(VectorEnv):
         self._entities = torch.cat((self._entities[: self._n_landmarks], moved))
 
     def _look(self) -> Tensor:
-        """Measures the new state once, for observations, rewards and the next contacts: observations `[E, N, O]`."""
+        """Measures the new state once, for rewards and the next contacts too; returns observations `[E, N, O]`."""
         positions = self._entities[self._n_landmarks :]
         relative = self._entities.index_select(0, self._seen).view(self._n_agents, -1, 2, positions.shape[-1])
         relative.sub_(positions[:, None])
@@ -257,7 +257,7 @@ class ParticleEnv(VectorEnv):
 
 
 def _make_scenario(task: Task, team: Sequence[Sequence[float]] | None, sight: float | None) -> Scenario:
-    """The task with what is particular about its team."""
+    """Builds the task with the particulars of its team."""
     if task not in SCENARIOS:
         raise UserError(f"env.task={task!r} is unknown; choose one of {', '.join(SCENARIOS)}")
     if SCENARIOS[task] is Spread:
@@ -269,7 +269,7 @@ def _make_scenario(task: Task, team: Sequence[Sequence[float]] | None, sight: fl
 
 
 def _physics(scenario: Scenario) -> dict[str, Any]:
-    """What the recipe says about bodies and motion; JSON has no infinity, so no limit is null."""
+    """The recipe's entries about bodies and motion; JSON has no infinity, so null means no limit."""
     bodies = [
         [body.kind, body.radius, body.collides, body.force, body.max_speed if math.isfinite(body.max_speed) else None]
         for body in (*scenario.agents, *scenario.landmarks)

@@ -1,4 +1,4 @@
-"""The particle world as a PettingZoo environment, for tools that speak PettingZoo."""
+"""The particle world as a PettingZoo environment, for tools that use PettingZoo."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ class ParticleParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         render_mode: `rgb_array` or None.
 
     Raises:
-        UserError: the task or the prey is unknown, or Spread was given a prey.
+        UserError: the task or the prey is unknown, or a prey is given for Spread.
     """
 
     metadata = {"name": "particle_v0", "render_modes": ["rgb_array"], "render_fps": 10, "is_parallelizable": True}
@@ -42,19 +42,19 @@ class ParticleParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self._episode = 0
 
     def observation_space(self, agent: str) -> Box:
-        """`[O]`, unbounded."""
+        """The space `[O]`, unbounded."""
         return self._observation_spaces[agent]
 
     def action_space(self, agent: str) -> Box:
-        """`[2]` in [-1, 1]: the force's direction and strength."""
+        """The space `[2]` in [-1, 1]: the force's direction and strength."""
         return self._action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[_PerAgent, _PerAgent]:
         """Starts an episode.
 
         Args:
-            seed: of the episode; without one, episodes follow from the last seed, or from fresh entropy.
-            options: none are known.
+            seed: the episode's seed; without one, episodes follow from the last seed, or from fresh entropy.
+            options: not used.
 
         Returns:
             observations and empty infos, by agent.
@@ -64,7 +64,7 @@ class ParticleParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         return self._by_agent(observations), {agent: {} for agent in self.agents}
 
     def step(self, actions: _PerAgent) -> tuple[_PerAgent, _PerAgent, _PerAgent, _PerAgent, _PerAgent]:
-        """Moves on by one step; after the last one `agents` is empty.
+        """Advances the episode by one step; after the last one `agents` is empty.
 
         Args:
             actions: `[2]` for every live agent.
@@ -91,11 +91,11 @@ class ParticleParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         )
 
     def render(self) -> np.ndarray | None:
-        """`[400, 400, 3]` uint8 with `render_mode="rgb_array"`, else None."""
+        """Draws `[400, 400, 3]` uint8 with `render_mode="rgb_array"`; returns None otherwise."""
         return self._env.render(0) if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: no resources are held."""
 
     def _next_seed(self, seed: int | None) -> int:
         if seed is not None:

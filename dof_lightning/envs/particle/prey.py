@@ -1,4 +1,4 @@
-"""Policies of the prey that the predators of Tag and World chase; a dataset's and a result's recipe names its own."""
+"""Policies of the prey that the predators of Tag and World chase; the recipe of a dataset or result names its prey."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from dof_lightning.envs.particle.scenarios import Scenario
 from dof_lightning.errors import UserError
 from dof_lightning.spec import ReferenceScores
 
-Layers = Sequence[tuple[Tensor, Tensor]]  # weight [out, in] and bias [out] of each
+Layers = Sequence[tuple[Tensor, Tensor]]  # weight [out, in] and bias [out] of each layer
 
 _CHOICES = (
     "choose trained, scripted, still, the path of a prey of `dof data train-behavior` (.safetensors), "
@@ -28,11 +28,11 @@ _CHOICES = (
 
 
 class Prey(ABC):
-    """One prey in E episodes, acting on what it sees.
+    """One prey in E episodes, which acts on its observations.
 
     Attributes:
-        identity: who it is, for the environment's recipe; JSON values only.
-        reference: what normalised scores 0 and 100 stand for against this very prey; None where it was not measured.
+        identity: identifies the prey in the environment's recipe; JSON values only.
+        reference: the returns that normalised scores 0 and 100 stand for against this prey; None if not measured.
     """
 
     identity: dict[str, Any]
@@ -57,11 +57,11 @@ class ScriptedPrey(Prey):
     """Runs from the predators, near ones first, around obstacles, and turns back before it leaves the arena.
 
     Predators repel with 1/distance^2 and obstacles with 0.05/distance^3, together with at most a fifth of the prey's
-    force, which just sustains its top speed; full force would let no predator ever come near. A spring that starts at
+    force, which just sustains its top speed; with full force no predator could ever come near. A spring that starts at
     0.7 from the centre, on the position expected 0.3 s ahead, keeps it inside.
 
     Args:
-        scenario: tells where predators and obstacles are in an observation.
+        scenario: specifies where predators and obstacles are in an observation.
     """
 
     identity = {"kind": "scripted", "version": 1}
@@ -80,12 +80,12 @@ class ScriptedPrey(Prey):
 
 
 class NetworkPrey(Prey):
-    """A network acts: 64-64 ReLU, **tanh** output.
+    """A prey whose actions come from a network: 64-64 ReLU, **tanh** output.
 
     Args:
         layers: three, see `Layers`.
         identity, reference: see `Prey`.
-        device, dtype: of the observations.
+        device, dtype: those of the observations.
     """
 
     def __init__(
@@ -108,27 +108,27 @@ class NetworkPrey(Prey):
 
     @property
     def observation_dim(self) -> int:
-        """O' that the network was trained on."""
+        """O', the number of observation entries that the network was trained on."""
         return self._layers[0][0].shape[1]
 
 
 def shipped_prey(task: str) -> Path:
-    """The file of the prey called `trained`."""
+    """The path of the file of the prey called `trained`."""
     return Path(__file__).parent / "weights" / f"mpe_{task}_prey.safetensors"
 
 
 def make_prey(prey: str, scenario: Scenario, device: torch.device, dtype: torch.dtype) -> Prey:
-    """The prey a user names.
+    """Builds the prey that a user names.
 
     Args:
         prey: `trained` (the one that ships for the scenario), `scripted`, `still`, or a file: a `.safetensors` of
             `dof data train-behavior`, or one of OMAR's torch files.
         scenario: Tag or World.
-        device: where to act.
-        dtype: of the observations.
+        device: the device of the observations.
+        dtype: the dtype of the observations.
 
     Raises:
-        UserError: there is no such prey, the file holds none, or it is the other task's.
+        UserError: there is no such prey, the file contains none, or the prey belongs to the other task.
     """
     if prey == "still":
         return StillPrey()
@@ -162,7 +162,7 @@ def make_prey(prey: str, scenario: Scenario, device: torch.device, dtype: torch.
 
 
 def save_prey(path: Path, layers: Layers, story: Mapping[str, Any]) -> None:
-    """Writes a prey as float16, with the story of how it was made."""
+    """Writes a prey as float16, with a record of how it was made."""
     tensors = {
         f"layer_{index}.{name}": tensor.detach().to(torch.float16).contiguous()
         for index, layer in enumerate(layers)
@@ -172,17 +172,17 @@ def save_prey(path: Path, layers: Layers, story: Mapping[str, Any]) -> None:
 
 
 def save_scores(prey: Path, scores: ReferenceScores) -> None:
-    """Writes what was measured against a prey beside its file."""
+    """Writes the scores measured against a prey beside its file."""
     told = {"prey_sha256": hashlib.sha256(prey.read_bytes()).hexdigest(), **asdict(scores)}
     _scores_file(prey).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def read_scores(prey: Path, sha256: str) -> ReferenceScores | None:
-    """What was measured against a prey; None where nothing was, or against another one.
+    """Reads the scores measured against a prey; None if there are none, or if they belong to another prey.
 
     Raises:
-        ValueError: the file is no JSON.
-        LookupError: it lacks something.
+        ValueError: the file is not JSON.
+        LookupError: the file lacks an entry.
     """
     path = _scores_file(prey)
     if not path.is_file():
@@ -203,7 +203,7 @@ def _read_ours(content: bytes) -> Layers:
 
 
 def _read_omars(content: bytes) -> Layers:
-    """OMAR's network; the batch normalisation of its input is folded into the first layer (running statistics)."""
+    """Reads OMAR's network; its input's batch normalisation (running statistics) is folded into the first layer."""
     loaded = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     weights = {name: weight.to(torch.float64) for name, weight in loaded["agent_params"][3]["policy"].items()}
     scale = weights["in_fn.weight"] * (weights["in_fn.running_var"] + 1e-5).rsqrt()

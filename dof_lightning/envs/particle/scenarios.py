@@ -31,7 +31,7 @@ class Body:
         radius: in units of length.
         collides: whether it exchanges contact forces.
         force: newtons per unit of action; 0 for landmarks.
-        max_speed: lengths per second, infinite where there is no limit.
+        max_speed: lengths per second, infinite if there is no limit.
     """
 
     kind: str
@@ -43,13 +43,14 @@ class Body:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where everything is in E episodes; P agents (learned ones first), L landmarks, Q = L + P - 1 things to see.
+    """Positions and velocities in E episodes; P agents (learned first), L landmarks, Q = L + P - 1 things to see.
 
     Attributes:
         velocities, positions: `[P, 2, E]`.
         relative: `[P, Q, 2, E]`, landmarks and then the other agents, each in index order, minus one's own position.
         distances: `[P, Q, E]`, lengths of `relative`.
-        contact: `[P, Q, 1]`, the distances below which two bodies touch; minus infinity for what nobody can touch.
+        contact: `[P, Q, 1]`, the distances below which two bodies touch; minus infinity for bodies that cannot be
+            touched.
     """
 
     velocities: Tensor
@@ -64,18 +65,18 @@ class Scenario(ABC):
 
     Attributes:
         task: its name.
-        agents: P bodies that move: the N = 3 learned ones, then the prey where there is one.
-        landmarks: L bodies that do not.
+        agents: P bodies that move: the N = 3 learned ones, then the prey if there is one.
+        landmarks: L bodies that do not move.
         landmark_range: landmarks start uniformly in [-range, range]^2; agents in [-1, 1]^2.
         observation_dim: O of a learned agent.
-        prey_observation_dim: O' of the prey, 0 where there is none.
+        prey_observation_dim: O' of the prey, 0 if there is none.
         predators: the slice of a prey's observation that holds the predators' relative positions.
         obstacles: the slice of a prey's observation that holds the obstacles' relative positions.
-        reward: the recipe's words for it.
-        observation_layout: the recipe's words for it.
-        reference: published returns behind the normalised score; None where nobody has published any.
-        variant: what differs from the published task, a word each; parts of the environment's name.
-        sees_all: whether the state can be read off what an agent sees.
+        reward: the recipe's name of the reward.
+        observation_layout: the recipe's name of the observations' layout.
+        reference: published returns behind the normalised score; None if nobody has published any.
+        variant: differences from the published task, one word each; parts of the environment's name.
+        sees_all: whether the state can be read off an agent's observation.
     """
 
     task: ClassVar[str]
@@ -115,23 +116,23 @@ class PreyScenario(Scenario):
     """A task with one prey, the last agent.
 
     Attributes:
-        hit_reward: what the predators earn for each of them that touches the prey.
+        hit_reward: the predators' reward for each of them that touches the prey.
     """
 
     landmark_range = 0.9
     hit_reward: ClassVar[float]
 
     def observe(self, world: Snapshot) -> Tensor:
-        """Own velocity and position, landmarks, others, the prey's velocity, what `_marks` adds: `[3, O, E]`."""
+        """Own velocity and position, landmarks, others, the prey's velocity, and `_marks`: `[3, O, E]`."""
         return self._see(world, slice(0, N_LEARNED), world.velocities[N_LEARNED:].expand(N_LEARNED, -1, -1))
 
     def rewards(self, world: Snapshot) -> Tensor:
-        """One number for all predators: `[3, E]`."""
+        """The predators' rewards, the same for all: `[3, E]`."""
         distance, touching = self._chase(world)
         return (self.hit_reward * touching).sub_(distance, alpha=0.1).expand(N_LEARNED, -1)
 
     def observe_prey(self, world: Snapshot) -> Tensor:
-        """What the prey sees: own velocity and position, landmarks, predators, what `_marks` adds: `[1, O', E]`."""
+        """The prey's observations: own velocity and position, landmarks, predators, and `_marks`: `[1, O', E]`."""
         return self._see(world, slice(N_LEARNED, None))
 
     def _see(self, world: Snapshot, own: slice, *more: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ class PreyScenario(Scenario):
         return torch.cat((world.velocities[own], world.positions[own], seen, *more, *self._marks(world, own)), dim=1)
 
     def _marks(self, world: Snapshot, own: slice) -> tuple[Tensor, ...]:
-        """What agents see at the end of their observations, `[P', M, E]` each."""
+        """Entries at the end of the agents' observations, `[P', M, E]` each."""
         return ()
 
     @abstractmethod
@@ -147,7 +148,7 @@ class PreyScenario(Scenario):
         """The prey's own reward, `[1, E]`."""
 
     def _chase(self, world: Snapshot) -> tuple[Tensor, Tensor]:
-        """Sum of the predators' distances to the prey, and how many touch it: two `[E]`."""
+        """Sum of the predators' distances to the prey, and the number that touch it: two `[E]`."""
         distances = world.distances[N_LEARNED, len(self.landmarks) :]
         touching = distances < self.agents[0].radius + self.agents[N_LEARNED].radius
         return distances.sum(dim=0), touching.sum(dim=0)
@@ -157,11 +158,11 @@ PREDATORS = (Body("predator", 0.075, True, force=9.0, max_speed=1.0),) * N_LEARN
 
 
 class Spread(Scenario):
-    """Three agents cover three landmarks and keep out of each other's way.
+    """Three agents cover three landmarks and avoid each other.
 
     Args:
-        team: radius (lengths) and force (newtons per unit of action) of each agent; None: 0.15 and 5 for all.
-        sight: lengths, centre to centre, within which an agent sees landmarks and teammates; None: it sees everything.
+        team: radius (lengths) and force (newtons per unit of action) of each agent; None means 0.15 and 5 for all.
+        sight: distance between centres within which an agent sees landmarks and teammates; None means unlimited.
 
     Raises:
         UserError: `team` is not three pairs of positive numbers, or `sight` is not positive.
@@ -181,7 +182,7 @@ class Spread(Scenario):
             if len(team) != N_LEARNED or any(len(agent) != 2 or not min(agent) > 0 for agent in team):
                 raise UserError(f"env.team={team} must be {N_LEARNED} pairs of positive numbers, [radius, force]")
             self.agents = tuple(Body("agent", radius, True, force=force) for radius, force in team)
-            self.reference = None  # other bodies return something else, random ones too
+            self.reference = None  # with other bodies, returns differ, also those of random agents
             self.variant += ("heterogeneous",)
         if sight is not None:
             if not sight > 0:
@@ -197,7 +198,7 @@ class Spread(Scenario):
     def observe(self, world: Snapshot) -> Tensor:
         """Own velocity and position, landmarks, others, silence (or which landmarks are in sight): `[3, 18, E]`.
 
-        A teammate out of sight needs no mark of its own: bodies never coincide.
+        A teammate out of sight needs no mark, because bodies never coincide.
         """
         silence = torch.zeros_like(world.positions).repeat(1, 2, 1)
         relative = world.relative
@@ -209,7 +210,7 @@ class Spread(Scenario):
         return torch.cat((world.velocities, world.positions, relative.flatten(1, 2), silence), dim=1)
 
     def rewards(self, world: Snapshot) -> Tensor:
-        """Shared coverage, and minus 5 for each agent one touches: `[3, E]`."""
+        """Shared coverage, and minus 5 for each agent that an agent touches: `[3, E]`."""
         n_landmarks = len(self.landmarks)
         nearest = world.distances[:, :n_landmarks].amin(dim=0)
         coverage = nearest.reciprocal_().clamp_(max=10.0).sum(dim=0)
@@ -270,7 +271,7 @@ class World(PreyScenario):
         return chase + 2.0 * eaten + 0.05 * to_food.amin(dim=0)
 
     def _marks(self, world: Snapshot, own: slice) -> tuple[Tensor, ...]:
-        """In each forest (+1) or not (-1)."""
+        """Marks of whether agents are in each forest (+1) or not (-1)."""
         radius = self.agents[own][0].radius + self.landmarks[self.forests.start].radius
         inside = world.distances[own, self.forests] < radius
         return (inside.to(world.distances.dtype).mul_(2.0).sub_(1.0),)
@@ -280,7 +281,7 @@ SCENARIOS: dict[str, type[Scenario]] = {scenario.task: scenario for scenario in 
 
 
 def _out_of_bounds(positions: Tensor) -> Tensor:
-    """What a prey pays for leaving: 0 below 0.9, steep to 1, then exponential up to 10, summed over axes: `[M, E]`."""
+    """A prey's penalty for leaving: 0 below 0.9, steep to 1, then exponential up to 10, summed over axes: `[M, E]`."""
     reach = positions.abs()
     beyond = (2.0 * reach - 2.0).exp_().clamp_(max=10.0)
     return torch.where(reach < 1.0, (10.0 * (reach - 0.9)).clamp_(min=0.0), beyond).sum(dim=1)

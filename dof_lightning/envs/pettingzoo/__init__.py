@@ -1,1 +1,1 @@
-"""Any PettingZoo parallel environment as one of ours."""
+"""Adapter of PettingZoo's parallel environments."""

@@ -1,4 +1,4 @@
-"""What a PettingZoo environment tells at reset and at every step, read strictly: it is refused rather than guessed."""
+"""Strict parsing of a PettingZoo environment's results at reset and every step: refused rather than guessed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _STEP = ("observations", "rewards", "terminations", "truncations", "infos")
 
 
 class Told(NamedTuple):
-    """An agent's name each; what was not told (at reset) is empty.
+    """The results of a reset or step, keyed by agent; those that are missing (at reset) are empty.
 
     Attributes:
         observations, rewards, terminations, truncations, infos: as PettingZoo names them.
@@ -29,12 +29,12 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True)
 class Reader:
-    """Takes what is told apart.
+    """Parses an environment's results.
 
     Args:
-        environment: its name, for messages.
-        agents: their names, in order.
-        observations: the vectors they should see.
+        environment: the environment's name, for messages.
+        agents: the agents' names, in order.
+        observations: the vectors that they should see.
         choices: A_i of each agent, the length of its action mask.
     """
 
@@ -44,11 +44,11 @@ class Reader:
     choices: list[int]
 
     def read(self, answer: Any, step: int) -> Told:
-        """The parts of what `reset` (step 0) or `step` returned; None for `infos` means that there are none.
+        """Reads the parts of the result of `reset` (step 0) or `step`; None for `infos` means that there are none.
 
         Raises:
-            UserError: it is not the tuple of dictionaries that PettingZoo's parallel API promises, or names somebody
-                who is none of the agents.
+            UserError: it is not the tuple of dictionaries that PettingZoo's parallel API promises, or it names an
+                unknown agent.
         """
         wanted = _STEP if step else _RESET
         if not isinstance(answer, tuple) or len(answer) != len(wanted):
@@ -67,10 +67,10 @@ class Reader:
         return Told(**parts)
 
     def observation(self, told: Told, agent: int, step: int) -> np.ndarray:
-        """`[O_i]` float32, what an agent sees.
+        """An agent's observation, `[O_i]` float32.
 
         Raises:
-            UserError: it has another size than its space, or is no array of numbers.
+            UserError: its size differs from its space's, or it is not an array of numbers.
         """
         given, dim = told.observations[self.agents[agent]], self.observations.dims[agent]
         try:
@@ -83,10 +83,10 @@ class Reader:
         return vector
 
     def reward(self, told: Told, agent: int, step: int, is_gone: bool) -> float:
-        """What an agent earned; one that left in this step may have been told nothing.
+        """An agent's reward; one that left in this step may have none.
 
         Raises:
-            UserError: there is none, or it is not one number.
+            UserError: the reward is missing, or is not one number.
         """
         name = self.agents[agent]
         if name not in told.rewards:
@@ -105,10 +105,10 @@ class Reader:
         return float(given.reshape(()))
 
     def mask(self, told: Told, agent: int, step: int) -> np.ndarray | None:
-        """`[A_i]` bool, an agent's legal actions; None where it is told none.
+        """An agent's legal actions, `[A_i]` bool; None if the environment provides none.
 
         Raises:
-            UserError: it has another length than there are choices.
+            UserError: its length differs from the number of choices.
         """
         name = self.agents[agent]
         info = told.infos.get(name)
@@ -122,7 +122,7 @@ class Reader:
         """`[S]` float32, the global state.
 
         Raises:
-            UserError: it has another size than at the first reset, or is no array of numbers.
+            UserError: its size differs from that at the first reset, or it is not an array of numbers.
         """
         try:
             vector = np.asarray(given, dtype=np.float32).ravel()

@@ -1,4 +1,4 @@
-"""Any PettingZoo parallel environment as one of ours: several copies of it stepped together."""
+"""PettingZoo's parallel environments as vectorised ones: several copies are stepped together."""
 
 import hashlib
 import importlib.metadata
@@ -22,7 +22,7 @@ from dof_lightning.errors import UserError, import_name
 from dof_lightning.recipe import check_finite
 from dof_lightning.spec import AgentSpec, EnvSpec
 
-_SEED_BITS = 2**31 - 1  # many environments hand their seed to generators that take no more
+_SEED_BITS = 2**31 - 1  # many environments pass their seed to generators that accept no more bits
 
 
 class PettingZooEnv(RowsEnv):
@@ -30,18 +30,19 @@ class PettingZooEnv(RowsEnv):
 
     All agents are learned. Boxes of any finite range become [-1, 1], discrete actions become indices from 0;
     observations are flattened; agents with smaller spaces are padded with zeros. An agent that leaves before its
-    episode ends is no longer `alive`, sees zeros and earns nothing. Which names may stand in `factory` without
-    `trust=true` is decided where configurations are checked (`dof_lightning.config.targets`).
+    episode ends is no longer `alive`, sees zeros and earns nothing. The names that are allowed in `factory` without
+    `trust=true` are defined with the checks of configurations (`dof_lightning.config.targets`).
 
     Args:
-        name: for people and folders; None: the module's.
-        factory: what makes a `ParallelEnv`, `module.name` or `module:name`, e.g. `mpe2.simple_spread_v3.parallel_env`.
-        arguments: what it is called with.
+        name: a name for people and folders; None means the module's.
+        factory: a callable that builds a `ParallelEnv`, as `module.name` or `module:name`, e.g.
+            `mpe2.simple_spread_v3.parallel_env`.
+        arguments: the factory's keyword arguments.
         horizon: steps after which an episode is truncated, if the environment has not ended it before.
-        global_state: record the environment's `state()`.
+        global_state: whether to record the environment's `state()`.
 
     Raises:
-        UserError: the package is missing, the factory refuses the arguments or makes something else, or a space
+        UserError: the package is missing, the factory refuses the arguments or builds something else, or a space
             cannot be mapped.
     """
 
@@ -68,7 +69,7 @@ class PettingZooEnv(RowsEnv):
         check_finite(self._arguments, "env.arguments")
         name = name or self._factory_name.split(".")[-2]
         first = self._make(self._arguments)
-        # PettingZoo wants to know when a copy is made that it will be drawn.
+        # PettingZoo must know at construction that a copy will be drawn.
         self._drawn = "rgb_array" in first.metadata.get("render_modes", ()) and "render_mode" not in self._arguments
         self._copies: list[ParallelEnv] = [] if self._drawn else [first]
         self._agents: list[Any] = list(first.possible_agents)
@@ -81,7 +82,7 @@ class PettingZooEnv(RowsEnv):
 
     @property
     def can_render(self) -> bool:
-        """See `VectorEnv.can_render`: the environment knows PettingZoo's `rgb_array`."""
+        """See `VectorEnv.can_render`: True if the environment supports PettingZoo's `rgb_array`."""
         return self._drawn or self._arguments.get("render_mode") == "rgb_array"
 
     def reset(self, seeds: Tensor) -> Tensor:
@@ -132,7 +133,7 @@ class PettingZooEnv(RowsEnv):
     def _step_copy(self, episode: int, translated: np.ndarray) -> None:
         copy, rows = self._copies[episode], self._started()
         there = [i for i, agent in enumerate(self._agents) if agent in copy.agents]
-        # Some environments keep the dead among their agents: they want actions for them, too.
+        # Some environments keep dead agents in their list and expect actions for them, too.
         given = {self._agents[i]: self._actions.pick(translated[i], i) for i in there}
         told = self._reader.read(copy.step(given), self._time)
         ended = {}
@@ -146,7 +147,7 @@ class PettingZooEnv(RowsEnv):
         self._look(episode, rows.end_step(episode, ended), told)
 
     def _look(self, episode: int, present: Sequence[int], told: Told) -> None:
-        """Writes what the agents that are present see; the others see zeros and may choose action 0 only."""
+        """Writes the observations of the agents that are present; the others see zeros and may only choose action 0."""
         rows = self._started()
         rows.observations[episode] = 0.0
         seen = [i for i in present if self._sees(episode, i, told)]
@@ -162,7 +163,7 @@ class PettingZooEnv(RowsEnv):
             rows.state[episode] = self._reader.state(self._copies[episode].state(), self.spec.state_dim, self._time)
 
     def _sees(self, episode: int, agent: int, told: Told) -> bool:
-        """Whether an agent is told what it sees; only one that has just left need not be."""
+        """Whether an agent has an observation; only one that has just left may lack it."""
         name = self._agents[agent]
         if name not in told.observations and name in self._copies[episode].agents:
             refuse(self.spec.name, str(name), self._time, "it is still there but there is no observation for it")
@@ -170,8 +171,8 @@ class PettingZooEnv(RowsEnv):
 
     @staticmethod
     def _find(factory: str) -> Callable[..., Any]:
-        """The factory by name. A method, so that no `_target_` of a configuration can reach it by itself."""
-        # Pictures are drawn off screen, and what a library prints must not stand among our results.
+        """Finds the factory by name. It is a method so that no `_target_` of a configuration can reach it."""
+        # Pictures are drawn off screen, and what a library prints must not appear among our results.
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         try:
@@ -194,7 +195,7 @@ class PettingZooEnv(RowsEnv):
         return env
 
     def _probe(self, env: ParallelEnv, global_state: bool) -> int:
-        """Plays the start of an episode: whether actions are masked, and how large the global state is."""
+        """Plays the start of an episode to find out whether actions are masked, and how large the global state is."""
         told = self._reader.read(env.reset(seed=0), step=0)
         if late := [agent for agent in self._agents if agent not in told.observations]:
             raise UserError(f"env.factory={self._factory_name}: agent {late[0]!r} joins later, which is not supported")
@@ -211,7 +212,7 @@ class PettingZooEnv(RowsEnv):
             ) from error
 
     def _code(self, package: str) -> dict[str, str | None]:
-        """What tells this code from other code: the installed version, or the sha256 of the module that has none."""
+        """Identifies the environment's code: the installed version, or the sha256 of a module without one."""
         version = _version(package)
         file = getattr(sys.modules.get(self._factory_name.rpartition(".")[0]), "__file__", None)
         if version is not None or file is None or not Path(file).is_file():
@@ -244,7 +245,7 @@ class PettingZooEnv(RowsEnv):
 
 
 def _plain(value: Any) -> Any:
-    """Dicts and lists instead of a configuration's own containers: factories and recipes want those."""
+    """Converts a configuration's containers to dicts and lists, which factories and recipes need."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -253,7 +254,7 @@ def _plain(value: Any) -> Any:
 
 
 def _version(package: str) -> str | None:
-    """Of the installed distribution; None for a module that belongs to none."""
+    """The version of the installed distribution; None for a module that belongs to none."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The rows of a batch that copies of an environment fill, and who is still there."""
+"""The rows of a batch that copies of an environment fill, and the agents still present in them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
 
 
 class Ended(NamedTuple):
-    """What a step said about one agent.
+    """How a step ended for one agent.
 
     Attributes:
         terminated: its part has really ended.
@@ -27,15 +27,15 @@ class Ended(NamedTuple):
 
 @dataclass
 class Rows:
-    """One row an episode, written in place.
+    """Rows of a batch, one per episode, written in place.
 
     Attributes:
-        observations: `[E, N, O]` float32, zero where an agent is gone or padded.
+        observations: `[E, N, O]` float32, zero for padding and for agents that are gone.
         rewards: `[E, N]` float32 of the last step.
         alive: `[E, N]` bool.
-        gone: `[E, N]` bool, whose part has ended; who is gone stays gone and earns nothing, whatever is told later.
+        gone: `[E, N]` bool, agents whose part has ended; they stay gone and earn nothing, whatever is returned later.
         terminated, truncated: `[E]` bool, how an episode ended; they stay set.
-        legal: `[E, N, A]` bool, or None where all actions are always legal.
+        legal: `[E, N, A]` bool, or None if all actions are always legal.
         state: `[E, S]` float32, or None.
     """
 
@@ -50,7 +50,7 @@ class Rows:
 
     @classmethod
     def empty(cls, n_episodes: int, n_agents: int, observation_dim: int, legal_dim: int, state_dim: int) -> Self:
-        """Rows of episodes that have not begun; a dimension of 0 leaves `legal` or `state` out."""
+        """Makes rows of episodes that have not begun; a dimension of 0 leaves out `legal` or `state`."""
         e, n = n_episodes, n_agents
         return cls(
             observations=np.zeros((e, n, observation_dim), dtype=np.float32),
@@ -65,20 +65,20 @@ class Rows:
 
     @property
     def over(self) -> np.ndarray:
-        """`[E]` bool, episodes that have ended."""
+        """`[E]` bool, True for episodes that have ended."""
         over: np.ndarray = self.terminated | self.truncated
         return over
 
     def end_step(self, episode: int, acted: Mapping[int, Ended]) -> list[int]:
-        """Notes who left and whether the episode is over.
+        """Records which agents left and whether the episode is over.
 
-        An episode is over when nobody is left: truncated if a time limit took anybody in its last step, else
-        terminated. Agents that were there to the end are present in its last row, as its value may count; only those
-        that terminated by themselves when a time limit took the others are not.
+        An episode is over when no agent is left: truncated if a time limit ended any agent's part in its last step,
+        else terminated. Agents that stayed to the end are present in its last row, because its value may count; only
+        those that terminated by themselves while a time limit ended the others' parts are not.
 
         Args:
-            episode: which.
-            acted: what the step said about each agent that acted in it.
+            episode: the episode's index.
+            acted: how the step ended for each agent that acted in it.
 
         Returns:
             The agents that are present in the new row.
@@ -96,7 +96,7 @@ class Rows:
 
 
 class RowsEnv(VectorEnv):
-    """Several copies of somebody else's environment, each of which fills its row of the batch."""
+    """Base of environments made of several copies of an external one, each of which fills its row of the batch."""
 
     _rows: Rows | None = None
 
@@ -116,7 +116,7 @@ class RowsEnv(VectorEnv):
         return self._rows
 
     def _result(self, rows: Rows, won: np.ndarray | None = None) -> StepResult:
-        """What the rows say now, in copies."""
+        """The current rows as a step's result, in copies."""
         return StepResult(
             observations=torch.from_numpy(rows.observations.copy()),
             rewards=torch.from_numpy(rows.rewards.copy()),

@@ -1,4 +1,4 @@
-"""PettingZoo's spaces as ours: padded vectors in, actions in [-1, 1] or indices out."""
+"""Conversion of PettingZoo's spaces to ours: padded vectors in, actions in [-1, 1] or indices out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,23 +18,23 @@ Spaces = Mapping[str, Space]
 
 
 class ObservationVectors:
-    """Flat float32 vectors of what agents see.
+    """Flattens agents' observations to float32 vectors.
 
     Args:
-        spaces: an agent each: `Box` of any shape, or `Dict` with `observation` and `action_mask`.
+        spaces: one per agent: `Box` of any shape, or `Dict` with `observation` and `action_mask`.
 
     Attributes:
         dims: O_i of each agent.
 
     Raises:
-        UserError: a space is neither.
+        UserError: a space is neither `Box` nor such a `Dict`.
     """
 
     def __init__(self, spaces: Spaces) -> None:
         self.dims = [int(np.prod(_observation_box(agent, space).shape)) for agent, space in spaces.items()]
 
     def flatten(self, observation: Any) -> np.ndarray:
-        """`[O_i]` float32, without the action mask."""
+        """Flattens one observation to `[O_i]` float32, without the action mask."""
         values = observation[OBSERVATION] if isinstance(observation, Mapping) else observation
         return np.asarray(values, dtype=np.float32).ravel()
 
@@ -52,7 +52,7 @@ def _observation_box(agent: str, space: Space) -> Box:
 
 
 class ActionMap(ABC):
-    """Our actions as the environment wants them.
+    """Converts our actions to the environment's.
 
     Attributes:
         kind: `continuous` or `discrete`.
@@ -64,10 +64,10 @@ class ActionMap(ABC):
 
     @abstractmethod
     def check(self, actions: Tensor, n_episodes: int) -> None:
-        """Refuses actions that mean nothing.
+        """Refuses invalid actions.
 
         Raises:
-            ValueError: wrong shape, not finite, or outside an agent's choices.
+            ValueError: the actions have a wrong shape, are not finite, or are outside an agent's choices.
         """
 
     @abstractmethod
@@ -76,18 +76,18 @@ class ActionMap(ABC):
 
     @abstractmethod
     def pick(self, translated: np.ndarray, agent: int) -> Any:
-        """Agent `agent`'s action for its environment, out of its row of `translate`."""
+        """Agent `agent`'s action for its environment, from its row of `translate`."""
 
     @abstractmethod
     def describe(self) -> list[Any]:
-        """For the recipe: an entry each agent, JSON values only."""
+        """The recipe's description of the actions: one entry per agent, JSON values only."""
 
 
 class BoxActions(ActionMap):
     """[-1, 1] mapped affinely to the range of each dimension.
 
     Args:
-        spaces: a finite floating point `Box` each agent.
+        spaces: one finite floating point `Box` per agent.
 
     Raises:
         UserError: a range is infinite, of integers, or a single point.
@@ -109,7 +109,7 @@ class BoxActions(ActionMap):
         check_continuous(actions, (n_episodes, *self._low.shape))
 
     def translate(self, actions: Tensor) -> np.ndarray:
-        """See `ActionMap.translate`; what is outside [-1, 1] is clipped."""
+        """See `ActionMap.translate`; values outside [-1, 1] are clipped."""
         share = 0.5 * (actions.detach().cpu().double().clamp(-1.0, 1.0).numpy() + 1.0)
         return self._low + share * (self._high - self._low)
 
@@ -131,7 +131,7 @@ class DiscreteActions(ActionMap):
     """Indices from 0, whatever number the environment's first choice has.
 
     Args:
-        spaces: a `Discrete` each agent.
+        spaces: one `Discrete` per agent.
     """
 
     kind = "discrete"
@@ -160,7 +160,7 @@ class DiscreteActions(ActionMap):
 
 
 def make_action_map(spaces: Spaces) -> ActionMap:
-    """The map for the agents' action spaces.
+    """Builds the map for the agents' action spaces.
 
     Raises:
         UserError: they are neither all `Box` with finite ranges nor all `Discrete`.
@@ -190,7 +190,7 @@ def _check_box(agent: str, box: Box) -> None:
 
 
 def find_mask(observation: Any, info: Mapping[str, Any]) -> np.ndarray | None:
-    """`[A_i]` bool, an agent's legal actions: in its observation, else in its info; None where there are none."""
+    """Finds an agent's legal actions, `[A_i]` bool, in its observation, else in its info; None if there are none."""
     found = observation.get(ACTION_MASK) if isinstance(observation, Mapping) else None
     found = info.get(ACTION_MASK) if found is None else found
     return None if found is None else np.asarray(found, dtype=bool).ravel()

@@ -1,1 +1,1 @@
-"""StarCraft II's SMAC and SMACv2 as one of our environments."""
+"""Adapter of StarCraft II's SMAC and SMACv2."""

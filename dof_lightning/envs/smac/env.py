@@ -1,4 +1,4 @@
-"""StarCraft II's SMAC and SMACv2 as one of our environments: one game an episode."""
+"""StarCraft II's SMAC and SMACv2 as vectorised environments: one game per episode."""
 
 import weakref
 
@@ -14,17 +14,17 @@ from dof_lightning.envs.smac.scenarios import SCENARIOS
 from dof_lightning.errors import UserError
 from dof_lightning.spec import AgentSpec, EnvSpec
 
-_NO_OP = 0  # what the dead do, and nobody else may
+_NO_OP = 0  # the action of dead units, forbidden to all others
 
 
 class SmacEnv(RowsEnv):
-    """E games of oxwhirl's `smac` or `smacv2`, a process each, started anew for every episode with its seed.
+    """E games of oxwhirl's `smac` or `smacv2`, one process each, restarted for every episode with its seed.
 
     The spec is the recorded one of the published datasets, so training needs neither package nor game; at `reset` the
     installed package must have the same dimensions. All agents earn the team's reward, which the package scales to at
-    most 20 a battle. An agent is alive while it may do something else than nothing. The packages draw into a
-    window only: there are no pictures. Never run against the real packages or the game: tests play a double that was
-    written from their documentation (docs/guide/smac.md).
+    most 20 per battle. An agent is alive while it may do anything but nothing. The packages draw into a window only, so
+    there are no pictures. This adapter has never run against the real packages or the game: tests play a double that
+    was written from their documentation (docs/guide/smac.md).
 
     Args:
         scenario: a map of SMAC (`3m`) or a scenario of SMACv2 (`terran_5_vs_5`).
@@ -33,7 +33,7 @@ class SmacEnv(RowsEnv):
         UserError: there is no such scenario.
     """
 
-    episodes_at_once = 8  # every one is a StarCraft II process
+    episodes_at_once = 8  # each game is a StarCraft II process
 
     def __init__(self, *, scenario: str) -> None:
         if scenario not in SCENARIOS:
@@ -54,7 +54,7 @@ class SmacEnv(RowsEnv):
         """See `VectorEnv.reset`.
 
         Raises:
-            UserError: package or game are not there, have other dimensions, or more games are wanted than may run.
+            UserError: package or game are missing or have other dimensions, or more games are requested than may run.
         """
         self.check_available()
         if len(seeds) > self.episodes_at_once:
@@ -76,7 +76,7 @@ class SmacEnv(RowsEnv):
         return torch.from_numpy(rows.observations.copy())
 
     def step(self, actions: Tensor) -> StepResult:
-        """See `VectorEnv.step`; episodes that are over stay as they ended, whatever they are told.
+        """See `VectorEnv.step`; episodes that are over stay as they ended, whatever the actions.
 
         Raises:
             ValueError: the shape is wrong, or an action is not legal.
@@ -94,10 +94,10 @@ class SmacEnv(RowsEnv):
         return self._result(rows, won)
 
     def _step_game(self, rows: Rows, episode: int, actions: list[int]) -> bool:
-        """One step of one battle; whether it was won by it."""
+        """Takes one step of one battle; returns whether it won the battle."""
         with smac_game.seeded_draws(self._seeds[episode], self._time):
             reward, over, info = self._games[episode].step(actions)
-        if "battle_won" not in info:  # the packages restart a game that has stopped answering, and say nothing
+        if "battle_won" not in info:  # the packages restart a game that has stopped answering, without a message
             raise UserError(f"env={self.spec.name}: StarCraft II stopped in mid-battle; type the same command again")
         rows.rewards[episode] = reward
         cut = bool(info.get("episode_limit", False))
@@ -106,14 +106,14 @@ class SmacEnv(RowsEnv):
         return over and bool(info["battle_won"])
 
     def _look(self, rows: Rows, episode: int) -> None:
-        """Writes what there is to see: a function of the battle, its seed and the time, at every look the same."""
+        """Writes the observations: a function of the battle, its seed and the time, the same at every look."""
         game = self._games[episode]
         assert rows.state is not None
         assert rows.legal is not None
         with smac_game.seeded_draws(self._seeds[episode], self._time):
             rows.observations[episode] = np.stack(game.get_obs())
             rows.state[episode] = game.get_state()
-            # One agent at a time: SMACv2's wrapper cannot hand out all agents' masks together.
+            # One agent at a time: SMACv2's wrapper cannot return all agents' masks together.
             masks = [game.get_avail_agent_actions(agent) for agent in range(self.spec.n_agents)]
         rows.legal[episode] = np.array(masks, dtype=bool)
         rows.alive[episode] = ~rows.legal[episode, :, _NO_OP]

@@ -1,4 +1,4 @@
-"""The packages behind SMAC and SMACv2: whether they are there, and one seeded game of theirs."""
+"""The packages behind SMAC and SMACv2: whether they are installed, and one seeded game of theirs."""
 
 import atexit
 import importlib
@@ -19,11 +19,11 @@ from dof_lightning.seeding import derive_seed
 _PACKAGES = {1: "smac", 2: "smacv2"}
 _MODULES = {1: "smac.env", 2: "smacv2.env.starcraft2.wrapper"}
 _ADVICE = "see docs/guide/smac.md; env=smax_3m and its like need no game"
-_SEED_BITS = 2**31 - 1  # StarCraft II takes no larger seeds
+_SEED_BITS = 2**31 - 1  # StarCraft II accepts no larger seeds
 
 
 class Game(Protocol):
-    """What both packages' environments offer and is used here."""
+    """The part of both packages' environments that is used here."""
 
     def get_env_info(self) -> dict[str, int]:
         """Dimensions by name."""
@@ -48,7 +48,7 @@ class Game(Protocol):
 
 
 def missing(version: int) -> str | None:
-    """What has to be installed for SMAC (`version` 1) or SMACv2 (2), in one line; None: nothing."""
+    """The packages that must be installed for SMAC (`version` 1) or SMACv2 (2), in one line; None if all are."""
     package = _PACKAGES[version]
     home = f"pip install git+https://github.com/oxwhirl/{package}.git"
     if importlib.util.find_spec(package) is None:
@@ -65,9 +65,9 @@ def missing(version: int) -> str | None:
 
 
 def make_game(name: str, scenario: Scenario, seed: int) -> Game:
-    """One game, whose first battle is a function of the seed as far as StarCraft II is.
+    """Starts one game, whose first battle is a function of the seed as far as StarCraft II allows.
 
-    The game gets its lowest 31 bits at construction and, in SMACv2, what draws teams and positions.
+    The game gets the seed's lowest 31 bits at construction; in SMACv2, so do the generators of teams and positions.
 
     Raises:
         UserError: the package cannot be imported, or plays the scenario with other dimensions than the datasets'.
@@ -83,7 +83,7 @@ def make_game(name: str, scenario: Scenario, seed: int) -> Game:
 
 
 def _construct(module: Any, name: str, scenario: Scenario, seed: int) -> Any:
-    # With continuing_episode the game says whether it was the time limit that ended the battle.
+    # With continuing_episode the game reports whether the time limit ended the battle.
     if scenario.version == 1:
         return module.StarCraft2Env(map_name=name, seed=seed, continuing_episode=True)
     return module.StarCraftCapabilityEnvWrapper(
@@ -101,9 +101,9 @@ def _construct(module: Any, name: str, scenario: Scenario, seed: int) -> Any:
 
 @contextmanager
 def seeded_draws(seed: int, step: int) -> Iterator[None]:
-    """What a game draws from global generators is a function of seed and step; they are left as they were found.
+    """Makes a game's draws from global generators a function of seed and step, then restores the generators.
 
-    SMACv2 shuffles teams at reset, and what agents see at every look, with Python's generator or numpy's.
+    SMACv2 shuffles teams at reset, and observations at every look, with Python's generator or numpy's.
     """
     before, before_of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     random.seed(derive_seed(seed, "smac", step) if step else seed)
@@ -117,13 +117,13 @@ def seeded_draws(seed: int, step: int) -> Iterator[None]:
 
 @contextmanager
 def starting(name: str) -> Iterator[None]:
-    """Says in one line that a game did not start.
+    """Reports in one line that a game did not start.
 
     Args:
-        name: of the environment.
+        name: the environment's name.
 
     Raises:
-        UserError: whatever the package raised; of a game that died it has no class of its own.
+        UserError: the package raised any exception, because it has no class for a game that died.
     """
     try:
         yield
@@ -131,7 +131,7 @@ def starting(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         kind = type(error).__name__
-        if kind == "DuplicateMapError":  # of pysc2, which both packages tell their maps
+        if kind == "DuplicateMapError":  # of pysc2, with which both packages register their maps
             raise UserError(
                 f"env={name}: smac and smacv2 cannot be played in one process, they name maps alike; "
                 "start another one for this environment"
@@ -144,9 +144,9 @@ def starting(name: str) -> Iterator[None]:
 
 @contextmanager
 def _without_exit_hooks() -> Iterator[None]:
-    """Takes back what is registered for the end of the process: a game's hook would keep it alive until then.
+    """Removes hooks registered for the end of the process: a game's hook would keep the game alive until then.
 
-    Games are closed by who plays them, at the end of the process, too.
+    Whoever plays games also closes them, including at the end of the process.
     """
     register, hooks = atexit.register, []
 
@@ -182,7 +182,7 @@ def _import(version: int) -> Any:
 
 
 def _seed_draws(distributions: list[Any], seed: int) -> None:
-    """SMACv2's distributions draw from unseeded generators of their own, some of them inside others."""
+    """Seeds SMACv2's distributions, which draw from their own unseeded generators, some of them nested."""
     for index, distribution in enumerate(distributions):
         parts = vars(distribution)
         if "rng" in parts:

@@ -11,11 +11,11 @@ class Scenario:
     Attributes:
         version: 1 for SMAC (Samvelyan et al., 2019), 2 for SMACv2 (Ellis et al., 2023).
         n_agents: N, allied units.
-        n_actions: A: no-op (dead units only), stop, four moves, one attack an enemy.
+        n_actions: A: no-op (dead units only), stop, four moves, one attack per enemy.
         observation_dim: O of every agent.
         state_dim: S.
-        horizon: steps after which the battle is cut short.
-        race: of both teams, for SMACv2's drawn teams; None for SMAC's fixed ones.
+        horizon: number of steps after which the battle is cut short.
+        race: race of both teams, for SMACv2's drawn teams; None for SMAC's fixed ones.
     """
 
     version: int
@@ -48,9 +48,9 @@ _TEAMS = {
 
 
 def capabilities(scenario: Scenario) -> dict[str, Any]:
-    """SMACv2's `capability_config` of its paper: drawn teams of three unit types, drawn start positions.
+    """The `capability_config` of SMACv2's paper: drawn teams of three unit types, drawn start positions.
 
-    Both teams are alike; the third type is rare and never a team of its own; half of the battles begin surrounded,
+    Both teams are alike; the third type is rare and never forms a whole team; half of the battles begin surrounded,
     the others reflected.
     """
     assert scenario.race is not None

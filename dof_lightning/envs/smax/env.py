@@ -22,7 +22,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.spec import AgentSpec, EnvSpec
 
 _PICTURE_SIZE = 400
-_SCALE = _PICTURE_SIZE / 32.0  # pixels a length; SMAX's maps are squares of 32
+_SCALE = _PICTURE_SIZE / 32.0  # pixels per length; SMAX's maps are squares of 32
 _BACKGROUND, _INK = (250, 250, 247), (40, 40, 40)
 _ALLY, _ENEMY = (70, 120, 220), (215, 60, 55)
 
@@ -30,10 +30,10 @@ _ALLY, _ENEMY = (70, 120, 220), (215, 60, 55)
 class SMAXEnv(VectorEnv):
     """E battles of N allies against units that SMAX's heuristic commands.
 
-    The spec is known without jaxmarl, so training on a dataset that is there needs it for rollouts only; jax is
-    imported at the first reset. A battle ends when one side is dead (`terminated`) or after 100 steps (`truncated`).
-    The team earns, together, the share of the enemies' health that a step took and 1 for winning: 2 at most, where
-    SMAC's scale ends at 20. An ally that is dead may choose `stop` only.
+    The spec is known without jaxmarl, so training on an existing dataset needs it for rollouts only; jax is imported at
+    the first reset. A battle ends when one side is dead (`terminated`) or after 100 steps (`truncated`). The team
+    earns, together, the share of the enemies' health that a step took and 1 for winning: 2 at most, where SMAC's scale
+    ends at 20. A dead ally may choose `stop` only.
 
     Args:
         map: a key of `maps.BATTLES`.
@@ -76,7 +76,7 @@ class SMAXEnv(VectorEnv):
         """See `VectorEnv.step`; indices `[E, N]`: up, right, down, left, stop, or shoot at an enemy.
 
         Raises:
-            ValueError: the shape is not `[E, N]`, or an index is none.
+            ValueError: the shape is not `[E, N]`, or an index is not a choice.
             RuntimeError: there was no reset, or the battles are over.
         """
         if self._seeds is None or self._time >= HORIZON:
@@ -125,7 +125,7 @@ class SMAXEnv(VectorEnv):
         return self._tensor("observations")
 
     def _tensor(self, name: str) -> Tensor:
-        """What there is to see of the E battles that were asked for."""
+        """The observations of the E requested battles."""
         return torch.tensor(self._seen[name][: self._n_episodes])
 
 
@@ -152,7 +152,7 @@ def _make_spec(name: str, battle: Battle) -> EnvSpec:
 
 
 def _check(program: SMAXProgram, name: str, battle: Battle) -> None:
-    """Refuses a jaxmarl whose battle is another one than the spec says."""
+    """Refuses a jaxmarl whose battle differs from the spec."""
     found = (program.n_allies, program.n_enemies, program.observation_dim, program.state_dim, program.horizon)
     wanted = (battle.allies, battle.enemies, battle.observation_dim, battle.state_dim, HORIZON)
     if found != wanted:
@@ -169,7 +169,7 @@ def _draw(positions: np.ndarray, health: np.ndarray, radii: np.ndarray, n_allies
         positions: `[U, 2]`, allies first, y upwards.
         health: `[U]`, shares of each unit's full health; 0 is dead.
         radii: `[U]`.
-        n_allies: how many of the U units are allies.
+        n_allies: number of the U units that are allies.
         caption: a line of text in the upper left corner.
 
     Returns:

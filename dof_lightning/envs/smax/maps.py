@@ -1,4 +1,4 @@
-"""The maps of SMAX that have an option in `conf/env`, and what their sizes follow from."""
+"""The maps of SMAX that have an option in `conf/env`, and the sizes that follow from them."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,18 @@ HORIZON = 100  # steps of a battle, SMAX's own limit
 _MOVES = 5  # four directions and stop
 _UNIT_TYPES = 6
 _OWN_FEATURES = 4 + _UNIT_TYPES  # health, position 2, cooldown, type
-_UNIT_FEATURES = 7 + _UNIT_TYPES  # the same of a unit in sight, and its last movement 2 and target
-_STATE_FEATURES = _OWN_FEATURES + 2  # of every unit: its team, and whether it is alive
+_UNIT_FEATURES = 7 + _UNIT_TYPES  # the same for a unit in sight, and its last movement 2 and target
+_STATE_FEATURES = _OWN_FEATURES + 2  # for every unit: its team, and whether it is alive
 
 
 @dataclass(frozen=True)
 class Battle:
-    """Who fights on a map.
+    """The units of a map.
 
     Attributes:
         allies: N, the learned agents.
-        enemies: units of SMAX's built-in heuristic.
-        random_units: unit types and starting places are drawn anew in every episode, as in SMACv2.
+        enemies: number of units of SMAX's built-in heuristic.
+        random_units: whether unit types and starting places are drawn anew in every episode, as in SMACv2.
     """
 
     allies: int
@@ -27,7 +27,7 @@ class Battle:
 
     @property
     def observation_dim(self) -> int:
-        """O: own features, then those of every other unit, zero where it is out of sight or dead."""
+        """O: own features, then those of every other unit, zero if it is out of sight or dead."""
         return _OWN_FEATURES + _UNIT_FEATURES * (self.allies + self.enemies - 1)
 
     @property
@@ -37,7 +37,7 @@ class Battle:
 
     @property
     def state_dim(self) -> int:
-        """S."""
+        """S, the size of the global state."""
         return _STATE_FEATURES * (self.allies + self.enemies)
 
 

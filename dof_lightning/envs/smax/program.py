@@ -17,7 +17,7 @@ import numpy as np
 
 from dof_lightning.errors import UserError
 
-RELEASE = "0.2"  # of jaxmarl: what the recipe says and what was tested; another one may simulate another battle
+RELEASE = "0.2"  # jaxmarl's version in the recipe and the tests; another one may simulate a different battle
 INSTALL = "pip install -c constraints.txt -e '.[smax]'"
 
 _SMALLEST_BATCH = 128
@@ -25,10 +25,10 @@ _SMALLEST_BATCH = 128
 
 @cache
 def load_program(name: str) -> "SMAXProgram":
-    """The functions of a map, compiled once a process whoever asks.
+    """The functions of a map, compiled once per process.
 
     Raises:
-        UserError: jaxmarl is not installed, or in another release.
+        UserError: jaxmarl is not installed, or is another release.
     """
     if missing := what_is_missing(name):
         raise UserError(missing)
@@ -36,7 +36,7 @@ def load_program(name: str) -> "SMAXProgram":
 
 
 def what_is_missing(name: str) -> str | None:
-    """Why a map cannot be played here, and what to install; None where it can."""
+    """The reason why a map cannot be played here, and the command to install it; None if it can."""
     if importlib.util.find_spec("jaxmarl") is None:
         return f"env.map={name}: SMAX needs the package jaxmarl; install it with: {INSTALL}"
     found = importlib.metadata.version("jaxmarl")
@@ -46,15 +46,15 @@ def what_is_missing(name: str) -> str | None:
 
 
 def padded_size(n_episodes: int) -> int:
-    """How many battles are simulated for so many: powers of two, so that few sizes are compiled."""
+    """The number of battles simulated for a requested number: powers of two, so that few sizes are compiled."""
     return max(_SMALLEST_BATCH, 1 << (n_episodes - 1).bit_length())
 
 
 class SMAXProgram:
-    """Reset and step of E battles of one map, E as `padded_size` gives it.
+    """Reset and step of E battles of one map, with E from `padded_size`.
 
-    jax runs on the CPU, in one thread, unless `JAX_PLATFORMS` and `XLA_FLAGS` say otherwise: battles are small, torch
-    has the GPU, and more threads than cores would slow both down.
+    jax runs on the CPU, in one thread, unless `JAX_PLATFORMS` and `XLA_FLAGS` specify otherwise: battles are small,
+    torch has the GPU, and more threads than cores would slow both down.
 
     Args:
         name: the map.
@@ -75,12 +75,12 @@ class SMAXProgram:
         self.step = jax.jit(jax.vmap(self._step))
 
     def _reset(self, seed: Any) -> tuple[Any, Mapping[str, Any]]:
-        """From a seed `[2]` uint32 to the battle and what there is to see."""
+        """Starts a battle from a seed `[2]` uint32; returns the battle and its observations."""
         observations, battle = self._env.reset(_stream(seed, 0))
         return _typed(battle, battle), self._look(observations, battle)
 
     def _step(self, seed: Any, battle: Any, actions: Any) -> tuple[Any, Mapping[str, Any]]:
-        """One step of actions `[N]`; its randomness is a function of the seed and the time."""
+        """Takes one step of actions `[N]`; its randomness is a function of the seed and the time."""
         chosen = {agent: actions[i] for i, agent in enumerate(self._env.agents)}
         key = _stream(seed, battle.state.step + 1)
         observations, after, rewards, _, _ = self._env.step_env(key, battle, chosen)
@@ -106,7 +106,7 @@ class SMAXProgram:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Nothing printed: jaxmarl greets when it is imported, after putting `sys.__stdout__` where `sys.stdout` was."""
+    """Prints nothing: jaxmarl prints a greeting on import, after setting `sys.stdout` to `sys.__stdout__`."""
     kept, nowhere = sys.__stdout__, io.StringIO()
     sys.__stdout__ = nowhere  # type: ignore[misc, assignment]
     try:
@@ -117,13 +117,13 @@ def _silence() -> Iterator[None]:
 
 
 def split_seeds(seeds: np.ndarray, size: int) -> np.ndarray:
-    """`[E]` int64 as `[size, 2]` uint32, the last one repeated behind the end."""
+    """Splits `[E]` int64 into `[size, 2]` uint32; the last one is repeated after the end."""
     padded = np.concatenate([seeds, np.repeat(seeds[-1:], size - len(seeds))]).astype(np.uint64)
     return np.stack([padded & np.uint64(0xFFFFFFFF), padded >> np.uint64(32)], axis=1).astype(np.uint32)
 
 
 def _typed(battle: Any, like: Any) -> Any:
-    """A battle with the element types of another, so that the first step and the later ones are one program."""
+    """Casts a battle to the element types of another, so that the first and later steps are one program."""
     import jax
     import jax.numpy as jnp
 
