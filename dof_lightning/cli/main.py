@@ -1,4 +1,4 @@
-"""`dof`: what is done beside training. Every command ends in `key=value` tails, the same as `train.py`'s."""
+"""`dof`: everything besides training. Every command ends in `key=value` overrides, the same as those of `train.py`."""
 
 import argparse
 import re
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """What it cannot read is answered in one line, with the nearest command."""
+    """Reports what it cannot parse in one line, with the nearest command."""
 
     def error(self, message: str) -> NoReturn:
         """Raises a `UserError` (argparse hook)."""
@@ -98,7 +98,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _train(typed: Sequence[str]) -> None:
-    """Runs train.py as if it had been typed, so that the processes that Lightning starts find it too."""
+    """Runs `train.py` as if it had been typed, so that the processes that Lightning starts find it too."""
     program = str(CONF_DIR.parent / "train.py")
     sys.argv = [program, *typed]
     runpy.run_path(program, run_name="__main__")
