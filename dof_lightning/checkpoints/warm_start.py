@@ -27,8 +27,8 @@ def start_from(algorithm: "Algorithm", source: Checkpoint, typed: str) -> dict[s
         typed: the value of init_from.
 
     Returns:
-        the record that `results.json` and checkpoints keep: `typed`, `checkpoint`, `sha256`, `step`,
-        `dataset_fingerprint` of the source, `loaded`, the number of tensors copied, and `fresh`, the names of the others.
+        the record that `results.json` and checkpoints keep: `typed`; `checkpoint`, `sha256`, `step` and
+        `dataset_fingerprint` of the source; `loaded`, the number of tensors copied; `fresh`, the names of the others.
 
     Raises:
         UserError: no weight fits.
