@@ -118,7 +118,7 @@ def _latex(text: str) -> str:
 
 
 def page(report: Report) -> str:
-    """Renders one HTML page, without a script, that loads nothing; in the reader's light or dark mode, down to a phone."""
+    """Renders one HTML page, without scripts or downloads, in the reader's light or dark mode, down to a phone."""
     contents = "".join(f'<li><a href="#{_anchor(part)}">{html.escape(part.title)}</a></li>' for part in report.parts)
     first, *others = [_html_table(part) if isinstance(part, Table) else _html_picture(part) for part in report.parts]
     title = html.escape(report.title)

@@ -27,7 +27,7 @@ def torchrun(workplace: Workplace, options: tuple[str, ...], *overrides: str) ->
 
 
 def ended(process: subprocess.Popen, seconds: float) -> tuple[int, str]:
-    """Exit code and complaint; fails where the process does not end, which is killed then."""
+    """Exit code and complaint; a process that does not end is killed, and fails the test."""
     try:
         _, complaint = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -37,7 +37,7 @@ def ended(process: subprocess.Popen, seconds: float) -> tuple[int, str]:
 
 
 def runs(pid: int) -> bool:
-    """Of what has ended and only waits to be reaped, the command line is empty."""
+    """Whether a process runs; one that has ended and only waits to be reaped has an empty command line."""
     command = Path(f"/proc/{pid}/cmdline")
     return command.exists() and command.read_text() != ""
 

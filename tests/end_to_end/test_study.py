@@ -1,4 +1,4 @@
-"""A study runs its cells, goes on where it was stopped, and ends in a table and a figure."""
+"""A study runs its cells, resumes where it was stopped, and ends in a table and a figure."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""What the reported numbers stand on."""
+"""The episodes, seeds and references that reported scores are based on."""
 
 import os
 
