@@ -65,7 +65,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 raise
             self.last_error = cause
             kept = "the previous one is kept" if target.exists() else "there is none yet"
-            _log.warning("checkpoint %s was not saved (%s); %s, training goes on", target, cause, kept)
+            _log.warning("checkpoint %s was not saved (%s); %s, training continues", target, cause, kept)
 
     def load_checkpoint(
         self,

@@ -139,7 +139,7 @@ class Interruption(Scheduled):
         if number == signal.SIGHUP:
             _leave_lost_terminal()
         if self.received is None and self._speaks:
-            words = "ends after this step, measurements are repeated when it goes on; Ctrl-C once more does not save"
+            words = "ends after this step, measurements are repeated when it resumes; Ctrl-C once more does not save"
             with suppress(OSError):  # not print: it may be what the signal has interrupted
                 os.write(2, f"{signal.Signals(number).name}: {words}\n".encode())
         self.received = self.received or signal.Signals(number)

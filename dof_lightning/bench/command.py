@@ -64,7 +64,7 @@ def _say_done(place: Place, screen: Console) -> None:
         f"{done} (dof report {place.store})",
         f"your own runs of it: dof bench suite={place.which} store=results/{place.suite.name}",
         "a suite of your own: change a copy of one of conf/suite/, dof bench suite=mine.yaml store=results/mine",
-        "looking whether presets and data still mean what they meant; Ctrl-C leaves that out",
+        "checking whether presets and data are unchanged; Ctrl-C skips the check",
     ):
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -76,7 +76,7 @@ def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: floa
         UserError: an argument would be ignored; the message names its key.
     """
     if launcher is None and settings:
-        raise UserError(f"{settings[0]} is for a launcher of Hydra; say launcher= too")
+        raise UserError(f"{settings[0]} is for a launcher of Hydra; set launcher= too")
     if launcher is not None and minutes is not None:
         raise UserError("minutes= is of this machine's queue, and a launcher begins all runs; drop one of the two")
     keys = {text.partition("=")[0].removeprefix("hydra.launcher.") for text in settings}
@@ -115,12 +115,12 @@ def _end(outcome: Outcome, place: Place, screen: Console) -> None:
     if outcome.elsewhere:
         screen.print(f"runs of another process: {len(outcome.elsewhere)}", highlight=False)
     if outcome.stopped:
-        screen.print(f"runs that were stopped: {len(outcome.stopped)}; the same command goes on", highlight=False)
+        screen.print(f"runs that were stopped: {len(outcome.stopped)}; the same command resumes them", highlight=False)
     if outcome.ended_by is not None:
-        sys.stderr.write(f"{outcome.ended_by.name}: what the runs have saved stays; the same command goes on\n")
+        sys.stderr.write(f"{outcome.ended_by.name}: what the runs have saved stays; the same command resumes\n")
         sys.exit(128 + outcome.ended_by)
     if outcome.left:
-        screen.print(f"runs not begun in minutes=: {outcome.left}; the same command goes on", highlight=False)
+        screen.print(f"runs not started within minutes=: {outcome.left}; the same command resumes", highlight=False)
     if outcome.failed:
         raise UserError(
             f"{len(outcome.failed)} runs failed, the first is {outcome.failed[0].name}; its log is "

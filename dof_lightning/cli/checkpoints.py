@@ -17,11 +17,11 @@ _EVAL_HELP = (
     "table and a figure: sampler.steps=[1,2,5] sampler=[ddim,dpm_solver] [output=<folder>]"
 )
 _EXPORT_HELP = (
-    "write one pair of files an agent: dof export checkpoint=<path> [output=<folder>] "
+    "write one pair of files per agent: dof export checkpoint=<path> [output=<folder>] "
     "[format=safetensors|torch_export] [sampler.steps=5] [algorithm.candidates=1]"
 )
 _CERTIFY_HELP = (
-    "play with one process an agent, each from its own files, and compare with the batched rollout: "
+    "play with one process per agent, each from its own files, and compare with the batched rollout: "
     "dof certify checkpoint=<path> agents=<folder> [episodes=16] [seed=0]"
 )
 _IGD_HELP = (

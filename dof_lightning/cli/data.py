@@ -14,7 +14,7 @@ from dof_lightning.config.catalog import data_root, known_datasets
 from dof_lightning.config.command_line import for_shell, split_tail, take
 from dof_lightning.errors import UserError
 
-HELP = "make, list, show, check, merge and cut datasets; `dof data <command> --help` says what each wants"
+HELP = "make, list, show, check, merge and cut datasets; `dof data <command> --help` shows the arguments"
 
 
 def _build(tails: list[str]) -> None:

@@ -16,7 +16,7 @@ from dof_lightning.errors import UserError
 
 _TRAIN_HELP = "what `python train.py` does, from any folder: dof train experiment=<dataset> [key=value ...]"
 _BENCH_HELP = (
-    "run a suite as a queue that can be killed and goes on: dof bench suite=<name or path> [jobs=1] [minutes=<no run "
+    "run a suite as a queue that can be killed and resumed: dof bench suite=<name or path> [jobs=1] [minutes=<no run "
     "begins after>] [store=benchmarks/results/<suite>] [runs=runs/bench] [keep=true|false] [list=true] "
     "[launcher=joblib|submitit_local|submitit_slurm [hydra.launcher.<key>=<value>]]"
 )
@@ -45,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
             raise UserError(
                 f"{self.prog} needs a command; {_EXAMPLES.get(self.prog, '')}`{self.prog} --help` lists all"
             )
-        raise UserError(f"{self.prog}: {message}; `{self.prog} --help` says what can be typed")
+        raise UserError(f"{self.prog}: {message}; `{self.prog} --help` lists what can be typed")
 
 
 _EXAMPLES = {

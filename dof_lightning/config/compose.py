@@ -194,7 +194,7 @@ def build_algorithm(config: Mapping[str, Any], spec: Any) -> Any:
     try:
         made = build(config["algorithm"])
         if not callable(made):
-            raise UserError("algorithm._target_ is missing: nothing says which class the algorithm is made by")
+            raise UserError("algorithm._target_ is missing: nothing names the class of the algorithm")
         return made(spec=spec)
     except UserError as error:
         raise UserError(as_typed(str(error), config["choices"])) from error

@@ -199,7 +199,7 @@ def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> in
         _refuse_dashes(typed)
         main()
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; anything saved is kept, and the same command goes on from it\n")
+        sys.stderr.write("interrupted; anything saved is kept, and the same command resumes from it\n")
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; Python would complain once more on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -236,7 +236,7 @@ def _explain_system(error: OSError) -> str | None:
     """One line for an error of the operating system that the user can fix; None for a defect of ours."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full{where}; make room, then the same command, with its run_dir, goes on from last.ckpt"
+        return f"the disk is full{where}; make room, then the same command, with its run_dir, resumes from last.ckpt"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         what = f"{error.filename or 'a file'} may not be read or written here ({error.strerror})"
         return f"{what}; choose another folder, or change its permissions"

@@ -257,7 +257,7 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 def _read_record(path: Path) -> tuple[dict[str, Any], bool]:
     """Reads the json; returns it without its seal, and whether there was one: version 0.1.0 wrote none."""
     if not path.is_file():
-        raise UserError(f"{path} does not exist; `dof export checkpoint=<path>` writes one json an agent")
+        raise UserError(f"{path} does not exist; `dof export checkpoint=<path>` writes one json per agent")
     try:
         told = parse_json(path.read_bytes(), infinity=True)  # an infinite bound means none
     except ValueError as error:

@@ -47,7 +47,7 @@ def lines(path: Path, kind: type[Any]) -> Iterator[tuple[int, dict[str, str | No
         for line in reader:
             yield reader.line_num, line
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num} cannot be read ({error}); mend or delete the line") from error
+        raise UserError(f"{path}, line {reader.line_num} cannot be read ({error}); fix or delete the line") from error
 
 
 def append(path: Path, kind: type[RowT], rows: Iterable[RowT]) -> None:
@@ -99,7 +99,7 @@ def _row(path: Path, number: int, line: Mapping[str, str | None], kind: type[Row
             raise ValueError("its last values are missing")
         row = kind(**{name: _from_text(name, str(line[name]), wanted) for name, wanted in types.items()})
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}, line {number} cannot be read ({error}); mend or delete the line") from error
+        raise UserError(f"{path}, line {number} cannot be read ({error}); fix or delete the line") from error
     if (told := line.get(_DIGEST)) and told != _digest(line, types):
         raise UserError(
             f"{path}, line {number} is not what was written (its digest is of other values); delete the line, or "

@@ -104,7 +104,7 @@ def _check_alone(config: Mapping[str, Any] | DictConfig) -> None:
     """Refuses several devices, which Lightning would start as studies of their own, and another run's checkpoint."""
     for key in ("devices", "num_nodes"):
         if config["trainer"][key] not in (1, "1"):
-            raise UserError(f"a study runs one device a run, got trainer.{key}={config['trainer'][key]}; use 1")
+            raise UserError(f"a study uses one device per run, got trainer.{key}={config['trainer'][key]}; use 1")
     if external_rank() is not None:
         raise UserError("a study cannot be run by torchrun or several SLURM tasks; start it as one process")
     if config["resume"] not in ("auto", "never"):

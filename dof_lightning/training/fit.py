@@ -77,7 +77,7 @@ def _say_goodbye(step: int, saved_step: int, run_dir: str, number: signal.Signal
         done = f"stopped at step {step:,}, which could NOT be saved: last.ckpt is an earlier one or missing"
     again = for_shell(for_hydra("run_dir", run_dir))
     with suppress(OSError):  # nobody reads it if the terminal is gone
-        sys.stderr.write(f"{number.name}: {done}; the same command with {again} goes on\n")
+        sys.stderr.write(f"{number.name}: {done}; the same command with {again} resumes the run\n")
     sys.exit(128 + number)
 
 

@@ -238,7 +238,7 @@ def _last_checkpoint(job: Run) -> checkpoints.Checkpoint:
         kept = "no checkpoint" if last is None else f"the checkpoint of step {last.step:,}"
         raise UserError(
             f"{path} could not be saved at step {step:,}, there is {kept}; make room on the disk, "
-            f"then the same command with {for_shell(for_hydra('run_dir', job.start.folder.path))} goes on"
+            f"then the same command with {for_shell(for_hydra('run_dir', job.start.folder.path))} resumes it"
         )
     return last
 

@@ -127,7 +127,7 @@ def _show(screen: Console, jobs: Sequence[Mapping[str, Any]]) -> None:
     show_table(screen, columns, rows)
     done = [os.path.relpath(folder) for folder in folders if folder is not None]
     if names:
-        screen.print("of the last checkpoints, on the report episodes: tell what you choose by them on other seeds")
+        screen.print("of the last checkpoints, on the report episodes: report what you choose by them on other seeds")
         screen.print(f"one report of all: dof report {shlex.join(done)}", highlight=False, markup=False, soft_wrap=True)
 
 

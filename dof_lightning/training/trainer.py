@@ -105,7 +105,7 @@ def make_callbacks(config: Mapping[str, Any], run: RunContext, quiet: bool = Fal
 
 def _told(name: str, made: partial, run: RunContext) -> Any:
     if str(made.func.__module__).startswith("lightning."):
-        raise UserError(f"callbacks.{name}: Lightning's own callbacks are not told the run; drop its _partial_: true")
+        raise UserError(f"callbacks.{name}: Lightning's own callbacks take no run; drop its _partial_: true")
     try:
         return made(run)
     except (TypeError, MisconfigurationException) as error:

@@ -30,7 +30,7 @@ def sign_of_lost_peer(error: BaseException) -> str | None:
 def farewell(reason: str, run_dir: str) -> str:
     """One line that reports what happened, and how to resume."""
     again = for_shell(for_hydra("run_dir", run_dir))
-    return f"error: {reason}, this job ends; the same command with {again} goes on from its last checkpoint\n"
+    return f"error: {reason}, this job ends; the same command with {again} resumes from its last checkpoint\n"
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def test_a_killed_queue_goes_on_where_it_was_and_does_nothing_twice(folder: Path
         os.kill(process, number)
     said, _ = first.communicate(timeout=60)
     assert first.returncode == (-number if number == signal.SIGKILL else 128 + number)
-    assert number == signal.SIGKILL or "the same command goes on" in said
+    assert number == signal.SIGKILL or "the same command resumes" in said
     assert [(row.algorithm, row.variant) for row in rows(folder)] == [("bc", "")]
     assert not (run / "results.json").exists()
     said = ended(bench(folder))

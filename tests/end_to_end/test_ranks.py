@@ -168,7 +168,7 @@ def test_a_dead_rank_ends_all_with_a_message(workplace: Workplace, launcher: str
     os.kill(ranks[victim], signal.SIGKILL)
     code, complaint = ended(process, 60.0)
     assert code != 0
-    assert "goes on from its last checkpoint" in complaint
+    assert "resumes from its last checkpoint" in complaint
     assert not any(map(runs, ranks))
 
 

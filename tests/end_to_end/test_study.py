@@ -87,7 +87,7 @@ def test_it_goes_on_and_reports(
     ("tail", "message"),
     [
         ("noise_factorization=concat", "noise_factorization= is set by the study's axes"),
-        ("trainer.devices=2", "a study runs one device a run"),
+        ("trainer.devices=2", "a study uses one device per run"),
         ("resume=somewhere.ckpt", "use auto or never"),
         ("study.seeds=[]", "must not be empty"),
     ],

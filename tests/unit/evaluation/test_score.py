@@ -1,4 +1,4 @@
-"""The episodes, seeds and references that reported scores are based on."""
+"""The cores and threads with which scores and times are measured."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Rollouts: their sums, their dependence on seeds and batches, and whether agents are really alone."""
+"""Rollouts: their sums, their dependence on noise and ranks, and whether agents are really alone."""
 
 import dataclasses
 

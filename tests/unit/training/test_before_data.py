@@ -46,7 +46,7 @@ CALLBACKS = "lightning.pytorch.callbacks"
         ((f"+callbacks.mine._target_={CALLBACKS}.EarlyStopping",), "callbacks.mine cannot be built: EarlyStopping"),
         (
             (f"+callbacks.mine._target_={CALLBACKS}.EarlyStopping", "+callbacks.mine._partial_=true"),
-            "callbacks.mine: Lightning's own callbacks are not told the run",
+            "callbacks.mine: Lightning's own callbacks take no run",
         ),
         (("+logger.mine._target_=lightning.pytorch.loggers.CSVLogger",), "logger.mine cannot be built: CSVLogger"),
         (
