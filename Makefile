@@ -3,7 +3,7 @@ PYTHON ?= python
 
 RECORD = spread spread_conservative spread_plans chase battles_3m battles_2s3z battles_3m_qmix
 
-.PHONY: test lint docs bench
+.PHONY: test lint docs record bench
 
 # Everything that a change must pass: lint, formatting, types, import rules, then every test. Ten to fifteen minutes.
 test:
@@ -16,11 +16,16 @@ lint:
 	mypy
 	lint-imports
 
-# The pages that are generated: docs/results.md and docs/results_figures/, from the rows in benchmarks/results/;
-# the extra [report] is needed, or the page loses its intervals.
+# The documentation as a site in site/; needs the extra [docs]. `mkdocs serve` shows it while you write.
 docs:
-	dof report $(RECORD:%=benchmarks/results/%) output=docs name=results 'title=Results: the benchmark of record' against=dof_policy formats=markdown overwrite=true
+	$(PYTHON) -m dof_lightning.config.reference
+	mkdocs build --strict
 
-# Speeds of this machine as ratios to yardsticks of the same run (docs/performance.md). About a minute.
+# docs/results/record.md and docs/results/record_figures/, from the rows in benchmarks/results/; needs the extra [report],
+# or the page loses its intervals.
+record:
+	dof report $(RECORD:%=benchmarks/results/%) output=docs/results name=record 'title=Results: the benchmark of record' against=dof_policy formats=markdown overwrite=true
+
+# Speeds of this machine as ratios to yardsticks of the same run (docs/results/performance.md). About a minute.
 bench:
 	$(PYTHON) -m benchmarks

@@ -1,4 +1,4 @@
-"""The yardstick of few steps: an update and a decision as in the code of Li et al. (2025), with K=100 chains.
+"""The yardstick of few steps: an update and a decision as in the released code of Li et al. (2025), with K=100 chains.
 
 Written from its description (reference: Diffusion-QL's update, one agent after another): per agent one chain of the
 averaged actor for the TD target, one chain of the actor for the Q term with its graph recorded. As released, the Q

@@ -25,7 +25,7 @@ class DecentralizedPolicy(nn.Module, ABC):
         observes_rewards: agents are told their rewards (see `observe_rewards`), which may depend on what teammates do:
             scores say so, and such agents are not exported.
         shared_seeds: M: the agents act on a common random seed z in 0..M-1, drawn before the episode and told to all of
-            them (docs/shared_seed.md): scores say so. None where they do not.
+            them (docs/method/shared_seed.md): scores say so. None where they do not.
         rounding: how far float32 rounding may carry an action when the same decision is computed in another batch.
     """
 

@@ -5,7 +5,7 @@ agents' own chains draw, each running alone; then training may be joint while ex
 action dimension of every agent by a weight that is learned, where the shipped `wconcat` has one weight an agent.
 
 Nothing is registered: the class is handed over in the settings. To have it on the command line as
-`noise_factorization=<name>`, move it into `dof_lightning/factorization/` and add one yaml (docs/extending.md).
+`noise_factorization=<name>`, move it into `dof_lightning/factorization/` and add one yaml (docs/guide/extending.md).
 
     python examples/own_factorization.py            # a minute of one core: 300 steps, 1 000 episodes
     python examples/own_factorization.py 20 200     # steps, episodes

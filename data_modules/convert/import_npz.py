@@ -216,7 +216,7 @@ def _load(path: Path) -> Mapping[str, np.ndarray]:
             "numpy.savez; files with Python objects are never read"
         ) from None
     if missing := [name for name in REQUIRED if name not in arrays]:
-        raise UserError(f"{path} has no {', '.join(missing)}; it needs {', '.join(REQUIRED)} (docs/own_data.md)")
+        raise UserError(f"{path} has no {', '.join(missing)}; it needs {', '.join(REQUIRED)} (docs/guide/own_data.md)")
     if strange:
         raise UserError(f"{path}: {', '.join(strange)} would be read by nobody; known are {', '.join(known)}")
     return arrays

@@ -153,7 +153,7 @@ def _refusal(url: str, error: Exception, reason: str) -> str | None:
     if isinstance(error, ImportError):
         return f"reading {url} needs a package ({reason}): pip install -e '.[s3]'"
     if isinstance(error, PermissionError) or _is(error, "NoCredentialsError") or status in (401, 403):
-        return f"{url} may not be read ({reason}): give credentials that may (docs/data.md)"
+        return f"{url} may not be read ({reason}): give credentials that may (docs/guide/data.md)"
     if _is(error, "InvalidURL") or (isinstance(status, int) and status not in _RETRIED_STATUS):
         return f"{url} cannot be read ({reason}): correct the address"
     return None

@@ -62,7 +62,7 @@ class Beginning:
 
 
 class PlanningActor(ChainActor, AskingPolicy):
-    """Agents that diffuse their own window of observations and act by inverse dynamics (method.md section 2).
+    """Agents that diffuse their own window of observations and act by inverse dynamics: DoF-Trajectory.
 
     Agent i remembers its own last Hh observations; they and the current one are written into its window at every step
     of the chain. Its action is what its inverse dynamics says of (o_t, planned o_{t+1}). Of several plans it takes the

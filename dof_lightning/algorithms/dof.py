@@ -25,7 +25,9 @@ RECONSTRUCTION_SNR_LIMIT = 5.0
 
 
 class DoFLightningModule(Algorithm):
-    """A centralised diffusion model that f and h factorise into one model per agent (seed, eqs. 3, 8-11, B.25-B.29).
+    """A centralised diffusion model that f and h factorise into one model per agent (Li et al., 2025).
+
+    Their eqs. 3, 8-11 and B.25-B.29; docs/method/README.md leads from them to this class.
 
     Holds the per-agent denoisers eps_theta_i, the noise factorisation f and the data factorisation h, the moving
     average of what acts, and the two ways to sample: `joint_sample` runs one chain on x_tot, `local_sample` one chain
@@ -161,7 +163,7 @@ class DoFLightningModule(Algorithm):
         return x * self.data_mask if known is None else torch.where(self.data_mask, x, known)
 
     def diffusion_loss(self, denoised: Denoised, weight: Tensor) -> Tensor:
-        """E ||f(eps_1..eps_N) - f(eps_theta_1..eps_theta_N)||^2 (seed, eq. 11; B.28 for wconcat).
+        """E ||f(eps_1..eps_N) - f(eps_theta_1..eps_theta_N)||^2 (Li et al., 2025, eq. 11; B.28 for wconcat).
 
         Args:
             denoised: from `denoise`.

@@ -104,8 +104,9 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
 
     Agent i's data x_i are its own window of T = Hh + H normalised observations. The history and the current row are
     known: they are written into x_i^k at every step, while training as at execution, and enter no loss. L_diffusion is
-    the f-joined noise error of the H - 1 rows after them (seed, eqs. 8-11, B.28), conditioned on the return from the
-    current row on, which is left out now and then so that one network serves both parts of classifier-free guidance.
+    the f-joined noise error of the H - 1 rows after them (Li et al., 2025, eqs. 8-11, B.28), conditioned on the return
+    from the current row on, which is left out now and then so that one network serves both parts of classifier-free
+    guidance.
     L_inverse teaches I_i(o_t, o_{t+1}) = a_t on all real transitions of the window, history included.
 
     Attributes:

@@ -49,8 +49,8 @@ class DoFValue(DoFLightningModule, made_by=DoFValueSettings):
     """Loss: L = L_value + L_diffusion [inferred: the seed shows the game, not its loss].
 
     L_value = (y - h(q_1..q_N))^2 regresses the team's return through the mixer; it trains h and the targets
-    q_i(o_i, u_i). L_diffusion = ||f(eps_1..eps_N) - f(eps_theta_1..eps_theta_N)||^2 (seed, eq. 11) with x_i^0 =
-    stop_grad(q_i) trains the denoisers eps_theta_i(x_i^k, k, [o_i | u_i]).
+    q_i(o_i, u_i). L_diffusion = ||f(eps_1..eps_N) - f(eps_theta_1..eps_theta_N)||^2 (Li et al., 2025, eq. 11) with
+    x_i^0 = stop_grad(q_i) trains the denoisers eps_theta_i(x_i^k, k, [o_i | u_i]).
 
     The other candidate was squared error to y through the whole chain. It fixes what h makes of the chains' ends and
     nothing else: x_i^k would have no law at any k, so that the networks would be generators, not denoisers, tied to

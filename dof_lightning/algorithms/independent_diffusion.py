@@ -1,4 +1,4 @@
-"""Independent Diffusion: N diffusion models, one an agent, with no loss in common (a baseline of the seed)."""
+"""Independent Diffusion: N diffusion models, one per agent, with no loss in common (a baseline of Li et al., 2025)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

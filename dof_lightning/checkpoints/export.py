@@ -57,7 +57,7 @@ def export_agents(
     policy = build_algorithm(checkpoint, config).policy()
     if policy.observes_rewards:
         raise UserError(
-            "algorithm.return_update=reward: an exported agent does not learn its rewards; export with "
+            "algorithm.return_update=reward: an exported agent gets no rewards; export with "
             "algorithm.return_update=time or none"
         )
     about = _about(checkpoint, config, tails)

@@ -252,17 +252,17 @@ ACTIONS: dict[str, Any] = {
     "import": (
         _import,
         "others' episodes as a dataset: dof data import format=omar|vault|madiff|minari|npz source=<path> name=<name> "
-        "[env=mpe_tag] [action_range=[-2,2]] [data.root=data] (docs/import.md)",
+        "[env=mpe_tag] [action_range=[-2,2]] [data.root=data] (docs/guide/import.md)",
     ),
     "collect": (
         _collect,
         "a policy of yours rolled out: dof data collect env=<name> policy=<module>:<function> name=<name> episodes=<n> "
-        "trust=true [version=1] (docs/import.md)",
+        "trust=true [version=1] (docs/guide/import.md)",
     ),
     "export": (
         _export,
         "a dataset in another format: dof data export dataset=<path> format=omar|vault output=<new folder> "
-        "[state=observations] (docs/import.md)",
+        "[state=observations] (docs/guide/import.md)",
     ),
     "merge": (
         _merge,

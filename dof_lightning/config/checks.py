@@ -168,7 +168,7 @@ def _check_classes(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> No
             group = key.partition(".")[0]
             raise UserError(
                 f"{key}={value}: the class of an option cannot be typed; choose an option of group {group}, or write "
-                f"a yaml for it in conf/{group} (docs/extending.md)"
+                f"a yaml for it in conf/{group} (docs/guide/extending.md)"
             )
 
 

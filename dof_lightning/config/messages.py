@@ -123,9 +123,9 @@ def explain(error: Exception, overrides: Sequence[str] = (), what: str = "config
 def _of_what_was_typed(text: str, overrides: Sequence[str]) -> str | None:
     """One line for an override that Hydra can parse but not apply; None if no override is the cause."""
     if re.match(r"Could not override 'suite'", text):
-        return "a suite of many runs is started by `dof bench suite=<name>` (docs/benchmarking.md), not by train.py"
+        return "start a suite of many runs by `dof bench suite=<name>`, not by train.py (docs/guide/benchmarking.md)"
     if re.match(r"Could not override 'study\.", text):
-        return "there is no study here; name one by study=<name>, or use an experiment that has one (docs/studies.md)"
+        return "there is no study here; name one by study=<name>, or use an experiment with one (docs/guide/studies.md)"
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return unknown_key(unknown[1], _known_keys(overrides))
     if appended := re.match(r"Could not append to config. An item is already at '([^']+)'", text):

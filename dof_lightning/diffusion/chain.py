@@ -63,7 +63,7 @@ class Chain:
     kept: int = 0
 
     def locally(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """One chain an agent, then h on its own x_i^0 (seed, Theorems 1 and 2: concat and wconcat cancel)."""
+        """One chain per agent, then h on its own x_i^0 (Li et al., 2025, Theorems 1 and 2)."""
 
         def own(x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
             return self.noise_factorization.local(self.denoiser(x, k, condition))

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class SharedSeeds:
-    """How agents are told a seed z in 0..M-1 that they all share (docs/shared_seed.md).
+    """How agents are told a seed z in 0..M-1 that they all share (docs/method/shared_seed.md).
 
     Where M is None there is none, and nobody is told anything.
 

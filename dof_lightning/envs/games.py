@@ -1,6 +1,6 @@
 """The motivating games that a product of per-agent models can or cannot play: two-dimensional data, landmark covering.
 
-The paper names the games; starts, weights and the scale of actions are ours [inferred], see docs/games.md.
+The paper names the games; starts, weights and the scale of actions are ours [inferred], see docs/method/games.md.
 """
 
 import math

@@ -24,9 +24,10 @@ class Factorization(nn.Module, ABC):
     Attributes:
         local_execution: agent i can run its own part of it from its own data. Where False, `local` and `select_agent`
             raise TypeError, and acting needs `algorithm.execution=centralized`.
-        satisfies_igd: the joint law it trains is the product of the agents' laws (seed, Definition 2, eq. 3).
-        invertible: `split` undoes `join` in closed form. Then f joins states, true noises and predictions alike (seed,
-            eqs. 9-11, B.26-B.28). Where False, `split` raises TypeError, and f is a head on the predictions: states and
+        satisfies_igd: the joint law it trains is the product of the agents' laws (Li et al., 2025,
+            Definition 2, eq. 3).
+        invertible: `split` undoes `join` in closed form. Then f joins states, true noises and predictions alike (eqs.
+            9-11, B.26-B.28 there). If False, `split` raises TypeError, and f is a head on the predictions: states and
             true noises stay side by side (`as_state` and `as_parts` are the identity).
     """
 
@@ -92,7 +93,7 @@ class ValueMixer(nn.Module, ABC):
         values `[B, N, 1]`, state `[B, S]`, result `[B, 1]`
 
     Attributes:
-        satisfies_igm: Q_tot is monotone in each Q_i, so ranking by Q_i ranks by Q_tot (IGM; seed, slide 'IGM').
+        satisfies_igm: Q_tot is monotone in each Q_i, so ranking by Q_i ranks by Q_tot (IGM).
     """
 
     fsdp_role: ClassVar[FsdpRole] = "replicate"  # a few numbers

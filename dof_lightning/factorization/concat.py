@@ -17,7 +17,7 @@ def per_agent(weight: Tensor, like: Tensor) -> Tensor:
 
 
 class Concat(Factorization):
-    """The agents' parts side by side: f (seed, Theorem 1, eqs. 8-11) and h (slide 'Data Factorization') alike.
+    """The agents' parts side by side: f (Li et al., 2025, Theorem 1, eqs. 8-11) and h alike.
 
     Args:
         spec: the dataset's spec, not read: nothing is learned.

@@ -14,7 +14,7 @@ from dof_lightning.spec import DatasetSpec
 
 
 class WConcat(WeightedConcatenation):
-    """Weighted concatenation of per-agent parts (seed, Theorem 2, eqs. B.25-B.29).
+    """Weighted concatenation of per-agent parts (Li et al., 2025, Theorem 2, eqs. B.25-B.29).
 
     Weights are positive with geometric mean 1, so no loss can shrink them all; prediction, target and state are
     weighted alike, and at the optimum of a joint squared error w_i^2 is proportional to 1 / L_i, agent i's own error.
@@ -31,10 +31,10 @@ class WConcat(WeightedConcatenation):
 
 
 class DecAttention(Mixing):
-    """Attention over all agents' noises in training, over an agent's own at execution ("Dec-Atten" in the seed).
+    """Attention over all agents' noises in training, over an agent's own at execution ("Dec-Atten").
 
-    Trained as softmax(Q K^T / sqrt(d)) V [inferred: the seed gives no formula]. At execution the teammates' terms are
-    dropped, so agent i runs alone, but not what was trained: it does not satisfy IGD (seed: 4.3 of 20 on 3m-Good).
+    Trained as softmax(Q K^T / sqrt(d)) V [inferred: Li et al., 2025, give no formula]. At execution the teammates'
+    terms are dropped, so agent i runs alone, but not what was trained: it does not satisfy IGD (4.3 of 20 on 3m-Good).
 
     Args:
         spec: the dataset's spec; tokens are as wide as the wider of observations and actions.
@@ -68,15 +68,15 @@ class DecAttention(Mixing):
 
 
 class Attention(ResidualAttention):
-    """eps_i + softmax(Q K^T / sqrt(d)) V over all agents' noises at every step ("Atten" in the seed's tables).
+    """eps_i + softmax(Q K^T / sqrt(d)) V over all agents' noises at every step ("Atten" of Li et al.).
 
-    Centralised: a strong upper reference, not a factorisation; the joint law is no product. [Formula inferred, the seed
-    gives none; the residual term makes training start at concat.]
+    Centralised: a strong upper reference, not a factorisation; the joint law is no product. [Formula inferred, as the
+    paper gives none; the residual term makes training start at concat.]
     """
 
 
 class QMix(Mixing):
-    """Monotone mixture of all agents' noises with non-negative weights of the state ("QMix" in the seed's tables).
+    """Monotone mixture of all agents' noises with non-negative weights of the state ("QMix" of Li et al.).
 
     joint_i = sum_e |W2(s)|_ei ELU(sum_j |W1(s)|_je eps_j + b1(s)_e) + b2(s)_i for every entry of eps alike: the mixing
     network of Rashid et al. (2018) with N outputs [inferred; the released code has one layer, and cannot run]. The

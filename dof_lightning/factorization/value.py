@@ -138,7 +138,7 @@ class Attention(ValueMixer):
 
 
 class SelfAttention(ValueMixer):
-    """Q_tot = sum_i (Q_i + Att_i(Q_1..Q_N)): h = Atten of the seed for values, tokens made of the Q_i themselves.
+    """Q_tot = sum_i (Q_i + Att_i(Q_1..Q_N)): h = Atten of Li et al. (2025) for values, with tokens made of Q_i.
 
     Scores and values of the attention depend on the Q_i, so Q_tot may fall where a Q_i grows: it represents payoffs
     that no monotone mixer does, and promises no IGM. Training starts at the plain sum, so each Q_i starts out as the

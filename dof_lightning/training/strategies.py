@@ -73,7 +73,7 @@ def _join_after_restart(backend: str, timeout: timedelta, device: torch.device) 
     """
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    # Several machines may count differently; docs/devices.md explains how to give them a new store.
+    # Several machines may count differently; docs/guide/devices.md explains how to give them a new store.
     if attempt == "0" or not shared or os.environ["GROUP_WORLD_SIZE"] != "1":
         return
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -87,7 +87,7 @@ def in_a_shell(folder: Path, line: str) -> str:
     [("A noise factorisation, from nothing to a training run", "mean_one"), ("An algorithm", "noisy_bc")],
 )
 def test_a_part_of_ones_own_from_nothing_to_a_training_run(project: Path, heading: str, says: str) -> None:
-    texts = blocks("extending.md", heading)
+    texts = blocks("guide/extending.md", heading)
     code, option = write_files(project, texts)
     assert (code.suffix, option.suffix) == (".py", ".yaml")
     tests, training = commands(texts)
@@ -101,7 +101,7 @@ def test_a_part_of_ones_own_from_nothing_to_a_training_run(project: Path, headin
 @pytest.mark.slow
 def test_a_search_finds_the_best_of_its_trials(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="[dev] has it")
-    (text,) = blocks("devices.md", "A search instead of a grid")
+    (text,) = blocks("guide/devices.md", "A search instead of a grid")
     (typed,) = commands([text.replace("\\\n", "")])
     short = [item for item in SHORT if not item.startswith(DIFFUSES)]
     assert typed[:2] == ["python", "train.py"]
@@ -125,7 +125,7 @@ def test_from_own_episodes_and_an_own_world_to_exported_agents(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for heading in ("The world", "The episodes", "Training", "Agents"):
-        texts = blocks("own_data.md", heading)
+        texts = blocks("guide/own_data.md", heading)
         write_files(tmp_path, texts)
         for program, *typed in commands(texts):
             if "|" in typed:

@@ -86,7 +86,7 @@ def check_parts(execution: Execution, parts: Parts, like: Tensor, imagined: Sequ
     for key in ("noise_factorization", "data_factorization"):
         part: Factorization = getattr(parts, key)
         if broken := broken_promise(part, like, alone=execution == "decentralized"):
-            raise UserError(f"{key}: {type(part).__name__} {broken} (docs/extending.md)")
+            raise UserError(f"{key}: {type(part).__name__} {broken} (docs/guide/extending.md)")
     check_execution(execution, {key: part for key, part in vars(parts).items() if key not in imagined})
 
 
@@ -138,8 +138,8 @@ class DataDiffusionSettings(DiffusionSettings):
         reconstruction_weight: lambda, weight of the loss that trains h to reconstruct the data; if h has no other
             gradient (planners, cloning), Adam divides its size out again, but for rounding.
         gradient_clip: largest gradient norm of each agent's denoiser; None means no clipping.
-        shared_seeds: M, values of a random seed that all agents are told before an episode (docs/shared_seed.md);
-            None for none.
+        shared_seeds: M, values of a random seed that all agents share from before an episode on; None for none
+            (docs/method/shared_seed.md).
     """
 
     reconstruction_weight: NonNegative = 1.0

@@ -24,7 +24,7 @@ class SmacEnv(RowsEnv):
     installed package must have the same dimensions. All agents earn the team's reward, which the package scales to at
     most 20 a battle. An agent is alive while it may do something else than nothing. The packages draw into a
     window only: there are no pictures. Never run against the real packages or the game: tests play a double that was
-    written from their documentation (docs/smac.md).
+    written from their documentation (docs/guide/smac.md).
 
     Args:
         scenario: a map of SMAC (`3m`) or a scenario of SMACv2 (`terran_5_vs_5`).

@@ -18,7 +18,7 @@ from dof_lightning.seeding import derive_seed
 
 _PACKAGES = {1: "smac", 2: "smacv2"}
 _MODULES = {1: "smac.env", 2: "smacv2.env.starcraft2.wrapper"}
-_ADVICE = "see docs/smac.md; env=smax_3m and its like need no game"
+_ADVICE = "see docs/guide/smac.md; env=smax_3m and its like need no game"
 _SEED_BITS = 2**31 - 1  # StarCraft II takes no larger seeds
 
 

@@ -53,7 +53,7 @@ def test_no_monotone_mixer_comes_nearer_than_half_the_smaller_reversal(mixer: ty
 
 
 def test_with_one_state_the_monotone_mixer_gains_most_where_both_agents_rise() -> None:
-    # Sums of convex functions of rising sums: what docs/games_payoff.md says that QMIX can represent there.
+    # Sums of convex functions of rising sums: what docs/method/games_payoff.md says that QMIX can represent there.
     # In float64: the values may be large where weights happen to be, and float32 rounds by more than what is compared.
     generator = torch.Generator().manual_seed(0)
     low = torch.randn(500, 2, 1, generator=generator, dtype=torch.float64)

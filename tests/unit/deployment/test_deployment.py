@@ -53,7 +53,7 @@ def test_agents_from_their_files_act_as_the_team_on_the_same_noise(tmp_path: Pat
 
 
 def test_the_teams_rows_of_shipped_noise_are_enough(tmp_path: Path) -> None:
-    """A rollout's own noise, handed over row by row, gives a rollout's own actions; see docs/deploy.md."""
+    """A rollout's own noise, handed over row by row, gives a rollout's own actions; see docs/guide/deploy.md."""
     policy = small_dof_policy().policy()
     first, second = generator(5), generator(5)
     observations = torch.randn(8, 3, 4, generator=generator())

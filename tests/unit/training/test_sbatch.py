@@ -1,4 +1,4 @@
-"""The sbatch file of docs/devices.md, in bash: it starts what this project reads, and resumes what ran out of time."""
+"""The sbatch file of docs/guide/devices.md, in bash: starts what the project reads and resumes what ran out of time."""
 
 import os
 import re
@@ -22,7 +22,7 @@ exit $CODE
 def test_the_sbatch_file_of_the_page_starts_what_it_says_and_resumes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, requeued: bool
 ) -> None:
-    page = (ROOT / "docs" / "devices.md").read_text().partition("## SLURM")[2]
+    page = (ROOT / "docs" / "guide" / "devices.md").read_text().partition("## SLURM")[2]
     script = page.split("```bash\n")[1].partition("```")[0].replace("/shared", str(tmp_path))
     assert re.findall(r"^#SBATCH --(?:ntasks-per-node|nodes|array)=(\S+)", script, flags=re.MULTILINE) == [
         "0-4",

@@ -1,0 +1,51 @@
+"""The documentation builds as a site without a warning, and can be read without a network."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.workplace import ROOT, succeeded
+
+pytest.importorskip("material", reason="[docs] and [dev] have it")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(target)]
+    here = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    succeeded(subprocess.run(command, cwd=ROOT, env=here, capture_output=True, text=True, timeout=280))
+    return target
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 30
+    loaded = [
+        address
+        for page in pages
+        for tag in re.findall(r"<(?:script|img|link|iframe|source)\b[^>]*>", page.read_text(encoding="utf-8"))
+        for address in re.findall(r'(?:src|href)="((?:https?:)?//[^"]*)"', tag)
+    ]
+    assert loaded == []
+
+
+def test_pictures_say_what_is_in_them(site: Path) -> None:
+    pictures = [
+        tag for page in site.rglob("*.html") for tag in re.findall(r"<img\b[^>]*>", page.read_text(encoding="utf-8"))
+    ]
+    assert len(pictures) > 20
+    assert [tag for tag in pictures if not re.search(r'alt="[^"]{10,}"', tag)] == []
+
+
+def test_search_finds_pages_keys_and_classes(site: Path) -> None:
+    found = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
+    text = {entry["location"]: f"{entry['title']} {entry['text']}" for entry in found}
+    assert "q_balance" in " ".join(said for place, said in text.items() if place.startswith("reference/configuration"))
+    assert any("DoFPolicySettings" in said for place, said in text.items() if place.startswith("reference/api"))
+    assert {place.partition("/")[0] for place in text} >= {"get_started", "guide", "method", "results", "reference"}
