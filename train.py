@@ -1,4 +1,4 @@
-"""Trains one algorithm on one dataset: `python train.py experiment=mpe_spread_expert` (`--help` for more)."""
+"""Training of one algorithm on one dataset: `python train.py experiment=mpe_spread_expert` (`--help` for more)."""
 
 import sys
 
@@ -11,7 +11,7 @@ from dof_lightning.config import messages
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    """Hydra's entry; everything else is `training.run`, or `runner.run` where several runs are compared.
+    """Serves as Hydra's entry point; `training.run` does the work, or `runner.run` if several runs are compared.
 
     Returns the score of a job of a sweep, which sweepers like Optuna's compare.
     """
@@ -21,16 +21,16 @@ def main(cfg: DictConfig) -> float | None:
         with sweep.labelled(configuration.job_number()):
             return run(cfg)  # the sweep's launcher brings an error home from the job's process
     scores: list[float | None] = []
-    # Leaving here keeps Hydra from adding lines of its own to what the user can mend.
+    # Exiting here keeps Hydra from adding lines of its own to an error that the user can fix.
     if code := messages.exit_with_one_line(lambda: scores.append(run(cfg))):
         sys.exit(code)
     return scores[0]
 
 
 def run(cfg: DictConfig) -> float | None:
-    """One run, one study, or one job of a sweep."""
+    """Performs one run, one study, or one job of a sweep."""
     composed, typed = configuration.composed_by_hydra_main(cfg)
-    from dof_lightning.studies import runner  # torch is imported after --help and typing mistakes have been dealt with
+    from dof_lightning.studies import runner  # torch is imported after --help and typing mistakes have been handled
     from dof_lightning.training import run as training
     from dof_lightning.training import sweep
 

@@ -1,7 +1,7 @@
 """`python -m benchmarks [names...] [output=<file>] [threads=<n>]`: one Markdown table of ratios.
 
-`igd` and `coordination_gap` time nothing: each is a table of its own, above the ratios; so is `scale`, which has keys
-of its own (`size_gb=20 folder=/scratch`).
+`igd` and `coordination_gap` time nothing: each has a separate table above the ratios; so has `scale`, which also takes
+its own keys (`size_gb=20 folder=/scratch`).
 """
 
 import platform
@@ -37,7 +37,7 @@ ONLY_WHEN_NAMED = ("planner", "methods", "options", "time_to_score")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs what is named, or all that take seconds.
+    """Runs the named benchmarks, or all that take seconds.
 
     Raises:
         UserError: a name or a key is unknown.
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> tuple[list[str], Path | None, int, dict[str, str]]:
-    """Names, file, number of threads, and what is left for a benchmark that has keys of its own.
+    """Parses names, file, number of threads, and the remaining keys for a benchmark that takes its own.
 
     Raises:
         UserError: a name or a key is unknown.

@@ -1,4 +1,4 @@
-"""The yardstick of batching over agents: the same networks as one `nn.Module` an agent, called in a Python loop."""
+"""The yardstick of batching over agents: the same networks as one `nn.Module` per agent, called in a Python loop."""
 
 import copy
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class AgentDenoiser(nn.Module):
         self.network = plain_mlp(bank.network, agent)
 
     def forward(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
-        """`[B, A]` from x `[B, A]`, k `[B]` and condition `[B, C]`."""
+        """Computes eps_i `[B, A]` from x `[B, A]`, k `[B]` and condition `[B, C]`."""
         noise: Tensor = self.network(torch.cat([x, self.step_network(self.step_embedding(k, x.dtype)), condition], 1))
         return noise
 
@@ -38,13 +38,13 @@ class AgentCritic(nn.Module):
         self.twins = nn.ModuleList(plain_mlp(bank.network, twin * bank.n_agents + agent) for twin in range(TWINS))
 
     def forward(self, condition: Tensor, actions: Tensor) -> Tensor:
-        """`[2, B]` from `[B, C]` and `[B, A]`."""
+        """Computes both values `[2, B]` from condition `[B, C]` and actions `[B, A]`."""
         inputs = torch.cat([condition, actions], dim=1)
         return torch.stack([twin(inputs)[:, 0] for twin in self.twins])
 
 
 class DenoiserLoop(nn.Module):
-    """What `MLPDenoiser` computes, agent after agent, with a copy of its weights."""
+    """Computes the same as `MLPDenoiser`, agent after agent, with a copy of its weights."""
 
     local_execution = True
 
@@ -59,7 +59,7 @@ class DenoiserLoop(nn.Module):
 
 
 class CriticLoop(nn.Module):
-    """What `AgentwiseCritic` computes, agent after agent, with a copy of its weights."""
+    """Computes the same as `AgentwiseCritic`, agent after agent, with a copy of its weights."""
 
     def __init__(self, bank: AgentwiseCritic) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def loop_algorithm(algorithm: DoFPolicy) -> DoFPolicy:
 
 
 def loop_actor(actor: DiffusionActor) -> DiffusionActor:
-    """A copy of a policy whose networks are loops; it acts alike."""
+    """A copy of a policy whose networks are loops; it acts the same."""
     loop = copy.deepcopy(actor)
     loop.denoiser = DenoiserLoop(cast(MLPDenoiser, actor.denoiser))  # type: ignore[assignment]
     loop.critic = None if actor.critic is None else CriticLoop(actor.critic)  # type: ignore[assignment]

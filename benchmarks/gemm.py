@@ -1,4 +1,4 @@
-"""Which share of the machine's matrix-product rate an update reaches."""
+"""The share of the machine's matrix-product rate that an update reaches."""
 
 import operator
 from collections.abc import Callable
@@ -26,21 +26,21 @@ def gemm(settings: tuple[tuple[str, Any, int, int], ...] = SETTINGS, square: int
 
 
 class RecordedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the operands' shapes and strides of every matrix product inside it."""
+    """Records the operands' shapes and strides of every matrix product inside it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operands: list[tuple[Tensor, Tensor]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Makes operands alike for each product, then lets it happen."""
+        """Makes operands of the same shapes for each product, then lets it run."""
         if places := _PRODUCTS.get(func._schema.name):
             first, second = (_alike(args[place]) for place in places)
             self.operands.append((first, second))
         return func(*args, **(kwargs or {}))
 
     def replay(self) -> None:
-        """The products alone."""
+        """Runs the recorded products alone."""
         for first, second in self.operands:
             torch.matmul(first, second)
 

@@ -20,16 +20,16 @@ HEADER = (
 def igd(
     options: Sequence[str] = OPTIONS, seeds: Sequence[int] = (0, 1, 2), steps: int = 1200, effort: Effort = FULL
 ) -> str:
-    """One Markdown line for each f and seed, the seed being that of weights, data and draws.
+    """Returns one Markdown line for each f and seed (of weights, data and draws).
 
-    `forbidden` is the share of draws in the two quadrants that the data leave empty, of the joint chain and of the
+    `forbidden` is the share of draws in the two quadrants that the data leave empty, for the joint chain and for the
     agents' own chains.
     """
     return to_markdown(HEADER, [_line(option, seed, steps, effort) for option in options for seed in seeds])
 
 
 def coordination_gap(seeds: Sequence[int] = (0, 1, 2), steps: int = 6000, diffusion_steps: int = 20) -> str:
-    """The gap of concat against attention, as Markdown; log 2 = 0.693 is the data's."""
+    """The coordination gap of concat and of attention, as Markdown; the data's is log 2 = 0.693."""
     lines = []
     for seed in seeds:
         models = [trained_on_xor(option, seed, steps, diffusion_steps) for option in ("concat", "attention")]

@@ -1,4 +1,4 @@
-"""Kills a small run again and again, and compares what it ends with with the uninterrupted run's, bit by bit.
+"""A small run that is killed again and again, and compared bit by bit with an uninterrupted one at its end.
 
 `python -m benchmarks.kill_campaign [--ranks 1 2 4] [--kills 5] [--seed 0] [overrides ...]` prints a Markdown table;
 exit code 1 if anything differed. Overrides are `train.py`'s and apply to all runs (streaming, another algorithm, ...).
@@ -46,17 +46,17 @@ SECONDS_A_RUN = 600.0
 
 @dataclass
 class Outcome:
-    """What happened on one number of ranks.
+    """The outcome on one number of ranks.
 
     Attributes:
-        ranks: how many.
+        ranks: number of ranks.
         group_kills: how often all ranks were killed at once.
-        single_kills: how often one rank was, and the others had to end by themselves.
+        single_kills: how often a single rank was killed, and the others had to end by themselves.
         slowest_end: seconds the slowest job took to end after a rank had died.
         resumed: step of the checkpoint behind each kill.
         compared: tensors and numbers compared.
         differences: names of those that differ.
-        problems: what should not have happened.
+        problems: descriptions of events that should not have happened.
     """
 
     ranks: int
@@ -70,9 +70,9 @@ class Outcome:
 
 
 def campaign(ranks: int, kills: int, seed: int, folder: Path, overrides: Sequence[str]) -> Outcome:
-    """One uninterrupted run and one that is killed `kills` times, on the same number of ranks, in a folder.
+    """Performs one uninterrupted run and one that is killed `kills` times, on the same number of ranks, in a folder.
 
-    Where there are several ranks, a single one and all at once are killed in turn; the seed is that of the moments.
+    With several ranks, a single one and all at once are killed in turn; the seed determines the moments.
     """
     outcome = Outcome(ranks)
     steps = f"trainer.max_steps={STEPS_BETWEEN_KILLS * (kills + 1)}"
@@ -89,7 +89,7 @@ def campaign(ranks: int, kills: int, seed: int, folder: Path, overrides: Sequenc
 
 
 def differences(ours: Any, theirs: Any, where: str = "") -> Iterator[tuple[str, bool]]:
-    """Every tensor and number of two nested containers: its name, and whether it differs in any bit."""
+    """Yields every tensor and number of two nested containers: its name, and whether it differs in any bit."""
     if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
         yield where, not (ours.dtype == theirs.dtype and torch.equal(ours, theirs))
     elif isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
@@ -128,7 +128,7 @@ def _finish(overrides: Sequence[str], outcome: Outcome) -> None:
 def _start_and_kill(
     overrides: Sequence[str], run_dir: Path, moments: random.Random, alone: bool, outcome: Outcome
 ) -> None:
-    """Waits for one to three more checkpoints and up to half a second, which is somewhere between two of them."""
+    """Starts a job and kills it after one to three more checkpoints and up to half a second, so between two of them."""
     checkpoints, delay = moments.randint(1, 3), moments.uniform(0.0, 0.5)
     victim = moments.randrange(outcome.ranks)
     process = _start(overrides)
@@ -185,7 +185,7 @@ def _lives(group: int) -> bool:
 
 
 def _kill_group(process: subprocess.Popen) -> None:
-    """Returns when all are gone, and with them the lock of the run's folder."""
+    """Kills a process group; returns when all are gone, and with them the lock of the run's folder."""
     while _lives(process.pid):
         os.killpg(process.pid, signal.SIGKILL)
         time.sleep(0.02)
@@ -193,7 +193,7 @@ def _kill_group(process: subprocess.Popen) -> None:
 
 
 def processes_of_ranks(first: int) -> list[int]:
-    """Rank zero, and the ranks it has started, in their order."""
+    """The processes of rank zero and of the ranks it has started, in their order."""
     children = Path(f"/proc/{first}/task").glob("*/children")
     started = sorted({int(pid) for path in children for pid in path.read_text(encoding="utf-8").split()})
     return [first, *(pid for pid in started if "train.py" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8"))]
@@ -216,7 +216,7 @@ def _compare(whole: Path, killed: Path, outcome: Outcome) -> None:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Markdown."""
+    """The outcomes as a Markdown table."""
     columns = ("ranks", "killed: all", "killed: one", "then over within", "went on from", "compared", "differ")
     rows = []
     for o in outcomes:
@@ -227,7 +227,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def main() -> int:
-    """Entry point."""
+    """Runs the campaign; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4], help="numbers of ranks")
     parser.add_argument("--kills", type=int, default=5, help="kills a run suffers")

@@ -1,4 +1,4 @@
-"""Made-up datasets of any size, block by block: the same noise again and again, moved a little."""
+"""Made-up datasets of any size, block by block: the same noise again and again, shifted a little."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -20,19 +20,19 @@ _SPEC = made_up_spec(N_AGENTS)
 
 
 def episodes_for(n_bytes: float) -> int:
-    """How many of Spread's episodes (25 steps of three agents) take so much in our shards; whole blocks."""
+    """The number of Spread's episodes (25 steps, three agents) that take so many bytes in our shards; whole blocks."""
     episode = 4 * N_AGENTS * (OBSERVATION_DIM * (_SPEC.horizon + 1) + (ACTION_DIM + 1) * _SPEC.horizon)
     return max(1, round(n_bytes / episode / BLOCK_EPISODES)) * BLOCK_EPISODES
 
 
 def omar_episodes_for(n_bytes: float) -> int:
-    """How many take so much in OMAR's layout, which stores every observation twice; whole blocks."""
+    """The same number in OMAR's layout, which stores every observation twice; whole blocks."""
     step = 4 * N_AGENTS * sum(int(np.prod(shape)) for shape in OMAR_ARRAYS.values())
     return max(1, round(n_bytes / step / _SPEC.horizon / BLOCK_EPISODES)) * BLOCK_EPISODES
 
 
 def noise(n_episodes: int) -> Episodes:
-    """So many episodes of 25 steps of three agents, all different."""
+    """Makes so many episodes of 25 steps of three agents, all different."""
     rng, shape, steps = np.random.default_rng(0), (n_episodes, N_AGENTS), _SPEC.horizon
     return Episodes(
         observations=rng.standard_normal((*shape, steps + 1, OBSERVATION_DIM), np.float32),
@@ -45,7 +45,7 @@ def noise(n_episodes: int) -> Episodes:
 
 
 def blocks(n_episodes: int) -> Iterator[Episodes]:
-    """So many episodes, a multiple of `BLOCK_EPISODES`."""
+    """Yields so many episodes, a multiple of `BLOCK_EPISODES`, in blocks."""
     block = noise(BLOCK_EPISODES)
     for first in range(0, n_episodes, BLOCK_EPISODES):
         moved = np.float32(first / n_episodes)
@@ -61,7 +61,7 @@ def blocks(n_episodes: int) -> Iterator[Episodes]:
 def write_shards(
     path: Path, n_episodes: int, made: Iterable[Episodes] | None = None, layout: Layout = USUAL_LAYOUT
 ) -> DatasetManifest:
-    """A dataset of so many episodes; by default from a generator that holds one block."""
+    """Writes a dataset of so many episodes; by default from a generator that holds one block."""
     return write_dataset(
         path,
         Description(name="made_up", environment=_SPEC.environment, recipe=_SPEC.recipe, behavior={"name": "noise"}),
@@ -73,7 +73,7 @@ def write_shards(
 
 
 def write_omar_folder(folder: Path, n_episodes: int) -> int:
-    """The same in OMAR's layout: `{obs,next_obs,acs,rews,dones}_<agent>.npy`, all steps end to end; bytes written."""
+    """Writes them in OMAR's layout, `{obs,next_obs,acs,rews,dones}_<agent>.npy`, end to end; returns the bytes."""
     folder.mkdir(parents=True)
     steps = n_episodes * _SPEC.horizon
     files = {

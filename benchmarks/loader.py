@@ -1,4 +1,4 @@
-"""Windows a second of the loader, against decoding sample by sample and against a bare gather."""
+"""Windows per second of the loader, against decoding sample by sample and against a bare gather."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ def loader(
     batches: int = BATCHES,
     repetitions: int = 7,
 ) -> list[Row]:
-    """Time of some batches; the dataset is made up, and small enough to be in the system's cache."""
+    """Measures the time of some batches; the dataset is made up, and small enough for the system's cache."""
     return [row for window, size in settings for row in _rows(window, size, n_episodes, batches, repetitions)]
 
 
@@ -59,7 +59,7 @@ def _take(source: Iterator[Any], batches: int) -> None:
 def make_data(
     path: Path, n_episodes: int, window: Window, batch_size: int, episodes_per_sample: int
 ) -> EpisodeDataModule:
-    """A dataset of three agents and 25 steps, and the module that serves its windows."""
+    """Makes a dataset of three agents and 25 steps, and the module that serves its windows."""
     layout = Layout(episodes_per_sample=episodes_per_sample, samples_per_shard=4096 // episodes_per_sample)
     write_shards(path, n_episodes, [noise(n_episodes)], layout)
     data = EpisodeDataModule(path, window, global_batch_size=batch_size, memory_mb=None)
@@ -68,7 +68,7 @@ def make_data(
 
 
 def decoded_batches(data: EpisodeDataModule) -> Iterator[dict[str, torch.Tensor]]:
-    """The plain way: decode an episode, cut its windows one by one, shuffle them in a buffer, stack them."""
+    """Serves batches the plain way: decode an episode, cut its windows one by one, shuffle in a buffer, stack."""
     import webdataset
 
     urls = [str(path) for path in sorted(Path(data.manifest.location).glob("*.tar"))]
@@ -79,9 +79,9 @@ def decoded_batches(data: EpisodeDataModule) -> Iterator[dict[str, torch.Tensor]
 
 
 def bare_batches(data: EpisodeDataModule, batches: int) -> Iterator[dict[str, np.ndarray]]:
-    """The rows of the loader's first batches, again and again, by fancy indexing alone.
+    """Serves the rows of the loader's first batches, again and again, by fancy indexing alone.
 
-    Which rows these are is worked out beforehand; masks are left out.
+    The row numbers are computed beforehand; masks are left out.
     """
     table, source = data.table, iter(data.train_dataloader())
     observations, actions, outcomes = (a.numpy() for a in (table.observations, table.actions, table.outcomes))

@@ -1,4 +1,4 @@
-"""What else could make an update faster: each option against the update as it is shipped. Runs only when named."""
+"""Options that might make an update faster, each against the update as it is shipped. Runs only when named."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ from dof_lightning.networks.activation import Mish
 
 
 class UpdateWithoutFusion(Update):
-    """Adam as separate operations over all parameters at once."""
+    """An update whose Adam is separate operations over all parameters at once."""
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         groups = [

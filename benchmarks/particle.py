@@ -1,4 +1,4 @@
-"""Steps a second of the particle world against mpe2 and jaxmarl, on one core."""
+"""Steps per second of the particle world against mpe2 and jaxmarl, on one core."""
 
 import importlib.util
 import os
@@ -43,7 +43,7 @@ def particle(n_environments: int = N_ENVIRONMENTS, repetitions: int = 15) -> lis
 
 
 def play(env: ParticleEnv, n_environments: int) -> int:
-    """One episode of every environment; how many steps that were."""
+    """Plays one episode of every environment; returns the number of steps."""
     env.reset(torch.arange(n_environments))
     generator = torch.Generator().manual_seed(0)
     for _ in range(HORIZON):
@@ -52,7 +52,7 @@ def play(env: ParticleEnv, n_environments: int) -> int:
 
 
 def play_mpe2(env: Any) -> int:
-    """One episode of mpe2."""
+    """Plays one episode of mpe2; returns the number of steps."""
     env.reset(seed=0)
     steps = 0
     while env.agents:
@@ -62,7 +62,7 @@ def play_mpe2(env: Any) -> int:
 
 
 def make_jaxmarl(n_environments: int) -> Callable[[], object]:
-    """One episode of every environment in a single compiled function."""
+    """Compiles one episode of every environment into a single function."""
     import jax
     from jaxmarl import make
 
@@ -98,7 +98,7 @@ def _installed(package: str) -> bool:
 
 @contextmanager
 def _one_core() -> Iterator[None]:
-    """One torch thread, on one core where the system lets us choose; threads started inside stay there too."""
+    """Uses one torch thread, on one core if the system lets us choose; threads started inside stay there too."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else None

@@ -50,7 +50,7 @@ class Comparison:
     Attributes:
         measured: the subject.
         against: the yardstick.
-        decision_aim, update_aim: the ratios aimed at; empty where none is.
+        decision_aim, update_aim: the ratios aimed at; empty if there is no aim.
     """
 
     measured: Planner
@@ -72,7 +72,7 @@ def planner(
     repetitions: int = 3,
     name: str = "planner",
 ) -> list[Row]:
-    """Time of a decision of all agents in one episode, and of an update; `name` is the benchmark's.
+    """Measures a decision of all agents in one episode, and an update; `name` is the benchmark's.
 
     A subject in several of the comparisons is built once.
     """

@@ -1,6 +1,6 @@
-"""Writing and streaming datasets larger than memory: seconds, windows a second, and what memory does. When named only.
+"""Writing and streaming of datasets larger than memory: seconds, windows per second, memory. Runs only when named.
 
-Every measurement is made in a process of its own, whose memory has seen nothing else.
+Every measurement is made in a separate process, whose memory has held nothing else.
 """
 
 import multiprocessing
@@ -32,10 +32,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Settings:
-    """What `key=value` tails may set.
+    """The settings that `key=value` tails may change.
 
     Attributes:
-        size_gb: of the shards, 10^9 bytes; as much again is needed on disk for a moment.
+        size_gb: size of the shards, 10^9 bytes; as much again is needed on disk for a moment.
         folder: where they are written, and deleted afterwards.
         memory_mb: `data.memory_mb` of the stream.
         num_workers: `data.num_workers`.
@@ -53,10 +53,10 @@ class Settings:
 
     @classmethod
     def parse(cls, values: Mapping[str, str]) -> Self:
-        """From the command line.
+        """Reads the settings from the command line.
 
         Raises:
-            UserError: a key is unknown, or its value no number.
+            UserError: a key is unknown, or its value is no number.
         """
         kinds: dict[str, Callable[[str], Any]] = {name: type(value) for name, value in asdict(cls()).items()}
         for key in values:
@@ -75,14 +75,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Written:
-    """How a dataset was written.
+    """Measurements of writing a dataset.
 
     Attributes:
-        n_bytes: of its shards.
-        source_bytes: of what it was imported from, else of its shards.
-        n_shards: how many.
-        seconds: it took.
-        growth_mb: of anonymous memory while it was written.
+        n_bytes: size of its shards.
+        source_bytes: size of the folder it was imported from, else of its shards.
+        n_shards: number of shards.
+        seconds: time it took.
+        growth_mb: growth of anonymous memory while it was written.
     """
 
     n_bytes: int
@@ -94,12 +94,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Read:
-    """How batches came.
+    """Measurements of reading batches.
 
     Attributes:
-        first_batch_s: from the manifest to the first batch, held-out episodes included.
-        windows_a_second: from then on.
-        growth_mb: of anonymous memory, all of it.
+        first_batch_s: seconds from the manifest to the first batch, held-out episodes included.
+        windows_a_second: windows per second from then on.
+        growth_mb: growth of anonymous memory over the whole time.
     """
 
     first_batch_s: float
@@ -108,9 +108,9 @@ class Read:
 
 
 def anonymous_mb(process: int | str = "self") -> float:
-    """`RssAnon` of a process and all its descendants, in 10^6 bytes, where what forked processes share counts once.
+    """`RssAnon` of a process and all its descendants, in 10^6 bytes; memory shared by forked processes counts once.
 
-    It is what has to fit into the machine (Linux). Those that have ended count nothing.
+    This is the memory that has to fit into the machine (Linux). Processes that have ended count nothing.
     """
     folder = Path("/proc") / str(process)
     try:
@@ -128,7 +128,7 @@ def anonymous_mb(process: int | str = "self") -> float:
 
 @dataclass
 class Growth:
-    """What memory did in a while.
+    """The growth of memory over a period.
 
     Attributes:
         before_mb: at the start.
@@ -140,13 +140,13 @@ class Growth:
 
     @property
     def mb(self) -> float:
-        """From the start to the peak."""
+        """The growth from the start to the peak."""
         return self.peak_mb - self.before_mb
 
 
 @contextmanager
 def watched(every_s: float = 0.02) -> Iterator[Growth]:
-    """Looks at this process's memory every so often; a shorter peak may be missed."""
+    """Samples this process's memory every so often; a shorter peak may be missed."""
     before = anonymous_mb()
     growth, ended = Growth(before, before), Event()
 
@@ -165,7 +165,7 @@ def watched(every_s: float = 0.02) -> Iterator[Growth]:
 
 
 def scale(settings: Settings) -> str:
-    """Two Markdown tables: what was written, and how it was read."""
+    """Measures writing and reading; returns two Markdown tables."""
     with tempfile.TemporaryDirectory(dir=settings.folder, prefix="scale-") as folder:
         large, small = Path(folder) / "large", Path(folder) / "small"
         written = alone(write, large, settings.size_gb, settings.importer)
@@ -178,7 +178,7 @@ def scale(settings: Settings) -> str:
 
 
 def write(path: Path, size_gb: float, importer: str = "") -> Written:
-    """A made-up dataset, block by block: generated, or imported from a folder that is deleted then."""
+    """Writes a made-up dataset, block by block: generated, or imported from a folder that is deleted afterwards."""
     source_bytes = 0
     if importer:
         source = path.with_name("omar") / "seed_0_data"
@@ -199,7 +199,7 @@ def write(path: Path, size_gb: float, importer: str = "") -> Written:
 def read(
     path: Path, window: Window, batch_size: int, memory_mb: float | None, num_workers: int, seconds: float
 ) -> Read:
-    """Batches for a while, and nothing else."""
+    """Reads batches for a while, and does nothing else."""
     data = EpisodeDataModule(path, window, global_batch_size=batch_size, memory_mb=memory_mb, num_workers=num_workers)
     with watched() as memory:
         started = time.perf_counter()
@@ -216,7 +216,7 @@ def read(
 
 
 def alone(function: Callable[..., Result], *arguments: object) -> Result:
-    """Calls a function of a module in a fresh process, which forks its own as any process of a run does."""
+    """Calls a function of a module in a fresh process, which forks workers as any process of a run does."""
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, fresh, _fork_from_now_on) as executor:
         return executor.submit(function, *arguments).result()

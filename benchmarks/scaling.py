@@ -1,4 +1,4 @@
-"""How time and memory of an update grow with the number of agents."""
+"""The growth of an update's time and memory with the number of agents."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ BATCH_SIZE = 256
 
 
 def scaling(agents: tuple[int, ...] = AGENTS, batch_size: int = BATCH_SIZE, repetitions: int = 7) -> list[Row]:
-    """Time in this process, memory in a fresh one for each N."""
+    """Measures time in this process, and memory in a fresh one, for each N."""
     updates = {str(n): _make_update(n, batch_size) for n in agents}
     seconds = interleaved(updates, repetitions)
     memory = {n: _measure_memory(n, batch_size) for n in agents}
@@ -51,7 +51,7 @@ def _measure_memory(n_agents: int, batch_size: int) -> tuple[float, float]:
 
 
 def own_peak_mb() -> float:
-    """Peak memory in MiB of this program: Linux's `ru_maxrss` starts from that of whoever started the process."""
+    """Peak memory in MiB of this program: Linux's `ru_maxrss` would start from the parent process's peak."""
     status = Path("/proc/self/status")
     if not status.exists():
         return peak_memory_mb(torch.device("cpu"))
@@ -60,7 +60,7 @@ def own_peak_mb() -> float:
 
 
 def main(n_agents: int, batch_size: int, threads: int) -> None:
-    """What the fresh process does."""
+    """Measures in the fresh process, and prints the result."""
     torch.set_num_threads(threads)
     _make_update(1, 1)()
     before = own_peak_mb()

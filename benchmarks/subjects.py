@@ -1,4 +1,4 @@
-"""What is measured: algorithms from `conf/` on made-up data of any number of agents."""
+"""The subjects of the measurements: algorithms from `conf/` on made-up data of any number of agents."""
 
 from collections.abc import Sequence
 
@@ -42,12 +42,12 @@ def made_up_spec(n_agents: int, observation_dim: int = OBSERVATION_DIM, action_d
 
 
 def made_up_batch(spec: DatasetSpec, size: int) -> EpisodeBatch:
-    """B windows of one row of that dataset."""
+    """Makes B windows of one row of that dataset."""
     return made_up_windows(spec, Window(history=0, horizon=1), size)
 
 
 def made_up_windows(spec: DatasetSpec, window: Window, size: int) -> EpisodeBatch:
-    """B windows of that dataset, without padded rows."""
+    """Makes B windows of that dataset, without padded rows."""
     generator, n, rows = make_generator(0, "made-up batch"), spec.n_agents, window.length
     return EpisodeBatch(
         observations=torch.randn(size, n, rows + 1, spec.observation_dim, generator=generator),
@@ -66,14 +66,14 @@ def made_up_windows(spec: DatasetSpec, window: Window, size: int) -> EpisodeBatc
 
 
 def make_dof_policy(spec: DatasetSpec, overrides: Sequence[str] = PRESET, seed: int = 0) -> DoFPolicy:
-    """DoF-Policy as the command line would build it; see `make_algorithm`."""
+    """Builds DoF-Policy as the command line would; see `make_algorithm`."""
     algorithm = make_algorithm(spec, overrides, seed)
     assert isinstance(algorithm, DoFPolicy)
     return algorithm
 
 
 def make_algorithm(spec: DatasetSpec, overrides: Sequence[str], seed: int = 0) -> Algorithm:
-    """Any algorithm as the command line would build it.
+    """Builds an algorithm as the command line would.
 
     Raises:
         UserError: an override is refused.
@@ -87,7 +87,7 @@ def make_algorithm(spec: DatasetSpec, overrides: Sequence[str], seed: int = 0) -
 
 
 class Update:
-    """One training step after another of an algorithm, on the same batch and without Lightning around it."""
+    """Training steps of an algorithm, one per call, on the same batch and without Lightning around them."""
 
     def __init__(self, algorithm: Algorithm, batch: EpisodeBatch) -> None:
         self.algorithm = algorithm
@@ -96,7 +96,7 @@ class Update:
         self._step = 0
 
     def __call__(self) -> dict[str, torch.Tensor]:
-        """Losses, gradients, clipping, Adam, moving averages; the losses before the step."""
+        """Performs a step (losses, gradients, clipping, Adam, moving averages); returns the losses before it."""
         losses = self.algorithm.losses(self._batch, make_generator(0, "benchmark", self._step))
         self._optimizer.zero_grad()
         losses["loss"].backward()  # type: ignore[no-untyped-call]

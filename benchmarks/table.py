@@ -1,4 +1,4 @@
-"""Ratios of times, and the one table that everything is reported in."""
+"""Ratios of times, and the one table that reports them all."""
 
 import statistics
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ class Row:
         benchmark: its name on the command line.
         measured: what was measured.
         against: the yardstick.
-        ratio: yardstick's time over ours (or what `remark` says); None where there is nothing to measure.
+        ratio: the yardstick's time over ours (or as in `remark`); None if there is nothing to measure.
         aim: the ratio that is aimed at, with its sign.
-        remark: what a reader must know to judge the ratio, or why there is none.
+        remark: information that a reader needs to judge the ratio, or why there is none.
     """
 
     benchmark: str
@@ -30,16 +30,16 @@ class Row:
     remark: str = ""
 
     def cells(self) -> tuple[str, ...]:
-        """As text, in the order of `HEADER`."""
+        """The cells as text, in the order of `HEADER`."""
         ratio = "-" if self.ratio is None else f"{self.ratio:.3g}"
         return self.benchmark, self.measured, self.against, ratio, self.aim, self.remark
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows as one Markdown table."""
+    """Renders the rows as one Markdown table."""
     return to_markdown(HEADER, [row.cells() for row in rows])
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
-    """The median over repetitions of one time over the other of the same repetition."""
+    """The ratio of two times in the same repetition, median over repetitions."""
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))

@@ -1,4 +1,4 @@
-"""The yardstick of few steps: an update and a decision as in the paper's released code, which run K=100 chains.
+"""The yardstick of few steps: an update and a decision as in the released code of Li et al. (2025), with K=100 chains.
 
 Written from its description (reference: Diffusion-QL's update, one agent after another): per agent one chain of the
 averaged actor for the TD target, one chain of the actor for the Q term with its graph recorded. As released, the Q
@@ -19,7 +19,7 @@ STEPS, CANDIDATES = 100, 50
 
 
 class TwoChainAgent:
-    """One agent's actor and critics, with optimisers of their own and chains of K = `steps`.
+    """One agent's actor and critics, with separate optimisers and chains of K = `steps`.
 
     Sizes and weights are those of an algorithm's networks, which must have critics.
     """
@@ -37,7 +37,7 @@ class TwoChainAgent:
         self._critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=3e-4)
 
     def update(self, observations: Tensor, actions: Tensor, rewards: Tensor, following: Tensor) -> None:
-        """Critics, then actor, then moving averages; all arguments `[B, ...]`."""
+        """Updates critics, then actor, then moving averages; all arguments `[B, ...]`."""
         with torch.no_grad():
             next_actions = self._chain(self._average, following)
             target = rewards + 0.99 * self._target(following, next_actions).amin(0)
@@ -53,7 +53,7 @@ class TwoChainAgent:
 
     @torch.no_grad()
     def decide(self, observation: Tensor, candidates: int = CANDIDATES) -> Tensor:
-        """The best of some candidates `[1, A]` at one observation `[1, C]`."""
+        """Returns the best `[1, A]` of some candidates at one observation `[1, C]`."""
         repeated = observation.expand(candidates, -1)
         actions = self._chain(self._average, repeated)
         best = self._target(repeated, actions).amin(0).argmax()
@@ -77,13 +77,13 @@ class TwoChains:
         self._batch = batch
 
     def update(self) -> None:
-        """One update of every agent."""
+        """Updates every agent once."""
         batch = self._batch
         for i, agent in enumerate(self.agents):
             now, then = batch.observations[:, i].unbind(1)
             agent.update(now, batch.actions[:, i, 0], batch.rewards[:, i, 0], then)
 
     def decide(self, candidates: int = CANDIDATES) -> Tensor:
-        """One decision of every agent `[1, N, A]`, at the batch's first observation."""
+        """Returns one decision of every agent `[1, N, A]`, at the batch's first observation."""
         observation = self._batch.observations[:1, :, 0]
         return torch.stack([a.decide(observation[:, i], candidates) for i, a in enumerate(self.agents)], dim=1)

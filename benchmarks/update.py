@@ -17,14 +17,14 @@ from dof_lightning.seeding import make_generator
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed.
+    """A subject of the timing.
 
     Attributes:
-        name: in the table.
-        overrides: of the configuration.
+        name: its name in the table.
+        overrides: overrides of the configuration.
         n_agents: N.
         batch_size: B.
-        repetitions: timed updates.
+        repetitions: number of timed updates.
         chains: whether the two-chain update is timed too; it takes seconds.
     """
 
@@ -45,12 +45,12 @@ Q_GRADIENTS = ("one_step", "none", "full")
 
 
 def update(settings: Sequence[Setting] = SETTINGS) -> list[Row]:
-    """Time of an update."""
+    """Measures the time of an update."""
     return [row for setting in settings for row in _update_rows(setting)]
 
 
 def decision(settings: Sequence[Setting] = SETTINGS, steps: int = STEPS, candidates: int = CANDIDATES) -> list[Row]:
-    """Time of one decision of all agents in one episode."""
+    """Measures the time of one decision of all agents in one episode."""
     return [row for setting in settings for row in _decision_rows(setting, steps, candidates)]
 
 

@@ -1,4 +1,4 @@
-"""Data that no product of two agents' laws has, and small models of them: what the IGD gauge is tried on."""
+"""Data that no product of two agents' laws can generate, and small models of them, to test the IGD gauge on."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ CENTRALIZED = ("qmix", "attention")
 
 
 def xor_batch(size: int, generator: torch.Generator) -> EpisodeBatch:
-    """Windows of two agents that see nothing; one acts at +0.8, the other at -0.8, and a coin says which.
+    """Windows of two agents that observe nothing; one acts at +0.8, the other at -0.8, and a coin decides which.
 
     The total correlation is log 2: that of the quadrants, the spread (0.05) around them being independent.
     """
@@ -35,9 +35,9 @@ def xor_batch(size: int, generator: torch.Generator) -> EpisodeBatch:
 
 
 def trained_on_xor(option: str, seed: int, steps: int, diffusion_steps: int = 10) -> DoFPolicy:
-    """A model of an option of group noise_factorization, trained by cloning; K = `diffusion_steps` (vp schedule).
+    """Trains a model of an option of group noise_factorization by cloning; K = `diffusion_steps` (vp schedule).
 
-    The seed is that of weights, data and noise.
+    The seed determines weights, data and noise.
     """
     spec = made_up_spec(2, observation_dim=1, action_dim=1)
     execution = "centralized" if option in CENTRALIZED else "decentralized"

@@ -1,4 +1,4 @@
-"""All ranks must start from the same place."""
+"""A check that all ranks start from the same checkpoint."""
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -7,17 +7,17 @@ from dof_lightning.errors import UserError
 
 
 class Agreement(Callback):
-    """Refuses to train where ranks have found different checkpoints, as they do without a shared file system.
+    """Refuses to train if ranks have found different checkpoints, which happens without a shared file system.
 
     Args:
-        step: of the checkpoint this rank goes on from, None for a fresh start.
+        step: the step of the checkpoint this rank resumes from, None for a fresh start.
     """
 
     def __init__(self, step: int | None) -> None:
         self._step = -1 if step is None else step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compares, on all ranks (Lightning hook).
+        """Compares the steps of all ranks (Lightning hook).
 
         Raises:
             UserError: they differ.

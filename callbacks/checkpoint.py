@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: `last.ckpt` to go on from, `best.ckpt` to act with."""
+"""Checkpoints that are whole or absent: `last.ckpt` to resume from, `best.ckpt` to act with."""
 
 import logging
 import os
@@ -37,11 +37,11 @@ _OF_BEST = record({"best_score": real, "best_step": whole(0)}, others=anything)
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the old checkpoint and replaces it in one move; loads tensors and plain containers only.
 
-    A process killed while it saves leaves the old checkpoint as it was. Where saving fails (disk full), training goes
-    on: a warning names file and cause, and the old checkpoint stays.
+    A process killed while it saves leaves the old checkpoint as it was. If saving fails (disk full), training
+    continues: a warning names the file and the cause, and the old checkpoint stays.
 
     Attributes:
-        last_error: why the latest save failed, None where it succeeded.
+        last_error: why the latest save failed, None if it succeeded.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 raise
             self.last_error = cause
             kept = "the previous one is kept" if target.exists() else "there is none yet"
-            _log.warning("checkpoint %s was not saved (%s); %s, training goes on", target, cause, kept)
+            _log.warning("checkpoint %s was not saved (%s); %s, training continues", target, cause, kept)
 
     def load_checkpoint(
         self,
@@ -92,7 +92,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(Scheduled, Checkpoint):
-    """`last.ckpt` every n optimiser steps and at the last one, however the training ends between two batches.
+    """Saves `last.ckpt` every n optimiser steps and at the last one, however the training ends between two batches.
 
     Weights that are not finite are not saved, and end the training.
 
@@ -101,7 +101,7 @@ class LastCheckpoint(Scheduled, Checkpoint):
         every_n_steps: optimiser steps between two saves.
 
     Attributes:
-        saved_step: the optimiser step that `last.ckpt` holds; where training began while there is none.
+        saved_step: the optimiser step that `last.ckpt` holds; the step at which training began while there is none.
 
     Raises:
         UserError: `every_n_steps` is not positive.
@@ -113,22 +113,22 @@ class LastCheckpoint(Scheduled, Checkpoint):
         self.saved_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning hook."""
+        """Notes the step at which training starts (Lightning hook)."""
         super().on_train_start(trainer, pl_module)
         self.saved_step = trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves where `trainer.max_time` ended the training (Lightning hook)."""
+        """Saves if `trainer.max_time` ended the training (Lightning hook)."""
         self.act(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves where a signal ended it, which Lightning raises between two batches (Lightning hook)."""
+        """Saves if a signal ended the training; Lightning raises it between two batches (Lightning hook)."""
         if isinstance(exception, SIGTERMException):
             self.act(trainer, pl_module)
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves, unless that is done."""
-        saved = trainer.global_step == self.saved_step and not owing(trainer)  # else the file does not say so yet
+        """Saves, unless this step has been saved."""
+        saved = trainer.global_step == self.saved_step and not owing(trainer)  # else the file does not record it yet
         if saved or _is_trial(trainer):
             return
         check_finite(trainer, pl_module)
@@ -137,10 +137,10 @@ class LastCheckpoint(Scheduled, Checkpoint):
 
 
 class BestCheckpoint(Scheduled, Checkpoint):
-    """`best.ckpt` at the step with the largest value of a metric; looked at when rollouts are due.
+    """Saves `best.ckpt` at the step with the largest value of a metric, which is read when rollouts are due.
 
     The best value is part of every checkpoint and knows no paths, so it survives resuming and moving the run folder;
-    where `best.ckpt` itself is missing, the best value is forgotten with it.
+    if `best.ckpt` itself is missing, the best value is forgotten with it.
 
     Args:
         dirpath: the run's checkpoint folder.
@@ -150,7 +150,7 @@ class BestCheckpoint(Scheduled, Checkpoint):
     Attributes:
         best_model_path: the file, empty while there is none.
         best_score: the largest value so far, minus infinity while there is none.
-        best_step: when that was, in optimiser steps.
+        best_step: the optimiser step of that value.
 
     Raises:
         UserError: `every_n_steps` is not positive.
@@ -164,7 +164,7 @@ class BestCheckpoint(Scheduled, Checkpoint):
         self.best_score, self.best_step = -float("inf"), 0
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves if the score is the best so far; one that was given up is not there, or an earlier step's."""
+        """Saves if the score is the best so far; a rollout that was given up left no score, or an earlier step's."""
         given_up = any(callback.tags and self.monitor.startswith(callback.tags) for callback in owing(trainer))
         if _is_trial(trainer) or given_up or self.monitor not in trainer.callback_metrics:
             return
@@ -172,7 +172,7 @@ class BestCheckpoint(Scheduled, Checkpoint):
         if not trainer.strategy.reduce_boolean_decision(score > self.best_score):
             return
         before = self.state_dict()
-        # The score belongs into the very file it is about, so it is set before it is known whether saving works.
+        # The score belongs in the very file it is about, so it is set before it is known whether saving works.
         self.best_score, self.best_step = score, trainer.global_step
         if _save(trainer, str(self._path)):
             self.best_model_path = str(self._path)
@@ -180,18 +180,18 @@ class BestCheckpoint(Scheduled, Checkpoint):
             self.best_score, self.best_step = before["best_score"], before["best_step"]
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at a score that has just been measured again; there is none unless one was given up."""
+        """Acts on a score that has just been measured again; there is none unless one was given up."""
         self.act(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, for the checkpoint (Lightning hook)."""
+        """Returns plain numbers for the checkpoint (Lightning hook)."""
         return {"best_score": self.best_score, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the best score where its file is there (Lightning hook).
+        """Restores the best score if its file is there (Lightning hook).
 
         Raises:
-            UserError: the checkpoint holds none.
+            UserError: the checkpoint holds no best score.
         """
         try:
             _OF_BEST("", state_dict)
@@ -211,9 +211,9 @@ def checkpoint_callbacks(
     after `best` and so knows the best score.
 
     Args:
-        run: says where checkpoints are kept.
+        run: provides the folder of checkpoints.
         every_n_steps: optimiser steps between two `last.ckpt`.
-        monitor: the metric that says what is best; larger is better.
+        monitor: the metric that decides which checkpoint is best; larger is better.
         rollout_every_n_steps: optimiser steps between two values of that metric.
 
     Raises:
@@ -226,7 +226,7 @@ def checkpoint_callbacks(
 
 
 def _save(trainer: Trainer, path: str) -> bool:
-    """Whether it worked; the same on every rank."""
+    """Saves a checkpoint; returns whether that worked, the same on every rank."""
     trainer.save_checkpoint(path, weights_only=False)
     checkpoint_io = trainer.strategy.checkpoint_io
     failed = isinstance(checkpoint_io, AtomicCheckpointIO) and checkpoint_io.last_error is not None
@@ -234,5 +234,5 @@ def _save(trainer: Trainer, path: str) -> bool:
 
 
 def _is_trial(trainer: Trainer) -> bool:
-    """Lightning's fast_dev_run leaves nothing behind."""
+    """Whether this is Lightning's fast_dev_run, which leaves nothing behind."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]

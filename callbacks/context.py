@@ -1,4 +1,4 @@
-"""What a callback is told about the run it watches, and the policy that learns there."""
+"""The context that a callback gets of the run it watches, and the policy that learns in it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,26 +13,26 @@ from dof_lightning.spec import DatasetSpec
 
 
 def never_asked() -> None:
-    """The `check_stop` of a run that no signal can end early."""
+    """Does nothing: the `check_stop` of a run that no signal can end early."""
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """The one argument that a callback of a yaml with `_partial_: true` is completed with.
+    """The one argument that completes a callback whose yaml has `_partial_: true`.
 
-    A callback that plays has a class attribute `needs_environment = True`; it is left out where nothing is played
-    (rollout=none), as the environment may be known by its spec alone there.
+    A callback that plays episodes has a class attribute `needs_environment = True`; it is left out if nothing is played
+    (rollout=none), as the environment may then be known by its spec alone.
 
     Attributes:
         env: where policies are rolled out.
         spec: the dataset's.
-        behavior_return: mean return of the policy that made the data; None where it is not known.
-        seed: the run's.
-        folder: the run's.
+        behavior_return: mean return of the policy that made the data; None if it is not known.
+        seed: the run's seed.
+        folder: the run's folder.
         checkpoints: the folder of its checkpoints.
         global_batch_size: windows in one batch, over all ranks.
-        check_stop: to be called between the parts of what takes long, within `whole` in the `act` of a `Scheduled`;
-            raises `GivenUp` if the run is asked to end.
+        check_stop: to be called between the parts of a long measurement, within `whole` in the `act` of a
+            `Scheduled`; raises `GivenUp` if the run is asked to end.
     """
 
     env: VectorEnv
@@ -46,5 +46,5 @@ class RunContext:
 
 
 def policy_of(pl_module: LightningModule) -> DecentralizedPolicy:
-    """The policy as it is now; all ranks must ask for it: where weights are sharded, they are put together."""
+    """Returns the policy as it is now; all ranks must call this, as sharded weights are put together."""
     return cast(Callable[[], DecentralizedPolicy], pl_module.policy)()

@@ -1,4 +1,4 @@
-"""A training that has diverged ends before its weights replace good ones."""
+"""A check that ends a diverged training before its weights replace good ones."""
 
 import torch
 from lightning import LightningModule, Trainer
@@ -9,7 +9,7 @@ from dof_lightning.errors import SharedError
 
 
 def check_finite(trainer: Trainer, pl_module: LightningModule) -> None:
-    """Looks at every weight of this rank; all ranks must call it at the same step.
+    """Checks that every weight of this rank is finite; all ranks must call this at the same step.
 
     Raises:
         SharedError: a weight is not finite on some rank; the same on all.

@@ -1,4 +1,4 @@
-"""Measures while training whether the joint law is still the product of the agents' laws."""
+"""A measurement while training: is the joint law still the product of the agents' laws?"""
 
 import sys
 
@@ -12,11 +12,11 @@ from dof_lightning.evaluation.two_sample import total_correlation
 
 
 class IGDCallback(Scheduled):
-    """The IGD gauge every n steps and at the last step, on rank zero with averaged weights.
+    """Runs the IGD gauge every n steps and at the last step, on rank zero with averaged weights.
 
-    Logs `igd/<key>` of `dof_lightning.evaluation.igd.Gauge`, all but the verdict: so few draws see strong dependence
+    Logs `igd/<key>` of `dof_lightning.evaluation.igd.Gauge`, all but the verdict: so few draws detect strong dependence
     only, and `dof igd` is the one to trust. The draws are a function of the run's seed, the same every time; training
-    is not touched. An algorithm without a joint chain says so once and is left alone.
+    is not affected. For an algorithm without a joint chain, one line reports that nothing is measured.
 
     Args:
         run: its environment, whose first observations are conditioned on, and its seed.
@@ -43,7 +43,7 @@ class IGDCallback(Scheduled):
         self.effort = Effort(conditions, draws, permutations, rows).check("callbacks.igd.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says so where there is nothing to measure (Lightning hook)."""
+        """Reports it if there is nothing to measure (Lightning hook)."""
         super().on_train_start(trainer, pl_module)
         if self._schedule is not None and not has_joint_chain(policy_of(pl_module)):
             self._schedule = None
@@ -51,7 +51,7 @@ class IGDCallback(Scheduled):
                 sys.stderr.write("igd: this algorithm has no joint chain of f and h, nothing is measured\n")
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures."""
+        """Measures and logs the gauge."""
         check_finite(trainer, pl_module)
         policy = policy_of(pl_module)  # on all ranks
         found = whole(

@@ -1,8 +1,8 @@
-"""What ends a run before its last step: Ctrl-C, a scheduler's SIGTERM, a terminal that is gone, or its time limit.
+"""Interruptions that end a run before its last step: Ctrl-C, a scheduler's SIGTERM, a lost terminal, the time limit.
 
 All of them wait for the end of an optimiser step: the loader resumes at whole steps, so a checkpoint in the middle of
-accumulated batches would give the next step other batches than an uninterrupted run has. They do not wait for what is
-measured after it: that may take minutes, so it is given up, and repeated before a resumed run trains on.
+accumulated batches would give the next step other batches than an uninterrupted run has. They do not wait for a
+measurement after it: that may take minutes, so it is given up, and repeated before a resumed run trains on.
 """
 
 import os
@@ -27,19 +27,20 @@ _SECONDS_BETWEEN_LOOKS = 0.5  # into that store
 
 
 class Interruption(Scheduled):
-    """Lets the step that is under way end, so that what is saved then is whole, and cuts short what is measured after.
+    """Lets the current step end, so that the checkpoint saved then is whole, and cuts short any measurement after it.
 
     The first SIGINT, SIGTERM or SIGHUP, whichever rank it reaches, makes Lightning raise its `SIGTERMException` after
     the same step on all ranks; a second SIGINT ends the process where it stands. Before the first step there is nothing
     to save, and a signal does what it does to any program.
 
     A measurement of that step that has not ended is given up on all ranks, leaves no number behind, and is repeated at
-    the start of the run that goes on: its scores are those of an uninterrupted run.
+    the start of the resumed run: its scores are those of an uninterrupted run.
 
-    It comes after all callbacks but those that save, so that a signal during one of them is not left for the next step.
+    This callback runs after all others except those that save, so that a signal during one of them is not left for the
+    next step.
 
     Attributes:
-        received: the signal that came, None while there was none.
+        received: the signal that arrived, None while there was none.
     """
 
     def __init__(self) -> None:
@@ -52,9 +53,9 @@ class Interruption(Scheduled):
         self._looked = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keeps Lightning's handler away, which talks to other ranks at any moment (Lightning hook).
+        """Keeps Lightning's handler away, which communicates with other ranks at any moment (Lightning hook).
 
-        In its place comes what an earlier process has given up: Lightning has no hook between restoring a checkpoint
+        In its place runs what an earlier process has given up: Lightning has no hook between restoring a checkpoint
         and the first step that is also reached if there is no step left.
         """
 
@@ -66,7 +67,7 @@ class Interruption(Scheduled):
         trainer._signal_connector.register_signal_handlers = catch_up  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the signals over; what nohup has told to ignore a lost terminal goes on (Lightning hook)."""
+        """Takes over the signals; SIGHUP stays ignored if nohup has set it so (Lightning hook)."""
         super().on_train_start(trainer, pl_module)
         self._speaks = trainer.is_global_zero
         self._shared = dist.distributed_c10d._get_default_store() if trainer.world_size > 1 else None
@@ -74,12 +75,12 @@ class Interruption(Scheduled):
         self._before = {number: signal.signal(number, self._receive) for number in heard}
 
     def check_stop(self) -> None:
-        """Ends a measurement if a signal has come, to whichever rank.
+        """Ends a measurement if a signal has arrived on any rank.
 
-        Ranks take different numbers of steps, so no collective can ask them all: they look into their common store.
+        Ranks take different numbers of steps, so no collective can ask them all: they read their common store.
 
         Raises:
-            GivenUp: a signal has come.
+            GivenUp: a signal has arrived.
         """
         if self._shared is not None and self.received is not None and not self._told:
             self._shared.set(_ASKED, "1")  # not in the handler, which may have interrupted another call of the store
@@ -112,21 +113,21 @@ class Interruption(Scheduled):
         trainer.training, logged._first_loop_iter = True, first_iteration
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tells Lightning, on all ranks."""
+        """Reports a signal to Lightning, on all ranks."""
         if self._any_rank_received(trainer):
             trainer._signal_connector.received_sigterm = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tells all ranks of a signal during the last step, after which Lightning looks no more (Lightning hook)."""
+        """Shares a signal of the last step with all ranks; Lightning no longer checks after it (Lightning hook)."""
         if self._any_rank_received(trainer):
             self.received = self.received or signal.SIGTERM
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives the signals back, once everything is saved (Lightning hook)."""
+        """Restores the signal handlers, once everything is saved (Lightning hook)."""
         self.give_back()
 
     def give_back(self) -> None:
-        """Puts the handlers back that were there before training; Lightning has no hook for it where one failed."""
+        """Restores the handlers from before training; Lightning has no hook for this if another hook failed."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -138,7 +139,7 @@ class Interruption(Scheduled):
         if number == signal.SIGHUP:
             _leave_lost_terminal()
         if self.received is None and self._speaks:
-            words = "ends after this step, measurements are repeated when it goes on; Ctrl-C once more does not save"
+            words = "ends after this step, measurements are repeated when it resumes; Ctrl-C once more does not save"
             with suppress(OSError):  # not print: it may be what the signal has interrupted
                 os.write(2, f"{signal.Signals(number).name}: {words}\n".encode())
         self.received = self.received or signal.Signals(number)
@@ -146,7 +147,7 @@ class Interruption(Scheduled):
 
 
 def _leave_lost_terminal() -> None:
-    """Writes to nowhere from here on where the terminal is gone: a progress line would be an error before the save."""
+    """Discards further output if the terminal is gone: a progress line would raise an error before the save."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         with suppress(OSError):
@@ -156,7 +157,7 @@ def _leave_lost_terminal() -> None:
 
 
 class TimeLimit(Timer):
-    """Ends the training after the step in which the time is over.
+    """Ends the training after the step in which the time runs out.
 
     Args:
         duration: of all training, resumed parts included: `DD:HH:MM:SS`, None for no limit.
@@ -175,6 +176,6 @@ class TimeLimit(Timer):
         self._steps.start(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Looks at the clock after whole steps (Lightning hook)."""
+        """Checks the clock after whole steps (Lightning hook)."""
         if self._steps.is_due(trainer):
             super().on_train_batch_end(trainer, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""The learning rate of every parameter group, on a chart."""
+"""A chart of the learning rate of every parameter group."""
 
 from lightning import LightningModule, Trainer
 
@@ -6,10 +6,10 @@ from callbacks.step_schedule import Scheduled, log_to_charts
 
 
 class LearningRateCallback(Scheduled):
-    """Logs `learning_rate/<group>` for the groups of every optimiser: at step n the rate that step n + 1 takes.
+    """Logs `learning_rate/<group>` for the groups of every optimiser: at step n, the rate that step n + 1 uses.
 
-    Lightning's LearningRateMonitor would need a logger, call the groups `lr-Adam/<group>`, and log before a step, by
-    batches: accumulated ones would be counted each, and the last step would have no point.
+    Lightning's LearningRateMonitor would need a logger, call the groups `lr-Adam/<group>`, and log before a step, per
+    batch: accumulated batches would be counted one by one, and the last step would have no point.
 
     Args:
         every_n_steps: optimiser steps between two points.
@@ -22,7 +22,7 @@ class LearningRateCallback(Scheduled):
         super().__init__(every_n_steps, "learning_rate.every_n_steps")
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs them."""
+        """Logs the learning rates."""
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         rates = {f"learning_rate/{group.get('name', i)}": group["lr"] for i, group in enumerate(groups)}
         log_to_charts(trainer, rates)

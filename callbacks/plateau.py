@@ -8,9 +8,9 @@ from dof_lightning.errors import UserError
 
 
 def rises(scores: Sequence[float]) -> bool:
-    """Whether the mean of the last quarter of the scores is above that of the quarter before; True below 4 scores.
+    """Whether the mean of the last quarter of the scores exceeds that of the quarter before; True below 4 scores.
 
-    Quarters are rounded down, so that both means are of the same number of scores.
+    Quarters are rounded down, so that both means are over the same number of scores.
     """
     quarter = len(scores) // 4
     return quarter == 0 or fmean(scores[-quarter:]) > fmean(scores[-2 * quarter : -quarter])
@@ -19,13 +19,13 @@ def rises(scores: Sequence[float]) -> bool:
 class Plateau:
     """The scores of a run so far, and whether it may end.
 
-    They are part of every checkpoint, so that an interrupted run ends at the same step as one that never was.
+    The scores are part of every checkpoint, so that an interrupted run ends at the same step as an uninterrupted one.
 
     Args:
         least_steps: optimiser steps before which no run ends.
 
     Attributes:
-        scores: of the periodic rollouts, the first one first.
+        scores: those of the periodic rollouts, oldest first.
 
     Raises:
         UserError: `least_steps` is not positive.
@@ -38,7 +38,7 @@ class Plateau:
         self.scores: list[float] = []
 
     def reached(self, score: float, step: int) -> bool:
-        """Takes the score of an optimiser step in; True if the training may end there."""
+        """Adds the score of an optimiser step; returns True if the training may end there."""
         self.scores.append(score)
         return self.is_over(step)
 
@@ -47,14 +47,14 @@ class Plateau:
         return step >= self.least_steps and not rises(self.scores)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, for the checkpoint."""
+        """Returns plain numbers for the checkpoint."""
         return {"scores": list(self.scores)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the scores of an earlier part of the run up.
+        """Restores the scores of an earlier part of the run.
 
         Raises:
-            UserError: the checkpoint holds none.
+            UserError: the checkpoint holds no scores.
         """
         scores = state_dict.get("scores")
         if not isinstance(scores, list) or not all(type(score) is float for score in scores):

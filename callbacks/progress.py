@@ -1,4 +1,4 @@
-"""How far training is: a bar in a terminal, a line now and then elsewhere."""
+"""The progress of a training: a bar in a terminal, an occasional line elsewhere."""
 
 import sys
 import time
@@ -22,11 +22,11 @@ _SHOWN_WITHOUT_ROLLOUTS = {"heldout/diffusion": "held-out {:.4g}"}
 class Progress(Callback):
     """Shows steps, loss, windows/s and the newest normalised score.
 
-    Where there is no reference for one, the return takes its place, and the held-out loss where nothing is played.
-    Lightning's bars count the batches of an epoch, not the run's steps, and in a log TQDM's floods, Rich's is silent.
+    Without a reference to normalise by, it shows the return instead; if nothing is played, the held-out loss.
+    Lightning's bars count the batches of an epoch, not the run's steps; in a log, TQDM's floods and Rich's is silent.
 
     Args:
-        seconds_between_lines: seconds between two lines where there is no terminal.
+        seconds_between_lines: seconds between two lines if there is no terminal.
         seconds_between_updates: seconds between two updates of the bar.
     """
 
@@ -49,7 +49,7 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Updates when it is time to (Lightning hook)."""
+        """Updates the display when it is due (Lightning hook)."""
         if time.monotonic() - self._shown >= self._seconds:
             self._show(trainer)
 
@@ -62,7 +62,7 @@ class Progress(Callback):
 
     @rank_zero_only
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Gives the terminal back (Lightning hook)."""
+        """Restores the terminal (Lightning hook)."""
         self._close()
 
     def _show(self, trainer: Trainer) -> None:

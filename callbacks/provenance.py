@@ -1,4 +1,4 @@
-"""Puts into every checkpoint what is needed to use it alone: configuration, dataset, versions."""
+"""The provenance in every checkpoint that makes it usable on its own: configuration, dataset, versions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ class Provenance(Callback):
     """Stores plain containers under a key of every checkpoint.
 
     Args:
-        key: theirs alone.
+        key: a checkpoint key that nothing else uses.
         content: dicts, lists, numbers, strings and tensors only, so that checkpoints load with `weights_only=True`.
     """
 

@@ -1,4 +1,4 @@
-"""Rolls the policy out while it learns, and measures what is promised."""
+"""Rollouts of the policy while it learns, with their scores and the certificate of decentralised execution."""
 
 import time
 from typing import Any
@@ -16,7 +16,7 @@ from dof_lightning.rollout.certificate import Certificate, certify
 from dof_lightning.rollout.metrics import EpisodeReturns, NormalizedScore, WinRate
 from dof_lightning.rollout.run import Rollout, Spectator, evaluation_seeds, run_rollout, split_episodes
 
-# What to look at after the scores, whatever the algorithm: TensorBoard takes a chart's tags for regular expressions.
+# Charts to read after the scores, whatever the algorithm: TensorBoard takes a chart's tags for regular expressions.
 _LOSS_CHARTS: dict[str, list[Any]] = {
     "training and held-out": ["Multiline", [rf"{of}/(diffusion|inverse|cloning|value)$" for of in ("loss", "heldout")]],
     "values of Q": ["Multiline", ["q/value$", "q/target$"]],
@@ -25,25 +25,25 @@ _CERTIFIED_EPISODES, _CERTIFIED_PAIRS = 4, 32  # with more, the certificate woul
 
 
 class RolloutCallback(Scheduled):
-    """Decentralised rollouts every n steps and at the last step, on all ranks with split episodes.
+    """Plays decentralised rollouts every n steps and at the last step, with the episodes split over all ranks.
 
-    The episodes are the *selection* episodes of the seed, the same every time and with the same noise, so scores of
-    different steps compare well. They are logged at the number of optimiser steps done, and are in
-    `trainer.callback_metrics` before any checkpoint callback runs. Training is not touched: the same seed gives the
+    The episodes are the *selection* episodes of the seed, the same every time and with the same noise, so that scores
+    of different steps are comparable. Scores are logged at the number of optimiser steps done, and are in
+    `trainer.callback_metrics` before any checkpoint callback runs. Training is not affected: the same seed gives the
     same weights with and without this callback.
 
-    Logs `rollout/return_mean`, `return_std`, `normalized_score` and `own_normalized_score` (where the environment has
-    such reference scores), `win_rate` (where there is something to win), `steps_per_second`,
-    `certificate_max_abs_delta`, `centralized` (1 where the agents act as one), `shared_seeds` (M, where they act on a
-    common seed), and the constant lines `behavior_*` and `random_*`, on one chart with the scores. *Custom Scalars* has
-    those charts first, then training beside held-out losses.
+    Logs `rollout/return_mean`, `return_std`, `normalized_score` and `own_normalized_score` (if the environment has
+    such reference scores), `win_rate` (if the task can be won), `steps_per_second`,
+    `certificate_max_abs_delta`, `centralized` (1 if the agents act as one), `shared_seeds` (M, if they act on a
+    common seed), and the constant lines `behavior_*` and `random_*`, on one chart with the scores. *Custom Scalars*
+    shows those charts first, then training losses beside held-out losses.
 
     Args:
-        run: its environment, its seed, and the behaviour's return.
-        episodes: how many, over all ranks.
+        run: provides the environment, the seed, and the behaviour's return.
+        episodes: number of episodes, over all ranks.
         every_n_steps: optimiser steps between rollouts.
-        chunk: episodes that go through the policy together, at most; the unit of splitting over ranks.
-        random_return: mean return of the random policy; default: the environment's own reference, or the published.
+        chunk: the largest number of episodes that go through the policy together; the unit of splitting over ranks.
+        random_return: mean return of the random policy; default: the environment's own reference, or the published one.
         until_plateau: optimiser steps from which on the training ends once the score no longer rises (`Plateau`);
             None: it ends at `trainer.max_steps`.
 
@@ -73,7 +73,7 @@ class RolloutCallback(Scheduled):
         self._lines = self._constant_lines(behavior=run.behavior_return, random=random_return)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts scores and lines on the same chart; a run that was at its plateau ends (Lightning hook)."""
+        """Puts scores and lines on the same chart; ends a run that had reached its plateau (Lightning hook)."""
         super().on_train_start(trainer, pl_module)
         if self._plateau is not None and self._plateau.is_over(trainer.global_step):
             trainer.should_stop = True
@@ -82,14 +82,14 @@ class RolloutCallback(Scheduled):
                 logger.experiment.add_custom_scalars(self._layout())
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rolls out, and ends the training at a plateau."""
+        """Plays the rollouts, and ends the training at a plateau."""
         measured = self._look(trainer, pl_module)
         headline = "rollout/return_mean" if self.env.spec.reference is None else "rollout/normalized_score"
         for name, value in measured.items():
             pl_module.log(name, value, prog_bar=name == headline, logger=False)
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Repeats rollouts that were given up, where `log` has no loop yet that the values could belong to."""
+        """Repeats rollouts that were given up, before `log` has a loop that the values could belong to."""
         if self.owed:
             self.owed = False
             measured = self._look(trainer, pl_module)
@@ -104,11 +104,11 @@ class RolloutCallback(Scheduled):
         return measured
 
     def state_dict(self) -> dict[str, Any]:
-        """What is owed, and the scores so far where they can end the training (Lightning hook)."""
+        """Returns what is owed, and the scores so far if they can end the training (Lightning hook)."""
         return super().state_dict() | ({} if self._plateau is None else self._plateau.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes both up again (Lightning hook)."""
+        """Restores both (Lightning hook)."""
         super().load_state_dict(state_dict)
         if self._plateau is not None and set(state_dict) != {"owed"}:  # it was saved without a plateau
             self._plateau.load_state_dict(state_dict)

@@ -1,4 +1,4 @@
-"""When a callback is due, and what becomes of a measurement that a signal has cut short."""
+"""The schedule of a callback, and the repetition of a measurement that a signal has cut short."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,7 +9,9 @@ from dof_lightning.errors import UserError
 
 
 class StepSchedule:
-    """Every n optimiser steps and at the last one; once a step, however many batches it accumulates.
+    """Decides when something is due: every n optimiser steps, and at the last one.
+
+    A step counts once, however many batches it accumulates.
 
     Args:
         every_n_steps: n.
@@ -26,7 +28,7 @@ class StepSchedule:
         self._done = 0
 
     def start(self, trainer: Trainer) -> None:
-        """A resumed run has already done what was due at the step it resumes from."""
+        """Starts counting; a resumed run has already done what was due at the step it resumes from."""
         self._done = trainer.global_step
 
     def is_due(self, trainer: Trainer) -> bool:
@@ -42,18 +44,18 @@ T = TypeVar("T")
 
 
 class GivenUp(Exception):
-    """A measurement has stopped in the middle because the run is asked to end; it is repeated when the run goes on."""
+    """Stops a measurement in the middle because the run is asked to end; it is repeated when the run is resumed."""
 
 
 class Scheduled(Callback):
-    """A callback that acts when its schedule says so; never, if `every_n_steps` is None.
+    """A callback that acts when its schedule is due; never, if `every_n_steps` is None.
 
     Args:
         every_n_steps, key: see `StepSchedule`.
 
     Attributes:
-        owed: it has given up what was due at the step at which the run ends; checkpoints hold it.
-        tags: what the names of its metrics begin with, if others look at them.
+        owed: whether it has given up what was due at the step at which the run ends; part of every checkpoint.
+        tags: the prefixes of its metrics' names, if other callbacks read them.
 
     Raises:
         UserError: `every_n_steps` is not positive.
@@ -81,38 +83,38 @@ class Scheduled(Callback):
                 self.owed = True
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What is to be done, on all ranks, once for each step that is due.
+        """Does the callback's work, on all ranks, once for each step that is due.
 
         Raises:
             GivenUp: the run is asked to end; the same on all ranks (`whole`).
         """
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Repeats what was given up, at the same step, before a resumed run does anything else."""
+        """Repeats a measurement that was given up, at the same step, before a resumed run does anything else."""
         if self.owed:
             self.owed = False
             self.act(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing, unless something is owed (Lightning hook)."""
+        """Returns nothing, unless something is owed (Lightning hook)."""
         return {"owed": True} if self.owed else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remembers what is owed (Lightning hook)."""
+        """Restores what is owed (Lightning hook)."""
         self.owed = bool(state_dict.get("owed", False))
 
 
 def owing(trainer: Trainer) -> list[Scheduled]:
-    """The callbacks that have given up something at this step, and repeat it when the run goes on."""
+    """The callbacks that have given up something at this step, and repeat it when the run is resumed."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return [callback for callback in callbacks if isinstance(callback, Scheduled) and callback.owed]
 
 
 def whole(trainer: Trainer, measure: Callable[[], T]) -> T:
-    """What was measured, if no rank has given up; all ranks must call it at the same place.
+    """Runs a measurement and returns it if no rank has given up; all ranks must call this at the same place.
 
     Raises:
-        GivenUp: some rank has; the same on all.
+        GivenUp: some rank has given up; raised on all ranks alike.
     """
     result: T | None = None
     given_up = False
@@ -126,6 +128,6 @@ def whole(trainer: Trainer, measure: Callable[[], T]) -> T:
 
 
 def log_to_charts(trainer: Trainer, values: dict[str, float]) -> None:
-    """Gives every logger the values at the number of optimiser steps done."""
+    """Logs the values to every logger at the number of optimiser steps done."""
     for logger in trainer.loggers:
         logger.log_metrics(values, step=trainer.global_step)

@@ -1,4 +1,4 @@
-"""How fast training goes, and whether it waits for data."""
+"""The speed of training, and whether it waits for data."""
 
 import platform
 import resource
@@ -17,16 +17,16 @@ _FETCH = "train_dataloader_next"
 
 
 class ThroughputCallback(Callback):
-    """Windows and steps a second, the share of time spent waiting for the loader, and peak memory.
+    """Logs windows and steps per second, the share of time spent waiting for the loader, and peak memory.
 
-    Time is what training steps and the loader take; rollouts, validation and checkpoints are not in it, provided that
-    this callback stands before theirs. Ranks are compared, and a GPU waited for, only where something is logged.
+    The time counted is that of training steps and the loader; rollouts, validation and checkpoints are excluded,
+    provided that this callback comes before theirs. Ranks are compared, and a GPU synchronised, only at log entries.
 
     Logs `throughput/windows_per_second` (over all ranks), `steps_per_second`, `data_wait_share` (of the rank that
     waits most), `peak_memory_mb` (of the largest rank: GPU memory on a GPU, else the process).
 
     Args:
-        run: says how many windows a batch has.
+        run: provides the number of windows per batch.
         every_n_steps: optimiser steps between two log entries.
 
     Raises:
@@ -38,27 +38,27 @@ class ThroughputCallback(Callback):
         self._schedule = StepSchedule(every_n_steps, "throughput.every_n_steps")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listens to the trainer's profiler, which is told when a batch is fetched (Lightning hook)."""
+        """Wraps the trainer's profiler, which is notified when a batch is fetched (Lightning hook)."""
         self._clock = _LoaderClock(trainer.profiler)  # type: ignore[attr-defined]
         trainer.profiler = self._clock  # type: ignore[attr-defined]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives the trainer its profiler back (Lightning hook)."""
+        """Restores the trainer's profiler (Lightning hook)."""
         trainer.profiler = self._clock.inner  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning hook."""
+        """Starts the schedule and the clock (Lightning hook)."""
         self._schedule.start(trainer)
         self._restart(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Lightning hook."""
+        """Notes the time at which the step starts (Lightning hook)."""
         self._batch_started = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Adds up, and logs where due (Lightning hook)."""
+        """Adds up the step's time, and logs if due (Lightning hook)."""
         due = self._schedule.is_due(trainer)
         if due and pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
@@ -96,7 +96,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def device_name(device: torch.device, processes: int = 1) -> str:
-    """What each of so many processes runs on, as tables of results name it."""
+    """The name, in tables of results, of the device that each of so many processes runs on."""
     threads = torch.get_num_threads()
     cpu = f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu

@@ -1,4 +1,4 @@
-"""Shows one episode in TensorBoard and as a file, without a video library."""
+"""An episode as a picture in TensorBoard and as a GIF file, without a video library."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ from dof_lightning.rollout.run import Spectator, evaluation_seeds, run_rollout
 
 
 class VideoCallback(Scheduled):
-    """A GIF of the first selection episode, every n steps and at the last step, made on rank zero.
+    """Makes a GIF of the first selection episode, every n steps and at the last step, on rank zero.
 
     Args:
         run: its environment, whose `render` needs no display, and its seed.
@@ -44,13 +44,13 @@ class VideoCallback(Scheduled):
         self._spectator = Spectator(draws=0, before_step=run.check_stop)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says so where there is nothing to draw (Lightning hook)."""
+        """Reports it if there is nothing to draw (Lightning hook)."""
         super().on_train_start(trainer, pl_module)
         if trainer.is_global_zero and not self.env.can_render:
             sys.stderr.write(f"env={self.env.spec.name} cannot draw: no videos\n")
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws an episode."""
+        """Plays and draws an episode."""
         if not self.env.can_render:
             return
         policy = policy_of(pl_module)  # on all ranks
@@ -73,7 +73,7 @@ class VideoCallback(Scheduled):
 def add_gif(writer: SummaryWriter, tag: str, gif: bytes, shape: tuple[int, ...], step: int) -> None:
     """Adds an encoded GIF as an image: TensorBoard hands the bytes to the browser, which plays them.
 
-    `shape` is that of a picture, `[height, width, ...]`.
+    `shape` is that of one picture, `[height, width, ...]`.
     """
     image = Summary.Image(height=shape[0], width=shape[1], colorspace=3, encoded_image_string=gif)
     cast(FileWriter, writer.file_writer).add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)

@@ -1,4 +1,4 @@
-"""`python -m tests`: lint, formatting, types, import directions, then every test, a process a core (at most four).
+"""`python -m tests`: lint, formatting, types, import directions, then every test, one process per core (at most four).
 
 Stops at the first command that fails.
 """

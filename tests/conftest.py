@@ -1,4 +1,4 @@
-"""What the whole suite shares, because it is expensive: composed configurations, and one pair of processes."""
+"""Fixtures that the whole suite shares because they are expensive: composed configurations, a pair of processes."""
 
 import copy
 import os
@@ -33,7 +33,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
-    """Everything that is measured on two ranks, in one pair of processes: where it lies, and what was printed."""
+    """Runs all measurements on two ranks in one pair of processes; returns their folder, and the finished process."""
     folder = tmp_path_factory.mktemp("two_ranks")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""`dof bench`: what is typed, and what is said."""
+"""`dof bench`: its arguments and its output."""
 
 import subprocess
 import sys
@@ -19,10 +19,10 @@ _KNOWN = ("suite", "store", "runs", "jobs", "minutes", "keep", "launcher", "list
 
 
 def bench(tails: list[str]) -> None:
-    """Runs what of a suite is not in its store yet.
+    """Performs the runs of a suite that are not in its store yet.
 
     Raises:
-        UserError: an argument or a run is not as it should be; nothing has been begun then.
+        UserError: an argument or a run is invalid; nothing has been started then.
         SystemExit: a run failed, or a signal ended the queue.
     """
     launcher_settings = [tail for tail in tails if tail.startswith("hydra.launcher.")]
@@ -58,25 +58,25 @@ def bench(tails: list[str]) -> None:
 
 
 def _say_done(place: Place, screen: Console) -> None:
-    """What can be said before every configuration is composed anew, which takes most of a minute."""
+    """Reports a finished suite before every configuration is composed anew, which takes most of a minute."""
     done = f"{place.suite.title}: all {len(place.suite.queue)} runs are done, their rows are in {place.store}"
     for line in (
         f"{done} (dof report {place.store})",
         f"your own runs of it: dof bench suite={place.which} store=results/{place.suite.name}",
         "a suite of your own: change a copy of one of conf/suite/, dof bench suite=mine.yaml store=results/mine",
-        "looking whether presets and data still mean what they meant; Ctrl-C leaves that out",
+        "checking whether presets and data are unchanged; Ctrl-C skips the check",
     ):
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: float | None, told_jobs: bool) -> None:
-    """Refuses what a launcher would not heed, `told_jobs` where `jobs=` was typed.
+    """Refuses arguments that a launcher would ignore; `told_jobs` is true if `jobs=` was typed.
 
     Raises:
-        UserError: names the key.
+        UserError: an argument would be ignored; the message names its key.
     """
     if launcher is None and settings:
-        raise UserError(f"{settings[0]} is for a launcher of Hydra; say launcher= too")
+        raise UserError(f"{settings[0]} is for a launcher of Hydra; set launcher= too")
     if launcher is not None and minutes is not None:
         raise UserError("minutes= is of this machine's queue, and a launcher begins all runs; drop one of the two")
     keys = {text.partition("=")[0].removeprefix("hydra.launcher.") for text in settings}
@@ -89,7 +89,7 @@ def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: floa
 def _launch(
     place: Place, jobs: Sequence[Job], launcher: str, settings: list[str], at_once: int, screen: Console
 ) -> None:
-    """Hands all runs to a launcher of Hydra and waits; what it did is in the store afterwards."""
+    """Hands all runs to a launcher of Hydra and waits; their results are in the store afterwards."""
     told = {"suite": place.which, "store": place.store, "runs": place.runs, "keep": str(place.keep).lower()}
     command = [sys.executable, "-m", "dof_lightning.bench.launch", "-m", f"hydra/launcher={launcher}", *settings]
     told_n_jobs = any(text.startswith("hydra.launcher.n_jobs=") for text in settings)
@@ -110,17 +110,17 @@ def _launch(
 
 
 def _end(outcome: Outcome, place: Place, screen: Console) -> None:
-    """Says what is left, and leaves with an exit code that scripts can read."""
+    """Reports what is left, and exits with a code that scripts can read."""
     screen.print(f"runs added to {place.store}: {outcome.done}", highlight=False, soft_wrap=True)
     if outcome.elsewhere:
         screen.print(f"runs of another process: {len(outcome.elsewhere)}", highlight=False)
     if outcome.stopped:
-        screen.print(f"runs that were stopped: {len(outcome.stopped)}; the same command goes on", highlight=False)
+        screen.print(f"runs that were stopped: {len(outcome.stopped)}; the same command resumes them", highlight=False)
     if outcome.ended_by is not None:
-        sys.stderr.write(f"{outcome.ended_by.name}: what the runs have saved stays; the same command goes on\n")
+        sys.stderr.write(f"{outcome.ended_by.name}: what the runs have saved stays; the same command resumes\n")
         sys.exit(128 + outcome.ended_by)
     if outcome.left:
-        screen.print(f"runs not begun in minutes=: {outcome.left}; the same command goes on", highlight=False)
+        screen.print(f"runs not started within minutes=: {outcome.left}; the same command resumes", highlight=False)
     if outcome.failed:
         raise UserError(
             f"{len(outcome.failed)} runs failed, the first is {outcome.failed[0].name}; its log is "

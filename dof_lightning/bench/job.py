@@ -23,14 +23,14 @@ from dof_lightning.report.store import Record, ResultsStore
 from dof_lightning.spec import fingerprint
 from dof_lightning.training.run_folder import RunFolder, claim
 
-BUSY = 75  # exit code: another process is at this run (EX_TEMPFAIL), or has done it meanwhile
+BUSY = 75  # exit code: another process is doing this run (EX_TEMPFAIL), or has done it meanwhile
 
 
 def compose(job: Job, runs: Path) -> DictConfig:
-    """The configuration of a run, in its folder `<runs>/<suite>/<name>`.
+    """Composes the configuration of a run, in its folder `<runs>/<suite>/<name>`.
 
     Raises:
-        UserError: it cannot be.
+        UserError: it cannot be composed.
     """
     cfg = configuration.compose(job.typed)
     cfg.run_dir = str(run_folder(job, runs))
@@ -39,28 +39,28 @@ def compose(job: Job, runs: Path) -> DictConfig:
 
 
 def run_folder(job: Job, runs: Path) -> Path:
-    """Where a run lies."""
+    """The folder of a run."""
     return runs / job.suite / job.name
 
 
 def command(which: str, name: str, store: Path, runs: Path, keep: bool) -> list[str]:
-    """Of one run's process; `which` is the suite as it was typed, the others are as for `perform`."""
+    """The command of one run's process; `which` is the suite as it was typed, the others are as for `perform`."""
     told = {"suite": which, "job": name, "store": store, "runs": runs, "keep": "true" if keep else "false"}
     return [sys.executable, "-m", "dof_lightning.bench.job", *(f"{key}={value}" for key, value in told.items())]
 
 
 def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
-    """Trains unless that is done, and adds the row unless that is done.
+    """Trains, and adds the row to the store; whatever has been done already is skipped.
 
     Args:
         job: the run.
         store: folder of the results store.
         runs: folder of run folders.
-        keep: leave the run folder where it is; else it is deleted once its row is in the store.
+        keep: keep the run folder; else it is deleted once its row is in the store.
 
     Raises:
-        UserError: the configuration or the data are not as they should be.
-        SystemExit: another process is at it or has done it (`BUSY`), or a signal has ended the training.
+        UserError: the configuration or the data are invalid.
+        SystemExit: another process is doing it or has done it (`BUSY`), or a signal has ended the training.
     """
     from dof_lightning.checkpoints import checkpoint as checkpoints
     from dof_lightning.report.record import record_of
@@ -91,7 +91,7 @@ def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
 
 
 def dataset_of(plain: Mapping[str, Any]) -> str | None:
-    """The fingerprint of a run's data, that of their recipe or as they lie there; None where neither says it."""
+    """The fingerprint of a run's data, from their recipe or from the stored data; None if neither provides it."""
     where = plain["data"]["path"]
     if not where:
         source: DatasetSource = configuration.build(plain["data"]["source"])
@@ -100,7 +100,7 @@ def dataset_of(plain: Mapping[str, Any]) -> str | None:
         where = source.path
     try:
         return read_manifest(where).spec.fingerprint
-    except UserError:  # the run itself says what to do about it
+    except UserError:  # the run itself reports what to do about it
         return None
 
 
@@ -111,7 +111,7 @@ def is_stored(plain: Mapping[str, Any], dataset: str | None, records: Sequence[R
 
 
 def _own_folder(path: Path, hashed: str, dataset: str | None) -> RunFolder:
-    """The run's folder; another where that holds a run of other settings or data, which may pass for this one."""
+    """The run's folder; another one if it holds a run of other settings or data, which might pass for this one."""
     folder = RunFolder(path)
     stored = folder.read_config()
     alike = stored is None or config_hash(stored) == hashed
@@ -121,14 +121,14 @@ def _own_folder(path: Path, hashed: str, dataset: str | None) -> RunFolder:
 
 
 def _dataset_there(folder: RunFolder) -> str | None:
-    """The fingerprint of the data that a run has been trained on; None where nothing has been."""
+    """The fingerprint of the data that a run has been trained on; None if nothing has been trained."""
     from dof_lightning.checkpoints import checkpoint as checkpoints
 
     return checkpoints.read(folder.last).spec.fingerprint if folder.last.exists() else None
 
 
 def run(tails: list[str]) -> None:
-    """What the command line asks for.
+    """Performs the run that the command line names.
 
     Raises:
         UserError: a key is missing.

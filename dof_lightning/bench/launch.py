@@ -1,4 +1,4 @@
-"""Runs of a suite through one of Hydra's launchers: joblib's processes, submitit's jobs on a cluster.
+"""The runs of a suite through one of Hydra's launchers: joblib's processes, submitit's jobs on a cluster.
 
 `python -m dof_lightning.bench.launch -m hydra/launcher=joblib +suite=<name> +store=<folder> +runs=<folder>
 +keep=true +job=<name>,<name>,...`
@@ -19,9 +19,9 @@ from dof_lightning.threads import cores_of_a_job
 
 @hydra.main(version_base="1.3", config_path=None)
 def main(cfg: DictConfig) -> int:
-    """One run in a process of its own, which composes its own configuration; its exit code is brought home.
+    """Performs one run in a separate process, which composes its own configuration; returns its exit code.
 
-    An error ends this run only: a launcher that is told of it would give up all others.
+    An error ends this run only: a launcher that saw it would give up all others.
     """
     # Counted here, on the machine that trains: the one that submits may have more cores.
     threads = os.environ.get("OMP_NUM_THREADS") or str(cores_of_a_job(HydraConfig.get().launcher))

@@ -1,4 +1,4 @@
-"""The queue: starts a suite's runs, several at a time, and leaves what is done as it is."""
+"""The queue, which starts a suite's runs, several at a time, and skips those that are done."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ _LOOK_EVERY_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Place:
-    """Where a suite, `which` as it was typed, is run: its store and its run folders, which stay there or do not."""
+    """The place of a suite (`which`, as it was typed): its store, its run folders, and whether these are kept."""
 
     which: str
     suite: Suite
@@ -35,21 +35,21 @@ class Place:
     keep: bool
 
     def log(self, job: Job) -> Path:
-        """What a run's processes print."""
+        """The file with the output of a run's processes."""
         return self.runs / self.suite.name / "logs" / f"{job.name}.log"
 
 
 @dataclass
 class Outcome:
-    """How a stretch went.
+    """The outcome of one pass through the queue.
 
     Attributes:
         done: rows that were added.
         failed: runs that ended in an error.
-        elsewhere: runs that another process is at.
+        elsewhere: runs that another process is doing.
         stopped: runs that a signal ended.
-        left: runs that were not begun.
-        ended_by: the signal that ended it early; None.
+        left: runs that were not started.
+        ended_by: the signal that ended the pass early; None if there was none.
     """
 
     done: int = 0
@@ -61,9 +61,9 @@ class Outcome:
 
 
 def has_rows_of_all(place: Place) -> bool:
-    """Whether every run has a row that was typed alike: known at once, where `pending` composes every configuration.
+    """Whether every run has a row with the same overrides: a fast check, as `pending` composes every configuration.
 
-    It does not know whether a preset or a dataset of that name means something else by now; `pending` does.
+    It does not detect that a preset or a dataset of that name means something else by now; `pending` does.
     """
     commands = {record.command.replace(" study=none", "") for record in ResultsStore(place.store).records()}
     typed = (" ".join(text for text in job.typed if text != "study=none") for job in place.suite.queue)
@@ -71,10 +71,10 @@ def has_rows_of_all(place: Place) -> bool:
 
 
 def pending(place: Place) -> list[Job]:
-    """The runs that are not in the store; every run's configuration is checked before any begins.
+    """The runs that are not in the store; every run's configuration is checked before any starts.
 
-    A run is in the store where configuration and data are: data of another recipe, after a change of a behaviour's
-    weights, make another run.
+    A run is in the store if its configuration and its data are: data of another recipe, after a change of a
+    behaviour's weights, make another run.
 
     Raises:
         UserError: one of them cannot be run.
@@ -99,7 +99,7 @@ def pending(place: Place) -> list[Job]:
 
 
 def _checked(job: Job, runs: Path) -> tuple[Any, str | None]:
-    """A run's configuration, and the fingerprint of its data where it is known."""
+    """A run's configuration, and the fingerprint of its data if it is known."""
     from dof_lightning.checkpoints import checkpoint as checkpoints
     from dof_lightning.config.checks import check_action_kind
 
@@ -114,9 +114,9 @@ def _checked(job: Job, runs: Path) -> tuple[Any, str | None]:
 
 
 def work(place: Place, jobs: Sequence[Job], at_once: int, minutes: float | None, screen: Console) -> Outcome:
-    """Runs jobs, `at_once` processes that share this machine's cores, and says a line of each.
+    """Performs jobs in `at_once` processes that share this machine's cores, and prints a line for each.
 
-    It ends when all are done; once so many `minutes` are over (None: no limit), no other is begun.
+    It ends when all are done; after so many `minutes` (None: no limit), no other is started.
     """
     outcome, queue = Outcome(), list(jobs)
     running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
@@ -146,7 +146,7 @@ def work(place: Place, jobs: Sequence[Job], at_once: int, minutes: float | None,
 def _start(place: Place, job: Job, at_once: int) -> subprocess.Popen[bytes]:
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available_cores() // at_once))
     with place.log(job).open("ab") as log:
-        # A session of its own: Ctrl-C reaches this process only, which tells the others once.
+        # A session of its own: Ctrl-C reaches this process only, which forwards it to the others once.
         return subprocess.Popen(
             command(place.which, job.name, place.store, place.runs, place.keep),
             stdout=log,
@@ -158,7 +158,7 @@ def _start(place: Place, job: Job, at_once: int) -> subprocess.Popen[bytes]:
 
 
 def _forward(running: dict[subprocess.Popen[bytes], Any], number: signal.Signals | None) -> None:
-    """Tells the runs to save and end, once each."""
+    """Signals the runs to save and end, once each."""
     for process in running:
         if number is not None and not getattr(process, "told", False):
             process.send_signal(signal.SIGTERM)
@@ -166,7 +166,7 @@ def _forward(running: dict[subprocess.Popen[bytes], Any], number: signal.Signals
 
 
 def _note(place: Place, job: Job, code: int, outcome: Outcome) -> str:
-    """Counts how a run ended, and says it."""
+    """Counts how a run ended, and returns a line that reports it."""
     if code == 0:
         outcome.done += 1
         return _score(place, job)
@@ -185,7 +185,7 @@ def _named(job: Job) -> str:
 
 
 def _score(place: Place, job: Job) -> str:
-    """What a run that is done has scored, as its newest row says."""
+    """The score of a finished run, from its newest row."""
     wanted = (job.experiment, job.algorithm, job.variant, job.seed)
     found = [r for r in ResultsStore(place.store).records() if (r.experiment, r.algorithm, r.variant, r.seed) == wanted]
     if not found:
@@ -195,7 +195,7 @@ def _score(place: Place, job: Job) -> str:
 
 
 def last_line(log: Path) -> str:
-    """What a process said last; empty where it said nothing."""
+    """The last line that a process printed; empty if it printed nothing."""
     lines = log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
     return lines[-1] if lines else ""
 

@@ -1,4 +1,4 @@
-"""Suite files: which runs a benchmark is made of."""
+"""Suite files, which list the runs of a benchmark."""
 
 import difflib
 import math
@@ -27,10 +27,10 @@ class Job:
     Attributes:
         suite: the suite's name.
         experiment: option of group experiment.
-        label: what the suite calls the algorithm with its overrides.
+        label: the suite's name for the algorithm with its overrides.
         algorithm: option of group algorithm.
-        seed: the run's.
-        overrides: everything else that is typed.
+        seed: the run's seed.
+        overrides: all other overrides.
     """
 
     suite: str
@@ -42,23 +42,23 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of its run folder; unique in the suite."""
+        """The name of its run folder; unique in the suite."""
         return folder_name((self.experiment, self.label), self.seed)
 
     @property
     def variant(self) -> str:
-        """The label, where it says more than the algorithm's name; else empty."""
+        """The label, if it is more than the algorithm's name; else empty."""
         return "" if self.label == self.algorithm else self.label
 
     @property
     def typed(self) -> list[str]:
-        """What `python train.py` is told."""
+        """The overrides of `python train.py`."""
         chosen = (f"experiment={self.experiment}", f"algorithm={self.algorithm}", "study=none")
         return [*chosen, *self.overrides, f"seed={self.seed}"]
 
     @property
     def reproduces(self) -> list[str]:
-        """What is told to who wants the run again: `typed`, less the study where its experiment has none."""
+        """The overrides that reproduce the run: `typed`, without the study if its experiment has none."""
         studied = configuration.compose([f"experiment={self.experiment}"])["choices"]["study"] not in (None, "none")
         return [text for text in self.typed if text != "study=none" or studied]
 
@@ -77,7 +77,7 @@ class Suite:
     queue: tuple[Job, ...]
 
     def job(self, name: str) -> Job:
-        """The run of a name.
+        """Finds a run by its name.
 
         Raises:
             UserError: there is none.
@@ -95,7 +95,7 @@ def read_suite(which: str) -> Suite:
         which: an option of `conf/suite`, or the path of a yaml file.
 
     Raises:
-        UserError: there is none, or it is not as it should be.
+        UserError: there is none, or it is invalid.
     """
     path = Path(which)
     if path.suffix != ".yaml":
@@ -159,7 +159,7 @@ def _check_algorithm(where: str, label: str, overrides: Any) -> None:
 
 
 def _check_shared(where: str, node: Mapping[str, Any]) -> None:
-    """Overrides of several algorithms: none of them may say which."""
+    """Refuses overrides that several algorithms share if one of them chooses the algorithm."""
     _check_free(f"{where}: overrides", node.get("overrides") or [], (*_TAKEN, "algorithm"))
 
 

@@ -1,1 +1,1 @@
-"""What a checkpoint holds, and what is made of it without its dataset."""
+"""Checkpoints: their contents, and the policies, agents and certificates made from them without the dataset."""

@@ -1,4 +1,4 @@
-"""N processes with one agent's files each, against the batched rollout: what `dof certify` does."""
+"""`dof certify`: N processes with one agent's files each, compared with the batched rollout."""
 
 import json
 import os
@@ -40,16 +40,16 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the agents on their own differed from the batched rollout.
+    """Differences between the agents on their own and the batched rollout.
 
     Attributes:
-        processes: N, one an agent.
-        episodes: played by both.
-        decisions: of all agents in all episodes.
+        processes: N, one per agent.
+        episodes: number of episodes that both played.
+        decisions: number of decisions, of all agents in all episodes.
         max_abs_difference: between any two actions; discrete choices count as numbers.
-        identical: every action and every return is, to the last bit.
+        identical: whether every action and every return is identical, to the last bit.
         return_mean: episode return of the processes, mean over agents and episodes.
-        batched_return_mean: the same of the batched rollout.
+        batched_return_mean: the same for the batched rollout.
     """
 
     processes: int
@@ -61,7 +61,7 @@ class Comparison:
     batched_return_mean: float
 
     def to_dict(self) -> dict[str, Any]:
-        """For printing."""
+        """Returns the fields as they are printed."""
         return asdict(self)
 
 
@@ -82,7 +82,7 @@ def certify_agents(
         seed: of episodes and noise.
 
     Raises:
-        UserError: the agents are not all there or of another checkpoint, or they act differently.
+        UserError: agents are missing or are from another checkpoint, or they act differently.
     """
     torch.set_num_threads(cores_per_process(1))
     agents = _load(folder, checkpoint)
@@ -123,7 +123,7 @@ def _compare(alone: Rollout, batched: Rollout, env: VectorEnv, tolerance: float)
 
 
 class _OnOwnNoise(DecentralizedPolicy):
-    """The batched policy, given the noise that its agents draw when they are alone."""
+    """The batched policy on the noise that its agents draw when they are alone."""
 
     def __init__(self, policy: DecentralizedPolicy, seed: int) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class _OnOwnNoise(DecentralizedPolicy):
 
 
 class _Alone(DecentralizedPolicy):
-    """N processes behind the interface of a batched policy; nothing is decided here."""
+    """N processes behind the interface of a batched policy; this class decides nothing itself."""
 
     def __init__(self, agents: Sequence[Agent], processes: Sequence[subprocess.Popen], seed: int) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class _Alone(DecentralizedPolicy):
             requests.append({"observation": observations[:, agent.index, : agent.observation_dim].tolist()})
             if legal is not None:
                 requests[-1]["legal"] = legal[:, agent.index, : agent.action_dim].tolist()
-        # Environments of ours take what was decided; an answer says it where the world's units are others.
+        # Environments of ours take the decision; an answer contains it if the world's units differ from it.
         actions = [torch.tensor(answer.get("decision", answer["action"])) for answer in self._ask(requests)]
         if actions[0].ndim > 1:
             widths = [self.action_width - action.shape[-1] for action in actions]
@@ -181,7 +181,7 @@ class _Alone(DecentralizedPolicy):
         return torch.stack(actions, dim=1), None
 
     def _ask(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """All agents think at once."""
+        """Sends every agent its request before reading any answer, so that all decide at once."""
         for process, request in zip(self.processes, requests, strict=True):
             assert process.stdin is not None
             process.stdin.write(json.dumps(request) + "\n")
@@ -202,7 +202,7 @@ def _answer(name: str, process: subprocess.Popen) -> dict[str, Any]:
 
 
 def _load(folder: Path, checkpoint: Checkpoint) -> list[Agent]:
-    """All agents of the team in order, after a look at whether they are this checkpoint's."""
+    """Loads all agents of the team in order, and checks that they were exported from this checkpoint."""
     if not folder.is_dir():
         command = for_shell("dof", "export", f"checkpoint={checkpoint.path}")
         raise UserError(f"agents={folder} does not exist; write it with `{command}`")
@@ -226,7 +226,7 @@ def _load(folder: Path, checkpoint: Checkpoint) -> list[Agent]:
 
 @contextmanager
 def _processes(folder: Path, agents: Sequence[Agent]) -> Iterator[list[subprocess.Popen]]:
-    """One process an agent, in a folder with that agent's files only."""
+    """Starts one process per agent, in a folder with that agent's files only."""
     environment = os.environ | {"OMP_NUM_THREADS": str(cores_per_process(len(agents)))}
     environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside weights, and how an algorithm is made from it without its dataset."""
+"""The contents of a checkpoint beside its weights, and the algorithm rebuilt from it without its dataset."""
 
 import importlib.metadata
 import platform
@@ -62,14 +62,14 @@ class Checkpoint:
     """A checkpoint that has been read and checked.
 
     Attributes:
-        path: where it lies.
+        path: the file.
         step: optimiser steps done.
         config: the resolved configuration it was trained with.
         spec: the dataset's spec.
         behavior: the behaviour's returns, from the dataset's manifest.
         weights: the algorithm's `state_dict`.
         git: revision of the source tree that trained it; None outside a clone.
-        init_from: which weights its run was started with (`warm_start`); None for none.
+        init_from: record of the weights its run was started with (`warm_start`); None for new ones.
     """
 
     path: Path
@@ -88,7 +88,7 @@ def describe(
     behavior: Mapping[str, Any],
     init_from: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Plain containers and tensors: what a checkpoint carries beside Lightning's own content."""
+    """The plain containers and tensors that a checkpoint carries beside Lightning's own content."""
     return {
         "format_version": FORMAT_VERSION,
         "config": dict(config),
@@ -101,7 +101,7 @@ def describe(
 
 
 def versions() -> dict[str, str]:
-    """Of this project and what its numbers depend on."""
+    """The versions of this project and of the packages that its numbers depend on."""
     return {
         "dof-lightning": __version__,
         "torch": str(torch.__version__),
@@ -117,7 +117,7 @@ def git_revision() -> str | None:
         return None
     try:
         revision = _git(root, "rev-parse", "HEAD")
-        # A results store grows while its runs go on: that is no other source.
+        # A results store grows while its runs are under way: that does not change the source.
         paths = ("--", ".", ":(exclude)benchmarks/results")
         changed = _git(root, "status", "--porcelain", "--untracked-files=no", *paths)
     except (OSError, subprocess.SubprocessError):
@@ -177,20 +177,20 @@ def _parse(path: Path, raw: Mapping[str, Any], content: Mapping[str, Any]) -> Ch
 
 
 def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: DatasetSpec | None = None) -> None:
-    """Refuses to go on with another model, another seed or other data.
+    """Refuses to resume with another model, another seed or other data.
 
     Args:
-        checkpoint: what is gone on from.
+        checkpoint: the checkpoint to resume from.
         config: the resolved configuration.
-        spec: the dataset's; None before it is there.
+        spec: the dataset's spec; None before the dataset exists.
 
     Raises:
-        UserError: names the first key that differs, and the fix.
+        UserError: a key differs; the message names the first one, and the fix.
     """
     difference = first_difference(config, checkpoint.config, MODEL_KEYS)
     if difference is None and spec is not None:
         difference = _difference_of_data(checkpoint.spec, spec)
-    # The loader starts at steps x batches a step, in an order that depends on how it is streamed: all must stay.
+    # The loader starts at steps x batches per step, in an order that depends on how it is streamed: all must stay.
     data = [("data", key) for key in ("global_batch_size", "memory_mb", "partition")]
     for group, key in (*data, ("trainer", "accumulate_grad_batches")):
         if difference is None:
@@ -212,14 +212,14 @@ def _difference_of_data(there: DatasetSpec, here: DatasetSpec) -> str | None:
 
 
 def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> "Algorithm":
-    """The trained algorithm.
+    """Builds the trained algorithm.
 
     Args:
-        checkpoint: where weights and spec come from.
-        config: the checkpoint's own, or with values that leave the weights' shapes alone changed.
+        checkpoint: the source of weights and spec.
+        config: the checkpoint's own, possibly with changed values that leave the weights' shapes as they are.
 
     Raises:
-        UserError: a class is not trusted, the weights do not fit the configuration, or the settings are not there or
+        UserError: a class is not trusted, the weights do not fit the configuration, or the settings are missing or
             damaged.
     """
     if nameless := config.get("nameless"):
@@ -260,14 +260,14 @@ def load_weights(algorithm: "Algorithm", checkpoint: Checkpoint) -> None:
 
 
 def build_env(config: Mapping[str, Any], recorded: EnvSpec | None = None) -> VectorEnv:
-    """The environment a configuration names.
+    """Builds the environment that a configuration names.
 
     Args:
         config: the resolved configuration.
-        recorded: what the dataset says of its world, for a configuration that names none (experiment=none).
+        recorded: the dataset's record of its world, for a configuration that names none (experiment=none).
 
     Raises:
-        UserError: it names none, and there is no dataset to ask.
+        UserError: it names none, and there is no dataset that records one.
     """
     made = configuration.build(config["env"])
     if not isinstance(made, VectorEnv):

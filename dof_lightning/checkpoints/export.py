@@ -1,8 +1,8 @@
-"""From a checkpoint to one pair of files an agent: what `dof export` does.
+"""`dof export`: from a checkpoint to one pair of files per agent.
 
 <output>/
-    <agent>.json           what it is; `dof_lightning.deployment.load_agent` takes this path
-    <agent>.safetensors    its weights, and nobody else's
+    <agent>.json           its description; `dof_lightning.deployment.load_agent` takes this path
+    <agent>.safetensors    its weights, and no other agent's
     <agent>.pt2            with format=torch_export: its decision as a program
 """
 
@@ -39,7 +39,7 @@ def export_agents(
 
     Args:
         checkpoint: whose averaged (EMA) weights act.
-        tails: `key=value` changes of what does not change the weights: sampler, candidates.
+        tails: `key=value` changes of keys that leave the weights as they are: sampler, candidates.
         output: a folder that does not exist or is empty; None means `<checkpoint>_agents` beside the checkpoint.
         file_format: `safetensors`, or `torch_export` for a program beside it.
 
@@ -47,7 +47,7 @@ def export_agents(
         the folder.
 
     Raises:
-        UserError: a tail names what an export does not read, the folder is taken, or cannot be written.
+        UserError: a tail names a key that an export does not read, or the folder is taken or cannot be written.
     """
     if file_format not in FORMATS:
         raise UserError(f"format={file_format} is unknown; choose one of {', '.join(FORMATS)}")
@@ -58,7 +58,7 @@ def export_agents(
     policy = build_algorithm(checkpoint, config).policy()
     if policy.observes_rewards:
         raise UserError(
-            "algorithm.return_update=reward: an exported agent is not told its rewards; export with "
+            "algorithm.return_update=reward: an exported agent gets no rewards; export with "
             "algorithm.return_update=time or none"
         )
     about = _about(checkpoint, config, tails)
@@ -83,7 +83,7 @@ def _changed(checkpoint: Checkpoint, tails: Sequence[str]) -> dict[str, Any]:
 
 
 def _about(checkpoint: Checkpoint, config: Mapping[str, Any], tails: Sequence[str]) -> dict[str, Any]:
-    """What is the same for all agents."""
+    """The part of the json that is the same for all agents."""
     dataset = checkpoint.spec
     return {
         "format": FORMAT,
@@ -100,10 +100,10 @@ def _about(checkpoint: Checkpoint, config: Mapping[str, Any], tails: Sequence[st
 
 
 def about_agent(spec: EnvSpec, index: int) -> dict[str, Any]:
-    """What the json says of one agent of a team.
+    """The part of the json that describes one agent of a team.
 
     Raises:
-        UserError: its name cannot be a file's.
+        UserError: the agent's name cannot be a file's.
     """
     agent, units = spec.agents[index], spec.action_units(index)
     if not re.fullmatch(r"\w[\w.-]*", agent.name):
@@ -145,6 +145,6 @@ def _write_program(agent: Agent, record: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content."""
+    """The SHA-256 digest of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

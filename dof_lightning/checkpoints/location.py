@@ -1,4 +1,4 @@
-"""Which file a path names; known before torch is imported, so that a typing mistake is answered at once."""
+"""The checkpoint that a path names, found before torch is imported, so that a typing mistake is reported at once."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ _LEVELS = 3  # of folders of runs: runs/<experiment>/<algorithm>/<time>
 
 
 def find_checkpoint(path: Path, key: str = "checkpoint") -> Path:
-    """The file itself, or the newest checkpoint of the run whose folder it is.
+    """Returns the file itself, or the newest checkpoint of a run's folder.
 
     Args:
         path: a checkpoint, or a run's folder.
-        key: what the user has typed it for.
+        key: the key for which the user has typed it.
 
     Raises:
-        UserError: there is none; in a folder of runs, the newest is named.
+        UserError: there is no checkpoint; for a folder of runs, the message names the newest.
     """
     file = path / _LAST if path.is_dir() else path
     if not file.is_file():
@@ -26,7 +26,7 @@ def find_checkpoint(path: Path, key: str = "checkpoint") -> Path:
 
 
 def newest_below(path: Path, key: str) -> str:
-    """How to type the newest run below a folder, the end of a sentence; nothing if there is none."""
+    """The end of a sentence that names the newest run below a folder, to be typed; empty if there is none."""
     found = [file for level in range(1, _LEVELS + 1) for file in path.glob("*/" * level + str(_LAST))]
     if not found:
         return ""

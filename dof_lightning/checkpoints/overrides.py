@@ -1,4 +1,4 @@
-"""`key=value` tails of `dof eval` and `dof export`: what can be changed once the weights are trained."""
+"""The `key=value` tails of `dof eval` and `dof export`, which change settings after the weights are trained."""
 
 import copy
 from collections.abc import Sequence
@@ -32,15 +32,15 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
     the algorithm and within it, where it is built from: both change.
 
     Args:
-        stored: left as it is.
+        stored: the checkpoint's configuration; it is not changed.
         tails: `group=option` or `key=value`.
-        command: whose tails they are.
+        command: the command that the tails belong to.
 
     Raises:
-        UserError: a tail is not `key=value`, names what an evaluation does not read, or its value does not fit; a class
-            is not trusted.
+        UserError: a tail is not `key=value`, names a key that an evaluation does not read, or has a value that does
+            not fit; or a class is not trusted.
     """
-    plain = copy.deepcopy(stored) | {"trust": False}  # whose file it is does not say whether it can be trusted
+    plain = copy.deepcopy(stored) | {"trust": False}  # a file's origin does not show whether it can be trusted
     plain["rollout"].setdefault("certificate_episodes", EPISODES)  # which earlier versions did not store
     pairs = [split_tail(tail) for tail in tails]
     for key, value in pairs:
@@ -64,7 +64,7 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
 
 
 def _check_read(plain: dict[str, Any], key: str, value: str, command: str) -> None:
-    """Refuses a part that the checkpoint's algorithm is not made of, and episodes where none are reported."""
+    """Refuses a part that the checkpoint's algorithm lacks, and a number of episodes if none are reported."""
     part = key.partition(".")[0]
     if part in _PARTS and part not in plain["algorithm"]:
         name = plain["choices"]["algorithm"]
@@ -74,10 +74,10 @@ def _check_read(plain: dict[str, Any], key: str, value: str, command: str) -> No
 
 
 def parse(key: str, text: str) -> Any:
-    """What a user typed as a value: a number, a truth value, null, text, or a list of them.
+    """Reads a value as typed: a number, a truth value, null, text, or a list of them.
 
     Raises:
-        UserError: it is none of them, names the key.
+        UserError: it is none of them; the message names the key.
     """
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
@@ -107,7 +107,7 @@ def _place(plain: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def _recorded_env(choices: dict[str, Any]) -> Any:
-    """The environment that the spec names, for a checkpoint of a Trainer that knew of none."""
+    """The environment that the spec names, for a checkpoint of a Trainer without one."""
     name = choices["env"]
     if name not in options("env"):
         raise UserError(f"its data came from {name!r}, which is no option of env; type the env= to play in")

@@ -1,4 +1,4 @@
-"""A dataset's spec as a checkpoint holds it: plain containers and tensors."""
+"""Conversion of a dataset's spec to and from the plain containers and tensors that a checkpoint holds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -37,7 +37,7 @@ def spec_to_plain(spec: DatasetSpec) -> dict[str, Any]:
 
 
 def spec_from_plain(plain: Mapping[str, Any]) -> DatasetSpec:
-    """A spec with numpy statistics from plain containers and tensors.
+    """Rebuilds a spec with numpy statistics from plain containers and tensors.
 
     Raises:
         ValueError: a value is missing, of another kind, or does not fit the others.

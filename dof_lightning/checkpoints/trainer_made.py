@@ -1,4 +1,4 @@
-"""Checkpoints of those who train with a `lightning.Trainer` of their own: what an algorithm puts in, and takes out.
+"""Checkpoints of your own `lightning.Trainer`: their contents, and the algorithm loaded from them.
 
 They hold the spec and the settings, so that `dof eval checkpoint=<path>` and `load_from_checkpoint` need nothing else.
 """
@@ -22,7 +22,7 @@ _REPORT_EPISODES = 200  # as conf/rollout/default.yaml has it
 
 
 def describe_algorithm(algorithm: "Algorithm") -> dict[str, Any]:
-    """What a checkpoint needs beside the weights, in plain containers, as `train.py` stores it."""
+    """The contents of a checkpoint beside the weights, in plain containers, as `train.py` stores them."""
     spec, settings, trainer = algorithm.spec, algorithm.settings, algorithm.trainer
     nameless, plain = None, {}
     try:
@@ -55,7 +55,7 @@ def describe_algorithm(algorithm: "Algorithm") -> dict[str, Any]:
 
 
 def load_algorithm(path: Path | str, trust: bool = False) -> "Algorithm":
-    """The trained algorithm of a checkpoint, by whomever it was trained; without its dataset.
+    """Loads the trained algorithm of a checkpoint, by whomever it was trained; needs no dataset.
 
     Args:
         path: a `.ckpt`, or a run's folder for its last one.
@@ -69,10 +69,10 @@ def load_algorithm(path: Path | str, trust: bool = False) -> "Algorithm":
 
 
 def _to_plain(key: str, value: Any) -> Any:
-    """A value of settings, its factories as `_target_`s.
+    """Converts a value of settings, with its factories as `_target_`s.
 
     Raises:
-        ValueError: it is made by something that no other process could import; names the key.
+        ValueError: it is made by something that no other process could import; the message names the key.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -92,7 +92,7 @@ def _to_plain(key: str, value: Any) -> Any:
 
 
 def _defaults(made: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
-    """Values that nobody gave, so that `dof eval` can change them as those of `train.py`."""
+    """Values left at their defaults, so that `dof eval` can change them as it changes those of `train.py`."""
     for name, parameter in inspect.signature(made).parameters.items():
         if name != "spec" and parameter.default is not parameter.empty:  # the spec is what a part is called with
             with suppress(ValueError):  # it is there anyway

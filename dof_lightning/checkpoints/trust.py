@@ -1,7 +1,7 @@
-"""What a user has trusted once is not asked again: remembered for each run folder, outside of it.
+"""A memory of what a user has trusted, per run folder and outside of it, so that `trust=true` is typed once.
 
-A folder cannot vouch for itself, as it may come from a stranger. So the names that were trusted stand in
-`$XDG_STATE_HOME/dof-lightning/trusted.json` (`~/.local/state` where that is not set), by the run folder's path.
+A folder cannot vouch for itself, as it may come from a stranger. The trusted names are therefore stored in
+`$XDG_STATE_HOME/dof-lightning/trusted.json` (`~/.local/state` if that is not set), by the run folder's path.
 """
 
 import json
@@ -16,7 +16,7 @@ from dof_lightning.files import locked, write_atomically
 
 
 def remember(run_dir: Path, config: Mapping[str, Any]) -> None:
-    """Notes that the foreign names of a configuration are trusted in a run folder; nothing where the note cannot be.
+    """Notes that the foreign names of a configuration are trusted in a run folder, if the note can be written.
 
     Args:
         run_dir: the run's folder.
@@ -35,7 +35,7 @@ def remember(run_dir: Path, config: Mapping[str, Any]) -> None:
 
 
 def remembered(checkpoint: Path, config: Mapping[str, Any]) -> list[str]:
-    """The foreign names of a checkpoint's configuration where all of them were trusted before; else none.
+    """The foreign names of a checkpoint's configuration, if all of them were trusted before; else none.
 
     Args:
         checkpoint: its file, in `<run_dir>/checkpoints`.
@@ -52,7 +52,7 @@ def _note() -> Path:
 
 
 def _known() -> dict[str, list[str]]:
-    """By run folder; a damaged note knows nothing."""
+    """The trusted names by run folder; empty if the note is damaged."""
     try:
         known = json.loads(_note().read_text(encoding="utf-8"))
     except (OSError, ValueError):

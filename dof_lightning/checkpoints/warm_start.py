@@ -1,4 +1,4 @@
-"""`init_from=<checkpoint>`: the weights that a new run starts with are those of another, as far as they fit."""
+"""`init_from=<checkpoint>`: a new run starts with the weights of another, as far as they fit."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,20 +18,20 @@ if TYPE_CHECKING:  # it imports Lightning, which reading a checkpoint does not n
 def start_from(algorithm: "Algorithm", source: Checkpoint, typed: str) -> dict[str, Any]:
     """Copies every weight, online, averaged or of a target, whose name and shape are the same in both.
 
-    What is no weight stays the new run's: normalisers and scales of rewards are made from its own dataset, optimisers
+    Everything else stays the new run's: normalisers and scales of rewards are made from its own dataset, optimisers
     and steps start afresh.
 
     Args:
         algorithm: freshly built, changed in place.
-        source: where the weights come from.
+        source: the checkpoint with the weights.
         typed: the value of init_from.
 
     Returns:
-        what `results.json` and checkpoints keep of it: `typed`, `checkpoint`, `sha256`, `step`, `dataset_fingerprint`
-        of the source, `loaded`, how many tensors were, and `fresh`, the names of those that were not.
+        the record that `results.json` and checkpoints keep: `typed`; `checkpoint`, `sha256`, `step` and
+        `dataset_fingerprint` of the source; `loaded`, the number of tensors copied; `fresh`, the names of the others.
 
     Raises:
-        UserError: nothing fits.
+        UserError: no weight fits.
     """
     ours, theirs = dict(algorithm.named_parameters()), source.weights
     fitting = [name for name in ours if name in theirs and theirs[name].shape == ours[name].shape]
@@ -54,17 +54,17 @@ def start_from(algorithm: "Algorithm", source: Checkpoint, typed: str) -> dict[s
 
 
 def beginning(typed: str | None, gone_on_from: Checkpoint | None) -> tuple[Checkpoint | None, dict[str, Any] | None]:
-    """What a run begins with, as far as it is known before there are data.
+    """Finds the weights that a run starts with, as far as they are known before there are data.
 
     Args:
-        typed: the value of init_from; None says nothing.
-        gone_on_from: of an interrupted run, all of whose weights are taken; None for a fresh one.
+        typed: the value of init_from; None if it is not set.
+        gone_on_from: the checkpoint of an interrupted run, all of whose weights are taken; None for a fresh run.
 
     Returns:
-        where a fresh run takes weights from, and what a run that goes on was started with; None for nothing.
+        the checkpoint a fresh run takes weights from, and the record of a resumed run's start; None for neither.
 
     Raises:
-        UserError: the checkpoint of init_from cannot be read, or the run that goes on was started with something else.
+        UserError: the checkpoint of init_from cannot be read, or the resumed run was started with other weights.
     """
     if gone_on_from is None:
         return None if typed is None else read(find_checkpoint(Path(typed), "init_from")), None
@@ -79,7 +79,7 @@ def beginning(typed: str | None, gone_on_from: Checkpoint | None) -> tuple[Check
 
 
 def described(record: dict[str, Any] | None, done: int | None) -> str:
-    """For the start screen: which weights a run starts with, or how many steps are done."""
+    """The start screen's text on the weights a run starts with, or on the number of steps done."""
     if done is not None:
         return f"going on from step {done:,}"
     if record is None:

@@ -1,1 +1,1 @@
-"""The `dof` command: what is done beside training."""
+"""The `dof` command: everything besides training."""

@@ -1,6 +1,6 @@
-"""`dof eval`, `export`, `certify` and `igd`: what is done with a checkpoint.
+"""The commands on a checkpoint: `dof eval`, `export`, `certify` and `igd`.
 
-What was typed is looked at before torch is imported: a mistake is answered at once.
+Arguments are checked before torch is imported, so that a mistake is reported at once.
 """
 
 import json
@@ -17,11 +17,11 @@ _EVAL_HELP = (
     "table and a figure: sampler.steps=[1,2,5] sampler=[ddim,dpm_solver] [output=<folder>]"
 )
 _EXPORT_HELP = (
-    "write one pair of files an agent: dof export checkpoint=<path> [output=<folder>] "
+    "write one pair of files per agent: dof export checkpoint=<path> [output=<folder>] "
     "[format=safetensors|torch_export] [sampler.steps=5] [algorithm.candidates=1]"
 )
 _CERTIFY_HELP = (
-    "play with one process an agent, each from its own files, and compare with the batched rollout: "
+    "play with one process per agent, each from its own files, and compare with the batched rollout: "
     "dof certify checkpoint=<path> agents=<folder> [episodes=16] [seed=0]"
 )
 _IGD_HELP = (
@@ -133,7 +133,7 @@ def _gauge(path: Path, tails: list[str]) -> dict[str, Any]:
             f"checkpoint={path}: algorithm={name} has no joint chain of f and h to measure; dof_policy, dof_cloning, "
             "dof_trajectory, madiff_c and independent_diffusion have"
         )
-    conditions = max(conditions, policy.shared_seeds or 0)  # one for each seed: what is measured is the law given it
+    conditions = max(conditions, policy.shared_seeds or 0)  # one per shared seed: the law measured is conditional on it
     measured = gauge(policy, env, config["seed"], Effort(conditions=conditions, draws=draws)).to_dict()
     certificate = certify(policy, env, config["seed"], certificate_episodes(config))
     return measured | {"certificate_max_abs_delta": certificate.max_abs_delta}
@@ -176,7 +176,7 @@ COMMANDS: dict[str, Any] = {
 
 
 def _with_trust(checkpoint: Any, tails: list[str]) -> list[str]:
-    """The tails, with trust=true where it was typed for this run folder before; says what is trusted."""
+    """The tails, with trust=true if it was typed for this run folder before; prints what is trusted."""
     from dof_lightning.checkpoints import trust
 
     if "trust=true" in tails:

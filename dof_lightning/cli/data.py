@@ -1,4 +1,4 @@
-"""`dof data`: what is done to datasets."""
+"""The commands on datasets: `dof data ...`."""
 
 import importlib
 import json
@@ -14,7 +14,7 @@ from dof_lightning.config.catalog import data_root, known_datasets
 from dof_lightning.config.command_line import for_shell, split_tail, take
 from dof_lightning.errors import UserError
 
-HELP = "make, list, show, check, merge and cut datasets; `dof data <command> --help` says what each wants"
+HELP = "make, list, show, check, merge and cut datasets; `dof data <command> --help` shows the arguments"
 
 
 def _build(tails: list[str]) -> None:
@@ -130,7 +130,7 @@ def _values(
 
 
 def _value(key: str, text: str) -> Any:
-    """What was typed, as the number it must be, or as YAML reads it."""
+    """The typed value, as the number that the key takes, or as YAML reads it."""
     if key in _TEXTS:
         return text
     try:
@@ -169,7 +169,7 @@ def _import(tails: list[str]) -> None:
 
 
 def split_env(tails: list[str]) -> tuple[Any, list[str]]:
-    """The configuration of the environment that is named, if any, and the other tails."""
+    """Returns the configuration of the environment that is named, if any, and the other tails."""
     from dof_lightning.config import catalog, checks
     from dof_lightning.config import compose as configuration
 
@@ -286,14 +286,14 @@ def _take_root(tails: list[str]) -> tuple[Path, list[str]]:
 
 
 def _refuse(tails: list[str], command: str, known: Sequence[str]) -> None:
-    """Keys that a command does not know."""
+    """Refuses keys that a command does not know."""
     for tail in tails:
         if split_tail(tail)[0] not in known:
             raise UserError(f"dof data {command} knows {', '.join(f'{key}=' for key in known)}, got {tail!r}")
 
 
 def dataset_paths(tails: list[str]) -> list[Path | str]:
-    """Paths as typed, or the dataset that an experiment's configuration names."""
+    """The paths that were typed, or the dataset that an experiment's configuration names."""
     if not tails:
         raise UserError("which dataset? give its folder, or experiment=<name>")
     if "=" not in tails[0]:

@@ -1,4 +1,4 @@
-"""`dof`: what is done beside training. Every command ends in `key=value` tails, the same as `train.py`'s."""
+"""`dof`: everything besides training. Every command ends in `key=value` overrides, the same as those of `train.py`."""
 
 import argparse
 import re
@@ -16,7 +16,7 @@ from dof_lightning.errors import UserError
 
 _TRAIN_HELP = "what `python train.py` does, from any folder: dof train experiment=<dataset> [key=value ...]"
 _BENCH_HELP = (
-    "run a suite as a queue that can be killed and goes on: dof bench suite=<name or path> [jobs=1] [minutes=<no run "
+    "run a suite as a queue that can be killed and resumed: dof bench suite=<name or path> [jobs=1] [minutes=<no run "
     "begins after>] [store=benchmarks/results/<suite>] [runs=runs/bench] [keep=true|false] [list=true] "
     "[launcher=joblib|submitit_local|submitit_slurm [hydra.launcher.<key>=<value>]]"
 )
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """What it cannot read is answered in one line, with the nearest command."""
+    """Reports what it cannot parse in one line, with the nearest command."""
 
     def error(self, message: str) -> NoReturn:
         """Raises a `UserError` (argparse hook)."""
@@ -45,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
             raise UserError(
                 f"{self.prog} needs a command; {_EXAMPLES.get(self.prog, '')}`{self.prog} --help` lists all"
             )
-        raise UserError(f"{self.prog}: {message}; `{self.prog} --help` says what can be typed")
+        raise UserError(f"{self.prog}: {message}; `{self.prog} --help` lists what can be typed")
 
 
 _EXAMPLES = {
@@ -98,7 +98,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _train(typed: Sequence[str]) -> None:
-    """Runs train.py as if it had been typed, so that the processes that Lightning starts find it too."""
+    """Runs `train.py` as if it had been typed, so that the processes that Lightning starts find it too."""
     program = str(CONF_DIR.parent / "train.py")
     sys.argv = [program, *typed]
     runpy.run_path(program, run_name="__main__")

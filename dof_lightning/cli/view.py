@@ -1,4 +1,4 @@
-"""`dof data view`: which episode of which dataset is shown, drawn by which environment, and where the page goes."""
+"""`dof data view`: resolves the dataset, the episode, the environment that draws it, and the page's file."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ _SHOWN = "dof data view <path> episode=<number from 0> [output=<file.html>] [env
 
 
 def view(tails: list[str]) -> None:
-    """Writes the page of an episode and prints where.
+    """Writes the page of an episode and prints its path.
 
     Args:
         tails: the dataset's folder, `data.path=<folder>` or `experiment=<name>`, and `episode=`, `output=`, `env=`.
@@ -44,7 +44,7 @@ def view(tails: list[str]) -> None:
 
 
 def _dataset(tails: list[str]) -> Path | str:
-    """The folder that is named, or the dataset of an experiment, which may be in the making of other keys."""
+    """The folder that is named, or the dataset of an experiment, which other keys may change."""
     path, others = take(tails, "data.path")
     if path is None or any(tail.startswith("experiment=") for tail in others):
         return dataset_paths(tails)[0]
@@ -54,7 +54,7 @@ def _dataset(tails: list[str]) -> Path | str:
 
 
 def _environment(manifest: "DatasetManifest", tails: list[str]) -> "VectorEnv | None":
-    """The one that is typed, else the option that is named as the data's world; None if there is none."""
+    """The environment that is typed, else the option with the name of the data's world; None if there is none."""
     from dof_lightning.config import compose as configuration
 
     name = manifest.spec.environment.name

@@ -1,1 +1,1 @@
-"""From what a user typed to a checked configuration: the only place that knows Hydra."""
+"""Configuration: from the user's overrides to checked values and objects. Only this package knows Hydra."""

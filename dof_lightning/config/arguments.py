@@ -1,4 +1,4 @@
-"""Whether the values of a configuration fit what the classes ask for that they are given to."""
+"""A check of a configuration's values against the annotations of the classes that receive them."""
 
 import inspect
 import re
@@ -16,15 +16,15 @@ DESCRIPTIONS = {bool: "true or false", int: "an integer", float: "a number", str
 def check_arguments(config: Mapping[str, Any], written: Mapping[str, Any] | None = None) -> None:
     """Refuses a value that contradicts the Python annotation of the argument it is for.
 
-    Numbers, texts, truth values, null, `Literal` choices and lists of these are judged, in unions too; whatever else
-    an annotation asks for is left to the class itself, and so are classes outside this project that are trusted.
+    Numbers, texts, truth values, null, `Literal` choices and lists of these are checked, in unions too; all other
+    annotations are left to the class itself, and so are trusted classes outside this project.
 
     Args:
         config: the resolved configuration.
-        written: the same with its interpolations, so that the key a user can type is named.
+        written: the same with its interpolations, so that the message names the key a user can type.
 
     Raises:
-        UserError: names the key, the value and what would fit.
+        UserError: a value does not fit; the message names the key, the value and what would fit.
     """
     for prefix, node, as_written in _nodes(config, config if written is None else written):
         arguments = _annotations(locate(f"{prefix}._target_", str(node["_target_"])))
@@ -39,7 +39,7 @@ def check_arguments(config: Mapping[str, Any], written: Mapping[str, Any] | None
 
 
 def asks_for(config: Mapping[str, Any], key: str, kind: type) -> bool:
-    """Whether the class that gets the value of a key, such as `algorithm.alpha`, says that it takes a `kind`."""
+    """Whether the class that receives the value of a key, such as `algorithm.alpha`, is annotated to take a `kind`."""
     path, _, name = key.rpartition(".")
     node: Any = config
     for part in path.split(".") if path else ():
@@ -53,7 +53,7 @@ def asks_for(config: Mapping[str, Any], key: str, kind: type) -> bool:
 def _nodes(
     config: Mapping[str, Any], written: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
-    """Everything with a `_target_`, resolved and as written; what is only referred to comes where it is written."""
+    """Yields every node with a `_target_`, resolved and as written; one referred to comes where it is written."""
     if "_target_" in config:
         yield prefix, config, written
     for name, value in config.items():
@@ -68,9 +68,9 @@ def _typed_key(key: str, written: Any) -> str:
 
 @cache
 def _annotations(target: Any) -> Mapping[str, Any] | None:
-    """Annotations of all arguments; None where they are not known.
+    """Annotations of all arguments; None if they are not known.
 
-    What a class takes as further keywords is what the next class takes from which it derives.
+    Further keywords of a class are those of the next class from which it derives.
     """
     if not inspect.isclass(target):
         known, is_open = _own_annotations(target)
@@ -90,7 +90,7 @@ def _annotations(target: Any) -> Mapping[str, Any] | None:
 
 
 def _own_annotations(function: Any) -> tuple[dict[str, Any] | None, bool]:
-    """Of a function's named arguments (None where they are not known), and whether it takes others too."""
+    """Annotations of a function's named arguments (None if they are not known), and whether it takes others too."""
     try:
         hints, parameters = get_type_hints(function), inspect.signature(function).parameters
     except (NameError, TypeError, ValueError):
@@ -101,7 +101,7 @@ def _own_annotations(function: Any) -> tuple[dict[str, Any] | None, bool]:
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a plain value may be given; True where the annotation says nothing about plain values."""
+    """Whether a plain value fits an annotation; True if the annotation does not constrain plain values."""
     judged = [_fits_one(value, option) for option in options_of(annotation)]
     known = [verdict for verdict in judged if verdict is not None]
     is_list = isinstance(value, Sequence) and not isinstance(value, str)

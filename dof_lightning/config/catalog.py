@@ -4,7 +4,7 @@ Options that need no file:
 
 * `experiment=<dataset>`: the dataset with the environment it was collected in.
 * `env=smax_<map>` and the other families of `conf/families.yaml`, among them the datasets of SMAX and SMAC.
-* `data=<folder>`, a dataset of one's own below the usual root.
+* `data=<folder>`, your own dataset below the usual root.
 * `tuned=<algorithm>_<dataset>`, which `conf/train.yaml` asks for: the values of `conf/hyperparams/`.
 """
 
@@ -37,7 +37,7 @@ def groups() -> list[str]:
 
 
 def file_of(group: str, option: str) -> Path | None:
-    """The file of an option, ours before those of plug-ins; None where there is none."""
+    """The file of an option, ours before those of plug-ins; None if there is none."""
     paths = (folder / group / f"{option}.yaml" for folder in (CONF_DIR, *plugins().values()))
     return next((path for path in paths if path.is_file()), None)
 
@@ -49,7 +49,7 @@ def options(group: str) -> list[str]:
 
 
 def content_of(group: str, option: str) -> dict[str, Any] | None:
-    """What an option says that is made from its name; None for one with a file of its own, and for an unknown one."""
+    """The content of an option that is made from its name; None for an option with a file, and for an unknown one."""
     if group == "tuned":
         return _tuned(option)
     if group == "experiment" and option in options("data"):
@@ -59,7 +59,7 @@ def content_of(group: str, option: str) -> dict[str, Any] | None:
 
 
 def _own_dataset(option: str) -> dict[str, Any] | None:
-    """`data=mine` beside experiment=none: the dataset in that folder of the usual root; None where there is none."""
+    """`data=mine` beside experiment=none: the dataset in that folder of the usual root; None if there is none."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", option):
         return None
     folder = Path(data_root()) / option
@@ -67,21 +67,21 @@ def _own_dataset(option: str) -> dict[str, Any] | None:
 
 
 def data_root() -> str:
-    """The folder of all datasets where nothing is typed."""
+    """The default folder of all datasets."""
     from omegaconf import OmegaConf
 
     return str(OmegaConf.load(CONF_DIR / "data" / "_served.yaml").root)
 
 
 def known_datasets() -> list["KnownDataset"]:
-    """One for each option of group data, in alphabetical order; nothing is composed."""
+    """The datasets of all options of group data, in alphabetical order; nothing is composed."""
     from data_modules.tools.inspect import KnownDataset
 
     return [KnownDataset(_name(option), environment_of(option) or "-", _command(option)) for option in options("data")]
 
 
 def name_of(path: str | Path) -> str | None:
-    """What a dataset calls itself; None where there is none that can be read."""
+    """The name in a dataset's manifest; None if there is none that can be read."""
     from data_modules.storage.manifest import read_manifest
 
     try:
@@ -91,7 +91,7 @@ def name_of(path: str | Path) -> str | None:
 
 
 def environment_of(data: str) -> str | None:
-    """The option of group env in which a dataset was collected; None where its file does not say."""
+    """The option of group env in which a dataset was collected; None if its file does not specify it."""
     for entry in _data_content(data).get("defaults", []):
         if isinstance(entry, Mapping) and "/env@source.environment" in entry:
             return str(entry["/env@source.environment"])
@@ -105,14 +105,14 @@ def _name(data: str) -> str:
 
 
 def _command(data: str) -> str:
-    """Makes the dataset, or brings it in."""
+    """The command that makes or imports the dataset."""
     if not any(base.startswith("_imported") for base in _bases(data)):
         return f"dof data build experiment={data}"
     return f"dof data import format=vault source=<vault> env={environment_of(data)} name={_name(data)}"
 
 
 def _experiment(data: str) -> dict[str, Any]:
-    """A dataset with its environment, and what `conf/experiment/<its base>.yaml` adds for all datasets of its kind."""
+    """A dataset with its environment, and what `conf/experiment/<its base>.yaml` adds for datasets of its kind."""
     bases = [base for base in _bases(data) if file_of("experiment", base) is not None]
     chosen: list[Any] = [*bases, {"override /data": data}]
     if (environment := environment_of(data)) is not None:
@@ -121,13 +121,13 @@ def _experiment(data: str) -> dict[str, Any]:
 
 
 def _tuned(option: str) -> dict[str, Any] | None:
-    """What the sections for an algorithm on a dataset say, later ones over earlier ones; None where there is none."""
+    """The values of all sections for an algorithm on a dataset, later ones over earlier ones; None without sections."""
     matching = [section["values"] for section in sections_of(option)]
     return reduce(_merge, matching) if matching else None
 
 
 def sections_of(option: str) -> list[dict[str, Any]]:
-    """Of an option of group tuned, `<algorithm>_<data>`."""
+    """The sections of an option of group tuned, `<algorithm>_<data>`."""
     for algorithm in _files("algorithm"):
         data = option.removeprefix(f"{algorithm}_")
         if data != option and (found := sections_for(algorithm, data)):
@@ -136,20 +136,20 @@ def sections_of(option: str) -> list[dict[str, Any]]:
 
 
 def sections_for(algorithm: str, data: str) -> list[dict[str, Any]]:
-    """Those that are for an algorithm on a dataset, later ones over earlier ones."""
+    """The sections for an algorithm on a dataset; later ones override earlier ones."""
     suited = [section for section in sections() if algorithm in section["algorithms"]]
     return [section for section in suited if any(fnmatchcase(data, pattern) for pattern in section["datasets"])]
 
 
 @cache
 def sections() -> tuple[dict[str, Any], ...]:
-    """Those of `conf/hyperparams/`, files in alphabetical order and each from top to bottom."""
+    """All sections of `conf/hyperparams/`, files in alphabetical order and each from top to bottom."""
     files = sorted((CONF_DIR / "hyperparams").glob("*.yaml"))
     return tuple(section for file in files for section in _sections_in(file))
 
 
 def _sections_in(file: Path) -> list[dict[str, Any]]:
-    """With `where` each begins: `conf/hyperparams/<name>.yaml:<line>`."""
+    """The sections of a file, with `where` each begins: `conf/hyperparams/<name>.yaml:<line>`."""
     loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
     written: Any = loader.get_single_node()
     places = [f"conf/hyperparams/{file.name}:{node.start_mark.line + 1}" for node in written.value]
@@ -187,7 +187,7 @@ def _files(group: str) -> tuple[str, ...]:
 
 @cache
 def _family_members() -> dict[str, dict[str, dict[str, Any]]]:
-    """By group and option, what `conf/families.yaml` says of it."""
+    """The entries of `conf/families.yaml`, by group and option."""
     members: dict[str, dict[str, dict[str, Any]]] = {}
     for family in yaml.safe_load((CONF_DIR / "families.yaml").read_text(encoding="utf-8")):
         words = family["words"]

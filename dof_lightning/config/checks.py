@@ -1,4 +1,4 @@
-"""What is refused in a configuration before anything is built."""
+"""Checks that refuse a configuration before anything is built."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -43,11 +43,11 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
 
     Args:
         cfg: the composed configuration.
-        everything_read: refuse what was typed and takes no effect; False for one of several runs that share what was
-            typed.
+        everything_read: refuse overrides that take no effect; False for one of several runs that share their
+            overrides.
 
     Raises:
-        UserError: no experiment, a value of the wrong type or sign, a class that is not trusted, or a key that nobody
+        UserError: no experiment, a value of the wrong type or sign, a class that is not trusted, or a key that nothing
             reads.
     """
     if cfg.choices.get("experiment") is None:
@@ -73,19 +73,19 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
     written = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(written, dict)
     check_arguments(plain, {str(key): value for key, value in written.items()})
-    if everything_read and cfg.choices.get("study") in (None, "none"):  # a study's runs are looked at together
+    if everything_read and cfg.choices.get("study") in (None, "none"):  # a study's runs are checked together
         check_effect(cfg, preset)
 
 
 def _check_warmup(plain: Mapping[str, Any]) -> None:
-    """Refuses a warm-up that the training does not outlast; Lightning would find it once data have been made."""
+    """Refuses a warm-up longer than the training; Lightning would find it only once data have been made."""
     steps, end = plain["algorithm"].get("learning_rate_warmup_steps", 0), plain["trainer"]["max_steps"]
     if isinstance(steps, int) and steps >= end:
         raise UserError(f"algorithm.learning_rate_warmup_steps={steps} must be below trainer.max_steps={end}")
 
 
 def _check_devices(devices: Any) -> None:
-    """Refuses what is neither a number of processes nor a choice of devices, before Lightning does in its own words."""
+    """Refuses a value that is neither a number of processes nor a choice of devices, before Lightning does."""
     is_number = str(devices) in ("auto", "-1") or (str(devices).isdecimal() and int(devices) > 0)
     chosen = chosen_devices(devices)
     if not (is_number or (chosen and all(name.isdecimal() for name in chosen))):
@@ -93,14 +93,14 @@ def _check_devices(devices: Any) -> None:
 
 
 def chosen_devices(devices: Any) -> list[str]:
-    """The devices of `[0,1]`, `'0,1'` or `'1,'`; none where `trainer.devices` is a number or auto."""
+    """The devices of `[0,1]`, `'0,1'` or `'1,'`; none if `trainer.devices` is a number or auto."""
     if isinstance(devices, list | tuple):
         return [str(device) for device in devices]
     return [name.strip() for name in devices.split(",") if name.strip()] if "," in str(devices) else []
 
 
 def _check_tuned(choices: Mapping[str, Any]) -> None:
-    """Refuses tuned values that were typed and of which there are none; the option is optional to Hydra."""
+    """Refuses a typed option of group tuned that does not exist; to Hydra the option is optional."""
     typed, own = choices.get("tuned"), f"{choices['algorithm']}_{choices['data']}"
     if typed not in (None, own) and content_of("tuned", typed) is None:
         raise UserError(
@@ -112,7 +112,7 @@ def check_action_kind(config: Mapping[str, Any], environment: EnvSpec) -> None:
     """Refuses an algorithm that does not learn the environment's kind of actions, before any data are built.
 
     Raises:
-        UserError: names the algorithms that fit.
+        UserError: it does not; the message names the algorithms that fit.
     """
     kind = environment.action_kind
 
@@ -144,7 +144,7 @@ def _options_that(group: str, fit: Callable[[str], bool]) -> str:
 
 
 def target_of(group: str, option: str) -> str:
-    """The `_target_` that an option names, itself or through the option that it starts from; nothing is composed."""
+    """The `_target_` that an option names, directly or through the option it is based on; nothing is composed."""
     content: Any = OmegaConf.load(str(file_of(group, option)))
     if "_target_" in content:
         return str(content._target_)
@@ -155,14 +155,14 @@ def target_of(group: str, option: str) -> str:
 def _check_types(cfg: DictConfig, plain: Mapping[str, Any], preset: Mapping[str, Any]) -> None:
     defaults, values = dict(leaves(preset)), dict(leaves(plain))
     _check_classes(values, defaults)
-    # Of what is only referred to, the key that a user can type is named.
+    # For a value that is only referred to, the message names the key that a user can type.
     for key, _ in leaves(OmegaConf.to_container(cfg, resolve=False)):
         if key not in _SEVERAL_TYPES:
             check_value(plain, key, values.get(key), defaults.get(key))
 
 
 def _check_classes(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuses another class of ours behind a chosen option: a run is known by its choices and values."""
+    """Refuses another class of ours behind a chosen option: choices and values identify a run."""
     for key, value in values.items():
         if is_class_of_ours(key, value) and defaults.get(key, value) != value:
             group = key.partition(".")[0]
@@ -173,12 +173,12 @@ def _check_classes(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> No
 
 
 def check_value(plain: Mapping[str, Any], key: str, value: Any, default: Any) -> None:
-    """Refuses a value of another type than the default's, where that is a number or a truth value.
+    """Refuses a value of another type than the default's, if that is a number or a truth value.
 
-    A default like 5 is whole by chance where the class that gets it takes any number.
+    A default like 5 is whole only by chance if the class that receives it takes any number.
 
     Raises:
-        UserError: it is, or a number is too small.
+        UserError: the type differs, or a number is too small.
     """
     if type(default) is int and asks_for(plain, key, float):
         default = float(default)

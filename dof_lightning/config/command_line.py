@@ -1,4 +1,4 @@
-"""`key=value` tails of commands: what a command takes for itself, what is left for Hydra, and how both are printed."""
+"""The `key=value` tails of commands: those a command reads itself, those left for Hydra, and how both are printed."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ _OTHER_THAN_TEXT = ("null", "true", "false", "nan", "inf")  # to Hydra, in any c
 
 
 def for_hydra(key: str, value: str | Path) -> str:
-    """An override that sets a key to this very text, whatever its characters are."""
+    """An override that sets a key to exactly this text, whatever its characters."""
     text = str(value)
     if _NEEDS_NO_QUOTES.fullmatch(text) and text.lower() not in _OTHER_THAN_TEXT:
         return f"{key}={text}"
@@ -20,15 +20,15 @@ def for_hydra(key: str, value: str | Path) -> str:
 
 
 def for_shell(*words: str) -> str:
-    """Words of a command as they can be pasted into a shell."""
+    """The words of a command, quoted so that they can be pasted into a shell."""
     return shlex.join(words)
 
 
 def take_integer(tails: list[str], wanted: str, default: int, least: int) -> tuple[int, list[str]]:
-    """An integer of at least `least`, and the tails without it.
+    """Takes an integer of at least `least`; returns it, and the tails without it.
 
     Raises:
-        UserError: it is none.
+        UserError: the value is no such integer.
     """
     text, others = take(tails, wanted)
     if text is not None and not (text.isdecimal() and int(text) >= least):
@@ -37,10 +37,10 @@ def take_integer(tails: list[str], wanted: str, default: int, least: int) -> tup
 
 
 def take_positive(tails: list[str], wanted: str) -> tuple[float | None, list[str]]:
-    """A number above 0, None where none is typed, and the tails without it.
+    """Takes a number above 0; returns it (None if none is typed), and the tails without it.
 
     Raises:
-        UserError: it is none.
+        UserError: the value is no such number.
     """
     text, others = take(tails, wanted)
     try:
@@ -53,10 +53,10 @@ def take_positive(tails: list[str], wanted: str) -> tuple[float | None, list[str
 
 
 def take_truth(tails: list[str], wanted: str, default: bool) -> tuple[bool, list[str]]:
-    """True or false, and the tails without it.
+    """Takes true or false; returns it, and the tails without it.
 
     Raises:
-        UserError: it is neither.
+        UserError: the value is neither.
     """
     text, others = take(tails, wanted)
     if text not in (None, "true", "false"):
@@ -65,7 +65,7 @@ def take_truth(tails: list[str], wanted: str, default: bool) -> tuple[bool, list
 
 
 def take(tails: list[str], wanted: str) -> tuple[str | None, list[str]]:
-    """The value of one key, and the tails without it.
+    """Takes the value of one key; returns it, and the tails without it.
 
     Raises:
         UserError: a tail is not `key=value`, or the key's value is empty, as `output=$UNSET` is.
@@ -78,10 +78,10 @@ def take(tails: list[str], wanted: str) -> tuple[str | None, list[str]]:
 
 
 def split_tail(tail: str) -> tuple[str, str]:
-    """Key and value of what a user typed.
+    """Splits a tail into its key and its value.
 
     Raises:
-        UserError: it is not `key=value`.
+        UserError: the tail is not `key=value`.
     """
     key, separator, value = tail.partition("=")
     if not separator:

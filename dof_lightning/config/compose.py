@@ -1,4 +1,4 @@
-"""From what a user typed to a resolved configuration, and from that to objects."""
+"""Composition of overrides into a resolved configuration, and of that into objects."""
 
 import os
 import sys
@@ -35,15 +35,15 @@ class MadeFromNames(ConfigSource):
 
     @staticmethod
     def scheme() -> str:
-        """Of `made-from-names://conf` in the search path."""
+        """The scheme of `made-from-names://conf` in the search path."""
         return "made-from-names"
 
     def available(self) -> bool:
-        """Always: there is nothing to open."""
+        """Always true: there is nothing to open."""
         return True
 
     def is_group(self, config_path: str) -> bool:
-        """Whether a folder of `conf/` is meant, `tuned` included."""
+        """Whether a path names a folder of `conf/`, `tuned` included."""
         return config_path in (*catalog.groups(), "tuned")
 
     def is_config(self, config_path: str) -> bool:
@@ -51,7 +51,7 @@ class MadeFromNames(ConfigSource):
         return self._content(config_path) is not None
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """An option's content; experiments and tuned values set keys of the whole configuration."""
+        """Loads an option's content; experiments and tuned values set keys of the whole configuration."""
         is_global = config_path.startswith(("experiment/", "tuned/"))
         content = OmegaConf.create(self._content(config_path) or {})
         header = {"package": "_global_" if is_global else None}
@@ -71,16 +71,16 @@ class OptionsOfPlugins(SearchPathPlugin):
     """Lets Hydra find the options of installed plug-ins (`plugins`), after ours."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Adds their folders (Hydra hook)."""
+        """Adds the plug-ins' folders (Hydra hook)."""
         for package, folder in plugins().items():
-            if folder.is_dir():  # one may bring classes alone
+            if folder.is_dir():  # a plug-in may bring classes alone
                 search_path.append(package, str(folder))
 
 
 for ours in (MadeFromNames, OptionsOfPlugins):
     Plugins.instance().register(ours)
 
-_MERGED = ("callbacks", "logger", "debug")  # groups of nodes by name, of which several options make sense together
+_MERGED = ("callbacks", "logger", "debug")  # groups of nodes by name, in which several options make sense together
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -109,13 +109,13 @@ def _hydra() -> AbstractContextManager[Any]:
 
 
 def composed_by_hydra_main(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
-    """The configuration `hydra.main` hands over, with the chosen option of each group written down.
+    """Adds the chosen option of each group to the configuration that `hydra.main` hands over.
 
     Returns:
-        it, and the overrides that were typed; in a sweep, what this job got of them.
+        the configuration, and the overrides that were typed; in a sweep, those of this job.
 
     Raises:
-        UserError: a sweep asks for several devices a job, which Lightning would start as sweeps of their own.
+        UserError: a sweep asks for several devices per job, which Lightning would start as sweeps of their own.
     """
     if is_sweep():
         for key in ("trainer.devices", "trainer.num_nodes"):
@@ -128,7 +128,7 @@ def composed_by_hydra_main(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
 
 
 def _for_own_data(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Presets in place of values that were tuned on another dataset than the one that data.path leads to."""
+    """Replaces values tuned on another dataset than the one that data.path leads to by the presets."""
     path, tuned = cfg.data.get("path"), cfg.choices.get("tuned")
     if not path or tuned is None or any(override.lstrip("~+").startswith("tuned") for override in overrides):
         return cfg
@@ -139,7 +139,7 @@ def _for_own_data(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def program() -> list[str]:
-    """The words that started this run, before its overrides: with the folder of configurations where one was named."""
+    """The words that started this run, before its overrides; with the folder of configurations if one was named."""
     started, *words = sys.argv
     if not HydraConfig.initialized() or not started.endswith(".py"):  # Python's own call, or a sweep's job elsewhere
         return ["python", "train.py"]
@@ -157,7 +157,7 @@ def is_sweep() -> bool:
 
 
 def job_number() -> int:
-    """Which job of a sweep this is, from 0."""
+    """The number of this job in its sweep, from 0."""
     return int(HydraConfig.get().job.num)
 
 
@@ -170,8 +170,8 @@ def build(node: Mapping[str, Any] | DictConfig, key: str = "configuration") -> A
     """Instantiates the `_target_`s of a node; `_partial_` ones become factories.
 
     Args:
-        node: of the configuration.
-        key: the node's, for messages.
+        node: a node of the configuration.
+        key: the node's key, for messages.
 
     Raises:
         UserError: a value is refused by the class it is for.
@@ -181,33 +181,33 @@ def build(node: Mapping[str, Any] | DictConfig, key: str = "configuration") -> A
         return instantiate(cfg)
     except (InstantiationException, OmegaConfBaseException) as error:
         raise UserError(explain(error, what=key)) from error
-    except TypeError as error:  # Hydra's own: what a class raises comes as an InstantiationException
+    except TypeError as error:  # Hydra's own: an error of a class comes as an InstantiationException
         raise UserError(f"{key} cannot be built: {' '.join(str(error).split())}") from error
 
 
 def build_algorithm(config: Mapping[str, Any], spec: Any) -> Any:
-    """The algorithm of a resolved configuration, for the dataset of a spec.
+    """Builds the algorithm of a resolved configuration, for the dataset of a spec.
 
     Raises:
-        UserError: it refuses a value, or a part that was chosen, by the option's name.
+        UserError: it refuses a value, or a chosen part, which the message calls by the option's name.
     """
     try:
         made = build(config["algorithm"])
         if not callable(made):
-            raise UserError("algorithm._target_ is missing: nothing says which class the algorithm is made by")
+            raise UserError("algorithm._target_ is missing: nothing names the class of the algorithm")
         return made(spec=spec)
     except UserError as error:
         raise UserError(as_typed(str(error), config["choices"])) from error
 
 
 def with_choices(cfg: DictConfig, choices: Mapping[str, str | None]) -> DictConfig:
-    """Adds `choices`, the option picked in each group, so that a run folder tells what was typed.
+    """Adds `choices`, the option chosen in each group, so that a run folder records what was typed.
 
     Raises:
-        UserError: several are picked where one is built: Hydra would mix their values.
+        UserError: several options are chosen for one part: Hydra would mix their values.
     """
     for group in catalog.groups():
-        if group in cfg and group not in choices and group not in _MERGED:  # Hydra notes no choice of several
+        if group in cfg and group not in choices and group not in _MERGED:  # Hydra records no choice of several options
             raise UserError(list_of_options(f"{group}=[...]"))
     with open_dict(cfg):
         cfg.choices = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
@@ -215,24 +215,24 @@ def with_choices(cfg: DictConfig, choices: Mapping[str, str | None]) -> DictConf
 
 
 def rolls_out(config: Mapping[str, Any]) -> bool:
-    """Whether a run plays its environment; configurations stored before there was a choice do."""
+    """Whether a run plays its environment; those stored before there was a choice do."""
     return bool(config["rollout"].get("enabled", True))
 
 
 def is_own_data(config: Mapping[str, Any]) -> bool:
-    """Whether a run was told experiment=none: its data are named by data.path alone."""
+    """Whether a run has experiment=none: its data are named by data.path alone."""
     return bool(config["choices"].get("experiment") == "none")
 
 
 def task_name(config: Mapping[str, Any]) -> str:
-    """What a run is filed under: its experiment, or the folder of the dataset of one's own that it trains on."""
+    """The name a run is filed under: its experiment, or the folder of the user's own dataset that it trains on."""
     if not is_own_data(config):
         return str(config["choices"]["experiment"])
     return str(config["data"]["path"]).rstrip("/").rpartition("/")[2]
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
-    """Plain containers with every interpolation resolved.
+    """Converts to plain containers with every interpolation resolved.
 
     Raises:
         UserError: a mandatory value is missing, or an interpolation leads nowhere.

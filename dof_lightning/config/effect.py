@@ -1,7 +1,7 @@
-"""Whether anybody reads what was typed: a key that takes no effect is refused, so that no one believes in it.
+"""A check that every override takes effect: one that nothing reads is refused, so that no one relies on it.
 
-A key takes effect where it stands in a part that is built (the algorithm, the dataset's source, a callback), where
-such a part refers to it (`${denoiser}`), or where a run reads it by its name.
+A key takes effect if it stands in a part that is built (the algorithm, the dataset's source, a callback), if
+such a part refers to it (`${denoiser}`), or if a run reads it by its name.
 """
 
 import re
@@ -25,7 +25,7 @@ _BY_NAME = (
     *("rollout.enabled", "validation.every_n_steps", "distributed.timeout_seconds"),
 )
 _WHERE_PLAYED = ("rollout.report_episodes", "rollout.certificate_episodes")
-# Of Lightning's Trainer beside those of conf/trainer; the others are set by the run itself, or do nothing to it.
+# Arguments of Lightning's Trainer beside those of conf/trainer; the run sets the others itself, or they do nothing.
 _OF_TRAINER = (
     *("overfit_batches", "profiler", "limit_val_batches", "fast_dev_run"),
     *("detect_anomaly", "deterministic", "benchmark"),
@@ -38,14 +38,14 @@ _INSTEAD = {
 
 
 def check_effect(cfg: DictConfig, preset: Mapping[str, Any]) -> None:
-    """Refuses what was typed and is read by nobody.
+    """Refuses overrides that nothing reads.
 
     Args:
         cfg: the composed configuration.
-        preset: what the same choices say where no value is typed.
+        preset: the configuration of the same choices without typed values.
 
     Raises:
-        UserError: names the key and what makes it void.
+        UserError: an override takes no effect; the message names the key and the reason.
     """
     for key, reason in without_effect(cfg, preset).items():
         raise UserError(f"{key} has no effect: {reason}; leave it out")
@@ -56,12 +56,12 @@ def check_effect_on(config: Mapping[str, Any], action_kind: ActionKind) -> None:
 
     Args:
         config: the resolved configuration.
-        action_kind: of the dataset.
+        action_kind: the dataset's kind of actions.
 
     Raises:
-        UserError: names the key.
+        UserError: a value is for the other kind; the message names the key.
     """
-    always = idle_fields(config)  # looked at before there was an environment
+    always = idle_fields(config)  # checked before there was an environment
     idle = {name: why for name, why in idle_fields(config, action_kind).items() if name not in always}
     values = {key: value for key, value in leaves(config["algorithm"]) if key.partition(".")[0] in idle}
     if not values:
@@ -74,11 +74,11 @@ def check_effect_on(config: Mapping[str, Any], action_kind: ActionKind) -> None:
 
 
 def without_effect(cfg: DictConfig, preset: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """What was typed, `group=option` or `key=value`, and is read by nobody; with the reason.
+    """The overrides, `group=option` or `key=value`, that nothing reads, with the reason.
 
     Args:
         cfg: the composed configuration.
-        preset: of its choices; None: it is composed.
+        preset: the configuration of its choices alone; None: it is composed.
     """
     plain = to_plain(cfg)
     written: Any = OmegaConf.to_container(cfg, resolve=False)
@@ -97,7 +97,7 @@ def without_effect(cfg: DictConfig, preset: Mapping[str, Any] | None = None) -> 
 
 
 def _usual_choices(choices: Mapping[str, Any], unread: Sequence[str]) -> Mapping[str, Any]:
-    """The options of the groups that nobody reads where none of them is typed."""
+    """The default options of the groups that nothing reads."""
     if not unread:
         return choices
     read = {group: option for group, option in choices.items() if group not in unread}
@@ -106,13 +106,13 @@ def _usual_choices(choices: Mapping[str, Any], unread: Sequence[str]) -> Mapping
 
 
 def idle_fields(plain: Mapping[str, Any], action_kind: ActionKind | None = None) -> dict[str, str]:
-    """Fields of the algorithm that nothing reads; an algorithm of somebody else's need not say."""
+    """Fields of the algorithm that nothing reads; a user-defined algorithm need not declare them."""
     made = build(plain["algorithm"])
     return made.idle(action_kind) if hasattr(made, "idle") else {}
 
 
 def live_keys(plain: Mapping[str, Any], written: Mapping[str, Any], idle: Mapping[str, str]) -> set[str]:
-    """The keys that are read, each with all that stands below it."""
+    """The keys that are read, each including everything below it."""
     chosen_trainer: Any = OmegaConf.load(CONF_DIR / "trainer" / "auto.yaml")
     waiting = [
         *_BY_NAME,
@@ -134,7 +134,7 @@ def live_keys(plain: Mapping[str, Any], written: Mapping[str, Any], idle: Mappin
 
 
 def _plays(node: Any) -> bool:
-    """Whether a callback is left out where nothing is played."""
+    """Whether a callback is left out if nothing is played."""
     return isinstance(node, Mapping) and bool(attribute(str(node.get("_target_")), "needs_environment"))
 
 
@@ -145,10 +145,10 @@ def _select(node: Any, key: str) -> Any:
 
 
 def _referred_to(node: Any) -> Iterator[str]:
-    """The keys in `${key}`, also among others in a list, and as arguments of a resolver but that of the environment."""
+    """Yields the keys in `${key}`, also in lists and as arguments of any resolver but that of environment variables."""
     for _, value in leaves(node):
         for inside in re.findall(r"\$\{([^{}]*)", str(value)) if isinstance(value, str | list) else ():
-            if not inside.startswith("oc.env:"):  # what it names are variables and texts
+            if not inside.startswith("oc.env:"):  # it names variables and texts
                 yield from re.findall(r"[A-Za-z_]\w*(?:\.\w+)*", inside)
 
 
@@ -171,6 +171,6 @@ def _reason(key: str, plain: Mapping[str, Any], idle: Mapping[str, str]) -> str:
 
 
 def preset_of(choices: Mapping[str, str | None]) -> dict[str, Any]:
-    """The resolved configuration of the same choices where no value is typed."""
+    """The resolved configuration of the same choices without typed values."""
     typed = [f"{group}={option}" for group, option in choices.items() if option is not None]
     return to_plain(configuration.compose(typed if choices.get("tuned") is not None else [*typed, "~tuned"]))

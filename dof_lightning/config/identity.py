@@ -1,4 +1,4 @@
-"""Configurations as plain containers: their leaves, what tells two apart, what identifies one."""
+"""The identity of a configuration: its leaves, its hashes, and the first difference between two."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 from dof_lightning.errors import OURS
 
-# By dotted key, younger than stored hashes: at the value that means what was before them, they are left out.
+# Keys younger than stored hashes, each with the value that means the behaviour before it: at that value it is left out.
 _YOUNGER: Mapping[str, Any] = {
     "init_from": None,
     "rollout.until_plateau": None,
@@ -27,7 +27,7 @@ _YOUNGER: Mapping[str, Any] = {
     "algorithm.learning_rate_warmup_steps": 0,
 }
 
-# As `_YOUNGER`, of planners alone: other algorithms have had these keys all along, and some have other defaults.
+# As `_YOUNGER`, for planners alone: other algorithms have had these keys all along, and some have other defaults.
 _YOUNGER_OF_PLANNERS: Mapping[str, Any] = {
     "algorithm.critics": "none",
     "algorithm.critic._target_": "dof_lightning.networks.critic.AgentwiseCritic",
@@ -41,7 +41,7 @@ _YOUNGER_OF_PLANNERS: Mapping[str, Any] = {
     "algorithm.candidates": 1,
 }
 
-# Where it is run, and how thoroughly it is certified: weights and scores are the same.
+# The place of a run, and how thoroughly it is certified: weights and scores are the same.
 _WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root", "rollout.certificate_episodes")
 
 
@@ -55,18 +55,18 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def meant_before(plain: Mapping[str, Any]) -> Mapping[str, Any]:
-    """By dotted key, what a configuration meant that is too old to have the key."""
+    """By dotted key, the value that a configuration too old to have the key stood for."""
     plans = "inverse" in (plain.get("algorithm") or {})
     return {**_YOUNGER, **_YOUNGER_OF_PLANNERS} if plans else _YOUNGER
 
 
 def config_hash(plain: Mapping[str, Any]) -> str:
-    """Identifies what is run, wherever it is run from and stored."""
+    """Hash that identifies a run, wherever it is started from and stored."""
     return _hash(_without(plain, lambda key, _: key in _WHERE_NOT_WHAT))
 
 
 def settings_hash(plain: Mapping[str, Any]) -> str:
-    """Identifies what is run but for its seeds: the same for all runs that may be one mean."""
+    """Hash that identifies a run up to its seeds: the same for all runs that may be averaged."""
     return _hash(_without(plain, lambda key, _: key in _WHERE_NOT_WHAT or key.rpartition(".")[2] == "seed"))
 
 
@@ -77,9 +77,9 @@ def _hash(what: Mapping[str, Any]) -> str:
 
 
 def _canonical(node: Any) -> Any:
-    """Choices and values alone, with one spelling of each number: 3 and 3.0 are no two configurations.
+    """Choices and values alone, with one spelling of each number: 3 and 3.0 are the same configuration.
 
-    Which class of ours stands behind an option is no part of it, so that classes may move.
+    The class of ours behind an option is no part of it, so that classes may move.
     """
     if isinstance(node, Mapping):
         return {
@@ -93,23 +93,23 @@ def _canonical(node: Any) -> Any:
 
 
 def is_class_of_ours(key: str, value: Any) -> bool:
-    """Whether an entry, by its dotted key, names a class of ours, as the chosen option of its group says already."""
+    """Whether an entry, by its dotted key, names a class of ours, which its group's option determines already."""
     return key.rpartition(".")[2] == "_target_" and str(value).partition(".")[0] in OURS
 
 
 def _without(node: Any, unwanted: Callable[[str, Any], bool], prefix: str = "") -> Any:
-    """The same nested mappings without some of their entries, by dotted key and value."""
+    """Copies nested mappings without some of their entries, chosen by dotted key and value."""
     if not isinstance(node, Mapping):
         return node
     kept = {str(key): value for key, value in node.items() if not unwanted(f"{prefix}{key}", value)}
     inside = {key: _without(value, unwanted, f"{prefix}{key}.") for key, value in kept.items()}
-    return {key: value for key, value in inside.items() if value != {} or kept[key] == {}}  # nothing left is no entry
+    return {key: value for key, value in inside.items() if value != {} or kept[key] == {}}  # emptied: left out
 
 
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     """The first leaf below `keys` in which two configurations differ, `key: theirs there, ours here`.
 
-    One that is too old to have a key has the value that means what was before, see `meant_before`.
+    A configuration that is too old to have a key has the value of `meant_before`.
     """
     younger = meant_before(ours)
     mine = dict(leaves({key: ours.get(key) for key in keys}))

@@ -1,4 +1,4 @@
-"""What a user reads instead of a traceback; it loads nothing before something went wrong."""
+"""The messages that users read instead of tracebacks; nothing is loaded for them before an error occurs."""
 
 import difflib
 import errno
@@ -18,7 +18,7 @@ USER_ERROR_EXIT_CODE = 2
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
-    """One line for a key that is not there, with the nearest that is."""
+    """One line for a key that does not exist, with the nearest that does."""
     if re.match(r"env\.arguments\.", key):
         return (
             f"unknown key `{key}`; to give env.factory an argument that its yaml does not name, type `+{key}=<value>`"
@@ -34,9 +34,9 @@ _FLAGS = (  # Hydra's
     *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "info"),
     *("config-path", "config-name", "config-dir", "experimental-rerun"),
 )
-_FEW = 24  # choices that are all named beside a suggestion
+_FEW = 24  # up to so many choices are all named beside a suggestion
 _ALL_KEYS = "`python train.py --cfg job` shows all keys"
-_SHORT = {  # what other programs call them
+_SHORT = {  # their names in other programs
     "lr": "learning_rate",
     "bs": "global_batch_size",
     "batch_size": "global_batch_size",
@@ -53,7 +53,7 @@ _SHORT = {  # what other programs call them
 
 
 def _same_in_short(key: str, known: Sequence[str]) -> list[str]:
-    """The keys whose name is what a short or foreign one stands for."""
+    """The keys that a short or foreign name stands for."""
     name = _SHORT.get(key.rpartition(".")[2])
     return [one for one in known if name is not None and one.rpartition(".")[2] == name][:_MOST_SUGGESTED]
 
@@ -66,7 +66,7 @@ def _with_a_close_name(key: str, known: Sequence[str]) -> list[str]:
 
 
 def _likeness(name: str, choice: str) -> float:
-    """Of a name and a choice, or the choice's beginning: `mpe_spred` is meant to be some `mpe_spread_...`.
+    """Similarity of a name and a choice, or the choice's beginning: `mpe_spred` is meant to be some `mpe_spread_...`.
 
     Capitals make no difference: papers write TD3_BC.
     """
@@ -75,7 +75,7 @@ def _likeness(name: str, choice: str) -> float:
 
 
 def nearest(name: str, choices: Sequence[str]) -> str:
-    """What to say of a name that is none of some choices: the nearest of them, then all where they are few."""
+    """Text for a name that is none of some choices: the nearest of them, then all of them if they are few."""
     likeness = {choice: _likeness(name, choice) for choice in choices}
     least = max([0.6, *(value - 0.02 for value in likeness.values())])
     close = [choice for choice, value in likeness.items() if value >= least][:_MOST_SUGGESTED]
@@ -86,7 +86,7 @@ def nearest(name: str, choices: Sequence[str]) -> str:
 
 
 def as_typed(text: str, choices: Mapping[str, str | None]) -> str:
-    """A complaint about the class of a part, `noise_factorization: QMix ...`, with the option that was typed."""
+    """Rewrites a complaint about the class of a part, `noise_factorization: QMix ...`, with the option typed."""
 
     def named(said: re.Match[str]) -> str:
         option = choices.get(said[1])
@@ -99,8 +99,8 @@ def explain(error: Exception, overrides: Sequence[str] = (), what: str = "config
     """One line for an exception of Hydra or OmegaConf: the key, and the choices or the fix.
 
     Args:
-        error: what was raised.
-        overrides: what was typed; the experiment and the algorithm among it say which keys there are.
+        error: the exception.
+        overrides: the typed overrides; their experiment and algorithm determine which keys there are.
         what: the key of the node that was built.
     """
     from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
@@ -121,7 +121,7 @@ def explain(error: Exception, overrides: Sequence[str] = (), what: str = "config
 
 
 def _of_what_was_typed(text: str, overrides: Sequence[str]) -> str | None:
-    """One line for an override that Hydra can read, and cannot follow; None for what is none of them."""
+    """One line for an override that Hydra can parse but not apply; None if no override is the cause."""
     if re.match(r"Could not override 'suite'", text):
         return "start a suite of many runs by `dof bench suite=<name>`, not by train.py (docs/guide/benchmarking.md)"
     if re.match(r"Could not override 'study\.", text):
@@ -141,7 +141,7 @@ def _of_what_was_typed(text: str, overrides: Sequence[str]) -> str | None:
 
 
 def _missing_option(group: str, option: str) -> str:
-    """One line for an option that is not there, with the nearest that is."""
+    """One line for an option that does not exist, with the nearest that does."""
     if group in ("hydra/launcher", "hydra/sweeper"):
         return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib, submitit, optuna"
     return f"{group}={option} does not exist; {nearest(option, options(group))}"
@@ -153,7 +153,7 @@ def list_of_options(override: str) -> str:
 
 
 def _several(override: str) -> str:
-    """One line for several values of a key where there is one run."""
+    """One line for several values of a key in a single run."""
     key, _, value = override.partition("=")
     each = f"{override} names several values: add -m to run each of them"
     if key.lstrip("+") in groups() or re.match(r"\w+\(", value):
@@ -162,7 +162,7 @@ def _several(override: str) -> str:
 
 
 def _unreadable(override: str) -> str:
-    """One line for an override that Hydra's grammar has no room for."""
+    """One line for an override that Hydra's grammar does not allow."""
     key, separator, value = override.partition("=")
     if not separator or not key:
         return f"cannot read {override!r}; write key=value"
@@ -173,7 +173,7 @@ def _unreadable(override: str) -> str:
 
 
 def _known_keys(overrides: Sequence[str]) -> list[str]:
-    """Of the experiment and algorithm that are named, as far as they exist."""
+    """The keys of the experiment and algorithm that are named, as far as they exist."""
     from omegaconf import OmegaConf
 
     from dof_lightning.config import compose as configuration
@@ -199,9 +199,9 @@ def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> in
         _refuse_dashes(typed)
         main()
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; anything saved is kept, and the same command goes on from it\n")
+        sys.stderr.write("interrupted; anything saved is kept, and the same command resumes from it\n")
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # whoever reads, as `head`, has seen enough; Python would complain once more on leaving
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; Python would complain once more on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
@@ -216,7 +216,7 @@ def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> in
 
 
 def _refuse_dashes(typed: Sequence[str]) -> None:
-    """Before Hydra's parser takes `--experiment=` for the beginning of a flag of its own."""
+    """Refuses `--key=value`: Hydra's parser would take `--experiment=` for the beginning of a flag of its own."""
     for word in typed:
         key, equals, value = word.removeprefix("--").partition("=")
         if word.startswith("--") and key not in _FLAGS:
@@ -224,7 +224,7 @@ def _refuse_dashes(typed: Sequence[str]) -> None:
 
 
 def _line_of(error: Exception, typed: Sequence[str]) -> str | None:
-    """What the user can mend, in one line; None for a defect of ours."""
+    """One line for an error that the user can fix; None for a defect of ours."""
     if isinstance(error, UserError):
         return str(error)
     if is_of_hydra(error):  # first: a missing option is an OSError to Hydra
@@ -233,10 +233,10 @@ def _line_of(error: Exception, typed: Sequence[str]) -> str | None:
 
 
 def _explain_system(error: OSError) -> str | None:
-    """One line for what the user can mend of what the operating system refuses; None for a defect of ours."""
+    """One line for an error of the operating system that the user can fix; None for a defect of ours."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full{where}; make room, then the same command, with its run_dir, goes on from last.ckpt"
+        return f"the disk is full{where}; make room, then the same command, with its run_dir, resumes from last.ckpt"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         what = f"{error.filename or 'a file'} may not be read or written here ({error.strerror})"
         return f"{what}; choose another folder, or change its permissions"
@@ -246,12 +246,12 @@ def _explain_system(error: OSError) -> str | None:
 
 
 def is_of_hydra(error: Exception) -> bool:
-    """Whether Hydra or OmegaConf complains about what was typed; one of Hydra's complaints is a mere ValueError."""
+    """Whether Hydra or OmegaConf complains about an override; one of Hydra's complaints is a mere ValueError."""
     return isinstance(error, _errors_of_hydra()) or "Config group override must be" in str(error)
 
 
 def _errors_of_hydra() -> tuple[type[Exception], ...]:
-    """The exceptions of Hydra and OmegaConf, asked for when there is an exception only."""
+    """The exceptions of Hydra and OmegaConf, imported only when there is an exception."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 

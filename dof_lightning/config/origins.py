@@ -1,4 +1,4 @@
-"""Where the values of a run come from that nobody typed."""
+"""The origin of a run's values that nobody typed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from dof_lightning.config.identity import leaves
 
 
 def origin_of_values(config: Mapping[str, Any]) -> list[str]:
-    """Each section of `conf/hyperparams` with what it says, or that there is none.
+    """Lines that name each section of `conf/hyperparams` in effect with its values, or report that there is none.
 
     Args:
         config: the resolved configuration.
@@ -32,7 +32,7 @@ def origin_of_values(config: Mapping[str, Any]) -> list[str]:
 def _in_effect(
     matching: list[dict[str, Any]], config: Mapping[str, Any]
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """What of each section is as it says: neither a later section nor what was typed says otherwise."""
+    """The values of each section that are in effect: neither a later section nor an override replaces them."""
     last = {key: section for section in matching for key, _ in leaves(section["values"])}
     configured = dict(leaves(config))
     told = [

@@ -1,7 +1,7 @@
-"""Installed packages of others that bring options and classes: the entry points of group `dof_lightning.plugins`.
+"""Installed third-party packages that bring options and classes: the entry points of group `dof_lightning.plugins`.
 
-An entry point names a package. The options in its folder `conf`, which is laid out like ours, can be typed as ours can,
-and its classes are trusted as ours are: whoever installed it has decided that it may run.
+An entry point names a package. The options in its folder `conf`, which is laid out like ours, can be typed like ours,
+and its classes are trusted like ours: whoever installed it has decided that it may run.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ GROUP = "dof_lightning.plugins"
 
 @cache
 def plugins() -> Mapping[str, Path]:
-    """By the package's name, the folder of its options, which need not be there.
+    """The folder of each plug-in's options, which need not exist, by the package's name.
 
     Raises:
         UserError: an entry point names no package.
@@ -27,7 +27,7 @@ def plugins() -> Mapping[str, Path]:
 
 def _folder_of(entry: EntryPoint) -> Path:
     name = entry.value
-    found = importlib.util.find_spec(name) if name.isidentifier() else None  # a dotted one would import what is above
+    found = importlib.util.find_spec(name) if name.isidentifier() else None  # a dotted one would import its parents
     if found is None or not found.submodule_search_locations:
         whose = "" if entry.dist is None else f" of {entry.dist.name}"
         raise UserError(

@@ -1,4 +1,4 @@
-"""A configuration that was stored, in a run's folder or in a checkpoint: is it whole?"""
+"""A check that a configuration stored in a run's folder or in a checkpoint is whole."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ _MOST_BYTES = 200_000  # ours have some 5,000; a megabyte takes half a minute to
 
 
 def _option(place: str, value: Any) -> None:
-    """What may be chosen in a group: an option, none, or several, as of callbacks."""
+    """Checks the choice in a group: one option, none, or several, as of callbacks."""
     (many(text) if isinstance(value, list) else optional(text))(place, value)
 
 
-# What is read of it besides what classes are built from, which check their arguments themselves.
+# The keys that are read besides those that classes are built from, which check their arguments themselves.
 _CONFIG = record(
     {
         "seed": whole(0, 2**64),
@@ -37,13 +37,13 @@ _CONFIG = record(
 
 
 def check_stored(node: Any) -> dict[str, Any]:
-    """A stored configuration in the names of today.
+    """Checks a stored configuration and returns it in today's names.
 
     Args:
         node: nested plain containers.
 
     Raises:
-        ValueError: it is none; the message names what is missing or of another kind.
+        ValueError: it is no configuration; the message names what is missing or of another kind.
     """
     check_plain(node)
     _CONFIG("", node)
@@ -52,7 +52,7 @@ def check_stored(node: Any) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Without aliases: we write none, and a page of them unfolds to more than any memory holds."""
+    """A loader without aliases: we write none, and a page of them expands to more than any memory holds."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -64,7 +64,7 @@ def read_stored(path: Path) -> dict[str, Any]:
     """Reads a `config.yaml`; errors as `check_stored`.
 
     Raises:
-        OSError: it is not there, or cannot be read.
+        OSError: it does not exist, or cannot be read.
     """
     content = path.read_bytes()
     if len(content) > _MOST_BYTES:

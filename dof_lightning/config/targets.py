@@ -1,4 +1,4 @@
-"""What a configuration may instantiate, and what lies behind a name in it."""
+"""The classes that a configuration may instantiate, and the lookup of a name in it."""
 
 import inspect
 import re
@@ -9,7 +9,7 @@ from dof_lightning.config.plugins import plugins
 from dof_lightning.errors import UserError, import_name
 
 _TRUSTED = ("dof_lightning", "data_modules", "callbacks", "lightning", "torch.nn", "torch.optim")
-_FUNCTIONS = (  # whose functions make parts; others of ours, such as commands, would run what the file says
+_FUNCTIONS = (  # whose functions make parts; others of ours, such as commands, would run whatever the file names
     *(f"dof_lightning.{name}" for name in ("diffusion", "factorization", "networks")),
     "callbacks.checkpoint",
 )
@@ -17,11 +17,11 @@ _ENVIRONMENTS = ("dof_lightning", "mpe2", "pettingzoo", "gymnasium_robotics", "m
 
 
 def check_targets(config: Mapping[str, Any]) -> None:
-    """Refuses to instantiate what is not ours, Lightning's, torch's or an installed plug-in's.
+    """Refuses to instantiate anything that is not ours, Lightning's, torch's or an installed plug-in's.
 
     A checkpoint must not run a stranger's code.
 
-    Whatever stands under a key named `factory` makes a PettingZoo environment: a `parallel_env` or a `ParallelEnv`
+    The value of a key named `factory` makes a PettingZoo environment: a `parallel_env` or a `ParallelEnv`
     of a package that is known to hold environments.
 
     Raises:
@@ -38,7 +38,7 @@ def untrusted(config: Mapping[str, Any]) -> list[str]:
 
 
 def _complaints(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each name that is not ours to instantiate, and what is to be said of it."""
+    """Yields each name that may not be instantiated, and the complaint about it."""
     for key, target in _named(config, "", "_target_"):
         name, found = f"{key}={target}", locate(key, str(target))
         defined_in = getattr(found, "__module__", "") or ""
@@ -55,16 +55,16 @@ def _complaints(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def attribute(target: str, name: str) -> Any:
-    """A class attribute of something that may be instantiated; None where it has none, or is not trusted.
+    """A class attribute of a class that may be instantiated; None if it has none, or is not trusted.
 
-    Settings answer for what is made of them (`makes`).
+    Settings answer for the class that is made from them (`makes`).
     """
     found = locate("_target_", target)
     return getattr(found.makes() if hasattr(found, "makes") else found, name, None)
 
 
 def _named(node: Any, key: str, wanted: str) -> Iterator[tuple[str, Any]]:
-    """Every value under a key of that name, in lists too: Hydra looks there."""
+    """Yields every value under a key of that name, in lists too, where Hydra looks as well."""
     if re.split(r"[.\]]", key)[-1] == wanted:
         yield key, node
     elif isinstance(node, Mapping):
@@ -94,5 +94,5 @@ def _is_of(packages: Sequence[str], name: str) -> bool:
 
 
 def locate(key: str, target: str) -> Any:
-    """What a name stands for, where its package is trusted; None elsewhere."""
+    """Imports the object that a name stands for, if its package is trusted; returns None otherwise."""
     return import_name(key, target) if _is_of((*_TRUSTED, *plugins()), target) else None

@@ -1,4 +1,4 @@
-"""Loading one agent from its file, and letting it act."""
+"""One agent, loaded from its files, that acts alone."""
 
 import hashlib
 from collections.abc import Mapping
@@ -21,21 +21,21 @@ ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)
 
 
 class Agent:
-    """One agent that acts on what it sees itself.
+    """One agent that acts on its own observations.
 
     Args:
         record: the json beside its weights.
-        policy: of this agent alone (N = 1).
+        policy: the policy of this agent alone (N = 1).
 
     Attributes:
         record: the json beside its weights.
-        name: in the environment.
-        index: in the team; tells its stream of noise from the others'.
+        name: the agent's name in the environment.
+        index: its index in the team, which sets its stream of noise apart from the others'.
         observation_dim: O_i.
         action_dim: A_i: dimensions of a continuous action, or the number of discrete choices.
         action_kind: `continuous` or `discrete` (an index).
-        units: from [-1, 1], or indices from 0, to the world's actions; None where these are the same, or not known.
-        decision: what it decides by, a `torch.nn.Module`.
+        units: from [-1, 1], or indices from 0, to the world's actions; None if these are the same, or not known.
+        decision: the function that it decides by, a `torch.nn.Module`.
     """
 
     def __init__(self, record: Mapping[str, Any], policy: DecentralizedPolicy) -> None:
@@ -60,21 +60,21 @@ class Agent:
         self._carry: Any = None
 
     def to(self, device: torch.device | str) -> "Agent":
-        """Moves the agent; its own noise is drawn there, and each kind of device draws other numbers."""
+        """Moves the agent to a device; its noise is drawn there, and each kind of device draws other numbers."""
         for module in (self.decision, self.units):
             if module is not None:
                 module.to(device)
         return self
 
     def reset(self, seed: int) -> None:
-        """Starts an episode (or a batch of them): nothing is remembered, and the noise starts anew.
+        """Starts an episode (or a batch of them): the agent's memory is cleared, and its noise starts anew.
 
         Args:
-            seed: of the noise, 0 or more; agents of one team may be given the same, their noise is independent. Agents
-                that act on a shared seed must be given the same, from which each derives the shared one.
+            seed: seed of the noise, 0 or more; agents of one team may get the same one, their noise is independent.
+                Agents that act on a shared seed must get the same one, from which each derives the shared seed.
 
         Raises:
-            UserError: it is negative.
+            UserError: the seed is negative.
         """
         if seed < 0:
             raise UserError(f"{self.name}: seed={seed} must not be negative")
@@ -85,19 +85,19 @@ class Agent:
 
         Args:
             observation: `[O_i]`, or `[E, O_i]` of E episodes played at once.
-            legal: `[A_i]` or `[E, A_i]` bool, which discrete choices are legal; None where all are.
+            legal: `[A_i]` or `[E, A_i]` bool, which discrete choices are legal; None if all are.
 
         Returns:
-            what the observation is, array or tensor: `[A_i]` or `[E, A_i]` within the range of the world's action space
-            (flattened); the number of a choice where actions are discrete.
+            an array or a tensor, like the observation: `[A_i]` or `[E, A_i]` within the range of the world's action
+            space (flattened); the number of a choice if actions are discrete.
 
         Raises:
-            UserError: `reset` was not called, or what it sees has another shape, or is not finite.
+            UserError: `reset` was not called, or the observation has another shape or is not finite.
         """
         return self.to_world(self.decide(observation, legal))
 
     def decide(self, observation: ArrayT, legal: ArrayT | None = None) -> ArrayT:
-        """As `act`, but in [-1, 1], or an index from 0: what our own environments take (`VectorEnv.step`)."""
+        """Acts as `act` does, but in [-1, 1], or an index from 0, as our own environments take (`VectorEnv.step`)."""
         if self._seed is None:
             raise UserError(f"{self.name}: call reset(seed) before the first act()")
         self._check_kind(observation)
@@ -106,7 +106,7 @@ class Agent:
         return self._decide(observation, noise if observation.ndim > 1 else noise[0], legal)
 
     def to_world(self, decision: ArrayT) -> ArrayT:
-        """A decision `[A_i]` or `[E, A_i]` in [-1, 1], or indices from 0, in the units of the world."""
+        """Converts a decision `[A_i]` or `[E, A_i]` in [-1, 1], or indices from 0, to the units of the world."""
         if self.units is None:
             return decision
         if isinstance(decision, np.ndarray):
@@ -120,7 +120,7 @@ class Agent:
             )
 
     def act_on_noise(self, observation: ArrayT, noise: Tensor, legal: ArrayT | None = None) -> ArrayT:
-        """As `act`, on given noise, `[...]` or `[E, ...]` (its shape is the record's `noise_shape`)."""
+        """Acts as `act` does, on given noise, `[...]` or `[E, ...]` (its shape is the record's `noise_shape`)."""
         self._check_kind(observation)
         return self.to_world(self._decide(observation, noise, legal))
 
@@ -149,7 +149,7 @@ class Agent:
         return policy.begin(n_episodes, device, told_seed(policy, n_episodes, self._seed))
 
     def _tensor(self, field: str, given: np.ndarray | Tensor, width: int) -> Tensor:
-        """`[E, width]` on the agent's device."""
+        """Checks an input and returns it as `[E, width]` on the agent's device."""
         tensor = torch.as_tensor(given)
         if tensor.ndim not in (1, 2) or tensor.shape[-1] != width:
             raise UserError(
@@ -211,10 +211,10 @@ def load_agent(path: str | Path, device: torch.device | str = "cpu", agent: int 
 
 
 def _try(agent: Agent) -> None:
-    """Lets it decide once: where there is no digest, nothing else says whether its values are of the kinds they were.
+    """Lets the agent decide once: without a digest, nothing else checks that its values are of the right kinds.
 
     Raises:
-        ValueError: it cannot decide, or decides on something that is no action.
+        ValueError: it cannot decide, or its decision is no action.
     """
     agent.reset(0)
     try:

@@ -14,26 +14,26 @@ def own_noise(policy: DecentralizedPolicy, n_episodes: int, seed: int, agent: in
     """The noise an agent draws by itself: a function of (seed, agent, step), whatever the others do.
 
     Args:
-        policy: of that agent alone (N = 1).
+        policy: the policy of that agent alone (N = 1).
         n_episodes: E; episodes of one batch share the stream, so another E gives other noise.
-        seed: of the episode, the same for all agents.
+        seed: the episode's seed, the same for all agents.
         agent: its index in the team.
-        step: decisions since the start.
+        step: number of decisions since the start.
 
     Returns:
-        `[E, 1, ...]`, as `policy.draw_noise`.
+        `[E, 1, ...]`, as from `policy.draw_noise`.
     """
     tensor = next(iter([*policy.parameters(), *policy.buffers()]), torch.empty(0))
     return policy.draw_noise(n_episodes, make_generator(seed, "agent", agent, step, device=tensor.device))
 
 
 def told_seed(policy: DecentralizedPolicy, n_episodes: int, seed: int) -> Tensor | None:
-    """The agents' common seed, a function of the episode's: each derives it by itself, and all find the same.
+    """The agents' common seed, a function of the episode's seed: each derives it by itself, and all get the same.
 
     Args:
-        policy: of one agent or of the team.
-        n_episodes: E; episodes of one batch share the stream, so another E may give others.
-        seed: of the episode, the same for all agents.
+        policy: the policy of one agent or of the team.
+        n_episodes: E; episodes of one batch share the stream, so another E may give other seeds.
+        seed: the episode's seed, the same for all agents.
     """
     # On the CPU, wherever the agent runs: another kind of device would draw another seed.
     return policy.draw_shared_seed(n_episodes, make_generator(seed, "shared seed"))
@@ -43,14 +43,14 @@ class Decision(nn.Module):
     """The policy of one agent without the team's dimensions: no agent axis, no padding.
 
     Args:
-        policy: of one agent (N = 1).
-        padding: observations are followed by this many zeros, because the widest agent's are wider.
-        legal_padding: the same of discrete choices.
-        action_dim: A_i of continuous actions, None where they are discrete.
+        policy: the policy of one agent (N = 1).
+        padding: number of zeros appended to observations, because the widest agent's are wider.
+        legal_padding: the same for discrete choices.
+        action_dim: A_i of continuous actions, None if they are discrete.
 
     Shapes:
         observation `[E, O_i]`, legal `[E, A_i]` bool or None, noise `[E, ...]`; action `[E, A_i]` in [-1, 1], or `[E]`
-        int64 where discrete
+        int64 if discrete
     """
 
     def __init__(self, policy: DecentralizedPolicy, padding: int, legal_padding: int, action_dim: int | None) -> None:
@@ -61,7 +61,7 @@ class Decision(nn.Module):
         self.action_dim = action_dim
 
     def forward(self, observation: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
-        """Decides; returns the action and what the agent remembers."""
+        """Decides; returns the action and the agent's new memory."""
         padded = pad(observation, (0, self.padding))
         if legal is not None:
             legal = pad(legal, (0, self.legal_padding))[:, None]

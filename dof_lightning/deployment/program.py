@@ -1,4 +1,4 @@
-"""One agent's decision as a `torch.export` program, which runs where there is nothing but torch."""
+"""One agent's decision as a `torch.export` program, which needs nothing but torch to run."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from dof_lightning.deployment.decision import Decision, own_noise
 from dof_lightning.deployment.world_units import WorldUnits
 from dof_lightning.errors import UserError
 
-_EXAMPLES = 2  # torch.export takes sizes 0 and 1 for constants
+_EXAMPLES = 2  # torch.export treats sizes 0 and 1 as constants
 
 
 class _Step(nn.Module):
@@ -24,14 +24,14 @@ class _Step(nn.Module):
 
 
 def trace(agent: Agent) -> ExportedProgram:
-    """The decision as a function of tensors, for any number of episodes E.
+    """Traces the decision as a function of tensors, for any number of episodes E.
 
     Shapes:
         observation `[E, O_i]` float32, noise `[E, *noise_shape]` standard normal, with discrete actions legal
         `[E, A_i]` bool too; result `[E, A_i]` in the world's range, or `[E]` int64 of the world's choices
 
     Raises:
-        UserError: the agent remembers: its decision is a function of more than this observation.
+        UserError: the agent has a memory: its decision is a function of more than this observation.
     """
     policy = agent.decision.policy
     device = next(agent.decision.parameters(), torch.empty(0)).device

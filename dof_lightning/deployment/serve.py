@@ -1,10 +1,10 @@
-"""One agent as a process: `python -m dof_lightning.deployment.serve agent_0.json`, a line of JSON in, a line out.
+"""One agent as a process: `python -m dof_lightning.deployment.serve agent_0.json`, one line of JSON in, one line out.
 
     {"reset": 7}                                       -> {"reset": 7}
     {"observation": [0.1, ...], "legal": [true, ...]}  -> {"action": [0.5, -1.0]}      (legal may be left out)
 
-Actions are in the units of the agent's world; where those are not [-1, 1], or indices from 0, `decision` is the same in
-these. Observations may be `[E, O_i]`, one row an episode. What cannot be answered is answered by {"error": "..."}.
+Actions are in the units of the agent's world; if those are not [-1, 1], or indices from 0, `decision` is the same in
+these. Observations may be `[E, O_i]`, one row per episode. An invalid request is answered by {"error": "..."}.
 """
 
 import json
@@ -27,7 +27,7 @@ def serve(agent: Agent) -> None:
 
 
 def answer(agent: Agent, line: str) -> dict[str, Any]:
-    """The answer to one line."""
+    """Answers one line."""
     try:
         request = parse_json(line, most=None)  # observations of any number of episodes
         if "reset" in request:
@@ -56,7 +56,7 @@ def main() -> int:
         return 2
     try:
         serve(agent)
-    except KeyboardInterrupt:  # whoever asks it has been told to end, and says so
+    except KeyboardInterrupt:  # the process that asks is ending too, and reports it
         return 128 + signal.SIGINT
     return 0
 

@@ -1,8 +1,8 @@
 """A module as plain containers and tensors, and back: what it *is*, not the arguments it was made with.
 
-Agent i of a team cannot be made anew from the team's configuration: its layers are slices of stacked ones, and a
+Agent i of a team cannot be rebuilt from the team's configuration: its layers are slices of stacked ones, and a
 network shared by all agents keeps the width of N identities. So every module is described by its class, its plain
-attributes, its tensors and its submodules, whatever they are, and is put together without calling a constructor. A
+attributes, its tensors and its submodules, whatever they are, and is assembled without calling a constructor. A
 module that gains an argument or a part is exported with it, and nothing here changes.
 """
 
@@ -30,7 +30,7 @@ def describe(module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
         JSON values, and the tensors that they refer to by name: copies that share memory with nothing.
 
     Raises:
-        UserError: an attribute is neither plain, nor a tensor, nor made of such by a class of this project.
+        UserError: an attribute is neither plain, nor a tensor, nor made of these by a class of this project.
     """
     tensors: dict[str, Tensor] = {}
     return _describe(module, "", tensors), tensors
@@ -40,7 +40,7 @@ def rebuild(structure: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.M
     """Inverse of `describe`: the module in evaluation mode, without gradients. No code of the description is run.
 
     Raises:
-        UserError: it names a class that is not ours, or is not there, or a tensor that is missing.
+        UserError: it names a class that is not ours or does not exist, or a tensor that is missing.
     """
     module = _rebuild(structure, tensors)
     if not isinstance(module, nn.Module):
@@ -110,7 +110,7 @@ def _rebuild_object(node: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> A
 
 
 def _blank(path: str) -> Any:
-    """An instance that no constructor has seen, of one of the classes that policies are made of."""
+    """Makes an instance of one of the classes that policies are made of, without calling its constructor."""
     module_name, _, name = current_name(path).rpartition(".")
     if not _is_trusted(module_name):
         raise UserError(f"structure: {path} is none of the classes that agents are made of")

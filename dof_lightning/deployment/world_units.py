@@ -1,4 +1,4 @@
-"""An agent's decisions in the units of its world: what is in [-1, 1] here is a torque or a throttle there."""
+"""Conversion of an agent's decisions to the units of its world: from [-1, 1] to a torque or a throttle."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,9 @@ from dof_lightning.errors import UserError
 
 
 class WorldUnits(nn.Module):
-    """From a decision to what the world takes.
+    """Maps a decision to an action of the world.
 
-    A range is mapped as the environment's adapter maps it, so both do the same to the last bit.
+    A range is mapped as the environment's adapter maps it, so that both agree to the last bit.
 
     Args:
         told: `low` and `high`, A_i numbers each, of a continuous action; or `start`, the number of the first choice.
@@ -24,7 +24,7 @@ class WorldUnits(nn.Module):
         indices from `start`
 
     Raises:
-        UserError: there are neither, or not for A_i dimensions.
+        UserError: `told` has neither, or not for A_i dimensions.
     """
 
     low: Tensor
@@ -43,7 +43,7 @@ class WorldUnits(nn.Module):
             raise UserError(f"agent.action_units={dict(told)} must hold low and high, or start") from error
         if low.shape != (action_dim,) or high.shape != (action_dim,) or not np.isfinite(high - low).all():
             raise UserError(f"agent.action_units={dict(told)} must hold {action_dim} finite numbers in low and in high")
-        # In the json they are decimals; as 32 bits they may lie outside by a rounding.
+        # In the json they are decimals; as 32-bit floats they may lie outside by a rounding error.
         least, most = low.astype(np.float32), high.astype(np.float32)
         least = np.where(least < low, np.nextafter(least, np.float32(np.inf)), least)
         most = np.where(most > high, np.nextafter(most, np.float32(-np.inf)), most)
@@ -51,7 +51,7 @@ class WorldUnits(nn.Module):
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
 
     def forward(self, decision: Tensor) -> Tensor:
-        """In the world's units."""
+        """Converts a decision to the world's units."""
         if self.start is not None:
             return decision + self.start
         low, high, least, most = (told.to(decision.device) for told in (self.low, self.high, self.least, self.most))

@@ -1,4 +1,4 @@
-"""What a report says over several tasks at once."""
+"""The part of a report that aggregates over several tasks."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,12 +19,12 @@ class Comparison:
     """Methods on the tasks that they have in common.
 
     Attributes:
-        kind: of score.
+        kind: the kind of score.
         scores: `{method: {task: [seeds]}}`.
-        tasks: all of them.
-        reservations: what has to be said below a number over these tasks; empty, or sentences after a space.
+        tasks: all common tasks.
+        reservations: caveats to print below a number over these tasks; empty, or sentences after a space.
         first: the method that is compared with the others.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Comparison:
 
     @cached_property
     def improvements(self) -> dict[str, Estimate]:
-        """How likely `first` scores more than each of the others."""
+        """The probability that `first` scores more than each of the others."""
         ours = self.scores[self.first]
         return {
             label: over_runs.probability_of_improvement(ours, theirs, self.seed)
@@ -58,9 +58,9 @@ class Comparison:
 
 
 def comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list[Comparison]:
-    """One for each kind of score that several methods have on the same tasks.
+    """Makes a comparison for each kind of score that several methods have on the same tasks.
 
-    `against` is the method that is compared with the others (None: DoF), `seed` the bootstrap's.
+    `against` is the method that is compared with the others (None: DoF), `seed` the bootstrap's seed.
     """
     found = []
     for kind, scored in by_kind(groups).items():
@@ -84,7 +84,7 @@ def comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list
 
 
 def aggregates(found: Sequence[Comparison]) -> Iterator[Table]:
-    """Over the tasks that several methods have in common: IQM with intervals, and probabilities of improvement."""
+    """Tables over the tasks that several methods have in common: IQM with intervals, probabilities of improvement."""
     for comparison in found:
         yield _interquartile_means(comparison)
         yield _improvements(comparison)
@@ -97,7 +97,7 @@ def compared(told: Iterable[str], against: str | None) -> str:
 
 
 def _reservations(told: dict[str, dict[str, np.ndarray]], absent: Sequence[str]) -> str:
-    """What has to be said below a number over several tasks."""
+    """The caveats to print below a number over several tasks."""
     said = f" Left out, as they were not run on all of these: {', '.join(absent)}." if absent else ""
     if min(len(values) for of_tasks in told.values() for values in of_tasks.values()) < LEAST_SEEDS:
         said += f" Fewer than {LEAST_SEEDS} seeds in places: a sanity check, from which no ranking follows."
@@ -107,7 +107,7 @@ def _reservations(told: dict[str, dict[str, np.ndarray]], absent: Sequence[str])
 def by_kind(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """`{kind of score: {method: {task: [seeds]}}}`, in the order of `labels`, of methods on all tasks that most are on.
 
-    Without raw returns: those of one task say nothing beside those of another.
+    Raw returns are left out: those of one task are not comparable with those of another.
     """
     found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for kind in dict.fromkeys(group.kind for group in groups if group.kind != RETURN):

@@ -1,4 +1,4 @@
-"""`dof report`: what is typed, and where it is written."""
+"""`dof report`: its arguments and its output files."""
 
 import shlex
 import sys
@@ -27,14 +27,14 @@ def report(arguments: Sequence[str]) -> list[Path]:
 
     Args:
         arguments: folders, and key=value: `output` (a folder), `name` (of the files), `title`, `against` (whose
-            probability of scoring more is told), `target` (share of the data's return for the time to reach it), `seed`
-            (of the bootstrap), `formats`, `overwrite` (true: replace files that are there).
+            probability of scoring more is reported), `target` (share of the data's return for the time to reach it),
+            `seed` (of the bootstrap), `formats`, `overwrite` (true: replace existing files).
 
     Returns:
         the files.
 
     Raises:
-        UserError: an argument names nothing, there is nothing to report, or files are there that would be replaced.
+        UserError: an argument names nothing, there is nothing to report, or existing files would be replaced.
     """
     paths = [Path(text) for text in arguments if "=" not in text or Path(text).exists()]
     tails = [text for text in arguments if Path(text) not in paths]
@@ -83,7 +83,7 @@ def _made(groups: Sequence[Group], title: str, command: str, against: str | None
 
 
 def _comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list[Comparison]:
-    """What is told over several tasks; without the extra one line, and nothing."""
+    """The comparisons over several tasks; without the extra, prints one line and returns none."""
     compared = comparisons(groups, against, seed)
     if compared and not installed():
         sys.stderr.write(f"left out, as rliable is not installed: what is told over several tasks; {INSTALL}\n")
@@ -92,7 +92,7 @@ def _comparisons(groups: Sequence[Group], against: str | None, seed: int) -> lis
 
 
 def _stem(output: str, name: str) -> Path:
-    """Where files go, without their endings."""
+    """The path of the report's files, without their endings."""
     if Path(name).name != name or name in (".", ".."):
         raise UserError(f"name={name} must be the name of a file, without a folder; say output= for that")
     return Path(output) / name

@@ -19,24 +19,24 @@ _DIGEST = "digest"
 
 
 def read(path: Path, kind: type[RowT]) -> list[RowT]:
-    """All rows of a file; none where there is no file yet.
+    """Reads all rows of a file; returns none if there is no file yet.
 
     Raises:
-        UserError: a row cannot be read, or its digest is of other values.
+        UserError: a row cannot be read, or its digest belongs to other values.
     """
     types = get_type_hints(kind)
     return [_row(path, number, line, kind, types) for number, line in lines(path, kind)]
 
 
 def lines(path: Path, kind: type[Any]) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """Line numbers and cells of the whole rows; none where there is no file yet."""
+    """Yields line numbers and cells of the complete rows; none if there is no file yet."""
     if not path.exists():
         return
     try:
         text = path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not in UTF-8 (byte {error.start}); restore it, or save it in UTF-8") from error
-    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")  # what a killed process left half is no row
+    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")  # a half line left by a killed process is no row
     reader = csv.DictReader(whole, strict=True)
     names = list(get_type_hints(kind))
     try:
@@ -47,11 +47,11 @@ def lines(path: Path, kind: type[Any]) -> Iterator[tuple[int, dict[str, str | No
         for line in reader:
             yield reader.line_num, line
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num} cannot be read ({error}); mend or delete the line") from error
+        raise UserError(f"{path}, line {reader.line_num} cannot be read ({error}); fix or delete the line") from error
 
 
 def append(path: Path, kind: type[RowT], rows: Iterable[RowT]) -> None:
-    """Adds whole lines and waits until they are on the disk; a line that a killed process left half is dropped."""
+    """Adds whole lines and waits until they are on the disk; drops a half line left by a killed process."""
     _add_digests(path, kind)
     with path.open("a+", newline="", encoding="utf-8") as file:
         file.seek(0)
@@ -76,7 +76,7 @@ def to_csv(kind: type[Any], rows: Iterable[Mapping[str, str | None]], header: bo
 
 
 def _add_digests(path: Path, kind: type[Any]) -> None:
-    """Gives a file of an earlier version the column, empty in the rows that it has: nobody knows what they were."""
+    """Adds the column to a file of an earlier version, empty in its rows, whose original values are unknown."""
     if path.exists() and not path.read_bytes().partition(b"\n")[0].endswith(f",{_DIGEST}".encode()):
         rows = [line for _, line in lines(path, kind)]
         write_atomically(path, to_csv(kind, rows, header=True, sign=False), sync=True)
@@ -87,7 +87,7 @@ def _cells(row: Any) -> dict[str, str | None]:
 
 
 def _digest(cells: Mapping[str, str | None], names: Iterable[str]) -> str:
-    """Of a row's cells as they stand in the file, 16 hexadecimal digits."""
+    """The digest of a row's cells as they stand in the file, 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps([cells[name] for name in names]).encode()).hexdigest()[:16]
 
 
@@ -99,7 +99,7 @@ def _row(path: Path, number: int, line: Mapping[str, str | None], kind: type[Row
             raise ValueError("its last values are missing")
         row = kind(**{name: _from_text(name, str(line[name]), wanted) for name, wanted in types.items()})
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}, line {number} cannot be read ({error}); mend or delete the line") from error
+        raise UserError(f"{path}, line {number} cannot be read ({error}); fix or delete the line") from error
     if (told := line.get(_DIGEST)) and told != _digest(line, types):
         raise UserError(
             f"{path}, line {number} is not what was written (its digest is of other values); delete the line, or "

@@ -1,4 +1,4 @@
-"""The curves that a run left in TensorBoard's files, as they were written or not at all."""
+"""The curves in a run's TensorBoard files, read exactly as they were written or not at all."""
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Events:
-    """What one file holds.
+    """The content of one file.
 
     Attributes:
         began: seconds since 1970.
@@ -39,17 +39,17 @@ class Events:
 
     @property
     def trained(self) -> bool:
-        """Whether it is of a process that trained."""
+        """Whether the file is from a process that trained."""
         return "loss" in self.scalars or HEADLINE in self.scalars
 
     @cached_property
     def seconds(self) -> float:
-        """From its beginning to its last scalar."""
+        """Seconds from its beginning to its last scalar."""
         return max(point.wall_time for points in self.scalars.values() for point in points) - self.began
 
 
 def read_events(run: Path) -> list[Events]:
-    """All files of a run's folder in the order in which they began.
+    """Reads all files of a run's folder, in the order in which they began.
 
     Raises:
         UserError: one of them is damaged.
@@ -71,7 +71,7 @@ def _read(path: Path) -> Events:
 
 
 def _events(path: Path) -> Iterator[Event]:
-    """What was written; TensorBoard itself takes the first damaged record for the end, and says nothing."""
+    """Yields all records; TensorBoard itself silently takes the first damaged one for the end."""
     size = 0
     for record in RawEventFileLoader(str(path)).Load():
         size += len(record) + _FRAME
@@ -87,7 +87,7 @@ def _events(path: Path) -> Iterator[Event]:
 
 
 def _is_cut(rest: bytes) -> bool:
-    """Whether bytes are the beginning of one record, which a killed process did not write to its end."""
+    """Whether bytes are the beginning of one record that a killed process did not finish."""
     if len(rest) < 12:
         return True
     length, checksum = struct.unpack("<QI", rest[:12])

@@ -1,4 +1,4 @@
-"""What a report says in pictures: matplotlib figures as SVG text."""
+"""The figures of a report: matplotlib figures as SVG text."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ Styles = Mapping[str, dict[str, Any]]
 
 
 def method_styles(groups: Sequence[Group]) -> Styles:
-    """How a method looks in every figure, in keywords of matplotlib's lines: no two methods alike, DoF on top.
+    """The style of every method in all figures, as keywords of matplotlib's lines: all different, DoF on top.
 
     DoF has the same colours in every report, and the other methods in every report of the same methods. Two of them
     share a colour, with other lines, only if they have no dataset in common or there are more methods than colours.
@@ -39,7 +39,7 @@ def method_styles(groups: Sequence[Group]) -> Styles:
         name: {"color": color} | thick for name, color in zip(OURS, _OUR_COLORS, strict=True)
     }
     on = {label: {group.dataset for group in groups if group.label == label} for label in labels(groups)}
-    used: list[tuple[str, set[str]]] = []  # colours, and on which datasets
+    used: list[tuple[str, set[str]]] = []  # colours, and the datasets they are used on
     for label in sorted(on.keys() - set(OURS)):
         times = {color: sum(other == color for other, _ in used) for color in _COLORS}
         meets = {color: any(other == color and on[label] & there for other, there in used) for color in _COLORS}
@@ -52,18 +52,18 @@ def method_styles(groups: Sequence[Group]) -> Styles:
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure of matplotlib's with the name of its file and what it shows."""
+    """A matplotlib figure with the name of its file and a description of its content."""
 
     name: str
     title: str
     figure: Figure
 
     def svg(self) -> str:
-        """A file of its own, on a white ground; the same figure gives the same text."""
+        """A separate file, on a white ground; the same figure gives the same text."""
         return self._drawn(facecolor="white")
 
     def inline(self) -> str:
-        """An element of a page: nothing behind it, what is black in the page's colour, and no names to collide."""
+        """An element of a page: without background, with black replaced by the page's colour, and unique names."""
         drawn = self._drawn(facecolor="none").replace(": #000000", ": currentColor")
         return re.sub(r'<g id="[^"]*">', "<g>", drawn)
 
@@ -79,7 +79,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Picture:
-    """Panels that belong together, with the title above them, and the caption and what they show below."""
+    """Panels that belong together, with the title above them, and the caption and the description below."""
 
     title: str
     caption: str
@@ -88,7 +88,7 @@ class Picture:
 
 
 def summary(standings: Sequence[Standing], styles: Styles) -> Picture:
-    """A panel and a sentence per dataset: every method with its interval, the highest on top."""
+    """Draws a panel and writes a sentence per dataset: every method with its interval, the highest on top."""
     updates = budgets([group for standing in standings for group in standing.groups.values()])
     return Picture(
         title="Summary",
@@ -114,7 +114,7 @@ def _standing(standing: Standing, styles: Styles) -> Panel:
 
 
 def pictures(groups: Sequence[Group], compared: Sequence[Comparison], styles: Styles) -> Iterator[Picture]:
-    """The figures below the summary: what is told over several tasks first, then learning curves."""
+    """Yields the figures below the summary: first those over several tasks, then learning curves."""
     for comparison in compared:
         yield _over_tasks(comparison, styles)
     curves = tuple(_curves(groups, styles))
@@ -248,12 +248,12 @@ def _legend(figure: Figure) -> None:
 
 
 def _shown(name: str) -> str:
-    """What matplotlib shows as it is: no formula, and not hidden from legends for an underscore at its beginning."""
+    """A name that matplotlib shows literally: no formula, and not left out of legends for a leading underscore."""
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def _file_name(name: str) -> str:
-    """A name that lies in its folder wherever it is written, and is no other's."""
+    """A unique file name that cannot lead out of its folder on any system."""
     slug = _slug(name)
     return slug if slug == name else f"{slug}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 

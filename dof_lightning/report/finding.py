@@ -1,4 +1,4 @@
-"""Where runs lie: in results stores and run folders, named or somewhere below what is named."""
+"""The search for runs: in results stores and run folders, named or somewhere below a named folder."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,14 +12,14 @@ Run = tuple[Record, list[Point]]
 
 
 def runs_in(path: Path, left_out: Callable[[str], Any]) -> Iterator[Run]:
-    """The runs of a store, of a run's folder, or of all stores and run folders below a folder.
+    """Yields the runs of a store, of a run's folder, or of all stores and run folders below a folder.
 
     Args:
-        path: one of them.
-        left_out: told a line of each run below a folder that cannot be reported, and of what was left half.
+        path: a store, a run's folder, or a folder above them.
+        left_out: called with a line for each run below a folder that cannot be reported, and for each half line.
 
     Raises:
-        UserError: it is none of them, or what was named itself cannot be reported.
+        UserError: the path is none of them, or the very store or run that it names cannot be reported.
     """
     if _is_store(path):
         yield from _of_store(path, left_out)
@@ -32,7 +32,7 @@ def runs_in(path: Path, left_out: Callable[[str], Any]) -> Iterator[Run]:
 def _below(path: Path, left_out: Callable[[str], Any]) -> Iterator[Run]:
     found = list(_search(path))
     if not found and (path / "config.yaml").exists():
-        yield _of_folder(path)  # says what is missing
+        yield _of_folder(path)  # its error names what is missing
     elif not found:
         raise UserError(
             f"{path} is neither a results store (results.csv) nor a run folder (config.yaml), and none lies below it"
@@ -45,7 +45,7 @@ def _below(path: Path, left_out: Callable[[str], Any]) -> Iterator[Run]:
 
 
 def _search(path: Path) -> Iterator[Path]:
-    """Stores and run folders in the order of their names; what begins with a dot is nobody's."""
+    """Stores and run folders in the order of their names; names that begin with a dot are skipped."""
     for folder, below, _ in os.walk(path):
         here = Path(folder)
         if _is_store(here) or _is_run(here):
@@ -59,7 +59,7 @@ def _is_store(path: Path) -> bool:
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a folder is a run's; a study's has a configuration too, but its checkpoints lie in those of its cells."""
+    """Whether a folder is a run's; a study's has a configuration too, but its checkpoints are in its cells' folders."""
     return (path / "config.yaml").exists() and (path / "checkpoints").is_dir()
 
 

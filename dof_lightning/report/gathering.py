@@ -1,4 +1,4 @@
-"""From run folders and results stores to groups of runs that differ in the seed only."""
+"""Collection of runs from run folders and results stores into groups that differ in the seed only."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -20,10 +20,10 @@ class Group:
 
     Attributes:
         environment, dataset: options of the groups.
-        label: the variant where there is one, else the algorithm; with the keys in which settings differ, see `naming`.
+        label: the variant if there is one, else the algorithm; with the keys in which settings differ, see `naming`.
         algorithm: option of the group.
-        records: one a seed, in the order of seeds.
-        curves: of the same runs.
+        records: one per seed, in the order of seeds.
+        curves: the curves of the same runs.
     """
 
     environment: str
@@ -35,16 +35,16 @@ class Group:
 
     @property
     def n_seeds(self) -> int:
-        """How many runs there are."""
+        """The number of runs."""
         return len(self.records)
 
     @property
     def kind(self) -> str:
-        """What a score of it is: see `score_kind`."""
+        """The kind of its scores, see `score_kind`."""
         return score_kind(self.records[0])
 
     def scores(self, which: str = "last") -> np.ndarray:
-        """`[seeds]`, of the last or the best checkpoints."""
+        """Scores `[seeds]` of the last or the best checkpoints."""
         return np.array([score_of(record, which) for record in self.records])
 
     def values(self, name: str) -> list[float]:
@@ -56,11 +56,11 @@ OWN, NORMALIZED, SHARE, RETURN = "own score", "normalised score", "% of the data
 
 
 def score_kind(record: Record) -> str:
-    """What a run's score is.
+    """The kind of score that a run has.
 
-    Where the opponent is ours, only references measured against it judge a policy; where nobody has references, the
-    return is told in percent of the data's, and as it is where the data's is not above zero: there percents are upside
-    down.
+    If the opponent is ours, only references measured against it are meaningful; if there are no references, the score
+    is the return in percent of the data's, or the plain return if the data's is not above zero, as percentages would
+    then rank in reverse.
     """
     if record.last_own_normalized_score is not None:
         return OWN
@@ -70,7 +70,7 @@ def score_kind(record: Record) -> str:
 
 
 def score_of(record: Record, which: str = "last") -> float:
-    """The score of a run's `last` or `best` checkpoint, or of its data (`behavior`), as `score_kind` says."""
+    """The score of a run's `last` or `best` checkpoint, or of its data (`behavior`), of the kind of `score_kind`."""
     names = ("own_normalized_score", "normalized_score", "return")
     return _on_scale(record, *(getattr(record, f"{which}_{name}") for name in names))
 
@@ -81,7 +81,7 @@ def point_score(record: Record, point: Point) -> float:
 
 
 def _on_scale(record: Record, own: float | None, normalized: float | None, episode_return: float) -> float:
-    """The number that is a score of the run's kind; made of the return where there is none."""
+    """The score of the run's kind, computed from the return if there is none."""
     kind = score_kind(record)
     value = {OWN: own, NORMALIZED: normalized}.get(kind)
     if value is not None:
@@ -90,10 +90,10 @@ def _on_scale(record: Record, own: float | None, normalized: float | None, episo
 
 
 def gather(paths: Sequence[Path], left_out: Callable[[str], Any] = lambda line: None) -> list[Group]:
-    """Reads stores, run folders, and folders of such; a run that is in several of them counts once.
+    """Reads stores, run folders, and folders of these; a run that is in several of them counts once.
 
     Args:
-        paths: of them.
+        paths: the stores and folders.
         left_out: see `runs_in`.
 
     Raises:
@@ -152,7 +152,7 @@ def _there_twice(one: Record, other: Record) -> str:
     )
 
 
-_ALIKE = {  # what has to be the same before runs may be one mean
+_ALIKE = {  # fields that must agree before runs may be averaged
     "dataset_fingerprint": "datasets",
     "environment_fingerprint": "worlds",
     "budget_steps": "numbers of updates",
@@ -171,11 +171,11 @@ def _require_alike(first: Record, other: Record) -> None:
         )
 
 
-_OF_A_COLUMN = {"dataset_fingerprint": "data", "environment_fingerprint": "worlds"}  # what methods are compared on
+_OF_A_COLUMN = {"dataset_fingerprint": "data", "environment_fingerprint": "worlds"}  # what methods must share
 
 
 def _require_one_world(groups: Sequence[Group]) -> None:
-    """Methods in one column of a table have seen the same data and played the same world."""
+    """Refuses methods in one column of a table that have seen different data or played different worlds."""
     first: dict[tuple[str, str], Group] = {}
     for group in groups:
         other = first.setdefault((group.environment, group.dataset), group)

@@ -1,23 +1,23 @@
-"""What a report calls the methods on one dataset: by the keys in which they differ, where one has several settings."""
+"""The names of methods on one dataset: with the keys in which they differ, if one method has several settings."""
 
 import shlex
 from collections.abc import Iterator, Sequence
 
 from dof_lightning.report.store import Record
 
-_CHANGED = ", changed"  # of a variant that nobody has named
+_CHANGED = ", changed"  # marks a variant without a name of its own
 
 
 def changed(algorithm: str) -> str:
-    """The variant of a run whose method is not its preset, before it is known what else is reported."""
+    """The variant of a run whose method is not its preset, before the other reported runs are known."""
     return algorithm + _CHANGED
 
 
 def name_apart(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
-    """Labels, and the runs of each, of one algorithm on one dataset.
+    """Yields labels, and the runs of each, for one algorithm on one dataset.
 
-    Runs of one name are seeds of one thing unless a seed is there twice: then every setting has a row of its own. It is
-    named after what was typed for it and not for the others, and so is one that is not its preset.
+    Runs of one name are seeds of one method unless a seed occurs twice: then every setting has its own row. It is
+    named after the overrides typed for it and not for the others, and so is one that is not its preset.
     """
     parts = [part for members in _by(records, "variant") for part in _settings(members)]
     labels = [_label(part, parts) for part in parts]
@@ -54,7 +54,7 @@ def _label(part: Sequence[Record], parts: Sequence[Sequence[Record]]) -> str:
 
 
 def _typed(record: Record) -> list[str]:
-    """The overrides of a run's command, the seed aside."""
+    """The overrides of a run's command, except the seed."""
     try:
         words = shlex.split(record.command)
     except ValueError:  # an unclosed quote

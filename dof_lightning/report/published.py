@@ -1,7 +1,7 @@
-"""The seed's published numbers, and which of our worlds they were measured in.
+"""The published numbers of Li et al. (2025), and which of our worlds they were measured in.
 
 `published_results.csv` holds the tables of Li et al. (DoF, ICLR 2025) for MPE, SMAC and SMACv2 as data: mean and
-standard deviation over seeds. They are of other data than ours, whatever the world.
+standard deviation over seeds. They are from other data than ours, whatever the world.
 """
 
 import csv
@@ -12,9 +12,9 @@ from pathlib import Path
 from dof_lightning.report.gathering import Group
 
 SOURCE = "Li et al., DoF, ICLR 2025"
-EITHER = ("madiff_c", "madiff_d")  # one row of the paper's tables, which do not say whose it is
+EITHER = ("madiff_c", "madiff_d")  # one row of the paper's tables, which do not specify the variant
 OURS = ("dof_policy", "dof_trajectory")  # DoF: one row again
-_NAMES = {  # what the paper's tables call our algorithms
+_NAMES = {  # the names of our algorithms in the paper's tables
     "dof_policy": "DoF",
     "dof_trajectory": "DoF",
     "madiff_d": "MADIFF",
@@ -29,8 +29,8 @@ _NAMES = {  # what the paper's tables call our algorithms
     "mabcq": "MABCQ",
     "madt": "MADT",
 }
-# Fingerprints of the worlds that the published numbers are from, as far as our runs can be in them; a test makes them
-# anew. SMAX is another game than SMAC, and the real one was never run here.
+# Fingerprints of the worlds of the published numbers, as far as our runs can be in them; a test computes them anew.
+# SMAX is another game than SMAC, and the real one was never run here.
 _FINGERPRINTS = {
     "mpe_spread": "b395f50ac2c69305",  # OMAR's variant; there is no prey
     "mpe_tag": "6a75335d99599ec5",  # with the prey in ling-pan/OMAR, not ours
@@ -43,10 +43,10 @@ class Published:
     """A published number.
 
     Attributes:
-        mean, std: over the seeds, as in the paper's tables.
+        mean, std: over the random seeds, as in the paper's tables.
         metric: `normalized score` or `episode return`.
         world: its suite and task.
-        same_world: task variant and opponent are those of our runs; the data never are.
+        same_world: whether task variant and opponent are those of our runs; the data never are.
     """
 
     mean: float
@@ -57,10 +57,10 @@ class Published:
 
 
 def published(group: Group) -> Published | None:
-    """What was published of a method on the dataset of the same name; None where nothing was.
+    """The number published for a method on the dataset of the same name; None if there is none.
 
-    A variant of an algorithm has none: what was published is of its authors' settings. The seed's tables do not say
-    whether MADIFF's agents act alone, so `madiff_c` and `madiff_d` have the same row.
+    A variant of an algorithm has none: published numbers are for the authors' settings. The paper's tables do not
+    specify whether MADIFF's agents act alone, so `madiff_c` and `madiff_d` have the same row.
     """
     if group.label != group.algorithm:
         return None

@@ -1,4 +1,4 @@
-"""From a finished run's folder to its row and its curve in a results store."""
+"""The row and the curve of a finished run in a results store, read from its folder."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,14 +29,14 @@ def record_of(
     """Reads a run folder.
 
     Args:
-        path: of the run.
-        suite: of which benchmark.
-        variant: what its algorithm is called there; None: nothing where it is the preset, else that it is changed.
-        decision_ms: milliseconds of one decision, where they were measured.
-        typed: overrides that reproduce the run; None: what its configuration has besides its presets.
+        path: the run's folder.
+        suite: the benchmark it belongs to.
+        variant: the name of its variant there; None: empty for the preset, else a mark that it is changed.
+        decision_ms: milliseconds of one decision, if they were measured.
+        typed: overrides that reproduce the run; None: those that its configuration has besides its presets.
 
     Raises:
-        UserError: it is not finished, was not rolled out, is no run's folder, or is damaged.
+        UserError: the run is not finished or was not rolled out, or the folder is no run's or is damaged.
     """
     folder = RunFolder(path)
     config = folder.read_config()
@@ -103,7 +103,7 @@ def _require_one_run(folder: RunFolder, results: Mapping[str, Any], said: Mappin
 
 
 def _curve(told: Sequence[Events], hashed: str, dataset: str) -> Iterator[Point]:
-    """Periodic rollouts in the order of their steps; what a resumed run repeated counts as its last process saw it."""
+    """Yields periodic rollouts in the order of their steps; a repeated one counts as its last process saw it."""
     points: dict[int, Point] = {}
     before = 0.0
     for process in (one for one in told if one.trained):
@@ -123,9 +123,9 @@ def _curve(told: Sequence[Events], hashed: str, dataset: str) -> Iterator[Point]
 
 
 def _earlier_seconds(told: Sequence[Events], started_at: float) -> float:
-    """How long the processes before the last one trained; that one says itself how long it took, trained or not.
+    """Seconds that the processes before the last one trained; the last one records its own time, trained or not.
 
-    A process may write several files of events. The last one began at `started_at`, in seconds since 1970; 0 where an
-    older run does not say it: none counts.
+    A process may write several files of events. The last one began at `started_at`, in seconds since 1970; 0 if an
+    older run does not record it: then none counts.
     """
     return sum(one.seconds for one in told if one.trained and one.began < started_at)

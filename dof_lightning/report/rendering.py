@@ -1,4 +1,4 @@
-"""A report as Markdown, LaTeX, CSV, and one HTML page that needs nothing else."""
+"""Rendering of a report as Markdown, LaTeX, and one self-contained HTML page."""
 
 import html
 import re
@@ -12,12 +12,12 @@ from dof_lightning.report.tables import Table
 
 @dataclass(frozen=True)
 class Report:
-    """What is rendered.
+    """A report to be rendered.
 
     Attributes:
-        title: of the page.
-        command: made it.
-        parts: in the order of the page.
+        title: title of the page.
+        command: the command that made it.
+        parts: its parts, in the order of the page.
     """
 
     title: str
@@ -36,7 +36,7 @@ class Report:
 
 
 def markdown(report: Report, images: str) -> str:
-    """Markdown whose pictures lie in the folder `images`, a relative path."""
+    """Renders Markdown whose pictures lie in the folder `images`, a relative path."""
     parts = [f"# {_plain(report.title)}\n\nMade by {_code(report.command)}.\n"]
     for part in report.parts:
         parts.append(_markdown_table(part) if isinstance(part, Table) else _markdown_picture(part, images))
@@ -61,24 +61,24 @@ def _markdown_cell(cell: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Our own sentences, *emphasis* in them, with names that users chose: no tag, no link, no picture, one line."""
+    """Escapes our own sentences with *emphasis* and names chosen by users: no tag, link or picture, one line."""
     return re.sub(r"&(?=[#\w])", "&amp;", " ".join(text.split())).replace("<", "&lt;").replace("](", r"]\(")
 
 
 def _plain(text: str) -> str:
-    """Text that shows as it is, whatever it holds."""
+    """Escapes text so that it is shown literally."""
     return _prose(re.sub(r"[\\`*~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text))
 
 
 def _code(text: str) -> str:
-    """A code span, which ends nowhere in the text."""
+    """A code span whose fence does not occur in the text."""
     told = " ".join(text.splitlines())
     fence = "`" * (1 + max(map(len, re.findall("`+", told)), default=0))
     return f"{fence}{told}{fence}" if len(fence) == 1 else f"{fence} {told} {fence}"
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """A `table` environment each; needs the package `booktabs` only."""
+    """Renders a `table` environment per table; needs only the package `booktabs`."""
     return "\n".join(map(_latex_table, tables))
 
 
@@ -118,7 +118,7 @@ def _latex(text: str) -> str:
 
 
 def page(report: Report) -> str:
-    """One HTML page, without a script, that loads nothing; in the reader's light or dark colours, down to a phone."""
+    """Renders one HTML page, without scripts or downloads, in the reader's light or dark mode, down to a phone."""
     contents = "".join(f'<li><a href="#{_anchor(part)}">{html.escape(part.title)}</a></li>' for part in report.parts)
     first, *others = [_html_table(part) if isinstance(part, Table) else _html_picture(part) for part in report.parts]
     title = html.escape(report.title)
@@ -159,7 +159,7 @@ def _html_table(table: Table) -> str:
 
 
 def _html_name(cell: str) -> str:
-    """What a row is of; a long name may break after an underscore."""
+    """The name of a row; a long one may break after an underscore."""
     return f'<th scope="row">{html.escape(cell).replace("_", "_<wbr>")}</th>'
 
 
@@ -169,7 +169,7 @@ def _html_cell(cell: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """Escaped, with *emphasis*."""
+    """Escapes text for HTML, with *emphasis*."""
     return re.sub(r"\*(.+?)\*", r"<em>\1</em>", html.escape(text))
 
 

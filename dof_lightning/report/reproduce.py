@@ -1,4 +1,4 @@
-"""What a user would type to make a run again, read from its stored configuration."""
+"""The overrides that reproduce a run, read from its stored configuration."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from dof_lightning.config.identity import leaves, settings_hash
 
 _NAMED = ("experiment", "algorithm")
 _SAID_ANYWAY = ("choices", "run_dir", "seed")
-# What may differ from a preset without making another method of it.
+# Keys that may differ from a preset without making it another method.
 _HOW_LONG_AND_WHERE = (
     *("seed", "run_dir", "resume", "trust", "trainer", "callbacks", "logger", "checkpoint", "validation", "rollout"),
     *("distributed", "data", "env", "choices"),
@@ -20,7 +20,7 @@ _HOW_LONG_AND_WHERE = (
 
 
 def overrides_of(config: Mapping[str, Any]) -> list[str]:
-    """The experiment, the algorithm, the seed, and what differs from their presets.
+    """The experiment, the algorithm, the seed, and all values that differ from their presets.
 
     Raises:
         UserError: this version has no such experiment or algorithm.
@@ -37,7 +37,7 @@ def overrides_of(config: Mapping[str, Any]) -> list[str]:
 
 
 def is_preset(config: Mapping[str, Any]) -> bool:
-    """Whether a run's method is what its experiment and algorithm name, however long and wherever it ran."""
+    """Whether a run's method is the preset of its experiment and algorithm, however long and wherever it ran."""
     preset = configuration.to_plain(configuration.compose([f"{group}={config['choices'][group]}" for group in _NAMED]))
     return settings_hash(_method(config)) == settings_hash(_method(preset))
 
@@ -67,7 +67,7 @@ def _follows_another(cfg: DictConfig, key: str) -> bool:
 
 
 def _spelled(value: Any) -> str:
-    """In Hydra's grammar."""
+    """Spells a value in Hydra's grammar."""
     if isinstance(value, str) and re.fullmatch(r"[\w./:-]+", value):
         return value
     return json.dumps(value, separators=(",", ":"))

@@ -1,6 +1,6 @@
-"""Statistics over seeds and tasks, as Agarwal et al. (2021) ask for them: those of `rliable`, an extra.
+"""Statistics over seeds and tasks, as recommended by Agarwal et al. (2021): those of `rliable`, an extra.
 
-A method's scores are one array of seeds a task: `{task: [seeds]}`. Tasks may have different numbers of seeds; every
+A method's scores are one array of seeds per task: `{task: [seeds]}`. Tasks may have different numbers of seeds; every
 task counts the same whatever their number.
 """
 
@@ -21,11 +21,11 @@ _DRAWS_AT_ONCE = 10_000  # of the seeds of one method on one task: a millisecond
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic and its 95 % interval under the stratified bootstrap: seeds are drawn anew within each task.
+    """A statistic and its 95 % interval under the stratified bootstrap: seeds are resampled within each task.
 
     Attributes:
-        value: of the runs as they are.
-        interval: from low to high; None where a task has one seed, which says nothing about others.
+        value: the statistic of the runs themselves.
+        interval: from low to high; None if a task has one seed, which carries no information about others.
     """
 
     value: float
@@ -33,12 +33,12 @@ class Estimate:
 
 
 def installed() -> bool:
-    """Whether the extra is there."""
+    """Whether the extra is installed."""
     return importlib.util.find_spec("rliable") is not None
 
 
 def interquartile_mean(scores: Scores, seed: int) -> Estimate:
-    """IQM: the mean of the middle half of all runs of all tasks; of n runs floor(n / 4) are left out at either end."""
+    """IQM, the mean of the middle half of all runs of all tasks: of n runs, floor(n / 4) are dropped at either end."""
     from rliable import metrics
 
     return _estimate(lambda *drawn: float(metrics.aggregate_iqm(_alike(drawn))), list(scores.values()), seed)
@@ -47,7 +47,7 @@ def interquartile_mean(scores: Scores, seed: int) -> Estimate:
 def middle_of_seeds(scores: np.ndarray, seed: int) -> Estimate:
     """IQM of the seeds `[S]` of one method on one task: `interquartile_mean` there, without the extra.
 
-    All draws of the bootstrap are one array, so that a report of a hundred methods and tasks takes no minute.
+    All draws of the bootstrap are one array, so that a report of a hundred methods and tasks takes less than a minute.
     """
     cut = int(0.25 * len(scores))
 
@@ -64,7 +64,7 @@ def middle_of_seeds(scores: np.ndarray, seed: int) -> Estimate:
 
 
 def left_out(scores: Scores) -> int:
-    """How many runs the interquartile mean leaves out at either end, once all tasks have as many."""
+    """The number of runs that the interquartile mean drops at either end, once all tasks have equally many."""
     return int(0.25 * len(scores) * math.lcm(*map(len, scores.values())))
 
 
@@ -76,7 +76,7 @@ def performance_profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
 
 
 def probability_of_improvement(ours: Scores, theirs: Scores, seed: int) -> Estimate:
-    """P(X > Y) of a run of ours and one of theirs, ties counting a half: the mean over the tasks that both have.
+    """P(X > Y) for a run of ours and one of theirs, ties counting a half: the mean over the tasks that both have.
 
     Raises:
         ValueError: they have no task in common.
@@ -84,8 +84,8 @@ def probability_of_improvement(ours: Scores, theirs: Scores, seed: int) -> Estim
     tasks = common_tasks({"ours": ours, "theirs": theirs})
     if not tasks:
         raise ValueError("there is no task in common")
-    # Every pair of runs is judged once, and runs are drawn by their number: rliable's function takes a millisecond a
-    # task, for all draws minutes instead of a second.
+    # Every pair of runs is compared once, and runs are drawn by their number: rliable's function takes a millisecond
+    # per task, so all draws would take minutes instead of a second.
     wins = [_wins(ours[task], theirs[task]) for task in tasks]
     numbers = [np.arange(len(scores[task])) for scores in (ours, theirs) for task in tasks]
 
@@ -103,7 +103,7 @@ def common_tasks(scores: Mapping[str, Scores]) -> list[str]:
 
 
 def _estimate(statistic: Callable[..., float], runs: Sequence[np.ndarray], seed: int) -> Estimate:
-    """Draws each array of runs for itself, so that tasks may have different numbers of them."""
+    """Resamples each array of runs separately, so that tasks may have different numbers of them."""
     from rliable import library
 
     columns = [one[:, None] for one in runs]
@@ -119,7 +119,7 @@ def _estimate(statistic: Callable[..., float], runs: Sequence[np.ndarray], seed:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seeds numpy's global generator and puts its state back: rliable draws from it whatever `random_state` it gets."""
+    """Seeds numpy's global generator and restores its state: rliable draws from it whatever `random_state` it gets."""
     state = np.random.get_state()  # noqa: NPY002
     np.random.seed(seed)  # noqa: NPY002
     try:
@@ -129,9 +129,9 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def _alike(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """One matrix `[runs, tasks]`, as rliable wants it, of one column `[seeds, 1]` a task.
+    """One matrix `[runs, tasks]`, as rliable requires, from one column `[seeds, 1]` per task.
 
-    Where tasks have different numbers of seeds, runs are repeated until all have as many (their least common multiple):
+    If tasks have different numbers of seeds, runs are repeated until all have equally many (the least common multiple):
     otherwise the task with most seeds would decide, and methods would be compared on different mixtures of tasks.
     """
     most = math.lcm(*map(len, columns))
@@ -139,7 +139,7 @@ def _alike(columns: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """`[ours, theirs]`: 1 where a run scores more than another on the same task, 0.5 where it scores the same."""
+    """Matrix `[ours, theirs]`: 1 where a run scores more than another on the same task, 0.5 where they tie."""
     from rliable import metrics
 
     mine, others = ours.reshape(-1, 1, 1), theirs.reshape(-1, 1, 1)  # a run on a task is a matrix of one number

@@ -1,10 +1,10 @@
-"""The results store: one row a finished run, and its learning curve; CSV files.
+"""The results store: CSV files with one row per finished run, and its learning curve.
 
 <store>/
-    results.csv    a row a run, see `Record`
-    curves.csv     a row a periodic rollout of a run, see `Point`
+    results.csv    a row per run, see `Record`
+    curves.csv     a row per periodic rollout of a run, see `Point`
 
-The last column, `digest`, is of the row's other cells; it is empty, or not there, in rows of earlier versions.
+The last column, `digest`, covers the row's other cells; it is empty, or absent, in rows of earlier versions.
 """
 
 import math
@@ -22,30 +22,30 @@ class Record:
     """One finished run.
 
     Attributes:
-        suite: of which benchmark; empty for a run of its own.
+        suite: the benchmark it belongs to; empty for a single run.
         experiment, dataset, environment, algorithm: options of the groups.
-        variant: what was changed of the algorithm's preset, as the suite calls it; empty for the preset itself.
-        seed: the run's.
-        config_hash: of the resolved configuration (`identity.config_hash`).
-        settings_hash: of the same without its seeds (`identity.settings_hash`).
-        dataset_fingerprint, environment_fingerprint: of the recipes; the latter names task variant and opponent.
-        git_revision: of the source tree, with `+changes` where files differed; empty outside a clone.
+        variant: the suite's name for the change to the algorithm's preset; empty for the preset itself.
+        seed: the run's seed.
+        config_hash: hash of the resolved configuration (`identity.config_hash`).
+        settings_hash: hash of the same without its seeds (`identity.settings_hash`).
+        dataset_fingerprint, environment_fingerprint: of the recipes; the latter covers task variant and opponent.
+        git_revision: of the source tree, with `+changes` if files differed; empty outside a clone.
         steps: optimiser steps done.
         budget_steps: `trainer.max_steps`; more than `steps` if time or a plateau ended the run.
-        windows: seen in training.
-        episodes: of the report.
+        windows: number of windows seen in training.
+        episodes: number of episodes of the final evaluation.
         last_return, last_return_std: episode return of the last checkpoint on the report seeds, over its episodes.
         last_normalized_score, last_own_normalized_score, last_win_rate: None where there is none.
         best_...: of the checkpoint that was best on the selection seeds, on the same report seeds.
         behavior_return, behavior_normalized_score, behavior_own_normalized_score, behavior_win_rate: of the data.
         execution: `decentralized` or `centralized`.
-        shared_seeds: M where the agents were told a common seed; None.
-        certified: the decentralisation certificate passed.
+        shared_seeds: M if the agents were given a common seed; else None.
+        certified: whether the decentralisation certificate passed.
         wall_seconds: of all processes of the run together, evaluation included.
-        peak_memory_mb: largest of them.
-        decision_ms: milliseconds of one decision of all agents of one episode; None where it was not measured.
-        device: what it ran on, and how many threads.
-        command: reproduces the run.
+        peak_memory_mb: the largest of these processes.
+        decision_ms: milliseconds of one decision of all agents of one episode; None if it was not measured.
+        device: the device it ran on, and the number of threads.
+        command: the command that reproduces the run.
     """
 
     suite: str
@@ -89,7 +89,7 @@ class Record:
 
     @property
     def ends_at_plateau(self) -> bool:
-        """Whether the run was to end where its score no longer rises (`rollout.until_plateau`)."""
+        """Whether the run was to end once its score no longer rises (`rollout.until_plateau`)."""
         return "rollout.until_plateau=" in self.command
 
     @property
@@ -124,7 +124,7 @@ class ResultsStore:
     """Rows on disk, appended by several processes one at a time.
 
     Args:
-        folder: of the two files, `results` and `curves`; made on the first row.
+        folder: the folder of the two files, `results` and `curves`; made on the first row.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -132,7 +132,7 @@ class ResultsStore:
         self.results, self.curves = folder / "results.csv", folder / "curves.csv"
 
     def records(self) -> list[Record]:
-        """All runs, in the order in which they ended; none where there is no store yet.
+        """Reads all runs, in the order in which they ended; returns none if there is no store yet.
 
         Raises:
             UserError: a row cannot be read.
@@ -140,17 +140,17 @@ class ResultsStore:
         return read(self.results, Record)
 
     def points(self) -> list[Point]:
-        """All curves; errors as `records`."""
+        """Reads all curves; errors as for `records`."""
         return read(self.curves, Point)
 
     def append(self, record: Record, curve: Sequence[Point]) -> bool:
         """Adds a run, its curve first: a run that is in `results.csv` is complete.
 
         Returns:
-            False where the store holds this run (configuration and data) already; nothing is added then.
+            False if the store already holds this run (configuration and data); nothing is added then.
 
         Raises:
-            UserError: a number is NaN or infinite, or what is there cannot be read; nothing is added then.
+            UserError: a number is NaN or infinite, or the existing rows cannot be read; nothing is added then.
         """
         rows: list[Record | Point] = [record, *curve]
         for row in rows:
@@ -159,24 +159,24 @@ class ResultsStore:
         with locked(self.folder):
             if any(identity(other) == identity(record) for other in self.records()):
                 return False
-            self.points()  # refuses what cannot be read
+            self.points()  # refuses rows that cannot be read
             points = [line for _, line in lines(self.curves, Point)]
             others = [line for line in points if (line["config_hash"], line["dataset_fingerprint"]) != identity(record)]
-            if len(others) < len(points):  # a curve without its row: of a process that was killed, or of a deleted row
-                # As they stand, digests too: nobody knows what rows of earlier versions were.
+            if len(others) < len(points):  # a curve without its row: from a killed process, or of a deleted row
+                # As they stand, digests too: the original values in rows of earlier versions are unknown.
                 write_atomically(self.curves, to_csv(Point, others, header=True, sign=False), sync=True)
             append(self.curves, Point, curve)
             append(self.results, Record, [record])
         return True
 
     def half_lines(self) -> list[Path]:
-        """The files whose last line was left half, by a killed process or a cut: that line is no row."""
+        """The files whose last line is incomplete, after a kill or a cut: that line is no row."""
         files = [path for path in (self.results, self.curves) if path.exists()]
         return [path for path in files if path.read_bytes()[-1:] not in (b"", b"\n")]
 
 
 def identity(row: Record | Point) -> tuple[str, str]:
-    """What makes two runs the same: configuration (seed included) and data."""
+    """The key by which two runs are the same: configuration (seed included) and data."""
     return row.config_hash, row.dataset_fingerprint
 
 

@@ -1,4 +1,4 @@
-"""Who scores most on each dataset, and how far that can be trusted: what a report says first."""
+"""The summary that a report starts with: the best method on each dataset, and how far that can be trusted."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ class Standing:
     """The methods on one dataset.
 
     Attributes:
-        dataset: their data.
-        kind: of score.
+        dataset: the dataset's name.
+        kind: the kind of score.
         groups: by label, the highest interquartile mean first.
         middles: the interquartile means over seeds with their 95 % intervals, by label in the same order.
         first: the label that a report compares with the others.
@@ -33,12 +33,12 @@ class Standing:
         return score_of(next(iter(self.groups.values())).records[0], "behavior")
 
     def named(self, label: str) -> str:
-        """A method, with what has to be said wherever its numbers stand."""
+        """A method's name, with the caveats that accompany its numbers everywhere."""
         return f"{label}{caveat(self.groups[label])}"
 
     @property
     def sentence(self) -> str:
-        """Who has the highest mean, whether its interval lies above the next, and over how many seeds."""
+        """A sentence on the method with the highest mean, whether its interval lies above the next, and the seeds."""
         names = list(self.middles)
         said = f"*{self.dataset}*, {self.kind}: "
         said += self._lead(names[0], names[1]) if names[1:] else self._alone(names[0])
@@ -71,9 +71,9 @@ class Standing:
 
 
 def standings(groups: Sequence[Group], against: str | None, seed: int) -> Iterator[Standing]:
-    """One for each dataset and kind of score, in the order of the groups.
+    """Yields a standing for each dataset and kind of score, in the order of the groups.
 
-    `against` is the method that is compared with the others (None: DoF), `seed` the bootstrap's.
+    `against` is the method that is compared with the others (None: DoF), `seed` the bootstrap's seed.
     """
     for dataset, kind in dict.fromkeys((group.dataset, group.kind) for group in groups):
         here = [group for group in groups if (group.dataset, group.kind) == (dataset, kind)]

@@ -1,4 +1,4 @@
-"""What a report says in tables."""
+"""The tables of a report."""
 
 import re
 import statistics
@@ -12,7 +12,7 @@ from dof_lightning.report.gathering import Group, point_score, score_of
 from dof_lightning.report.published import EITHER, OURS, SOURCE, Published, published
 from dof_lightning.report.store import Record
 
-LEAST_SEEDS = 5  # before a report may be read as a ranking
+LEAST_SEEDS = 5  # needed before a report may be read as a ranking
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Table:
 
 
 def labels(groups: Sequence[Group]) -> list[str]:
-    """The methods, those first that lie most above the mean of all methods on the same dataset.
+    """The methods, ordered by how far they lie above the mean of all methods on the same dataset.
 
-    Not by their mean scores: a method that ran on the easy datasets only would lead.
+    They are not ordered by their mean scores: a method that ran on the easy datasets only would lead.
     """
     on: dict[str, list[float]] = {}
     for group in groups:
@@ -40,7 +40,7 @@ def labels(groups: Sequence[Group]) -> list[str]:
 
 
 def scores(groups: Sequence[Group], environment: str) -> Table:
-    """Scores in one environment: a row per method, two columns per dataset."""
+    """The table of scores in one environment: a row per method, two columns per dataset."""
     here, sets, told = _of_environment(groups, environment)
     kinds = dict.fromkeys(group.kind for group in here)
     columns = ["method", *(column for name in sets for column in (f"{_quality(name, environment)}, last", "best"))]
@@ -52,7 +52,7 @@ def scores(groups: Sequence[Group], environment: str) -> Table:
 
 
 def published_scores(groups: Sequence[Group], environment: str) -> Iterator[Table]:
-    """Published numbers in tables of their own: one of the same world, one of another, as far as there are any."""
+    """Separate tables of published numbers: one for the same world, one for another, as far as there are any."""
     here, sets, told = _of_environment(groups, environment)
     numbers = {key: number for key, group in told.items() if (number := published(group)) is not None}
     for same_world, where in ((True, "published, of other data"), (False, "published in another world")):
@@ -93,7 +93,7 @@ def _cells(group: Group | None) -> list[str]:
 
 
 def caveat(group: Group) -> str:
-    """What has to be said wherever a number of the group stands: empty, or in brackets after a space."""
+    """The caveat that accompanies every number of the group: empty, or in brackets after a space."""
     first = group.records[0]
     said = ["centralized"] if first.execution == "centralized" else []
     said += [f"shared seed of {first.shared_seeds}"] if first.shared_seeds else []
@@ -122,7 +122,7 @@ def _note(groups: Sequence[Group]) -> str:
 
 
 def _source(numbers: Mapping[tuple[str, str], Published], same_world: bool) -> str:
-    """Where published numbers are from, and what they must not be compared with."""
+    """Text on the origin of published numbers, and what they must not be compared with."""
     worlds = ", ".join(sorted({number.world for number in numbers.values()}))
     if same_world:
         said = [f"{SOURCE}; the same task, but data of other behaviours, so no comparison of methods."]
@@ -137,7 +137,7 @@ def _source(numbers: Mapping[tuple[str, str], Published], same_world: bool) -> s
 
 
 def budgets(groups: Sequence[Group]) -> str:
-    """Who had how many updates, where methods or datasets differ in it; else nothing."""
+    """Text on the numbers of updates, if methods or datasets differ in them; else empty."""
     datasets: dict[str, list[str]] = {}
     for dataset in dict.fromkeys(group.dataset for group in groups):
         datasets.setdefault(_budgets_on([group for group in groups if group.dataset == dataset]), []).append(dataset)
@@ -148,7 +148,7 @@ def budgets(groups: Sequence[Group]) -> str:
 
 
 def _budgets_on(groups: Sequence[Group]) -> str:
-    """How many updates most methods had on a dataset, and which had others."""
+    """Text on the number of updates that most methods had on a dataset, and the methods that had others."""
     methods: dict[str, list[str]] = {}
     for group in sorted(groups, key=lambda group: group.records[0].budget_steps):
         first = group.records[0]
@@ -160,7 +160,7 @@ def _budgets_on(groups: Sequence[Group]) -> str:
 
 
 def details(groups: Sequence[Group], target: float) -> Table:
-    """A row a method and dataset: returns, wins, time, memory; `target` is the share of the data's return to reach."""
+    """The table of returns, wins, time and memory per method and dataset; `target`: share of the data's return."""
     columns = (
         "dataset",
         "method",
@@ -208,11 +208,11 @@ def _seconds(group: Group, target: float) -> str:
     return f"{np.median(known):.0f}" if len(known) == len(reached) and known else "-"
 
 
-_SEED = re.compile(r"(?<!\S)seed=\d+")  # the run's own, no other key that ends so
+_SEED = re.compile(r"(?<!\S)seed=\d+")  # the run's own seed, no other key that ends so
 
 
 def _typed_alike(group: Group) -> list[list[Record]]:
-    """A group's runs by what was typed and what it meant, the seed aside: a preset may mean something else later."""
+    """A group's runs by overrides and their meaning, except the seed: a preset may mean something else later."""
     found: dict[tuple[str, str], list[Record]] = {}
     for record in group.records:
         found.setdefault((record.settings_hash, _SEED.sub("seed=", record.command)), []).append(record)
@@ -220,7 +220,7 @@ def _typed_alike(group: Group) -> list[list[Record]]:
 
 
 def commands(groups: Sequence[Group]) -> Table:
-    """What reproduces each row of the tables: a line for each command that its runs were made with."""
+    """The table of commands that reproduce each row: a line for each command that its runs were made with."""
     rows = []
     for group in sorted(groups, key=lambda group: (group.environment, group.dataset)):
         for records in _typed_alike(group):
@@ -234,13 +234,13 @@ def commands(groups: Sequence[Group]) -> Table:
 
 
 def _short(revision: str) -> str:
-    """Seven digits, and whether files differed from it."""
+    """A revision's first seven digits, and whether files differed from it."""
     commit, changed, _ = revision.partition("+")
     return (commit[:7] or "-") + (" with changes" if changed else "")
 
 
 def flat(groups: Sequence[Group]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows of the numbers in full, a row a run."""
+    """Columns and rows of the numbers in full, one row per run."""
     names = ["environment", "dataset", "method", "algorithm", "seed", "score_kind", "last_score", "best_score"]
     fields = ["last_return", "last_win_rate", "best_return", "steps", "wall_seconds", "peak_memory_mb", "decision_ms"]
     rows: list[list[object]] = []

@@ -1,1 +1,1 @@
-"""Studies: several runs that answer one question together, and the table and figure that are made of them."""
+"""Studies: several runs that answer one question together, with the table and figure made from them."""

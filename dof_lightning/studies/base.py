@@ -1,4 +1,4 @@
-"""What a study is: axes whose product are its cells, a measurement of each cell, and a report on all of them."""
+"""The base of a study: axes whose product is its cells, a measurement of each cell, and a report on all of them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Axes = Mapping[str, Mapping[str, Sequence[str]]]
 
 @dataclass(frozen=True)
 class Plan:
-    """One run that a study wants.
+    """One run that a study needs.
 
     Attributes:
         labels: the label on each axis.
-        seed: of the run.
-        overrides: what makes it differ from the experiment, `key=value`.
+        seed: the run's seed.
+        overrides: its differences from the experiment, `key=value`.
     """
 
     labels: dict[str, str]
@@ -35,7 +35,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """Names the run's folder."""
+        """The name of the run's folder."""
         return folder_name(self.labels.values(), self.seed)
 
     def __str__(self) -> str:
@@ -44,14 +44,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cell:
-    """A run that is finished.
+    """A finished run.
 
     Attributes:
         labels: the label on each axis.
-        seed: of the run.
+        seed: the run's seed.
         results: its `results.json`.
-        measured: what `Study.measure` found.
-        stopped_early: `trainer.max_time` ended it before `trainer.max_steps`.
+        measured: the result of `Study.measure`.
+        stopped_early: whether `trainer.max_time` ended it before `trainer.max_steps`.
     """
 
     labels: dict[str, str]
@@ -63,7 +63,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Report:
-    """What a study ends with: a table of texts or numbers, a figure if there is one, numbers for its `results.json`."""
+    """A study's report: a table of texts or numbers, a figure if there is one, and numbers for its `results.json`."""
 
     columns: list[str]
     rows: list[list[Any]]
@@ -72,11 +72,11 @@ class Report:
 
 
 class Study(ABC):
-    """Several runs of one experiment, and what they say together.
+    """Several runs of one experiment, measured and reported together.
 
     Args:
-        axes: by axis and label, what a label overrides; the cells are the product of the axes.
-        seeds: every cell is run with each.
+        axes: the overrides of each label of each axis; the cells are the product of the axes.
+        seeds: the seeds with each of which every cell is run.
 
     Raises:
         UserError: an axis or the seeds are empty, or a label is no list of overrides.
@@ -108,7 +108,7 @@ class Study(ABC):
 
     @property
     def keys(self) -> set[str]:
-        """What the axes set."""
+        """The keys that the axes set."""
         return {key_of(tail) for labels in self.axes.values() for tails in labels.values() for tail in tails}
 
     def _overrides(self, labels: Mapping[str, str]) -> tuple[str, ...]:
@@ -121,15 +121,15 @@ class Study(ABC):
 
     @abstractmethod
     def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
-        """What is measured on a cell's last checkpoint beyond its results; numbers, texts and lists of them."""
+        """Measures a cell's last checkpoint beyond its results; returns numbers, texts and lists of them."""
 
     @abstractmethod
     def report(self, cells: Sequence[Cell]) -> Report:
-        """The table and the figure, of all cells in the order of `plans`."""
+        """Makes the table and the figure of all cells, given in the order of `plans`."""
 
 
 def by_labels(cells: Sequence[Cell]) -> Iterator[tuple[dict[str, str], list[Cell]]]:
-    """Cells that differ in the seed only, together."""
+    """Groups cells that differ in the seed only."""
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(tuple(cell.labels.values()), []).append(cell)
@@ -138,7 +138,7 @@ def by_labels(cells: Sequence[Cell]) -> Iterator[tuple[dict[str, str], list[Cell
 
 
 def execution(cells: Sequence[Cell]) -> str:
-    """How a group's agents acted, as a table must say it: alone, as one, told something, or not as they should."""
+    """Text for a table on how a group's agents acted: alone, as one, with information from others, or wrongly."""
     last = cells[0].results["last"]
     if last.get("execution") == "centralized":
         return "centralized"

@@ -1,4 +1,4 @@
-"""The study of two-dimensional data: which methods draw pairs from the true mixture, and which from its marginals."""
+"""The study of two-dimensional data: which methods sample the true mixture, and which only its marginals?"""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAMPLES = 4096
-COMPARED = 2000  # points that the energy distance and the figure take
+COMPARED = 2000  # points used by the energy distance and the figure
 LARGEST_ROW = 6  # panels side by side in the figure
 SPAN = 1.5  # of the figure's axes
 NUMBERS = ("total_variation", "energy_distance", "off_modes", "total_correlation")
 
 
 class GaussianGameStudy(Study):
-    """Samples every cell's policy at the game's only observation, and compares with the true law.
+    """Samples every cell's policy at the game's only observation, and compares the samples with the true law.
 
     The first axis is the data, the second the method.
     """
 
     def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Study.measure` and `judge`; `weights` is the truth, `points` some of the samples."""
+        """Measures what `judge` returns, with `weights`, the true table, and `points`, some of the samples."""
         game, seed = build_env(config), config["seed"]
         if not isinstance(game, GaussianGame):
             raise UserError(f"study=game_gaussian measures env=game_gaussian_..., not {game.spec.name}")
@@ -47,7 +47,7 @@ class GaussianGameStudy(Study):
         return judged | {"weights": game.weights.tolist(), "points": _rounded(points[:COMPARED])}
 
     def report(self, cells: Sequence[Cell]) -> Report:
-        """A row a cell after one of the truth, and a grid of densities."""
+        """Makes a row per cell, after one of the truth, and a grid of densities."""
         columns = [*self.axes, "execution", "seeds", "quadrants --, -+, +-, ++", "total variation"]
         columns += ["energy distance", "off the modes", "total correlation (nats)", "wall time (s)"]
         rows: list[list[Any]] = []
@@ -66,12 +66,12 @@ class GaussianGameStudy(Study):
 
 
 def judge(points: Tensor, game: GaussianGame, generator: torch.Generator) -> dict[str, Any]:
-    """What samples of a game say about the law they come from.
+    """Compares samples of a game with its true law.
 
     Args:
         points: `[M, 2]` coordinates, M at least 2.
-        game: whose law is the truth.
-        generator: draws the fresh true data they are compared with.
+        game: the game whose law is the truth.
+        generator: draws the fresh true data that the samples are compared with.
 
     Returns:
         `quadrants` [2][2]; `total_variation` of that table to the truth; `energy_distance` to fresh true data;
@@ -90,7 +90,7 @@ def judge(points: Tensor, game: GaussianGame, generator: torch.Generator) -> dic
 
 
 def _truth(weights: list[list[float]]) -> dict[str, Any]:
-    """What a perfect sampler gets, from draws of its own; its total correlation is exact."""
+    """The measurements of a perfect sampler, from draws of its own; its total correlation is exact."""
     game = GaussianGame(weights)
     points = game.draw(SAMPLES, make_generator(0, "game_gaussian", "perfect"))
     judged = judge(points, game, make_generator(0, "game_gaussian", "truth"))
@@ -112,7 +112,7 @@ def _without_points(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _densities(cells: Sequence[Cell], truths: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Rows data, columns truth and methods, wrapped where there are many; of several seeds the first."""
+    """Draws a grid: one row per dataset, columns for truth and methods (wrapped if many), only the first seed."""
     from matplotlib.figure import Figure
 
     drawn: dict[str, dict[str, list]] = {data: {"truth": truth["points"]} for data, truth in truths.items()}

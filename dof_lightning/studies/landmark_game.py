@@ -1,4 +1,4 @@
-"""The study of landmark covering: who carries out demonstrations whose assignment nobody can see."""
+"""The study of landmark covering: which methods carry out demonstrations whose assignment no agent observes?"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EPISODES = 200
-PLANS = 1000  # starts at which the first joint action is judged
+PLANS = 1000  # starts at which the first joint action is evaluated
 DRAWN = 8  # episodes from one start in a panel of the figure
 COVERED = 0.1
 POSITION, LANDMARKS, OTHERS = slice(2, 4), slice(4, 10), slice(10, 14)  # of an observation, see Spread
@@ -40,13 +40,13 @@ NUMBERS = {  # by key, the column's name
 
 
 class LandmarkGameStudy(Study):
-    """Plays every cell's policy and, beside it, the team that demonstrated.
+    """Plays every cell's policy and, for comparison, the team that demonstrated.
 
     The first axis is the data, the second the method.
     """
 
     def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Study.measure` and `play`; `demonstrations` holds the same of the behaviour."""
+        """Measures what `play` returns; `demonstrations` holds the same for the behaviour."""
         env = build_env(config)
         if not isinstance(env, LandmarkGame):
             raise UserError(f"study=game_landmark measures env=game_landmark, not {env.spec.name}")
@@ -55,7 +55,7 @@ class LandmarkGameStudy(Study):
         return play(policy, env, config["seed"]) | {"demonstrations": play(team, env, config["seed"])}
 
     def report(self, cells: Sequence[Cell]) -> Report:
-        """A row a cell after one of the demonstrations, and a grid of trajectories."""
+        """Makes a row per cell, after one of the demonstrations, and a grid of trajectories."""
         columns = [*self.axes, "execution", "seeds", *NUMBERS.values(), "wall time (s)"]
         rows: list[list[Any]] = []
         drawn: dict[str, dict[str, Any]] = {}
@@ -76,15 +76,15 @@ class LandmarkGameStudy(Study):
 
 @torch.no_grad()
 def play(policy: DecentralizedPolicy, env: VectorEnv, seed: int) -> dict[str, Any]:
-    """Closed-loop episodes, the first joint actions at many starts, and episodes from one start to draw.
+    """Plays closed-loop episodes, first joint actions at many starts, and episodes from one start for the figure.
 
     Args:
         policy: in evaluation mode.
         env: the landmark game.
-        seed: of starts and noise.
+        seed: seed of starts and noise.
 
     Returns:
-        what `judge` finds; `first_action_distinct`, the share of starts at which the first actions point at three
+        the numbers of `judge`; `first_action_distinct`, the share of starts at which the first actions point at three
         different landmarks (a uniform product: 6 / 27); `return_mean`, and `drawn` for the figure.
     """
     seeds = evaluation_seeds(seed, "report", EPISODES)
@@ -103,7 +103,7 @@ def play(policy: DecentralizedPolicy, env: VectorEnv, seed: int) -> dict[str, An
 
 
 def judge(played: Rollout) -> dict[str, float]:
-    """How recorded episodes went.
+    """Summarises recorded episodes.
 
     Returns:
         `coverage`, the share of episodes at whose end every landmark is within 0.1 of an agent; `distinct`, the share
@@ -128,19 +128,19 @@ def headings(observations: Tensor, actions: Tensor) -> Tensor:
 
 
 def count_distinct(targets: Tensor) -> Tensor:
-    """How many different landmarks `[E]` the agents' targets `[E, N]` are."""
+    """The number `[E]` of different landmarks among the agents' targets `[E, N]`."""
     ordered = targets.sort(1).values
     return 1 + (ordered.diff(dim=1) != 0).sum(1)
 
 
 def _vectors(observations: Tensor, part: slice) -> Tensor:
-    """`[..., M, 2]`, the M vectors that a part of the observations `[..., O]` holds."""
+    """The M vectors `[..., M, 2]` that a part of the observations `[..., O]` holds."""
     seen = observations[..., part]
     return seen.reshape(*seen.shape[:-1], -1, 2)
 
 
 def _to_draw(played: Rollout) -> dict[str, Any]:
-    """`paths` [episodes][agents][T + 1][2] and `landmarks` [3][2], rounded."""
+    """The figure's data: `paths` [episodes][agents][T + 1][2] and `landmarks` [3][2], rounded."""
     assert played.observations is not None
     paths = played.observations[..., POSITION]
     landmarks = _vectors(played.observations[0, 0, 0], LANDMARKS) + paths[0, 0, 0]
@@ -152,7 +152,7 @@ def _numbers(measured: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _trajectories(drawn: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Rows data, columns truth and methods: episodes from one start, a colour an agent; of several seeds the first."""
+    """Draws episodes from one start: rows data, columns truth and methods, one colour per agent, the first seed."""
     from matplotlib.figure import Figure
 
     columns = max(map(len, drawn.values()))

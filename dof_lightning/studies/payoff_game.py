@@ -25,15 +25,15 @@ _ACROSS = 4  # tables side by side in the figure
 
 
 class PayoffGame(Study):
-    """Reconstructed payoff matrices: mean and standard deviation of h(x_1^0 .. x_N^0) at every joint choice.
+    """Reconstructs payoff matrices: mean and standard deviation of h(x_1^0 .. x_N^0) at every joint choice.
 
     Args:
         axes, seeds: see `Study`.
         headline: the cell, by its labels joined with ", ", whose error is the study's `max_error`.
-        samples: draws of every x_i^0 at every joint choice.
+        samples: number of draws of every x_i^0 at every joint choice.
 
     Raises:
-        UserError: no cell is the headline, or there are no samples.
+        UserError: no cell is the headline, or `samples` is below 1.
     """
 
     def __init__(self, axes: Axes, seeds: Sequence[int], headline: str, samples: int = 1000) -> None:
@@ -47,7 +47,7 @@ class PayoffGame(Study):
         self.samples = samples
 
     def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
-        """`payoff`, `mean`, `std` (tables as the game's), `values` (of each agent's choices, mean) and `igm`."""
+        """Measures `payoff`, `mean`, `std` (tables like the game's), `values` (mean per agent's choice) and `igm`."""
         algorithm = build_algorithm(checkpoint, config)
         if not isinstance(algorithm, (DoFValue, DirectValue)):
             raise UserError("this study compares agents' values: its cells need algorithm=dof_value or direct_value")
@@ -65,7 +65,7 @@ class PayoffGame(Study):
         }
 
     def report(self, cells: Sequence[Cell]) -> Report:
-        """A row a cell after that of the best additive fit, and a heat map each."""
+        """Makes a row and a heat map per cell, after those of the best additive fit."""
         if any(cell.measured["payoff"] != cells[0].measured["payoff"] for cell in cells):
             raise UserError("study.axes: cells of several games cannot be one table of reconstructions; use one game")
         payoff = torch.tensor(cells[0].measured["payoff"], dtype=torch.float64)
@@ -105,10 +105,10 @@ class PayoffGame(Study):
 
 
 def payoff_table(spec: EnvSpec) -> Tensor:
-    """The true payoffs, float64, one dimension an agent.
+    """The true payoffs, float64, one dimension per agent.
 
     Raises:
-        UserError: it is no matrix game.
+        UserError: the environment is no matrix game.
     """
     if spec.recipe.get("family") != "matrix_game":
         raise UserError(f"env={spec.name} is no matrix game: this study needs env=game_payoff_1 or another one")
@@ -119,14 +119,14 @@ def payoff_table(spec: EnvSpec) -> Tensor:
 def sample_values(
     algorithm: DoFValue | DirectValue, observation: Tensor, shape: torch.Size, samples: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Draws every agent's own value at every joint choice, and what h makes of them.
+    """Draws every agent's own value at every joint choice, and joins them by h.
 
     Args:
-        algorithm: whose averaged weights act.
+        algorithm: the algorithm whose averaged weights act.
         observation: `[1, N, O]`.
-        shape: of the payoff table.
+        shape: shape of the payoff table.
         samples: S.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
         own values `[S, A_1, .., A_N, N]` and team returns `[S, A_1, .., A_N]`, float64.
@@ -142,19 +142,19 @@ def sample_values(
 
 
 def own_values(values: Tensor) -> list[Tensor]:
-    """Each agent's value of its own choices `[A_i]`: of values `[A_1, .., A_N, N]` means over the others'."""
+    """Each agent's value of its own choices `[A_i]`: means of values `[A_1, .., A_N, N]` over the others' choices."""
     agents = range(values.shape[-1])
     return [values[..., i].mean([j for j in agents if j != i]) for i in agents]
 
 
 def satisfies_igm(values: Sequence[Tensor], table: Tensor) -> bool:
-    """Whether the greedy choices of the agents' values `[A_i]` are that of the team's table `[A_1, .., A_N]` (IGM)."""
+    """Whether the agents' greedy choices by values `[A_i]` are the best of the team's table `[A_1, .., A_N]` (IGM)."""
     greedy = tuple(int(of_agent.argmax()) for of_agent in values)
     return bool(table[greedy] == table.max())
 
 
 def best_additive_fit(payoff: Tensor) -> Tensor:
-    """The table sum_i q_i(u_i) of least squares: the sum of the agents' own means less N - 1 times the overall mean."""
+    """The least-squares table sum_i q_i(u_i): the sum of the agents' own means less N - 1 times the overall mean."""
     agents = range(payoff.ndim)
     shares = [payoff.mean([j for j in agents if j != i], keepdim=True) for i in agents]
     return sum(shares, torch.zeros_like(payoff)) - (payoff.ndim - 1) * payoff.mean()
@@ -170,7 +170,7 @@ def _name(labels: Mapping[str, str]) -> str:
 
 
 def _written(table: Tensor) -> str:
-    """`[[1.0, 0.0], [18.0, 1.0]]`."""
+    """A table as text, such as `[[1.0, 0.0], [18.0, 1.0]]`."""
     return str([[round(value, 2) + 0.0 for value in row] for row in table.tolist()] if table.ndim == 2 else "-")
 
 
@@ -181,7 +181,7 @@ def _share(held: Sequence[bool]) -> str:
 
 
 def _draw(tables: Mapping[str, Tensor], payoff: Tensor) -> Figure:
-    """A heat map of each table `[A_1, A_2]` under its title, with its numbers; the colours span the payoff's range."""
+    """Draws a heat map of each table `[A_1, A_2]` under its title, with numbers; colours span the payoff's range."""
     from matplotlib.figure import Figure
 
     down = -(-len(tables) // _ACROSS)

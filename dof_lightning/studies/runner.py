@@ -1,10 +1,10 @@
-"""Runs a study's cells one after another, picks up where an earlier process stopped, and reports.
+"""The runner of a study: performs its cells one after another, resumes an interrupted study, and reports.
 
 <run_dir>/
     config.yaml                 the study's resolved configuration
-    <labels>__seed_<n>/         one run folder a cell, with `measured.json` beside its `results.json`
+    <labels>__seed_<n>/         one run folder per cell, with `measured.json` beside its `results.json`
     table.md, table.csv         the report
-    figure.png                  the same figure as in TensorBoard, where there is one
+    figure.png                  the same figure as in TensorBoard, if there is one
     events.out.tfevents.*       table and figure
     results.json                written last: a folder that has it is finished
 """
@@ -46,7 +46,7 @@ _OWN_KEYS = ("study", "seed", "run_dir", "resume")
 
 @dataclass(frozen=True)
 class _Composed:
-    """A run of the study that has been checked: what it is, what one would type for it alone, and what that means."""
+    """A checked run of the study: its plan, the overrides that would start it alone, and their configuration."""
 
     plan: Plan
     typed: Sequence[str]
@@ -54,7 +54,7 @@ class _Composed:
 
 
 def run(cfg: DictConfig, typed: Sequence[str]) -> Path:
-    """Runs every cell that is not finished, measures it, and writes table, figure and `results.json`.
+    """Performs and measures every unfinished cell, and writes table, figure and `results.json`.
 
     Args:
         cfg: the composed configuration.
@@ -64,8 +64,8 @@ def run(cfg: DictConfig, typed: Sequence[str]) -> Path:
         the study's folder.
 
     Raises:
-        UserError: something the user can mend; no cell that could run has been trained then.
-        SystemExit: a signal has ended a cell's training; the same command goes on.
+        UserError: something that the user can fix; no cell that could run has been trained then.
+        SystemExit: a signal has ended a cell's training; the same command resumes the study.
     """
     checks.check(cfg)
     config = configuration.to_plain(cfg)
@@ -104,7 +104,7 @@ def _check_alone(config: Mapping[str, Any] | DictConfig) -> None:
     """Refuses several devices, which Lightning would start as studies of their own, and another run's checkpoint."""
     for key in ("devices", "num_nodes"):
         if config["trainer"][key] not in (1, "1"):
-            raise UserError(f"a study runs one device a run, got trainer.{key}={config['trainer'][key]}; use 1")
+            raise UserError(f"a study uses one device per run, got trainer.{key}={config['trainer'][key]}; use 1")
     if external_rank() is not None:
         raise UserError("a study cannot be run by torchrun or several SLURM tasks; start it as one process")
     if config["resume"] not in ("auto", "never"):
@@ -114,7 +114,7 @@ def _check_alone(config: Mapping[str, Any] | DictConfig) -> None:
 
 
 def _compose_cells(study: Study, typed: Sequence[str]) -> list[_Composed]:
-    """The configuration of every run, checked before the first begins."""
+    """Composes the configuration of every run, and checks all before the first starts."""
     kept = []
     for tail in typed:
         key = key_of(tail)
@@ -138,7 +138,7 @@ def _compose_cells(study: Study, typed: Sequence[str]) -> list[_Composed]:
 
 
 def _check_effect(cells: Sequence[_Composed]) -> None:
-    """Refuses what was typed and is read by no cell."""
+    """Refuses overrides that no cell reads."""
     unread = [without_effect(cell.cfg) for cell in cells]
     for key, reason in unread[0].items() if unread else ():
         if all(key in others for others in unread):
@@ -146,7 +146,7 @@ def _check_effect(cells: Sequence[_Composed]) -> None:
 
 
 def _rehearse(cell: _Composed, with_data: bool) -> None:
-    """Builds what a cell trains, for what only the model itself can refuse; with its dataset, or only a stand-in."""
+    """Builds a cell's model, on its dataset or only a stand-in, to find errors that only the model itself detects."""
     try:
         config = configuration.to_plain(cell.cfg)
         env = preparation.build_world(config)
@@ -184,7 +184,7 @@ def _named_folder(folder: RunFolder, config: Mapping[str, Any]) -> RunFolder:
 
 
 def _run_cell(study: Study, cell: _Composed, path: Path) -> Cell:
-    """Trains unless that is done, and measures unless that is done."""
+    """Trains and measures a cell; whatever has been done already is skipped."""
     plan, cfg = cell.plan, cell.cfg
     cfg.run_dir = str(path)
     training.run(cfg, cell.typed, study_dir=path.parent)
@@ -207,7 +207,7 @@ def _run_cell(study: Study, cell: _Composed, path: Path) -> Cell:
 
 
 def _kept(path: Path) -> dict[str, Any]:
-    """What was measured of a cell; where there is nothing, or it is damaged, it is measured anew."""
+    """A cell's stored measurements; empty if there are none or they are damaged, so that it is measured anew."""
     try:
         stored = parse_json(path.read_bytes())
     except (OSError, ValueError):
@@ -236,7 +236,7 @@ def _publish(
     results = {
         "experiment": config["choices"]["experiment"],
         "study": config["choices"]["study"],
-        "wall_seconds": round(seconds, 2),  # of the process that ended it; what earlier ones took is not in it
+        "wall_seconds": round(seconds, 2),  # of the process that ended it; earlier ones are not included
         "stopped_early": early,
         **report.results,
         "cells": [{"labels": cell.labels, "seed": cell.seed, "last": cell.results["last"]} for cell in cells],

@@ -1,4 +1,4 @@
-"""The study that compares returns."""
+"""The study that compares the methods' returns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,19 +11,19 @@ from dof_lightning.studies.base import Cell, Report, Study, by_labels, execution
 
 
 class Scores(Study):
-    """Returns and normalised scores of the last checkpoint, by cell: mean ± standard deviation over seeds.
+    """Reports returns and normalised scores of the last checkpoint per cell: mean ± standard deviation over seeds.
 
-    Where the environment has references of its own (Tag, World: against its own prey), the own score comes too.
+    If the environment has references of its own (Tag, World: against its own prey), the own score is reported too.
 
-    The time of a decision is that of the first in an episode, of all agents, the fastest of several on this machine.
+    The time of a decision is that of the first in an episode, for all agents, the fastest of several on this machine.
     """
 
     def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
-        """`decision_ms`."""
+        """Measures `decision_ms`, the time of a decision."""
         return {"decision_ms": decision_ms(checkpoint, config)}
 
     def report(self, cells: Sequence[Cell]) -> Report:
-        """A row a cell, and bars."""
+        """Makes a row per cell, and a bar chart."""
         columns = [*self.axes, "execution", "seeds", "return", "normalised score", "behaviour's", "wall time (s)"]
         columns.append("decision (ms)")
         own = all("own_normalized_score" in cell.results["last"] for cell in cells)

@@ -1,1 +1,1 @@
-"""One run: what is built, fitted, kept in its folder and written down at its end."""
+"""One run: its parts are built and fitted, kept in its folder, and its results written at the end."""

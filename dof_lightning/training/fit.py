@@ -1,4 +1,4 @@
-"""The training itself, in each of a run's processes: how it ends well, by a signal, or because another rank is gone."""
+"""The training itself, in each process of a run; it ends normally, by a signal, or because another rank has died."""
 
 import signal
 import sys
@@ -29,16 +29,16 @@ def fit(
     """Trains to the end and leaves the process group.
 
     Args:
-        trainer: Lightning's.
-        algorithm: what is trained.
+        trainer: Lightning's trainer.
+        algorithm: the algorithm to train.
         data: serves the windows.
-        start: what training goes on from.
-        received: which signal has ended the training, None where none has.
+        start: the checkpoint that training resumes from.
+        received: returns the signal that has ended the training, None if there was none.
         saved_step: the step that `last.ckpt` holds.
-        run_dir: with which the same command goes on.
+        run_dir: the value of `run_dir` with which the same command resumes the run.
 
     Raises:
-        SystemExit: a signal has ended it, or another rank has died; the code says which.
+        SystemExit: a signal has ended the training, or another rank has died; the exit code distinguishes them.
         KeyboardInterrupt: Ctrl-C before the first step, or a second one.
     """
     with watchdog.watching_parent(str(run_dir)):
@@ -47,7 +47,7 @@ def fit(
         except SIGTERMException:
             _say_goodbye(trainer.global_step, saved_step(), str(run_dir), received() or signal.SIGTERM)
         except SystemExit as ended:
-            if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning ends with 1 then, and is deaf to another
+            if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning would exit with 1, and ignore another
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 raise KeyboardInterrupt from ended
             raise
@@ -69,20 +69,20 @@ def fit(
 
 
 def _say_goodbye(step: int, saved_step: int, run_dir: str, number: signal.Signals) -> None:
-    """How to go on after an interruption, and the exit code that shells give it."""
+    """Prints how to resume after an interruption, and exits with the code that shells give the signal."""
     if not is_first_process():
-        sys.exit(0)  # the launcher ends rank zero where another rank ends with anything else
+        sys.exit(0)  # the launcher ends rank zero if another rank ends with anything else
     done = f"stopped and saved at step {step:,}"
     if saved_step != step:
         done = f"stopped at step {step:,}, which could NOT be saved: last.ckpt is an earlier one or missing"
     again = for_shell(for_hydra("run_dir", run_dir))
-    with suppress(OSError):  # nobody reads it where the terminal is gone
-        sys.stderr.write(f"{number.name}: {done}; the same command with {again} goes on\n")
+    with suppress(OSError):  # nobody reads it if the terminal is gone
+        sys.stderr.write(f"{number.name}: {done}; the same command with {again} resumes the run\n")
     sys.exit(128 + number)
 
 
 def _leave_process_group() -> None:
-    """Ranks part together: without it a busy machine now and then aborts one after it has done its work."""
+    """Lets all ranks leave together: otherwise a busy machine occasionally aborts one after its work is done."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What a run reports: its parameters beside its final scores, and nothing that no user can act on."""
+"""The loggers' view of a run: its parameters beside its final scores, without warnings that no user can act on."""
 
 import logging
 import warnings
@@ -15,7 +15,7 @@ _HELDOUT = ("heldout/diffusion", "heldout/inverse", "heldout/cloning", "heldout/
 # The page takes its columns from one run, whichever comes first: every run announces the metrics of all.
 METRICS = tuple(f"final/{name}" for name in (*(f"{w}_{name}" for w in ("last", "best") for name in _SCORES), *_HELDOUT))
 
-# So does every run announce the parameters of all, each with the kind of its values.
+# Every run likewise announces the parameters of all, each with the kind of its values.
 PARAMETERS: Mapping[str, type[str] | type[float]] = {
     **dict.fromkeys(("algorithm", "dataset", "noise_factorization", "data_factorization", "critics"), str),
     **dict.fromkeys(("seed", "q_weight", "learning_rate", "batch_size", "steps"), float),
@@ -29,11 +29,11 @@ def log_hyperparameters(
     heldout: Mapping[str, float] | None,
     step: int = 0,
 ) -> None:
-    """Logs what people compare of a configuration beside the final scores, or held-out losses.
+    """Logs the parameters that people compare, beside the final scores or held-out losses.
 
-    In TensorBoard all runs announce the same `PARAMETERS` and `METRICS`, whichever they have: what an algorithm does
-    not have, and scores that are None, have no value. Other loggers have the parameters from the start
-    (`announce_parameters`). `heldout` is of a run that was not evaluated, `step` the last one.
+    In TensorBoard all runs announce the same `PARAMETERS` and `METRICS`, whichever they have: parameters that an
+    algorithm lacks, and scores that are None, have no value. Other loggers have the parameters from the start
+    (`announce_parameters`). `heldout` holds the losses of a run that was not evaluated, `step` is the last step.
     """
     parameters = _parameters(config)
     metrics = {
@@ -46,7 +46,7 @@ def log_hyperparameters(
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_metrics(metrics)
-            writer = logger.experiment._get_file_writer()  # as Lightning does, which announces what has a value only
+            writer = logger.experiment._get_file_writer()  # as Lightning does, which announces only what has a value
             announced = {name: kind() for name, kind in PARAMETERS.items()}
             columns, *_ = hparams(announced, dict.fromkeys(METRICS, 0.0))  # type: ignore[no-untyped-call]
             _, *session = hparams(parameters, {})  # type: ignore[no-untyped-call]
@@ -62,9 +62,9 @@ def log_hyperparameters(
 
 
 def announce_parameters(loggers: Sequence[Logger], config: Mapping[str, Any]) -> None:
-    """Logs what people compare of a configuration before the training, so that runs under way can be told apart.
+    """Logs the parameters that people compare before the training, so that unfinished runs can be told apart.
 
-    TensorBoard gets it at the end, beside the final metrics.
+    TensorBoard gets them at the end, beside the final metrics.
 
     Raises:
         UserError: a server cannot be reached.
@@ -75,7 +75,7 @@ def announce_parameters(loggers: Sequence[Logger], config: Mapping[str, Any]) ->
 
 
 def _parameters(config: Mapping[str, Any]) -> dict[str, str | float]:
-    """Those of `PARAMETERS` that a run has."""
+    """The `PARAMETERS` that a run has, with their values."""
     choices, algorithm = config["choices"], config["algorithm"]
     values = {
         "algorithm": choices["algorithm"],
@@ -107,7 +107,7 @@ _NOISE_TO_USERS = (
 
 
 def quieten() -> None:
-    """Hides what Lightning tells everybody and no user of this command can act on, message by message."""
+    """Silences, one by one, library warnings that users of this project cannot act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _NOISE_TO_USERS:

@@ -1,4 +1,4 @@
-"""World, dataset and untrained algorithm of a run; what needs no data is refused before there are any."""
+"""World, dataset and untrained algorithm of a run; mistakes that need no data to be found are refused before any."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,14 +26,14 @@ from dof_lightning.spec import (
 )
 from dof_lightning.training.run_folder import is_first_process
 
-_DISCOUNT = 0.99  # of the stand-in for a dataset whose source does not say
+_DISCOUNT = 0.99  # of the stand-in for a dataset whose source does not specify it
 
 
 def build_world(config: Mapping[str, Any]) -> VectorEnv:
-    """The environment of a run, which the algorithm goes with.
+    """Builds the environment of a run and checks that the algorithm fits it.
 
     Raises:
-        UserError: it does not, or it is to be played and cannot be.
+        UserError: the algorithm does not fit, or the environment is to be played and cannot be.
     """
     env = checkpoints.build_env(config, recorded=_recorded(config))
     checks.check_action_kind(config, env.spec)
@@ -46,12 +46,12 @@ def build_world(config: Mapping[str, Any]) -> VectorEnv:
 def rehearse(
     config: Mapping[str, Any], env: VectorEnv, also: Callable[[DatasetSpec, Algorithm], None] | None = None
 ) -> None:
-    """Builds the algorithm on stand-in numbers if its dataset has yet to be built, for what it may refuse.
+    """Builds the algorithm on a stand-in if its dataset has yet to be built, so that it refuses mistakes early.
 
     Args:
         config: the resolved configuration.
-        env: its environment.
-        also: called with the stand-in and the algorithm, for what else may be refused.
+        env: the run's environment.
+        also: called with the stand-in and the algorithm, for further checks.
 
     Raises:
         UserError: something is refused; no data have been made.
@@ -70,7 +70,7 @@ def rehearse(
 
 
 def stand_in(name: str, environment: EnvSpec, discount: float) -> DatasetSpec:
-    """The spec of a dataset that is not there: every dimension and every return spreads evenly over [-1, 1]."""
+    """The spec of a dataset that does not exist yet: every dimension and every return is uniform over [-1, 1]."""
 
     def of(width: int) -> DimensionStatistics:
         shape = (environment.n_agents, width)
@@ -88,7 +88,7 @@ def stand_in(name: str, environment: EnvSpec, discount: float) -> DatasetSpec:
 
 
 def build_algorithm(config: Mapping[str, Any], env: VectorEnv) -> tuple[DatasetManifest, Algorithm]:
-    """Dataset and untrained algorithm; the dataset is built if it is not there.
+    """Builds the untrained algorithm, and its dataset if that is missing.
 
     Raises:
         UserError: they do not fit together.
@@ -101,7 +101,7 @@ def build_algorithm(config: Mapping[str, Any], env: VectorEnv) -> tuple[DatasetM
 
 
 def _recorded(config: Mapping[str, Any]) -> EnvSpec | None:
-    """What a dataset that is there already says of its world, for a configuration that names none."""
+    """The environment spec recorded in an existing dataset, for a configuration that names no environment."""
     path = config["data"]["path"]
     if path is None or not configuration.is_own_data(config):
         return None
@@ -109,19 +109,19 @@ def _recorded(config: Mapping[str, Any]) -> EnvSpec | None:
 
 
 def _key(config: Mapping[str, Any]) -> str:
-    """What says where the dataset is; `data=<name>` of one's own means a folder too."""
+    """The key that specifies where the dataset is; a user-defined `data=<name>` means a folder too."""
     return f"data.path={config['data']['path']}" if config["data"]["path"] is not None else "data.root"
 
 
 def locate_dataset(config: Mapping[str, Any], environment: EnvSpec | None = None) -> Path | str:
-    """Where the dataset lies; it is built if it is one of ours and not there yet.
+    """Returns the dataset's location; one of ours is built if it is missing.
 
     Args:
         config: the resolved configuration.
         environment: where policies will be rolled out; nothing is built that does not fit it.
 
     Raises:
-        UserError: it does not fit, is damaged, or cannot be built.
+        UserError: the dataset does not fit, is damaged, or cannot be built.
     """
     path = config["data"]["path"]
     if path is not None:

@@ -1,4 +1,4 @@
-"""`results.json`: sealed when it is written; when it is read, held against its seal and against what a run writes."""
+"""`results.json`: sealed when it is written; checked against its seal and the format of a run when it is read."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _NOT_EVERYWHERE = ("normalized_score", "own_normalized_score", "win_rate", "exec
 
 
 def _score(fields: Mapping[str, Check]) -> Check:
-    """What a policy scored; nothing if no episode was played (rollout=none)."""
+    """Checks a policy's score, which is absent if no episode was played (rollout=none)."""
     played = record({**_SCORE, **fields}, others=anything, optional_keys=_NOT_EVERYWHERE)
     unplayed = record({"return_mean": anything}, others=anything)
 
@@ -68,7 +68,7 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The results of a run or a study; those of version 0.1.0, which are not sealed, are believed.
+    """Reads the results of a run or a study; those of version 0.1.0, which have no seal, are accepted.
 
     Raises:
         UserError: the file is damaged, or its content is not what was written.
@@ -77,10 +77,10 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def read_results_of_run(path: Path) -> dict[str, Any]:
-    """The results of a run, with every value that anybody reads of the type and range that runs write.
+    """Reads the results of a run and checks every value that is used for the type and range that runs write.
 
     Raises:
-        UserError: as `read_results`, or a value is missing or cannot be right.
+        UserError: as for `read_results`, or a value is missing or impossible.
     """
     return _read(path, _OF_A_RUN)
 

@@ -1,6 +1,6 @@
-"""Loggers of one word (`logger=csv|wandb|mlflow`) whose files and runs a resumed run continues.
+"""Loggers named by one word (`logger=csv|wandb|mlflow`), whose files and runs are continued by a resumed run.
 
-Lightning's own would start anew: its CSV logger deletes what is there, the others open a second run.
+Lightning's own would start over: its CSV logger deletes the existing file, the others open a second run.
 """
 
 import csv
@@ -37,7 +37,7 @@ class ResumedCSVLogger(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
-        """What writes the file (Lightning hook)."""
+        """The writer of the file (Lightning hook)."""
         if self._experiment is None:
             self._experiment = _ResumedWriter(self.log_dir, self.resumed_from_step)
         return self._experiment  # type: ignore[return-value]
@@ -57,7 +57,7 @@ class _ResumedWriter(ExperimentWriter):
         self._write(rows)
 
     def _check_log_dir_exists(self) -> None:
-        """Warns of nothing and deletes nothing."""
+        """Does nothing: Lightning's would warn about an existing folder and delete its file."""
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         with open(self.metrics_file_path, newline="") as file:
@@ -103,7 +103,7 @@ class ResumedWandbLogger(WandbLogger):
         """The run, which is opened at the first call (Lightning hook).
 
         Raises:
-            UserError: it cannot be, as where nobody is logged in.
+            UserError: it cannot be opened, for example because nobody is logged in.
         """
         if self._experiment is None:
             _reach(
@@ -128,8 +128,8 @@ class ResumedMLFlowLogger(MLFlowLogger):
     Args:
         save_dir: the run's folder, after which the run is named.
         experiment_name: where the run is filed.
-        tracking_uri: of a server or a database; None: what MLFLOW_TRACKING_URI names, else, as MLflow has it,
-            `mlflow.db` in the working folder; recent ones refuse plain folders.
+        tracking_uri: address of a server or a database; None: that of MLFLOW_TRACKING_URI, else MLflow's default,
+            `mlflow.db` in the working folder; recent versions refuse plain folders.
 
     Raises:
         UserError: mlflow is not installed, or cannot open what is named.
@@ -152,7 +152,7 @@ class ResumedMLFlowLogger(MLFlowLogger):
         """The client of the run, which is opened at the first call (Lightning hook).
 
         Raises:
-            UserError: it cannot be, as where the server is gone.
+            UserError: it cannot be opened, for example because the server is gone.
         """
         if not self._initialized:
             _reach("mlflow", lambda: super(ResumedMLFlowLogger, self).experiment, _ANOTHER)
@@ -160,14 +160,14 @@ class ResumedMLFlowLogger(MLFlowLogger):
         return self._mlflow_client
 
     def log_hyperparams(self, params: Any) -> None:
-        """Logs them once: MLflow refuses another value, such as more steps (Lightning hook)."""
+        """Logs the parameters once: MLflow refuses another value, such as more steps (Lightning hook)."""
         if not self._has_parameters:
             super().log_hyperparams(params)
             self._has_parameters = True
 
 
 def resume_from(loggers: Sequence[Logger], step: int | None) -> None:
-    """Tells the loggers of a run the step that it resumes from; None for a fresh run."""
+    """Sets the step from which the loggers of a run resume; None for a fresh run."""
     for logger in loggers:
         if isinstance(logger, ResumedCSVLogger):
             logger.resumed_from_step = step or 0
@@ -185,5 +185,5 @@ def _noted(note: Path) -> str | None:
 def _reach(name: str, connect: Callable[[], Any], fix: str) -> None:
     try:
         connect()
-    except Exception as error:  # the packages raise of their own, which cannot be named without importing them
+    except Exception as error:  # the packages raise errors of their own, which cannot be named without importing them
         raise UserError(f"logger={name}: {' '.join(str(error).split())}; type {fix}") from error

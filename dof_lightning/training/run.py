@@ -1,4 +1,4 @@
-"""One run from configuration to `results.json`: build, fit, evaluate, report."""
+"""One run, from its configuration to `results.json`: build, fit, evaluate, report."""
 
 import math
 import time
@@ -44,14 +44,14 @@ from dof_lightning.training.trainer import make_callbacks, make_loggers, make_tr
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a run is made of.
+    """The parts of a run.
 
     Attributes:
-        start: where it lives and what it goes on from.
+        start: the run's folder and the checkpoint it resumes from.
         env: where policies are rolled out.
         interruption: knows whether a signal ended the training.
         resumed_from_step: steps done by earlier processes, None for a fresh run.
-        init_from: which weights the run was started with (`warm_start.start_from`), None for new ones.
+        init_from: record of the weights the run was started with (`warm_start.start_from`), None for new ones.
     """
 
     config: dict[str, Any]
@@ -72,14 +72,14 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
     Args:
         cfg: the composed configuration.
         typed: the overrides it was composed from, for the commands that are shown at the end.
-        study_dir: of the study that the run is a cell of, which says all but its progress; None: a run of its own.
+        study_dir: folder of the study that the run is a cell of, which reports all but its progress; None: no study.
 
     Returns:
         the run's folder.
 
     Raises:
-        UserError: something the user can mend; nothing has been trained then.
-        SystemExit: a signal has ended the training, or another rank has died; the code says which.
+        UserError: something that the user can fix; nothing has been trained then.
+        SystemExit: a signal has ended the training, or another rank has died; the exit code distinguishes them.
     """
     started = time.monotonic()
     checks.check(cfg, everything_read=study_dir is None)
@@ -123,10 +123,10 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
 
 
 def build(config: dict[str, Any], start: Start) -> Run:
-    """Makes every part of a run and checks that they fit together; what needs no data is checked before there are any.
+    """Builds every part of a run and checks that they fit together; checks that need no data come before any exist.
 
     Raises:
-        UserError: they do not.
+        UserError: they do not fit.
     """
     serving = configuration.build(config["data"]["module"])
     serving.check_batch_size(try_out(config))
@@ -173,9 +173,9 @@ def build(config: dict[str, Any], start: Start) -> Run:
 
 
 def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> None:
-    """Evaluates last and best on the report seeds, writes `results.json`, shows the table and what to type next.
+    """Evaluates last and best on the report seeds, writes `results.json`, shows the table and the next commands.
 
-    Where nothing is played (rollout=none), held-out losses of the last checkpoint take the place of scores.
+    If nothing is played (rollout=none), held-out losses of the last checkpoint take the place of scores.
     """
     folder, limits = job.start.folder, job.config["trainer"]
     last = _last_checkpoint(job)
@@ -224,7 +224,7 @@ def _evaluate(job: Run, last: checkpoints.Checkpoint) -> dict[str, dict[str, Any
 
 
 def _last_checkpoint(job: Run) -> checkpoints.Checkpoint:
-    """What training ended with.
+    """The checkpoint that training ended with.
 
     Raises:
         UserError: there was no step, or its checkpoint could not be saved: results would be those of an earlier one.
@@ -238,7 +238,7 @@ def _last_checkpoint(job: Run) -> checkpoints.Checkpoint:
         kept = "no checkpoint" if last is None else f"the checkpoint of step {last.step:,}"
         raise UserError(
             f"{path} could not be saved at step {step:,}, there is {kept}; make room on the disk, "
-            f"then the same command with {for_shell(for_hydra('run_dir', job.start.folder.path))} goes on"
+            f"then the same command with {for_shell(for_hydra('run_dir', job.start.folder.path))} resumes it"
         )
     return last
 

@@ -1,8 +1,8 @@
-"""A run's folder: where it is, whether it can go on, and what it leaves behind.
+"""A run's folder: its location, its files, and whether the run in it can be resumed.
 
 <run_dir>/
     config.yaml                 the resolved configuration
-    checkpoints/last.ckpt       everything needed to go on
+    checkpoints/last.ckpt       everything needed to resume
     checkpoints/best.ckpt       the best score on the selection seeds
     events.out.tfevents.*       TensorBoard
     results.json                written last: a folder that has it is finished
@@ -31,7 +31,7 @@ CHECKPOINT_VARIABLE = "DOF_CHECKPOINT"
 
 RUNS = Path("runs")
 
-# What a run may be continued with, and what of that it may not.
+# The keys that may change when a run is resumed, and those below them that may not.
 _MAY_CHANGE = (
     *("run_dir", "resume", "trust", "trainer", "callbacks", "logger", "checkpoint", "validation", "distributed"),
     *("rollout.episodes", "rollout.every_n_steps", "data.root", "data.path", "data.num_workers"),
@@ -43,7 +43,7 @@ _KEPT = ("trainer.accumulate_grad_batches", "trainer.precision")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Names of the files in a run's folder.
+    """The files in a run's folder.
 
     Attributes:
         path: the folder, which may not exist yet.
@@ -53,7 +53,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """`config.yaml`."""
+        """The resolved configuration, `config.yaml`."""
         return self.path / "config.yaml"
 
     @property
@@ -73,12 +73,12 @@ class RunFolder:
 
     @property
     def best_or_last(self) -> Path:
-        """What to evaluate: the best, or the newest where nothing was selected."""
+        """The checkpoint to evaluate: the best, or the newest if none was selected."""
         return self.best if self.best.exists() else self.last
 
     @property
     def results(self) -> Path:
-        """`results.json`."""
+        """The results, `results.json`."""
         return self.path / "results.json"
 
     @property
@@ -87,7 +87,7 @@ class RunFolder:
         return any(path.exists() for path in (self.results, self.last, self.best))
 
     def read_config(self) -> dict[str, Any] | None:
-        """The stored configuration in the names of today, None where there is none.
+        """Reads the stored configuration, in today's names; None if there is none.
 
         Raises:
             UserError: it is damaged.
@@ -106,7 +106,7 @@ class RunFolder:
         """Whether there is nothing left to do for this configuration.
 
         Raises:
-            UserError: what is finished here is another run.
+            UserError: the finished run in this folder is another one.
         """
         if not self.results.exists():
             return False
@@ -124,11 +124,11 @@ class RunFolder:
     def open(self, plain: Mapping[str, Any]) -> None:
         """Creates the folder and stores the configuration; results of a shorter run are dropped."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self.results.unlink(missing_ok=True)  # before: another rank that looks meanwhile must not find a finished run
+        self.results.unlink(missing_ok=True)  # first: another rank that looks meanwhile must not find a finished run
         files.write_atomically(self.config, yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True))
 
     def discard_if_empty(self) -> None:
-        """Removes a folder that was claimed for a run that never began, and empty ones of ours above it."""
+        """Removes a folder claimed for a run that never began, and empty folders of ours above it."""
         above = [parent for parent in self.path.parents if parent.is_relative_to(RUNS)]
         for folder in (self.path, *above):
             if not folder.is_dir() or any(folder.iterdir()):
@@ -136,7 +136,7 @@ class RunFolder:
             folder.rmdir()
 
     def lock(self) -> bool:
-        """Claims the folder until this process ends, however it ends; False where another process has it."""
+        """Claims the folder until this process ends, however it ends; returns False if another process has it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             return files.hold(self.path)
@@ -147,7 +147,7 @@ class RunFolder:
 
 
 def _other_run(stored: Mapping[str, Any], plain: Mapping[str, Any]) -> str | None:
-    """What makes a configuration another run than the stored one; keys of other versions do not."""
+    """Describes what makes a configuration another run than the stored one; keys of other versions are ignored."""
     ours, theirs = dict(leaves(plain)), dict(leaves({**meant_before(plain), **stored}))
     for key in (key for key in theirs if key in ours):
         free = key not in _KEPT and any(key == part or key.startswith(f"{part}.") for part in _MAY_CHANGE)
@@ -163,7 +163,7 @@ def is_first_process() -> bool:
 
 
 def external_rank() -> int | None:
-    """The rank given by torchrun or SLURM, None where neither started this process."""
+    """The rank given by torchrun or SLURM, None if neither started this process."""
     if "RANK" in os.environ:
         return int(os.environ["RANK"])
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
@@ -175,7 +175,7 @@ _claimed: set[Path] = set()
 
 
 def claim(folder: RunFolder) -> bool:
-    """Locks a folder for this process, once; False where another process has it."""
+    """Locks a folder for this process, once; returns False if another process has it."""
     path = folder.path.resolve()
     if path not in _claimed and not folder.lock():
         return False
@@ -196,7 +196,7 @@ def require_claim(folder: RunFolder) -> None:
 def unfinished(parent: Path, plain: Mapping[str, Any]) -> list[RunFolder]:
     """The folders below `parent` of this very configuration that have no results yet, the last name first.
 
-    A damaged one is passed over with one line.
+    A damaged one is skipped, and reported in one line.
     """
     wanted = config_hash(plain)
     folders = [RunFolder(path.parent) for path in sorted(parent.glob("*/config.yaml"), reverse=True)]
@@ -211,13 +211,13 @@ def unfinished(parent: Path, plain: Mapping[str, Any]) -> list[RunFolder]:
 
 
 def pass_over(folder: RunFolder, error: UserError) -> None:
-    """Says why a folder is none to go on from."""
+    """Reports why a folder cannot be resumed from."""
     if is_first_process():
         sys.stderr.write(f"resume=auto passes over {folder.path}: {error}\n")
 
 
 def fresh_folder(parent: Path) -> RunFolder:
-    """Makes a folder named after the time."""
+    """Makes a folder named after the current time."""
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
     for number in itertools.count():
         path = parent / (name if number == 0 else f"{name}_{number}")

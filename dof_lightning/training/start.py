@@ -1,4 +1,4 @@
-"""Where a run begins: in which folder, from which checkpoint, and by which command it is trained further."""
+"""The start of a run: its folder, the checkpoint it resumes from, and the command that trains it further."""
 
 import os
 import sys
@@ -33,12 +33,12 @@ _SAID_ANEW = ("run_dir", "resume", "trainer.max_steps", "trainer.max_time")  # b
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run lives and what it goes on from.
+    """A run's folder and the checkpoint it resumes from.
 
     Attributes:
         folder: the run's folder.
-        checkpoint: what to go on from; None: from the beginning.
-        finished: there is nothing to do.
+        checkpoint: the checkpoint to resume from; None: start from the beginning.
+        finished: whether there is nothing left to do.
     """
 
     folder: RunFolder
@@ -49,11 +49,11 @@ class Start:
 def find_start(plain: Mapping[str, Any]) -> Start:
     """Decides the run's folder and checkpoint, the same in every process of the run.
 
-    Processes started by Lightning are told by the first one through the environment; those of torchrun or SLURM all
-    look into the `run_dir` they were given.
+    Processes started by Lightning get both from the first one through environment variables; those of torchrun or
+    SLURM all read the `run_dir` they were given.
 
     Raises:
-        UserError: `resume` leads nowhere, `run_dir` is needed, in use, or holds another run.
+        UserError: `resume` leads nowhere; `run_dir` is missing, in use, or holds another run.
     """
     rank, is_told = external_rank(), bool(os.environ.get(RUN_DIR_VARIABLE))
     if is_told and rank is None and os.environ.get("LOCAL_RANK", "0") != "0":
@@ -100,7 +100,7 @@ def _from_path(path: Path, plain: Mapping[str, Any]) -> Start:
 
 
 def _branch_off(checkpoint: Path, folder: RunFolder, plain: Mapping[str, Any]) -> Start:
-    """Goes on from another run's checkpoint; typed again after an interruption, from where that got to."""
+    """Continues another run's checkpoint in a new folder; typed again after an interruption, continues that folder."""
     if not folder.has_run:
         return Start(folder, checkpoint)
     if config_hash(folder.read_config() or {}) == config_hash(plain):
@@ -117,7 +117,7 @@ def _in_folder(folder: RunFolder, plain: Mapping[str, Any]) -> Start:
 
 
 def _is_whole(folder: RunFolder) -> bool:
-    """Whether its last checkpoint can be read; one that cannot is passed over."""
+    """Whether the folder's last checkpoint can be read; one that cannot is skipped, and reported."""
     try:
         checkpoints.read(folder.last)
     except UserError as error:
@@ -131,16 +131,16 @@ def _runs_folder(plain: Mapping[str, Any]) -> Path:
 
 
 def set_aside_best(best: Path, plain: Mapping[str, Any]) -> None:
-    """Renames a `best.ckpt` whose score was measured otherwise than scores will be: they do not compare.
+    """Renames a `best.ckpt` whose score was measured differently from future scores: they are not comparable.
 
-    What is best is selected anew then, as where there is no `best.ckpt`.
+    The best checkpoint is then selected anew, as if there were no `best.ckpt`.
 
     Args:
-        best: of the run that goes on.
+        best: the file of the run that is resumed.
         plain: the resolved configuration.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     if not best.exists():
         return
@@ -161,20 +161,20 @@ def set_aside_best(best: Path, plain: Mapping[str, Any]) -> None:
 
 
 def _measured_by(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """What a score while training depends on, besides what no run may change."""
+    """The keys that a score during training depends on, besides those that no resumed run may change."""
     callbacks = {key: plain["callbacks"].get(key) for key in ("rollout", "checkpoint")}
     parts = {"env": plain["env"], "rollout": {"episodes": plain["rollout"].get("episodes")}, "callbacks": callbacks}
     return {key: value for key, value in leaves(parts) if not key.endswith("every_n_steps")}
 
 
 def command_further(folder: Path, typed: Sequence[str], done: int, max_steps: int) -> list[str]:
-    """The words of a command that trains a run as long again.
+    """The words of a command that trains a run for as long again.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
         typed: the overrides that it was started with.
         done: optimiser steps so far.
-        max_steps: those that it was to do.
+        max_steps: optimiser steps that it was configured for.
     """
     kept = [tail for tail in typed if key_of(tail) not in _SAID_ANEW]
     return [*program(), *kept, for_hydra("run_dir", folder), f"trainer.max_steps={max(2 * done, max_steps)}"]

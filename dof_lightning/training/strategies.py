@@ -1,4 +1,4 @@
-"""How the ranks of a run work together: DDP or FSDP2, with resumption to the bit and an end to waiting."""
+"""Strategies by which the ranks of a run work together: DDP or FSDP2, resumed bit for bit, never waiting for ever."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 class _Launcher(_SubprocessScriptLauncher):
     """Starts ranks 1, 2, ... of this machine; one that dies ends the job with a message.
 
-    Lightning's own observer would kill rank zero without a word.
+    Lightning's own observer would kill rank zero without a message.
     """
 
     def launch(self, function: Callable, *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
@@ -73,7 +73,7 @@ def _join_after_restart(backend: str, timeout: timedelta, device: torch.device) 
     """
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    # Several machines may count differently; docs/guide/devices.md tells how to give them a new store.
+    # Several machines may count differently; docs/guide/devices.md explains how to give them a new store.
     if attempt == "0" or not shared or os.environ["GROUP_WORLD_SIZE"] != "1":
         return
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -121,8 +121,8 @@ def settle_buckets(wrapped: DistributedDataParallel) -> None:
 class FSDP2(_Launched, ModelParallelStrategy):
     """Weights, gradients and optimiser state are sharded over all ranks (`fully_shard`, see `sharding.py`).
 
-    Checkpoints are the same whole files that other strategies write, put together on rank zero: evaluation reads them,
-    and each strategy goes on from another's.
+    Checkpoints are the same whole files that other strategies write, assembled on rank zero: evaluation reads them,
+    and each strategy resumes from another's.
 
     Args:
         timeout: a rank that hears nothing from the others for this long gives up.
@@ -137,7 +137,7 @@ class FSDP2(_Launched, ModelParallelStrategy):
         super().setup_environment()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state, parameters numbered as an optimiser of whole parameters numbers them (Lightning hook)."""
+        """The whole state, with parameters numbered as by an optimiser of whole parameters (Lightning hook)."""
         state: Any = get_optimizer_state_dict(self._module, _unwrapped(optimizer), options=_WHOLE)
         if not self.is_global_zero:
             return {}
@@ -145,7 +145,7 @@ class FSDP2(_Launched, ModelParallelStrategy):
         return _renamed(state, {name: number for number, name in enumerate(names)})
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Takes up the optimiser's state; whole weights were loaded before they were sharded (Lightning hook)."""
+        """Restores the optimiser's state; whole weights were loaded before they were sharded (Lightning hook)."""
         checkpoint: dict[str, Any] = self.checkpoint_io.load_checkpoint(checkpoint_path)
         names = {parameter: name for name, parameter in self._module.named_parameters()}
         for optimizer, state in zip(self.optimizers, checkpoint.pop("optimizer_states"), strict=True):
@@ -171,15 +171,15 @@ def _renamed(state: Mapping[str, Any], names: Mapping[Any, Any]) -> dict[str, An
 
 
 def as_launched(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with as many processes as torchrun or SLURM has started, where it names none itself.
+    """The configuration with as many processes as torchrun or SLURM has started, if it specifies none itself.
 
-    Without it each would train a copy of its own, and all would write one `last.ckpt`.
+    Otherwise each process would train a copy of its own, and all would write one `last.ckpt`.
 
     Args:
-        config: resolved; `trainer.devices=1` and `trainer.num_nodes=1` say nothing about several processes.
+        config: resolved; `trainer.devices=1` and `trainer.num_nodes=1` do not specify a number of processes.
 
     Raises:
-        UserError: it names another number of processes.
+        UserError: it specifies another number of processes.
     """
     launched = _launched()
     trainer = config["trainer"]
@@ -199,7 +199,7 @@ def as_launched(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _launched() -> tuple[int, int] | None:
-    """Processes on each machine, and machines, of torchrun or SLURM; None where neither started this process.
+    """Processes per machine, and machines, of torchrun or SLURM; None if neither started this process.
 
     Raises:
         UserError: the machines have different numbers of processes.
@@ -220,7 +220,7 @@ def make_strategy(trainer: Mapping[str, Any], timeout_seconds: float) -> str | S
     """The strategy of a trainer's configuration, whose ranks wait `timeout_seconds` for each other.
 
     Raises:
-        UserError: what was asked for does not go together.
+        UserError: the requested settings do not fit together.
     """
     name, timeout = trainer["strategy"], timedelta(seconds=timeout_seconds)
     if name == "fsdp2":
@@ -233,12 +233,12 @@ def make_strategy(trainer: Mapping[str, Any], timeout_seconds: float) -> str | S
 
 
 def accelerator(wanted: str) -> dict[str, str]:
-    """Auto means an NVIDIA GPU or the CPU; Lightning's own would take Apple's GPU, which has no float64."""
+    """Resolves `auto` to an NVIDIA GPU or the CPU; Lightning's own would take Apple's GPU, which has no float64."""
     return {"accelerator": "gpu" if CUDAAccelerator.is_available() else "cpu"} if wanted == "auto" else {}
 
 
 def cluster_plugins() -> list[SLURMEnvironment]:
-    """SLURM restarts a job by the same command (`--requeue`), so Lightning must keep no checkpoints of its own."""
+    """Keeps Lightning from saving checkpoints of its own: SLURM restarts a job by the same command (`--requeue`)."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 

@@ -1,4 +1,4 @@
-"""A sweep (`python train.py -m`): its jobs say which they are, and it ends in one table."""
+"""A sweep (`python train.py -m`): every line names its job, and one table ends it."""
 
 import io
 import json
@@ -20,7 +20,7 @@ from dof_lightning.spec import SCORE_TITLES
 from dof_lightning.training.results_file import read_results
 from dof_lightning.training.run_folder import RUNS, RunFolder
 
-NOTES_VARIABLE = "DOF_SWEEP"  # tells jobs, wherever a launcher runs them, where they note what they did
+NOTES_VARIABLE = "DOF_SWEEP"  # where jobs, wherever a launcher runs them, note what they did
 _SCORES = ("own_normalized_score", "normalized_score", "return_mean")
 _SUBMITTED = (
     "submitit: this command waits for its jobs, what they print lies in runs/.hydra/.submitit/ (SLURM: squeue --me "
@@ -30,7 +30,7 @@ _SUBMITTED = (
 
 @contextmanager
 def ending_in_a_table(typed: Sequence[str]) -> Iterator[None]:
-    """Around a command; shows what its jobs did, where it was a sweep, however it ends."""
+    """Wraps a command; if it was a sweep, shows what its jobs did, however it ends."""
     notes = (RUNS / ".hydra" / f"jobs_{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}").resolve()
     os.environ[NOTES_VARIABLE] = str(notes)
     if any(text.startswith("hydra/launcher=submitit") for text in typed):
@@ -56,7 +56,7 @@ def labelled(job: int) -> Iterator[None]:
 
 
 class _Labelled(io.TextIOBase):
-    """Hands on whole lines of a job, each with its number before it."""
+    """Passes on whole lines of a job, each with its number before it."""
 
     def __init__(self, stream: TextIO, job: int) -> None:
         self._stream, self._label, self._rest = stream, f"[{job}] ", ""
@@ -73,14 +73,14 @@ class _Labelled(io.TextIOBase):
         return self._stream.fileno()
 
     def finish(self) -> None:
-        """Hands on a last line that has no end."""
+        """Passes on a last line that has no newline."""
         if self._rest:
             self.write("\n")
         self.flush()
 
 
 def note(job: int, typed: Sequence[str], folder: Path | None) -> None:
-    """What a job is, and once it is done where its run lies; nothing where no sweep was typed."""
+    """Notes what a job runs and, once it is done, its run folder; does nothing outside a sweep."""
     if notes := os.environ.get(NOTES_VARIABLE):
         told = {"number": job, "typed": list(typed), "folder": None if folder is None else str(folder)}
         Path(notes).mkdir(parents=True, exist_ok=True)
@@ -88,9 +88,9 @@ def note(job: int, typed: Sequence[str], folder: Path | None) -> None:
 
 
 def score_of(folder: Path) -> float | None:
-    """What a sweeper compares: the score of the last checkpoint on the report episodes, more is better.
+    """The value a sweeper compares: the score of the last checkpoint on the report episodes; higher is better.
 
-    Where nothing was played it is the first held-out loss, of which less is better; None for a study.
+    If nothing was played it is the first held-out loss, of which lower is better; None for a study.
     """
     results = _results(folder)
     last, heldout = results.get("last", {}), results.get("heldout", {})
@@ -104,7 +104,7 @@ def _results(folder: Path | None) -> Mapping[str, Any]:
 
 
 def _show(screen: Console, jobs: Sequence[Mapping[str, Any]]) -> None:
-    """A row a job: the keys in which jobs differ, what it scored, and its folder."""
+    """Shows one row per job: the keys in which jobs differ, its score, and its folder."""
     typed = [dict(text.partition("=")[::2] for text in job["typed"]) for job in jobs]
     keys = [
         key for key in dict.fromkeys(key for one in typed for key in one) if len({one.get(key) for one in typed}) > 1
@@ -127,7 +127,7 @@ def _show(screen: Console, jobs: Sequence[Mapping[str, Any]]) -> None:
     show_table(screen, columns, rows)
     done = [os.path.relpath(folder) for folder in folders if folder is not None]
     if names:
-        screen.print("of the last checkpoints, on the report episodes: tell what you choose by them on other seeds")
+        screen.print("of the last checkpoints, on the report episodes: report what you choose by them on other seeds")
         screen.print(f"one report of all: dof report {shlex.join(done)}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -25,9 +25,9 @@ def make_trainer(
 
     Args:
         config: the resolved configuration.
-        run: what callbacks are told.
+        run: the context that callbacks get.
         first: callbacks that no configuration leaves out; they run before those that it chooses.
-        last: another, that runs after them; Lightning lets those that save follow.
+        last: a callback that runs after them; Lightning runs those that save after it.
 
     Raises:
         UserError: Lightning refuses a value, or a callback does.
@@ -37,7 +37,7 @@ def make_trainer(
 
 
 def try_out(config: Mapping[str, Any]) -> int:
-    """Refuses what Lightning would refuse, before any data are made.
+    """Refuses values that Lightning would refuse, before any data are made.
 
     Args:
         config: the resolved configuration.
@@ -77,15 +77,15 @@ def _make(config: Mapping[str, Any], first: Sequence[Callback], last: Sequence[C
 
 
 def make_callbacks(config: Mapping[str, Any], run: RunContext, quiet: bool = False) -> list[Callback]:
-    """The callbacks of `conf/callbacks`, in the order in which they stand there.
+    """Builds the callbacks of `conf/callbacks`, in their order in the configuration.
 
-    A node without `_partial_` is a callback, one with it is called with `run` and gives one or several. Those that
-    need an environment are left out, and named, where nothing is played (rollout=none). Where data have yet to be
-    built, all are made twice: first with a stand-in for the dataset, for what they may refuse.
+    A node without `_partial_` is a callback; one with it is called with `run` and returns one or several. Those that
+    need an environment are left out, and named, if nothing is played (rollout=none). If data have yet to be
+    built, all are made twice: first with a stand-in for the dataset, so that they refuse mistakes early.
 
     Args:
         config: the resolved configuration.
-        run: what they are told.
+        run: the context that they get.
         quiet: do not name those that are left out.
 
     Raises:
@@ -105,7 +105,7 @@ def make_callbacks(config: Mapping[str, Any], run: RunContext, quiet: bool = Fal
 
 def _told(name: str, made: partial, run: RunContext) -> Any:
     if str(made.func.__module__).startswith("lightning."):
-        raise UserError(f"callbacks.{name}: Lightning's own callbacks are not told the run; drop its _partial_: true")
+        raise UserError(f"callbacks.{name}: Lightning's own callbacks take no run; drop its _partial_: true")
     try:
         return made(run)
     except (TypeError, MisconfigurationException) as error:
@@ -119,7 +119,7 @@ def _plays(made: Any) -> bool:
 
 
 def make_loggers(config: Mapping[str, Any], run: RunContext) -> list[Logger]:
-    """The loggers of `conf/logger`: a node without `_partial_` is one, one with it is told where to save.
+    """Builds the loggers of `conf/logger`; a node with `_partial_` is called with the folder to save to.
 
     Raises:
         UserError: a logger refuses a value, or its package is not installed.

@@ -1,4 +1,4 @@
-"""No rank waits for ever: what a process does when another of its job has died."""
+"""A watchdog in every process, so that no rank waits for ever when another of its job has died."""
 
 import os
 import re
@@ -22,22 +22,22 @@ _SIGNS_OF_A_LOST_PEER = re.compile(
 
 
 def sign_of_lost_peer(error: BaseException) -> str | None:
-    """What an error says about another rank that no longer answers; None where it is about something else."""
+    """The part of an error about another rank that no longer answers; None if the error has another cause."""
     sign = _SIGNS_OF_A_LOST_PEER.search(str(error)) if isinstance(error, (RuntimeError, OSError)) else None
     return sign and sign[0]
 
 
 def farewell(reason: str, run_dir: str) -> str:
-    """One line: what happened, and how to go on."""
+    """One line that reports what happened, and how to resume."""
     again = for_shell(for_hydra("run_dir", run_dir))
-    return f"error: {reason}, this job ends; the same command with {again} goes on from its last checkpoint\n"
+    return f"error: {reason}, this job ends; the same command with {again} resumes from its last checkpoint\n"
 
 
 @contextmanager
 def watching_parent(run_dir: str) -> Iterator[None]:
     """Ends this process if the one that started it (rank zero, or torchrun) dies meanwhile.
 
-    A process that a user has started is not watched over: it may outlive its shell. The message names `run_dir`.
+    A process that a user has started is not watched: it may outlive its shell. The message names `run_dir`.
     """
     over, by_torchrun = threading.Event(), "TORCHELASTIC_RUN_ID" in os.environ
     # A rank whose parent has died before it came here has another one by now.

@@ -1,4 +1,4 @@
-"""What every algorithm in `conf/algorithm` owes, and every part in the groups it is made of."""
+"""The contract of every algorithm in `conf/algorithm`, and of every part in the groups it is made of."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from tests.fixtures.synthetic import (
 UNPLANNABLE = ("qmix",)  # its weights are made of observations, but windows are conditioned on returns
 CASES = [(f"algorithm={name}",) for name in ALGORITHMS]
 CASES += [case(group, option) for group, option in PARTS]
-CASES += [  # where no yaml of their own picks them
+CASES += [  # those that no yaml of an algorithm picks
     ("algorithm.critics=joint", "algorithm.q_gradient=full", "algorithm.selection=softmax"),
     ("algorithm.value_learning=expectile", "algorithm.advantage_temperature=1", "algorithm.q_balance=0.3"),
     ("algorithm.value_learning=implicit", "algorithm.advantage_temperature=1", "algorithm.critics=joint"),
@@ -57,8 +57,8 @@ CASES += [  # where no yaml of their own picks them
         "algorithm.critic.agent_embedding=4",
     ),
 ]
-LEARNED = ("loss/diffusion", "loss/cloning", "loss/critic", "loss")  # what falls on one batch: the first that there is
-SHARED = [  # what plans windows of observations, with every part that it shares with what diffuses actions
+LEARNED = ("loss/diffusion", "loss/cloning", "loss/critic", "loss")  # the first one logged must fall
+SHARED = [  # the planner of observation windows, with every part that it shares with those that diffuse actions
     ("algorithm=dof_trajectory", *case(group, option))
     for group, option in PARTS
     if group in ("schedule", "sampler") or (group.endswith("_factorization") and option not in UNPLANNABLE)
@@ -73,7 +73,7 @@ every_case = pytest.mark.parametrize(
 
 @pytest.fixture
 def overrides(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """A case, with an algorithm that its denoiser fits: found here, as that builds algorithms."""
+    """A case, with an algorithm that its denoiser fits; it is looked up here, as that builds algorithms."""
     typed: tuple[str, ...] = request.param
     group, _, option = typed[0].partition("=")
     return (f"algorithm={fitting_algorithm(group, option)}", *typed) if group == "denoiser" else typed
@@ -151,11 +151,11 @@ def test_networks_may_run_in_bfloat16(name: str) -> None:
 )
 def test_one_batch_can_be_learned(overrides: tuple[str, ...]) -> None:
     built = build_algorithm(*overrides)
-    # Values of random rewards pull away from what is imitated, penalties from values.
+    # Values of random rewards pull away from the imitated actions, penalties from values.
     changes = {"q_weight": 0.0, "alpha": 0.0, "q_balance": None}
     changes = {name: value for name, value in changes.items() if hasattr(built.settings, name)}
     if chooses(overrides):
-        changes["learning_rate"] = 1e-2  # random choices have no pattern: they can only be learned by heart
+        changes["learning_rate"] = 1e-2  # random choices have no pattern: they can only be memorised
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         algorithm = type(built)(built.spec, replace(built.settings, **changes))
@@ -178,7 +178,7 @@ def test_agents_act_alone(overrides: tuple[str, ...]) -> None:
     algorithm = build_algorithm(*overrides)
     with torch.no_grad():
         for parameter in algorithm.parameters():
-            if not parameter.any():  # agents may meet where training starts as if they did not
+            if not parameter.any():  # agents may be coupled by parameters that start at zero, as if uncoupled
                 parameter += 0.3
     policy = algorithm.policy()
     assert policy.acts_alone != is_centralized(overrides)

@@ -1,4 +1,4 @@
-"""Every committed row of `benchmarks/results` is found by the command that stands in it."""
+"""Every committed row of `benchmarks/results` is found by the command that it contains."""
 
 import csv
 import shlex

@@ -68,7 +68,7 @@ def test_a_denoiser_of_other_data_is_refused_with_those_that_fit() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_every_key_says_what_it_is(path: Path) -> None:
-    """On its line or at the head of its section; suites and studies say at their head what they compare."""
+    """A key is explained on its line or at the head of its section; suites and studies state what they compare."""
     lines = path.read_text().splitlines()
     if path.parent.name in ("suite", "study"):
         assert lines[0].startswith("# ")
@@ -82,7 +82,7 @@ _SELF_EVIDENT = ("_target_", "_partial_", "name")
 
 
 def _unexplained(lines: list[str]) -> Iterator[tuple[int, str]]:
-    """Keys without a comment on their line, above it, or on a key or list entry that they stand below."""
+    """Yields keys without a comment on their line, above it, or on a key or list entry that they are below."""
     heads: list[int] = []  # indentation of the explained lines that a line is below of
     is_below_comment = False
     for number, line in enumerate(lines, start=1):
@@ -107,7 +107,7 @@ def test_every_file_is_as_it_is_read(path: Path) -> None:
 
 
 def _is_list(path: Path) -> bool:
-    """Of sections, rather than a mapping that Hydra reads."""
+    """Whether a file is a list of sections, rather than a mapping that Hydra reads."""
     return path.parent.name == "hyperparams" or path.name == "families.yaml"
 
 
@@ -131,7 +131,7 @@ def test_every_section_of_hyperparameters_is_for_something_that_exists(section: 
 
 @pytest.mark.slow
 def test_hyperparameters_are_those_of_all_matching_sections() -> None:
-    """Pairs with the same values are composed once: that is what takes long."""
+    """Pairs with the same values are composed once, as composing takes longest."""
     composed = []
     for algorithm in catalog.options("algorithm"):
         for data in catalog.options("data"):
@@ -152,7 +152,7 @@ def test_what_is_typed_wins_over_hyperparameters(algorithm: str) -> None:
 
 
 def _merged(algorithm: str, data: str) -> dict[str, object]:
-    """By dotted key, in the order of the files: written here again, by another way than the lookup's."""
+    """The merged values by dotted key, in the order of the files, computed independently of the lookup under test."""
     values: dict[str, object] = {}
     for section in SECTIONS:
         if algorithm in section["algorithms"] and any(fnmatch.filter([data], one) for one in section["datasets"]):

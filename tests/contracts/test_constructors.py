@@ -1,4 +1,4 @@
-"""Constructors stay short, and what settings say by themselves is what the presets in `conf/` say."""
+"""Constructors stay short, and the defaults of settings are the presets in `conf/`."""
 
 import ast
 import dataclasses
@@ -39,7 +39,7 @@ def test_no_constructor_takes_more_than_eight_arguments(path: Path) -> None:
 
 @pytest.mark.parametrize("name", catalog.options("algorithm"))
 def test_the_defaults_of_settings_are_the_preset(name: str) -> None:
-    """From plain Python, without Hydra, an algorithm is what `algorithm=` picks, its parts included."""
+    """In plain Python, without Hydra, an algorithm is the same as `algorithm=` picks, its parts included."""
     cfg = configuration.compose([f"algorithm={name}", "~tuned"])
     preset: Any = OmegaConf.to_container(cfg.algorithm, resolve=True)
     settings = get_object(preset["_target_"])
@@ -62,7 +62,7 @@ def _assert_same(preset: Mapping[str, Any], defaults: Mapping[str, Any], where: 
 
 
 def _taken_apart(factory: Any) -> tuple[Any, dict[str, Any]]:
-    """What a part is made by, and with which arguments."""
+    """The class or function that makes a part, and its arguments."""
     if isinstance(factory, Settings):
         return type(factory), {field.name: getattr(factory, field.name) for field in dataclasses.fields(factory)}
     made, given = (factory.func, factory.keywords) if isinstance(factory, partial) else (factory, {})

@@ -1,4 +1,4 @@
-"""What every environment in `conf/env` owes."""
+"""The contract of every environment in `conf/env`."""
 
 from functools import cache
 
@@ -17,7 +17,7 @@ every_env = pytest.mark.parametrize("option", marked((option,) for option in cat
 
 
 def make_env(option: str) -> VectorEnv:
-    """What cannot be played here has its contract tested with a double (`tests/unit/envs/test_smac.py`)."""
+    """Builds an environment; those not playable here are tested with a double (`tests/unit/envs/test_smac.py`)."""
     env = build_env(option)
     if env.missing is not None:
         pytest.skip(env.missing)
@@ -32,7 +32,7 @@ def build_env(option: str) -> VectorEnv:
 
 
 def actions_of(env: VectorEnv, n_steps: int) -> Tensor:
-    """`[n_steps, E, N, A]` or `[n_steps, E, N]`, zero where padded."""
+    """Random actions `[n_steps, E, N, A]` or `[n_steps, E, N]`, zero where padded."""
     spec, generator = env.spec, torch.Generator().manual_seed(0)
     shape = (n_steps, len(SEEDS), spec.n_agents)
     if spec.action_kind == "discrete":
@@ -41,7 +41,7 @@ def actions_of(env: VectorEnv, n_steps: int) -> Tensor:
 
 
 def play(env: VectorEnv, seeds: Tensor, actions: Tensor) -> tuple[Tensor, list[StepResult]]:
-    """All steps, or as many as there are before the last episode is over."""
+    """Plays all steps, or those until the last episode is over."""
     first, results = env.reset(seeds), []
     for each in actions:
         results.append(env.step(legal_actions(env, each)))
@@ -51,7 +51,7 @@ def play(env: VectorEnv, seeds: Tensor, actions: Tensor) -> tuple[Tensor, list[S
 
 
 def legal_actions(env: VectorEnv, actions: Tensor) -> Tensor:
-    """The first legal choice from the given one on."""
+    """Replaces each choice by the first legal one from it on."""
     if env.legal is None:
         return actions
     n_choices = env.spec.action_dim

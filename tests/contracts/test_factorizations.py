@@ -1,4 +1,4 @@
-"""What every factorisation and value mixer in `conf/` owes."""
+"""The contract of every factorisation and value mixer in `conf/`."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_split_undoes_join_and_shapes_are_kept(group: str, option: str, tail: tu
     if factorization.invertible:
         torch.testing.assert_close(factorization.split(joint), parts)
         return
-    with pytest.raises(TypeError):  # a head on the predictions only: it owes no inverse, and is no factorisation
+    with pytest.raises(TypeError):  # a head on the predictions only: it needs no inverse, and is no factorisation
         factorization.split(joint)
     assert not factorization.satisfies_igd
 
@@ -77,7 +77,7 @@ def test_local_uses_an_agents_own_part_only(group: str, option: str) -> None:
     for agent in range(parts.shape[1]):
         mine = slice(agent, agent + 1)
         alone = factorization.select_agent(agent).local(parts[:, mine])
-        # Element-wise maps agree to the last bit; a matrix product may round otherwise in another shape.
+        # Element-wise maps agree to the last bit; a matrix product may round differently in another shape.
         tolerance = 0.0 if factorization.invertible else 1e-5
         torch.testing.assert_close(alone, factorization.local(parts)[:, mine], rtol=tolerance, atol=tolerance)
 

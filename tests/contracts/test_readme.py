@@ -1,4 +1,4 @@
-"""The README's commands are what they are said to be, and so are the files for whoever carries on."""
+"""The README's commands do what it claims, and the files for contributors are correct."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""What every pair of value learning and extraction promises: gradients go where they should, and nowhere else."""
+"""The contract of every pair of value learning and extraction: gradients reach the parts they should, and no others."""
 
 import copy
 from collections.abc import Callable
@@ -76,7 +76,7 @@ RULES: dict[str, Callable[[ActorCritic], ValueLearning]] = {
 
 
 def baseline(name: str, rule: str, *typed: str) -> tuple[ActorCritic, EpisodeBatch]:
-    """A baseline that names another value learning, in float64, and a batch of two rows."""
+    """A baseline with another value learning, in float64, and a batch of two rows."""
     algorithm = build_algorithm(f"algorithm={name}", *typed)
     assert isinstance(algorithm, ActorCritic)
     algorithm.value_learning = RULES[rule](algorithm)
@@ -88,7 +88,7 @@ def baseline(name: str, rule: str, *typed: str) -> tuple[ActorCritic, EpisodeBat
 @pytest.mark.parametrize("rule", list(RULES))
 @pytest.mark.parametrize("name", ["td3_bc", "macql", "omar", "maicq"])
 def test_baselines_differ_by_what_they_name(name: str, rule: str) -> None:
-    """Each one's extraction goes with each value learning, and neither moves what the other learns."""
+    """Each extraction works with each value learning, and neither trains the other's parameters."""
     algorithm, batch = baseline(name, rule)
     found = algorithm.losses(batch, generator(1))
     of_values = found["loss"] - found["loss/actor"]

@@ -1,4 +1,4 @@
-"""One pair of processes trains every algorithm with DDP."""
+"""The contract on two ranks: one pair of processes trains every algorithm with DDP."""
 
 import subprocess
 from pathlib import Path

@@ -24,7 +24,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 
 @pytest.fixture(scope="session")
 def finished_output(workplace: Workplace) -> str:
-    """What a whole run printed; its folder is `finished`."""
+    """The output of a whole run, whose folder is `finished`."""
     return succeeded(workplace.train(*UNINTERRUPTED, f"run_dir={FINISHED}"))
 
 

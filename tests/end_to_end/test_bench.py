@@ -1,4 +1,4 @@
-"""`dof bench`: a queue that is killed and goes on, and one row a run whatever happened."""
+"""`dof bench`: a queue that is killed and resumed, and one row per run whatever happened."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from tests.fixtures.workplace import environment, succeeded
 
 
 def test_data_that_were_corrected_make_another_run(tmp_path: Path) -> None:
-    """Own and imported data lie where they lie: their contents say whether a stored row is theirs."""
+    """Own and imported data lie where they lie: their contents determine whether a stored row is theirs."""
     plain = to_plain(compose(["experiment=mpe_spread_random", f"data.path={tmp_path / 'mine'}"]))
     told = [dataset_of(plain)]
     for seed in (0, 1):
@@ -68,7 +68,7 @@ def test_a_killed_queue_goes_on_where_it_was_and_does_nothing_twice(folder: Path
         os.kill(process, number)
     said, _ = first.communicate(timeout=60)
     assert first.returncode == (-number if number == signal.SIGKILL else 128 + number)
-    assert number == signal.SIGKILL or "the same command goes on" in said
+    assert number == signal.SIGKILL or "the same command resumes" in said
     assert [(row.algorithm, row.variant) for row in rows(folder)] == [("bc", "")]
     assert not (run / "results.json").exists()
     said = ended(bench(folder))

@@ -1,4 +1,4 @@
-"""Centralised execution is never mistaken for the decentralised one: table, results, curves and export say so."""
+"""Centralised execution is never mistaken for the decentralised one: table, results, curves and export report it."""
 
 import json
 

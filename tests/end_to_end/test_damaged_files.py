@@ -1,6 +1,7 @@
 """Every file that a run, a dataset, an export or a benchmark leaves, damaged in hundreds of ways and read again.
 
-What is read answers as it did, or is refused in one line with exit code 2: no traceback, no hang, no other number.
+A file that is read gives the same answer, or is refused in one line with exit code 2: no traceback, no hang, no other
+number.
 """
 
 import json
@@ -35,7 +36,7 @@ class Reader:
 
     Attributes:
         read: a command; what it answers is its return value and what it prints.
-        capsys: of the test.
+        capsys: the test's fixture.
         may_answer_otherwise: whether another number in the file is another answer, as nothing else says what it was.
     """
 

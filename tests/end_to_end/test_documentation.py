@@ -42,14 +42,14 @@ def project(tmp_path: Path) -> Path:
 
 
 def blocks(page: str, heading: str) -> list[str]:
-    """What stands between fences in one section of a page."""
+    """The fenced blocks in one section of a page."""
     section = (ROOT / "docs" / page).read_text().partition(f"## {heading}")[2].partition("\n## ")[0]
     found = re.findall(r"^( *)```\w*\n(.*?)^ *```$", section, flags=re.MULTILINE | re.DOTALL)
     return [textwrap.dedent(text) for _, text in found]
 
 
 def write_files(project: Path, texts: list[str]) -> list[Path]:
-    """Those that begin with their path."""
+    """Writes the blocks that begin with the path of a file."""
     files = []
     for text in texts:
         if named := re.match(r"# ([\w/]+\.(?:py|yaml))\n", text):
@@ -59,7 +59,7 @@ def write_files(project: Path, texts: list[str]) -> list[Path]:
 
 
 def commands(texts: list[str]) -> list[list[str]]:
-    """What is to be typed."""
+    """The commands that a reader is to type."""
     lines = [line for text in texts if not text.startswith("# ") for line in text.splitlines()]
     return [shlex.split(line, comments=True) for line in lines]
 
@@ -74,7 +74,7 @@ def follow(project: Path, typed: list[str], *short: str) -> str:
 
 
 def in_a_shell(folder: Path, line: str) -> str:
-    """What a line with a pipe prints."""
+    """The output of a line with a pipe."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     command = ["bash", "-c", f"set -o pipefail; {line}"]
     here = environment() | {"PATH": path}

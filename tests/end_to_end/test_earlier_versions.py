@@ -1,4 +1,4 @@
-"""What version 0.1.0 wrote (revision ab949f7) loads, answers, scores and goes on as it did then, bit for bit.
+"""Files of version 0.1.0 (revision ab949f7) load, answer, score and resume as they did then, bit for bit.
 
 `tests/fixtures/written_by_0_1_0` holds run folders, a run that was killed half way, exported agents, and in
 `expected.json` what that version made of them; `command.txt` is what had been typed for `dof_policy` and its half.
@@ -66,7 +66,7 @@ def digest(path: Path) -> str:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
-    """Where commands run in this process, with the one thread that wrote the files."""
+    """A working folder for commands in this process, with the one thread that wrote the files."""
     shutil.copytree(WRITTEN, tmp_path / "place")
     for packed in (tmp_path / "place").rglob("*.xz"):
         packed.with_suffix("").write_bytes(lzma.decompress(packed.read_bytes()))
@@ -98,7 +98,7 @@ def test_an_exported_agent_answers_as_it_did(name: str) -> None:
 
 @pytest.mark.parametrize("names_its_folder", [True, False])
 def test_a_killed_run_is_found_and_goes_on_to_the_same_weights(place: Workplace, names_its_folder: bool) -> None:
-    """By its folder, or, as its configuration is the same run to this version too, by what was typed alone."""
+    """It is found by its folder or, as its configuration is the same run to this version, by its overrides alone."""
     folder = Path("runs") / ("dof_policy_half" if names_its_folder else "mpe_spread_random/dof_policy/half")
     if not names_its_folder:
         (place.path / folder).parent.mkdir(parents=True)

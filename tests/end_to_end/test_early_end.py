@@ -1,4 +1,4 @@
-"""Training that ends before its last step loses nothing, says how to go on, and goes on."""
+"""Training that ends before its last step loses nothing, reports how to resume, and resumes."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def test_an_interrupted_run_goes_on(
     number: signal.Signals,
     step: int,
 ) -> None:
-    """After the last step, of 20, with its evaluation."""
+    """The run ends after the last of 20 steps, with its evaluation."""
 
     class Interrupted(Interruption):
         def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:

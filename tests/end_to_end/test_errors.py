@@ -1,4 +1,4 @@
-"""What a user types wrong comes back as one line that names the thing and the fix, with exit code 2."""
+"""A mistake in a command is reported in one line that names the thing and the fix, with exit code 2."""
 
 import re
 import shutil

@@ -31,7 +31,7 @@ def _task(algorithm: str) -> tuple[str, str]:
 
 
 def those_that_take_effect(typed: list[str], choices: list[str]) -> list[str]:
-    """Without the keys that are other algorithms' or other runs'."""
+    """Overrides without the keys that belong to other algorithms or other runs."""
     cfg = configuration.compose(choices)
     exist = [item for item in typed if OmegaConf.select(cfg, item.partition("=")[0], default=cfg) is not cfg]
     cfg = configuration.compose([*choices, *exist])
@@ -42,7 +42,7 @@ def those_that_take_effect(typed: list[str], choices: list[str]) -> list[str]:
 
 
 def import_stand_in(experiment: str) -> None:
-    """Writes what a test has to stand in for: data that are somebody else's."""
+    """Writes a stand-in for third-party data."""
     source = configuration.build(configuration.compose([f"experiment={experiment}"]).data.source)
     if isinstance(source, ImportedDataset) and not source.exists():
         write_imported(Path(source.path), source.name, source.environment.spec, n_episodes=100)

@@ -1,4 +1,4 @@
-"""From a run's checkpoint to agents on their own: what their files hold, and what acts from them."""
+"""Exported agents: from a run's checkpoint to files that hold one agent each and act alone."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def windows(tensor: Tensor, size: int = 4, count: int = 8) -> Iterator[bytes]:
 
 
 def test_nothing_of_the_others_is_in_an_agents_files(exported: Path, finished: str) -> None:
-    """Pieces of four numbers of every trained tensor, an agent each: its own are there, the others' are not."""
+    """Pieces of four numbers of every trained tensor, per agent: its own are in its files, the others' are not."""
     checkpoint = checkpoints.read(Path(CHECKPOINT.format(finished=finished)))
     policy = checkpoints.build_algorithm(checkpoint, checkpoint.config).policy()
     tensors = [describe(policy.export(agent))[1] for agent in range(3)]
@@ -133,7 +133,7 @@ def test_an_agent_that_acts_otherwise_is_found(
 
 
 def test_an_agent_acts_where_there_is_neither_lightning_nor_hydra(exported: Path, tmp_path: Path) -> None:
-    """From its two files, in a folder with nothing else, in a fresh process."""
+    """The agent has only its two files, in a folder with nothing else, in a fresh process."""
     for kind in ("json", "safetensors"):
         shutil.copy(exported / f"agent_1.{kind}", tmp_path)
     program = (

@@ -17,7 +17,7 @@ LEFT_OUT = ("runs", "data", "tests", "benchmarks", "docs", "build")
 
 
 def _at_the_top(folder: str, names: list[str]) -> set[str]:
-    """What a wheel is not made of."""
+    """The names at the top of the tree that do not belong in a wheel."""
     return {name for name in names if Path(folder) == ROOT and (name.startswith(".") or name in LEFT_OUT)}
 
 

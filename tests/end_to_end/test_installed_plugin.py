@@ -1,4 +1,4 @@
-"""An installed package of somebody else and a folder of one's own train and evaluate as ours do, without trust."""
+"""An installed third-party package and your own folder train and evaluate as ours do, without trust=true."""
 
 import json
 import os

@@ -27,7 +27,7 @@ def torchrun(workplace: Workplace, options: tuple[str, ...], *overrides: str) ->
 
 
 def ended(process: subprocess.Popen, seconds: float) -> tuple[int, str]:
-    """Exit code and complaint; fails where the process does not end, which is killed then."""
+    """Exit code and complaint; a process that does not end is killed, and fails the test."""
     try:
         _, complaint = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -37,7 +37,7 @@ def ended(process: subprocess.Popen, seconds: float) -> tuple[int, str]:
 
 
 def runs(pid: int) -> bool:
-    """Of what has ended and only waits to be reaped, the command line is empty."""
+    """Whether a process runs; one that has ended and only waits to be reaped has an empty command line."""
     command = Path(f"/proc/{pid}/cmdline")
     return command.exists() and command.read_text() != ""
 
@@ -168,7 +168,7 @@ def test_a_dead_rank_ends_all_with_a_message(workplace: Workplace, launcher: str
     os.kill(ranks[victim], signal.SIGKILL)
     code, complaint = ended(process, 60.0)
     assert code != 0
-    assert "goes on from its last checkpoint" in complaint
+    assert "resumes from its last checkpoint" in complaint
     assert not any(map(runs, ranks))
 
 

@@ -1,4 +1,4 @@
-"""`dof report` of run folders: what it finds, what it says of each, and what it leaves out."""
+"""`dof report` of run folders: the runs it finds, reports and leaves out."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A run that starts with another's weights says so, goes on as any other, and takes nothing that is not there."""
+"""A run that starts with another's weights records it, resumes like any other, and takes only weights that exist."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""A study runs its cells, goes on where it was stopped, and ends in a table and a figure."""
+"""A study runs its cells, resumes where it was stopped, and ends in a table and a figure."""
 
 import csv
 import json
@@ -87,7 +87,7 @@ def test_it_goes_on_and_reports(
     ("tail", "message"),
     [
         ("noise_factorization=concat", "noise_factorization= is set by the study's axes"),
-        ("trainer.devices=2", "a study runs one device a run"),
+        ("trainer.devices=2", "a study uses one device per run"),
         ("resume=somewhere.ckpt", "use auto or never"),
         ("study.seeds=[]", "must not be empty"),
     ],

@@ -1,4 +1,4 @@
-"""Suites of `dof bench`: in which order their runs come, and what is refused before any begins."""
+"""Suites of `dof bench`: the order of their runs, and the mistakes refused before any starts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""rollout=none: the same training, nothing played, and results that say so."""
+"""rollout=none: the same training, nothing played, and results that report it."""
 
 import json
 from pathlib import Path

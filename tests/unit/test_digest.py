@@ -1,4 +1,4 @@
-"""A changed bit is found, whichever it is, and what was written before there were digests is read."""
+"""Any changed bit is found, and files from before there were digests are read."""
 
 import random
 from collections import OrderedDict
@@ -29,7 +29,7 @@ def content() -> dict[str, Any]:
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Bit for bit, NaN being itself."""
+    """Whether values are equal bit for bit, NaN being equal to itself."""
     if isinstance(ours, torch.Tensor):
         alike = isinstance(theirs, torch.Tensor) and ours.dtype == theirs.dtype
         return alike and ours.shape == theirs.shape and digest(ours) == digest(theirs)

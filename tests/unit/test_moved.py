@@ -1,4 +1,4 @@
-"""What earlier versions called its classes is found under today's names."""
+"""Class names of earlier versions are found under today's names."""
 
 from dof_lightning.moved import current_config, current_name
 

@@ -1,4 +1,4 @@
-"""What `import dof_lightning` offers: lazily, completely, and with the command line's checks."""
+"""The public names of `import dof_lightning`: lazy, complete, and with the command line's checks."""
 
 import subprocess
 import sys

@@ -63,7 +63,7 @@ def test_what_is_allowed_is_kept_and_frozen() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MyMethodSettings(BCSettings):
-    """Of a researcher's own algorithm: no key of it is known to this project."""
+    """Settings of a researcher's own algorithm: this project knows none of its keys."""
 
     beta: Positive = 0.5
     style: Literal["bold", "shy"] = "bold"

@@ -1,4 +1,4 @@
-"""How an agent chooses among its own candidates."""
+"""The choice of an agent among its own candidates."""
 
 import pytest
 import torch

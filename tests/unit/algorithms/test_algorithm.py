@@ -1,4 +1,4 @@
-"""What every algorithm inherits: noise as a function of integers, clipping per agent, logs of the step they name."""
+"""The base of every algorithm: noise as a function of integers, clipping per agent, logs of the step they name."""
 
 from typing import Any
 

@@ -72,7 +72,7 @@ def trained(steps: int, returns: str) -> DoFTrajectory:
 
 
 def mean_action(model: DoFTrajectory, asked: float, weight: float) -> Tensor:
-    """`[N]`, in an episode's first step, in standard deviations of the data's actions."""
+    """The mean action `[N]` in an episode's first step, in standard deviations of the data's actions."""
     policy = model.policy()
     policy.target_return, policy.guidance_weight = asked, weight
     observations = torch.zeros(4000, 3, model.spec.observation_dim)

@@ -1,4 +1,4 @@
-"""What sets BC, MA-TD3+BC, MACQL, OMAR and MAICQ apart, and what all of them must not learn from."""
+"""The differences between BC, MA-TD3+BC, MACQL, OMAR and MAICQ, and the data that none of them may learn from."""
 
 from dataclasses import replace
 from typing import Any

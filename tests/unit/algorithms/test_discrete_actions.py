@@ -1,4 +1,4 @@
-"""DoF-Policy on discrete actions: one-hot vectors diffuse, what is illegal never happens."""
+"""DoF-Policy on discrete actions: one-hot vectors diffuse, and illegal actions are never chosen."""
 
 from functools import partial
 from typing import Any
@@ -133,7 +133,7 @@ def train(model: DoFPolicy, steps: int, share_best: float) -> None:
 
 
 def share_of_best(model: DoFPolicy) -> Tensor:
-    """`[N]`, over random decisions of the policy."""
+    """The share of best choices `[N]`, over random decisions of the policy."""
     cues = torch.randint(CUES, (500, 3), generator=generator(1))
     observations = torch.nn.functional.one_hot(cues, CUES).float()
     actions, _ = model.policy().act(observations, None, legal_choices(cues), generator(2))

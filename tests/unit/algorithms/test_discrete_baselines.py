@@ -1,4 +1,4 @@
-"""What sets QMIX, MACQL, MABCQ and MAICQ on discrete actions apart, and what all of them must not learn from."""
+"""The differences between QMIX, MACQL, MABCQ and MAICQ on discrete actions, and the data none may learn from."""
 
 import itertools
 from dataclasses import fields, replace
@@ -43,7 +43,7 @@ def train(algorithm: Algorithm, batch: EpisodeBatch, steps: int) -> None:
 
 
 def with_masks(batch: EpisodeBatch, gone: Tensor) -> EpisodeBatch:
-    """`gone` is `[B, N, T + 1]`: agents that are dead, or rows behind an episode's end where all are."""
+    """Masks a batch; `gone` is `[B, N, T + 1]`: agents that are dead, or rows behind an episode's end where all are."""
     there = ~gone[:, :, :-1] & ~gone[:, :, 1:]
     return replace(batch, transition_mask=there, alive=~gone)
 

@@ -1,4 +1,4 @@
-"""The factorised diffusion model: joint and local sampling, what f and h learn, what Independent Diffusion is."""
+"""The factorised diffusion model: joint and local sampling, the learning of f and h, and Independent Diffusion."""
 
 from dataclasses import replace
 from functools import partial
@@ -91,7 +91,7 @@ def test_configured_steps_are_the_models_steps() -> None:
 
 
 def test_factorization_weights_are_trained() -> None:
-    """The released code never stepped them."""
+    """The released code never updated them."""
     model = small_dof_policy()
     optimizer = model.configure_optimizers()
     before = {name: p.detach().clone() for name, p in model.named_parameters() if name.endswith("log_weight")}
@@ -140,7 +140,7 @@ def test_padded_dimensions_carry_no_noise() -> None:
 
 
 def test_heldout_loss_is_the_averages_and_each_agents_own() -> None:
-    """Untrained networks err by about 1 an entry, whatever the size of an agent's action."""
+    """Untrained networks err by about 1 per entry, whatever the size of an agent's action."""
     model = small_dof_policy()
     batch = small_batch(model.spec, size=2000)
     before = model.heldout_losses(batch, generator())
@@ -242,7 +242,7 @@ def test_clip_lets_saturated_entries_come_back_and_no_further_out() -> None:
 
 
 def test_gradient_of_q_cannot_push_estimates_out_of_range() -> None:
-    """With an eta this large the straight-through clip lost the data within a few hundred steps (loss above 1000)."""
+    """An eta this large made the straight-through clip lose the data within a few hundred steps (loss above 1000)."""
     model = small_dof_policy(q_weight=50.0, denoiser=partial(MLPDenoiser, hidden=(32, 32)), learning_rate=3e-3)
     optimizer = model.configure_optimizers()
     for step in range(300):

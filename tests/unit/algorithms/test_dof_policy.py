@@ -89,7 +89,7 @@ def test_gradient_of_q_is_part_of_the_actors_loss() -> None:
 
 
 def test_small_estimates_at_noisy_steps_count_less() -> None:
-    """Where SNR_k < 1 a sample's share of L_q is SNR_k: at the last step nearly nothing."""
+    """If SNR_k < 1, a sample's share of L_q is SNR_k: at the last step nearly nothing."""
     model = small_dof_policy().double()
     batch = small_batch(model.spec, dtype=torch.float64)
     now, x0 = model._current(batch)
@@ -134,7 +134,7 @@ def test_the_best_candidate_by_the_agents_own_critic_is_taken() -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"critics": "separate"}, cloning(), {"candidates": 1}])
 def test_agents_act_alone(changes: dict[str, Any]) -> None:
-    """The certificate, and one exported file an agent: the same actions on the same noise."""
+    """The certificate, and one exported file per agent: the same actions on the same noise."""
     env = ToyEnv()
     model = small_dof_policy(small_spec(action_dims=(2, 2, 2)), **changes)
     policy = model.policy()
@@ -159,7 +159,7 @@ def test_padded_actions_stay_zero() -> None:
 
 @pytest.mark.slow
 def test_cloning_learns_a_two_moded_behaviour() -> None:
-    """What a Gaussian cannot do: each agent's data are +-0.7, and both modes are sampled."""
+    """A Gaussian could not do this: each agent's data are +-0.7, and both modes are sampled."""
     spec = small_spec(action_dims=(1, 1, 1))
     model = small_dof_policy(
         spec, **cloning(denoiser=partial(MLPDenoiser, hidden=(64, 64)), learning_rate=3e-3, ema_decay=0.99)

@@ -1,4 +1,4 @@
-"""DoF-Trajectory: what is known stays, what is padding teaches nothing, and both chains agree."""
+"""DoF-Trajectory: known rows stay, padding teaches nothing, and both chains agree."""
 
 from functools import partial
 from typing import Any
@@ -137,7 +137,7 @@ def test_padding_carries_no_noise_and_comes_out_as_zero() -> None:
 
 
 def rewarded_targets(actor: PlanningActor, rewards: list[float]) -> list[float]:
-    """What the first agent asks for, decision after decision."""
+    """The targets that the first agent asks for, decision after decision."""
     observations = torch.zeros(1, 3, 4)
     carry, asked = actor.initial_carry(1, torch.device("cpu")), []
     for reward in [*rewards, 0.0]:
@@ -189,7 +189,7 @@ def test_discrete_agents_take_legal_actions_and_learn_from_them() -> None:
 
 
 def test_an_action_that_was_taken_counts_as_legal() -> None:
-    """Dead agents' rows may say that nothing is legal; the loss stays finite, and 0 there."""
+    """Dead agents' rows may have no legal action; the loss stays finite, and is 0 there."""
     model = small_dof_trajectory(small_spec((3, 2, 4), action_kind="discrete"))
     batch = small_windows(model)
     assert batch.legal is not None

@@ -1,4 +1,4 @@
-"""Generated values: what trains what, who picks what, and which mixers reproduce which payoffs."""
+"""Generated values: the parts that each loss trains, the agents' choices, and the payoffs that mixers reproduce."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""How actors improve: eta by the ratio of two gradients, a warm-up, cloning weighted by advantage."""
+"""The improvement of actors: eta by the ratio of two gradients, a warm-up, cloning weighted by advantage."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from tests.fixtures.synthetic import training_step
 
 
 def improvement(model: DoFPolicy, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Cloning]:
-    """What Q's gradient adds to the loss, L_q at eta 1, and the cloning loss, all of the same draws."""
+    """The term that Q's gradient adds to the loss, L_q at eta 1, and the cloning loss, all of the same draws."""
     now, x0 = model._current(batch)
     assert model.critic is not None
     denoised = model.denoise(x0, now.condition, generator(4))
@@ -56,7 +56,7 @@ def test_a_balance_does_not_feel_how_steep_q_is(extraction: str) -> None:
 
 
 def agent_gradients(loss: Tensor, model: DoFPolicy) -> list[Tensor]:
-    """Of each agent's own slice of the denoisers' layers."""
+    """The gradients of each agent's own slice of the denoisers' layers."""
     own = [p for name, p in model.denoiser.named_parameters() if name.startswith("network.")]
     found = torch.autograd.grad(loss, own, retain_graph=True)
     return [torch.cat([g[agent].flatten() for g in found]) for agent in range(3)]
@@ -90,7 +90,7 @@ def test_a_default_policy_stores_what_it_stored() -> None:
 @pytest.mark.parametrize("learning", ["td", "implicit", "expectile"])
 @pytest.mark.parametrize("critics", CRITICS)
 def test_the_weighted_noise_error_is_that_of_its_rows_by_their_weights(learning: str, critics: str) -> None:
-    """And its gradient by finite differences: the weights are constants."""
+    """Its gradient is checked by finite differences: the weights are constants."""
     model = make(learning, "weighted", critics=critics)
     batch = batch_for(model)
     (now, x0), told = model._current(batch), Assignment()

@@ -33,7 +33,7 @@ def central(critic: TeamCritic) -> CentralCritic:
 
 
 def reads(critic: TeamCritic, now: Situation, actions: Tensor) -> set[str]:
-    """Which inputs the joint value depends on."""
+    """The inputs that the joint value depends on."""
     inputs = {"condition": now.condition, "actions": actions}
     if now.state is not None:
         inputs["state"] = now.state

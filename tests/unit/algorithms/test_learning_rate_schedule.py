@@ -55,7 +55,7 @@ class _Saving(Callback):
 
 
 def _train(folder: Path, resume: Path | None = None, **settings: Any) -> tuple[DoFPolicy, list[dict[str, str]]]:
-    """Trains with two batches a step; the algorithm, and the logged rates."""
+    """Trains with two batches per step; returns the algorithm, and the logged rates."""
     model = small_dof_policy(learning_rate=1e-2, critic_learning_rate=1e-3, **settings)
     trainer = quiet_trainer(
         folder,

@@ -1,4 +1,4 @@
-"""MADIFF-D knows of one ego what that ego knows, in training as in execution; MADIFF-C says that it is centralised."""
+"""MADIFF-D knows of one ego what that ego knows, in training as in execution; MADIFF-C is marked centralised."""
 
 from functools import partial
 from pathlib import Path

@@ -24,7 +24,7 @@ CHAINS = [partial(sampler.DDIM, steps=3), sampler.DDPM]
 
 
 def make(route: str, critics: str, spec: DatasetSpec | None = None, **changes: Any) -> DoFPolicy:
-    """In float64, the clip's kinks out of reach."""
+    """Makes a model in float64, with the clip's kinks out of reach."""
     settings = {"q_gradient": route, "critics": critics} | changes
     model = small_dof_policy(spec or small_spec(state_dim=5), **settings).double()
     model.clip_range = 1e6
@@ -104,7 +104,7 @@ def test_full_gradient_reaches_every_denoiser_parameter_and_no_critic(critics: s
 
 
 def test_the_chain_that_learns_is_the_chain_that_acts() -> None:
-    """With equal weights and the same noise both give the same actions."""
+    """Both chains give the same actions for equal weights and the same noise."""
     model = small_dof_policy(q_gradient="full", candidates=1)
     observations, policy = torch.randn(9, 3, 4, generator=generator()), model.policy()
     noise = policy.draw_noise(9, generator(1))

@@ -1,4 +1,4 @@
-"""What critics learn: the conservative gap, values of the data's actions only, an expectile of them, advantages."""
+"""The learning of critics: the conservative gap, values of the data's actions only, an expectile, advantages."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What is measured between two steps is cut short by a signal, and measured again before a resumed run trains on."""
+"""Measurements between two steps are cut short by a signal, and repeated before a resumed run trains on."""
 
 import os
 import signal

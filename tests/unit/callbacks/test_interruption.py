@@ -52,7 +52,7 @@ class Loud(Callback):
 
 
 def train(folder: Path, *others: Callback) -> None:
-    """As a run does it."""
+    """Trains as a run does."""
     interruption, last = Interruption(), LastCheckpoint(folder, every_n_steps=100)
     trainer = quiet_trainer(
         max_steps=STEPS,

@@ -22,7 +22,7 @@ NOTHING_ELSE = object()  # the key is taken away
 
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What 0.1.0 wrote, without a digest."""
+    """A checkpoint as version 0.1.0 wrote it, without a digest."""
     path = tmp_path_factory.mktemp("earlier") / "last.ckpt"
     path.write_bytes(lzma.decompress(WRITTEN.read_bytes()))
     return path
@@ -68,7 +68,7 @@ def test_another_number_under_an_old_digest_is_found(content: dict[str, Any], tm
 
 
 def keys(node: Any, deepest: int, path: tuple = ()) -> Iterator[tuple]:
-    """Of nested dicts and lists, a group before what is in it."""
+    """The keys of nested dicts and lists, a group before its entries."""
     if path:
         yield path
     if len(path) < deepest and isinstance(node, dict | list):
@@ -96,7 +96,7 @@ def changed(content: dict[str, Any], path: tuple, value: Any) -> dict[str, Any]:
     ids=["missing", "null", "text", "negative", "fraction", "list", "dict"],
 )
 def test_every_key_is_read_or_named(content: dict[str, Any], monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
-    """As of a file that was written anew by hand: its digest, if any, fits."""
+    """The file is as if rewritten by hand: its digest, if any, fits."""
     whole = {key: content[key] for key in ("global_step", "state_dict", "dof_lightning")}
     monkeypatch.setattr(checkpoints, "find_checkpoint", lambda path: path)
     raw = whole

@@ -1,4 +1,4 @@
-"""What `dof eval`'s tails change in a stored configuration is what an evaluation builds from."""
+"""An evaluation is built from the stored configuration as changed by the tails of `dof eval`."""
 
 from typing import Any
 

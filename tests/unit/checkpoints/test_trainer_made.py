@@ -33,7 +33,7 @@ def _quiet(recwarn: pytest.WarningsRecorder) -> None:
 
 
 def spread_policy() -> DoFPolicy:
-    """Of a made-up dataset of Spread."""
+    """A policy for a made-up dataset of Spread."""
     environment = make_env("mpe_spread").spec
     rng = torch.Generator().manual_seed(0)
     like = build_algorithm().spec

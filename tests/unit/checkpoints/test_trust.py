@@ -1,4 +1,4 @@
-"""What was trusted once is not asked again, and no folder vouches for itself."""
+"""Trust given once is remembered, and no folder vouches for itself."""
 
 import json
 from pathlib import Path

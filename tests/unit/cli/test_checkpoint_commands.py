@@ -1,4 +1,4 @@
-"""What `dof eval`, `export`, `certify` and `igd` answer at once, and what they import for it."""
+"""Immediate answers of `dof eval`, `export`, `certify` and `igd`, and the modules that they import for them."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""What `dof data` prints, writes and refuses."""
+"""Output, files and refusals of `dof data`."""
 
 import json
 import subprocess

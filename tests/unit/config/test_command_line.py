@@ -1,4 +1,4 @@
-"""What is printed to be typed again means the same when it is pasted."""
+"""Commands that are printed mean the same when they are pasted."""
 
 import shlex
 import subprocess

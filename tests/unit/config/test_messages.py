@@ -1,4 +1,4 @@
-"""What is answered to typing mistakes: the nearest that exists, and how to write what Hydra cannot read."""
+"""Answers to typing mistakes: the nearest name that exists, and the spelling of values that Hydra cannot parse."""
 
 import errno
 import shlex

@@ -1,4 +1,4 @@
-"""Where the values come from that nobody typed: tuned ones are for their own datasets, and are named."""
+"""The origin of values that nobody typed: tuned ones are for their own datasets, and are named."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""An agent's files are whole, or it is one line that names the file."""
+"""An agent's files are whole, or one line names the damaged file."""
 
 import json
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from tests.fixtures.policy_models import cloning, small_dof_policy
 
 
 def change_json(path: Path, **changes: Any) -> None:
-    """As an earlier version may have written it, which wrote no seal."""
+    """Changes a json as an earlier version might have written it, without a seal."""
     path.write_text(json.dumps(without_seal(json.loads(path.read_text())) | changes))
 
 
 def without_seal(record: dict[str, Any]) -> dict[str, Any]:
-    """What version 0.1.0 wrote."""
+    """A json as version 0.1.0 wrote it."""
     return {key: value for key, value in record.items() if key != KEY} | {"format_version": 2}
 
 
@@ -46,7 +46,7 @@ def changed(node: Any, path: tuple, value: Any) -> Any:
 
 
 def values(node: Any, path: tuple = ()) -> Iterator[tuple]:
-    """Where every number, text and list of nested containers stands."""
+    """The places of every number, text and list in nested containers."""
     if isinstance(node, dict | list):
         for key in node if isinstance(node, dict) else range(len(node)):
             yield from values(node[key], (*path, key))
@@ -63,7 +63,7 @@ def test_a_seal_that_is_owed_is_missed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("with_digest", [True, False])
 def test_no_changed_value_answers_otherwise_in_silence(tmp_path: Path, with_digest: bool) -> None:
-    """With its digest none is believed; of a json without one, none that cannot be acted with is."""
+    """A changed json with a digest is always refused; one without a digest, whenever it cannot act."""
     policy = small_dof_policy(**cloning(sampler=partial(sampler.DDIM, steps=1))).policy()
     path = write_agents(tmp_path, policy)[1]
     record = json.loads(path.read_text())

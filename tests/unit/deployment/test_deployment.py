@@ -40,7 +40,7 @@ def agents(tmp_path: Path) -> list[Agent]:
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 def test_agents_from_their_files_act_as_the_team_on_the_same_noise(tmp_path: Path, changes: dict[str, Any]) -> None:
-    """To the last bit; agent 1's second action dimension is padding, which its file's user never sees."""
+    """They agree to the last bit; agent 1's second action dimension is padding, which users of its file never see."""
     policy = small_dof_policy(**changes).policy()
     observations = torch.randn(8, 3, 4, generator=generator())
     noise = policy.draw_noise(8, generator(1))
@@ -173,7 +173,7 @@ def test_an_agent_remembers_its_episode_and_no_other() -> None:
 
 
 class Chooser(DecentralizedPolicy):
-    """Discrete: the legal choice whose entry of observation and noise is largest."""
+    """A discrete policy: the legal choice whose entry of observation and noise is largest."""
 
     n_agents = 1
 

@@ -36,7 +36,7 @@ def world_of_ranges() -> tuple[EnvSpec, BoxActions]:
 
 
 def test_an_agent_answers_in_the_units_of_its_world(tmp_path: Path) -> None:
-    """To the last bit of 32 as the adapter of the environment, which takes decisions in [-1, 1]."""
+    """It agrees, to the last of 32 bits, with the environment's adapter, which takes decisions in [-1, 1]."""
     spec, adapter = world_of_ranges()
     policy = small_dof_policy().policy()
     observations = torch.randn(50, 3, 4, generator=generator())

@@ -1,4 +1,4 @@
-"""The motivating games: their data have the declared law, and their experts do what the datasets are named after."""
+"""The motivating games: their data have the declared law, and their experts behave as the datasets' names state."""
 
 import math
 from collections import Counter
@@ -46,7 +46,7 @@ def played(assignment: Assignment, episodes: int = 400, noise: float = 0.1) -> R
 
 
 def distances(rollout: Rollout) -> Tensor:
-    """`[E, N, T + 1, L]`, from agents to landmarks."""
+    """Distances `[E, N, T + 1, L]` from agents to landmarks."""
     assert rollout.observations is not None
     return rollout.observations[..., 4:10].unflatten(-1, (3, 2)).norm(dim=-1)
 

@@ -1,4 +1,4 @@
-"""What environments hand over: checked, or refused in one line with environment, agent, step and seed."""
+"""Values that environments hand over: checked, or refused in one line with environment, agent, step and seed."""
 
 import dataclasses
 from typing import Any
@@ -18,7 +18,7 @@ from tests.unit.rollout.test_rollout import assert_same_episodes, play
 
 
 def tells(monkeypatch: pytest.MonkeyPatch, part: int, value: Any, call: str = "step") -> PettingZooEnv:
-    """An outpost that tells something else about the guard: a value, or a function of the right one.
+    """An outpost that reports something else about the guard: a value, or a function of the right one.
 
     `part` is its place in what `call` returns.
     """

@@ -73,7 +73,7 @@ def test_an_ant_that_jumps_terminates_as_by_hand() -> None:
 
 
 def test_rows_of_an_ant_that_has_ended_stay() -> None:
-    """By then, the other one goes on."""
+    """The other ant is still running by then."""
     env = ants()
     env.reset(SEEDS)
     for step in range(1000):

@@ -1,4 +1,4 @@
-"""The particle world's contract: episodes are functions of seeds and actions, rewards are what the tasks say."""
+"""The particle world's contract: episodes are functions of seeds and actions, rewards are those of the tasks."""
 
 import json
 from typing import Any
@@ -159,7 +159,7 @@ def test_spread_reward_by_hand() -> None:
 
 
 def test_an_agent_sees_what_is_near_and_is_told_which_landmarks_are() -> None:
-    """The world itself is the same: only what agents see of it is less."""
+    """The world itself is the same; agents only see less of it."""
     near, all_of_it = ParticleEnv(sight=0.8), ParticleEnv()
     seen, rewards = roll_out(near, torch.arange(50), actions_for(50))
     everything, others_rewards = roll_out(all_of_it, torch.arange(50), actions_for(50))

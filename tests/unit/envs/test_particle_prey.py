@@ -1,4 +1,4 @@
-"""The preys: what they do, how they are named, and how a wrong one is refused."""
+"""The preys: their behaviour, their names, and the refusal of a wrong one."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a PettingZoo environment is named: in a yaml or on the command line, and every mistake in it is one line."""
+"""The naming of a PettingZoo environment, in a yaml or on the command line; every mistake in it is one line."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""SMAX's battles: what they owe is in the contract tests; here is what is special about them."""
+"""SMAX's battles: their peculiarities; their contract is in the contract tests."""
 
 import importlib.metadata
 import importlib.util

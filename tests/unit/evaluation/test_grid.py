@@ -1,4 +1,4 @@
-"""Several values of a key: every combination is evaluated, and what is written says what was measured."""
+"""Several values of a key: every combination is evaluated, and the files record what was measured."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""The IGD gauge: what factorises passes, what mixes agents fails where it shows, on data that no product has."""
+"""The IGD gauge: factorising chains pass, mixing ones fail where it shows, on data that no product generates."""
 
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ STEPS = 1200
 
 
 def trained_on_xor(f: Any) -> Any:
-    """Two agents that see nothing useful; one acts at +0.8, the other at -0.8, and a coin says which."""
+    """Two agents that see nothing useful; one acts at +0.8, the other at -0.8, and a coin decides which."""
     spec = small_spec(action_dims=(1, 1), observation_dim=1)
     execution = "decentralized" if f in (noise.Concat, noise.WConcat, noise.DecAttention) else "centralized"
     denoiser = partial(MLPDenoiser, hidden=(32, 32))

@@ -1,4 +1,4 @@
-"""What the reported numbers stand on."""
+"""The cores and threads with which scores and times are measured."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Factorisations of one's own: what is missing is said before training, and what is not missing can be exported."""
+"""User-defined factorisations: missing parts are reported before training, and complete ones can be exported."""
 
 import copy
 from typing import Any, Self
@@ -36,7 +36,7 @@ class Negated(Factorization):
 
 
 class Shifted(Negated):
-    """Holds a number an agent, and does not say which one agent i takes along."""
+    """Holds one number per agent, and does not specify which one agent i takes along."""
 
     def __init__(self, spec: DatasetSpec) -> None:
         super().__init__()

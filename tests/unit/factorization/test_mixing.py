@@ -1,4 +1,4 @@
-"""Factorisations that mix the agents: what each depends on, and what it refuses."""
+"""Factorisations that mix the agents: the inputs each depends on, and those it refuses."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def normal(*shape: int, key: str = "x") -> Tensor:
 
 
 def build(factory: type) -> Factorization:
-    """With weights away from where they start."""
+    """Builds a factorisation with weights away from their initial values."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made: Factorization = factory(small_spec())
@@ -32,7 +32,7 @@ def build(factory: type) -> Factorization:
 
 
 def agents_jacobian(made: Factorization, condition: Tensor | None) -> Tensor:
-    """`[N, D, N, D]` of the joint quantity of one row."""
+    """The Jacobian `[N, D, N, D]` of the joint quantity of one row."""
     return jacrev(lambda parts: made.join(parts[None], condition)[0])(normal(N, D))
 
 

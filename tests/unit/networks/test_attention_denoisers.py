@@ -1,4 +1,4 @@
-"""Denoisers in which the agents meet: per-agent networks at first, no agent preferred, and told truthfully."""
+"""Denoisers in which the agents meet: per-agent networks at first, no agent preferred, truthfully declared."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""`dof report`: what stands in it, what must not, and that its page needs nothing else."""
+"""`dof report`: its content, what it must not contain, and that its page is self-contained."""
 
 import re
 import subprocess

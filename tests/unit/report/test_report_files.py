@@ -1,4 +1,4 @@
-"""The files of a report: complete, in need of nothing else, and none is replaced in silence."""
+"""The files of a report: complete, self-contained, and never replaced silently."""
 
 import csv
 import re
@@ -17,7 +17,7 @@ HOSTILE = "_a<script>x</script>|`b`*c* $\\frac$ [d](http://e) ![f](http://g)\nh 
 
 
 class Loads(HTMLParser):
-    """What a page would fetch, and its anchors."""
+    """The addresses that a page would fetch, and its anchors."""
 
     def __init__(self) -> None:
         super().__init__()

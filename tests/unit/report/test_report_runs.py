@@ -1,4 +1,4 @@
-"""Which runs a report takes for seeds of one thing, and what it says reproduces them."""
+"""The runs that a report takes for seeds of one method, and the commands that it lists for them."""
 
 from pathlib import Path
 from typing import Any

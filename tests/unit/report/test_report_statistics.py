@@ -1,4 +1,4 @@
-"""Statistics over seeds and tasks: what holds of them, whatever computes them."""
+"""Statistics over seeds and tasks: their properties, whatever computes them."""
 
 import numpy as np
 import pytest

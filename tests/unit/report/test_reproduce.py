@@ -1,4 +1,4 @@
-"""What is said to make a run again makes that run, and a changed method does not pass for its preset."""
+"""Commands reported to reproduce a run make that run, and a changed method does not pass for its preset."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The results store: what is appended comes back, once, whatever was killed meanwhile."""
+"""The results store: appended rows are read back once, whatever was killed meanwhile."""
 
 import csv
 from concurrent.futures import ThreadPoolExecutor
@@ -116,7 +116,7 @@ def test_a_number_that_no_mean_can_be_taken_of_is_not_read(tmp_path: Path, text:
 
 
 def old_store(folder: Path, *rows: Record) -> None:
-    """A store as versions wrote it that knew no digests."""
+    """A store as written by versions without digests."""
     with (folder / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(vars(rows[0])), lineterminator="\n")
         writer.writeheader()

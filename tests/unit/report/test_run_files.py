@@ -1,4 +1,4 @@
-"""What a report reads of TensorBoard's files, whole or damaged."""
+"""A report's reading of TensorBoard's files, whole or damaged."""
 
 from pathlib import Path
 

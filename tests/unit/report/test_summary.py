@@ -1,4 +1,4 @@
-"""What a report says first: who scores most on a dataset, and what keeps that from being a ranking."""
+"""The summary of a report: the best method on a dataset, and the caveats that keep that from being a ranking."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.fixtures.store_rows import record
 
 
 def standing(path: Path, against: str | None = None, **scores: list[float]) -> Standing:
-    """Of methods on one dataset, a score per seed."""
+    """The standing of methods on one dataset, with a score per seed."""
     for method, of_seeds in scores.items():
         for seed, score in enumerate(of_seeds):
             told = {"algorithm": method, "seed": seed, "config_hash": f"{method}{seed}", "last_normalized_score": score}

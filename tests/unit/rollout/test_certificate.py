@@ -1,4 +1,4 @@
-"""The decentralisation certificate: who passes, what it costs with many agents, and what it says."""
+"""The decentralisation certificate: the policies that pass, its cost with many agents, and its report."""
 
 from collections.abc import Callable
 from typing import NoReturn

@@ -1,4 +1,4 @@
-"""Rollouts: what they add up to, what they depend on, and whether agents are really alone."""
+"""Rollouts: their sums, their dependence on noise and ranks, and whether agents are really alone."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What the studies of the motivating games measure: perfect samplers get zero, products get what products must."""
+"""The measurements of the motivating games' studies: zero for perfect samplers, a product's limits for products."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a run refuses before there are any data, and what it names at its end."""
+"""The mistakes that a run refuses before there are any data, and the files that it names at its end."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,7 +46,7 @@ CALLBACKS = "lightning.pytorch.callbacks"
         ((f"+callbacks.mine._target_={CALLBACKS}.EarlyStopping",), "callbacks.mine cannot be built: EarlyStopping"),
         (
             (f"+callbacks.mine._target_={CALLBACKS}.EarlyStopping", "+callbacks.mine._partial_=true"),
-            "callbacks.mine: Lightning's own callbacks are not told the run",
+            "callbacks.mine: Lightning's own callbacks take no run",
         ),
         (("+logger.mine._target_=lightning.pytorch.loggers.CSVLogger",), "logger.mine cannot be built: CSVLogger"),
         (
@@ -84,7 +84,7 @@ def test_a_cell_s_mistake_is_found_before_the_data_of_the_first(
 
 @pytest.mark.parametrize("experiment", ["mpe_tag_random", "smax_3m_good"])
 def test_a_rehearsal_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, experiment: str) -> None:
-    """Of continuous actions and of choices; weights are drawn as if it had not been."""
+    """Rehearsals with continuous actions and with choices; weights are drawn as if there had been none."""
     monkeypatch.chdir(tmp_path)
     algorithm = "madt" if experiment.startswith("smax") else "dof_policy"
     config = configuration.to_plain(configuration.compose([f"experiment={experiment}", f"algorithm={algorithm}"]))

@@ -1,4 +1,4 @@
-"""Who may write into a run's folder."""
+"""The processes that may write into a run's folder."""
 
 import os
 import signal

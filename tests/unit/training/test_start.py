@@ -1,4 +1,4 @@
-"""Which folder and which checkpoint a run begins with, and what damaged files in them become: one line."""
+"""The folder and the checkpoint that a run starts with; damaged files in them become one line."""
 
 import copy
 import dataclasses
@@ -50,7 +50,7 @@ def _nobody_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def plain() -> dict[str, Any]:
-    """The configuration of the run that was killed half way, where no folder is named."""
+    """The configuration of the run that was killed half way, without a folder."""
     config = RunFolder(WRITTEN / "dof_policy_half").read_config()
     assert config is not None
     return config | {"run_dir": None}
@@ -99,7 +99,7 @@ def test_a_named_folder_s_damaged_configuration_is_one_line(plain: dict[str, Any
 
 
 def outcome(config: dict[str, Any]) -> str:
-    """What reading a stored configuration says; nothing where it is whole."""
+    """The complaint about a stored configuration; empty if it is whole."""
     try:
         config_hash(check_stored(config))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What the strategies promise: buckets that stay, units that are declared, whole weights from sharded ones."""
+"""The promises of the strategies: buckets that stay, units that are declared, whole weights from sharded ones."""
 
 from collections.abc import Callable
 from pathlib import Path

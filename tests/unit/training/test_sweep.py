@@ -1,4 +1,4 @@
-"""What a sweep says: which job a line is of, and one table at the end."""
+"""The output of a sweep: each line names its job, and one table ends it."""
 
 import json
 import os

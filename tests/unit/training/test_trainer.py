@@ -1,4 +1,4 @@
-"""What a yaml says is what runs: how callbacks and loggers are made from their nodes."""
+"""Callbacks and loggers are made from their nodes as their yaml specifies."""
 
 from pathlib import Path
 from typing import Any

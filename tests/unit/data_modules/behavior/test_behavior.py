@@ -41,7 +41,7 @@ def greedy_returns(env: ParticleEnv, snapshot: str, n_episodes: int) -> torch.Te
 
 
 def test_shipped_snapshots_return_what_their_story_says(spread: ParticleEnv) -> None:
-    """On other episodes than those that chose them, float16 weights included."""
+    """They are played on other episodes than those that selected them, with their float16 weights."""
     story = read_story("mpe_spread")
     assert story["environment_fingerprint"] == spread.spec.fingerprint
     names = snapshot_names("mpe_spread")
@@ -113,7 +113,7 @@ def test_experts_have_habits_of_their_own(spread: ParticleEnv) -> None:
 
 
 def test_agents_that_choose_their_habits_each_on_its_own_get_in_each_others_way(spread: ParticleEnv) -> None:
-    """What a product of the experts' data returns: every combination of habits once, on the same episodes."""
+    """The return of a product of the experts' data: every combination of habits once, on the same episodes."""
     seeds = evaluation_seeds(3, "report", 20)
     together, each = (
         torch.cat([run_rollout(policy, spread, seeds, ("test",)).returns for policy in policies])

@@ -130,7 +130,7 @@ def test_shipped_weights_are_small_and_of_this_environment(task: str) -> None:
 
 
 def returns_beside_its_story(task: str, quality: str, episodes: int) -> None:
-    """On other episodes than those that chose it."""
+    """The returns on other episodes than those that selected the snapshot, beside those of its story."""
     env, told = make_env(task), read_story(task)["snapshots"][quality]
     actors = load_actors(env.spec, quality)
     policy = GaussianBehavior(actors, env.spec.n_agents, env.spec.action_dim, EXPLORATION_NOISE)

@@ -15,7 +15,7 @@ from tests.fixtures.shard_reading import read_all, sorted_by_id
 
 
 def _episodes(path: Path) -> list[EpisodeRows]:
-    """In the order of their ids."""
+    """The episodes in the order of their ids."""
     rows = sorted_by_id(read_all(path))
     return [rows.select(np.array([i])) for i in range(rows.n_episodes)]
 

@@ -1,4 +1,4 @@
-"""What one rank cannot read ends all of them, with the same words."""
+"""A file that one rank cannot read ends all of them, with the same message."""
 
 from collections.abc import Iterator
 from pathlib import Path

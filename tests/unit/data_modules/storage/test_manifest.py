@@ -55,7 +55,7 @@ def changed(document: dict, place: tuple, *values: Any) -> dict:
 
 
 def complaint(folder: Path, document: Any) -> str | None:
-    """What the reader says of a document, in one line; None where it takes it."""
+    """The reader's complaint about a document, in one line; None if it accepts it."""
     file = folder / "dataset.json"
     before = file.read_bytes()
     file.write_text(json.dumps(document))
@@ -83,7 +83,7 @@ def test_no_change_gets_past_the_seal(datasets: list[Path]) -> None:
 
 
 def test_no_change_of_an_unsealed_one_is_a_traceback(datasets: list[Path]) -> None:
-    """What version 0.1.0 wrote has no seal: the schema alone stands between a changed field and training."""
+    """Files of version 0.1.0 have no seal: only the schema stands between a changed field and training."""
     tried = 0
     for folder in datasets:
         document = json.loads((folder / "dataset.json").read_text())

@@ -1,4 +1,4 @@
-"""Merging undoes cutting, and what is cut lies where it should."""
+"""Merging undoes cutting, and the parts lie where they should."""
 
 import shutil
 from pathlib import Path

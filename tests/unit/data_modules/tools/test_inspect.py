@@ -1,4 +1,4 @@
-"""Dataset cards say what a dataset is; lists survive damaged ones."""
+"""Dataset cards describe a dataset; lists survive damaged ones."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A dataset's actions played again mean what they meant, or it is said that they do not."""
+"""A dataset's actions have the same effect when replayed, or a difference is reported."""
 
 from pathlib import Path
 
