@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -182,19 +181,12 @@ def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence
     console.print(table)
 
 
-def show_next_commands(console: Console, run_dir: Path, further: Sequence[str], checkpoint: Path, plays: bool) -> None:
+def show_next_commands(console: Console, commands: Mapping[str, Sequence[str]]) -> None:
     """Shows the commands to run next, ready to be pasted.
 
     Args:
         console: the console to print to.
-        run_dir: the run's folder.
-        further: the words of the command that trains further.
-        checkpoint: the one to evaluate.
-        plays: whether it has been evaluated already.
+        commands: by purpose, the words of each.
     """
-    for purpose, words in (
-        ("curves and videos", ("tensorboard", "--logdir", str(run_dir))),
-        ("train further", further),
-        ("evaluate again" if plays else "evaluate", ("dof", "eval", f"checkpoint={checkpoint}")),
-    ):
+    for purpose, words in commands.items():
         console.print(f"{purpose:18} {for_shell(*words)}", highlight=False, soft_wrap=True)

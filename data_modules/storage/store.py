@@ -232,7 +232,7 @@ def _accept(path: Path, recipe: Mapping[str, Any]) -> DatasetManifest:
     if fingerprint(stored) != (wanted := fingerprint(recipe)):
         raise UserError(
             f"{path} holds another dataset (fingerprint {manifest.spec.fingerprint}, wanted {wanted}); "
-            f"delete that folder or choose another data.root"
+            "choose another name or data.root=, or delete that folder"
         )
     return manifest
 

@@ -207,7 +207,7 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
     if heldout is not None:
         console.show_heldout(screen, heldout)
     further = command_further(folder.path, typed, last.step, limits["max_steps"])
-    console.show_next_commands(screen, folder.path, further, folder.best_or_last, plays)
+    console.show_next_commands(screen, _next_commands(job, further))
     if last.step < limits["max_steps"]:
         ends = {"trainer.max_time": limits["max_time"], "rollout.until_plateau": job.config["rollout"]["until_plateau"]}
         by = " or ".join(f"{key}={value}" for key, value in ends.items() if value is not None)
@@ -221,6 +221,20 @@ def _evaluate(job: Run, last: checkpoints.Checkpoint) -> dict[str, dict[str, Any
     best = checkpoints.read(folder.best) if folder.best.exists() else last
     scores["best"] = scores["last"] if best.step == last.step else evaluate(best, job.config).to_dict()
     return scores
+
+
+def _next_commands(job: Run, further: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The commands that a user may want next, by purpose: those that this run has something for."""
+    folder, commands = job.start.folder, dict[str, Sequence[str]]()
+    if "tensorboard" in (job.config["logger"] or {}):
+        commands["curves and videos"] = ("tensorboard", "--logdir", str(folder.path))
+    commands["train further"] = further
+    checkpoint = f"checkpoint={folder.best_or_last}"
+    if job.config["choices"]["env"] == "_recorded":  # no world to evaluate in
+        commands["export agents"] = ("dof", "export", checkpoint)
+    else:
+        commands["evaluate again" if configuration.rolls_out(job.config) else "evaluate"] = ("dof", "eval", checkpoint)
+    return commands
 
 
 def _last_checkpoint(job: Run) -> checkpoints.Checkpoint:

@@ -148,8 +148,12 @@ def test_own_data_are_trained_on_without_another_tasks_experiment(
     typed = ["experiment=none", "data.path=mine", "algorithm=bc", "debug=default", "trainer.max_steps=2"]
     with pytest.raises(UserError, match=r"cannot be played.*type env=.*rollout=none"):
         run_here(*typed)
-    run_here(*typed, "rollout=none")
-    assert "conf/hyperparams has none for bc on this dataset" in capsys.readouterr().out
+    run_here(*typed, "rollout=none", "logger=csv")
+    printed = capsys.readouterr().out
+    assert "conf/hyperparams has none for bc on this dataset" in printed
+    assert "dof export checkpoint=" in printed
+    assert "dof eval" not in printed
+    assert "tensorboard" not in printed
     (folder,) = (tmp_path / "runs" / "mine" / "bc").iterdir()
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert (results["experiment"], results["last"]["status"]) == ("mine", "not evaluated")

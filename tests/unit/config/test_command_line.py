@@ -33,13 +33,11 @@ def test_a_name_survives_shell_and_hydra(name: str) -> None:
 def test_next_commands_can_be_pasted(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     further = ["python", "train.py", "experiment=mine", "algorithm.actor.hidden=[8,8]", for_hydra("run_dir", name)]
     screen = console.make_console()
-    console.show_next_commands(screen, Path(name), further, Path(name) / "last.ckpt", plays=False)
+    evaluate = ["dof", "eval", f"checkpoint={name}/last.ckpt"]
+    commands = {"curves and videos": ["tensorboard", "--logdir", name], "train further": further, "evaluate": evaluate}
+    console.show_next_commands(screen, commands)
     printed = [line[19:] for line in capsys.readouterr().out.splitlines()]
-    assert [shlex.split(line) for line in printed] == [
-        ["tensorboard", "--logdir", name],
-        further,
-        ["dof", "eval", f"checkpoint={name}/last.ckpt"],
-    ]
+    assert [shlex.split(line) for line in printed] == [*commands.values()]
     assert "<" not in "".join(printed)
 
 
