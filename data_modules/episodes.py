@@ -28,6 +28,7 @@ from data_modules.loading.windows import (
     load_heldout,
     load_table,
     split_windows,
+    start_workers,
     training_batches,
 )
 from data_modules.storage.manifest import DatasetManifest, read_manifest
@@ -230,7 +231,8 @@ class EpisodeDataModule(LightningDataModule):
         windows = partial(order.windows, rank=self.rank, world_size=self.world_size)
         gather_held = self._gather_numbered(self.table, self._training)
         held = InTurn(partial(training_batches, windows, gather_held, self.batches_seen))
-        return iter(DataLoader(held, batch_size=None, num_workers=self.serving.num_workers, pin_memory=self.pin_memory))
+        count = self.serving.num_workers
+        return start_workers(DataLoader(held, batch_size=None, num_workers=count, pin_memory=self.pin_memory))
 
     def heldout_batches(self) -> Iterator[EpisodeBatch]:
         """This rank's slices of the held-out batches."""

@@ -14,7 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data_modules.loading.block_order import Block, BlockOrder, Partition, ShardSize, shard_order, window_order_in_block
-from data_modules.loading.windows import EpisodeTable, InTurn, WindowIndex, load_table, memory_of, split_windows
+from data_modules.loading.windows import (
+    EpisodeTable,
+    InTurn,
+    WindowIndex,
+    load_table,
+    memory_of,
+    split_windows,
+    start_workers,
+)
 from data_modules.storage.manifest import DatasetManifest
 from data_modules.storage.shards import ShardEntry
 from dof_lightning.batch import EpisodeBatch, concatenate
@@ -190,7 +198,7 @@ class StreamedBatches:
         if self._num_workers:
             blocks = InTurn(self._read_in_turn)
             loader = DataLoader(blocks, batch_size=None, num_workers=self._num_workers, prefetch_factor=1)
-            yield from self._batches(iter(loader))
+            yield from self._batches(start_workers(loader))
         else:
             with closing(self._read_ahead()) as ahead:
                 yield from self._batches(ahead)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from data_modules.storage.arrays import EPISODE_ARRAYS, ROW_ARRAYS, STEP_ARRAYS, EpisodeRows, returns_to_go
 from data_modules.storage.manifest import DatasetManifest
@@ -251,6 +251,9 @@ def gather_numbered(
     return gather_windows(table, *index.locate(windows), window, train_on_padded_tails)
 
 
+_IGNORED_BY_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class InTurn(IterableDataset):
     """An iterable dataset for a DataLoader; workers take items in turn, so the items come in order.
 
@@ -269,9 +272,18 @@ class InTurn(IterableDataset):
         worker = get_worker_info()
         if worker is None:
             return self._items(0, 1)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _IGNORED_BY_WORKERS:
             signal.signal(number, signal.SIG_IGN)
         return self._items(worker.id, worker.num_workers)
+
+
+def start_workers(loader: DataLoader) -> Iterator[Any]:
+    """Starts the workers of a loader of `InTurn`, with a mask that holds signals back until they are ignored."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED_BY_WORKERS)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def training_batches(

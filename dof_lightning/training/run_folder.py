@@ -148,7 +148,8 @@ class RunFolder:
 
 def _other_run(stored: Mapping[str, Any], plain: Mapping[str, Any]) -> str | None:
     """Describes what makes a configuration another run than the stored one; keys of other versions are ignored."""
-    ours, theirs = dict(leaves(plain)), dict(leaves({**meant_before(plain), **stored}))
+    ours, theirs = dict(leaves(plain)), dict(leaves(stored))
+    theirs |= {key: value for key, value in leaves(meant_before(plain)) if key not in theirs}
     for key in (key for key in theirs if key in ours):
         free = key not in _KEPT and any(key == part or key.startswith(f"{part}.") for part in _MAY_CHANGE)
         if not free and ours[key] != theirs[key]:
