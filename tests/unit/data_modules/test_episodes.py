@@ -242,10 +242,11 @@ def test_workers_leave_signals_to_who_trains(tmp_path: Path, number: signal.Sign
         data.setup()
         data.trainer = FakeTrainer()  # type: ignore[assignment]
     batches = iter(shared.train_dataloader())
-    served = [keys(next(batches))]
-    for worker in multiprocessing.active_children():
-        os.kill(worker.pid or 0, number)
-    served += [keys(next(batches)) for _ in range(11)]
+    served = []
+    for more in (1, 11):  # while the workers start, and while they work
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid or 0, number)
+        served += [keys(next(batches)) for _ in range(more)]
     assert served == [keys(batch) for batch in take(alone, 12)]
     del batches
     assert multiprocessing.active_children() == []
