@@ -10,7 +10,7 @@ from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.parts.shared_seed import Assignment, balance
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.seed_conditioning import SharedSeeds
-from dof_lightning.networks.agentwise import AgentwiseMLP
+from dof_lightning.networks.agentwise import AgentwiseLinear, AgentwiseMLP
 from dof_lightning.sharding import FsdpRole
 from dof_lightning.spec import DatasetSpec
 
@@ -43,7 +43,7 @@ class EpisodeRows:
 class EpisodeSeedAssignment(nn.Module):
     """q(z | episode): the E-step of a mixture of products with one z per episode (ours).
 
-    Habit z is N networks mu_{z,i}(o_i), one per agent, that learn by regression what agent i does in the episodes of
+    Habit z is N functions mu_{z,i}(o_i), one per agent, that learn by regression what agent i does in the episodes of
     seed z: with e_z = sum_{rows, i} ||a_i - mu_{z,i}(o_i)||^2, they descend on E[sum_z q_z e_z], q held constant, and
 
         q_z  ~  exp(-e_z / (2 s^2)),        s^2: the mean squared error of an action's entry,
@@ -53,6 +53,10 @@ class EpisodeSeedAssignment(nn.Module):
     `SharedSeedAssignment` compares, carry little information about a window, and even less early in training, when the
     split is made. Habits are separate networks, so that a habit describes what one policy does, not what separates most
     windows.
+
+    mu is an affine map plus an MLP whose last layer starts at zero, so the teams are told apart by what is simple about
+    them first. MLPs alone may split episodes by team and start instead ("to the left landmark" for "to landmark 0"):
+    as consistent for the habits, but a function of the start that the actor hardly learns (docs/method/shared_seed.md).
 
     There is no potential of the observations (see `SharedSeedAssignment`). None of this is used at execution.
 
@@ -67,7 +71,10 @@ class EpisodeSeedAssignment(nn.Module):
         super().__init__()
         self.seeds = SharedSeeds(shared_seeds)
         sizes = (spec.observation_dim, *HIDDEN, spec.action_dim)
+        self.affine = AgentwiseLinear(spec.n_agents, sizes[0], sizes[-1], ensemble=shared_seeds)
         self.habits = AgentwiseMLP(spec.n_agents, sizes, activation="silu", ensemble=shared_seeds)
+        for parameter in self.habits.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, rows: EpisodeRows, generator: torch.Generator) -> Assignment:
         """Draws each sample's seed from q.
@@ -92,8 +99,9 @@ class EpisodeSeedAssignment(nn.Module):
         """`[B, M]`: e_z of each sample's rows."""
         size, agents, count, _ = rows.observations.shape
         seen = rows.observations.transpose(0, 1).flatten(1, 2).repeat(self.seeds.width, 1, 1)
-        said = self.habits.agents_first(seen).reshape(self.seeds.width, agents, size, count, -1)
-        error = (said - rows.actions.transpose(0, 1)).square().sum(-1) * rows.counted.transpose(0, 1)
+        expected = self.affine(seen) + self.habits.agents_first(seen)
+        expected = expected.reshape(self.seeds.width, agents, size, count, -1)
+        error = (expected - rows.actions.transpose(0, 1)).square().sum(-1) * rows.counted.transpose(0, 1)
         return error.sum((1, 3)).T
 
     def parameter_group(self) -> ParameterGroup:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from dof_lightning.algorithms.dof_policy import DoFPolicy
-from dof_lightning.algorithms.parts.episode_seed import ROWS, rows_of_episodes
+from dof_lightning.algorithms.parts.episode_seed import ROWS, EpisodeRows, EpisodeSeedAssignment, rows_of_episodes
 from dof_lightning.batch import EpisodeBatch
 from tests.fixtures.policy_models import generator, small_batch, small_dof_policy
 from tests.fixtures.small_spec import small_spec
 from tests.fixtures.xor_models import small_xor_model
 
-EPISODES, STEPS, HABITS = 64, 5, 4
+EPISODES, STEPS, HABITS, LANDMARKS = 64, 5, 4, 3
 SIDES = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])  # where a habit's two agents go
 
 
@@ -70,6 +70,34 @@ def test_habits_are_told_apart_and_all_windows_of_an_episode_share_the_seed(weig
     assert float(together.amax(1).sum()) > 0.95 * 512
     assert float((seed == seeds_of(model, batch, 1)).float().mean()) > 0.95
     assert float(model.losses(batch, generator())["shared_seed/gain"]) > 0.5
+
+
+@pytest.mark.parametrize("weights_seed", [0, 1])
+def test_a_seed_stands_for_a_team_and_not_for_another_team_from_each_start(weights_seed: int) -> None:
+    """Team z goes to landmark z; "to the left one of the first two" divides episodes nearly as well, but by the start."""
+    draw = generator(weights_seed)
+    torch.manual_seed(weights_seed)
+    assignment = EpisodeSeedAssignment(LANDMARKS, small_spec((2, 2), 2 * LANDMARKS))
+    optimizer = torch.optim.Adam(assignment.parameters(), assignment.parameter_group().learning_rate)
+    for _ in range(300):
+        rows, team = rows_of_landmarks(draw)
+        optimizer.zero_grad()
+        assigned = assignment(rows, draw)
+        assigned.losses["loss/shared_seed"].backward()
+        optimizer.step()
+    assert assigned.shared_seed is not None
+    together = torch.zeros(LANDMARKS, LANDMARKS)
+    together.index_put_((team, assigned.shared_seed[:, 0]), torch.ones(()), accumulate=True)
+    assert float(together.amax(1).sum()) > 0.88 * len(team)
+
+
+def rows_of_landmarks(draw: torch.Generator, size: int = 256) -> tuple[EpisodeRows, Tensor]:
+    """Rows of episodes whose two agents see where the landmarks are, and the landmark that both go to."""
+    landmarks = torch.randn(size, 1, 1, LANDMARKS, 2, generator=draw).expand(-1, 2, ROWS, -1, -1)
+    team = torch.randint(LANDMARKS, (size,), generator=draw)
+    actions = landmarks[torch.arange(size), :, :, team]
+    actions = actions + 0.1 * torch.randn(actions.shape, generator=draw)
+    return EpisodeRows(landmarks.flatten(-2), actions, torch.ones(size, 2, ROWS, dtype=torch.bool)), team
 
 
 def test_rows_are_spread_over_the_whole_episode_and_none_is_outside_of_it() -> None:
