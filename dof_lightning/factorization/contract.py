@@ -1,11 +1,15 @@
 """Tests the contract of a user-defined factorisation on a few numbers before anything is trained."""
 
+import copy
+
 import torch
 from torch import Tensor
 
 from dof_lightning.factorization.base import Factorization
 
 _TOLERANCE = 1e-4
+_DESCENT_STEPS, _DESCENT_RATE = 60, 0.1  # enough for weights of any parametrisation to leave the order of 1
+_LEAST_ERROR = 0.1  # share of an error that must be left
 _FLAGS = {
     "local_execution": "can agent i run its own part of it from its own data?",
     "satisfies_igd": "is the joint law it trains the product of the agents' laws?",
@@ -58,6 +62,36 @@ def _broken_selection(part: Factorization, parts: Tensor) -> str | None:
                 "local makes of it; mend select_agent, or say local_execution = False in the class"
             )
     return None
+
+
+def shrinks_errors(part: Factorization, like: Tensor) -> bool:
+    """Whether a noise factorisation's own parameters can make all agents' noise errors small at once.
+
+    The loss ||f(eps_hat) - f(eps)||^2 (Li et al., 2025, eq. 11) would then fall without any denoiser learning anything.
+    It is tried by descending on it with a fixed error, the same in every entry of every agent.
+
+    Args:
+        part: f; the descent is on a copy.
+        like: `[N, ...]`, has the shape of one sample's data.
+    """
+    trained = copy.deepcopy(part)
+    parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+    if not part.invertible or not parameters:
+        return False
+    ends = torch.linspace(-1, 1, 2 * like.numel(), device=like.device).reshape(2, *like.shape)
+
+    def error() -> Tensor:
+        joint = trained.join(ends)
+        return (joint[0] - joint[1]).square().mean()
+
+    before = error().detach()
+    optimizer = torch.optim.Adam(parameters, _DESCENT_RATE)
+    with torch.enable_grad():
+        for _ in range(_DESCENT_STEPS):
+            optimizer.zero_grad()
+            error().clamp_min(1e-30).log().backward()
+            optimizer.step()
+    return bool(error().detach() < _LEAST_ERROR * before)
 
 
 def _alike(ours: Tensor, theirs: Tensor) -> bool:

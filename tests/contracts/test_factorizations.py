@@ -6,7 +6,7 @@ import torch
 from dof_lightning.config import catalog
 from dof_lightning.config import compose as configuration
 from dof_lightning.factorization.base import Factorization, ValueMixer
-from dof_lightning.factorization.contract import broken_promise
+from dof_lightning.factorization.contract import broken_promise, shrinks_errors
 from tests.fixtures.synthetic import synthetic_spec
 
 FACTORIZATIONS = [
@@ -50,6 +50,11 @@ def test_split_undoes_join_and_shapes_are_kept(group: str, option: str, tail: tu
 @pytest.mark.parametrize(("group", "option"), FACTORIZATIONS)
 def test_nothing_is_missing_that_training_would_ask_for(group: str, option: str) -> None:
     assert broken_promise(_factorization(group, option), _parts(2)[0]) is None
+
+
+@pytest.mark.parametrize("option", catalog.options("noise_factorization"))
+def test_no_f_can_shrink_every_agents_error(option: str) -> None:
+    assert not shrinks_errors(_factorization("noise_factorization", option), _parts(2)[0])
 
 
 @pytest.mark.parametrize(("group", "option"), FACTORIZATIONS)

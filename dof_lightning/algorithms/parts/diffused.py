@@ -16,7 +16,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, noise
 from dof_lightning.factorization.base import Factorization
 from dof_lightning.factorization.concat import Concat
-from dof_lightning.factorization.contract import broken_promise
+from dof_lightning.factorization.contract import broken_promise, shrinks_errors
 from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.normalization import NormalizerName
 from dof_lightning.policy import Execution
@@ -81,12 +81,18 @@ def check_parts(execution: Execution, parts: Parts, like: Tensor, imagined: Sequ
         imagined: parts that agents run on themselves and on teammates they imagine.
 
     Raises:
-        UserError: f or h breaks its contract (`broken_promise`), or as in `check_execution`.
+        UserError: f or h breaks its contract (`broken_promise`, `shrinks_errors`), or as in `check_execution`.
     """
     for key in ("noise_factorization", "data_factorization"):
         part: Factorization = getattr(parts, key)
         if broken := broken_promise(part, like, alone=execution == "decentralized"):
             raise UserError(f"{key}: {type(part).__name__} {broken} (docs/guide/extending.md)")
+    if shrinks_errors(parts.noise_factorization, like):
+        raise UserError(
+            f"noise_factorization: {type(parts.noise_factorization).__name__} can make all agents' errors small by its "
+            "own weights, so the loss falls and no denoiser learns; fix their scale, e.g. their mean "
+            "(docs/guide/extending.md)"
+        )
     check_execution(execution, {key: part for key, part in vars(parts).items() if key not in imagined})
 
 

@@ -74,7 +74,7 @@ def test_habits_are_told_apart_and_all_windows_of_an_episode_share_the_seed(weig
 
 @pytest.mark.parametrize("weights_seed", [0, 1])
 def test_a_seed_stands_for_a_team_and_not_for_another_team_from_each_start(weights_seed: int) -> None:
-    """Team z goes to landmark z; "to the left one of the first two" divides episodes nearly as well, but by the start."""
+    """Team z goes to landmark z; "to the left one of two" divides episodes nearly as well, but by the start."""
     draw = generator(weights_seed)
     torch.manual_seed(weights_seed)
     assignment = EpisodeSeedAssignment(LANDMARKS, small_spec((2, 2), 2 * LANDMARKS))

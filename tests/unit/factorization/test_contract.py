@@ -78,6 +78,14 @@ class Narrower(Negated):
         return parts[..., :1]
 
 
+class FreelyWeighted(ShiftedAlone):
+    def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor:
+        return parts * self.shift.reshape(-1, *[1] * (parts.dim() - 2))
+
+    def split(self, joint: Tensor) -> Tensor:
+        return joint / self.shift.reshape(-1, *[1] * (joint.dim() - 2))
+
+
 BROKEN = [
     (Shifted, "cannot be taken along by one agent: Shifted holds tensors.*define select_agent"),
     (AlwaysTheFirst, r"something else at agent 1 alone: select_agent\(1\)"),
@@ -92,6 +100,12 @@ BROKEN = [
 def test_what_is_missing_is_said_before_training(kind: type[Factorization], words: str, key: str) -> None:
     with pytest.raises(UserError, match=f"{key}: {kind.__name__} .*{words}"):
         small_dof_policy(**{key: kind})
+
+
+def test_weights_that_could_shrink_every_error_are_refused_in_f_only() -> None:
+    with pytest.raises(UserError, match=r"noise_factorization: FreelyWeighted can make all agents' errors small.*scale"):
+        small_dof_policy(noise_factorization=FreelyWeighted)
+    small_dof_policy(data_factorization=FreelyWeighted)
 
 
 @pytest.mark.parametrize("kind", [Negated, ShiftedAlone])
