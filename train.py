@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from dof_lightning.config import compose as configuration
 from dof_lightning.config import messages
+from dof_lightning.config.command_line import flags_first
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -46,6 +47,7 @@ def run(cfg: DictConfig) -> float | None:
 if __name__ == "__main__":
     from dof_lightning.training.sweep import ending_in_a_table
 
+    sys.argv[1:] = flags_first(sys.argv[1:])
     with ending_in_a_table(sys.argv[1:]):
         code = messages.exit_with_one_line(main, typed=sys.argv[1:])
     sys.exit(code)

@@ -79,7 +79,11 @@ def _play(
 ) -> tuple[list[np.ndarray], str | None]:
     """The frames `[height, width, 3]` before, between and after the steps, and what is to be said of them."""
     if environment is None:
-        return [], f"no frames: {manifest.spec.environment.name!r} is no option of env here; type env=<name> to draw it"
+        world = manifest.spec.environment.name
+        return (
+            [],
+            f"no frames: the world of these data, {world!r}, is no option of env; if one is the same, add env=<name>",
+        )
     name = environment.spec.name
     check_same_world(manifest.spec.name, manifest.spec.environment, environment.spec)
     if environment.missing is not None:

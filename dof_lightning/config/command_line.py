@@ -10,6 +10,33 @@ _NEEDS_NO_QUOTES = re.compile(r"[A-Za-z./][\w./+-]*", re.ASCII)
 _OTHER_THAN_TEXT = ("null", "true", "false", "nan", "inf")  # to Hydra, in any case
 
 
+_WITH_A_VALUE = (
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+    "--package",
+    "-p",
+    "--cfg",
+    "-c",
+)
+_PERHAPS_WITH_A_VALUE = ("--info", "-i")
+
+
+def flags_first(words: list[str]) -> list[str]:
+    """Moves Hydra's flags before the overrides: its parser ends the overrides at the first flag."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    takes_value = False
+    for word, following in zip(words, [*words[1:], "="], strict=True):
+        (flags if takes_value or word.startswith("-") else overrides).append(word)
+        needed = word in _WITH_A_VALUE or (word in _PERHAPS_WITH_A_VALUE and "=" not in following)
+        takes_value = needed and not takes_value
+    return [*flags, *overrides]
+
+
 def for_hydra(key: str, value: str | Path) -> str:
     """An override that sets a key to exactly this text, whatever its characters."""
     text = str(value)

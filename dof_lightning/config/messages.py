@@ -109,7 +109,7 @@ def explain(error: Exception, overrides: Sequence[str] = (), what: str = "config
         return str(error.__cause__)
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options is not None:
-        return _missing_option(*str(error.missing_cfg_file).rpartition("/")[::2])
+        return _missing_option(*str(error.missing_cfg_file).rpartition("/")[::2], found=error.options)
     if line := _of_what_was_typed(text, overrides):
         return line
     if isinstance(error, OverrideParseException):
@@ -140,11 +140,15 @@ def _of_what_was_typed(text: str, overrides: Sequence[str]) -> str | None:
     return None
 
 
-def _missing_option(group: str, option: str) -> str:
-    """One line for an option that does not exist, with the nearest that does."""
+def _missing_option(group: str, option: str, found: Sequence[str]) -> str:
+    """One line for an option that does not exist, with the nearest that does; `found` are those in all folders."""
     if group in ("hydra/launcher", "hydra/sweeper"):
         return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib, submitit, optuna"
-    return f"{group}={option} does not exist; {nearest(option, options(group))}"
+    choices = sorted({*options(group), *(name for name in found if not name.startswith("_"))})
+    near = nearest(option, choices)
+    if near.startswith("choose") and group in ("data", "experiment"):  # one's own are no options of a file
+        near = "`dof data list` shows all, also those of your own (experiment=none data=<folder>)"
+    return f"{group}={option} does not exist; {near}"
 
 
 def list_of_options(override: str) -> str:

@@ -8,6 +8,7 @@ these. Observations may be `[E, O_i]`, one row per episode. An invalid request i
 """
 
 import json
+import os
 import signal
 import sys
 from typing import Any
@@ -33,6 +34,9 @@ def answer(agent: Agent, line: str) -> dict[str, Any]:
         if "reset" in request:
             agent.reset(request["reset"])
             return {"reset": request["reset"]}
+        if "observation" not in request:
+            held = ", ".join(request) or "nothing"
+            return {"error": f'cannot read this line: it needs "reset" or "observation", and contains {held}'}
         legal = request.get("legal")
         legal = None if legal is None else torch.tensor(legal)
         decision = agent.decide(torch.tensor(request["observation"]), legal)
@@ -58,6 +62,9 @@ def main() -> int:
         serve(agent)
     except KeyboardInterrupt:  # the process that asks is ending too, and reports it
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # nobody reads the answers; Python would complain once more on exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return 0
 
 

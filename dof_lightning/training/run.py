@@ -203,7 +203,8 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
     log_hyperparameters(job.trainer.loggers, job.config, scores, heldout, last.step)
     write_results(folder.results, results)
     data = job.manifest
-    console.show_scores(screen, scores, data.behavior, job.env.spec if plays else data.spec.environment)
+    shown = scores if plays else {"last": scores["last"]}
+    console.show_scores(screen, shown, data.behavior, job.env.spec if plays else data.spec.environment)
     if heldout is not None:
         console.show_heldout(screen, heldout)
     further = command_further(folder.path, typed, last.step, limits["max_steps"])

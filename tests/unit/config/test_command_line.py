@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dof_lightning import console
 from dof_lightning.config import compose as configuration
-from dof_lightning.config.command_line import for_hydra, for_shell
+from dof_lightning.config.command_line import flags_first, for_hydra, for_shell
 from dof_lightning.training import fit, watchdog
 from dof_lightning.training.start import command_further
 
@@ -57,6 +57,19 @@ def test_a_run_is_started_again_as_it_was(monkeypatch: pytest.MonkeyPatch, argv:
     monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
     monkeypatch.setattr("sys.argv", argv)
     assert configuration.program() == words
+
+
+@pytest.mark.parametrize(
+    ("typed", "moved"),
+    [
+        ("a=1 --config-dir mine b=2", "--config-dir mine a=1 b=2"),
+        ("a=1 -m b=1,2 --info defaults ~tuned", "-m --info defaults a=1 b=1,2 ~tuned"),
+        ("--info a=1 -c job", "--info -c job a=1"),
+        ("a=-1 b=2", "a=-1 b=2"),
+    ],
+)
+def test_flags_may_stand_anywhere(typed: str, moved: str) -> None:
+    assert flags_first(typed.split()) == moved.split()
 
 
 def test_what_trains_further_keeps_what_was_typed() -> None:

@@ -260,6 +260,7 @@ def test_a_served_agent_answers_every_line(agents: list[Agent]) -> None:
     agent.reset(7)
     assert action == agent.act(torch.tensor(observation)).tolist()
     assert "observation" in answer(agent, '{"observation": [0, 0]}')["error"]
+    assert 'needs "reset" or "observation", and contains state' in answer(agent, '{"state": [0, 0]}')["error"]
     unread = (
         '{"observation": [null]}',
         '{"observation": [NaN, 0, 0, 0]}',
