@@ -256,11 +256,8 @@ class EpisodeDataModule(LightningDataModule):
         )
 
     def _describe_order(self) -> str:
-        if self._plan is None:
-            return "in memory"
-        streamed = f"streamed in blocks of {self._plan.block_bytes} bytes"
-        by_shards = self.serving.partition == "shards"
-        return f"{streamed}, shards shared out to {self.world_size} ranks" if by_shards else streamed
+        plan = self._plan
+        return "in memory" if plan is None else plan.describe_order(self.serving.partition, self.world_size)
 
     def _gather_numbered(self, table: EpisodeTable, index: WindowIndex) -> Callable[[Tensor], EpisodeBatch]:
         return partial(gather_numbered, table, index, self.window, self.serving.train_on_padded_tails)

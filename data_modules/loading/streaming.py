@@ -51,6 +51,11 @@ class StreamPlan:
     sizes: tuple[ShardSize, ...]
     block_bytes: int
 
+    def describe_order(self, partition: Partition, ranks: int) -> str:
+        """The values that the order of windows depends on, besides configuration and step; checkpoints hold it."""
+        streamed = f"streamed in blocks of {self.block_bytes} bytes"
+        return f"{streamed}, shards shared out to {ranks} ranks" if partition == "shards" else streamed
+
 
 def plan_stream(manifest: DatasetManifest, memory_mb: float | None, partition: Partition) -> StreamPlan | None:
     """Plans blocks such that all blocks alive at once take no more than `memory_mb` (10^6 bytes).

@@ -237,17 +237,17 @@ class DoFLightningModule(Algorithm):
         Returns:
             the samples, and the denoisers' predictions at each step.
         """
-        said: list[Tensor] = []
+        predictions: list[Tensor] = []
 
         def clip(x: Tensor) -> Tensor:
             return clip_with_way_back(x, self.clip_range) * self.data_mask
 
         def denoiser(x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
-            said.append(self.denoiser(x, k, condition))
-            return said[-1]
+            predictions.append(self.denoiser(x, k, condition))
+            return predictions[-1]
 
         chain = Chain(denoiser, self.noise_factorization, self.data_factorization, sampler, clip)
-        return clip((chain.locally if self._acts_alone else chain.jointly)(condition, noise)), said
+        return clip((chain.locally if self._acts_alone else chain.jointly)(condition, noise)), predictions
 
     def acting_model(self) -> ActingModel:
         """The averaged model that a policy diffuses by. If weights are sharded, all ranks must call this together."""
@@ -268,17 +268,6 @@ class DoFLightningModule(Algorithm):
 
     def _check_parts(self) -> None:
         """Refuses incompatible parts with a one-line error; the algorithm calls it once all parts are built."""
-
-    def entry_weight(self, like: Tensor, alive: Tensor | None) -> Tensor:
-        """Weights of a masked mean; the divisor depends on the batch's shape only and is the same on every rank.
-
-        Args:
-            like: `[B, N, D]`.
-            alive: `[B, N]` bool, or None.
-        """
-        mask = self.data_mask.expand(like.shape[1:])
-        weight = mask.to(like.dtype) / (like.shape[0] * mask.sum())
-        return weight.expand_as(like) if alive is None else weight * alive[..., None]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Groups of the denoisers, the factorisation (f and h), the algorithm's additions and the seed assignment."""

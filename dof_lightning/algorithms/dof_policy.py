@@ -19,17 +19,11 @@ from dof_lightning.algorithms.parts.critic_settings import (
     build_value_learning,
     check_ranking,
     idle_of_critics,
+    idle_of_target_sampler,
 )
 from dof_lightning.algorithms.parts.critics import Situation, TeamCritic
-from dof_lightning.algorithms.parts.diffused import DataDiffusionSettings, Denoised, Diffused
-from dof_lightning.algorithms.parts.episode_seed import (
-    EpisodeRows,
-    EpisodeSeedAssignment,
-    SeedOf,
-    gather_rows,
-    rows_of_episodes,
-    whole_episodes,
-)
+from dof_lightning.algorithms.parts.diffused import DataDiffusionSettings, Denoised, Diffused, entry_weight
+from dof_lightning.algorithms.parts.episode_seed import EpisodeSeedAssignment, SeedOf, whole_episodes
 from dof_lightning.algorithms.parts.extraction import (
     ADVANTAGE_SAMPLES,
     Cloning,
@@ -84,14 +78,7 @@ class DoFPolicySettings(DataDiffusionSettings, ExtractionSettings, CriticSetting
         if self.shared_seeds is None:
             found["shared_seed_of"] = "algorithm.shared_seeds=null"
         found[PADDED_TAILS] = "no rows of a window diffuse, but actions"
-        for_targets = self.discount > 0 or (self.critics == "joint" and self.local_head)
-        for_advantages = self.advantage_temperature is not None and self.value_learning != "expectile"
-        if self.critics == "none":
-            found["target_sampler"] = "algorithm.critics=none"
-        elif self.value_learning in ("implicit", "expectile") and not for_advantages:
-            found["target_sampler"] = f"algorithm.value_learning={self.value_learning}"
-        elif not (for_targets or for_advantages):
-            found["target_sampler"] = "algorithm.discount=0"
+        found |= idle_of_target_sampler(self, weighs_by_advantage=self.advantage_temperature is not None)
         return found | idle_of_extraction(self)
 
     def check(self) -> None:
@@ -152,28 +139,28 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
     def losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` and its parts; see the class and `Algorithm.losses`."""
         now, x0 = self._current(batch)
-        weight = self.entry_weight(x0, now.alive)
+        weight = entry_weight(self.data_mask, x0, now.alive)
         windows = Diffused(x0, now.condition, self.data_mask, weight)
-        told = self._assign(batch, now, windows, generator, average=False)
-        denoised = self.denoise(x0, told.tell(now.condition), generator)
-        advantage_weights = self._advantage_weights(now, x0, told, generator)
+        assigned = self._assign(batch, now, windows, generator, average=False)
+        denoised = self.denoise(x0, assigned.tell(now.condition), generator)
+        advantage_weights = self._advantage_weights(now, x0, assigned, generator)
         diffusion = self.diffusion_loss(denoised, weight if advantage_weights is None else weight * advantage_weights)
         reconstruction = self.reconstruction_loss(denoised, x0, weight)
         losses = {
             "loss/diffusion": diffusion,
             "loss/reconstruction": reconstruction,
             "diffusion/clipped_share": denoised.clipped_share,
-            **told.losses,
+            **assigned.losses,
         }
         if advantage_weights is not None:
             losses["advantage/effective_share"] = effective_share(advantage_weights[..., 0])
-        loss = told.add_loss(diffusion + self.settings.reconstruction_weight * reconstruction)
+        loss = assigned.add_loss(diffusion + self.settings.reconstruction_weight * reconstruction)
         if self.critic is not None:
-            seen = self._experience(batch, now, x0, told, generator)
+            seen = self._experience(batch, now, x0, assigned, generator)
             of_values = self.value_learning.losses(self.critic, seen, generator)
             losses |= of_values
             loss = loss + sum(value for tag, value in of_values.items() if tag.startswith("loss/"))
-            proposal = self._propose(denoised, now, generator, told)
+            proposal = self._propose(denoised, now, generator, assigned)
             if proposal is not None:
                 cloning = Cloning(diffusion, denoised.prediction)
                 improvement, of_q = self.q_gradient.losses(self._judge(self.critic, now), proposal, cloning)
@@ -190,19 +177,6 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         weight = self.schedule.snr(denoised.k, like=actions[..., 0]).clamp(max=1.0)
         return Proposal(actions, weight, (denoised.prediction,))
 
-    def full(self, now: Situation, generator: torch.Generator, told: Assignment | None = None) -> Proposal:
-        """The actions at the end of the chain that acts; a shorter one would leave skipped steps to cloning alone.
-
-        Args:
-            now: the row to act in.
-            generator: draws the chain's noise.
-            told: the samples' shared seeds, as the agents receive them.
-        """
-        noise = self._chain_noise(self.sampler, now.condition, generator)
-        condition = now.condition if told is None else told.tell(now.condition)
-        actions, outputs = self.learning_sample(condition, noise, self.sampler)
-        return Proposal(actions, torch.ones_like(actions[..., :1, 0]), outputs, repeats=self.schedule.steps)
-
     def heldout_losses(self, batch: EpisodeBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The denoising loss of the averaged denoisers, unweighted by f, for all agents together and per agent."""
         diffused = self.diffused(batch, generator)
@@ -212,9 +186,9 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
     def diffused(self, batch: EpisodeBatch, generator: torch.Generator) -> Diffused:
         """The current actions `[B, N, A]`, given the observations."""
         now, x0 = self._current(batch)
-        untold = Diffused(x0, now.condition, self.data_mask, self.entry_weight(x0, now.alive))
-        told = self._assign(batch, now, untold, generator, average=True)
-        return replace(untold, condition=told.tell(now.condition))
+        unseeded = Diffused(x0, now.condition, self.data_mask, entry_weight(self.data_mask, x0, now.alive))
+        assigned = self._assign(batch, now, unseeded, generator, average=True)
+        return replace(unseeded, condition=assigned.tell(now.condition))
 
     def policy(self) -> DiffusionActor:
         """Agents with the averaged denoisers, f and h, and with the target critics, which rank candidates."""
@@ -255,11 +229,8 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         """The shared seeds of the windows, or of the episodes that contain them."""
         if self.episode_seed is None:
             return self.assign_seed(now.condition, windows, generator, average)
-        seen, done, acted = gather_rows(batch, rows_of_episodes(batch, generator))
-        observations = self.normalizer.normalize(seen)
-        actions = self.codec.encode(done, self.data_mask[:, None], like=observations)
-        assignment: Assignment = self.episode_seed(EpisodeRows(observations, actions, acted), generator)
-        return assignment
+        encode = partial(self.codec.encode, mask=self.data_mask[:, None])
+        return self.episode_seed.assign(batch, self.normalizer.normalize, encode, generator)
 
     def _current(self, batch: EpisodeBatch) -> tuple[Situation, Tensor]:
         """The current row, and the data's actions `[B, N, A]` in it."""
@@ -271,14 +242,14 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         return self.codec.encode(batch.actions[:, :, row], self.data_mask, like=like.condition)
 
     def _experience(
-        self, batch: EpisodeBatch, now: Situation, x0: Tensor, told: Assignment, generator: torch.Generator
+        self, batch: EpisodeBatch, now: Situation, x0: Tensor, assigned: Assignment, generator: torch.Generator
     ) -> Experience:
         following = Situation.of(batch, batch.history + 1, self.normalizer)
-        acted = partial(self._act, told.tell(following.condition), following.legal, generator)
+        acted = partial(self._act, assigned.tell(following.condition), following.legal, generator)
         return Experience(batch, now, x0, following, acted, partial(self._encoded, batch, batch.history + 1, now))
 
     def _advantage_weights(
-        self, now: Situation, x0: Tensor, told: Assignment, generator: torch.Generator
+        self, now: Situation, x0: Tensor, assigned: Assignment, generator: torch.Generator
     ) -> Tensor | None:
         """Weights `[B, N, 1]` of each agent's rows in the noise error; None if all count equally."""
         temperature, critic = self.settings.advantage_temperature, self.critic
@@ -286,7 +257,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
             return None
 
         def draw() -> Tensor:
-            condition = told.tell(now.condition).repeat(ADVANTAGE_SAMPLES, 1, 1)
+            condition = assigned.tell(now.condition).repeat(ADVANTAGE_SAMPLES, 1, 1)
             actions = self._act(condition, now.repeat(ADVANTAGE_SAMPLES).legal, generator)
             return actions.unflatten(0, (ADVANTAGE_SAMPLES, -1))  # type: ignore[no-untyped-call]
 
@@ -296,13 +267,17 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         return self.warm_up.choose(weights, counts.to(weights))[..., None]
 
     def _propose(
-        self, denoised: Denoised, now: Situation, generator: torch.Generator, told: Assignment
+        self, denoised: Denoised, now: Situation, generator: torch.Generator, assigned: Assignment
     ) -> Proposal | None:
-        """The actions that Q's gradient improves, by the route of the settings; None if there is no such gradient."""
-        route = self.settings.q_gradient
-        if route == "full":
-            return self.full(now, generator, told)
-        return self.one_step(denoised) if route == "one_step" else None
+        """The actions that Q's gradient improves, by the route of the settings; None if there is no such gradient.
+
+        The full route runs the chain that acts: a shorter one would leave the skipped steps to cloning alone.
+        """
+        if self.settings.q_gradient != "full":
+            return self.one_step(denoised) if self.settings.q_gradient == "one_step" else None
+        noise = self._chain_noise(self.sampler, now.condition, generator)
+        actions, outputs = self.learning_sample(assigned.tell(now.condition), noise, self.sampler)
+        return Proposal(actions, torch.ones_like(actions[..., :1, 0]), outputs, repeats=self.schedule.steps)
 
     @torch.no_grad()
     def _act(self, condition: Tensor, legal: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ from dof_lightning.actors.value import DiffusedValueActor
 from dof_lightning.algorithms.base import ParameterGroup
 from dof_lightning.algorithms.dof import DoFLightningModule
 from dof_lightning.algorithms.parts.critics import Situation
-from dof_lightning.algorithms.parts.diffused import FIVE_STEPS, Diffused, DiffusionSettings, Parts
+from dof_lightning.algorithms.parts.diffused import FIVE_STEPS, Diffused, DiffusionSettings, Parts, entry_weight
 from dof_lightning.algorithms.parts.team_value import TeamValue, ValueSettings, current_row
 from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.sampler import Sampler
@@ -88,7 +88,7 @@ class DoFValue(DoFLightningModule, made_by=DoFValueSettings):
         value = self.value.loss(self.value.mix(x0, now), batch)
         x0 = x0.detach()
         denoised = self.denoise(x0, torch.cat([now.condition, actions], dim=-1), generator)
-        diffusion = self.diffusion_loss(denoised, self.entry_weight(x0, now.alive))
+        diffusion = self.diffusion_loss(denoised, entry_weight(self.data_mask, x0, now.alive))
         return {
             "loss": value + diffusion,
             "loss/value": value,
@@ -114,7 +114,7 @@ class DoFValue(DoFLightningModule, made_by=DoFValueSettings):
         now, actions = self._current(batch)
         x0 = self.average_value(now, actions)
         condition = torch.cat([now.condition, actions], dim=-1)
-        return Diffused(x0, condition, self.data_mask, self.entry_weight(x0, now.alive))
+        return Diffused(x0, condition, self.data_mask, entry_weight(self.data_mask, x0, now.alive))
 
     def policy(self) -> DiffusedValueActor:
         """Agents that take the choice whose generated x_i is largest."""

@@ -4,14 +4,21 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dof_lightning.config.catalog import data_root, known_datasets
-from dof_lightning.config.command_line import for_shell, split_tail, take
+from dof_lightning.cli.data_arguments import (
+    check_output,
+    dataset_paths,
+    read_values,
+    refuse_unknown,
+    split_env,
+    take_root,
+)
+from dof_lightning.config.catalog import known_datasets
+from dof_lightning.config.command_line import split_tail
 from dof_lightning.errors import UserError
 
 HELP = "make, list, show, check, merge and cut datasets; `dof data <command> --help` shows the arguments"
@@ -31,8 +38,8 @@ def _list(tails: list[str]) -> None:
     from data_modules.tools.inspect import list_datasets
     from dof_lightning import console
 
-    root, others = _take_root(tails)
-    _refuse(others, "list", ["data.root"])
+    root, others = take_root(tails)
+    refuse_unknown(others, "list", ["data.root"])
     console.make_console().print(list_datasets(root, known_datasets()), soft_wrap=True)
 
 
@@ -80,14 +87,6 @@ def _stats(tails: list[str]) -> None:
             print(f"written: {file}", file=sys.stderr)
 
 
-def check_output(file: Path, suffix: str) -> None:
-    """Refuses a file of another kind, or in a folder that is not there."""
-    if file.suffix != suffix:
-        raise UserError(f"output={file} must end in {suffix}")
-    if not file.resolve().parent.is_dir():
-        raise UserError(f"output={file}: there is no folder {file.parent}; make it, or choose another")
-
-
 def _view(tails: list[str]) -> None:
     from dof_lightning.cli.view import view
 
@@ -97,7 +96,7 @@ def _view(tails: list[str]) -> None:
 def _merge(tails: list[str]) -> None:
     from data_modules.tools.derive import merge
 
-    values, root = _values(tails, "merge", required=("datasets", "name"), optional=("seed",))
+    values, root = read_values(tails, "merge", required=("datasets", "name"), optional=("seed",))
     if not isinstance(values["datasets"], list):
         raise UserError("datasets= must be a list of folders: datasets=[first,second]")
     print(merge([str(path) for path in values["datasets"]], root, str(values["name"]), values.get("seed", 0)))
@@ -106,46 +105,11 @@ def _merge(tails: list[str]) -> None:
 def _subsample(tails: list[str]) -> None:
     from data_modules.tools.derive import subsample
 
-    values, root = _values(tails, "subsample", required=("dataset", "name"), optional=("quantiles", "episodes", "seed"))
+    values, root = read_values(
+        tails, "subsample", required=("dataset", "name"), optional=("quantiles", "episodes", "seed")
+    )
     path, name = str(values.pop("dataset")), str(values.pop("name"))
     print(subsample(path, root, name, **values))
-
-
-def _values(
-    tails: list[str], command: str, required: Sequence[str], optional: Sequence[str]
-) -> tuple[dict[str, Any], Path]:
-    """The values of a command's keys, and data.root."""
-    root, others = _take_root(tails)
-    _refuse(others, command, [*required, *optional, "data.root"])
-    typed = dict(map(split_tail, others))
-    for key in required:
-        if not typed.get(key) or typed[key] == "null":
-            raise UserError(f"{key}= is missing; see `dof data {command} --help`")
-    values = {key: _value(key, text) for key, text in typed.items()}
-    if "name" in typed and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", typed["name"]):
-        raise UserError(
-            f"name={typed['name']} must be a plain name: letters, digits, _ . + -; data.root= says where it goes"
-        )
-    return values, root
-
-
-def _value(key: str, text: str) -> Any:
-    """The typed value, as the number that the key takes, or as YAML reads it."""
-    if key in _TEXTS:
-        return text
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"{key}={text} cannot be read; quote it, or write it another way") from None
-    if key in _LEAST and not (type(value) is int and value >= _LEAST[key]):
-        raise UserError(f"{key}={text} must be an integer, at least {_LEAST[key]}")
-    if key == "discount" and not (isinstance(value, (int, float)) and 0 < value <= 1):
-        raise UserError(f"discount={text} must be a number above 0 and at most 1")
-    return value
-
-
-_LEAST = {"episodes": 1, "seed": 0, "horizon": 1, "learned": 1, "version": 0}
-_TEXTS = ("name", "source", "dataset", "output", "policy", "format")
 
 
 def _import(tails: list[str]) -> None:
@@ -155,8 +119,8 @@ def _import(tails: list[str]) -> None:
     world, others = split_env(tails)
     options = sorted({key for keys in OPTIONS.values() for key in keys})
     keys = ["format", "source", "name", "discount", "seed", "data.root"]
-    _refuse(others, "import", [*keys, "env", *options])
-    values, root = _values(
+    refuse_unknown(others, "import", [*keys, "env", *options])
+    values, root = read_values(
         others, "import", required=("format", "source", "name"), optional=("discount", "seed", *options)
     )
     if values["format"] not in FORMATS:
@@ -168,29 +132,13 @@ def _import(tails: list[str]) -> None:
     print(import_dataset(values["format"], source, name, root, spec, given, **others_given))
 
 
-def split_env(tails: list[str]) -> tuple[Any, list[str]]:
-    """Returns the configuration of the environment that is named, if any, and the other tails."""
-    from dof_lightning.config import catalog, checks
-    from dof_lightning.config import compose as configuration
-
-    mine = [tail for tail in tails if split_tail(tail)[0].split(".")[0] == "env" or tail.startswith("trust=")]
-    others = [tail for tail in tails if tail not in mine]
-    if not any(tail.startswith("env=") for tail in mine):
-        if any(tail.startswith("env.") for tail in mine):
-            raise UserError(f"{mine[0]} changes an environment that is not named; add env=")
-        return None, [tail for tail in others if not tail.startswith("trust=")]
-    cfg = configuration.compose([f"experiment={catalog.options('experiment')[0]}", *mine])
-    checks.check(cfg)
-    return cfg, others
-
-
 def _collect(tails: list[str]) -> None:
     from data_modules.behavior.function import FunctionBehavior
     from data_modules.collect import CollectedDataset
     from dof_lightning.config import compose as configuration
 
     world, others = split_env(tails)
-    values, root = _values(
+    values, root = read_values(
         others, "collect", required=("policy", "name", "episodes"), optional=("version", "seed", "discount")
     )
     if world is None:
@@ -213,7 +161,7 @@ def _collect(tails: list[str]) -> None:
 def _export(tails: list[str]) -> None:
     from data_modules.convert.exporting import export_dataset
 
-    values, _ = _values(tails, "export", required=("dataset", "format", "output"), optional=("state",))
+    values, _ = read_values(tails, "export", required=("dataset", "format", "output"), optional=("state",))
     place = Path(str(values["output"]))
     print(export_dataset(str(values["dataset"]), str(values["format"]), place, values.get("state")))
 
@@ -278,34 +226,3 @@ ACTIONS: dict[str, Any] = {
         "[team=[[0.1,7.5],[0.15,5],[0.2,3]]] [sight=1.0]",
     ),
 }
-
-
-def _take_root(tails: list[str]) -> tuple[Path, list[str]]:
-    root, others = take(tails, "data.root")
-    return Path(root if root is not None else data_root()), others
-
-
-def _refuse(tails: list[str], command: str, known: Sequence[str]) -> None:
-    """Refuses keys that a command does not know."""
-    for tail in tails:
-        if split_tail(tail)[0] not in known:
-            raise UserError(f"dof data {command} knows {', '.join(f'{key}=' for key in known)}, got {tail!r}")
-
-
-def dataset_paths(tails: list[str]) -> list[Path | str]:
-    """The paths that were typed, or the dataset that an experiment's configuration names."""
-    if not tails:
-        raise UserError("which dataset? give its folder, or experiment=<name>")
-    if "=" not in tails[0]:
-        return list(tails)
-    from dof_lightning.config import checks
-    from dof_lightning.config import compose as configuration
-
-    cfg = configuration.compose(tails)
-    checks.check(cfg)
-    if cfg.data.path is not None:
-        return [str(cfg.data.path)]
-    source = configuration.build(cfg.data.source)
-    if not source.exists():
-        raise UserError(f"{source.path} is not there; build it with `{for_shell('dof', 'data', 'build', *tails)}`")
-    return [source.path]

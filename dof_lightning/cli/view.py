@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dof_lightning.cli.data import check_output, dataset_paths, split_env
+from dof_lightning.cli.data_arguments import check_output, dataset_paths, split_env
 from dof_lightning.config.catalog import options
 from dof_lightning.config.command_line import split_tail, take, take_integer
 from dof_lightning.errors import UserError

@@ -99,6 +99,17 @@ def idle_of_critics(settings: CriticSettings) -> dict[str, str]:
     return found | {name: cause for name, critics in readers.items() if settings.critics not in critics}
 
 
+def idle_of_target_sampler(settings: CriticSettings, weighs_by_advantage: bool) -> dict[str, str]:
+    """`target_sampler` with the cause, if neither TD targets nor advantages need the actors' own actions."""
+    for_targets = settings.discount > 0 or (settings.critics == "joint" and settings.local_head)
+    for_advantages = weighs_by_advantage and settings.value_learning != "expectile"
+    if settings.critics == "none":
+        return {"target_sampler": "algorithm.critics=none"}
+    if settings.value_learning in ("implicit", "expectile") and not for_advantages:
+        return {"target_sampler": f"algorithm.value_learning={settings.value_learning}"}
+    return {} if for_targets or for_advantages else {"target_sampler": "algorithm.discount=0"}
+
+
 def check_ranking(critic: TeamCritic | None, candidates: int) -> None:
     """Refuses to rank by values Q_i if the team's value need not grow with them.
 

@@ -229,3 +229,16 @@ class Diffused:
     condition: Tensor
     mask: Tensor
     weight: Tensor
+
+
+def entry_weight(mask: Tensor, like: Tensor, alive: Tensor | None) -> Tensor:
+    """Weights of a masked mean; the divisor depends on the batch's shape only and is the same on every rank.
+
+    Args:
+        mask: broadcasts against `[N, D]`, False for entries that do not count.
+        like: `[B, N, D]`.
+        alive: `[B, N]` bool, or None.
+    """
+    mask = mask.expand(like.shape[1:])
+    weight = mask.to(like.dtype) / (like.shape[0] * mask.sum())
+    return weight.expand_as(like) if alive is None else weight * alive[..., None]

@@ -1,5 +1,6 @@
 """Assignment of shared seeds to whole episodes, by M habits that are learned beside the actor."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -94,6 +95,27 @@ class EpisodeSeedAssignment(nn.Module):
         loss = (share[:LEARNED] * errors).sum() / (learned.counted.sum() * entries).clamp_min(1)
         gain = 1 - (share * constant).sum() / constant.mean(1).sum().clamp_min(1e-12)
         return Assignment(self.seeds, seed, {"loss/shared_seed": loss, "shared_seed/gain": gain})
+
+    def assign(
+        self,
+        batch: EpisodeBatch,
+        normalize: Callable[[Tensor], Tensor],
+        encode: Callable[..., Tensor],
+        generator: torch.Generator,
+    ) -> Assignment:
+        """Draws the seeds of the episodes that a batch of `whole_episodes` contains.
+
+        Args:
+            batch: the episodes.
+            normalize: normalises observations.
+            encode: encodes actions `[B, N, R, ...]`, with the dtype and device of `like`.
+            generator: draws rows and seeds.
+        """
+        seen, done, acted = gather_rows(batch, rows_of_episodes(batch, generator))
+        observations = normalize(seen)
+        actions = encode(done, like=observations)
+        assignment: Assignment = self(EpisodeRows(observations, actions, acted), generator)
+        return assignment
 
     def errors(self, rows: EpisodeRows) -> Tensor:
         """`[B, M]`: e_z of each sample's rows."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from dof_lightning.algorithms.parts.diffused import entry_weight
 from dof_lightning.diffusion import sampler, schedule
 from dof_lightning.diffusion.clip import clip_with_way_back
 from dof_lightning.diffusion.dpm_solver import DPMSolver
@@ -157,7 +158,7 @@ def test_reconstruction_trains_h_only_and_limits_the_snr() -> None:
     batch = small_batch(model.spec)
     x0 = batch.actions[:, :, 0]
     denoised = model.denoise(x0, batch.observations[:, :, 0], generator())
-    weight = model.entry_weight(x0, None)
+    weight = entry_weight(model.data_mask, x0, None)
     early = replace(denoised, k=torch.ones_like(denoised.k))
     assert model.schedule.snr(early.k).min() > 5
     loss = model.reconstruction_loss(early, x0, weight)
@@ -184,8 +185,11 @@ def test_masked_mean_divides_by_a_constant_of_the_batch() -> None:
     model = small_dof_policy()
     error = torch.rand(8, 3, 2, generator=generator())
     alive = torch.rand(8, 3, generator=generator(1)) < 0.5
-    whole = (model.entry_weight(error, alive) * error).sum()
-    halves = [(model.entry_weight(error[part], alive[part]) * error[part]).sum() for part in (slice(4), slice(4, 8))]
+    whole = (entry_weight(model.data_mask, error, alive) * error).sum()
+    halves = [
+        (entry_weight(model.data_mask, error[part], alive[part]) * error[part]).sum()
+        for part in (slice(4), slice(4, 8))
+    ]
     torch.testing.assert_close(whole, torch.stack(halves).mean())
 
 

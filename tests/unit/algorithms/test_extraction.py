@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from dof_lightning.algorithms.dof_policy import DoFPolicy
+from dof_lightning.algorithms.parts.diffused import entry_weight
 from dof_lightning.algorithms.parts.extraction import Cloning, Weighted
 from dof_lightning.algorithms.parts.shared_seed import Assignment
 from dof_lightning.batch import EpisodeBatch
@@ -21,7 +22,7 @@ def improvement(model: DoFPolicy, batch: EpisodeBatch) -> tuple[Tensor, Tensor, 
     denoised = model.denoise(x0, now.condition, generator(4))
     proposal = model._propose(denoised, now, generator(5), Assignment())
     assert proposal is not None
-    cloning = Cloning(model.diffusion_loss(denoised, model.entry_weight(x0, now.alive)), denoised.prediction)
+    cloning = Cloning(model.diffusion_loss(denoised, entry_weight(model.data_mask, x0, now.alive)), denoised.prediction)
     judge = model._judge(model.critic, now)
     plain = type(model.q_gradient)(1.0).losses(judge, proposal)[0]
     return model.q_gradient.losses(judge, proposal, cloning)[0], plain, cloning
@@ -106,7 +107,7 @@ def test_the_weighted_noise_error_is_that_of_its_rows_by_their_weights(learning:
         return (weights[..., 0] * rows).sum() / (16 * model.data_mask.sum())
 
     denoised = model.denoise(x0, now.condition, generator(3))
-    loss = model.diffusion_loss(denoised, model.entry_weight(x0, None) * weights)
+    loss = model.diffusion_loss(denoised, entry_weight(model.data_mask, x0, None) * weights)
     torch.testing.assert_close(loss, written_out())
     analytic, start = gradient(loss, model.denoiser), parameters_to_vector(parameters).detach().clone()
     direction = torch.randn(start.shape, generator=generator(6), dtype=torch.float64)

@@ -9,11 +9,10 @@ import torch
 
 from dof_lightning.envs.particle.env import HORIZON, ParticleEnv
 from dof_lightning.errors import UserError
-from dof_lightning.spec import DatasetSpec, EnvSpec, check_compatible
+from dof_lightning.spec import EnvSpec
 
 TASKS = ("spread", "tag", "world")
 OBSERVATION_DIMS = {"spread": 18, "tag": 16, "world": 24}
-PREY_OBSERVATION_DIMS = {"tag": 14, "world": 22}
 
 
 def actions_for(n_episodes: int, seed: int = 0) -> torch.Tensor:
@@ -44,23 +43,6 @@ def test_shapes_dtypes_and_time_limit(task: str) -> None:
         assert (result.truncated == (t == HORIZON - 1)).all()
     with pytest.raises(RuntimeError, match="reset"):
         env.step(actions_for(5)[0])
-
-
-@pytest.mark.parametrize("task", ["tag", "world"])
-def test_prey_is_reported_and_not_learned(task: str) -> None:
-    env = ParticleEnv(task)
-    env.reset(torch.arange(4))
-    before = env.extra_observations
-    assert before is not None
-    info = env.step(actions_for(4)[0]).info
-    assert info.extra_observations is not None
-    assert info.extra_actions is not None
-    assert info.extra_rewards is not None
-    assert before.shape == info.extra_observations.shape == (4, 1, PREY_OBSERVATION_DIMS[task])
-    assert info.extra_actions.shape == (4, 1, 2)
-    assert info.extra_actions.abs().max() <= 1
-    assert info.extra_rewards.shape == (4, 1)
-    assert [agent.name for agent in env.spec.agents] == ["predator_0", "predator_1", "predator_2"]
 
 
 @pytest.mark.parametrize(
@@ -255,13 +237,6 @@ def test_recipes_are_json_and_tell_environments_apart() -> None:
         assert stored.fingerprint == spec.fingerprint
         assert spec.recipe["variant"] == "omar"
         assert spec.recipe["horizon"] == HORIZON
-
-
-def test_data_of_another_prey_are_refused() -> None:
-    data = DatasetSpec("tag_still", ParticleEnv("tag", prey="still").spec, 0.99, {}, statistics=None)  # type: ignore[arg-type]
-    check_compatible(data, ParticleEnv("tag", prey="still").spec)
-    with pytest.raises(UserError, match="opponent: still in the data, trained"):
-        check_compatible(data, ParticleEnv("tag").spec)
 
 
 def test_published_scores_normalise_and_name_their_prey() -> None:

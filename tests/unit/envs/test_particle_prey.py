@@ -9,6 +9,7 @@ from torch import nn
 
 from dof_lightning.envs.particle.env import HORIZON, ParticleEnv
 from dof_lightning.errors import UserError
+from dof_lightning.spec import DatasetSpec, check_compatible
 
 PREY_OBSERVATION_DIMS = {"tag": 14, "world": 22}
 
@@ -120,3 +121,27 @@ def test_scripted_prey_stays_near_the_arena(task: str) -> None:
         env.step(torch.rand(500, 3, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1)
         farthest = env.positions[:, 3].abs().amax(dim=-1)
     assert farthest.quantile(0.99) < 1.0
+
+
+@pytest.mark.parametrize("task", ["tag", "world"])
+def test_prey_is_reported_and_not_learned(task: str) -> None:
+    env = ParticleEnv(task)
+    env.reset(torch.arange(4))
+    before = env.extra_observations
+    assert before is not None
+    info = env.step(torch.rand(4, 3, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1).info
+    assert info.extra_observations is not None
+    assert info.extra_actions is not None
+    assert info.extra_rewards is not None
+    assert before.shape == info.extra_observations.shape == (4, 1, PREY_OBSERVATION_DIMS[task])
+    assert info.extra_actions.shape == (4, 1, 2)
+    assert info.extra_actions.abs().max() <= 1
+    assert info.extra_rewards.shape == (4, 1)
+    assert [agent.name for agent in env.spec.agents] == ["predator_0", "predator_1", "predator_2"]
+
+
+def test_data_of_another_prey_are_refused() -> None:
+    data = DatasetSpec("tag_still", ParticleEnv("tag", prey="still").spec, 0.99, {}, statistics=None)  # type: ignore[arg-type]
+    check_compatible(data, ParticleEnv("tag", prey="still").spec)
+    with pytest.raises(UserError, match="opponent: still in the data, trained"):
+        check_compatible(data, ParticleEnv("tag").spec)

@@ -1,0 +1,104 @@
+"""Arguments that the commands on datasets share: keys with values, an environment, datasets and output files."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dof_lightning.config.catalog import data_root
+from dof_lightning.config.command_line import for_shell, split_tail, take
+from dof_lightning.errors import UserError
+
+_LEAST = {"episodes": 1, "seed": 0, "horizon": 1, "learned": 1, "version": 0}
+_TEXTS = ("name", "source", "dataset", "output", "policy", "format")
+
+
+def read_values(
+    tails: list[str], command: str, required: Sequence[str], optional: Sequence[str]
+) -> tuple[dict[str, Any], Path]:
+    """The values of a command's keys, and data.root."""
+    root, others = take_root(tails)
+    refuse_unknown(others, command, [*required, *optional, "data.root"])
+    typed = dict(map(split_tail, others))
+    for key in required:
+        if not typed.get(key) or typed[key] == "null":
+            raise UserError(f"{key}= is missing; see `dof data {command} --help`")
+    values = {key: _value(key, text) for key, text in typed.items()}
+    if "name" in typed and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", typed["name"]):
+        raise UserError(
+            f"name={typed['name']} must be a plain name: letters, digits, _ . + -; data.root= says where it goes"
+        )
+    return values, root
+
+
+def _value(key: str, text: str) -> Any:
+    """The typed value, as the number that the key takes, or as YAML reads it."""
+    if key in _TEXTS:
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{key}={text} cannot be read; quote it, or write it another way") from None
+    if key in _LEAST and not (type(value) is int and value >= _LEAST[key]):
+        raise UserError(f"{key}={text} must be an integer, at least {_LEAST[key]}")
+    if key == "discount" and not (isinstance(value, (int, float)) and 0 < value <= 1):
+        raise UserError(f"discount={text} must be a number above 0 and at most 1")
+    return value
+
+
+def take_root(tails: list[str]) -> tuple[Path, list[str]]:
+    """The folder of datasets, `data.root` if typed, and the other tails."""
+    root, others = take(tails, "data.root")
+    return Path(root if root is not None else data_root()), others
+
+
+def refuse_unknown(tails: list[str], command: str, known: Sequence[str]) -> None:
+    """Refuses keys that a command does not know."""
+    for tail in tails:
+        if split_tail(tail)[0] not in known:
+            raise UserError(f"dof data {command} knows {', '.join(f'{key}=' for key in known)}, got {tail!r}")
+
+
+def split_env(tails: list[str]) -> tuple[Any, list[str]]:
+    """Returns the configuration of the environment that is named, if any, and the other tails."""
+    from dof_lightning.config import catalog, checks
+    from dof_lightning.config import compose as configuration
+
+    mine = [tail for tail in tails if split_tail(tail)[0].split(".")[0] == "env" or tail.startswith("trust=")]
+    others = [tail for tail in tails if tail not in mine]
+    if not any(tail.startswith("env=") for tail in mine):
+        if any(tail.startswith("env.") for tail in mine):
+            raise UserError(f"{mine[0]} changes an environment that is not named; add env=")
+        return None, [tail for tail in others if not tail.startswith("trust=")]
+    cfg = configuration.compose([f"experiment={catalog.options('experiment')[0]}", *mine])
+    checks.check(cfg)
+    return cfg, others
+
+
+def dataset_paths(tails: list[str]) -> list[Path | str]:
+    """The paths that were typed, or the dataset that an experiment's configuration names."""
+    if not tails:
+        raise UserError("which dataset? give its folder, or experiment=<name>")
+    if "=" not in tails[0]:
+        return list(tails)
+    from dof_lightning.config import checks
+    from dof_lightning.config import compose as configuration
+
+    cfg = configuration.compose(tails)
+    checks.check(cfg)
+    if cfg.data.path is not None:
+        return [str(cfg.data.path)]
+    source = configuration.build(cfg.data.source)
+    if not source.exists():
+        raise UserError(f"{source.path} is not there; build it with `{for_shell('dof', 'data', 'build', *tails)}`")
+    return [source.path]
+
+
+def check_output(file: Path, suffix: str) -> None:
+    """Refuses a file of another kind, or in a folder that is not there."""
+    if file.suffix != suffix:
+        raise UserError(f"output={file} must end in {suffix}")
+    if not file.resolve().parent.is_dir():
+        raise UserError(f"output={file}: there is no folder {file.parent}; make it, or choose another")
