@@ -1,1 +1,1 @@
-"""Lightning callbacks: decentralised rollouts, throughput, video."""
+"""Lightning callbacks: decentralised rollouts, checkpoints, measurements and displays of a training."""

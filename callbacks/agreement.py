@@ -10,7 +10,7 @@ class Agreement(Callback):
     """Refuses to train if ranks have found different checkpoints, which happens without a shared file system.
 
     Args:
-        step: the step of the checkpoint this rank resumes from, None for a fresh start.
+        step: the step of the checkpoint that this rank resumes from, None for a fresh start.
     """
 
     def __init__(self, step: int | None) -> None:
@@ -20,7 +20,7 @@ class Agreement(Callback):
         """Compares the steps of all ranks (Lightning hook).
 
         Raises:
-            UserError: they differ.
+            UserError: the steps differ.
         """
         device = trainer.strategy.root_device
         bounds = torch.tensor([self._step, -self._step], device=device)
@@ -28,5 +28,5 @@ class Agreement(Callback):
         if largest != -smallest:
             found = " and ".join("none" if step < 0 else f"one of step {step:,}" for step in (-smallest, largest))
             raise UserError(
-                f"ranks found different checkpoints ({found}): run_dir= must be a folder all machines share"
+                f"ranks found different checkpoints ({found}): run_dir= must be a folder that all machines share"
             )

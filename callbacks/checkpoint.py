@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: `last.ckpt` to resume from, `best.ckpt` to act with."""
+"""Checkpoints that are complete or absent: `last.ckpt` to resume from, `best.ckpt` to act with."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ from dof_lightning.schema import anything, many, mapping, real, record, text, wh
 
 _log = logging.getLogger(__name__)
 
-_OF_LIGHTNING = record(  # without which it goes on from no checkpoint, with an error of its own
+_OF_LIGHTNING = record(  # without these entries Lightning resumes from no checkpoint, with its own error
     {
         **dict.fromkeys(("state_dict", "loops", "callbacks"), mapping),
         **dict.fromkeys(("optimizer_states", "lr_schedulers"), many(anything)),
@@ -41,7 +41,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     continues: a warning names the file and the cause, and the old checkpoint stays.
 
     Attributes:
-        last_error: why the latest save failed, None if it succeeded.
+        last_error: the reason why the latest save failed, None if it succeeded.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Loads without running code from the file, whatever `weights_only` says.
 
         Raises:
-            UserError: the file is missing, damaged, or holds more than tensors and plain containers.
+            UserError: the file is missing, damaged, or contains more than tensors and plain containers.
         """
         advice = "choose another with resume=<path>, or start afresh with resume=never"
         try:
@@ -92,7 +92,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(Scheduled, Checkpoint):
-    """Saves `last.ckpt` every n optimiser steps and at the last one, however the training ends between two batches.
+    """Saves `last.ckpt` every n optimiser steps, and at the last one if the training ends between two batches.
 
     Weights that are not finite are not saved, and end the training.
 
@@ -101,7 +101,7 @@ class LastCheckpoint(Scheduled, Checkpoint):
         every_n_steps: optimiser steps between two saves.
 
     Attributes:
-        saved_step: the optimiser step that `last.ckpt` holds; the step at which training began while there is none.
+        saved_step: the optimiser step of `last.ckpt`; before there is one, the step at which training began.
 
     Raises:
         UserError: `every_n_steps` is not positive.
@@ -128,7 +128,7 @@ class LastCheckpoint(Scheduled, Checkpoint):
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves, unless this step has been saved."""
-        saved = trainer.global_step == self.saved_step and not owing(trainer)  # else the file does not record it yet
+        saved = trainer.global_step == self.saved_step and not owing(trainer)  # else the file lacks what is owed
         if saved or _is_trial(trainer):
             return
         check_finite(trainer, pl_module)
@@ -139,8 +139,8 @@ class LastCheckpoint(Scheduled, Checkpoint):
 class BestCheckpoint(Scheduled, Checkpoint):
     """Saves `best.ckpt` at the step with the largest value of a metric, which is read when rollouts are due.
 
-    The best value is part of every checkpoint and knows no paths, so it survives resuming and moving the run folder;
-    if `best.ckpt` itself is missing, the best value is forgotten with it.
+    The best value is part of every checkpoint and contains no paths, so it survives resuming and moving the run folder;
+    if `best.ckpt` itself is missing, the best value is dropped.
 
     Args:
         dirpath: the run's checkpoint folder.
@@ -148,8 +148,8 @@ class BestCheckpoint(Scheduled, Checkpoint):
         every_n_steps: optimiser steps between two rollouts.
 
     Attributes:
-        best_model_path: the file, empty while there is none.
-        best_score: the largest value so far, minus infinity while there is none.
+        best_model_path: the file's path, empty before there is one.
+        best_score: the largest value so far, minus infinity before there is one.
         best_step: the optimiser step of that value.
 
     Raises:
@@ -164,7 +164,7 @@ class BestCheckpoint(Scheduled, Checkpoint):
         self.best_score, self.best_step = -float("inf"), 0
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves if the score is the best so far; a rollout that was given up left no score, or an earlier step's."""
+        """Saves if the score is the best so far; a rollout that was given up leaves none, or an earlier step's."""
         given_up = any(callback.tags and self.monitor.startswith(callback.tags) for callback in owing(trainer))
         if _is_trial(trainer) or given_up or self.monitor not in trainer.callback_metrics:
             return
@@ -172,7 +172,7 @@ class BestCheckpoint(Scheduled, Checkpoint):
         if not trainer.strategy.reduce_boolean_decision(score > self.best_score):
             return
         before = self.state_dict()
-        # The score belongs in the very file it is about, so it is set before it is known whether saving works.
+        # The file contains its own score, so the score is set before it is known whether saving succeeds.
         self.best_score, self.best_step = score, trainer.global_step
         if _save(trainer, str(self._path)):
             self.best_model_path = str(self._path)
@@ -180,7 +180,7 @@ class BestCheckpoint(Scheduled, Checkpoint):
             self.best_score, self.best_step = before["best_score"], before["best_step"]
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Acts on a score that has just been measured again; there is none unless one was given up."""
+        """Acts on a score that has just been measured again; none exists unless a rollout was given up."""
         self.act(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class BestCheckpoint(Scheduled, Checkpoint):
         """Restores the best score if its file is there (Lightning hook).
 
         Raises:
-            UserError: the checkpoint holds no best score.
+            UserError: the checkpoint contains no best score.
         """
         try:
             _OF_BEST("", state_dict)
@@ -205,10 +205,10 @@ class BestCheckpoint(Scheduled, Checkpoint):
 def checkpoint_callbacks(
     run: RunContext, every_n_steps: int, monitor: str, rollout_every_n_steps: int
 ) -> list[Checkpoint]:
-    """The callbacks behind `best.ckpt` and `last.ckpt`, in the order in which they must run.
+    """Makes the callbacks behind `best.ckpt` and `last.ckpt`, in the order in which they must run.
 
-    Lightning runs checkpoint callbacks after all others, so the monitored metric is of the same step; `last` comes
-    after `best` and so knows the best score.
+    Lightning runs checkpoint callbacks after all others, so the monitored metric belongs to the same step; `last` comes
+    after `best`, so that it contains the best score.
 
     Args:
         run: provides the folder of checkpoints.
@@ -226,7 +226,7 @@ def checkpoint_callbacks(
 
 
 def _save(trainer: Trainer, path: str) -> bool:
-    """Saves a checkpoint; returns whether that worked, the same on every rank."""
+    """Saves a checkpoint; returns whether it succeeded, the same on every rank."""
     trainer.save_checkpoint(path, weights_only=False)
     checkpoint_io = trainer.strategy.checkpoint_io
     failed = isinstance(checkpoint_io, AtomicCheckpointIO) and checkpoint_io.last_error is not None
@@ -234,5 +234,5 @@ def _save(trainer: Trainer, path: str) -> bool:
 
 
 def _is_trial(trainer: Trainer) -> bool:
-    """Whether this is Lightning's fast_dev_run, which leaves nothing behind."""
+    """Whether this is Lightning's fast_dev_run, which writes no files."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The context that a callback gets of the run it watches, and the policy that learns in it."""
+"""The context that a callback receives from its run, and the policy that learns in it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ class RunContext:
     """The one argument that completes a callback whose yaml has `_partial_: true`.
 
     A callback that plays episodes has a class attribute `needs_environment = True`; it is left out if nothing is played
-    (rollout=none), as the environment may then be known by its spec alone.
+    (rollout=none), because only the environment's spec may be known then.
 
     Attributes:
-        env: where policies are rolled out.
-        spec: the dataset's.
+        env: the environment in which policies are rolled out.
+        spec: the dataset's spec.
         behavior_return: mean return of the policy that made the data; None if it is not known.
         seed: the run's seed.
         folder: the run's folder.
         checkpoints: the folder of its checkpoints.
         global_batch_size: windows in one batch, over all ranks.
-        check_stop: to be called between the parts of a long measurement, within `whole` in the `act` of a
-            `Scheduled`; raises `GivenUp` if the run is asked to end.
+        check_stop: called between the parts of a long measurement, within `whole` in the `act` of a
+            `Scheduled`; raises `GivenUp` if the run has to end.
     """
 
     env: VectorEnv
@@ -46,5 +46,5 @@ class RunContext:
 
 
 def policy_of(pl_module: LightningModule) -> DecentralizedPolicy:
-    """Returns the policy as it is now; all ranks must call this, as sharded weights are put together."""
+    """Returns the current policy; all ranks must call this, because it gathers sharded weights."""
     return cast(Callable[[], DecentralizedPolicy], pl_module.policy)()

@@ -12,7 +12,7 @@ def check_finite(trainer: Trainer, pl_module: LightningModule) -> None:
     """Checks that every weight of this rank is finite; all ranks must call this at the same step.
 
     Raises:
-        SharedError: a weight is not finite on some rank; the same on all.
+        SharedError: a weight is not finite on some rank; all ranks raise it.
     """
     weights = [_of_this_rank(parameter.detach()) for parameter in pl_module.parameters()]
     finite = all(torch.stack([weight.isfinite().all() for weight in weights]).tolist()) if weights else True

@@ -1,4 +1,4 @@
-"""A measurement while training: is the joint law still the product of the agents' laws?"""
+"""A measurement while training: tests whether the joint distribution is still the product of the agents'."""
 
 import sys
 
@@ -14,13 +14,13 @@ from dof_lightning.evaluation.two_sample import total_correlation
 class IGDCallback(Scheduled):
     """Runs the IGD gauge every n steps and at the last step, on rank zero with averaged weights.
 
-    Logs `igd/<key>` of `dof_lightning.evaluation.igd.Gauge`, all but the verdict: so few draws detect strong dependence
-    only, and `dof igd` is the one to trust. The draws are a function of the run's seed, the same every time; training
-    is not affected. For an algorithm without a joint chain, one line reports that nothing is measured.
+    Logs `igd/<key>` of `dof_lightning.evaluation.igd.Gauge`, all but the verdict: its few draws detect strong
+    dependence only, and `dof igd` gives the reliable result. The draws are a function of the run's seed, the same every
+    time; training is not affected. For an algorithm without a joint chain, one line reports that nothing is measured.
 
     Args:
-        run: its environment, whose first observations are conditioned on, and its seed.
-        every_n_steps: optimiser steps between two measurements; None for none at all.
+        run: provides the environment, whose first observations are conditioned on, and the seed.
+        every_n_steps: optimiser steps between two measurements; None means none.
         conditions, draws, permutations, rows: see `dof_lightning.evaluation.igd.Effort`.
 
     Raises:
@@ -43,7 +43,7 @@ class IGDCallback(Scheduled):
         self.effort = Effort(conditions, draws, permutations, rows).check("callbacks.igd.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reports it if there is nothing to measure (Lightning hook)."""
+        """Reports if there is nothing to measure (Lightning hook)."""
         super().on_train_start(trainer, pl_module)
         if self._schedule is not None and not has_joint_chain(policy_of(pl_module)):
             self._schedule = None

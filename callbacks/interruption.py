@@ -1,8 +1,8 @@
 """Interruptions that end a run before its last step: Ctrl-C, a scheduler's SIGTERM, a lost terminal, the time limit.
 
-All of them wait for the end of an optimiser step: the loader resumes at whole steps, so a checkpoint in the middle of
-accumulated batches would give the next step other batches than an uninterrupted run has. They do not wait for a
-measurement after it: that may take minutes, so it is given up, and repeated before a resumed run trains on.
+All of these wait for the end of an optimiser step: the loader resumes at whole steps, so a checkpoint in the middle of
+accumulated batches would give the next step other batches than in an uninterrupted run. They do not wait for a
+measurement after it: it may take minutes, so it is given up and repeated before a resumed run continues to train.
 """
 
 import os
@@ -22,16 +22,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from callbacks.step_schedule import GivenUp, Scheduled, StepSchedule
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_ASKED = "dof/asked to end"  # in the store that the ranks share
-_SECONDS_BETWEEN_LOOKS = 0.5  # into that store
+_ASKED = "dof/asked to end"  # key in the store that the ranks share
+_SECONDS_BETWEEN_LOOKS = 0.5  # seconds between two reads of that store
 
 
 class Interruption(Scheduled):
-    """Lets the current step end, so that the checkpoint saved then is whole, and cuts short any measurement after it.
+    """Lets the current step end, so that its checkpoint is complete, and cuts short any measurement after it.
 
-    The first SIGINT, SIGTERM or SIGHUP, whichever rank it reaches, makes Lightning raise its `SIGTERMException` after
-    the same step on all ranks; a second SIGINT ends the process where it stands. Before the first step there is nothing
-    to save, and a signal does what it does to any program.
+    The first SIGINT, SIGTERM or SIGHUP, on any rank makes Lightning raise its `SIGTERMException` after
+    the same step on all ranks; a second SIGINT ends the process immediately. Before the first step there is nothing
+    to save, and a signal ends the process as usual.
 
     A measurement of that step that has not ended is given up on all ranks, leaves no number behind, and is repeated at
     the start of the resumed run: its scores are those of an uninterrupted run.
@@ -40,7 +40,7 @@ class Interruption(Scheduled):
     next step.
 
     Attributes:
-        received: the signal that arrived, None while there was none.
+        received: the signal that arrived, None before one has arrived.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Interruption(Scheduled):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keeps Lightning's handler away, which communicates with other ranks at any moment (Lightning hook).
 
-        In its place runs what an earlier process has given up: Lightning has no hook between restoring a checkpoint
+        Then repeats what an earlier process has given up: Lightning has no hook between restoring a checkpoint
         and the first step that is also reached if there is no step left.
         """
 
@@ -77,13 +77,13 @@ class Interruption(Scheduled):
     def check_stop(self) -> None:
         """Ends a measurement if a signal has arrived on any rank.
 
-        Ranks take different numbers of steps, so no collective can ask them all: they read their common store.
+        Ranks take different numbers of steps, so a collective could not reach them all: they read their common store.
 
         Raises:
             GivenUp: a signal has arrived.
         """
         if self._shared is not None and self.received is not None and not self._told:
-            self._shared.set(_ASKED, "1")  # not in the handler, which may have interrupted another call of the store
+            self._shared.set(_ASKED, "1")  # not in the handler, which may interrupt another call of the store
             self._told = True
         elif self._shared is not None and self.received is None and self._looks_again():
             self._told = self._shared.check([_ASKED])
@@ -97,7 +97,7 @@ class Interruption(Scheduled):
         return is_due
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Cuts a pass over held-out windows short, after the same batch on all ranks (Lightning hook)."""
+        """Ends a pass over held-out windows early, after the same batch on all ranks (Lightning hook)."""
         progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
         if trainer.state.fn == TrainerFn.FITTING and not progress.is_last_batch and self._any_rank_received(trainer):
             trainer._signal_connector.received_sigterm = self.owed = True
@@ -127,7 +127,7 @@ class Interruption(Scheduled):
         self.give_back()
 
     def give_back(self) -> None:
-        """Restores the handlers from before training; Lightning has no hook for this if another hook failed."""
+        """Restores the handlers from before training; Lightning has no hook that runs if another hook failed."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -140,7 +140,7 @@ class Interruption(Scheduled):
             _leave_lost_terminal()
         if self.received is None and self._speaks:
             words = "ends after this step, measurements are repeated when it resumes; Ctrl-C once more does not save"
-            with suppress(OSError):  # not print: it may be what the signal has interrupted
+            with suppress(OSError):  # not print, which the signal may have interrupted
                 os.write(2, f"{signal.Signals(number).name}: {words}\n".encode())
         self.received = self.received or signal.Signals(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -160,7 +160,7 @@ class TimeLimit(Timer):
     """Ends the training after the step in which the time runs out.
 
     Args:
-        duration: of all training, resumed parts included: `DD:HH:MM:SS`, None for no limit.
+        duration: largest duration of the training, resumed parts included: `DD:HH:MM:SS`, None for no limit.
 
     Raises:
         MisconfigurationException: the duration is written differently.

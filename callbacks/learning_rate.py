@@ -9,7 +9,7 @@ class LearningRateCallback(Scheduled):
     """Logs `learning_rate/<group>` for the groups of every optimiser: at step n, the rate that step n + 1 uses.
 
     Lightning's LearningRateMonitor would need a logger, call the groups `lr-Adam/<group>`, and log before a step, per
-    batch: accumulated batches would be counted one by one, and the last step would have no point.
+    batch: accumulated batches would be counted separately, and the last step would have no point.
 
     Args:
         every_n_steps: optimiser steps between two points.

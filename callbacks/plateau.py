@@ -10,19 +10,19 @@ from dof_lightning.errors import UserError
 def rises(scores: Sequence[float]) -> bool:
     """Whether the mean of the last quarter of the scores exceeds that of the quarter before; True below 4 scores.
 
-    Quarters are rounded down, so that both means are over the same number of scores.
+    Quarters are rounded down, so that both means have the same number of scores.
     """
     quarter = len(scores) // 4
     return quarter == 0 or fmean(scores[-quarter:]) > fmean(scores[-2 * quarter : -quarter])
 
 
 class Plateau:
-    """The scores of a run so far, and whether it may end.
+    """The scores of a run so far; they determine whether it may end.
 
     The scores are part of every checkpoint, so that an interrupted run ends at the same step as an uninterrupted one.
 
     Args:
-        least_steps: optimiser steps before which no run ends.
+        least_steps: number of optimiser steps before which no run ends.
 
     Attributes:
         scores: those of the periodic rollouts, oldest first.
@@ -54,9 +54,9 @@ class Plateau:
         """Restores the scores of an earlier part of the run.
 
         Raises:
-            UserError: the checkpoint holds no scores.
+            UserError: the checkpoint contains no scores.
         """
         scores = state_dict.get("scores")
         if not isinstance(scores, list) or not all(type(score) is float for score in scores):
-            raise UserError("the checkpoint's state of RolloutCallback is damaged: scores is no list of numbers")
+            raise UserError("the checkpoint's state of RolloutCallback is damaged: scores is not a list of numbers")
         self.scores = list(scores)

@@ -1,4 +1,4 @@
-"""The progress of a training: a bar in a terminal, an occasional line elsewhere."""
+"""The progress of a training: a bar in a terminal, or an occasional line elsewhere."""
 
 import sys
 import time
@@ -23,7 +23,8 @@ class Progress(Callback):
     """Shows steps, loss, windows/s and the newest normalised score.
 
     Without a reference to normalise by, it shows the return instead; if nothing is played, the held-out loss.
-    Lightning's bars count the batches of an epoch, not the run's steps; in a log, TQDM's floods and Rich's is silent.
+    Lightning's bars count the batches of an epoch, not the run's steps; in a log file, TQDM's prints too much and
+    Rich's nothing.
 
     Args:
         seconds_between_lines: seconds between two lines if there is no terminal.
@@ -75,8 +76,8 @@ class Progress(Callback):
 
     def _describe(self, trainer: Trainer) -> str:
         metrics = trainer.callback_metrics
-        others = _SHOWN_WITHOUT_REFERENCE if "rollout/return_mean" in metrics else _SHOWN_WITHOUT_ROLLOUTS
-        shown = _SHOWN if "rollout/normalized_score" in metrics else _SHOWN | others
+        fallback = _SHOWN_WITHOUT_REFERENCE if "rollout/return_mean" in metrics else _SHOWN_WITHOUT_ROLLOUTS
+        shown = _SHOWN if "rollout/normalized_score" in metrics else _SHOWN | fallback
         return "  ".join(form.format(float(metrics[name])) for name, form in shown.items() if name in metrics)
 
     def _close(self) -> None:

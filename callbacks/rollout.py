@@ -16,19 +16,19 @@ from dof_lightning.rollout.certificate import Certificate, certify
 from dof_lightning.rollout.metrics import EpisodeReturns, NormalizedScore, WinRate
 from dof_lightning.rollout.run import Rollout, Spectator, evaluation_seeds, run_rollout, split_episodes
 
-# Charts to read after the scores, whatever the algorithm: TensorBoard takes a chart's tags for regular expressions.
+# Charts below the scores, the same for every algorithm: TensorBoard takes a chart's tags for regular expressions.
 _LOSS_CHARTS: dict[str, list[Any]] = {
     "training and held-out": ["Multiline", [rf"{of}/(diffusion|inverse|cloning|value)$" for of in ("loss", "heldout")]],
     "values of Q": ["Multiline", ["q/value$", "q/target$"]],
 }
-_CERTIFIED_EPISODES, _CERTIFIED_PAIRS = 4, 32  # with more, the certificate would take as long as the rollouts
+_CERTIFIED_EPISODES, _CERTIFIED_PAIRS = 4, 32  # larger numbers would take as long as the rollouts
 
 
 class RolloutCallback(Scheduled):
     """Plays decentralised rollouts every n steps and at the last step, with the episodes split over all ranks.
 
     The episodes are the *selection* episodes of the seed, the same every time and with the same noise, so that scores
-    of different steps are comparable. Scores are logged at the number of optimiser steps done, and are in
+    of different steps are comparable. Scores are logged at the number of optimiser steps done and are in
     `trainer.callback_metrics` before any checkpoint callback runs. Training is not affected: the same seed gives the
     same weights with and without this callback.
 
@@ -39,13 +39,14 @@ class RolloutCallback(Scheduled):
     shows those charts first, then training losses beside held-out losses.
 
     Args:
-        run: provides the environment, the seed, and the behaviour's return.
+        run: provides the environment, the seed and the behaviour's return.
         episodes: number of episodes, over all ranks.
         every_n_steps: optimiser steps between rollouts.
         chunk: the largest number of episodes that go through the policy together; the unit of splitting over ranks.
-        random_return: mean return of the random policy; default: the environment's own reference, or the published one.
-        until_plateau: optimiser steps from which on the training ends once the score no longer rises (`Plateau`);
-            None: it ends at `trainer.max_steps`.
+        random_return: mean return of the random policy; None means the environment's own reference, or the published
+            one.
+        until_plateau: number of optimiser steps from which on the training ends once the score no longer rises
+            (`Plateau`); None means that it ends at `trainer.max_steps`.
 
     Raises:
         UserError: `every_n_steps` or `until_plateau` is not positive.
@@ -73,7 +74,7 @@ class RolloutCallback(Scheduled):
         self._lines = self._constant_lines(behavior=run.behavior_return, random=random_return)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts scores and lines on the same chart; ends a run that had reached its plateau (Lightning hook)."""
+        """Puts scores and lines on the same chart; ends a run that has reached its plateau (Lightning hook)."""
         super().on_train_start(trainer, pl_module)
         if self._plateau is not None and self._plateau.is_over(trainer.global_step):
             trainer.should_stop = True
@@ -104,13 +105,13 @@ class RolloutCallback(Scheduled):
         return measured
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what is owed, and the scores so far if they can end the training (Lightning hook)."""
+        """Returns whether a rollout is owed, and the scores so far if they can end the training (Lightning hook)."""
         return super().state_dict() | ({} if self._plateau is None else self._plateau.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores both (Lightning hook)."""
         super().load_state_dict(state_dict)
-        if self._plateau is not None and set(state_dict) != {"owed"}:  # it was saved without a plateau
+        if self._plateau is not None and set(state_dict) != {"owed"}:  # else it was saved without a plateau
             self._plateau.load_state_dict(state_dict)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
@@ -156,7 +157,7 @@ class RolloutCallback(Scheduled):
             score = NormalizedScore(reference).to(device)
             score.update(rollout.returns)
             measured[name] = float(score.compute())
-        # A rank without episodes cannot know whether there was something to win: all ask, and see who has an answer.
+        # A rank without episodes does not know whether episodes can be won, so all ranks exchange their answers.
         win_rate = float(wins.compute())
         return measured if win_rate != win_rate else measured | {"win_rate": win_rate}
 

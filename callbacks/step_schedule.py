@@ -9,13 +9,13 @@ from dof_lightning.errors import UserError
 
 
 class StepSchedule:
-    """Decides when something is due: every n optimiser steps, and at the last one.
+    """Decides when an action is due: every n optimiser steps, and at the last one.
 
-    A step counts once, however many batches it accumulates.
+    A step counts once, whatever number of batches it accumulates.
 
     Args:
         every_n_steps: n.
-        key: what the user calls n, for the error message.
+        key: the configuration key of n, for the error message.
 
     Raises:
         UserError: n is not positive.
@@ -28,11 +28,11 @@ class StepSchedule:
         self._done = 0
 
     def start(self, trainer: Trainer) -> None:
-        """Starts counting; a resumed run has already done what was due at the step it resumes from."""
+        """Starts counting; what was due at the step that a run resumes from has been done already."""
         self._done = trainer.global_step
 
     def is_due(self, trainer: Trainer) -> bool:
-        """True once for each step that is due; to be asked after every batch."""
+        """Returns True once per step that is due; called after every batch."""
         step = trainer.global_step
         if step == self._done:
             return False
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class GivenUp(Exception):
-    """Stops a measurement in the middle because the run is asked to end; it is repeated when the run is resumed."""
+    """Stops a measurement because the run has to end; it is repeated when the run is resumed."""
 
 
 class Scheduled(Callback):
@@ -54,7 +54,7 @@ class Scheduled(Callback):
         every_n_steps, key: see `StepSchedule`.
 
     Attributes:
-        owed: whether it has given up what was due at the step at which the run ends; part of every checkpoint.
+        owed: whether it has given up its action at the step at which the run ended; part of every checkpoint.
         tags: the prefixes of its metrics' names, if other callbacks read them.
 
     Raises:
@@ -83,10 +83,10 @@ class Scheduled(Callback):
                 self.owed = True
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Does the callback's work, on all ranks, once for each step that is due.
+        """Does the callback's work, on all ranks, once per step that is due.
 
         Raises:
-            GivenUp: the run is asked to end; the same on all ranks (`whole`).
+            GivenUp: the run has to end; the same on all ranks (`whole`).
         """
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -105,16 +105,16 @@ class Scheduled(Callback):
 
 
 def owing(trainer: Trainer) -> list[Scheduled]:
-    """The callbacks that have given up something at this step, and repeat it when the run is resumed."""
+    """The callbacks that have given up their action at this step, and repeat it when the run is resumed."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return [callback for callback in callbacks if isinstance(callback, Scheduled) and callback.owed]
 
 
 def whole(trainer: Trainer, measure: Callable[[], T]) -> T:
-    """Runs a measurement and returns it if no rank has given up; all ranks must call this at the same place.
+    """Runs a measurement and returns it if no rank has given up; all ranks must call this at the same point.
 
     Raises:
-        GivenUp: some rank has given up; raised on all ranks alike.
+        GivenUp: some rank has given up; all ranks raise it.
     """
     result: T | None = None
     given_up = False

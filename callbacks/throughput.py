@@ -23,7 +23,7 @@ class ThroughputCallback(Callback):
     provided that this callback comes before theirs. Ranks are compared, and a GPU synchronised, only at log entries.
 
     Logs `throughput/windows_per_second` (over all ranks), `steps_per_second`, `data_wait_share` (of the rank that
-    waits most), `peak_memory_mb` (of the largest rank: GPU memory on a GPU, else the process).
+    waits most), `peak_memory_mb` (of the largest rank: GPU memory, or the process's memory on a CPU).
 
     Args:
         run: provides the number of windows per batch.
@@ -96,7 +96,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def device_name(device: torch.device, processes: int = 1) -> str:
-    """The name, in tables of results, of the device that each of so many processes runs on."""
+    """The name, for tables of results, of the devices of a number of processes."""
     threads = torch.get_num_threads()
     cpu = f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
@@ -104,7 +104,7 @@ def device_name(device: torch.device, processes: int = 1) -> str:
 
 
 class _LoaderClock(Profiler):
-    """Passes everything on to another profiler and adds up the time between a fetch's start and stop."""
+    """Forwards all calls to another profiler, and adds up the time between a fetch's start and stop."""
 
     def __init__(self, inner: Profiler) -> None:
         super().__init__()

@@ -21,9 +21,9 @@ class VideoCallback(Scheduled):
     """Makes a GIF of the first selection episode, every n steps and at the last step, on rank zero.
 
     Args:
-        run: its environment, whose `render` needs no display, and its seed.
+        run: provides the environment, whose `render` needs no display, and the seed.
         every_n_steps: optimiser steps between videos.
-        dirpath: where `step_<n>.gif` is written; default: `videos` in the trainer's default_root_dir.
+        dirpath: folder of `step_<n>.gif`; None means `videos` in the trainer's default_root_dir.
         frames_per_second: playing speed.
 
     Raises:
@@ -44,7 +44,7 @@ class VideoCallback(Scheduled):
         self._spectator = Spectator(draws=0, before_step=run.check_stop)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reports it if there is nothing to draw (Lightning hook)."""
+        """Reports if there is nothing to draw (Lightning hook)."""
         super().on_train_start(trainer, pl_module)
         if trainer.is_global_zero and not self.env.can_render:
             sys.stderr.write(f"env={self.env.spec.name} cannot draw: no videos\n")
@@ -71,7 +71,7 @@ class VideoCallback(Scheduled):
 
 
 def add_gif(writer: SummaryWriter, tag: str, gif: bytes, shape: tuple[int, ...], step: int) -> None:
-    """Adds an encoded GIF as an image: TensorBoard hands the bytes to the browser, which plays them.
+    """Adds an encoded GIF as an image: TensorBoard passes the bytes to the browser, which plays them.
 
     `shape` is that of one picture, `[height, width, ...]`.
     """

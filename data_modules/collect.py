@@ -85,7 +85,7 @@ class CollectedDataset(DatasetSource):
         except DataFault as error:
             raise UserError(
                 f"{self.name}: what {self.behavior.name!r} collects in {self.environment.spec.name} cannot be stored: "
-                f"{error}; mend the environment or who acts in it"
+                f"{error}; correct the environment or the policy"
             ) from error
         verify_dataset(self.path, progress=progress)
         return self.path
@@ -110,10 +110,10 @@ class CollectedDataset(DatasetSource):
                 seed=self.seed,
             )
 
-    def _collect(self, told: dict[str, Any], progress: Callable[[int], None]) -> Iterator[Episodes]:
+    def _collect(self, description: dict[str, Any], progress: Callable[[int], None]) -> Iterator[Episodes]:
         """Collects blocks of episodes; the policies take turns in equal shares of the whole set.
 
-        If there is something to win, `told` gets the `win_rate` of all episodes after the last block.
+        If episodes can be won, the `win_rate` of all episodes is added to `description` after the last block.
         """
         won: list[Tensor] = []
         environment, who = self.environment, self.behavior.name
@@ -132,7 +132,7 @@ class CollectedDataset(DatasetSource):
                 won += [] if rollout.won is None else [rollout.won]
                 yield as_episodes(rollout, ids)
         if won:
-            told["win_rate"] = float(torch.cat(won).double().mean())
+            description["win_rate"] = float(torch.cat(won).double().mean())
 
 
 def as_episodes(rollout: Rollout, ids: np.ndarray) -> Episodes:

@@ -63,7 +63,7 @@ class Serving(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.partition == "shards" and self.memory_mb is None:
-            raise UserError("data.partition=shards streams blocks of shards: give data.memory_mb a number")
+            raise UserError("data.partition=shards streams blocks of shards: set data.memory_mb to a number")
 
     def __call__(self, path: Path | str, window: Window, seed: int) -> "EpisodeDataModule":
         """Builds the data module; arguments as in `EpisodeDataModule`."""
@@ -79,7 +79,7 @@ class Serving(Settings):
         if size < 1 or size % ranks:
             below, above = size // ranks * ranks, (size // ranks + 1) * ranks
             choices = f"{below} or {above}" if below > 0 else f"{above}"
-            raise UserError(f"data.global_batch_size={size} does not divide by {ranks} ranks; choose {choices}")
+            raise UserError(f"data.global_batch_size={size} cannot be divided among {ranks} ranks; choose {choices}")
 
 
 USUAL_SERVING = Serving()
@@ -200,7 +200,7 @@ class EpisodeDataModule(LightningDataModule):
 
     @property
     def batches_seen(self) -> int:
-        """Batches each rank has trained on, over the whole run; 0 if the first ones are to be overfitted."""
+        """Number of batches that each rank has trained on, over the whole run; 0 with `trainer.overfit_batches`."""
         if self.trainer is None or self.trainer.overfit_batches:  # type: ignore[attr-defined]
             return 0
         return self.trainer.global_step * self.trainer.accumulate_grad_batches

@@ -36,7 +36,7 @@ class ImportedDataset(DatasetSource):
         """
         if not self.exists():
             raise UserError(
-                f"{self.path} is not there: download {self.origin}, then dof data import format={self.format} "
+                f"{self.path} is missing: download {self.origin}, then dof data import format={self.format} "
                 f"source=<what was downloaded> env={self.environment.spec.name} name={self.name} data.root={self.root}"
             )
         read_manifest(self.path)

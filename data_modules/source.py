@@ -22,7 +22,7 @@ class DatasetSource(ABC):
     @property
     @abstractmethod
     def path(self) -> Path:
-        """The dataset's folder; it names everything that changes the data, so that no two sources share one."""
+        """The dataset's folder; its name identifies everything that changes the data: no two sources share it."""
 
     def exists(self) -> bool:
         """Whether the complete dataset is on disk."""

@@ -1,1 +1,1 @@
-"""Behaviour policies: who acted in the datasets we collect, and the online trainer that made them."""
+"""Behaviour policies: the actors of the datasets that we collect, and the online trainers that made them."""

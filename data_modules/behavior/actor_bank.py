@@ -19,7 +19,7 @@ class ActorBank(Agentwise):
         n_agents: N.
         observation_dim: O.
         action_dim: A.
-        hidden: width of the layers; 64 is the OMAR paper's.
+        hidden: width of the layers; the OMAR paper has 64.
     """
 
     def __init__(self, n_agents: int, observation_dim: int, action_dim: int, hidden: int = 64) -> None:
@@ -33,7 +33,7 @@ class ActorBank(Agentwise):
 
 
 def team_of(followed: Sequence[ActorBank]) -> ActorBank:
-    """A team whose agent i acts as agent i of the i-th bank does; the banks are alike in size, one for each agent."""
+    """A team whose agent i acts as agent i of the i-th bank does; there are N banks of the same size."""
     team = copy.deepcopy(followed[0])
     weights = [bank.state_dict() for bank in followed]
     team.load_state_dict({key: torch.stack([own[key][i] for i, own in enumerate(weights)]) for key in weights[0]})
@@ -45,7 +45,8 @@ class GaussianBehavior(DecentralizedPolicy):
 
     Args:
         actors: N actors.
-        exploration_noise: standard deviation of the noise, of all agents or of each; 0 acts greedily.
+        exploration_noise: standard deviation of the noise, one number for all agents or one per agent; with 0 they act
+            greedily.
         action_dim: A.
     """
 
@@ -87,7 +88,7 @@ class UniformBehavior(DecentralizedPolicy):
         return torch.rand(shape, generator=generator, device=generator.device) * 2 - 1
 
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
-        """The noise is the action, or the largest among the legal choices' is the choice."""
+        """Returns the noise itself, or the legal choice with the largest noise."""
         if not self.discrete:
             return noise * self.action_mask, carry
         allowed = self.action_mask if legal is None else self.action_mask & legal

@@ -21,7 +21,7 @@ class Behavior(ABC):
         """Everything about the policies that changes the data; JSON values only.
 
         Raises:
-            UserError: it cannot act in this environment.
+            UserError: the behaviour cannot act in this environment.
         """
 
     @abstractmethod

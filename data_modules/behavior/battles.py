@@ -16,7 +16,8 @@ class BattleSnapshot(Snapshot):
     """The actors at one moment of the online training; `updates` counts rounds of battles.
 
     Attributes:
-        win_rate: share of battles won by actions drawn from the actors' distribution, as are the returns.
+        win_rate: share of battles won with actions drawn from the actors' distribution; returns are measured in the
+            same way.
     """
 
     win_rate: float = 0.0
@@ -24,10 +25,10 @@ class BattleSnapshot(Snapshot):
 
 @dataclass(frozen=True)
 class BattleSnapshots(Behavior):
-    """Actors of one snapshot that ship for a map, drawing from their own distribution as they did in training.
+    """Actors of one shipped snapshot of a map; they draw from their own distribution, as they did in training.
 
     Args:
-        quality: `good`, `medium` or `poor`; `trained` on maps where no training reached what `good` promises.
+        quality: `good`, `medium` or `poor`; `trained` on maps on which no training reached what `good` promises.
     """
 
     quality: str

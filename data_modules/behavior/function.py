@@ -20,13 +20,13 @@ Function = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 
 
 class FunctionPolicy(DecentralizedPolicy):
-    """Calls a function with what all agents see; whether each acts alone is the function's affair.
+    """Calls a function with all agents' observations; the function decides whether each agent acts on its own alone.
 
     Args:
-        function: from observations `[E, N, O]`, legal choices `[E, N, A]` (None if all are) and uniform noise `[E, N,
-            A]` in [0, 1) to actions `[E, N, A]` in [-1, 1], or indices `[E, N]`. What it gives for dimensions that an
-            agent has not is dropped.
-        spec: the environment's.
+        function: maps observations `[E, N, O]`, legal choices `[E, N, A]` (None if all are) and uniform noise `[E, N,
+            A]` in [0, 1) to actions `[E, N, A]` in [-1, 1], or indices `[E, N]`. Values for dimensions that an
+            agent does not have are dropped.
+        spec: the environment's spec.
     """
 
     def __init__(self, function: Function, spec: EnvSpec) -> None:
@@ -44,10 +44,10 @@ class FunctionPolicy(DecentralizedPolicy):
         return torch.rand(shape, generator=generator, device=generator.device)
 
     def act_on_noise(self, observations: Tensor, carry: Any, legal: Tensor | None, noise: Tensor) -> tuple[Tensor, Any]:
-        """The function's actions.
+        """Calls the function and checks its actions.
 
         Raises:
-            UserError: they are not what this environment understands.
+            UserError: shape, type or values do not fit this environment.
         """
         actions = torch.as_tensor(self.function(observations, legal, noise))
         discrete = self._spec.action_kind == "discrete"
@@ -55,8 +55,8 @@ class FunctionPolicy(DecentralizedPolicy):
         shape = noise.shape[:2] if discrete else noise.shape
         if actions.shape != shape or actions.is_floating_point() == discrete:
             wanted = f"integers {list(shape)}" if discrete else f"numbers {list(shape)}"
-            raise UserError(f"policy= returned {actions.dtype} {list(actions.shape)}, {self._spec.name} wants {wanted}")
-        if not discrete:  # what agents with fewer dimensions have behind theirs means nothing
+            raise UserError(f"policy= returned {actions.dtype} {list(actions.shape)}, expected {wanted}")
+        if not discrete:  # values beyond an agent's own dimensions are not used
             padding = torch.arange(self._spec.action_dim, device=actions.device) >= sizes[:, None]
             actions = actions.masked_fill(padding, 0.0)
         fitting = (actions >= 0) & (actions < sizes) if discrete else (actions.abs() <= 1).all(-1)
@@ -80,9 +80,9 @@ class FunctionBehavior(Behavior):
     """The function `module:name`.
 
     Args:
-        policy: where it is; Python must be able to import the module.
-        version: of the function, for the recipe: change it when something changes that its module only imports; what
-            stands in the module itself is part of the recipe.
+        policy: `module:name` of the function; Python must be able to import the module.
+        version: version of the function, part of the recipe. The module's own code is part of the recipe, too, but code
+            that it imports is not: raise the version when that changes.
     """
 
     policy: str
@@ -99,7 +99,7 @@ class FunctionBehavior(Behavior):
         return [FunctionPolicy(self._load(), spec)]
 
     def _code(self) -> str | None:
-        """The hash of the module's file; None if there is none."""
+        """The hash of the module's file; None if it has no file."""
         file = getattr(self._module(), "__file__", None)
         return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 

@@ -20,7 +20,7 @@ N_AGENTS = 3
 
 
 class MixtureTeam(DecentralizedPolicy):
-    """Two agents that draw their pair of coordinates at once: the true law of the game, which no agent draws alone."""
+    """Two agents that draw their pair of coordinates together, from the game's distribution, as no agent can alone."""
 
     n_agents = 2
 
@@ -47,7 +47,7 @@ class MixtureTeam(DecentralizedPolicy):
         Raises:
             UserError: always.
         """
-        raise UserError("the mixture's pairs are drawn at once: no agent acts alone, there is nothing to export")
+        raise UserError("the mixture's pairs are drawn for both agents together: there is nothing to export")
 
 
 class Mixture(Behavior):
@@ -66,9 +66,7 @@ class Mixture(Behavior):
 
     def _game(self, spec: EnvSpec) -> GaussianGame:
         if spec.recipe.get("game") != "gaussian":
-            raise UserError(
-                f"data.source.behavior: the mixture is the law of env=game_gaussian_..., not of {spec.name!r}"
-            )
+            raise UserError(f"data.source.behavior: the mixture belongs to env=game_gaussian_..., not to {spec.name!r}")
         return GaussianGame(spec.recipe["weights"])
 
 
@@ -76,11 +74,11 @@ class LandmarkTeam(SpreadTeam):
     """Agents that drive straight to the landmark an assignment gives them, in `LandmarkGame`.
 
     The action is a force of at most length 1 that makes the speed `APPROACH` times the way left, plus Gaussian noise;
-    its first direction therefore tells where an agent heads.
+    its first direction therefore shows where an agent heads.
 
     Args:
-        assignment: `fixed` (agent i takes landmark i), `hungarian` (smallest summed distance, worked out by each agent
-            from what it sees) or `random` (one of the 6, drawn for an episode and told to nobody else).
+        assignment: `fixed` (agent i takes landmark i), `hungarian` (smallest summed distance, computed by each agent
+            from its observation) or `random` (one of the 6, drawn per episode; no observation contains it).
         exploration_noise: standard deviation of the noise on both dimensions of the force.
     """
 
@@ -97,13 +95,13 @@ class LandmarkTeam(SpreadTeam):
         return self.assignment != "random"
 
     def initial_carry(self, n_episodes: int, device: torch.device) -> Any:
-        """Each agent's landmark `[E, N]`, -1 before one is drawn; None where there is nothing to remember."""
+        """Each agent's landmark `[E, N]`, -1 before one is drawn; None if there is nothing to remember."""
         if self.assignment != "random":
             return None
         return {"landmark": torch.full((n_episodes, self.n_agents), -1, device=device)}
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
-        """`[E, N, 3]`: standard normal for the force, and a landmark each, all different."""
+        """`[E, N, 3]`: standard normal noise of the force, and each agent's landmark, all different."""
         normal = torch.randn(n_episodes, self.n_agents, 2, generator=generator, device=generator.device)
         shuffled = torch.rand(n_episodes, N_AGENTS, generator=generator, device=generator.device).argsort(dim=1)
         return torch.cat([normal, shuffled[:, self.roles, None].to(normal.dtype)], dim=-1)
@@ -116,13 +114,13 @@ class LandmarkTeam(SpreadTeam):
         return (force + self.exploration_noise * noise[..., :2]).clamp(-1, 1), carry
 
     def export(self, agent: int) -> Self:
-        """Agent `agent` alone.
+        """Returns agent `agent` alone.
 
         Raises:
-            UserError: the assignment is random, which one draw makes for all.
+            UserError: the assignment is random: one draw assigns all agents.
         """
         if not self.acts_alone:
-            raise UserError("a random assignment is drawn for all agents at once, there is nothing to export")
+            raise UserError("a random assignment is drawn for all agents together, so there is nothing to export")
         alone = copy.deepcopy(self)
         alone.n_agents, alone.roles = 1, self.roles[agent : agent + 1].clone()
         return alone
@@ -161,7 +159,7 @@ class LandmarkExpert(Behavior):
     def identity(self, spec: EnvSpec) -> dict[str, Any]:
         """See `Behavior.identity`."""
         if spec.recipe.get("variant") != LANDMARK_GAME_VARIANT:
-            raise UserError(f"data.source.behavior: the landmark team knows env=game_landmark, not {spec.name!r}")
+            raise UserError(f"data.source.behavior: the landmark team acts in env=game_landmark, not in {spec.name!r}")
         return {
             "name": self.name,
             "policy": "straight to the assigned landmark",

@@ -31,12 +31,12 @@ class Training:
     """Settings of `dof data train-behavior` for every kind of training.
 
     Attributes:
-        seed: of everything random.
+        seed: seed of everything random.
         output: safetensors file to write; None means the file that ships with the package.
         overwrite: whether to replace that file if it exists. The shipped files' hashes are part of the fingerprint of
             every dataset collected with them.
-        updates: of the team whose snapshots are written.
-        evaluation_episodes: that measure a snapshot.
+        updates: number of updates of the team whose snapshots are written.
+        evaluation_episodes: number of episodes that measure a snapshot.
     """
 
     seed: int = 1
@@ -58,18 +58,18 @@ class Training:
         }
 
     def destination(self, shipped: str) -> Path:
-        """The file to write, known to be possible before anything is trained.
+        """Returns the file to write; called before training, so that a file that cannot be written loses nothing.
 
         Raises:
-            UserError: it must not or cannot be written.
+            UserError: the file exists or cannot be written.
         """
         return self.may_be_written(WEIGHTS / f"{shipped}.safetensors" if self.output is None else Path(self.output))
 
     def may_be_written(self, path: Path) -> Path:
-        """The same file.
+        """Returns the path if a file may be written there.
 
         Raises:
-            UserError: it must not or cannot be written.
+            UserError: the file exists or cannot be written.
         """
         if path.exists() and not self.overwrite:
             raise UserError(f"{path} exists; name another file with output=, or replace it with overwrite=true")
@@ -104,11 +104,11 @@ class SnapshotChoice:
 
     Attributes:
         medium_return: the medium policy's greedy return should be near this.
-        expert_return: the expert's.
+        expert_return: the expert's greedy return should be near this.
         ladder_start: return of the ladder's first snapshot.
-        tolerance: of return; beyond it a snapshot is not what its name says.
-        ladder_size: snapshots on the way to medium, evenly spaced in return.
-        ladder_end: return of the ladder's last snapshot; None: one step short of medium.
+        tolerance: largest difference from the wanted return; beyond it there is a warning.
+        ladder_size: number of snapshots on the way to medium, evenly spaced in return.
+        ladder_end: return of the ladder's last snapshot; None means one step short of medium.
     """
 
     medium_return: float
@@ -138,7 +138,7 @@ class SnapshotChoice:
         }
 
     def expert(self, history: Sequence[Snapshot]) -> Snapshot:
-        """The snapshot nearest to the return wanted of an expert."""
+        """Returns the snapshot whose return is nearest to `expert_return`."""
         return min(history, key=lambda snapshot: abs(snapshot.return_mean - self.expert_return))
 
     def complaints(self, chosen: Mapping[str, Snapshot]) -> list[str]:
@@ -146,7 +146,7 @@ class SnapshotChoice:
         wanted = {"medium": self.medium_return, "expert": self.expert_return}
         judged = {name: wanted[kind] for name in chosen if (kind := name.partition("_")[0]) in wanted}
         return [
-            f"{name} returns {chosen[name].return_mean:.1f}, wanted {value:.1f}"
+            f"{name} returns {chosen[name].return_mean:.1f}, the target is {value:.1f}"
             for name, value in judged.items()
             if abs(chosen[name].return_mean - value) > self.tolerance
         ]
@@ -159,8 +159,8 @@ def save_snapshots(path: Path, snapshots: Mapping[str, Snapshot], story: Mapping
         for name, snapshot in snapshots.items()
         for key, value in snapshot.weights.items()
     }
-    told = {**story, "snapshots": {name: snapshot.measured() for name, snapshot in snapshots.items()}}
-    save_file(tensors, path, metadata={"story": json.dumps(told, sort_keys=True)})
+    record = {**story, "snapshots": {name: snapshot.measured() for name, snapshot in snapshots.items()}}
+    save_file(tensors, path, metadata={"story": json.dumps(record, sort_keys=True)})
 
 
 def snapshot_names(environment: str) -> list[str]:
@@ -181,7 +181,7 @@ def read_story(environment: str) -> dict[str, Any]:
 
 
 def weights_sha256(environment: str) -> str:
-    """Identity of an environment's behaviour weights."""
+    """The sha256 of an environment's behaviour weights."""
     return hashlib.sha256(_path(environment).read_bytes()).hexdigest()
 
 
@@ -194,7 +194,7 @@ def load_weights(environment: str, snapshot: str) -> dict[str, Tensor]:
 
 
 def experts_of(environment: str) -> str:
-    """The name under which teams of an environment are shipped that were trained from different seeds."""
+    """The file name, without suffix, of the shipped teams of an environment that were trained from different seeds."""
     return f"{environment}_experts"
 
 
@@ -202,9 +202,9 @@ def load_actors(spec: EnvSpec, snapshot: str, shipped: str | None = None) -> Act
     """The actors of one snapshot, e.g. `expert`, in evaluation mode.
 
     Args:
-        spec: of the environment.
-        snapshot: its name.
-        shipped: of the file; None: as the environment.
+        spec: the environment's spec.
+        snapshot: the snapshot's name.
+        shipped: name of the shipped file; None means the environment's name.
     """
     weights = load_weights(shipped or spec.name, snapshot)
     hidden = weights["network.layers.0.weight"].shape[-1]
@@ -223,7 +223,7 @@ def _open(environment: str) -> Any:
         shipped = ", ".join(sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))) or "none"
         raise UserError(
             f"no behaviour policies for {environment!r} (shipped: {shipped}); "
-            "train some; `dof data train-behavior --help` says how"
+            "train some; `dof data train-behavior --help` shows how"
         )
     try:
         return safe_open(path, framework="pt")

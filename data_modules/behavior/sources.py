@@ -1,4 +1,4 @@
-"""Behaviours that need nothing but an environment, and those that shipped snapshots act out."""
+"""Behaviours that need nothing but an environment, and those that act by shipped snapshots."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,15 +33,15 @@ class Random(Behavior):
 
 @dataclass(frozen=True)
 class Snapshots(Behavior):
-    """Snapshots of the online training that are shipped for an environment.
+    """Shipped snapshots of the online training in an environment.
 
     * `expert`, `medium`: one snapshot.
     * `medium_replay`: the snapshots on the way to medium in equal shares, as a replay buffer would hold them.
 
     Args:
-        quality: which, see above.
-        exploration_noise: standard deviation of the noise on the actions, of all agents or of each; the default is
-            what they trained with.
+        quality: which snapshots act, see above.
+        exploration_noise: standard deviation of the noise on the actions, one number for all agents or one per agent;
+            the default is the noise that they were trained with.
     """
 
     quality: Literal["expert", "medium", "medium_replay"]
@@ -72,13 +72,13 @@ class Snapshots(Behavior):
         """The noise as given, or a list if it differs between agents.
 
         Raises:
-            UserError: it is negative, or there are not as many as agents.
+            UserError: a value is negative, or the number of values is not the number of agents.
         """
         noise = self.exploration_noise
         each = list(noise) if isinstance(noise, Sequence) else [noise] * spec.n_agents
         if len(each) != spec.n_agents or min(each) < 0:
             raise UserError(
-                f"data.source.behavior.exploration_noise={noise} must be a number, at least 0, or one of each of the "
+                f"data.source.behavior.exploration_noise={noise} must be a number, at least 0, or one per agent of the "
                 f"{spec.n_agents} agents"
             )
         return each if isinstance(noise, Sequence) else noise
@@ -97,19 +97,19 @@ class Snapshots(Behavior):
 
 @dataclass(frozen=True)
 class Experts(Behavior):
-    """Teams trained alike from different seeds, each with its own habit of who goes where.
+    """Teams trained alike from different seeds, each with its own habit of which agent takes which landmark.
 
     All are about as good. They act with the noise they trained with, and each has an equal share of the episodes.
 
     Args:
-        habit: who chooses which expert is followed. `team`: all agents of an episode follow the same one. `agent`: each
-            agent of an episode follows one of its own, all combinations in equal shares, so that what agents do is
-            the product of their own laws in the data of `team`.
+        habit: the unit that an expert is chosen for. `team`: all agents of an episode follow the same one. `agent`:
+            each agent of an episode follows an expert of its own, all combinations in equal shares, so that the joint
+            distribution is the product of the agents' marginals in the data of `team`.
     """
 
     habit: Literal["team", "agent"] = "team"
 
-    name = "experts"  # whoever chooses: both play the same episodes
+    name = "experts"  # for both habits, so that both play the same episodes
 
     def identity(self, spec: EnvSpec) -> dict[str, Any]:
         """See `Behavior.identity`."""
@@ -124,7 +124,7 @@ class Experts(Behavior):
         }
 
     def policies(self, spec: EnvSpec) -> list[DecentralizedPolicy]:
-        """See `Behavior.policies`: one for each expert, or for each combination of them."""
+        """See `Behavior.policies`: one per expert, or one per combination of experts."""
         shipped = experts_of(spec.name)
         experts = [load_actors(spec, name, shipped) for name in snapshot_names(shipped)]
         if self.habit == "agent":

@@ -1,4 +1,4 @@
-"""A hand-written team for mpe2's Spread: every agent works out by itself who goes where."""
+"""A hand-written team for mpe2's Spread: every agent computes by itself which agent takes which landmark."""
 
 import copy
 from dataclasses import dataclass
@@ -24,9 +24,10 @@ KEPT_SPEED, SPEED_OF_FORCE = 0.75, 0.5
 class SpreadTeam(DecentralizedPolicy):
     """Agents that divide the landmarks without communication, and drive to them.
 
-    An agent sees where all landmarks and agents are relative to itself, so each can compute the assignment with the
-    smallest summed distance and take its own part of it; all come to the same one, as distances between others do not
-    depend on who looks. The action is a force that makes the speed `APPROACH` times the way left, plus Gaussian noise.
+    An agent observes all landmarks and agents relative to itself, so each can compute the assignment with the
+    smallest summed distance and take its own part of it. All compute the same assignment, because distances between
+    others do not depend on the observing agent. The action is a force that makes the speed `APPROACH` times the way
+    left, plus Gaussian noise.
 
     Args:
         n_agents: N, as many as there are landmarks.
@@ -66,7 +67,7 @@ class SpreadTeam(DecentralizedPolicy):
         seen = observations.shape[:-1]
         landmarks = self.landmarks(observations)
         others = observations[..., 4 + 2 * count : 2 + 4 * count].reshape(*seen, count - 1, 2)
-        # The looking agent comes first, at the origin of its own view.
+        # The observing agent comes first, at the origin of its own view.
         agents = torch.cat((torch.zeros_like(others[..., :1, :]), others), dim=-2)
         distances = torch.cdist(agents, landmarks)
         totals = distances[..., torch.arange(count), self.assignments].sum(-1)
@@ -120,6 +121,6 @@ def _check(spec: EnvSpec) -> None:
     sees_all = all(agent.observation_dim == 6 * n and agent.action_dim == 5 for agent in spec.agents)
     if spec.recipe.get("factory") != FACTORY or spec.action_kind != "continuous" or not sees_all or n > LARGEST_TEAM:
         raise UserError(
-            f"data.source.behavior: the scripted Spread team knows {FACTORY} with continuous_actions: true, everybody "
-            f"in sight and at most {LARGEST_TEAM} agents, not {spec.name!r}; use data_modules.behavior.sources.Random"
+            f"data.source.behavior: the scripted Spread team acts in {FACTORY} with continuous_actions: true, "
+            f"full sight and up to {LARGEST_TEAM} agents, not {spec.name!r}; use data_modules.behavior.sources.Random"
         )

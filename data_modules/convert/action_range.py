@@ -18,17 +18,17 @@ def choose_units(source: EpisodeSource, environment: EnvSpec | None, typed: Any 
 
     Args:
         source: the source of the actions; read in full only if its range has to be measured.
-        environment: the environment of the episodes; None if nobody will roll out in it.
+        environment: the environment of the episodes; None if none is given, and nothing will be rolled out.
         typed: `[lowest, highest]`; `env`, the environment's own range; `source`, the range that the source declares;
             `measured`, from the smallest to the largest value of each dimension; None if nothing was typed.
 
     Raises:
-        UserError: what was typed is none of these or cannot be had here, or nothing was typed and the range that is
-            declared or observed is not the environment's, so that the numbers may mean something else.
+        UserError: the typed value is none of these or not available here, or nothing was typed and the range that is
+            declared or observed differs from the environment's, so that the numbers may mean something else.
     """
     if source.layout.action_kind == "discrete":
         if typed is not None:
-            raise UserError(f"{OPTION}={typed}: {source.location} holds choices, which have no range; leave it out")
+            raise UserError(f"{OPTION}={typed}: {source.location} has discrete actions, without a range; leave it out")
         return OURS
     if typed is not None:
         return _said(source, environment, typed)
@@ -48,7 +48,7 @@ def choose_units(source: EpisodeSource, environment: EnvSpec | None, typed: Any 
 
 
 def observe(source: EpisodeSource) -> ActionUnits:
-    """The smallest and largest value per agent and dimension, which takes a pass over all episodes."""
+    """Finds the smallest and largest value per agent and dimension, in one pass over all episodes."""
     ends: list[tuple[np.ndarray, np.ndarray]] = []
     before, source.units = source.units, AS_THEY_ARE
     for rows in source.blocks(0):
@@ -67,7 +67,7 @@ def _said(source: EpisodeSource, environment: EnvSpec | None, typed: Any) -> Act
         return units_of(environment)
     if typed == SOURCE:
         if source.declared is None:
-            raise UserError(f"{OPTION}={typed}: {source.location} declares no range; say it: [<lowest>,<highest>]")
+            raise UserError(f"{OPTION}={typed}: {source.location} declares no range; set {OPTION}=[<lowest>,<highest>]")
         return source.declared
     numbers = isinstance(typed, list | tuple) and len(typed) == 2 and all(type(n) in (int, float) for n in typed)
     if not numbers or not typed[0] < typed[1]:
@@ -84,7 +84,7 @@ def _same(declared: ActionUnits, theirs: ActionUnits) -> bool:
 
 def _unclear(source: EpisodeSource, environment: EnvSpec, found: str, theirs: ActionUnits) -> str:
     return (
-        f"{source.location} {found}, env={environment.name} acts in {theirs}; say what the numbers mean: "
+        f"{source.location} {found}, env={environment.name} acts in {theirs}; specify what the numbers mean: "
         f"{OPTION}={ENVIRONMENT} (they are in the environment's units), {OPTION}=[<lowest>,<highest>] (these are its "
         f"lowest and highest action), {OPTION}=[-1,1] (they were mapped to -1 to 1 before)"
     )

@@ -36,7 +36,7 @@ class Layout:
     state_dim: int
 
     def to_spec(self, name: str, units: ActionUnits = OURS) -> EnvSpec:
-        """Makes a spec without a playable world: train with `rollout=none`; its actions were in `units`."""
+        """Makes a spec of data without a playable world (train with `rollout=none`), whose actions were in `units`."""
         recipe = {
             "family": IMPORTED_FAMILY,
             "agents": [[agent.name, agent.observation_dim, agent.action_dim] for agent in self.agents],
@@ -75,15 +75,15 @@ class EpisodeSource(ABC):
     def blocks(self, first: int) -> Iterator[EpisodeRows]:
         """Yields episodes `first`, `first + 1`, ..., end to end, about `BLOCK_BYTES` at once.
 
-        Where blocks end does not depend on `first` except for the first of them.
+        Blocks after the first end at the same episodes, whatever `first` is.
 
         Raises:
-            UserError: something is wrong in a file; the message names it and the index.
+            UserError: a file contains an invalid value; the message names the file and the index.
         """
 
 
 def digest(files: Sequence[Path], root: Path) -> str:
-    """The sha256 of the names and all bytes of some files, so that a changed source has another identity."""
+    """The sha256 of the names and contents of files, so that a changed source has another identity."""
     sha256, console = hashlib.sha256(), Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task("hashing the source", total=sum(file.stat().st_size for file in files))
@@ -114,8 +114,8 @@ def check_shape(file: Path | str, array: Any, expected: tuple[int | None, ...]) 
     """Refuses an array of another shape; None stands for any size."""
     found = tuple(array.shape)
     if len(found) != len(expected) or any(e not in (None, f) for e, f in zip(expected, found, strict=False)):
-        told = ", ".join("any" if size is None else str(size) for size in expected)
-        raise UserError(f"{file} has shape {list(found)}, expected [{told}]")
+        wanted = ", ".join("any" if size is None else str(size) for size in expected)
+        raise UserError(f"{file} has shape {list(found)}, expected [{wanted}]")
 
 
 def check_finite(file: Path | str, array: np.ndarray, first_row: int) -> None:
@@ -134,7 +134,7 @@ def check_choices(file: Path | str, actions: np.ndarray, first_row: int, choices
 
 
 def to_our_units(file: Path | str, actions: np.ndarray, first_row: int, units: ActionUnits) -> np.ndarray:
-    """Maps continuous actions `[S, A]` or `[S, N, A]` to [-1, 1], float32.
+    """Maps continuous actions `[S, A]` or `[S, N, A]` to float32 in [-1, 1].
 
     Raises:
         UserError: an action is outside the range of its units.
@@ -145,14 +145,14 @@ def to_our_units(file: Path | str, actions: np.ndarray, first_row: int, units: A
         row, value = _first(actions, wrong)
         allowed = "-1 to 1" if units.is_ours else str(units)
         raise UserError(
-            f"{file}, row {first_row + row}: action {value:g} is not within {allowed}; say which numbers mean the "
+            f"{file}, row {first_row + row}: action {value:g} is not within {allowed}; specify which numbers mean the "
             f"lowest and the highest action: action_range=[<lowest>,<highest>]"
         )
     return ours
 
 
 def _first(actions: np.ndarray, wrong: np.ndarray) -> tuple[int, float]:
-    """The first wrong row, and its first wrong value."""
+    """Finds the first row with a wrong value, and that value."""
     flat, faults = actions.reshape(len(actions), -1), wrong.reshape(len(actions), -1)
     row = int(faults.any(axis=1).argmax())
     return row, float(flat[row][faults[row]][0])

@@ -12,13 +12,13 @@ from dof_lightning.errors import UserError
 
 
 def export_omar(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folder: Path) -> None:
-    """Writes all episodes, given in order, as `seed_0_data/` into a folder that exists.
+    """Writes all episodes, given in order, to `seed_0_data/` in an existing folder.
 
-    It gets one file an agent of each kind, agents that are not learned last.
+    There is one file per agent and kind of array; agents that are not learned come last.
 
     Raises:
-        UserError: actions are discrete, episodes differ in length, which OMAR's layout cannot say, or the observation
-            after an episode's last step, for which it has a place, was not recorded.
+        UserError: actions are discrete, episodes differ in length, which OMAR's layout cannot express, or the
+            observation after an episode's last step, which the layout requires, was not recorded.
     """
     spec = manifest.spec
     if spec.action_kind == "discrete":
@@ -53,7 +53,7 @@ def export_omar(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folder
 
 
 class _Agent:
-    """The five files of one agent, filled in order; file-backed, so nothing is held."""
+    """The five files of one agent, filled in order; they are mapped, so nothing is held in memory."""
 
     def __init__(self, folder: Path, agent: int, n_rows: int, observation_dim: int, action_dim: int) -> None:
         self._sizes = observation_dim, action_dim
@@ -67,7 +67,7 @@ class _Agent:
     def write(
         self, start: int, end: int, seen: np.ndarray, taken: np.ndarray, earned: np.ndarray, done: np.ndarray
     ) -> None:
-        """Rows start to end, of observations `[n, L+1, O]`, actions, rewards and `[n, L]` flags."""
+        """Writes rows start to end: observations `[n, L+1, O]`, actions, rewards and `[n, L]` flags."""
         observation_dim, action_dim = self._sizes
         self._maps["obs"][start:end] = seen[:, :-1, :observation_dim].reshape(end - start, -1)
         self._maps["next_obs"][start:end] = seen[:, 1:, :observation_dim].reshape(end - start, -1)
@@ -76,14 +76,14 @@ class _Agent:
         self._maps["dones"][start:end] = done.reshape(-1)
 
     def close(self) -> None:
-        """Everything is on its way to the disk."""
+        """Flushes all files to the disk."""
         for array in self._maps.values():
             array.flush()
         self._maps = {}
 
 
 def _reserve(file: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    """A mapped array whose place on the disk is there: a full one is an OSError now, not a signal later."""
+    """Maps an array with its disk space reserved, so that a full disk is an OSError now and not a signal later."""
     np.lib.format.open_memmap(file, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):  # macOS has none
         with file.open("r+b") as stream:

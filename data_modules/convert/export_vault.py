@@ -19,8 +19,8 @@ _BYTES_AT_ONCE = 1 << 24
 def export_vault(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folder: Path) -> None:
     """Writes all episodes, given in order, as one vault into a folder that exists: a timeline `[1, T, N, ...]`.
 
-    A vault has no observation after an episode's last step, nobody who is not learned, and no `alive`: these are left
-    out. Dimensions that an agent does not have are 0, as OG-MARL pads them; `metadata.json` contains their number.
+    A vault has no observation after an episode's last step, no agents that are not learned, and no `alive`: these are
+    left out. Dimensions that an agent does not have are 0, as OG-MARL pads them; `metadata.json` contains their number.
     """
     target: dict[str, Any] = {}
     held: list[dict[str, np.ndarray]] = []
@@ -40,7 +40,7 @@ def export_vault(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folde
 
 
 def _timeline(rows: EpisodeRows) -> dict[str, np.ndarray]:
-    """`[S, N, ...]` arrays of some episodes."""
+    """Converts some episodes to arrays `[S, N, ...]`."""
     steps = np.ones(len(rows.observations), dtype=bool)
     steps[np.cumsum(rows.length + 1) - 1] = False
     shape, ends = rows.rewards.shape, np.cumsum(rows.length) - 1
@@ -58,7 +58,7 @@ def _timeline(rows: EpisodeRows) -> dict[str, np.ndarray]:
 
 
 def _flush(target: dict[str, Any], folder: Path, held: list[dict[str, np.ndarray]], start: int, n_steps: int) -> int:
-    """Appends what is held; where the next rows go."""
+    """Appends the held rows; returns the row at which the next ones start."""
     end = start
     for name in held[0]:
         array = np.concatenate([part[name] for part in held])

@@ -27,17 +27,18 @@ _GROUP = 256
 
 
 def export_dataset(path: Path | str, format_: str, output: Path, state: str | None = None) -> Path:
-    """Writes a dataset in another format as the folder `output`; all or nothing, in bounded memory.
+    """Writes a dataset in another format to the folder `output`, all or nothing, in bounded memory.
 
     Args:
         path: the dataset's folder or address.
         format_: a key of `FORMATS`.
         output: a folder that does not exist yet.
-        state: `observations`, those of all agents side by side become the global state that the dataset does not have;
-            None: only what it has.
+        state: `observations`: all agents' observations side by side become the global state that the dataset lacks;
+            None writes only a state that the dataset has.
 
     Raises:
-        UserError: the format is unknown or cannot hold this dataset, `output` exists, or there is a state already.
+        UserError: the format is unknown or cannot hold this dataset, `output` exists, or the dataset has a state
+            already.
     """
     if format_ not in FORMATS:
         raise UserError(f"format={format_} is unknown; choose one of {', '.join(FORMATS)}")
@@ -65,7 +66,7 @@ def export_dataset(path: Path | str, format_: str, output: Path, state: str | No
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(f"output={output}: the disk is full; make room, or choose another") from error
-    except ValueError as error:  # tensorstore's way to say what went wrong with a file
+    except ValueError as error:  # tensorstore raises it if a file cannot be written
         raise UserError(f"output={output} could not be written: {' '.join(str(error).split())[:200]}") from error
     return output
 
@@ -74,9 +75,9 @@ def _check_state(manifest: DatasetManifest, format_: str, state: str | None) -> 
     if state is None:
         return
     if state != "observations" or format_ != "vault":
-        raise UserError(f"state={state}: format=vault knows state=observations; leave it out otherwise")
+        raise UserError(f"state={state}: format=vault supports state=observations only; leave it out otherwise")
     if "state" in manifest.members:
-        raise UserError(f"state={state}: {manifest.location} has a global state of its own; leave it out")
+        raise UserError(f"state={state}: {manifest.location} already has a global state; leave it out")
 
 
 def _with_joint_state(rows: EpisodeRows) -> EpisodeRows:

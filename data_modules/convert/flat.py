@@ -11,7 +11,7 @@ from data_modules.storage.action_units import ActionUnits
 from data_modules.storage.arrays import EpisodeRows
 from dof_lightning.errors import UserError
 
-GOES_ON, CUT, ENDED = 0, 1, 2  # a row's mark for an agent: none, a time limit, its real end
+GOES_ON, CUT, ENDED = 0, 1, 2  # a row's mark for an agent: no end, a time limit, its real end
 ENDS = "unseen"  # for recipes: version 0.1.0 took the repeated last row for an observation
 _ROWS_AT_ONCE = 1 << 16  # of such marks
 
@@ -21,10 +21,10 @@ class Cuts:
     """The places of episodes in a timeline.
 
     Attributes:
-        start: `[n]` int64, each one's first row.
-        length: `[n]` int64, its rows, which are its steps.
+        start: `[n]` int64, each episode's first row.
+        length: `[n]` int64, each episode's number of rows, which are its steps.
         terminated: `[n]` bool.
-        agents_leave: whether some agent is over before its episode is.
+        agents_leave: whether some agent ends before its episode does.
     """
 
     start: np.ndarray
@@ -34,16 +34,16 @@ class Cuts:
 
     @classmethod
     def where_all_are_over(cls, read: Callable[[int, int], np.ndarray], n_rows: int) -> "Cuts | None":
-        """Episodes that end where the last of their agents does; rows after the last end are one that was cut.
+        """Cuts episodes where their last agent ends; rows after the last end are an episode that was cut off.
 
-        An agent may be marked once, when it is over, or in every row from then on.
+        An agent may be marked once, when it ends, or in every row from then on.
 
         Args:
-            read: from a range of rows to what they say of each agent `[T, N]` int8: one of `GOES_ON`, `CUT`, `ENDED`.
-            n_rows: of the timeline.
+            read: maps a range of rows to each agent's marks `[T, N]` int8: `GOES_ON`, `CUT` or `ENDED`.
+            n_rows: number of rows of the timeline.
 
         Returns:
-            None if no episode ends anywhere.
+            the cuts, or None if no episode ends anywhere.
         """
         end, terminated, agents_leave = _ends_from(read, n_rows)
         starts, row = [], 0
@@ -57,19 +57,19 @@ class Cuts:
 
 
 def _ends_from(read: Callable[[int, int], np.ndarray], n_rows: int) -> tuple[np.ndarray, np.ndarray, bool]:
-    """For an episode that starts in each row `[T]`: its last row (T: it has none), and whether it terminates there.
+    """For an episode that starts in each row `[T]`: its last row (T if there is none), and whether it terminates there.
 
-    Read backwards, a part at a time: each agent's next mark is carried from part to part.
+    Rows are read backwards, a part at a time; each agent's next mark is carried from part to part.
     """
     end, terminated = np.empty(n_rows, dtype=np.int64), np.empty(n_rows, dtype=bool)
-    following: np.ndarray | None = None  # [N], twice the row of an agent's next mark, plus 1 where that is a time limit
+    following: np.ndarray | None = None  # [N], twice the row of an agent's next mark, plus 1 if that is a time limit
     agents_leave = False
     for first in reversed(range(0, n_rows, _ROWS_AT_ONCE)):
         last = min(first + _ROWS_AT_ONCE, n_rows)
-        said = read(first, last)
-        over = said != GOES_ON
+        marked = read(first, last)
+        over = marked != GOES_ON
         agents_leave |= bool((over.any(axis=1) & ~over.all(axis=1)).any())
-        marks = np.where(over, 2 * np.arange(first, last)[:, None] + (said == CUT), 2 * n_rows + 1)
+        marks = np.where(over, 2 * np.arange(first, last)[:, None] + (marked == CUT), 2 * n_rows + 1)
         if following is not None:
             marks[-1] = np.minimum(marks[-1], following)
         marks = np.minimum.accumulate(marks[::-1], axis=0)[::-1]
@@ -84,13 +84,13 @@ class Timeline:
     """The access to a timeline, and the contents of its rows.
 
     Attributes:
-        location: for messages.
-        read: from an array's name and a range of rows to these rows; names are those of `Episodes`, and `ended`
-            (what a row says of each agent, see `Cuts`) where agents leave before their episode ends.
+        location: the file or folder, for messages.
+        read: maps an array's name and a range of rows to these rows; names are those of `Episodes`, and `ended`
+            (each agent's marks, see `Cuts`) if agents leave before their episode ends.
         names: the arrays that are there.
         sizes: `[N]`, each agent's observation size.
-        n_choices: A of discrete actions; None for continuous ones.
-        identity_columns: where one-hot agent ids stand in an observation: `front`, `back` or None.
+        n_choices: A for discrete actions; None for continuous ones.
+        identity_columns: the position of one-hot agent ids in an observation: `front`, `back` or None.
     """
 
     location: Path
@@ -101,7 +101,7 @@ class Timeline:
     identity_columns: str | None
 
     def blocks(self, cuts: Cuts, first: int, units: ActionUnits) -> Iterator[EpisodeRows]:
-        """Episodes from `first` on; the observation after the last step is not stored: its row is an `unseen_end`."""
+        """Yields episodes from `first` on; their last observations are not stored: see `unseen_end`."""
         longest = int(cuts.length.max())
         sample = {name: self.read(name, 0, 1) for name in self.names}
         size = episodes_a_block(longest, sum(array.nbytes for array in sample.values()))
@@ -123,7 +123,7 @@ class Timeline:
         if "ended" in arrays:
             arrays["alive"] = _alive(arrays["ended"], length)
         per_row = {name: arrays[name][rows] for name in ("observations", "legal", "state", "alive") if name in arrays}
-        if "ended" in arrays:  # who ended by itself in the step in which a time limit took the others is gone after it
+        if "ended" in arrays:  # an agent that ends in the step in which a time limit cuts the others is gone after it
             steps, left = np.cumsum(length) - 1, ~terminated
             per_row["alive"][np.cumsum(length + 1)[left] - 1] &= arrays["ended"][steps[left]] != ENDED
         rewards = arrays["rewards"].astype(np.float32)
@@ -140,7 +140,7 @@ class Timeline:
         )
 
     def _observations(self, observations: np.ndarray, first: int) -> np.ndarray:
-        """Without agent ids, and zero where an agent has no such dimension (-inf is how some pad)."""
+        """Removes agent ids, and sets dimensions that an agent does not have to zero (some sources pad with -inf)."""
         observations = self._without_identities(observations, first)
         observations = np.array(observations, dtype=np.float32)
         for agent, size in enumerate(self.sizes):
@@ -152,7 +152,7 @@ class Timeline:
         return observations[:, :, : max(self.sizes)]
 
     def _without_identities(self, observations: np.ndarray, first: int) -> np.ndarray:
-        """Takes agent ids off, after a look whether they are agent ids in every row."""
+        """Removes agent ids, and checks that they are agent ids in every row."""
         count = len(self.sizes)
         if self.identity_columns is None:
             return observations
@@ -180,12 +180,12 @@ class Timeline:
         check_choices(where, actions, first, self.n_choices)
         if actions.dtype.kind == "f" and (actions != np.round(actions)).any():
             row = first + int((actions != np.round(actions)).reshape(len(actions), -1).any(axis=1).argmax())
-            raise UserError(f"{where}, row {row}: a choice that is no whole number")
+            raise UserError(f"{where}, row {row}: a choice is not a whole number")
         return actions.astype(np.int64)
 
 
 def _alive(ended: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """`[S, N]` bool: who has not been over before a row, in the episodes of `[n]` lengths, end to end."""
+    """`[S, N]` bool: whether an agent has not ended before a row, in the episodes of `[n]` lengths, end to end."""
     over = (ended != GOES_ON).astype(np.int64)
     before = np.cumsum(over, axis=0) - over
     alive: np.ndarray = before == np.repeat(before[np.cumsum(length) - length], length, axis=0)
@@ -193,14 +193,14 @@ def _alive(ended: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 
 def without_identities(observations: np.ndarray, n_agents: int, where: str | None) -> np.ndarray:
-    """`[T, N, O + N]` to `[T, N, O]`."""
+    """Removes agent ids: `[T, N, O + N]` to `[T, N, O]`."""
     if where is None:
         return observations
     return observations[..., n_agents:] if where == "front" else observations[..., :-n_agents]
 
 
 def find_identities(observations: np.ndarray, wanted: int | None) -> str | None:
-    """Whether some rows `[T, N, D]` carry one-hot agent ids, `front` or `back`, and `wanted` (if known) is D - N."""
+    """Finds one-hot agent ids in rows `[T, N, D]`: `front`, `back` or None; D - N must be `wanted`, if known."""
     n_agents = observations.shape[1]
     bare = observations.shape[2] - n_agents
     if n_agents == 1 or bare < 1 or (wanted is not None and bare != wanted):
@@ -212,6 +212,6 @@ def find_identities(observations: np.ndarray, wanted: int | None) -> str | None:
 
 
 def observation_sizes(observations: np.ndarray) -> tuple[int, ...]:
-    """`[N]`, how many leading dimensions of rows `[T, N, D]` are not -inf for each agent."""
+    """`[N]`, the number of leading dimensions of rows `[T, N, D]` are not -inf for each agent."""
     padded = np.logical_and.reduce(np.isneginf(observations), axis=0)
     return tuple(int(np.flatnonzero(~row).max(initial=-1)) + 1 for row in padded)

@@ -1,8 +1,8 @@
 """MADIFF's folders of StarCraft and MaMuJoCo: `obs, actions, rewards, path_lengths` as flat `.npy` arrays.
 
 StarCraft has `legals` (and `states`) beside them, MaMuJoCo vectors `[T, N, A]` as actions. Names, and agent ids in
-front of observations: github.com/zbzhu99/madiff, diffuser/datasets/smac_env.py and mamujoco.py. These files take every
-path's last step as terminal; here a path of the environment's full length was cut by the time limit.
+front of observations: github.com/zbzhu99/madiff, diffuser/datasets/smac_env.py and mamujoco.py. These files mark every
+path's last step as terminal; here a path of the environment's full length counts as cut by the time limit.
 """
 
 from collections.abc import Iterator
@@ -25,8 +25,8 @@ class MadiffSource(EpisodeSource):
     """One map's or robot's folder.
 
     Args:
-        path: of `obs.npy` and the others.
-        environment: whose data these are; None: inferred, agent ids included.
+        path: folder of `obs.npy` and the other files.
+        environment: the environment of the data; None means that it is inferred, agent ids included.
 
     Raises:
         UserError: a file is missing, or shapes do not fit together.
@@ -57,8 +57,8 @@ class MadiffSource(EpisodeSource):
         if environment is None:
             longest = int((length == horizon).sum())
             self.notes = (
-                f"{path} does not say which episodes a time limit cut: the {longest:,} of {len(length):,} with the "
-                f"most steps, {horizon}, are taken for truncated, all others for terminated; env= says the time limit",
+                f"{path} does not specify which episodes a time limit cut: the {longest:,} of {len(length):,} with the "
+                f"most steps, {horizon}, count as truncated, all others as terminated; env= specifies the time limit",
             )
         n_choices = choices if kind == "discrete" else None
         self._timeline = Timeline(path, self._read, tuple(self._arrays), (size,) * n_agents, n_choices, ids)
@@ -94,7 +94,7 @@ class MadiffSource(EpisodeSource):
         return "legal" not in self._arrays and actions.dtype.kind == "f" and actions.ndim == 3
 
     def _count_choices(self, kind: ActionKind, environment: EnvSpec | None) -> int:
-        """The number of discrete choices, or of dimensions of continuous actions."""
+        """Returns the number of discrete choices, or of dimensions of continuous actions."""
         actions = self._arrays["actions"]
         if kind == "continuous":
             return int(actions.shape[2])
@@ -114,7 +114,7 @@ def _check_folder(path: Path) -> None:
     seeds = [path, *(folder for folder in path.glob("*") if folder.is_dir())]
     if not (path / "obs.npy").exists() and any((folder / "obs_0.npy").exists() for folder in seeds):
         raise UserError(
-            f"source={path}: files an agent (obs_0.npy, ...), as of MADIFF's particle tasks and HalfCheetah-v2; "
+            f"source={path} has files per agent (obs_0.npy, ...), as of MADIFF's particle tasks and HalfCheetah-v2; "
             "format=madiff reads obs.npy, actions.npy, rewards.npy and path_lengths.npy of all agents; try format=omar "
-            "with horizon=<steps of an episode>, which wants next_obs_0.npy, ... as well"
+            "with horizon=<steps of an episode>, which needs next_obs_0.npy, ... as well"
         )

@@ -25,11 +25,13 @@ INSTALL = "pip install -c constraints.txt -e '.[minari]'"
 
 
 class MinariSource(EpisodeSource):
-    """Agents in the environment's order, else the action space's; the one reward of a step is everybody's.
+    """Episodes of a Minari dataset; agents are in the order of the environment, or else of the action space.
+
+    All agents receive the one reward of a step.
 
     Args:
         path: the dataset's folder (the one that holds `data`), or `data` itself.
-        environment: whose data these are; its agents have the same names. None: whatever they look like.
+        environment: the environment of the data, whose agents have the same names; None accepts any.
 
     Raises:
         UserError: minari is not installed, or observations and actions are not dictionaries of vectors by agent.
@@ -79,7 +81,7 @@ class MinariSource(EpisodeSource):
             yield concatenate(held)
 
     def _convert(self, episode: Any, number: int) -> EpisodeRows:
-        """One episode; Minari keeps one observation more than steps, but not everybody who writes its files does."""
+        """Converts one episode; Minari has one observation more than steps, but not every writer of its files does."""
         n_steps = len(episode.rewards)
         where = f"{self.location}, episode {number}"
         observed = [np.asarray(episode.observations[name], np.float32) for name in self._names]
@@ -130,7 +132,7 @@ class MinariSource(EpisodeSource):
 
 
 def _declared(spaces: list[Any], width: int) -> ActionUnits:
-    """The units that the agents' boxes declare; padding counts as ours."""
+    """The units that the agents' boxes declare; padding counts as [-1, 1]."""
     low, high = (np.full((len(spaces), width), end) for end in (-1.0, 1.0))
     for i, space in enumerate(spaces):
         low[i, : space.low.size], high[i, : space.high.size] = space.low.ravel(), space.high.ravel()
@@ -146,14 +148,14 @@ def _load(path: Path) -> Any:
     try:
         return MinariDataset(folder)
     except (ValueError, OSError, KeyError, AssertionError) as error:
-        raise UserError(f"source={path} is no Minari dataset ({' '.join(str(error).split())})") from None
+        raise UserError(f"source={path} is not a Minari dataset ({' '.join(str(error).split())})") from None
 
 
 def _agents(path: Path, observations: Any, actions: Any) -> list[str]:
     from gymnasium.spaces import Dict
 
     if not isinstance(observations, Dict) or not isinstance(actions, Dict) or set(observations) != set(actions):
-        raise UserError(f"{path}: observations and actions are not both dictionaries by agent; no multi-agent dataset")
+        raise UserError(f"{path}: no multi-agent dataset: observations and actions must be dictionaries by agent")
     return list(actions)
 
 
@@ -164,9 +166,7 @@ def _check_spaces(path: Path, observed: list[Any], acted: list[Any]) -> bool:
     discrete = all(isinstance(space, Discrete) for space in acted)
     bounded = all(isinstance(space, Box) and np.isfinite([space.low, space.high]).all() for space in acted)
     if bounded and not all(space.shape != (0,) and (space.low < space.high).all() for space in acted):
-        raise UserError(
-            f"{path}: an agent acts in a Box with nothing to choose in a dimension; leave the dimension out"
-        )
+        raise UserError(f"{path}: a dimension of an agent's action Box has equal bounds; leave the dimension out")
     if not all(isinstance(space, Box) for space in observed) or not (discrete or bounded):
         raise UserError(f"{path}: agents must see Box spaces and act in bounded Box or in Discrete spaces")
     return discrete

@@ -31,15 +31,16 @@ _WITHOUT_AGENTS = ("terminated", "length", "state")
 class NpzSource(EpisodeSource):
     """n episodes of N agents, padded to L steps; the file is held in memory.
 
-    `observations [n, N, L+1, O]` (`[n, N, L, O]`: what was seen after the last step is not known), `actions
+    `observations [n, N, L+1, O]` (`[n, N, L, O]`: the observation after the last step is not known), `actions
     [n, N, L, A]`, or integers `[n, N, L]` for choices, `rewards [n, N, L]` or `[n, L]` of the team, `terminated [n]`.
-    Where it applies: `length [n]`, `state [n, L+1, S]`, `legal [n, N, L+1, A]`, `alive [n, N, L+1]`, names
-    `agents [N]`, and where agents differ `observation_dims [N]` and `action_dims [N]`. `action_low` and `action_high`
+    Optional: `length [n]`, `state [n, L+1, S]`, `legal [n, N, L+1, A]`, `alive [n, N, L+1]`, names
+    `agents [N]`, and, if agents differ, `observation_dims [N]` and `action_dims [N]`. `action_low` and `action_high`
     (numbers, `[A]` or `[N, A]`) declare the units of actions.
 
     Args:
         path: the file.
-        environment: whose data these are, which then says names and sizes of agents; None: as the file says.
+        environment: the environment of the data, which then specifies names and sizes of agents; None takes those of
+            the file.
 
     Raises:
         UserError: a key is missing or not known, or shapes do not fit together.
@@ -60,7 +61,7 @@ class NpzSource(EpisodeSource):
             environment.observation_dim,
             environment.action_dim,
         ):
-            agents = environment.agents  # who knows their names, and what is padding
+            agents = environment.agents  # it specifies their names, and which dimensions are padding
         state = self._arrays["state"].shape[2] if "state" in self._arrays else 0
         self.layout = Layout(agents, kind, int(self._length.max()), state)
         if kind == "continuous":
@@ -98,7 +99,7 @@ class NpzSource(EpisodeSource):
         return rows_
 
     def _finish(self, rows: EpisodeRows, begin: int) -> None:
-        """Checks what is not padding, and brings actions into our units."""
+        """Checks all values that are not padding, and converts actions to our units."""
         where = f"{self.location}: episodes from {begin} on, end to end"
         for name in ("observations", "actions", "rewards", "state"):
             array = rows.arrays().get(name)
@@ -127,7 +128,7 @@ class NpzSource(EpisodeSource):
         if rows not in (n_steps, n_steps + 1) or n_steps < 1 or n < 1:
             raise UserError(
                 f"{self.location}: observations have {rows} rows and actions {n_steps}; expected is one row more, or "
-                "as many where what was seen after the last step is not known"
+                "as many if the observation after the last step is not known"
             )
         shapes: dict[str, tuple[int | None, ...]] = {
             "actions": (n, n_agents, n_steps) + (None,) * (kind == "continuous"),
@@ -147,7 +148,7 @@ class NpzSource(EpisodeSource):
         return bool(rows == n_steps + 1)
 
     def _width(self, kind: ActionKind, environment: EnvSpec | None) -> int:
-        """A: dimensions, or the choices there are."""
+        """A: the number of dimensions, or of choices."""
         if kind == "continuous":
             return int(self._arrays["actions"].shape[3])
         if "legal" in self._arrays:
@@ -191,7 +192,7 @@ class NpzSource(EpisodeSource):
 
 
 def _with_last_row(array: np.ndarray, length: np.ndarray, name: str) -> np.ndarray:
-    """Adds one row, which repeats each episode's last."""
+    """Adds one row that repeats each episode's last."""
     time = 1 if name in _WITHOUT_AGENTS else 2
     longer = np.concatenate([array, array.take([-1], axis=time)], axis=time)
     episodes = np.arange(len(length))
@@ -212,11 +213,11 @@ def _load(path: Path) -> Mapping[str, np.ndarray]:
             strange = sorted(set(file.files) - set(known))
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, MemoryError, AttributeError) as error:
         raise UserError(
-            f"source={path} is no .npz file of plain arrays ({' '.join(str(error).split())}); write it with "
+            f"source={path} is not an .npz file of plain arrays ({' '.join(str(error).split())}); write it with "
             "numpy.savez; files with Python objects are never read"
         ) from None
     if missing := [name for name in REQUIRED if name not in arrays]:
         raise UserError(f"{path} has no {', '.join(missing)}; it needs {', '.join(REQUIRED)} (docs/guide/own_data.md)")
     if strange:
-        raise UserError(f"{path}: {', '.join(strange)} would be read by nobody; known are {', '.join(known)}")
+        raise UserError(f"{path}: {', '.join(strange)} are not read; known arrays are {', '.join(known)}")
     return arrays

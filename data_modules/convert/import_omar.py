@@ -33,7 +33,7 @@ EPISODE_LENGTH = 25
 
 @dataclass(frozen=True)
 class _Folder:
-    """One seed's arrays: of every kind one an agent, mapped."""
+    """One seed's arrays, mapped: one per kind and agent."""
 
     path: Path
     arrays: Mapping[str, list[np.ndarray]]
@@ -48,7 +48,7 @@ class OmarSource(EpisodeSource):
 
     Args:
         path: a folder of `seed_*_data` folders, or one of them.
-        learned: N, the agents that are learned; None: all.
+        learned: N, number of learned agents; None means all.
         horizon: steps of an episode.
 
     Raises:
@@ -59,7 +59,7 @@ class OmarSource(EpisodeSource):
         self.location, self._horizon = path, horizon
         folders = [path] if (path / "obs_0.npy").exists() else sorted(path.glob("seed_*_data"), key=_number)
         if not folders:
-            raise UserError(f"source={path}: neither obs_0.npy nor seed_*_data folders are there; name OMAR's folder")
+            raise UserError(f"source={path}: it contains neither obs_0.npy nor seed_*_data folders; name OMAR's folder")
         self._folders = [_open(folder, horizon) for folder in folders]
         first = self._folders[0].arrays
         n_agents = len(first["obs"])
@@ -103,7 +103,7 @@ class OmarSource(EpisodeSource):
             before += folder.n_episodes
 
     def _read(self, folder: _Folder, start: int, end: int, ids: np.ndarray) -> EpisodeRows:
-        """Episodes start to end of one folder."""
+        """Reads episodes start to end of one folder."""
         agents, extra = range(self._learned), range(self._learned, len(self._sizes))
         parts = {i: self._read_agent(folder, i, start, end) for i in (*agents, *extra)}
         arrays = _stack([parts[i] for i in agents])
@@ -125,7 +125,7 @@ class OmarSource(EpisodeSource):
         part = {kind: np.array(folder.arrays[kind][agent][rows], dtype=np.float32) for kind in KINDS[:4]}
         for kind, array in part.items():
             check_finite(folder.file(kind, agent), array, rows.start)
-        units = self.units.of_agent(agent)  # agents that are not learned have no place in an environment's ranges
+        units = self.units.of_agent(agent)  # environments have no ranges for agents that are not learned
         actions = to_our_units(folder.file("acs", agent), part["acs"], rows.start, units)
         now = part["obs"].reshape(end - start, horizon, -1)
         after = part["next_obs"].reshape(now.shape)
@@ -139,23 +139,23 @@ class OmarSource(EpisodeSource):
         return {"observations": observations, "actions": actions, "rewards": part["rews"].reshape(-1)}
 
     def _check_length(self, folder: _Folder, start: int, end: int) -> None:
-        """Refuses a `horizon=` that cuts longer episodes into parts, after which all observations simply go on."""
+        """Refuses a `horizon=` that cuts longer episodes into parts: each part's observations continue in the next."""
         last = np.arange(start + 1, min(end, folder.n_episodes - 1) + 1) * self._horizon - 1
         goes_on, moves = np.ones(len(last), dtype=bool), np.zeros(len(last), dtype=bool)
         for seen, after in zip(folder.arrays["obs"], folder.arrays["next_obs"], strict=True):
             following = after[last]
             goes_on &= (following == seen[last + 1]).all(axis=1)
-            moves |= (following != seen[last]).any(axis=1)  # where nothing ever moves, equal rows say nothing
+            moves |= (following != seen[last]).any(axis=1)  # if nothing ever moves, equal rows mean nothing
         found = np.flatnonzero(goes_on & moves)
         if 3 * len(found) >= len(last) > 0:
             raise UserError(
                 f"{folder.file('next_obs', 0)}, row {last[found[0]]}: the observations after {self._horizon} steps are "
                 f"those that the next episode starts with, here and {len(found) - 1} times more, so episodes are "
-                "longer than that; say their true length: horizon="
+                "longer than that; set horizon= to their true length"
             )
 
     def _check_ends(self, folder: _Folder, agent: int, start: int, end: int) -> None:
-        """Done at an episode's last step is its time limit; anywhere else it is another layout."""
+        """Accepts `done` at an episode's last step, as its time limit; anywhere else the layout is another one."""
         horizon = self._horizon
         done = np.array(folder.arrays["dones"][agent][start * horizon : end * horizon]).reshape(-1, horizon) != 0
         early = np.argwhere(done[:, :-1])
@@ -168,7 +168,7 @@ class OmarSource(EpisodeSource):
 
 
 def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Agents side by side, smaller ones padded with zeros."""
+    """Stacks agents side by side, smaller ones padded with zeros."""
     stacked = {}
     for name in ("observations", "actions"):
         size = max(part[name].shape[1] for part in parts)

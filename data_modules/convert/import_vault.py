@@ -38,7 +38,7 @@ LEAVES = {
     "legal": "infos.legals.",
     "state": "infos.state.",
 }
-OURS_KEY = "dof_lightning"  # of metadata.json: what a vault that was written here cannot say otherwise
+OURS_KEY = "dof_lightning"  # key of metadata.json: facts of our vaults that their arrays do not contain
 _OPTIONAL = ("legal", "state")
 _ROWS_AT_ONCE = 1 << 16  # of small leaves
 INSTALL = "pip install -c constraints.txt -e '.[vault]'"
@@ -60,15 +60,15 @@ def tensorstore() -> Any:
 class VaultSource(EpisodeSource):
     """One vault: `<scenario>.vlt/<uid>`.
 
-    The vault keeps no observation after an episode's last step (`unseen_end`). Where an agent is shorter than others
-    its observation is padded, with -inf in some vaults.
+    The vault keeps no observation after an episode's last step (`unseen_end`). If an agent has fewer dimensions than
+    others, its observation is padded, with -inf in some vaults.
 
     Args:
-        path: the folder of `metadata.json`, or one above it where there is only one below.
-        environment: whose data these are; None: inferred.
+        path: the folder of `metadata.json`, or a folder above it that contains only one.
+        environment: the environment of the data; None means that it is inferred.
 
     Raises:
-        UserError: it is no vault, or leaves are missing or do not fit together.
+        UserError: the folder is not a vault, or leaves are missing or do not fit together.
     """
 
     def __init__(self, path: Path, environment: EnvSpec | None = None) -> None:
@@ -78,7 +78,7 @@ class VaultSource(EpisodeSource):
         self._n_rows = _index(self.location)
         n_timelines, n_agents = _shape(self.location, self._leaves)
         if not 1 <= self._n_rows <= min(int(leaf.shape[1]) for leaf in self._leaves.values()):
-            raise UserError(f"{self.location}: vault_index is {self._n_rows}, of which there are not so many rows")
+            raise UserError(f"{self.location}: vault_index is {self._n_rows}, but the arrays have fewer rows")
         self._n_timelines, self._n_agents = n_timelines, n_agents
         start = self._rows("observations", 0, 0, min(self._n_rows, 256))
         ids = find_identities(start, None if environment is None else environment.observation_dim)
@@ -97,7 +97,7 @@ class VaultSource(EpisodeSource):
             environment.observation_dim,
             environment.action_dim,
         ):
-            agents = environment.agents  # who knows which of the dimensions that all agents are given are padding
+            agents = environment.agents  # it specifies which of the dimensions are padding
         self.layout = Layout(
             agents,
             kind,
@@ -160,17 +160,17 @@ class VaultSource(EpisodeSource):
         cuts = Cuts.where_all_are_over(partial(self._ended, timeline), self._n_rows)
         if cuts is None:
             raise UserError(
-                f"{self.location}: neither terminals nor truncations end an episode anywhere; it is no episodes"
+                f"{self.location}: neither terminals nor truncations ever end an episode, so there are no episodes"
             )
         return cuts
 
     def _ended(self, timeline: int, first: int, last: int) -> np.ndarray:
-        """The marks of rows for each agent `[T, N]`, see `Cuts.where_all_are_over`."""
+        """Reads each agent's marks `[T, N]`, see `Cuts.where_all_are_over`."""
         terminal, cut = (self._rows(name, timeline, first, last) for name in ("terminals", "truncations"))
         return np.where(terminal, ENDED, np.where(cut, CUT, GOES_ON)).astype(np.int8)
 
     def _actions(self) -> tuple[ActionKind, int]:
-        """Kind, and number of dimensions or choices."""
+        """The kind of actions, and the number of dimensions or choices."""
         actions = self._leaves["actions"]
         if actions.dtype.numpy_dtype.kind == "f":
             return "continuous", int(actions.shape[3])
@@ -195,7 +195,7 @@ def _find(path: Path) -> Path:
     candidates = [file.parent for depth in ("", "*/", "*/*/") for file in sorted(path.glob(f"{depth}metadata.json"))]
     if len(candidates) != 1:
         found = ", ".join(str(folder.relative_to(path)) for folder in candidates) or "none"
-        raise UserError(f"source={path}: it must lead to one vault (a folder with metadata.json), found: {found}")
+        raise UserError(f"source={path}: it must contain one vault (a folder with metadata.json), found: {found}")
     return candidates[0]
 
 
@@ -203,7 +203,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
     """Reads a vault's metadata.
 
     Raises:
-        UserError: it is no vault's, or arrays lie in it that are not read here.
+        UserError: the folder is not a vault, or contains arrays of a kind that is not read here.
     """
     file = folder / "metadata.json"
     try:
@@ -211,7 +211,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
         version, shapes = float(found["version"]), found.get("structure_shape", {})
         layout = {name: shapes.get(name) for name in ("observations", "actions", "rewards")}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is no vault's ({type(error).__name__}: {error})") from None
+        raise UserError(f"{file} is not the metadata of a vault ({type(error).__name__}: {error})") from None
     if int(version) != 1:
         raise UserError(f"{folder}: vaults of version {version} are not known, only 1.x")
     nested = {name: list(shape) for name, shape in layout.items() if isinstance(shape, dict)}
@@ -226,15 +226,15 @@ def _metadata(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _exported_agents(folder: Path, said: Any, shape: tuple[int, ...], choices: int) -> tuple[AgentSpec, ...]:
-    """The agents of a vault that was written here, whose padding is zeros and does not show."""
+def _exported_agents(folder: Path, entry: Any, shape: tuple[int, ...], choices: int) -> tuple[AgentSpec, ...]:
+    """Reads the agents of a vault that was written here: its padding is zeros, which cannot be told from values."""
     try:
-        agents = tuple(AgentSpec(str(name), int(seen), int(acted)) for name, seen, acted in said["agents"])
+        agents = tuple(AgentSpec(str(name), int(seen), int(acted)) for name, seen, acted in entry["agents"])
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"{folder}/metadata.json: {OURS_KEY} is damaged ({error}); remove that entry") from None
     found = (len(agents), max(agent.observation_dim for agent in agents), max(agent.action_dim for agent in agents))
     if found != (*shape, choices):
-        raise UserError(f"{folder}/metadata.json: {OURS_KEY} tells of other agents than the arrays; remove that entry")
+        raise UserError(f"{folder}/metadata.json: {OURS_KEY} describes other agents than the arrays; remove that entry")
     return agents
 
 
@@ -247,7 +247,7 @@ def _index(folder: Path) -> int:
 
 
 def _shape(folder: Path, leaves: Mapping[str, Any]) -> tuple[int, int]:
-    """Timelines and agents, the same in every leaf."""
+    """Returns the numbers of timelines and agents, after a check that all leaves have the same."""
     shape = tuple(leaves["observations"].shape)
     if len(shape) != 4:
         raise UserError(f"{folder}: observations have shape {list(shape)}, expected [B, T, N, O]")

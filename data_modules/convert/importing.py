@@ -23,7 +23,7 @@ from data_modules.tools.verify import verify_dataset
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 
-# Without options of their own.
+# These formats have no options of their own.
 _SOURCES: Mapping[str, Callable[[Path, EnvSpec | None], EpisodeSource]] = {
     "vault": VaultSource,
     "madiff": MadiffSource,
@@ -37,23 +37,23 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 
 
 def open_source(format_: str, path: Path, environment: EnvSpec | None, options: Mapping[str, Any]) -> EpisodeSource:
-    """The source of a format; arguments as `import_dataset`'s.
+    """Opens a source of a format; arguments as in `import_dataset`.
 
     Raises:
-        UserError: the format or an option is unknown, or the source is not what it should be.
+        UserError: the format or an option is unknown, or the source does not have the format's layout.
     """
     if format_ not in FORMATS:
         raise UserError(f"format={format_} is unknown; choose one of {', '.join(FORMATS)}")
     known = OPTIONS[format_]
     for key in options:
         if key not in known:
-            raise UserError(f"{key}= is no option of format={format_}; it knows {', '.join(known) or 'none'}")
+            raise UserError(f"{key}= is no option of format={format_}; its options are {', '.join(known) or 'none'}")
     if not path.exists():
-        raise UserError(f"source={path} is not there; correct the path")
+        raise UserError(f"source={path} does not exist; correct the path")
     if format_ != "omar":
         return _SOURCES[format_](path, environment)
     if environment is not None and "learned" in options:
-        raise UserError("learned= and env= both say who is learned; leave learned= out")
+        raise UserError("learned= and env= both specify the learned agents; leave learned= out")
     learned = options.get("learned") if environment is None else environment.n_agents
     return OmarSource(path, learned, int(options.get("horizon", EPISODE_LENGTH)))
 
@@ -73,16 +73,16 @@ def import_dataset(
     Args:
         format_: one of `FORMATS`.
         path: the source's file or folder.
-        name: of the dataset, and of its folder.
+        name: name of the dataset, and of its folder.
         root: folder of all datasets.
-        environment: whose episodes they are; None: whatever they look like.
-        options: of the format.
+        environment: the environment of the episodes; None accepts any.
+        options: the format's options.
         discount: gamma of the returns that are stored.
-        seed: of the order in which episodes are stored.
+        seed: seed of the order in which episodes are stored.
 
     Raises:
-        UserError: data and environment do not fit, something in a file is wrong (named with its index), or the folder
-            holds another dataset.
+        UserError: data and environment do not fit, a file contains an invalid value (named with its index), or the
+            folder holds another dataset.
     """
     options = options or {}
     source = open_source(format_, path, environment, options)
@@ -91,10 +91,10 @@ def import_dataset(
     source.units = action_range.choose_units(source, environment, options.get(action_range.OPTION))
     spec = source.layout.to_spec(name, source.units) if environment is None else environment
     if source.layout.state_dim == 0:
-        spec = replace(spec, state_dim=0)  # nobody may count on a state that is not there
+        spec = replace(spec, state_dim=0)  # the spec must not promise a state that the data lack
     identity = source.identity()
     if not source.units.equals(source.declared or OURS):
-        identity["actions"] = source.units.describe(source.layout.agents)  # in other units they are other data
+        identity["actions"] = source.units.describe(source.layout.agents)  # which change the data's meaning
     console = Console(stderr=True)
     for note in source.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
@@ -132,5 +132,5 @@ def import_dataset(
         except ValueError as error:
             raise UserError(f"{source.location}: {error}") from None
     for warning in verify_dataset(root / name).warnings:
-        console.print(f"but look: {warning}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     return root / name

@@ -1,8 +1,8 @@
 """The order of windows of a dataset that is streamed: pure functions of integers, as in `order`.
 
 Per epoch the shards are permuted and cut into blocks, as many shards as fit; the windows of a block are permuted. So
-windows come as one endless stream, epoch after epoch, block after block, and where a step stands in it is arithmetic:
-it takes the number of training windows of each shard, which the manifest knows, and no reading.
+windows come as one endless stream, epoch after epoch, block after block, and the place of a step in it is computed:
+this needs the number of training windows of each shard, which the manifest contains, and no reading.
 """
 
 from bisect import bisect_right
@@ -79,10 +79,10 @@ class BlockStream:
 
     Args:
         seed: the run's seed.
-        shards: all that have training windows.
-        block_bytes: no block takes more.
-        part: the stream is of every `n_parts`-th shard of an epoch's permutation, from this one on.
-        n_parts: streams that share the shards of an epoch.
+        shards: all shards that have training windows.
+        block_bytes: largest number of bytes of a block in memory.
+        part: the stream contains every `n_parts`-th shard of an epoch's permutation, from this place on.
+        n_parts: number of streams that share the shards of an epoch.
 
     Raises:
         ValueError: a shard takes more than a block may, or there are fewer shards than parts.
@@ -92,7 +92,7 @@ class BlockStream:
         self, seed: int, shards: Sequence[ShardSize], block_bytes: int, part: int = 0, n_parts: int = 1
     ) -> None:
         if len(shards) < n_parts or max(shard.n_bytes for shard in shards) > block_bytes:
-            raise ValueError(f"{len(shards)} shards do not go into {n_parts} parts of {block_bytes} bytes a block")
+            raise ValueError(f"{len(shards)} shards do not make {n_parts} parts with blocks of {block_bytes} bytes")
         self._seed, self._shards, self._block_bytes = seed, tuple(shards), block_bytes
         self._part, self._n_parts = part, n_parts
         self._epochs: dict[int, tuple[tuple[Block, ...], list[int]]] = {}
@@ -103,7 +103,7 @@ class BlockStream:
         return self._epoch(epoch)[0]
 
     def blocks_from(self, place: int) -> Iterator[Block]:
-        """The block that holds a place of the stream, and all after it."""
+        """Yields the block that contains a place of the stream, and all after it."""
         block = self.pieces(place, 1)[0].block
         yield from self.blocks(block.epoch)[block.number :]
         for epoch in count(block.epoch + 1):
@@ -169,17 +169,17 @@ class BlockStream:
 class BlockOrder:
     """The windows of every step of one rank.
 
-    * `windows`: step s takes the `global_batch_size` places from `s * global_batch_size` on of one stream, and rank r
+    * `windows`: step s takes the `global_batch_size` places of one stream from `s * global_batch_size` on, and rank r
       the r-th equal contiguous slice of them. The windows of a step do not depend on the number of ranks; every rank
       reads every block.
-    * `shards`: each rank has its own stream, of its share of an epoch's shards. Less is read, but the windows of
+    * `shards`: each rank has its own stream with its share of an epoch's shards. Less is read, but the windows of
       a step depend on the number of ranks, and ranks enter the next epoch a little before or after each other.
 
     Args:
         stream: the stream, of all shards for `windows`, of this rank's for `shards`.
         first: the rank's place in the stream at step 0.
-        stride: places from one step to the next.
-        size: windows this rank sees at a step.
+        stride: number of places from one step to the next.
+        size: number of windows that this rank takes per step.
     """
 
     stream: BlockStream
@@ -198,7 +198,7 @@ class BlockOrder:
         rank: int = 0,
         world_size: int = 1,
     ) -> Self:
-        """One rank's order; `shards` are all that have training windows, other arguments as above and `BlockStream`'s.
+        """Builds one rank's order; `shards` are all with training windows, other arguments as in `BlockStream`.
 
         The windows of a step over all ranks, `global_batch_size`, are a multiple of their number.
 
@@ -222,5 +222,5 @@ class BlockOrder:
         return self.stream.pieces(self.first + step * self.stride, self.size)
 
     def blocks_from(self, step: int) -> Iterator[Block]:
-        """The block a step begins in, and all after it."""
+        """Yields the block in which a step begins, and all after it."""
         return self.stream.blocks_from(self.first + step * self.stride)

@@ -1,6 +1,6 @@
 """The order of windows in memory: a pure function of integers.
 
-Windows come as one endless stream, epoch after epoch, each epoch a permutation of all windows. Step s takes the
+Windows come as one endless stream of epochs; each epoch is a permutation of all windows. Step s takes the
 `global_batch_size` places from `s * global_batch_size` on, so the last partial batch of an epoch is filled up from
 the next epoch: every window is seen equally often, every step is full, and nothing depends on how often the run was
 interrupted. Rank r of R takes the r-th of R equal contiguous slices of it: the windows of a step are the same
@@ -19,12 +19,12 @@ def window_order(seed: int, epoch: int, n_windows: int) -> Tensor:
 
 
 class WindowOrder:
-    """The windows of every step; remembers the permutations of the epochs it is in.
+    """The windows of every step; it keeps the permutations of the current epochs.
 
     Args:
         seed: the run's seed.
-        n_windows: windows of the training episodes, at least 1.
-        global_batch_size: windows of a step over all ranks.
+        n_windows: number of windows of the training episodes, at least 1.
+        global_batch_size: number of windows per step over all ranks.
     """
 
     def __init__(self, seed: int, n_windows: int, global_batch_size: int) -> None:
@@ -38,12 +38,12 @@ class WindowOrder:
         return divmod(step * self.global_batch_size, self.n_windows)
 
     def windows(self, step: int, rank: int = 0, world_size: int = 1) -> Tensor:
-        """The windows one rank sees at a step: `[global_batch_size / R]` int64, their numbers.
+        """Numbers of the windows that one rank takes at a step: `[global_batch_size / R]` int64.
 
         Args:
-            step: batches before it, counted over the whole run.
-            rank: of `world_size`, which divides the global batch size.
-            world_size: R.
+            step: number of batches before it, over the whole run.
+            rank: the rank, below `world_size`.
+            world_size: R, which divides the global batch size.
         """
         size = self.global_batch_size // world_size
         epoch, offset = divmod(step * self.global_batch_size + rank * size, self.n_windows)

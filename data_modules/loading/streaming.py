@@ -29,7 +29,7 @@ from dof_lightning.batch import EpisodeBatch, concatenate
 from dof_lightning.errors import UserError
 from dof_lightning.seeding import derive_seed
 
-BLOCKS_ALIVE = 3  # the current one and those read ahead, in all processes of a rank
+BLOCKS_ALIVE = 3  # the current block and those read ahead, in all processes of a rank
 
 _SHARED_MEMORY = "/dev/shm"
 _HELDOUT_SEED = derive_seed("held-out shards")
@@ -43,7 +43,7 @@ class StreamPlan:
         manifest: the dataset.
         shards: the shards that have training windows.
         sizes: the sizes of these shards.
-        block_bytes: no block takes more.
+        block_bytes: largest number of bytes of a block.
     """
 
     manifest: DatasetManifest
@@ -154,7 +154,7 @@ class BlockReader:
         if len(training) != block.n_windows:
             files = ", ".join(shard.name for shard in shards)
             return Failure(
-                f"{plan.manifest.location}: {files} hold {len(training)} training windows, dataset.json says "
+                f"{plan.manifest.location}: {files} contain {len(training)} training windows, dataset.json lists "
                 f"{block.n_windows}; delete the folder and build the dataset again (`dof data build`)"
             )
         return LoadedBlock(block, table, training, window_order_in_block(self.seed, block))
@@ -171,7 +171,7 @@ class StreamedBatches:
         order: the windows of each step.
         seed: the run's seed.
         start: the first step.
-        gather: from a table, episodes' places `[B]` and time steps `[B]` to a batch.
+        gather: makes a batch from a table, episodes' places `[B]` and time steps `[B]`.
         num_workers: number of processes that read; 0 means a thread.
         ranks_here: ranks on this machine, which share the memory through which its workers send blocks.
     """
@@ -212,12 +212,12 @@ class StreamedBatches:
         return map(self._reader.read, islice(self._order.blocks_from(self._start), first, None, stride))
 
     def _read_ahead(self) -> Generator[LoadedBlock | Failure]:
-        """Reads one block ahead in a thread; keeps no block that it has passed on."""
+        """Reads one block ahead in a thread, and keeps no block that it has passed on."""
         cancelled = Event()
 
         def go_on(shard: ShardEntry) -> None:
             if cancelled.is_set():
-                raise UserError("nobody waits for this block any more")
+                raise UserError("the reading of this block was cancelled")
 
         with ThreadPoolExecutor(1, "block reader") as executor:
             reading: deque[Future[LoadedBlock | Failure]] = deque()
@@ -242,14 +242,14 @@ class StreamedBatches:
                     current = following
                     del following
                     if (current.block.epoch, current.block.number) > (block.epoch, block.number):
-                        raise RuntimeError(f"{current.block} came before {block}")  # which would never come
+                        raise RuntimeError(f"{current.block} came before {block}")  # then `block` would never come
                 windows = current.order[first : first + size]
                 parts.append(self._gather(current.table, *current.index.locate(windows)))
             yield concatenate(parts)
 
 
 def _check_shared_memory(n_bytes: int) -> None:
-    """Workers hand blocks over through a folder that containers often make small; running full kills them."""
+    """Checks the folder through which workers pass blocks: it is small in many containers, and must not become full."""
     if not os.path.isdir(_SHARED_MEMORY):
         return
     free = shutil.disk_usage(_SHARED_MEMORY).free

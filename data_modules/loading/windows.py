@@ -18,7 +18,7 @@ from data_modules.storage.shards import Member, ShardEntry, read_shard
 from data_modules.storage.split import is_heldout
 from dof_lightning.batch import EpisodeBatch, Window
 
-_TERMINATED, _UNSEEN = 1, 2  # bits of how an episode ended: really; without a last observation
+_TERMINATED, _UNSEEN = 1, 2  # bits of an episode's end: it terminated; its last observation was not recorded
 _EPISODE_BYTES = 40  # a row of `EpisodeTable.episodes`, and where the episode's windows begin
 _WINDOW_BYTES = 12  # a window's episode, and its place in the permutation
 
@@ -27,13 +27,13 @@ _WINDOW_BYTES = 12  # a window's episode, and its place in the permutation
 class EpisodeTable:
     """All episodes of a dataset end to end: R = sum(length + 1) rows, S = sum(length) steps.
 
-    A batch's cost is that of random reads from memory, so data that are read together are stored together.
+    Random reads from memory dominate the cost of a batch, so data that are read together are stored together.
 
     Attributes:
         observations: `[R, N, O]`.
         actions: `[S, N, A]` or `[S, N]`.
         outcomes: `[S, N, 2]`, reward and return-to-go (with the dataset's discount).
-        episodes: `[n, 4]` int64: length, first step, how it ended (`_TERMINATED`, `_UNSEEN` or both, 0: a time limit),
+        episodes: `[n, 4]` int64: length, first step, its end (`_TERMINATED`, `_UNSEEN` or both, 0: a time limit),
             original index. Its first row is its first step plus its place, because every episode before has one row
             more than steps.
         state: `[R, S]`.
@@ -85,7 +85,7 @@ class WindowIndex:
 
 
 def split_windows(table: EpisodeTable) -> tuple[WindowIndex, WindowIndex]:
-    """Indices of the training windows, and of the windows of held-out episodes."""
+    """Returns the index of the training windows, and the index of held-out episodes' windows."""
     held_out = is_heldout(table.episode_id)
     training, evaluated = (WindowIndex(table, chosen.nonzero()[:, 0]) for chosen in (~held_out, held_out))
     return training, evaluated
@@ -145,7 +145,7 @@ def load_heldout(manifest: DatasetManifest, shards: Iterable[ShardEntry]) -> Epi
 
 
 def memory_of(manifest: DatasetManifest, shard: ShardEntry) -> int:
-    """Bytes that a shard's episodes take in a table, with the numbers of its windows and their permutation."""
+    """The bytes of a shard's episodes in a table, of the numbers of its windows and of their permutation."""
     shapes = _table_shapes(_learned(manifest.members), shard.n_episodes, shard.n_steps)
     arrays = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values())
     return arrays + _EPISODE_BYTES * shard.n_episodes + _WINDOW_BYTES * shard.n_steps

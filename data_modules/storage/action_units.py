@@ -26,7 +26,7 @@ class ActionUnits:
 
     @classmethod
     def of(cls, low: Any, high: Any) -> Self:
-        """Makes units of numbers, or of arrays that broadcast to `[N, A]`.
+        """Makes units from numbers, or from arrays that broadcast to `[N, A]`.
 
         Raises:
             UserError: they are not finite, do not fit together, or `low` is above `high`.
@@ -34,7 +34,7 @@ class ActionUnits:
         try:
             both = np.broadcast_arrays(np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64))
         except (TypeError, ValueError) as error:
-            raise UserError(f"action_range: {low} and {high} are no lowest and highest actions ({error})") from None
+            raise UserError(f"action_range: {low} and {high} are not lowest and highest actions ({error})") from None
         lowest, highest = (np.atleast_2d(part) for part in both)
         if not np.isfinite([lowest, highest]).all() or (lowest > highest).any():
             raise UserError(f"action_range: lowest actions {low} must be finite and not above the highest {high}")
@@ -51,7 +51,7 @@ class ActionUnits:
         return self is AS_THEY_ARE
 
     def of_agent(self, agent: int) -> "ActionUnits":
-        """The units of one agent, as `[1, A]` for its actions `[S, A]`; ours if it is not described."""
+        """The units of one agent, as `[1, A]` for its actions `[S, A]`; [-1, 1] if it is not described."""
         if len(self.low) == 1:
             return self
         return ActionUnits(self.low[agent, None], self.high[agent, None]) if agent < len(self.low) else OURS
@@ -92,24 +92,24 @@ class ActionUnits:
         ]
 
     def __str__(self) -> str:
-        """The outermost numbers, for messages; without those equal to ours (as padding is) if there are others."""
-        others = (self.low != -1) | (self.high != 1)
-        shown = others if others.any() else ~others
+        """The outermost numbers, for messages; without [-1, 1] (as of padding) if there are others."""
+        differs = (self.low != -1) | (self.high != 1)
+        shown = differs if differs.any() else ~differs
         return f"[{self.low[shown].min():g}, {self.high[shown].max():g}]"
 
 
 OURS = ActionUnits.of(-1.0, 1.0)
-AS_THEY_ARE = ActionUnits(np.full((1, 1), -np.inf), np.full((1, 1), np.inf))  # units of actions that are only looked at
+AS_THEY_ARE = ActionUnits(np.full((1, 1), -np.inf), np.full((1, 1), np.inf))  # units of actions that are only inspected
 
 
 def units_of(environment: EnvSpec) -> ActionUnits:
-    """The units in which an environment's own package takes actions; ours if it takes them as they are.
+    """The units in which an environment's own package takes actions; [-1, 1] if it takes them as they are.
 
-    See `EnvSpec.action_units`; padding counts as ours.
+    See `EnvSpec.action_units`; padding counts as [-1, 1].
     """
     low, high = (np.full((environment.n_agents, environment.action_dim), end) for end in (-1.0, 1.0))
     for i, agent in enumerate(environment.agents):
-        told = environment.action_units(i)
-        if told is not None and "low" in told:
-            low[i, : agent.action_dim], high[i, : agent.action_dim] = told["low"], told["high"]
+        declared = environment.action_units(i)
+        if declared is not None and "low" in declared:
+            low[i, : agent.action_dim], high[i, : agent.action_dim] = declared["low"], declared["high"]
     return ActionUnits(low, high)

@@ -180,7 +180,7 @@ def _find_action_fault(actions: np.ndarray, environment: EnvSpec) -> str | None:
         low, high = actions.min(), actions.max()
         return (
             f"actions: the largest magnitude is {np.abs(actions).max():.4g}, allowed is 1; they are from {low:.4g} to "
-            f"{high:.4g}: say which numbers mean the lowest and the highest action (action_range)"
+            f"{high:.4g}: specify which numbers mean the lowest and the highest action (action_range)"
         )
     return None
 
@@ -191,6 +191,6 @@ def _starts(counts: np.ndarray) -> np.ndarray:
 
 
 def _ragged_index(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """`starts[e], starts[e] + 1, ...`, `counts[e]` of them, for every e in turn."""
+    """Concatenates, over e, the `counts[e]` numbers from `starts[e]` on."""
     within = np.arange(counts.sum()) - np.repeat(_starts(counts), counts)
     return np.repeat(starts, counts) + within

@@ -24,9 +24,9 @@ class Section:
 
     Attributes:
         title: empty for the first one.
-        facts: names and values, or
-        lines: text, or
-        header, rows: a table.
+        facts: names and values, if the section has facts.
+        lines: text, if it has lines.
+        header, rows: the table, if it has one.
     """
 
     title: str
@@ -83,7 +83,7 @@ def histogram_range(samples: np.ndarray) -> tuple[float, float]:
 
 
 def size(n_bytes: int) -> str:
-    """A size in bytes, for people."""
+    """A size in bytes, in MB for display."""
     return f"{n_bytes / 1e6:,.1f} MB"
 
 
@@ -137,7 +137,7 @@ def _extra_agents(manifest: DatasetManifest) -> str:
     seen = manifest.members.get("extra_observations")
     if seen is None:
         return "no agents beside the learned ones"
-    return f"{seen.shape[0]} (prey, say), with {seen.shape[1]} observations each"
+    return f"{seen.shape[0]} (e.g. prey), with {seen.shape[1]} observations each"
 
 
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from data_modules.storage.shards import expected_members
 from dof_lightning.schema import is_digest
 from dof_lightning.spec import EnvSpec
 
-KEY = "contents"  # key in the recipe of a dataset that no recipe of ours makes
+KEY = "contents"  # key in the recipe of a dataset that none of our recipes makes
 
 
 class Contents:
@@ -26,10 +26,10 @@ class Contents:
 
     def __init__(self, environment: EnvSpec, discount: float) -> None:
         self._environment, self._sum = environment, 0
-        told = environment.to_dict()
-        for name in ("name", "reference", "own_reference"):  # these are for people, and may change
-            del told[name]
-        self._meaning = json.dumps(told | {"discount": float(discount)}, sort_keys=True)
+        meaning = environment.to_dict()
+        for name in ("name", "reference", "own_reference"):  # for display only; may change
+            del meaning[name]
+        self._meaning = json.dumps(meaning | {"discount": float(discount)}, sort_keys=True)
 
     def update(self, rows: EpisodeRows) -> None:
         """Adds a block of episodes, in the types in which shards hold them."""

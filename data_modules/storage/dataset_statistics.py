@@ -21,7 +21,7 @@ _RETURN_KEY = derive_seed("episodes behind return knots")
 
 @dataclass
 class Moments:
-    """Running mean, variance and range (Chan, Golub and LeVeque, 1979), `[N, D]` each, float64."""
+    """Running mean, variance and range (Chan, Golub and LeVeque, 1979); `[N, D]` each, float64."""
 
     count: int = 0
     mean: np.ndarray = field(default_factory=lambda: np.zeros(()))

@@ -39,14 +39,16 @@ def permute(
         seed: seed of the permutation.
         n_episodes: approximate number of episodes.
         group_size: number of episodes in each group but the last.
-        buffer_bytes: episodes that are held at once; peak memory is about two and a half times that, and the blocks.
+        buffer_bytes: bytes of episodes that are held at once; peak memory is about two and a half times that, and the
+            blocks.
         scratch: a folder to create for the files; it takes as much space as the episodes, and is removed at the end.
-        journal: of files that a killed process may have left in its folder, which is used for `scratch` then: `blocks`
-            holds the episodes after those already dealt, and the files stay until the journal is removed.
+        journal: journal of files that a killed process may have left in its folder, which then replaces `scratch`:
+            `blocks` contains the episodes after those already distributed, and the files stay until the journal is
+            removed.
         most_bytes: largest size of one episode; 0 means about that of the first ones.
 
     Raises:
-        DataFault: some blocks hold arrays that others do not.
+        DataFault: some blocks contain arrays that others do not.
     """
 
     def key(rows: EpisodeRows) -> np.ndarray:
@@ -71,7 +73,7 @@ def arrange(
     Everything else is as in `permute`.
 
     Raises:
-        DataFault: some blocks hold arrays that others do not.
+        DataFault: some blocks contain arrays that others do not.
     """
     rest: list[EpisodeRows] = []
     folder = scratch if journal is None else journal.folder
@@ -155,7 +157,7 @@ class _Dealing:
                 raise
             self.journal.remove()
             raise UserError(
-                f"{file}, where episodes waited, was damaged; it is deleted: type the same command again"
+                f"{file}, with unstored episodes, was damaged and has been deleted: type the same command again"
             ) from None
 
     def _collect(self, names: list[str], files: list[Path]) -> Iterator[EpisodeRows]:
@@ -176,7 +178,7 @@ def _buffers(blocks: Iterable[EpisodeRows], buffer_bytes: int) -> Iterator[tuple
     for block in blocks:
         names = names or set(block.arrays())
         if set(block.arrays()) != names:
-            raise DataFault(f"some blocks hold {sorted(block.arrays())}, others {sorted(names)}")
+            raise DataFault(f"some blocks contain {sorted(block.arrays())}, others {sorted(names)}")
         if size >= buffer_bytes:
             yield buffer, False
             buffer, size = [], 0

@@ -110,15 +110,15 @@ def check_description(
         UserError: names the first key with an invalid value, or that contradicts another.
     """
     check_finite(recipe, "recipe")
-    measured = {"return_mean": 0.0, "return_std": 0.0}  # stand for values that the episodes give later
-    told = {"name": name, "environment": environment.to_dict(), "discount": discount}
-    told |= {"recipe": dict(recipe), "behavior": {**behavior, **measured}}
+    measured = {"return_mean": 0.0, "return_std": 0.0}  # in place of values that the episodes give later
+    description = {"name": name, "environment": environment.to_dict(), "discount": discount}
+    description |= {"recipe": dict(recipe), "behavior": {**behavior, **measured}}
     try:
-        document = json.loads(json.dumps(told, allow_nan=False))
+        document = json.loads(json.dumps(description, allow_nan=False))
         _DESCRIBED("", document)
         _check_recipe(document, environment)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{name} cannot be described so ({error}); correct the dataset's Description") from error
+        raise UserError(f"{name} cannot be described like this ({error}); correct the dataset's Description") from error
 
 
 def check_agreement(document: Mapping[str, Any], environment: EnvSpec, statistics: DatasetStatistics) -> None:
@@ -131,7 +131,7 @@ def check_agreement(document: Mapping[str, Any], environment: EnvSpec, statistic
     _check_shards(shards, document["longest"])
     for name in ("n_episodes", "n_steps"):
         if (total := sum(getattr(shard, name) for shard in shards)) != document[name]:
-            raise ValueError(f"{name} is {document[name]}, the shards hold {total}")
+            raise ValueError(f"{name} is {document[name]}, the shards contain {total}")
     if document["longest"] > environment.horizon:
         raise ValueError(f"longest is {document['longest']}, the environment's horizon {environment.horizon}")
     if document["n_terminated"] > document["n_episodes"]:
@@ -160,12 +160,12 @@ def _check_shards(shards: Iterable[ShardEntry], longest: int) -> None:
 
 
 def _check_recipe(document: Mapping[str, Any], environment: EnvSpec) -> None:
-    """Checks that a recipe of ours agrees with the document; in other recipes, keys may mean anything."""
+    """Checks that one of our recipes agrees with the document; in other recipes, keys may mean anything."""
     recipe = document["recipe"]
-    said = {"discount": document["discount"], "environment": document["environment"]["recipe"]}
-    for key, value in said.items() if "format_version" in recipe else ():
-        if (told := recipe.get(key, value)) != value:
-            raise refuse(key, f"what the recipe says ({str(told)[:40]})", value)
+    expected = {"discount": document["discount"], "environment": document["environment"]["recipe"]}
+    for key, value in expected.items() if "format_version" in recipe else ():
+        if (stated := recipe.get(key, value)) != value:
+            raise refuse(key, f"the recipe's value ({str(stated)[:40]})", value)
     for reference in environment.references.values():
         if reference.random == reference.expert:
             raise ValueError(f"environment: random and expert of a reference are both {reference.random}")
@@ -178,11 +178,11 @@ def _check_members(members: Mapping[str, Member], environment: EnvSpec) -> None:
     for name, member in members.items():
         if name in known:
             if member != known[name]:
-                raise ValueError(f"members.{name} is {_told(member)}, the environment's is {_told(known[name])}")
+                raise ValueError(f"members.{name} is {_describe(member)}, the environment has {_describe(known[name])}")
         elif name not in _OTHERS:
             raise ValueError(f"members.{name} is an unknown array")
         elif member.dtype not in ("<f4", "<i8") or not 1 <= len(member.shape) <= _OTHERS[name]:
-            raise ValueError(f"members.{name} cannot be {_told(member)}")
+            raise ValueError(f"members.{name} cannot be {_describe(member)}")
 
 
 def _check_statistics(statistics: DatasetStatistics, environment: EnvSpec) -> None:
@@ -211,5 +211,5 @@ def _arrays(statistics: DatasetStatistics, environment: EnvSpec) -> Iterator[tup
     yield "discounted_return_knots", statistics.discounted_return_knots, ()
 
 
-def _told(member: Member) -> str:
+def _describe(member: Member) -> str:
     return f"{member.dtype} {list(member.shape)}"

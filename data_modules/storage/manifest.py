@@ -36,8 +36,8 @@ class DatasetManifest:
             with `win_rate` if there was something to win.
         members: the arrays of every sample.
         shards: in order.
-        longest: steps of the longest episode.
-        n_terminated: episodes that really ended; the others were cut by a time limit.
+        longest: number of steps of the longest episode.
+        n_terminated: number of episodes that really ended; the others were cut by a time limit.
         return_knots: `[Q]`, quantiles of the undiscounted episode returns (mean over agents), all episodes.
     """
 
@@ -102,8 +102,8 @@ def read_manifest(path: Path | str, key: str = "the path") -> DatasetManifest:
     """Reads `dataset.json` and checks that the shards it lists are there in full size.
 
     Args:
-        path: the dataset's folder, or its `http(s)://` or `s3://` address (shards are then not looked at).
-        key: the key that the user has set to it, for messages.
+        path: the dataset's folder, or its `http(s)://` or `s3://` address (shards are then not checked).
+        key: the configuration key of the path, for messages.
 
     Raises:
         UserError: the folder or its `dataset.json` is missing, unreadable or of another format version, or a shard is
@@ -114,7 +114,7 @@ def read_manifest(path: Path | str, key: str = "the path") -> DatasetManifest:
     if is_local and not Path(location).is_dir():
         raise UserError(f"{location}: there is no such dataset; correct {key}, or build one (`dof data build`)")
     if is_local and not (Path(location) / FILE_NAME).is_file():
-        raise UserError(f"{location}/{FILE_NAME} is missing: this is no dataset; {_REBUILD} or correct {key}")
+        raise UserError(f"{location}/{FILE_NAME} is missing: this is not a dataset; {_REBUILD} or correct {key}")
     manifest = _parse(location)
     if is_local:
         _check_files(manifest)
@@ -219,18 +219,18 @@ def _decode_dimensions(place: str, data: Mapping[str, Any]) -> DimensionStatisti
 
 
 def _encode(array: np.ndarray) -> dict[str, Any]:
-    """Encodes knots, which are many and not for reading, as base64 of little-endian float32."""
+    """Encodes knots, which are many and not meant to be read, as base64 of little-endian float32."""
     data = np.ascontiguousarray(array, dtype="<f4")
     return {"shape": list(data.shape), "float32": base64.b64encode(data.tobytes()).decode()}
 
 
 def _array(place: str, data: Mapping[str, Any]) -> np.ndarray:
-    """`[Q, ...]` with at least two knots, finite."""
+    """Decodes knots `[Q, ...]`: at least two, all finite."""
     try:
         flat = np.frombuffer(base64.b64decode(data["float32"], validate=True), dtype="<f4")
         array = flat.reshape(data["shape"]).astype(np.float32)
     except ValueError as error:
-        raise ValueError(f"{place} holds no numbers of its shape ({error})") from error
+        raise ValueError(f"{place} does not contain numbers of its shape ({error})") from error
     if array.ndim == 0 or len(array) < 2 or not np.isfinite(array).all():
         raise ValueError(f"{place} needs two knots or more, all finite")
     return array

@@ -14,7 +14,7 @@ from typing import IO, Any, TypeVar
 from dof_lightning.errors import UserError
 
 TRIES = 5
-FIRST_WAIT_S = 0.5  # before the second try; doubled before each that follows
+FIRST_WAIT_S = 0.5  # before the second try; doubled before each further one
 SILENCE_S = 60.0  # a server that sends nothing for this long is considered gone
 CHUNK_BYTES = 1 << 22  # size of one request, if a file is not read in one
 BUFFER_BYTES = 1 << 18
@@ -109,7 +109,7 @@ class RemoteFile(io.RawIOBase):
                     raise
                 if number == TRIES - 1:
                     raise UserError(
-                        f"{self._url}: the connection broke {TRIES} times at byte {self._position} ({reason}); see to "
+                        f"{self._url}: the connection broke {TRIES} times at byte {self._position} ({reason}); check "
                         "the server and the network, then type the same command again"
                     ) from error
                 wait = FIRST_WAIT_S * 2**number
@@ -153,7 +153,7 @@ def _refusal(url: str, error: Exception, reason: str) -> str | None:
     if isinstance(error, ImportError):
         return f"reading {url} needs a package ({reason}): pip install -e '.[s3]'"
     if isinstance(error, PermissionError) or _is(error, "NoCredentialsError") or status in (401, 403):
-        return f"{url} may not be read ({reason}): give credentials that may (docs/guide/data.md)"
+        return f"{url} may not be read ({reason}): provide credentials that allow it (docs/guide/data.md)"
     if _is(error, "InvalidURL") or (isinstance(status, int) and status not in _RETRIED_STATUS):
         return f"{url} cannot be read ({reason}): correct the address"
     return None

@@ -22,12 +22,12 @@ from data_modules.storage.remote import open_remote
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 
-os.environ["WDS_SECURE"] = "1"  # read once, when webdataset is imported: where it is used, as it imports torch
+os.environ["WDS_SECURE"] = "1"  # read at webdataset's import, which is deferred because it imports torch
 
 PROTOCOLS = ("", "file", "http", "https", "s3")
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # the first bytes of gzip, bzip2, xz and zstd
-_HEADER_BYTES = 1 << 14  # of a .npy file, at most
+_HEADER_BYTES = 1 << 14  # largest header of a .npy file
 
 _REPAIR = "the file is damaged: delete the dataset's folder and build (or download) it again"
 _REPAIR_COPY = "the copy at this address is damaged: upload it again"
@@ -52,9 +52,9 @@ class ShardEntry:
 
     Attributes:
         name: file name within the dataset's folder.
-        n_episodes: episodes it holds.
-        n_steps: environment steps it holds.
-        n_training_windows: one for each step of the episodes that are not held out.
+        n_episodes: number of its episodes.
+        n_steps: number of its environment steps.
+        n_training_windows: number of its training windows: one per step of the episodes that are not held out.
         n_bytes: size of the file.
         sha256: the file's sha256, hexadecimal.
     """
@@ -86,7 +86,7 @@ def known_members(environment: EnvSpec) -> dict[str, Member]:
 
 
 def expected_members(rows: EpisodeRows, environment: EnvSpec) -> dict[str, Member]:
-    """The members of a dataset of this environment with the optional arrays that `rows` has."""
+    """The members of a dataset of this environment, with the optional arrays that `rows` contains."""
     known = known_members(environment)
     others = {  # of agents that are not learned
         name: Member("<i8" if array.dtype.kind == "i" else "<f4", array.shape[1:])
@@ -103,8 +103,8 @@ def write_shards(
     The same samples give the same bytes.
 
     Args:
-        folder: exists, and is empty.
-        samples: several episodes each.
+        folder: an existing, empty folder.
+        samples: blocks of several episodes.
         environment: defines the types and shapes of the arrays.
         samples_per_shard: number of samples in each shard but the last.
 
@@ -137,7 +137,7 @@ def write_shards(
         for number, rows in enumerate(samples):
             members = members or expected_members(rows, environment)
             if set(rows.arrays()) != set(members):
-                raise DataFault(f"some blocks hold {sorted(rows.arrays())}, others {sorted(members)}")
+                raise DataFault(f"some blocks contain {sorted(rows.arrays())}, others {sorted(members)}")
             arrays = {name: np.ascontiguousarray(a, dtype=members[name].dtype) for name, a in rows.arrays().items()}
             _check_sample(arrays, members)
             writer.write({"__key__": f"{number:06d}"} | {f"{name}.npy": array for name, array in arrays.items()})
@@ -154,13 +154,14 @@ def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None
     """Yields the samples of a shard in turn.
 
     Args:
-        url: a path, or an `http(s)://` or `s3://` address.
+        url: the shard's path, or an `http(s)://` or `s3://` address.
         members: the members to read; others are skipped.
         entry: the expected numbers of episodes and steps; never more than these are yielded.
 
     Raises:
-        UserError: the file cannot be opened, is truncated, holds other episodes or bytes than expected, or a member
-            has another type or shape, holds pickled objects, or is not finite; the message names file, member and fix.
+        UserError: the file cannot be opened, is truncated, contains other episodes or bytes than expected, or a member
+            has another type or shape, contains pickled objects, or is not finite; the message names file, member and
+            fix.
     """
     from webdataset.tariterators import group_by_keys
 
@@ -173,10 +174,10 @@ def read_shard(url: str, members: Mapping[str, Member], entry: ShardEntry | None
                 rows = _decode(sample, members)
                 n_episodes, n_steps = n_episodes + rows.n_episodes, n_steps + rows.n_steps
                 if entry is not None and (n_episodes > entry.n_episodes or n_steps > entry.n_steps):
-                    raise ValueError(f"it holds more than {entry.n_episodes} episodes and {entry.n_steps} steps")
+                    raise ValueError(f"it contains more than {entry.n_episodes} episodes and {entry.n_steps} steps")
                 yield rows
             if entry is not None and (n_episodes, n_steps) != (entry.n_episodes, entry.n_steps):
-                raise ValueError(f"it holds {n_episodes} episodes, expected {entry.n_episodes}")
+                raise ValueError(f"it contains {n_episodes} episodes, expected {entry.n_episodes}")
             if entry is not None and hashed.finish() != entry.sha256:
                 raise ValueError("it was changed after it was written (another sha256)")
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
@@ -203,7 +204,7 @@ def _plain_files(stream: io.BufferedReader, url: str, most: Mapping[str, int]) -
             content = tar.extractfile(info)
             assert content is not None
             yield {"fname": info.name, "data": content.read(), "__url__": url}
-    yield {}  # a sample ends with its shard
+    yield {}  # ends the last sample of the shard
 
 
 def _most_bytes(name: str, member: Member, entry: ShardEntry | None) -> int:
@@ -221,7 +222,7 @@ def open_url(url: str, n_bytes: int | None = None) -> IO[bytes]:
     A file at an address must have `n_bytes`, or any size if None.
 
     Raises:
-        UserError: the file does not exist, cannot be reached, or is of another kind; see `open_remote`.
+        UserError: the file does not exist, cannot be reached, or has another kind of address; see `open_remote`.
     """
     protocol = url.partition("://")[0] if "://" in url else ""
     if protocol not in PROTOCOLS or "::" in url:
@@ -260,9 +261,9 @@ def _load(data: bytes, member: str) -> np.ndarray:
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError) as error:
-        raise ValueError(f"member {member} is no plain array ({error})") from error
+        raise ValueError(f"member {member} is not a plain array ({error})") from error
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"member {member} is no plain array")
+        raise ValueError(f"member {member} is not a plain array")
     return array
 
 

@@ -26,7 +26,7 @@ from dof_lightning.spec import DatasetSpec, EnvSpec, fingerprint
 
 SAMPLE_BYTES = 1 << 22
 MOST_EPISODES = 256
-MOST_OBSERVED = 10_000  # numbers of an agent; statistics keep a thousand quantiles of each, pictures would take minutes
+MOST_OBSERVED = 10_000  # numbers per agent; a thousand quantiles of each are kept, which takes minutes for pictures
 
 Block = Episodes | EpisodeRows
 
@@ -44,10 +44,11 @@ class Description:
         behavior: the behaviour policy (name, hash of weights, noise), read after the episodes, whose collection may
             complete it (win rate); the returns of all episodes are added.
         discount: gamma of discounted returns.
-        made_by_recipe: the recipe alone makes the episodes, the same each time, as where our behaviours act by a seed.
-            Of all others nobody can say so: what they hold becomes part of the recipe (`contents`).
+        made_by_recipe: whether the recipe alone determines the episodes, as it does if our behaviours act by a seed.
+            Otherwise a digest of the episodes becomes part of the recipe (`contents`).
         action_range: the lowest and highest continuous actions in the blocks' own units, numbers or arrays that
-            broadcast to `[N, A]`, which become -1 and 1; part of the recipe. None: actions are in [-1, 1] already.
+            broadcast to `[N, A]`, which become -1 and 1; part of the recipe. None means that actions are in [-1, 1]
+            already.
     """
 
     name: str
@@ -59,16 +60,16 @@ class Description:
     action_range: tuple[Any, Any] | None = None
 
     def full_recipe(self) -> dict[str, Any]:
-        """The recipe with the units of actions, in which the same numbers are other data, and without contents.
+        """The recipe with the units of actions, which change the data's meaning, and without contents.
 
         Raises:
-            UserError: the range is none, or actions are discrete.
+            UserError: the range is invalid, or actions are discrete.
         """
         recipe = {key: value for key, value in self.recipe.items() if key != CONTENTS or self.made_by_recipe}
         if self.action_range is None:
             return recipe
         if self.environment.action_kind == "discrete":
-            raise UserError(f"action_range={self.action_range}: the actions are choices, which have no range")
+            raise UserError(f"action_range={self.action_range}: the actions are discrete and have no range")
         return {**recipe, "action_range": self.units().describe(self.environment.agents)}
 
     def units(self) -> ActionUnits:
@@ -109,39 +110,40 @@ def write_dataset(
 ) -> DatasetManifest:
     """Builds a dataset, or verifies an existing one.
 
-    Everything is written into a hidden sibling folder, synced, and renamed at the end, so a folder that is there is
-    complete. A file lock makes a second builder wait and then find the first one's work; `blocks` is not touched
+    Everything is written into a hidden sibling folder, synced, and renamed at the end, so an existing folder is
+    complete. A file lock makes a second builder wait and then use the first one's result; `blocks` is not read
     until the lock is held, so a lazy collector does nothing twice. The same arguments give the same bytes.
 
-    Where the folder is there, episodes that a recipe makes are not made again, and files whose digest is in the recipe
-    (`imported`) are not read again; all other episodes are read and held against those that are stored.
+    If the folder exists, episodes that a recipe determines are not made again, and files whose digest is in the recipe
+    (`imported`) are not read again; all other episodes are read and compared with the stored ones.
 
-    Episodes are permuted by a hash of (seed, id). Memory does not grow with the dataset (see `permute`); where it is
-    larger than the buffer, as much free disk as the episodes take is needed for a while.
+    Episodes are permuted by a hash of (seed, id). Memory does not grow with the dataset (see `permute`). If it is
+    larger than the buffer, free disk space of the episodes' size is needed temporarily.
 
     Args:
         path: the dataset's folder.
-        description: what it is.
-        blocks: the episodes, whose ids are all different, padded or end to end. A function, called with n, that gives
-            them without the first n: then a killed writing resumes where it was, which takes as much disk again until
-                it is done; it starts anew if the recipe cannot guarantee that they are still the same episodes.
+        description: the dataset's description.
+        blocks: the episodes, whose ids are all different, padded or end to end; or a function that is called with n and
+            returns them without the first n. Then a killed writing resumes where it was, which takes the episodes' size
+            on disk
+                once more until it is done; it starts anew if the recipe cannot guarantee that they are still the same.
         n_episodes: number of episodes in all blocks together.
         seed: seed of the permutation.
         layout: the layout of the files.
 
     Raises:
-        UserError: the description contradicts itself, the folder holds another dataset or other episodes, is damaged,
-            the disk is full, or agents observe more than datasets are made for.
+        UserError: the description contradicts itself, the folder contains another dataset or other episodes or is
+            damaged, the disk is full, or agents observe more than `MOST_OBSERVED` numbers.
         DataFault: the blocks contradict the environment's spec or `n_episodes`; actions are outside their range.
     """
     path, environment, recipe = Path(path), description.environment, description.full_recipe()
     _check_size(environment)
     check_description(description.name, environment, description.discount, recipe, description.behavior)
-    told_apart = description.made_by_recipe or has_source_digest(recipe)  # other episodes would have another recipe
+    identified = description.made_by_recipe or has_source_digest(recipe)  # other episodes would have another recipe
     with _lock(path):
         if path.exists():
             manifest = _accept(path, recipe)
-            if not told_apart:
+            if not identified:
                 _check_contents(manifest, description, blocks)
             if callable(blocks):
                 shutil.rmtree(_unsorted(path), ignore_errors=True)  # of a process that was killed after the rename
@@ -150,7 +152,7 @@ def write_dataset(
             statistics = StatisticsAccumulator(environment, description.discount, n_episodes)
             contents = None if description.made_by_recipe else Contents(environment, description.discount)
             size = layout.episodes_per_sample or fitting_sample(environment)
-            if callable(blocks) and not told_apart:  # those that wait may be others by now
+            if callable(blocks) and not identified:  # waiting episodes may differ from those of the source now
                 shutil.rmtree(_unsorted(path), ignore_errors=True)
                 blocks = blocks(0)
             journal, remaining = _remaining(blocks, path, recipe, (seed, n_episodes, layout.buffer_bytes))
@@ -160,7 +162,7 @@ def write_dataset(
             samples = _samples(groups, statistics, contents)
             members, shards = write_shards(draft, samples, environment, layout.samples_per_shard)
             if (found := sum(shard.n_episodes for shard in shards)) != n_episodes:
-                raise DataFault(f"the blocks hold {found} episodes, announced were {n_episodes}")
+                raise DataFault(f"the blocks contain {found} episodes instead of {n_episodes}")
             if contents is not None:
                 recipe[CONTENTS] = contents.finish()
             mean, std = statistics.returns.mean_and_std()
@@ -187,7 +189,7 @@ def _remaining(
     recipe: Mapping[str, Any],
     dealing: tuple[int, ...],
 ) -> tuple[Journal | None, Iterable[Block]]:
-    """The blocks that are still to be read, and the journal of those that were."""
+    """Returns the blocks that are still to be read, and the journal of those that were."""
     if not callable(blocks):
         return None, blocks
     journal = Journal(_unsorted(path), fingerprint({**recipe, "dealing": list(dealing)}))
@@ -219,8 +221,8 @@ def _check_size(environment: EnvSpec) -> None:
     if (observed := environment.observation_dim) > MOST_OBSERVED:
         raise UserError(
             f"{environment.name}: an agent observes {observed:,} numbers, {episode_bytes(environment) / 1e6:,.0f} MB "
-            f"an episode; datasets hold at most {MOST_OBSERVED:,}: wrap the environment so that it observes features, "
-            "not pictures"
+            f"per episode; datasets contain at most {MOST_OBSERVED:,} per agent: let the environment observe "
+            "features, not pictures"
         )
 
 
@@ -231,7 +233,7 @@ def _accept(path: Path, recipe: Mapping[str, Any]) -> DatasetManifest:
         stored.pop(CONTENTS, None)
     if fingerprint(stored) != (wanted := fingerprint(recipe)):
         raise UserError(
-            f"{path} holds another dataset (fingerprint {manifest.spec.fingerprint}, wanted {wanted}); "
+            f"{path} contains another dataset (fingerprint {manifest.spec.fingerprint}, wanted {wanted}); "
             "choose another name or data.root=, or delete that folder"
         )
     return manifest
@@ -247,7 +249,7 @@ def _check_contents(
     there = manifest.spec.recipe.get(CONTENTS) or contents_of(manifest)  # earlier versions wrote no digest
     if there != (here := contents.finish()):
         raise UserError(
-            f"{manifest.location} holds other episodes than these, which have the same recipe (contents {there[:8]} "
+            f"{manifest.location} contains other episodes than these, with the same recipe (contents {there[:8]} "
             f"there, {here[:8]} here); delete that folder to replace them, or write to another"
         )
 

@@ -33,7 +33,7 @@ class EpisodeIndex:
 
 
 def read_index(manifest: DatasetManifest) -> EpisodeIndex:
-    """Reads ids and returns; of each shard one sample at a time is held.
+    """Reads ids and returns; one sample at a time is held in memory.
 
     Raises:
         UserError: a shard is damaged.
@@ -46,19 +46,19 @@ def read_index(manifest: DatasetManifest) -> EpisodeIndex:
 
 
 def merge(paths: Sequence[str], root: Path, name: str, seed: int = 0) -> Path:
-    """All episodes of several datasets of one environment as one dataset; its folder.
+    """Merges several datasets of one environment into one; returns its folder.
 
-    An episode keeps its id, and with it whether it is held out, where the parts' ids are all different; otherwise
-    every part but the first gets new ones after those before it; parts that share episodes are refused.
+    If the parts' ids are all different, episodes keep them, so that the same ones are held out. Otherwise
+    every part but the first gets new ids, which follow those before it. Parts that share episodes are refused.
 
     Args:
         paths: folders or addresses, at least two.
         root: folder of all datasets; the result is `root/name`.
-        name: of the result.
-        seed: of the order in which the episodes are stored.
+        name: the result's name.
+        seed: seed of the order in which the episodes are stored.
 
     Raises:
-        UserError: the parts are of different environments or hold different arrays, or one is damaged.
+        UserError: the parts are of different environments or contain different arrays, or one is damaged.
     """
     if len(paths) < 2:
         raise UserError(f"datasets={list(paths)} names fewer than two datasets; write datasets=[first,second]")
@@ -87,21 +87,22 @@ def subsample(
     episodes: int | None = None,
     seed: int = 0,
 ) -> Path:
-    """Some episodes of a dataset, a range of quantiles of the return and of those so many at random; their folder.
+    """Writes some episodes of a dataset as a dataset; returns its folder.
 
-    Episodes are ranked by return (then by id), so that the ranges 0 to q and q to 1 share no episode and miss none.
+    They are those in a range of quantiles of the return, or so many of those at random. Episodes are ranked by return
+    (then by id), so that the ranges 0 to q and q to 1 share no episode and miss none.
     They keep their ids.
 
     Args:
         path: folder or address.
         root: folder of all datasets; the result is `root/name`.
-        name: of the result.
-        quantiles: lowest and highest, between 0 and 1.
-        episodes: how many; None for all in that range.
-        seed: of the choice, and of the order in which the episodes are stored.
+        name: the result's name.
+        quantiles: lowest and highest quantile, between 0 and 1.
+        episodes: their number; None means all in that range.
+        seed: seed of the choice, and of the order in which the episodes are stored.
 
     Raises:
-        UserError: the range is none, or holds fewer episodes than wanted.
+        UserError: the range is invalid, or contains fewer episodes than requested.
     """
     low, high = _check_quantiles(quantiles)
     manifest = read_manifest(path)
@@ -112,7 +113,7 @@ def subsample(
     wanted = len(chosen) if episodes is None else episodes
     if not 0 < wanted <= len(chosen):
         raise UserError(
-            f"{manifest.location}: {len(chosen)} of {n} episodes lie in quantiles=[{low:g},{high:g}], wanted are "
+            f"{manifest.location}: {len(chosen)} of {n} episodes lie in quantiles=[{low:g},{high:g}], requested are "
             f"{wanted}; choose another range or episodes="
         )
     numbers = torch.from_numpy(index.episode_id[chosen]) + (derive_seed(seed, "subsample") >> 2)
@@ -160,7 +161,7 @@ def _write(
 
 
 def _selected(manifest: DatasetManifest, keep: np.ndarray, ids: np.ndarray) -> Iterator[Episodes]:
-    """The kept episodes, a sample at a time, under their new ids."""
+    """Yields the kept episodes with their new ids, a sample at a time."""
     first = 0
     for rows in read_episodes(manifest):
         mine = slice(first, first + rows.n_episodes)
@@ -171,7 +172,7 @@ def _selected(manifest: DatasetManifest, keep: np.ndarray, ids: np.ndarray) -> I
 
 
 def _check_unrelated(manifests: Sequence[DatasetManifest]) -> None:
-    """Refuses the same episodes twice: under new ids, those held out would be trained on."""
+    """Refuses datasets that share episodes: under new ids, held-out ones would be trained on."""
     seen: set[str] = set()
     for manifest in manifests:
         origins = {manifest.spec.fingerprint, str(manifest.spec.recipe.get("subsampled", ""))} - {""}
@@ -195,10 +196,10 @@ def _renumbered(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
 def _check_arrays(first: DatasetManifest, other: DatasetManifest) -> None:
     if dict(first.members) != dict(other.members):
         different = sorted(set(first.members) ^ set(other.members)) or "arrays of other shapes"
-        raise UserError(f"{other.location} and {first.location} do not hold the same arrays ({different})")
+        raise UserError(f"{other.location} and {first.location} do not contain the same arrays ({different})")
     if first.spec.discount != other.spec.discount:
         raise UserError(
-            f"{other.location} keeps returns with discount {other.spec.discount}, {first.location} with "
+            f"{other.location} contains returns with discount {other.spec.discount}, {first.location} with "
             f"{first.spec.discount}; build one of them again with data.discount="
         )
 
@@ -214,7 +215,7 @@ def _merged_behavior(manifests: Sequence[DatasetManifest]) -> dict[str, Any]:
 
 
 def _without_returns(manifest: DatasetManifest) -> dict[str, Any]:
-    """The behaviour without its measured returns, which do not hold for a part of the episodes."""
+    """The behaviour's description without its measured returns, which do not hold for a part of the episodes."""
     measured = ("return_mean", "return_std", "win_rate")
     return {name: value for name, value in manifest.behavior.items() if name not in measured}
 

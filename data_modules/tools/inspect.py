@@ -1,4 +1,4 @@
-"""Output of `dof data list` and `dof data show`: the known datasets and those on disk, and the card of one."""
+"""Output of `dof data list` and `dof data show`: a list of datasets, known and on disk, and a dataset's card."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class KnownDataset:
     """A dataset that the configuration can name.
 
     Attributes:
-        name: what its manifest is called.
-        environment: option of group env, for people.
+        name: the name in its manifest.
+        environment: option of group env, for display.
         build: the command that makes it.
     """
 
@@ -43,10 +43,10 @@ def find_datasets(root: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class _OnDisk:
-    """The datasets below a folder as a table; where the screen is narrow, with what a folder's name does not say.
+    """A table of the datasets below a folder; on a narrow screen, without what the folder's name already contains.
 
     Attributes:
-        title: of the table.
+        title: the table's title.
         rows: cells of `_COLUMNS`.
     """
 
@@ -54,7 +54,7 @@ class _OnDisk:
     rows: Sequence[Sequence[str]]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Whichever table fits (rich's hook)."""
+        """Yields the widest table that fits (rich's hook)."""
         wide = self._table(_COLUMNS)
         wanted = Measurement.get(console, options.update(width=_ANY_WIDTH), wide).maximum
         yield wide if wanted <= options.max_width else self._table(_COLUMNS_WHERE_NARROW)
@@ -70,9 +70,9 @@ class _OnDisk:
 
 
 def list_datasets(root: Path, known: Sequence[KnownDataset] = ()) -> RenderableType:
-    """One line for each dataset below `root`, and the commands that make the known ones that are not there.
+    """Lists each dataset below `root` in a line, and the commands that build the known ones that are missing.
 
-    The lines of damaged ones name the defect.
+    The line of a damaged dataset names the defect.
     """
     rows, damaged, names = [], [], set()
     for folder in find_datasets(root):

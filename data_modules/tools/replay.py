@@ -1,4 +1,4 @@
-"""Playing a dataset's actions again, to see whether they mean in an environment what they meant in their own."""
+"""Replay of a dataset's actions, to check that their effect in an environment is the recorded one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EPISODES, STEPS = 500, 5
 _EXACT = 1e-3  # relative; rounding of a state that is read off observations stays far below
-_FEW = 0.05  # share of episodes that may differ all the same, where contacts magnify rounding
+_FEW = 0.05  # share of episodes that may differ nevertheless, because contacts magnify rounding
 _SURPRISING = 5.0  # standard errors between two samples
 _ROUNDING = 1e-5  # relative
 
@@ -29,8 +29,9 @@ class Replay:
     """The results of `replay`.
 
     Attributes:
-        n_episodes: that were played.
-        exact: whether the environment was set to their first states; else its own starts were compared with theirs.
+        n_episodes: number of episodes that were played.
+        exact: whether the environment was set to the episodes' first states; else its own starts were compared with
+            theirs.
         warning: one sentence on what does not fit; None if everything does.
     """
 
@@ -42,12 +43,12 @@ class Replay:
 def replay(manifest: DatasetManifest, environment: "VectorEnv") -> Replay:
     """Plays the first actions of some episodes.
 
-    Where the environment can be set to their first states (`VectorEnv.reset_like`, or it always starts alike), rewards
-    and observations of the first steps must come again. Elsewhere, what the first joint actions change and earn is
-    compared in place and spread with the same actions taken from the environment's own starts.
+    If the environment can be set to their first states (`VectorEnv.reset_like`, or it always starts alike), rewards
+    and observations of the first steps must be the same. Otherwise the changes and rewards of the first joint actions
+    are compared, in location and spread, with those of the same actions from the environment's own starts.
 
     Raises:
-        UserError: the data are of another world, or it cannot be played here, or not from its own starts.
+        UserError: the data come from another world, or the world cannot be played here or not from its own starts.
     """
     check_same_world(manifest.spec.name, manifest.spec.environment, environment.spec)
     environment.check_available()
@@ -60,10 +61,10 @@ def replay(manifest: DatasetManifest, environment: "VectorEnv") -> Replay:
             far = np.abs(recorded - played) > _EXACT * (1 + np.abs(recorded))
             differs |= far.reshape(n_episodes, -1).any(axis=1)
         share = float(differs.mean())
-        found = f"{share:.0%} of {n_episodes} episodes go on differently" if share > _FEW else None
+        found = f"{share:.0%} of {n_episodes} episodes continue differently" if share > _FEW else None
     else:
         worst = max(_distance(recorded, played) for recorded, played in zip(mine, theirs, strict=True))
-        found = f"the first step changes or earns something else ({worst:.0f} standard errors apart)"
+        found = f"the first step has other observations or rewards ({worst:.0f} standard errors apart)"
         found = found if worst > _SURPRISING else None
     if found is None:
         return Replay(n_episodes, exact, None)
@@ -80,7 +81,7 @@ def tell(path: Path | str, environment: "VectorEnv") -> str:
     """Reports the results of `replay`, for the screen.
 
     Raises:
-        UserError: as `replay`; and where the environment was set to the first states and does something else there.
+        UserError: as in `replay`; also if the environment was set to the first states and differs from there on.
     """
     found = replay(read_manifest(path), environment)
     if found.warning is None:
@@ -89,7 +90,7 @@ def tell(path: Path | str, environment: "VectorEnv") -> str:
         return f"{does} do what they did in the data"
     if found.exact:
         raise UserError(f"{path}: {found.warning}")
-    return f"but look: {found.warning}"
+    return f"warning: {found.warning}"
 
 
 def _first_episodes(manifest: DatasetManifest) -> Episodes:
@@ -106,7 +107,7 @@ Changes = tuple[np.ndarray, np.ndarray]  # of observations `[n, K, N, O]`, and r
 
 
 def _play(episodes: Episodes, environment: "VectorEnv") -> tuple[bool, Changes, Changes]:
-    """Whether it was exact, what was recorded, and what came of the same actions; K = 1 where it is not exact."""
+    """Returns whether it was exact, the recorded changes, and those of the same actions; K = 1 if it was not exact."""
     first = torch.from_numpy(episodes.observations[:, :, 0])
     exact, parts = True, []
     for chosen in torch.split(torch.arange(len(first)), environment.episodes_at_once):
@@ -116,7 +117,7 @@ def _play(episodes: Episodes, environment: "VectorEnv") -> tuple[bool, Changes, 
         exact &= bool(torch.allclose(start, first[chosen], atol=1e-4))
         if not exact and environment.legal is not None:
             raise UserError(
-                f"env={environment.spec.name} cannot be set to the first states of episodes, and what is legal depends "
+                f"env={environment.spec.name} cannot be set to the first states of episodes, and legal actions depend "
                 "on them, so nothing can be played again; leave env= out"
             )
         parts.append(_steps(start, episodes, chosen, environment))
@@ -129,7 +130,7 @@ def _play(episodes: Episodes, environment: "VectorEnv") -> tuple[bool, Changes, 
         array[over] = np.nan
     counted = slice(None) if exact else slice(1)
     mine, theirs = ((changes[:, counted], rewards[:, counted]) for changes, rewards in (recorded, played))
-    alike = np.isnan(theirs[1])  # where the environment was over before
+    alike = np.isnan(theirs[1])  # steps after the environment's episode has ended
     mine[0][alike], mine[1][alike] = np.nan, np.nan
     return exact, mine, theirs
 
@@ -139,7 +140,7 @@ def _unseen(episodes: Episodes) -> np.ndarray:
 
 
 def _steps(start: Tensor, episodes: Episodes, chosen: Tensor, environment: "VectorEnv") -> Changes:
-    """Changes of observations and rewards of up to K steps from `start`; NaN behind the end of an episode."""
+    """Returns the changes of observations and the rewards of up to K steps from `start`; NaN after an episode's end."""
     actions = torch.from_numpy(episodes.actions[chosen.numpy()])
     changes, rewards, seen = [], [], start
     over = torch.zeros(len(start), dtype=torch.bool)
@@ -158,9 +159,9 @@ def _steps(start: Tensor, episodes: Episodes, chosen: Tensor, environment: "Vect
 def _distance(one: np.ndarray, other: np.ndarray) -> float:
     """The distance of two samples in the worst column, in standard errors of a sign test.
 
-    Entries of a row followed the same actions, so they are compared in pairs: which is larger, and which is farther
-    from the common median. Only that counts and not by how much, because collisions are rare and large; rounding is no
-    difference.
+    Entries of a row followed the same actions, so they are compared in pairs: which one is larger, and which one is
+    farther from the common median. The size of a difference does not count, because collisions are rare and large;
+    rounding is not a difference.
     """
     there = ~np.isnan(one).reshape(len(one), -1).any(axis=1)
     a, b = (part[there].reshape(-1, part[0].size).astype(np.float64) for part in (one, other))

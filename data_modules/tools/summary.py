@@ -66,7 +66,7 @@ def _percentiles(knots: np.ndarray) -> dict[str, float]:
 
 
 def _dimensions(manifest: DatasetManifest, statistics: DimensionStatistics, size: str) -> dict[str, Any]:
-    """An agent's mean, deviation and range per dimension."""
+    """Mean, deviation and range per agent and dimension."""
     names = ("mean", "std", "minimum", "maximum")
     return {
         agent.name: {name: getattr(statistics, name)[i, : getattr(agent, size)].tolist() for name in names}
@@ -84,7 +84,7 @@ def _draw_returns(ax: Any, knots: np.ndarray, mean: float, title: str) -> None:
 def _draw_dimensions(
     ax: Any, manifest: DatasetManifest, statistics: DimensionStatistics, size: str, title: str
 ) -> None:
-    """Range, and mean with one deviation to each side, of every dimension of every agent, side by side."""
+    """Draws the range, and the mean ± one deviation, of every agent's dimensions side by side."""
     agents = manifest.spec.environment.agents
     counts = [getattr(agent, size) for agent in agents]
     low, high, mean, std = (

@@ -20,9 +20,9 @@ class Verification:
     """The results of `verify_dataset` besides errors.
 
     Attributes:
-        n_shards: read in full.
-        n_bytes: read in full.
-        warnings: what is allowed but looks wrong, a sentence each.
+        n_shards: number of shards, all read in full.
+        n_bytes: number of bytes, all read in full.
+        warnings: facts that are allowed but look wrong, one sentence each.
     """
 
     n_shards: int
@@ -34,7 +34,7 @@ def verify_dataset(path: Path | str, progress: bool = True) -> Verification:
     """Reads everything: sha256 of every shard, types, shapes, finiteness, lengths, ids, meaning of values.
 
     Raises:
-        UserError: at the first fault, naming the file, the member and the fix.
+        UserError: at the first fault; the message names the file, the member and the fix.
     """
     manifest = read_manifest(path)
     ids: list[np.ndarray] = []
@@ -80,7 +80,7 @@ def _warnings(manifest: DatasetManifest, ends: list[tuple[int, int]], illegal: i
 
 
 def _count_illegal(rows: EpisodeRows) -> int:
-    """Actions that `legal` forbids in the row they were taken in."""
+    """Counts actions that `legal` forbids in their row."""
     if rows.legal is None or rows.actions.dtype.kind == "f":
         return 0
     acted = np.ones(len(rows.legal), dtype=bool)

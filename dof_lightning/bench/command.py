@@ -22,7 +22,7 @@ def bench(tails: list[str]) -> None:
     """Performs the runs of a suite that are not in its store yet.
 
     Raises:
-        UserError: an argument or a run is invalid; nothing has been started then.
+        UserError: an argument or a run is invalid; nothing has been started.
         SystemExit: a run failed, or a signal ended the queue.
     """
     launcher_settings = [tail for tail in tails if tail.startswith("hydra.launcher.")]
@@ -32,13 +32,13 @@ def bench(tails: list[str]) -> None:
         raise UserError("suite= is missing; name an option of conf/suite or the path of a .yaml file")
     store, tails = take(tails, "store")
     runs, tails = take(tails, "runs")
-    told_jobs = any(tail.startswith("jobs=") for tail in tails)
+    typed_jobs = any(tail.startswith("jobs=") for tail in tails)
     at_once, tails = take_integer(tails, "jobs", default=1, least=1)
     minutes, tails = take_positive(tails, "minutes")
     keep, tails = take_truth(tails, "keep", default=True)
     only_list, tails = take_truth(tails, "list", default=False)
     launcher, tails = take(tails, "launcher")
-    _check_launcher(launcher, launcher_settings, minutes, told_jobs)
+    _check_launcher(launcher, launcher_settings, minutes, typed_jobs)
     if tails:
         raise UserError(f"unknown key `{tails[0].partition('=')[0]}`; dof bench takes {', '.join(_KNOWN)}")
     suite = read_suite(which)
@@ -58,30 +58,30 @@ def bench(tails: list[str]) -> None:
 
 
 def _say_done(place: Place, screen: Console) -> None:
-    """Reports a finished suite before every configuration is composed anew, which takes most of a minute."""
+    """Reports a finished suite before every configuration is composed again, which takes most of a minute."""
     done = f"{place.suite.title}: all {len(place.suite.queue)} runs are done, their rows are in {place.store}"
     for line in (
         f"{done} (dof report {place.store})",
-        f"your own runs of it: dof bench suite={place.which} store=results/{place.suite.name}",
-        "a suite of your own: change a copy of one of conf/suite/, dof bench suite=mine.yaml store=results/mine",
+        f"to run it yourself: dof bench suite={place.which} store=results/{place.suite.name}",
+        "for your own suite, change a copy of one of conf/suite/: dof bench suite=mine.yaml store=results/mine",
         "checking whether presets and data are unchanged; Ctrl-C skips the check",
     ):
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: float | None, told_jobs: bool) -> None:
-    """Refuses arguments that a launcher would ignore; `told_jobs` is true if `jobs=` was typed.
+def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: float | None, typed_jobs: bool) -> None:
+    """Refuses arguments that a launcher would ignore; `typed_jobs` is true if `jobs=` was typed.
 
     Raises:
         UserError: an argument would be ignored; the message names its key.
     """
     if launcher is None and settings:
-        raise UserError(f"{settings[0]} is for a launcher of Hydra; set launcher= too")
+        raise UserError(f"{settings[0]} is for one of Hydra's launchers; set launcher=, too")
     if launcher is not None and minutes is not None:
-        raise UserError("minutes= is of this machine's queue, and a launcher begins all runs; drop one of the two")
+        raise UserError("minutes= is for this machine's queue, but a launcher starts all runs; remove one of the two")
     keys = {text.partition("=")[0].removeprefix("hydra.launcher.") for text in settings}
-    if launcher is not None and told_jobs and (launcher != "joblib" or "n_jobs" in keys):
-        raise UserError(f"jobs= is of this machine's queue and of joblib, not of {launcher} as it is told; drop jobs=")
+    if launcher is not None and typed_jobs and (launcher != "joblib" or "n_jobs" in keys):
+        raise UserError(f"jobs= is for this machine's queue and for joblib, not for {launcher}; remove jobs=")
     if launcher is not None and launcher.startswith("submitit") and "cpus_per_task" not in keys:
         raise UserError(CORES_UNTOLD)
 
@@ -89,8 +89,8 @@ def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: floa
 def _launch(
     place: Place, jobs: Sequence[Job], launcher: str, settings: list[str], at_once: int, screen: Console
 ) -> None:
-    """Hands all runs to a launcher of Hydra and waits; their results are in the store afterwards."""
-    told = {"suite": place.which, "store": place.store, "runs": place.runs, "keep": str(place.keep).lower()}
+    """Passes all runs to one of Hydra's launchers and waits until their results are in the store."""
+    arguments = {"suite": place.which, "store": place.store, "runs": place.runs, "keep": str(place.keep).lower()}
     command = [sys.executable, "-m", "dof_lightning.bench.launch", "-m", f"hydra/launcher={launcher}", *settings]
     told_n_jobs = any(text.startswith("hydra.launcher.n_jobs=") for text in settings)
     command += [f"hydra.launcher.n_jobs={at_once}"] if launcher == "joblib" and not told_n_jobs else []
@@ -101,23 +101,23 @@ def _launch(
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
     ]
-    command += [*(f"+{key}={value}" for key, value in told.items()), f"+job={','.join(job.name for job in jobs)}"]
+    command += [*(f"+{key}={value}" for key, value in arguments.items()), f"+job={','.join(job.name for job in jobs)}"]
     code = subprocess.run(command, check=False).returncode
     left = pending(place)
     screen.print(f"{len(jobs) - len(left)} of {len(jobs)} runs done by launcher={launcher}", highlight=False)
     if left or code:
-        raise UserError(f"{len(left)} runs are not in {place.store}; the same command does them again")
+        raise UserError(f"{len(left)} runs are not in {place.store}; the same command runs them again")
 
 
 def _end(outcome: Outcome, place: Place, screen: Console) -> None:
-    """Reports what is left, and exits with a code that scripts can read."""
+    """Reports the outcome, and exits with a code that scripts can read."""
     screen.print(f"runs added to {place.store}: {outcome.done}", highlight=False, soft_wrap=True)
     if outcome.elsewhere:
-        screen.print(f"runs of another process: {len(outcome.elsewhere)}", highlight=False)
+        screen.print(f"runs in another process: {len(outcome.elsewhere)}", highlight=False)
     if outcome.stopped:
-        screen.print(f"runs that were stopped: {len(outcome.stopped)}; the same command resumes them", highlight=False)
+        screen.print(f"stopped runs: {len(outcome.stopped)}; the same command resumes them", highlight=False)
     if outcome.ended_by is not None:
-        sys.stderr.write(f"{outcome.ended_by.name}: what the runs have saved stays; the same command resumes\n")
+        sys.stderr.write(f"{outcome.ended_by.name}: saved progress is kept; the same command resumes\n")
         sys.exit(128 + outcome.ended_by)
     if outcome.left:
         screen.print(f"runs not started within minutes=: {outcome.left}; the same command resumes", highlight=False)

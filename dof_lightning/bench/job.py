@@ -30,7 +30,7 @@ def compose(job: Job, runs: Path) -> DictConfig:
     """Composes the configuration of a run, in its folder `<runs>/<suite>/<name>`.
 
     Raises:
-        UserError: it cannot be composed.
+        UserError: the configuration cannot be composed.
     """
     cfg = configuration.compose(job.typed)
     cfg.run_dir = str(run_folder(job, runs))
@@ -44,23 +44,23 @@ def run_folder(job: Job, runs: Path) -> Path:
 
 
 def command(which: str, name: str, store: Path, runs: Path, keep: bool) -> list[str]:
-    """The command of one run's process; `which` is the suite as it was typed, the others are as for `perform`."""
-    told = {"suite": which, "job": name, "store": store, "runs": runs, "keep": "true" if keep else "false"}
-    return [sys.executable, "-m", "dof_lightning.bench.job", *(f"{key}={value}" for key, value in told.items())]
+    """The command of one run's process; `which` is the suite as typed, the others are as in `perform`."""
+    arguments = {"suite": which, "job": name, "store": store, "runs": runs, "keep": "true" if keep else "false"}
+    return [sys.executable, "-m", "dof_lightning.bench.job", *(f"{key}={value}" for key, value in arguments.items())]
 
 
 def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
-    """Trains, and adds the row to the store; whatever has been done already is skipped.
+    """Trains, and adds the row to the store; finished steps are skipped.
 
     Args:
         job: the run.
         store: folder of the results store.
         runs: folder of run folders.
-        keep: keep the run folder; else it is deleted once its row is in the store.
+        keep: whether to keep the run folder; if not, it is deleted once its row is in the store.
 
     Raises:
         UserError: the configuration or the data are invalid.
-        SystemExit: another process is doing it or has done it (`BUSY`), or a signal has ended the training.
+        SystemExit: another process is doing or has done the run (`BUSY`), or a signal has ended the training.
     """
     from dof_lightning.checkpoints import checkpoint as checkpoints
     from dof_lightning.report.record import record_of
@@ -91,7 +91,7 @@ def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
 
 
 def dataset_of(plain: Mapping[str, Any]) -> str | None:
-    """The fingerprint of a run's data, from their recipe or from the stored data; None if neither provides it."""
+    """The fingerprint of a run's data, from their recipe or from the stored data; None if it is in neither."""
     where = plain["data"]["path"]
     if not where:
         source: DatasetSource = configuration.build(plain["data"]["source"])
@@ -100,7 +100,7 @@ def dataset_of(plain: Mapping[str, Any]) -> str | None:
         where = source.path
     try:
         return read_manifest(where).spec.fingerprint
-    except UserError:  # the run itself reports what to do about it
+    except UserError:  # the run itself reports the fix
         return None
 
 
@@ -111,7 +111,7 @@ def is_stored(plain: Mapping[str, Any], dataset: str | None, records: Sequence[R
 
 
 def _own_folder(path: Path, hashed: str, dataset: str | None) -> RunFolder:
-    """The run's folder; another one if it holds a run of other settings or data, which might pass for this one."""
+    """The run's folder; another one if that contains a run of other settings or data."""
     folder = RunFolder(path)
     stored = folder.read_config()
     alike = stored is None or config_hash(stored) == hashed
@@ -121,7 +121,7 @@ def _own_folder(path: Path, hashed: str, dataset: str | None) -> RunFolder:
 
 
 def _dataset_there(folder: RunFolder) -> str | None:
-    """The fingerprint of the data that a run has been trained on; None if nothing has been trained."""
+    """The fingerprint of the data that a run was trained on; None if nothing was trained."""
     from dof_lightning.checkpoints import checkpoint as checkpoints
 
     return checkpoints.read(folder.last).spec.fingerprint if folder.last.exists() else None

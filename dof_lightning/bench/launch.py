@@ -1,4 +1,4 @@
-"""The runs of a suite through one of Hydra's launchers: joblib's processes, submitit's jobs on a cluster.
+"""A suite's runs through one of Hydra's launchers: joblib's processes, submitit's jobs on a cluster.
 
 `python -m dof_lightning.bench.launch -m hydra/launcher=joblib +suite=<name> +store=<folder> +runs=<folder>
 +keep=true +job=<name>,<name>,...`
@@ -21,12 +21,12 @@ from dof_lightning.threads import cores_of_a_job
 def main(cfg: DictConfig) -> int:
     """Performs one run in a separate process, which composes its own configuration; returns its exit code.
 
-    An error ends this run only: a launcher that saw it would give up all others.
+    An error ends this run only; with an exception the launcher would give up all others.
     """
-    # Counted here, on the machine that trains: the one that submits may have more cores.
+    # Counted here, on the training machine: the submitting machine may have more cores.
     threads = os.environ.get("OMP_NUM_THREADS") or str(cores_of_a_job(HydraConfig.get().launcher))
-    told = command(cfg.suite, cfg.job, Path(cfg.store), Path(cfg.runs), cfg.keep)
-    code = subprocess.run(told, env=os.environ | {"OMP_NUM_THREADS": threads}, check=False).returncode
+    words = command(cfg.suite, cfg.job, Path(cfg.store), Path(cfg.runs), cfg.keep)
+    code = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": threads}, check=False).returncode
     if code:
         sys.stderr.write(f"{cfg.job}: ended with exit code {code}\n")
     return code

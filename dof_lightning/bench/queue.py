@@ -44,11 +44,11 @@ class Outcome:
     """The outcome of one pass through the queue.
 
     Attributes:
-        done: rows that were added.
+        done: number of rows that were added.
         failed: runs that ended in an error.
         elsewhere: runs that another process is doing.
         stopped: runs that a signal ended.
-        left: runs that were not started.
+        left: number of runs that were not started.
         ended_by: the signal that ended the pass early; None if there was none.
     """
 
@@ -61,9 +61,9 @@ class Outcome:
 
 
 def has_rows_of_all(place: Place) -> bool:
-    """Whether every run has a row with the same overrides: a fast check, as `pending` composes every configuration.
+    """Whether every run has a row with the same overrides; fast, because nothing is composed, as in `pending`.
 
-    It does not detect that a preset or a dataset of that name means something else by now; `pending` does.
+    It does not detect that a preset or a dataset of that name has changed since; `pending` does.
     """
     commands = {record.command.replace(" study=none", "") for record in ResultsStore(place.store).records()}
     typed = (" ".join(text for text in job.typed if text != "study=none") for job in place.suite.queue)
@@ -73,26 +73,26 @@ def has_rows_of_all(place: Place) -> bool:
 def pending(place: Place) -> list[Job]:
     """The runs that are not in the store; every run's configuration is checked before any starts.
 
-    A run is in the store if its configuration and its data are: data of another recipe, after a change of a
+    A run is in the store if a row has its configuration and its data. Data of another recipe, after a change of a
     behaviour's weights, make another run.
 
     Raises:
-        UserError: one of them cannot be run.
+        UserError: a run's configuration or data are invalid.
     """
     records = ResultsStore(place.store).records()
-    told: dict[tuple[Any, ...], tuple[Any, str | None]] = {}
+    checked: dict[tuple[Any, ...], tuple[Any, str | None]] = {}
     names: dict[str, str] = {}
     waiting = []
     for job in place.suite.queue:
         key = (job.experiment, job.algorithm, job.overrides)
-        if key not in told:
-            told[key] = _checked(job, place.runs)
-        cfg, dataset = told[key]
+        if key not in checked:
+            checked[key] = _checked(job, place.runs)
+        cfg, dataset = checked[key]
         cfg.seed = job.seed
         plain = to_plain(cfg)
         hashed = config_hash(plain)
         if (other := names.setdefault(hashed, job.name)) != job.name:
-            raise UserError(f"suite={job.suite}: {other} and {job.name} are the same configuration; drop one of them")
+            raise UserError(f"suite={job.suite}: {other} and {job.name} are the same configuration; remove one of them")
         if not is_stored(plain, dataset, records):
             waiting.append(job)
     return waiting
@@ -116,7 +116,7 @@ def _checked(job: Job, runs: Path) -> tuple[Any, str | None]:
 def work(place: Place, jobs: Sequence[Job], at_once: int, minutes: float | None, screen: Console) -> Outcome:
     """Performs jobs in `at_once` processes that share this machine's cores, and prints a line for each.
 
-    It ends when all are done; after so many `minutes` (None: no limit), no other is started.
+    It ends when all are done; after `minutes` (None: no limit) no further one is started.
     """
     outcome, queue = Outcome(), list(jobs)
     running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
@@ -128,7 +128,7 @@ def work(place: Place, jobs: Sequence[Job], at_once: int, minutes: float | None,
             while queue and len(running) < at_once and received() is None and time.monotonic() < ends:
                 job = queue.pop(0)
                 running[_start(place, job, at_once)] = (job, time.monotonic())
-                screen.print(f"{_named(job)}: begun, {place.log(job)}", highlight=False, soft_wrap=True)
+                screen.print(f"{_named(job)}: started, {place.log(job)}", highlight=False, soft_wrap=True)
             if received() is not None:
                 _forward(running, received())
             for process in [process for process in running if process.poll() is not None]:
@@ -160,9 +160,9 @@ def _start(place: Place, job: Job, at_once: int) -> subprocess.Popen[bytes]:
 def _forward(running: dict[subprocess.Popen[bytes], Any], number: signal.Signals | None) -> None:
     """Signals the runs to save and end, once each."""
     for process in running:
-        if number is not None and not getattr(process, "told", False):
+        if number is not None and not getattr(process, "signalled", False):
             process.send_signal(signal.SIGTERM)
-            process.told = True  # type: ignore[attr-defined]
+            process.signalled = True  # type: ignore[attr-defined]
 
 
 def _note(place: Place, job: Job, code: int, outcome: Outcome) -> str:
@@ -172,10 +172,10 @@ def _note(place: Place, job: Job, code: int, outcome: Outcome) -> str:
         return _score(place, job)
     if code == BUSY:
         outcome.elsewhere.append(job)
-        return "another process is at it, or has done it"
+        return "another process is running it, or has done it"
     if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
         outcome.stopped.append(job)
-        return "stopped, what it has saved stays"
+        return "stopped, saved progress is kept"
     outcome.failed.append(job)
     return f"FAILED with exit code {code}: {last_line(place.log(job))} ({place.log(job)})"
 
@@ -202,7 +202,7 @@ def last_line(log: Path) -> str:
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], signal.Signals | None]]:
-    """Collects the first SIGINT or SIGTERM instead of dying of it."""
+    """Collects the first SIGINT or SIGTERM instead of ending the process."""
     found: list[signal.Signals] = []
     before = {
         number: signal.signal(number, lambda number, _: found.append(signal.Signals(number)))

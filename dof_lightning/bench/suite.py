@@ -17,7 +17,7 @@ from dof_lightning.training.several import first_repeated, folder_name, key_of
 
 _KEYS = {"title": str, "overrides": list, "max_minutes": (int, float, type(None)), "grids": list}
 _GRID_KEYS = {"experiments": list, "algorithms": dict, "seeds": list, "overrides": list}
-_TAKEN = ("experiment", "seed", "run_dir", "resume", "study")  # what a suite sets itself
+_TAKEN = ("experiment", "seed", "run_dir", "resume", "study")  # keys that a suite sets itself
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Suite:
     """A benchmark.
 
     Attributes:
-        queue: its runs in the order in which they are to be done: every method gets its first seed before any gets
-            its second.
+        queue: its runs in the order of execution: every method's first seed comes before any method's
+            second seed.
     """
 
     name: str
@@ -80,12 +80,12 @@ class Suite:
         """Finds a run by its name.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no such run.
         """
         for job in self.queue:
             if job.name == name:
                 return job
-        raise UserError(f"suite={self.name} has no run {name!r}; was its file changed meanwhile?")
+        raise UserError(f"suite={self.name} has no run {name!r}; has its file been changed meanwhile?")
 
 
 def read_suite(which: str) -> Suite:
@@ -95,7 +95,7 @@ def read_suite(which: str) -> Suite:
         which: an option of `conf/suite`, or the path of a yaml file.
 
     Raises:
-        UserError: there is none, or it is invalid.
+        UserError: the suite does not exist or is invalid.
     """
     path = Path(which)
     if path.suffix != ".yaml":
@@ -108,7 +108,7 @@ def read_suite(which: str) -> Suite:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     _check(str(path), content, _KEYS, required=("grids",))
     _check_shared(str(path), content)
     _check_minutes(str(path), content.get("max_minutes"))
@@ -122,13 +122,13 @@ def read_suite(which: str) -> Suite:
     jobs = list(_jobs(path.stem, content))
     twice = first_repeated(job.name for job in jobs)
     if not jobs or twice is not None:
-        raise UserError(f"{path}: {'there is no run' if twice is None else f'{twice} is there twice; name it once'}")
+        raise UserError(f"{path}: {'there is no run' if twice is None else f'{twice} is listed twice; list it once'}")
     return Suite(path.stem, content.get("title") or path.stem, tuple(sorted(jobs, key=lambda job: job.seed)))
 
 
 def _check(where: str, node: Any, known: Mapping[str, Any], required: Sequence[str]) -> None:
     if not isinstance(node, dict):
-        raise UserError(f"{where} must hold keys: {', '.join(known)}")
+        raise UserError(f"{where} must contain keys: {', '.join(known)}")
     for key, value in node.items():
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
@@ -159,14 +159,14 @@ def _check_algorithm(where: str, label: str, overrides: Any) -> None:
 
 
 def _check_shared(where: str, node: Mapping[str, Any]) -> None:
-    """Refuses overrides that several algorithms share if one of them chooses the algorithm."""
+    """Refuses overrides that several algorithms share if one of these overrides chooses the algorithm."""
     _check_free(f"{where}: overrides", node.get("overrides") or [], (*_TAKEN, "algorithm"))
 
 
 def _check_free(where: str, overrides: Sequence[Any], taken: Sequence[str]) -> None:
     keys = [key_of(str(text)) for text in overrides]
     if (key := next((key for key in keys if key in taken), None)) is not None:
-        raise UserError(f"{where}: {key}= is set by the suite; drop the override")
+        raise UserError(f"{where}: {key}= is set by the suite; remove the override")
 
 
 def _check_minutes(where: str, minutes: float | None) -> None:
@@ -190,10 +190,10 @@ def _jobs(name: str, content: Mapping[str, Any]) -> Iterator[Job]:
 
 
 def _algorithm(label: str, overrides: list[str]) -> tuple[str, list[str]]:
-    """The algorithm that a label stands for, and the other overrides."""
+    """Returns the algorithm that a label stands for, and the other overrides."""
     named = [text.partition("=")[2] for text in overrides if text.startswith("algorithm=")]
-    others = [text for text in overrides if not text.startswith("algorithm=")]
-    return (named[-1] if named else label), others
+    rest = [text for text in overrides if not text.startswith("algorithm=")]
+    return (named[-1] if named else label), rest
 
 
 def _strings(values: Any) -> list[str]:

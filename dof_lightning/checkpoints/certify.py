@@ -46,8 +46,8 @@ class Comparison:
         processes: N, one per agent.
         episodes: number of episodes that both played.
         decisions: number of decisions, of all agents in all episodes.
-        max_abs_difference: between any two actions; discrete choices count as numbers.
-        identical: whether every action and every return is identical, to the last bit.
+        max_abs_difference: largest difference between two actions; discrete choices count as numbers.
+        identical: whether every action and every return is bit-identical.
         return_mean: episode return of the processes, mean over agents and episodes.
         batched_return_mean: the same for the batched rollout.
     """
@@ -70,16 +70,16 @@ def certify_agents(
 ) -> Comparison:
     """Plays the same episodes twice and compares every action.
 
-    Once as `dof eval` does, all agents and episodes in one batch; once with N processes that were started with one
-    agent's two files in an otherwise empty folder, get that agent's observations through a pipe, and draw their noise
-    themselves. The batched agents get the noise of the same streams (`own_noise`).
+    They are played once as in `dof eval`, all agents and episodes in one batch, and once by N processes. These have one
+    agent's two files in an otherwise empty folder, receive that agent's observations through a pipe, and draw their
+    noise themselves. The batched agents receive the noise of the same streams (`own_noise`).
 
     Args:
-        checkpoint: the one that was exported.
-        folder: from `dof export`.
-        tails: `key=value`, for an environment that needs it (`trust=true`).
+        checkpoint: the exported checkpoint.
+        folder: the output of `dof export`.
+        tails: `key=value`, if the environment needs it (`trust=true`).
         episodes: E.
-        seed: of episodes and noise.
+        seed: seed of episodes and noise.
 
     Raises:
         UserError: agents are missing or are from another checkpoint, or they act differently.
@@ -123,7 +123,7 @@ def _compare(alone: Rollout, batched: Rollout, env: VectorEnv, tolerance: float)
 
 
 class _OnOwnNoise(DecentralizedPolicy):
-    """The batched policy on the noise that its agents draw when they are alone."""
+    """The batched policy on the noise that its agents draw on their own."""
 
     def __init__(self, policy: DecentralizedPolicy, seed: int) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class _OnOwnNoise(DecentralizedPolicy):
 
 
 class _Alone(DecentralizedPolicy):
-    """N processes behind the interface of a batched policy; this class decides nothing itself."""
+    """N processes behind the interface of a batched policy; the processes make all decisions."""
 
     def __init__(self, agents: Sequence[Agent], processes: Sequence[subprocess.Popen], seed: int) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class _Alone(DecentralizedPolicy):
             requests.append({"observation": observations[:, agent.index, : agent.observation_dim].tolist()})
             if legal is not None:
                 requests[-1]["legal"] = legal[:, agent.index, : agent.action_dim].tolist()
-        # Environments of ours take the decision; an answer contains it if the world's units differ from it.
+        # Our environments take the decision; an answer contains it if the world's units differ from it.
         actions = [torch.tensor(answer.get("decision", answer["action"])) for answer in self._ask(requests)]
         if actions[0].ndim > 1:
             widths = [self.action_width - action.shape[-1] for action in actions]
@@ -209,7 +209,7 @@ def _load(folder: Path, checkpoint: Checkpoint) -> list[Agent]:
     agents = [load_agent(path) for path in team_records(folder).values()]
     names = [agent.name for agent in checkpoint.spec.environment.agents]
     if [agent.name for agent in agents] != names:
-        raise UserError(f"agents={folder} holds {[a.name for a in agents]}, the checkpoint's team is {names}")
+        raise UserError(f"agents={folder} contains {[a.name for a in agents]}, the checkpoint's team is {names}")
     wanted = sha256(checkpoint.path)
     for agent in agents:
         try:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # it imports Lightning, which reading a checkpoint does not n
     from dof_lightning.algorithms.base import Algorithm
 
 FORMAT_VERSION = 1
-KEY = "dof_lightning"  # where a checkpoint keeps what is not Lightning's
+KEY = "dof_lightning"  # the key of our own entries in a checkpoint
 
 MODEL_KEYS = (
     "seed",
@@ -63,8 +63,8 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        step: optimiser steps done.
-        config: the resolved configuration it was trained with.
+        step: number of optimiser steps done.
+        config: the resolved configuration that it was trained with.
         spec: the dataset's spec.
         behavior: the behaviour's returns, from the dataset's manifest.
         weights: the algorithm's `state_dict`.
@@ -88,7 +88,7 @@ def describe(
     behavior: Mapping[str, Any],
     init_from: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The plain containers and tensors that a checkpoint carries beside Lightning's own content."""
+    """The plain containers and tensors that a checkpoint contains besides Lightning's own content."""
     return {
         "format_version": FORMAT_VERSION,
         "config": dict(config),
@@ -111,13 +111,13 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """The revision of this source tree, with `+changes` where files differ from it; None outside a clone."""
+    """The revision of this source tree, with `+changes` if files differ from it; None outside a clone."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # an installed copy may lie in another project's repository
         return None
     try:
         revision = _git(root, "rev-parse", "HEAD")
-        # A results store grows while its runs are under way: that does not change the source.
+        # A results store grows while its runs are trained, which does not change the source.
         paths = ("--", ".", ":(exclude)benchmarks/results")
         changed = _git(root, "status", "--porcelain", "--untracked-files=no", *paths)
     except (OSError, subprocess.SubprocessError):
@@ -141,7 +141,7 @@ def read(path: Path) -> Checkpoint:
     try:
         raw = load_tensors(path)
     except Exception as error:  # a damaged file fails in many ways, inside zip, pickle and torch
-        raise UserError(f"checkpoint={path} cannot be read, it is damaged or of another program; {advice}") from error
+        raise UserError(f"checkpoint={path} cannot be read, it is damaged or from another program; {advice}") from error
     content = raw.get(KEY) if isinstance(raw, dict) else None
     if not isinstance(content, dict):
         raise UserError(f"checkpoint={path} was not written by dof-lightning")
@@ -163,7 +163,7 @@ def _parse(path: Path, raw: Mapping[str, Any], content: Mapping[str, Any]) -> Ch
     check_plain(content["behavior"])
     weights = raw["state_dict"]
     if not all(isinstance(name, str) and isinstance(weight, torch.Tensor) for name, weight in weights.items()):
-        raise ValueError("state_dict holds more than tensors by name")
+        raise ValueError("state_dict contains more than tensors by name")
     return Checkpoint(
         path=path,
         step=raw["global_step"],
@@ -190,7 +190,8 @@ def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: Dat
     difference = first_difference(config, checkpoint.config, MODEL_KEYS)
     if difference is None and spec is not None:
         difference = _difference_of_data(checkpoint.spec, spec)
-    # The loader starts at steps x batches per step, in an order that depends on how it is streamed: all must stay.
+    # The loader starts at steps x batches per step, in an order that depends on how it is streamed: all must stay the
+    # same.
     data = [("data", key) for key in ("global_batch_size", "memory_mb", "partition")]
     for group, key in (*data, ("trainer", "accumulate_grad_batches")):
         if difference is None:
@@ -198,7 +199,7 @@ def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: Dat
             difference = found and f"{group}.{found}"
     if difference is not None:
         raise UserError(
-            f"{checkpoint.path} belongs to another run: {difference}; type what it was trained with, "
+            f"{checkpoint.path} belongs to another run: {difference}; type the values that it was trained with, "
             "or start afresh with another run_dir="
         )
 
@@ -207,7 +208,7 @@ def _difference_of_data(there: DatasetSpec, here: DatasetSpec) -> str | None:
     if there.fingerprint != here.fingerprint:
         return f"dataset is {there.name} ({there.fingerprint}) there, {here.name} ({here.fingerprint}) here"
     if there.shards_sha256 not in (None, here.shards_sha256):
-        return f"the files of dataset {here.name} have been written anew since, with another content"
+        return f"the files of dataset {here.name} have been rewritten since, with another content"
     return None
 
 
@@ -216,7 +217,7 @@ def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> "Algor
 
     Args:
         checkpoint: the source of weights and spec.
-        config: the checkpoint's own, possibly with changed values that leave the weights' shapes as they are.
+        config: the checkpoint's configuration, possibly with changed values that do not change the weights' shapes.
 
     Raises:
         UserError: a class is not trusted, the weights do not fit the configuration, or the settings are missing or
@@ -224,7 +225,7 @@ def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> "Algor
     """
     if nameless := config.get("nameless"):
         raise UserError(
-            f"{checkpoint.path} does not hold its settings: {nameless}, and train again; its weights serve init_from="
+            f"{checkpoint.path} lacks its settings: {nameless}, and train again; its weights serve init_from="
         )
     if not config["trust"]:
         check_targets(config)
@@ -232,7 +233,7 @@ def build_algorithm(checkpoint: Checkpoint, config: Mapping[str, Any]) -> "Algor
         algorithm: Algorithm = configuration.build_algorithm(config, checkpoint.spec)
     except UserError:
         raise
-    except Exception as error:  # damaged settings fail in many ways, inside the constructors of what they name
+    except Exception as error:  # damaged settings fail in many ways, inside the constructors of named classes
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
             f"checkpoint={checkpoint.path}: no algorithm can be built from its settings ({reason}); "
@@ -267,12 +268,12 @@ def build_env(config: Mapping[str, Any], recorded: EnvSpec | None = None) -> Vec
         recorded: the dataset's record of its world, for a configuration that names none (experiment=none).
 
     Raises:
-        UserError: it names none, and there is no dataset that records one.
+        UserError: the configuration names none, and no dataset records one.
     """
     made = configuration.build(config["env"])
     if not isinstance(made, VectorEnv):
         if recorded is None:
-            raise UserError("there is no world to play in; type env=<the one that the data came from>")
+            raise UserError("no environment is named; type env=<the one that the data came from>")
         made = made(recorded)
     env: VectorEnv = made
     return env

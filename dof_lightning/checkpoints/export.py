@@ -1,4 +1,4 @@
-"""`dof export`: from a checkpoint to one pair of files per agent.
+"""`dof export`: writes one pair of files per agent from a checkpoint.
 
 <output>/
     <agent>.json           its description; `dof_lightning.deployment.load_agent` takes this path
@@ -38,8 +38,8 @@ def export_agents(
     """Writes the agents of a checkpoint, all or none: into a hidden folder that is renamed when it is complete.
 
     Args:
-        checkpoint: whose averaged (EMA) weights act.
-        tails: `key=value` changes of keys that leave the weights as they are: sampler, candidates.
+        checkpoint: the checkpoint, whose averaged (EMA) weights act.
+        tails: `key=value` changes of keys that do not change the weights: sampler, candidates.
         output: a folder that does not exist or is empty; None means `<checkpoint>_agents` beside the checkpoint.
         file_format: `safetensors`, or `torch_export` for a program beside it.
 
@@ -47,7 +47,7 @@ def export_agents(
         the folder.
 
     Raises:
-        UserError: a tail names a key that an export does not read, or the folder is taken or cannot be written.
+        UserError: a tail names a key that an export does not read, or the folder is not empty or cannot be written.
     """
     if file_format not in FORMATS:
         raise UserError(f"format={file_format} is unknown; choose one of {', '.join(FORMATS)}")
@@ -58,7 +58,7 @@ def export_agents(
     policy = build_algorithm(checkpoint, config).policy()
     if policy.observes_rewards:
         raise UserError(
-            "algorithm.return_update=reward: an exported agent gets no rewards; export with "
+            "algorithm.return_update=reward: an exported agent receives no rewards; export with "
             "algorithm.return_update=time or none"
         )
     about = _about(checkpoint, config, tails)
@@ -103,11 +103,11 @@ def about_agent(spec: EnvSpec, index: int) -> dict[str, Any]:
     """The part of the json that describes one agent of a team.
 
     Raises:
-        UserError: the agent's name cannot be a file's.
+        UserError: the agent's name cannot be a file name.
     """
     agent, units = spec.agents[index], spec.action_units(index)
     if not re.fullmatch(r"\w[\w.-]*", agent.name):
-        raise UserError(f"env={spec.name}: the agent's name {agent.name!r} cannot be a file's")
+        raise UserError(f"env={spec.name}: the agent's name {agent.name!r} cannot be a file name")
     return {
         "name": agent.name,
         "index": index,

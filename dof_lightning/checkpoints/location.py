@@ -6,7 +6,7 @@ from dof_lightning.config.command_line import for_shell
 from dof_lightning.errors import UserError
 
 _LAST = Path("checkpoints") / "last.ckpt"
-_LEVELS = 3  # of folders of runs: runs/<experiment>/<algorithm>/<time>
+_LEVELS = 3  # depth of folders of runs: runs/<experiment>/<algorithm>/<time>
 
 
 def find_checkpoint(path: Path, key: str = "checkpoint") -> Path:
@@ -14,7 +14,7 @@ def find_checkpoint(path: Path, key: str = "checkpoint") -> Path:
 
     Args:
         path: a checkpoint, or a run's folder.
-        key: the key for which the user has typed it.
+        key: the key of the path, for messages.
 
     Raises:
         UserError: there is no checkpoint; for a folder of runs, the message names the newest.
@@ -26,7 +26,7 @@ def find_checkpoint(path: Path, key: str = "checkpoint") -> Path:
 
 
 def newest_below(path: Path, key: str) -> str:
-    """The end of a sentence that names the newest run below a folder, to be typed; empty if there is none."""
+    """The end of a message that names the newest run below a folder as an override; empty if there is none."""
     found = [file for level in range(1, _LEVELS + 1) for file in path.glob("*/" * level + str(_LAST))]
     if not found:
         return ""

@@ -40,13 +40,13 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
         UserError: a tail is not `key=value`, names a key that an evaluation does not read, or has a value that does
             not fit; or a class is not trusted.
     """
-    plain = copy.deepcopy(stored) | {"trust": False}  # a file's origin does not show whether it can be trusted
-    plain["rollout"].setdefault("certificate_episodes", EPISODES)  # which earlier versions did not store
+    plain = copy.deepcopy(stored) | {"trust": False}  # nothing in a file shows whether it can be trusted
+    plain["rollout"].setdefault("certificate_episodes", EPISODES)  # not stored by earlier versions
     pairs = [split_tail(tail) for tail in tails]
     for key, value in pairs:
         if key == "algorithm":
             raise UserError(
-                f"algorithm={value}: a checkpoint's algorithm is the one it was trained with; evaluate another "
+                f"algorithm={value}: the algorithm of a checkpoint cannot change; evaluate another "
                 "checkpoint, or change keys of it (algorithm.<key>=)"
             )
         _check_read(plain, key, value, command)
@@ -77,7 +77,7 @@ def parse(key: str, text: str) -> Any:
     """Reads a value as typed: a number, a truth value, null, text, or a list of them.
 
     Raises:
-        UserError: it is none of them; the message names the key.
+        UserError: the text is none of these; the message names the key.
     """
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
@@ -115,6 +115,6 @@ def _recorded_env(choices: dict[str, Any]) -> Any:
 
 
 def _compose_group(choices: dict[str, Any], group: str, option: str) -> Any:
-    """A group as it would be in a training with the checkpoint's algorithm and data, tuned values included."""
+    """Composes a group as for a training with the checkpoint's algorithm and data, tuned values included."""
     kept = [f"{name}={choices[name]}" for name in ("algorithm", "data") if choices[name] in options(name)]
     return configuration.to_plain(configuration.compose([*kept, f"{group}={option}"]))[group]

@@ -1,4 +1,4 @@
-"""Conversion of a dataset's spec to and from the plain containers and tensors that a checkpoint holds."""
+"""Conversion of a dataset's spec to and from the plain containers and tensors of a checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -40,7 +40,7 @@ def spec_from_plain(plain: Mapping[str, Any]) -> DatasetSpec:
     """Rebuilds a spec with numpy statistics from plain containers and tensors.
 
     Raises:
-        ValueError: a value is missing, of another kind, or does not fit the others.
+        ValueError: a value is missing, has another type, or does not fit the others.
     """
     _SPEC("dataset", plain)
     check_plain([plain["recipe"], plain["environment"]])

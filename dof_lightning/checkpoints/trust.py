@@ -1,6 +1,6 @@
-"""A memory of what a user has trusted, per run folder and outside of it, so that `trust=true` is typed once.
+"""The names that a user has trusted, stored per run folder and outside of it, so that `trust=true` is typed once.
 
-A folder cannot vouch for itself, as it may come from a stranger. The trusted names are therefore stored in
+A folder cannot vouch for itself, because its origin may be unknown. The trusted names are therefore stored in
 `$XDG_STATE_HOME/dof-lightning/trusted.json` (`~/.local/state` if that is not set), by the run folder's path.
 """
 
@@ -38,7 +38,7 @@ def remembered(checkpoint: Path, config: Mapping[str, Any]) -> list[str]:
     """The foreign names of a checkpoint's configuration, if all of them were trusted before; else none.
 
     Args:
-        checkpoint: its file, in `<run_dir>/checkpoints`.
+        checkpoint: the file, in `<run_dir>/checkpoints`.
         config: its configuration.
     """
     names = untrusted(config)

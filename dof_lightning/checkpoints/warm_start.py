@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # it imports Lightning, which reading a checkpoint does not n
 
 @torch.no_grad()
 def start_from(algorithm: "Algorithm", source: Checkpoint, typed: str) -> dict[str, Any]:
-    """Copies every weight, online, averaged or of a target, whose name and shape are the same in both.
+    """Copies every weight (online, averaged or of a target) whose name and shape are the same in both.
 
     Everything else stays the new run's: normalisers and scales of rewards are made from its own dataset, optimisers
     and steps start afresh.
@@ -38,7 +38,7 @@ def start_from(algorithm: "Algorithm", source: Checkpoint, typed: str) -> dict[s
     if not fitting:
         raise UserError(
             f"init_from={typed}: none of its weights has the name and shape of one of {type(algorithm).__name__}'s; "
-            "choose a checkpoint of a like algorithm and dataset, or leave init_from out"
+            "choose a checkpoint of a similar algorithm and dataset, or leave init_from out"
         )
     for name in fitting:
         ours[name].copy_(theirs[name])
@@ -53,12 +53,12 @@ def start_from(algorithm: "Algorithm", source: Checkpoint, typed: str) -> dict[s
     }
 
 
-def beginning(typed: str | None, gone_on_from: Checkpoint | None) -> tuple[Checkpoint | None, dict[str, Any] | None]:
-    """Finds the weights that a run starts with, as far as they are known before there are data.
+def beginning(typed: str | None, resumed_from: Checkpoint | None) -> tuple[Checkpoint | None, dict[str, Any] | None]:
+    """Finds the weights that a run starts with, as far as they are known before data exist.
 
     Args:
         typed: the value of init_from; None if it is not set.
-        gone_on_from: the checkpoint of an interrupted run, all of whose weights are taken; None for a fresh run.
+        resumed_from: the checkpoint of an interrupted run, all of whose weights are taken; None for a fresh run.
 
     Returns:
         the checkpoint a fresh run takes weights from, and the record of a resumed run's start; None for neither.
@@ -66,13 +66,13 @@ def beginning(typed: str | None, gone_on_from: Checkpoint | None) -> tuple[Check
     Raises:
         UserError: the checkpoint of init_from cannot be read, or the resumed run was started with other weights.
     """
-    if gone_on_from is None:
+    if resumed_from is None:
         return None if typed is None else read(find_checkpoint(Path(typed), "init_from")), None
-    known = gone_on_from.init_from
+    known = resumed_from.init_from
     if typed is not None and (known is None or known["typed"] != typed):
         with_what = "without init_from" if known is None else f"with init_from={known['typed']}"
         raise UserError(
-            f"init_from={typed}: training goes on from {gone_on_from.path}, which was started {with_what}; leave "
+            f"init_from={typed}: training resumes from {resumed_from.path}, which was started {with_what}; leave "
             "init_from out, or start afresh with resume=never and another run_dir="
         )
     return None, known
@@ -81,9 +81,9 @@ def beginning(typed: str | None, gone_on_from: Checkpoint | None) -> tuple[Check
 def described(record: dict[str, Any] | None, done: int | None) -> str:
     """The start screen's text on the weights a run starts with, or on the number of steps done."""
     if done is not None:
-        return f"going on from step {done:,}"
+        return f"resumed from step {done:,}"
     if record is None:
         return "from the start"
     fresh = sorted({name.partition(".")[0] for name in record["fresh"]})
-    told = f"{record['loaded']} of {record['loaded'] + len(record['fresh'])} tensors of {record['checkpoint']}"
-    return f"from {told} (step {record['step']:,})" + (f"; fresh in {', '.join(fresh)}" if fresh else "")
+    source = f"{record['loaded']} of {record['loaded'] + len(record['fresh'])} tensors of {record['checkpoint']}"
+    return f"from {source} (step {record['step']:,})" + (f"; fresh in {', '.join(fresh)}" if fresh else "")

@@ -25,7 +25,7 @@ _CERTIFY_HELP = (
     "dof certify checkpoint=<path> agents=<folder> [episodes=16] [seed=0]"
 )
 _IGD_HELP = (
-    "measure on a checkpoint whether the joint law is the agents' product: dof igd checkpoint=<path> [seed=0] "
+    "measure on a checkpoint whether the joint distribution is the agents' product: dof igd checkpoint=<path> [seed=0] "
     "[draws=1024] [conditions=4]; or what it cannot represent: dof igd checkpoint=<factorised> compare=<centralised>"
 )
 
@@ -46,7 +46,7 @@ def _evaluate(tails: list[str]) -> None:
         return
     if output is not None:
         raise UserError(
-            "output= is where the table of a sweep goes; there is no key with a list, as sampler.steps=[2,5]"
+            "output= is for the table of a sweep, but no key has a list; type one, e.g. sampler.steps=[2,5]"
         )
     config = override(checkpoint.config, others)
     score = evaluate(checkpoint, config).to_dict()
@@ -94,7 +94,7 @@ def _certify(tails: list[str]) -> None:
 
     checkpoint = checkpoints.read(path)
     compared = certify_agents(checkpoint, Path(folder), _with_trust(checkpoint, others), episodes, seed).to_dict()
-    verdict = "bit-identical" if compared["identical"] else "not to the last bit"
+    verdict = "bit-identical" if compared["identical"] else "not bit-identical"
     console.make_console(stderr=True).print(
         f"{compared['processes']} processes, {episodes} episodes, {compared['decisions']:,} decisions; from the "
         f"batched rollout: max |difference| {compared['max_abs_difference']:.3g} ({verdict}); "
@@ -133,7 +133,7 @@ def _gauge(path: Path, tails: list[str]) -> dict[str, Any]:
             f"checkpoint={path}: algorithm={name} has no joint chain of f and h to measure; dof_policy, dof_cloning, "
             "dof_trajectory, madiff_c and independent_diffusion have"
         )
-    conditions = max(conditions, policy.shared_seeds or 0)  # one per shared seed: the law measured is conditional on it
+    conditions = max(conditions, policy.shared_seeds or 0)  # one per shared seed, which conditions the distribution
     measured = gauge(policy, env, config["seed"], Effort(conditions=conditions, draws=draws)).to_dict()
     certificate = certify(policy, env, config["seed"], certificate_episodes(config))
     return measured | {"certificate_max_abs_delta": certificate.max_abs_delta}
@@ -152,7 +152,7 @@ def _gap(path: Path, other: Path, tails: list[str]) -> dict[str, Any]:
         configs.append(override(checkpoint.config, _with_trust(checkpoint, tails), command="dof igd"))
         model = checkpoints.build_algorithm(checkpoint, configs[-1])
         if not isinstance(model, DoFLightningModule):
-            raise UserError(f"{checkpoint.path}: no diffusion model joined by f and h, there is no gap to estimate")
+            raise UserError(f"{checkpoint.path} is no diffusion model joined by f and h: no gap to estimate")
         models.append(model)
     config = configs[0]
     data = configuration.build(config["data"]["module"])(
@@ -163,7 +163,7 @@ def _gap(path: Path, other: Path, tails: list[str]) -> dict[str, Any]:
         raise UserError(f"{data.manifest.location} is not the dataset that {path} was trained on")
     gap = estimate(models[0], models[1], data.heldout_batches(), config["seed"])
     if gap.nats < -3 * gap.standard_error:
-        print("a gap below 0 cannot be: the model of compare= is not trained enough", file=sys.stderr)
+        print("a gap below 0 is impossible: train the model of compare= longer", file=sys.stderr)
     return gap.to_dict()
 
 
@@ -193,7 +193,7 @@ def _with_trust(checkpoint: Any, tails: list[str]) -> list[str]:
 
 def _take_checkpoint(tails: list[str]) -> tuple[Path, list[str]]:
     if tails[:1] and "=" not in tails[0]:
-        raise UserError(f"cannot read {tails[0]!r}; write key=value, checkpoint={tails[0]} perhaps")
+        raise UserError(f"cannot read {tails[0]!r}; write key=value, e.g. checkpoint={tails[0]}")
     path, others = take(tails, "checkpoint")
     if path is None:
         raise UserError("checkpoint= is missing; type a run's folder, or <run_dir>/checkpoints/{last,best}.ckpt")

@@ -54,13 +54,13 @@ def _show(tails: list[str]) -> None:
 def _verify(tails: list[str]) -> None:
     from data_modules.tools.verify import verify_dataset
 
-    said = [] if not tails or "=" in tails[0] else [tail for tail in tails if re.match(r"(env[.=]|trust=)", tail)]
-    world = split_env(said)[0] if said else None
-    for path in dataset_paths([tail for tail in tails if tail not in said]):
+    typed = [] if not tails or "=" in tails[0] else [tail for tail in tails if re.match(r"(env[.=]|trust=)", tail)]
+    world = split_env(typed)[0] if typed else None
+    for path in dataset_paths([tail for tail in tails if tail not in typed]):
         found = verify_dataset(path)
-        print(f"{path}: {found.n_shards} shards, {found.n_bytes:,} bytes, all as they should be")
+        print(f"{path}: {found.n_shards} shards, {found.n_bytes:,} bytes, no errors found")
         for warning in found.warnings:
-            print(f"  but look: {warning}")
+            print(f"  warning: {warning}")
         if world is not None:
             from data_modules.tools import replay
             from dof_lightning.config import compose as configuration
@@ -76,7 +76,7 @@ def _stats(tails: list[str]) -> None:
     output = outputs[-1] if outputs else None
     paths = dataset_paths([tail for tail in tails if tail != "--plot" and not tail.startswith("output=")])
     if output is not None and len(paths) > 1:
-        raise UserError(f"output={output} is one file, but {len(paths)} datasets are named; name one")
+        raise UserError(f"output={output} is one file for {len(paths)} datasets; name one dataset")
     for path in paths:
         manifest = read_manifest(path)
         print(json.dumps(summarize(manifest)))
@@ -142,9 +142,9 @@ def _collect(tails: list[str]) -> None:
         others, "collect", required=("policy", "name", "episodes"), optional=("version", "seed", "discount")
     )
     if world is None:
-        raise UserError("env= is missing: where shall the policy act?")
+        raise UserError("env= is missing: name the environment in which the policy acts")
     if not world.trust:
-        raise UserError(f"policy={values['policy']} runs code of yours; add trust=true")
+        raise UserError(f"policy={values['policy']} runs your own code; add trust=true")
     sys.path.insert(0, ".")
     made = CollectedDataset(
         name=str(values["name"]),
@@ -181,8 +181,8 @@ _TRAINERS = {"smax": "train_battles", "smacv2": "train_battles", "mamujoco": "tr
 
 ACTIONS: dict[str, Any] = {
     "build": (_build, "build a dataset: dof data build experiment=mpe_spread_medium [data.episodes=1000]"),
-    "list": (_list, "the known datasets, on disk or not, and others below data.root: dof data list [data.root=data]"),
-    "show": (_show, "what a dataset holds: dof data show <path>, or experiment=<name>"),
+    "list": (_list, "list known datasets, on disk or not, and others below data.root: dof data list [data.root=data]"),
+    "show": (_show, "show what a dataset contains: dof data show <path>, or experiment=<name>"),
     "verify": (
         _verify,
         "read a dataset in full and check it, with env= also by playing its actions again: "
@@ -190,35 +190,35 @@ ACTIONS: dict[str, Any] = {
     ),
     "stats": (
         _stats,
-        "numbers as JSON, and a picture: dof data stats <path> [--plot] [output=<file.png>], or experiment=<name>",
+        "print numbers, draw a picture: dof data stats <path> [--plot] [output=<file.png>], or experiment=<name>",
     ),
     "view": (
         _view,
-        "one episode as a page that opens from disk, with its frames, rewards and actions: "
+        "write one episode as a page that opens from disk, with its frames, rewards and actions: "
         "dof data view <path> episode=<number from 0> [output=<file.html>] [env=<name>], or experiment=<name>",
     ),
     "import": (
         _import,
-        "others' episodes as a dataset: dof data import format=omar|vault|madiff|minari|npz source=<path> name=<name> "
+        "import episodes: dof data import format=omar|vault|madiff|minari|npz source=<path> name=<name> "
         "[env=mpe_tag] [action_range=[-2,2]] [data.root=data] (docs/guide/import.md)",
     ),
     "collect": (
         _collect,
-        "a policy of yours rolled out: dof data collect env=<name> policy=<module>:<function> name=<name> episodes=<n> "
+        "roll out your own policy: dof data collect env=<name> policy=<module>:<function> name=<name> episodes=<n> "
         "trust=true [version=1] (docs/guide/import.md)",
     ),
     "export": (
         _export,
-        "a dataset in another format: dof data export dataset=<path> format=omar|vault output=<new folder> "
+        "write a dataset in another format: dof data export dataset=<path> format=omar|vault output=<new folder> "
         "[state=observations] (docs/guide/import.md)",
     ),
     "merge": (
         _merge,
-        "several datasets of one environment as one: dof data merge datasets=[<path>,<path>] name=<name> [seed=0]",
+        "merge several datasets of one environment: dof data merge datasets=[<path>,<path>] name=<name> [seed=0]",
     ),
     "subsample": (
         _subsample,
-        "some episodes, by return: dof data subsample dataset=<path> name=<name> [quantiles=[0.5,1.0]] [episodes=1000]",
+        "pick episodes by return: dof data subsample dataset=<path> name=<name> [quantiles=[0.5,1.0]] [episodes=1000]",
     ),
     "train-behavior": (
         _train_behavior,

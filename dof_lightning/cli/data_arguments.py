@@ -18,7 +18,7 @@ _TEXTS = ("name", "source", "dataset", "output", "policy", "format")
 def read_values(
     tails: list[str], command: str, required: Sequence[str], optional: Sequence[str]
 ) -> tuple[dict[str, Any], Path]:
-    """The values of a command's keys, and data.root."""
+    """Reads the values of a command's keys, and data.root."""
     root, others = take_root(tails)
     refuse_unknown(others, command, [*required, *optional, "data.root"])
     typed = dict(map(split_tail, others))
@@ -28,19 +28,19 @@ def read_values(
     values = {key: _value(key, text) for key, text in typed.items()}
     if "name" in typed and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", typed["name"]):
         raise UserError(
-            f"name={typed['name']} must be a plain name: letters, digits, _ . + -; data.root= says where it goes"
+            f"name={typed['name']} must be a plain name: letters, digits, _ . + -; set data.root= for its folder"
         )
     return values, root
 
 
 def _value(key: str, text: str) -> Any:
-    """The typed value, as the number that the key takes, or as YAML reads it."""
+    """Reads a typed value as text, as YAML, or as a number that the key takes."""
     if key in _TEXTS:
         return text
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise UserError(f"{key}={text} cannot be read; quote it, or write it another way") from None
+        raise UserError(f"{key}={text} cannot be read; quote it, or write it differently") from None
     if key in _LEAST and not (type(value) is int and value >= _LEAST[key]):
         raise UserError(f"{key}={text} must be an integer, at least {_LEAST[key]}")
     if key == "discount" and not (isinstance(value, (int, float)) and 0 < value <= 1):
@@ -55,10 +55,10 @@ def take_root(tails: list[str]) -> tuple[Path, list[str]]:
 
 
 def refuse_unknown(tails: list[str], command: str, known: Sequence[str]) -> None:
-    """Refuses keys that a command does not know."""
+    """Refuses keys that a command does not have."""
     for tail in tails:
         if split_tail(tail)[0] not in known:
-            raise UserError(f"dof data {command} knows {', '.join(f'{key}=' for key in known)}, got {tail!r}")
+            raise UserError(f"dof data {command} takes {', '.join(f'{key}=' for key in known)}, got {tail!r}")
 
 
 def split_env(tails: list[str]) -> tuple[Any, list[str]]:
@@ -80,7 +80,7 @@ def split_env(tails: list[str]) -> tuple[Any, list[str]]:
 def dataset_paths(tails: list[str]) -> list[Path | str]:
     """The paths that were typed, or the dataset that an experiment's configuration names."""
     if not tails:
-        raise UserError("which dataset? give its folder, or experiment=<name>")
+        raise UserError("no dataset is named; type its folder, or experiment=<name>")
     if "=" not in tails[0]:
         return list(tails)
     from dof_lightning.config import checks
@@ -92,12 +92,12 @@ def dataset_paths(tails: list[str]) -> list[Path | str]:
         return [str(cfg.data.path)]
     source = configuration.build(cfg.data.source)
     if not source.exists():
-        raise UserError(f"{source.path} is not there; build it with `{for_shell('dof', 'data', 'build', *tails)}`")
+        raise UserError(f"{source.path} does not exist; build it with `{for_shell('dof', 'data', 'build', *tails)}`")
     return [source.path]
 
 
 def check_output(file: Path, suffix: str) -> None:
-    """Refuses a file of another kind, or in a folder that is not there."""
+    """Refuses a file of another kind, or in a folder that does not exist."""
     if file.suffix != suffix:
         raise UserError(f"output={file} must end in {suffix}")
     if not file.resolve().parent.is_dir():

@@ -14,7 +14,7 @@ from dof_lightning.config.catalog import CONF_DIR
 from dof_lightning.config.messages import exit_with_one_line, nearest
 from dof_lightning.errors import UserError
 
-_TRAIN_HELP = "what `python train.py` does, from any folder: dof train experiment=<dataset> [key=value ...]"
+_TRAIN_HELP = "train as `python train.py` does, from any folder: dof train experiment=<dataset> [key=value ...]"
 _BENCH_HELP = (
     "run a suite as a queue that can be killed and resumed: dof bench suite=<name or path> [jobs=1] [minutes=<no run "
     "begins after>] [store=benchmarks/results/<suite>] [runs=runs/bench] [keep=true|false] [list=true] "
@@ -49,8 +49,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 _EXAMPLES = {
-    "dof": "`dof eval checkpoint=<run_dir>` for one; ",
-    "dof data": "`dof data list` for one; ",
+    "dof": "`dof eval checkpoint=<run_dir>` for example; ",
+    "dof data": "`dof data list` for example; ",
 }
 
 
@@ -70,11 +70,11 @@ def run(arguments: Sequence[str]) -> None:
     commands.add_parser("train", help=_TRAIN_HELP)
     for name, (_, explanation) in COMMANDS.items():
         command = commands.add_parser(name, help=explanation, description=explanation)
-        command.add_argument("tails", nargs="*", metavar="key=value", help="checkpoint=<path> and what to change")
+        command.add_argument("tails", nargs="*", metavar="key=value", help="checkpoint=<path> and the keys to change")
     suite = commands.add_parser("bench", help=_BENCH_HELP, description=_BENCH_HELP)
-    suite.add_argument("tails", nargs="*", metavar="key=value", help="suite=<name or path> and how to run it")
-    told = commands.add_parser("report", help=_REPORT_HELP, description=_REPORT_HELP)
-    told.add_argument("arguments", nargs="*", metavar="folder or key=value", help="what to report, and how")
+    suite.add_argument("tails", nargs="*", metavar="key=value", help="suite=<name or path> and options")
+    report = commands.add_parser("report", help=_REPORT_HELP, description=_REPORT_HELP)
+    report.add_argument("arguments", nargs="*", metavar="folder or key=value", help="folders, and options")
     data = commands.add_parser("data", help=data_commands.HELP, description=data_commands.HELP)
     actions = data.add_subparsers(dest="action", required=True, metavar="{" + ",".join(data_commands.ACTIONS) + "}")
     for name, (_, explanation) in data_commands.ACTIONS.items():

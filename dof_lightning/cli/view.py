@@ -23,7 +23,7 @@ def view(tails: list[str]) -> None:
         tails: the dataset's folder, `data.path=<folder>` or `experiment=<name>`, and `episode=`, `output=`, `env=`.
 
     Raises:
-        UserError: no dataset, no such episode, or a page that cannot be written there.
+        UserError: the dataset or the episode does not exist, or the page cannot be written there.
     """
     from data_modules.storage.manifest import read_manifest
     from data_modules.tools.view import view as write_page
@@ -49,7 +49,7 @@ def _dataset(tails: list[str]) -> Path | str:
     if path is None or any(tail.startswith("experiment=") for tail in others):
         return dataset_paths(tails)[0]
     if others:
-        raise UserError(f"{others[0]} is not read beside a dataset's folder: {_SHOWN}")
+        raise UserError(f"{others[0]} has no effect beside a dataset's folder: {_SHOWN}")
     return path
 
 

@@ -14,14 +14,14 @@ DESCRIPTIONS = {bool: "true or false", int: "an integer", float: "a number", str
 
 
 def check_arguments(config: Mapping[str, Any], written: Mapping[str, Any] | None = None) -> None:
-    """Refuses a value that contradicts the Python annotation of the argument it is for.
+    """Refuses a value that contradicts the Python annotation of the argument that receives it.
 
     Numbers, texts, truth values, null, `Literal` choices and lists of these are checked, in unions too; all other
     annotations are left to the class itself, and so are trusted classes outside this project.
 
     Args:
         config: the resolved configuration.
-        written: the same with its interpolations, so that the message names the key a user can type.
+        written: the configuration with its interpolations, so that the message names the key a user can type.
 
     Raises:
         UserError: a value does not fit; the message names the key, the value and what would fit.
@@ -53,7 +53,7 @@ def asks_for(config: Mapping[str, Any], key: str, kind: type) -> bool:
 def _nodes(
     config: Mapping[str, Any], written: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
-    """Yields every node with a `_target_`, resolved and as written; one referred to comes where it is written."""
+    """Yields every node with a `_target_`, resolved and as written; one referred to comes at its own place."""
     if "_target_" in config:
         yield prefix, config, written
     for name, value in config.items():

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from data_modules.tools.inspect import KnownDataset
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_INSTALLED = _PACKAGE / "_installed"  # where a wheel has what a clone has beside the package (setup.py)
+_INSTALLED = _PACKAGE / "_installed"  # a wheel's copy of the folders beside the package in a clone (setup.py)
 CONF_DIR = (_INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent) / "conf"
 _NO_GROUPS = ("hyperparams", "suite")  # folders that Hydra never reads
 
@@ -81,7 +81,7 @@ def known_datasets() -> list["KnownDataset"]:
 
 
 def name_of(path: str | Path) -> str | None:
-    """The name in a dataset's manifest; None if there is none that can be read."""
+    """The name in a dataset's manifest; None if no manifest can be read."""
     from data_modules.storage.manifest import read_manifest
 
     try:
@@ -112,7 +112,7 @@ def _command(data: str) -> str:
 
 
 def _experiment(data: str) -> dict[str, Any]:
-    """A dataset with its environment, and what `conf/experiment/<its base>.yaml` adds for datasets of its kind."""
+    """A dataset with its environment, and the values of `conf/experiment/<its base>.yaml` for datasets of its kind."""
     bases = [base for base in _bases(data) if file_of("experiment", base) is not None]
     chosen: list[Any] = [*bases, {"override /data": data}]
     if (environment := environment_of(data)) is not None:
@@ -149,11 +149,12 @@ def sections() -> tuple[dict[str, Any], ...]:
 
 
 def _sections_in(file: Path) -> list[dict[str, Any]]:
-    """The sections of a file, with `where` each begins: `conf/hyperparams/<name>.yaml:<line>`."""
+    """The sections of a file, with the place `where` each begins: `conf/hyperparams/<name>.yaml:<line>`."""
     loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
     written: Any = loader.get_single_node()
     places = [f"conf/hyperparams/{file.name}:{node.start_mark.line + 1}" for node in written.value]
-    return [{**said, "where": where} for said, where in zip(loader.construct_document(written), places, strict=True)]
+    contents = loader.construct_document(written)
+    return [{**section, "where": where} for section, where in zip(contents, places, strict=True)]
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

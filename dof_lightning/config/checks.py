@@ -53,7 +53,7 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
     if cfg.choices.get("experiment") is None:
         raise UserError(f"experiment= is missing; choose one of {', '.join(options('experiment'))}")
     if is_own_data(cfg) and cfg.data.path is None:
-        raise UserError("data.path= is missing: experiment=none is for data of your own; type data.path=<folder>")
+        raise UserError("data.path= is missing: experiment=none is for your own data; type data.path=<folder>")
     _check_tuned(cfg.choices)
     for key in ("run_dir", "resume", "data.path", "data.root"):
         if OmegaConf.select(cfg, key) == "":
@@ -78,7 +78,7 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
 
 
 def _check_warmup(plain: Mapping[str, Any]) -> None:
-    """Refuses a warm-up longer than the training; Lightning would find it only once data have been made."""
+    """Refuses a warm-up longer than the training; Lightning would refuse it only after data have been made."""
     steps, end = plain["algorithm"].get("learning_rate_warmup_steps", 0), plain["trainer"]["max_steps"]
     if isinstance(steps, int) and steps >= end:
         raise UserError(f"algorithm.learning_rate_warmup_steps={steps} must be below trainer.max_steps={end}")
@@ -104,7 +104,7 @@ def _check_tuned(choices: Mapping[str, Any]) -> None:
     typed, own = choices.get("tuned"), f"{choices['algorithm']}_{choices['data']}"
     if typed not in (None, own) and content_of("tuned", typed) is None:
         raise UserError(
-            f"tuned={typed}: conf/hyperparams has nothing for it; type <algorithm>_<dataset>, or ~tuned for presets"
+            f"tuned={typed}: conf/hyperparams has no section for it; type <algorithm>_<dataset>, or ~tuned for presets"
         )
 
 
@@ -112,7 +112,7 @@ def check_action_kind(config: Mapping[str, Any], environment: EnvSpec) -> None:
     """Refuses an algorithm that does not learn the environment's kind of actions, before any data are built.
 
     Raises:
-        UserError: it does not; the message names the algorithms that fit.
+        UserError: the algorithm does not; the message names the algorithms that fit.
     """
     kind = environment.action_kind
 
@@ -121,7 +121,7 @@ def check_action_kind(config: Mapping[str, Any], environment: EnvSpec) -> None:
 
     if not learns(config["algorithm"]["_target_"]):
         raise UserError(
-            f"algorithm={config['choices']['algorithm']} does not learn {kind} actions, those of {environment.name}; "
+            f"algorithm={config['choices']['algorithm']} does not learn {kind} actions, which {environment.name} has; "
             f"choose {_options_that('algorithm', learns)}"
         )
 
@@ -155,7 +155,7 @@ def target_of(group: str, option: str) -> str:
 def _check_types(cfg: DictConfig, plain: Mapping[str, Any], preset: Mapping[str, Any]) -> None:
     defaults, values = dict(leaves(preset)), dict(leaves(plain))
     _check_classes(values, defaults)
-    # For a value that is only referred to, the message names the key that a user can type.
+    # If a value is only referred to, the message names the key that a user can type.
     for key, _ in leaves(OmegaConf.to_container(cfg, resolve=False)):
         if key not in _SEVERAL_TYPES:
             check_value(plain, key, values.get(key), defaults.get(key))
@@ -175,7 +175,7 @@ def _check_classes(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> No
 def check_value(plain: Mapping[str, Any], key: str, value: Any, default: Any) -> None:
     """Refuses a value of another type than the default's, if that is a number or a truth value.
 
-    A default like 5 is whole only by chance if the class that receives it takes any number.
+    A whole default, such as 5, does not require a whole value if the class that receives it takes any number.
 
     Raises:
         UserError: the type differs, or a number is too small.

@@ -1,4 +1,4 @@
-"""The `key=value` tails of commands: those a command reads itself, those left for Hydra, and how both are printed."""
+"""The `key=value` tails of commands: those that a command reads itself, those for Hydra, and how both are printed."""
 
 import re
 import shlex
@@ -7,7 +7,7 @@ from pathlib import Path
 from dof_lightning.errors import UserError
 
 _NEEDS_NO_QUOTES = re.compile(r"[A-Za-z./][\w./+-]*", re.ASCII)
-_OTHER_THAN_TEXT = ("null", "true", "false", "nan", "inf")  # to Hydra, in any case
+_OTHER_THAN_TEXT = ("null", "true", "false", "nan", "inf")  # to Hydra, in upper or lower case
 
 
 _WITH_A_VALUE = (
@@ -55,7 +55,7 @@ def take_integer(tails: list[str], wanted: str, default: int, least: int) -> tup
     """Takes an integer of at least `least`; returns it, and the tails without it.
 
     Raises:
-        UserError: the value is no such integer.
+        UserError: the value is not such an integer.
     """
     text, others = take(tails, wanted)
     if text is not None and not (text.isdecimal() and int(text) >= least):
@@ -67,7 +67,7 @@ def take_positive(tails: list[str], wanted: str) -> tuple[float | None, list[str
     """Takes a number above 0; returns it (None if none is typed), and the tails without it.
 
     Raises:
-        UserError: the value is no such number.
+        UserError: the value is not such a number.
     """
     text, others = take(tails, wanted)
     try:

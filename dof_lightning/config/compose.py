@@ -39,7 +39,7 @@ class MadeFromNames(ConfigSource):
         return "made-from-names"
 
     def available(self) -> bool:
-        """Always true: there is nothing to open."""
+        """True: there is nothing to open."""
         return True
 
     def is_group(self, config_path: str) -> bool:
@@ -73,7 +73,7 @@ class OptionsOfPlugins(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Adds the plug-ins' folders (Hydra hook)."""
         for package, folder in plugins().items():
-            if folder.is_dir():  # a plug-in may bring classes alone
+            if folder.is_dir():  # a plug-in may contain classes only
                 search_path.append(package, str(folder))
 
 
@@ -87,7 +87,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     """Composes `conf/train.yaml` with overrides, from any working folder.
 
     Raises:
-        UserError: an override names no key, no option, or is not `key=value`.
+        UserError: an override names a key or option that does not exist, or is not `key=value`.
     """
     try:
         with _hydra():
@@ -120,11 +120,11 @@ def composed_by_hydra_main(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     if is_sweep():
         for key in ("trainer.devices", "trainer.num_nodes"):
             if (number := OmegaConf.select(cfg, key)) not in (1, "1"):
-                raise UserError(f"a sweep (-m) runs one device a job, got {key}={number}; use {key}=1")
+                raise UserError(f"a sweep (-m) runs one device per job, got {key}={number}; use {key}=1")
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_of_a_job(HydraConfig.get().launcher)))
-    told = HydraConfig.get()
-    typed = list(told.overrides.task)
-    return _for_own_data(with_choices(cfg, told.runtime.choices), typed), typed
+    hydra = HydraConfig.get()
+    typed = list(hydra.overrides.task)
+    return _for_own_data(with_choices(cfg, hydra.runtime.choices), typed), typed
 
 
 def _for_own_data(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -141,14 +141,14 @@ def _for_own_data(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 def program() -> list[str]:
     """The words that started this run, before its overrides; with the folder of configurations if one was named."""
     started, *words = sys.argv
-    if not HydraConfig.initialized() or not started.endswith(".py"):  # Python's own call, or a sweep's job elsewhere
+    if not HydraConfig.initialized() or not started.endswith(".py"):  # a call from Python, or a sweep's job elsewhere
         return ["python", "train.py"]
-    told = ["dof", "train"] if started == str(catalog.CONF_DIR.parent / "train.py") else ["python", started]
+    words = ["dof", "train"] if started == str(catalog.CONF_DIR.parent / "train.py") else ["python", started]
     for word, following in zip(words, [*words[1:], ""], strict=True):
         option = word.partition("=")[0]
         if option in ("--config-dir", "-cd"):
-            told += [word] if "=" in word else [word, following]
-    return told
+            words += [word] if "=" in word else [word, following]
+    return words
 
 
 def is_sweep() -> bool:
@@ -174,7 +174,7 @@ def build(node: Mapping[str, Any] | DictConfig, key: str = "configuration") -> A
         key: the node's key, for messages.
 
     Raises:
-        UserError: a value is refused by the class it is for.
+        UserError: a class refuses a value.
     """
     cfg = node if isinstance(node, DictConfig) else OmegaConf.create(dict(node))
     try:
@@ -189,12 +189,12 @@ def build_algorithm(config: Mapping[str, Any], spec: Any) -> Any:
     """Builds the algorithm of a resolved configuration, for the dataset of a spec.
 
     Raises:
-        UserError: it refuses a value, or a chosen part, which the message calls by the option's name.
+        UserError: it refuses a value or a chosen part, which the message names by its option.
     """
     try:
         made = build(config["algorithm"])
         if not callable(made):
-            raise UserError("algorithm._target_ is missing: nothing names the class of the algorithm")
+            raise UserError("algorithm._target_ is missing: the class of the algorithm is not named")
         return made(spec=spec)
     except UserError as error:
         raise UserError(as_typed(str(error), config["choices"])) from error
@@ -215,7 +215,7 @@ def with_choices(cfg: DictConfig, choices: Mapping[str, str | None]) -> DictConf
 
 
 def rolls_out(config: Mapping[str, Any]) -> bool:
-    """Whether a run plays its environment; those stored before there was a choice do."""
+    """Whether a run plays its environment; runs stored before there was this choice do."""
     return bool(config["rollout"].get("enabled", True))
 
 
@@ -244,5 +244,5 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(plain, dict)
     names = {
         key: str(plain[key]) for key in ("run_dir", "resume", "init_from") if plain.get(key) is not None
-    }  # a folder may be `1`
+    }  # as text, because a folder may be named `1`
     return {str(key): value for key, value in plain.items()} | names

@@ -1,6 +1,6 @@
 """A check that every override takes effect: one that nothing reads is refused, so that no one relies on it.
 
-A key takes effect if it stands in a part that is built (the algorithm, the dataset's source, a callback), if
+A key takes effect if it belongs to a part that is built (the algorithm, the dataset's source, a callback), if
 such a part refers to it (`${denoiser}`), or if a run reads it by its name.
 """
 
@@ -61,7 +61,7 @@ def check_effect_on(config: Mapping[str, Any], action_kind: ActionKind) -> None:
     Raises:
         UserError: a value is for the other kind; the message names the key.
     """
-    always = idle_fields(config)  # checked before there was an environment
+    always = idle_fields(config)  # checked before the environment was known
     idle = {name: why for name, why in idle_fields(config, action_kind).items() if name not in always}
     values = {key: value for key, value in leaves(config["algorithm"]) if key.partition(".")[0] in idle}
     if not values:
@@ -78,7 +78,7 @@ def without_effect(cfg: DictConfig, preset: Mapping[str, Any] | None = None) -> 
 
     Args:
         cfg: the composed configuration.
-        preset: the configuration of its choices alone; None: it is composed.
+        preset: the configuration of its choices alone; None means that it is composed.
     """
     plain = to_plain(cfg)
     written: Any = OmegaConf.to_container(cfg, resolve=False)
@@ -134,7 +134,7 @@ def live_keys(plain: Mapping[str, Any], written: Mapping[str, Any], idle: Mappin
 
 
 def _plays(node: Any) -> bool:
-    """Whether a callback is left out if nothing is played."""
+    """Reports whether a callback is left out if nothing is played."""
     return isinstance(node, Mapping) and bool(attribute(str(node.get("_target_")), "needs_environment"))
 
 
@@ -148,7 +148,7 @@ def _referred_to(node: Any) -> Iterator[str]:
     """Yields the keys in `${key}`, also in lists and as arguments of any resolver but that of environment variables."""
     for _, value in leaves(node):
         for inside in re.findall(r"\$\{([^{}]*)", str(value)) if isinstance(value, str | list) else ():
-            if not inside.startswith("oc.env:"):  # it names variables and texts
+            if not inside.startswith("oc.env:"):  # it refers to environment variables
                 yield from re.findall(r"[A-Za-z_]\w*(?:\.\w+)*", inside)
 
 
@@ -166,7 +166,7 @@ def _reason(key: str, plain: Mapping[str, Any], idle: Mapping[str, str]) -> str:
     if group in ("rollout", "callbacks") and not rolls_out(plain):
         return "rollout=none plays nothing"
     if group == "trainer":
-        return _INSTEAD.get(key, "a run sets it itself, or Lightning does nothing with it here")
+        return _INSTEAD.get(key, "a run sets it itself, or Lightning ignores it here")
     return f"algorithm={plain['choices']['algorithm']} does not read it" if group in MODEL_PARTS else "nothing reads it"
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from dof_lightning.errors import OURS
 
-# Keys younger than stored hashes, each with the value that means the behaviour before it: at that value it is left out.
+# Keys younger than stored hashes, each with the value that means the earlier behaviour; at that value the key is left
+# out.
 _YOUNGER: Mapping[str, Any] = {
     "init_from": None,
     "rollout.until_plateau": None,
@@ -27,7 +28,7 @@ _YOUNGER: Mapping[str, Any] = {
     "algorithm.learning_rate_warmup_steps": 0,
 }
 
-# As `_YOUNGER`, for planners alone: other algorithms have had these keys all along, and some have other defaults.
+# As `_YOUNGER`, for planners alone: other algorithms have always had these keys, some with other defaults.
 _YOUNGER_OF_PLANNERS: Mapping[str, Any] = {
     "algorithm.critics": "none",
     "algorithm.critic._target_": "dof_lightning.networks.critic.AgentwiseCritic",
@@ -41,7 +42,7 @@ _YOUNGER_OF_PLANNERS: Mapping[str, Any] = {
     "algorithm.candidates": 1,
 }
 
-# The place of a run, and how thoroughly it is certified: weights and scores are the same.
+# The place of a run, and the extent of its certificate: they do not change weights and scores.
 _WHERE_NOT_WHAT = ("run_dir", "resume", "trust", "data.root", "data.source.root", "rollout.certificate_episodes")
 
 
@@ -55,7 +56,7 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def meant_before(plain: Mapping[str, Any]) -> Mapping[str, Any]:
-    """By dotted key, the value that a configuration too old to have the key stood for."""
+    """By dotted key, the value that a configuration had in effect before the key existed."""
     plans = "inverse" in (plain.get("algorithm") or {})
     return {**_YOUNGER, **_YOUNGER_OF_PLANNERS} if plans else _YOUNGER
 
@@ -77,9 +78,9 @@ def _hash(what: Mapping[str, Any]) -> str:
 
 
 def _canonical(node: Any) -> Any:
-    """Choices and values alone, with one spelling of each number: 3 and 3.0 are the same configuration.
+    """Reduces to choices and values, with one spelling of each number: 3 and 3.0 are the same configuration.
 
-    The class of ours behind an option is no part of it, so that classes may move.
+    The name of our class behind an option is not included, so that classes may move.
     """
     if isinstance(node, Mapping):
         return {
@@ -93,7 +94,7 @@ def _canonical(node: Any) -> Any:
 
 
 def is_class_of_ours(key: str, value: Any) -> bool:
-    """Whether an entry, by its dotted key, names a class of ours, which its group's option determines already."""
+    """Whether an entry, by its dotted key, names one of our classes, which its group's option determines already."""
     return key.rpartition(".")[2] == "_target_" and str(value).partition(".")[0] in OURS
 
 
@@ -103,7 +104,7 @@ def _without(node: Any, unwanted: Callable[[str, Any], bool], prefix: str = "") 
         return node
     kept = {str(key): value for key, value in node.items() if not unwanted(f"{prefix}{key}", value)}
     inside = {key: _without(value, unwanted, f"{prefix}{key}.") for key, value in kept.items()}
-    return {key: value for key, value in inside.items() if value != {} or kept[key] == {}}  # emptied: left out
+    return {key: value for key, value in inside.items() if value != {} or kept[key] == {}}  # not if emptied
 
 
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Sequence[str]) -> str | None:

@@ -18,7 +18,7 @@ USER_ERROR_EXIT_CODE = 2
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
-    """One line for a key that does not exist, with the nearest that does."""
+    """One line for a key that does not exist, with the nearest one that does."""
     if re.match(r"env\.arguments\.", key):
         return (
             f"unknown key `{key}`; to give env.factory an argument that its yaml does not name, type `+{key}=<value>`"
@@ -34,9 +34,9 @@ _FLAGS = (  # Hydra's
     *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "info"),
     *("config-path", "config-name", "config-dir", "experimental-rerun"),
 )
-_FEW = 24  # up to so many choices are all named beside a suggestion
+_FEW = 24  # beside a suggestion, all choices are named if there are at most so many
 _ALL_KEYS = "`python train.py --cfg job` shows all keys"
-_SHORT = {  # their names in other programs
+_SHORT = {  # names of our keys in other programs
     "lr": "learning_rate",
     "bs": "global_batch_size",
     "batch_size": "global_batch_size",
@@ -66,7 +66,7 @@ def _with_a_close_name(key: str, known: Sequence[str]) -> list[str]:
 
 
 def _likeness(name: str, choice: str) -> float:
-    """Similarity of a name and a choice, or the choice's beginning: `mpe_spred` is meant to be some `mpe_spread_...`.
+    """Similarity of a name and a choice, or the choice's beginning: `mpe_spred` suggests every `mpe_spread_...`.
 
     Capitals make no difference: papers write TD3_BC.
     """
@@ -88,9 +88,9 @@ def nearest(name: str, choices: Sequence[str]) -> str:
 def as_typed(text: str, choices: Mapping[str, str | None]) -> str:
     """Rewrites a complaint about the class of a part, `noise_factorization: QMix ...`, with the option typed."""
 
-    def named(said: re.Match[str]) -> str:
-        option = choices.get(said[1])
-        return said[0] if option is None else f"{said[1]}={option}"
+    def named(found: re.Match[str]) -> str:
+        option = choices.get(found[1])
+        return found[0] if option is None else f"{found[1]}={option}"
 
     return re.sub(r"\b(\w+): [A-Z]\w*", named, text)
 
@@ -100,7 +100,7 @@ def explain(error: Exception, overrides: Sequence[str] = (), what: str = "config
 
     Args:
         error: the exception.
-        overrides: the typed overrides; their experiment and algorithm determine which keys there are.
+        overrides: the typed overrides; their experiment and algorithm determine which keys exist.
         what: the key of the node that was built.
     """
     from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
@@ -123,9 +123,9 @@ def explain(error: Exception, overrides: Sequence[str] = (), what: str = "config
 def _of_what_was_typed(text: str, overrides: Sequence[str]) -> str | None:
     """One line for an override that Hydra can parse but not apply; None if no override is the cause."""
     if re.match(r"Could not override 'suite'", text):
-        return "start a suite of many runs by `dof bench suite=<name>`, not by train.py (docs/guide/benchmarking.md)"
+        return "start a suite of runs with `dof bench suite=<name>`, not with train.py (docs/guide/benchmarking.md)"
     if re.match(r"Could not override 'study\.", text):
-        return "there is no study here; name one by study=<name>, or use an experiment with one (docs/guide/studies.md)"
+        return "this run has no study; set study=<name>, or use an experiment with one (docs/guide/studies.md)"
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return unknown_key(unknown[1], _known_keys(overrides))
     if appended := re.match(r"Could not append to config. An item is already at '([^']+)'", text):
@@ -146,14 +146,14 @@ def _missing_option(group: str, option: str, found: Sequence[str]) -> str:
         return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib, submitit, optuna"
     choices = sorted({*options(group), *(name for name in found if not name.startswith("_"))})
     near = nearest(option, choices)
-    if near.startswith("choose") and group in ("data", "experiment"):  # one's own are no options of a file
-        near = "`dof data list` shows all, also those of your own (experiment=none data=<folder>)"
+    if near.startswith("choose") and group in ("data", "experiment"):  # a user's own datasets have no file
+        near = "`dof data list` shows all, including your own (experiment=none data=<folder>)"
     return f"{group}={option} does not exist; {near}"
 
 
 def list_of_options(override: str) -> str:
     """One line for `group=[option,option]`."""
-    return f"{override} is a list: an option of a group is one name; several runs are -m and names with commas"
+    return f"{override} is a list: an option of a group is one name; for several runs use -m and names with commas"
 
 
 def _several(override: str) -> str:
@@ -162,7 +162,7 @@ def _several(override: str) -> str:
     each = f"{override} names several values: add -m to run each of them"
     if key.lstrip("+") in groups() or re.match(r"\w+\(", value):
         return each
-    return f"{each}; a list is {for_shell(f'{key}=[{value}]')}, text is {for_shell(for_hydra(key, value))}"
+    return f"{each}; write a list as {for_shell(f'{key}=[{value}]')}, text as {for_shell(for_hydra(key, value))}"
 
 
 def _unreadable(override: str) -> str:
@@ -171,9 +171,9 @@ def _unreadable(override: str) -> str:
     if not separator or not key:
         return f"cannot read {override!r}; write key=value"
     if not re.fullmatch(r"[+~]*[\w./@:-]+", key, re.ASCII) or ".." in key or key.endswith("."):
-        return f"cannot read {override!r}: {key!r} is no key; `python train.py --cfg job` shows all"
+        return f"cannot read {override!r}: {key!r} is not a key; `python train.py --cfg job` shows all"
     as_text = for_shell(for_hydra(key, value))
-    return f"cannot read {override!r}; write key=value, lists as key=[1,2], and text with other signs as {as_text}"
+    return f"cannot read {override!r}; write key=value, lists as key=[1,2], and text with other characters as {as_text}"
 
 
 def _known_keys(overrides: Sequence[str]) -> list[str]:
@@ -205,7 +205,7 @@ def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> in
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; anything saved is kept, and the same command resumes from it\n")
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough; Python would complain once more on exit
+    except BrokenPipeError:  # the reader, such as `head`, has ended; Python would complain again on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
@@ -220,7 +220,7 @@ def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> in
 
 
 def _refuse_dashes(typed: Sequence[str]) -> None:
-    """Refuses `--key=value`: Hydra's parser would take `--experiment=` for the beginning of a flag of its own."""
+    """Refuses `--key=value`: Hydra's parser would read `--experiment=` as one of its own flags."""
     for word in typed:
         key, equals, value = word.removeprefix("--").partition("=")
         if word.startswith("--") and key not in _FLAGS:
@@ -231,7 +231,7 @@ def _line_of(error: Exception, typed: Sequence[str]) -> str | None:
     """One line for an error that the user can fix; None for a defect of ours."""
     if isinstance(error, UserError):
         return str(error)
-    if is_of_hydra(error):  # first: a missing option is an OSError to Hydra
+    if is_of_hydra(error):  # checked first, because Hydra reports a missing option as an OSError
         return explain(error, typed)
     return _explain_system(error) if isinstance(error, OSError) else None
 
@@ -240,7 +240,7 @@ def _explain_system(error: OSError) -> str | None:
     """One line for an error of the operating system that the user can fix; None for a defect of ours."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full{where}; make room, then the same command, with its run_dir, resumes from last.ckpt"
+        return f"the disk is full{where}; free some space; the same command with its run_dir resumes from last.ckpt"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         what = f"{error.filename or 'a file'} may not be read or written here ({error.strerror})"
         return f"{what}; choose another folder, or change its permissions"
@@ -250,7 +250,7 @@ def _explain_system(error: OSError) -> str | None:
 
 
 def is_of_hydra(error: Exception) -> bool:
-    """Whether Hydra or OmegaConf complains about an override; one of Hydra's complaints is a mere ValueError."""
+    """Whether Hydra or OmegaConf complains about an override; one of Hydra's errors is a plain ValueError."""
     return isinstance(error, _errors_of_hydra()) or "Config group override must be" in str(error)
 
 

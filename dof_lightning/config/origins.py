@@ -1,4 +1,4 @@
-"""The origin of a run's values that nobody typed."""
+"""The origin of a run's values that were not typed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,17 +15,17 @@ def origin_of_values(config: Mapping[str, Any]) -> list[str]:
     """
     choices = config["choices"]
     algorithm, data, tuned = (choices.get(group) for group in ("algorithm", "data", "tuned"))
-    told = [
+    lines = [
         f"{section['where']} ({', '.join(section['datasets'])}): "
         + ", ".join(f"{key}={value}" for key, value in values.items())
         for section, values in _in_effect([] if tuned is None else sections_of(tuned), config)
     ]
-    if told:
-        return told
+    if lines:
+        return lines
     if tuned is None and sections_for(algorithm, data):
-        return [f"presets of conf/algorithm; what is tuned on {data} is not taken (tuned={algorithm}_{data} takes it)"]
-    others = [name for name in options("algorithm") if sections_for(name, data)]
-    beside = f", though it has some for {', '.join(others)}" if others else ""
+        return [f"presets of conf/algorithm; values tuned on {data} are not used (tuned={algorithm}_{data} uses them)"]
+    tuned = [name for name in options("algorithm") if sections_for(name, data)]
+    beside = f", though it has some for {', '.join(tuned)}" if tuned else ""
     return [f"presets of conf/algorithm; conf/hyperparams has none for {algorithm} on this dataset{beside}"]
 
 
@@ -35,8 +35,8 @@ def _in_effect(
     """The values of each section that are in effect: neither a later section nor an override replaces them."""
     last = {key: section for section in matching for key, _ in leaves(section["values"])}
     configured = dict(leaves(config))
-    told = [
+    values_of = [
         (section, {k: v for k, v in leaves(section["values"]) if last[k] is section and configured.get(k) == v})
         for section in matching
     ]
-    return [(section, values) for section, values in told if values]
+    return [(section, values) for section, values in values_of if values]

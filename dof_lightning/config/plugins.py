@@ -1,7 +1,7 @@
-"""Installed third-party packages that bring options and classes: the entry points of group `dof_lightning.plugins`.
+"""Installed third-party packages that provide options and classes: the entry points of group `dof_lightning.plugins`.
 
 An entry point names a package. The options in its folder `conf`, which is laid out like ours, can be typed like ours,
-and its classes are trusted like ours: whoever installed it has decided that it may run.
+and its classes are trusted like ours: whoever installed the package has decided that it may run.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ def plugins() -> Mapping[str, Path]:
 
 def _folder_of(entry: EntryPoint) -> Path:
     name = entry.value
-    found = importlib.util.find_spec(name) if name.isidentifier() else None  # a dotted one would import its parents
+    found = importlib.util.find_spec(name) if name.isidentifier() else None  # a dotted name would import its parents
     if found is None or not found.submodule_search_locations:
         whose = "" if entry.dist is None else f" of {entry.dist.name}"
         raise UserError(

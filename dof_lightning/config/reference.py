@@ -32,7 +32,7 @@ PAGE = catalog.CONF_DIR.parent / "docs" / "reference" / "configuration.md"
 
 @dataclass(frozen=True)
 class _Key:
-    """One key of a yaml file that has a comment."""
+    """A commented key of a yaml file."""
 
     name: str
     value: str
@@ -53,7 +53,7 @@ def render() -> str:
 
 
 def _groups_of(train: Path) -> dict[str, tuple[str, str]]:
-    """By group, in the order of the defaults list, the option that is the default and the comment."""
+    """Reads the default option and the comment of each group, in the order of the defaults list."""
     lines = re.findall(r"^  - (\w+): (\S+)  # (.*)$", train.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {group: (option, comment) for group, option, comment in lines if group != "experiment"}
 
@@ -79,7 +79,7 @@ def _with_a_file(group: str) -> list[str]:
 
 
 def _users(group: str, file: str) -> list[str]:
-    """The options that a file's keys belong to: its own, or those that build on a shared base."""
+    """The options that a file's keys belong to: the file's own option, or those that build on a shared base."""
     if not file.startswith("_"):
         return [f"`{file}`"]
     using = [option for option in _with_a_file(group) if file in _bases(group, option)]
@@ -149,7 +149,7 @@ def _commented(mapping: yaml.MappingNode, prefix: str, lines: list[str]) -> Iter
 
 
 def _key_table(keys: Iterable[tuple[_Key, str]], prefix: str) -> Iterator[str]:
-    """Rows of the same key, value and comment are one."""
+    """Makes one row of all keys with the same name, value and comment."""
     rows: dict[_Key, list[str]] = {}
     for key, users in keys:
         rows.setdefault(key, []).append(users)
@@ -171,7 +171,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[s
 
 
 def _cell(text: str) -> str:
-    """Text as Markdown shows it in a table: no column ends in it, and no tag begins outside of code."""
+    """Escapes text for a Markdown table, so that it ends no column and begins no tag outside code."""
     return re.sub(r"(`[^`]*`)|<", lambda match: match[1] or "&lt;", text.replace("|", "\\|"))
 
 

@@ -9,15 +9,15 @@ from dof_lightning.moved import current_config
 from dof_lightning.plain import check_plain
 from dof_lightning.schema import anything, many, mapping, optional, record, text, truth, whole
 
-_MOST_BYTES = 200_000  # ours have some 5,000; a megabyte takes half a minute to parse
+_MOST_BYTES = 200_000  # our files have some 5,000; a megabyte takes half a minute to parse
 
 
 def _option(place: str, value: Any) -> None:
-    """Checks the choice in a group: one option, none, or several, as of callbacks."""
+    """Checks the choice in a group: one option, none, or several, as in callbacks."""
     (many(text) if isinstance(value, list) else optional(text))(place, value)
 
 
-# The keys that are read besides those that classes are built from, which check their arguments themselves.
+# The keys that are read directly; classes that are built from other keys check their arguments themselves.
 _CONFIG = record(
     {
         "seed": whole(0, 2**64),
@@ -43,7 +43,7 @@ def check_stored(node: Any) -> dict[str, Any]:
         node: nested plain containers.
 
     Raises:
-        ValueError: it is no configuration; the message names what is missing or of another kind.
+        ValueError: it is not a configuration; the message names the missing or wrong part.
     """
     check_plain(node)
     _CONFIG("", node)
@@ -52,19 +52,19 @@ def check_stored(node: Any) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader without aliases: we write none, and a page of them expands to more than any memory holds."""
+    """A loader without aliases: we write none, and a page of them can expand beyond any memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise ValueError("it holds an alias (*)")
+            raise ValueError("it contains an alias (*)")
         return super().compose_node(parent, index)
 
 
 def read_stored(path: Path) -> dict[str, Any]:
-    """Reads a `config.yaml`; errors as `check_stored`.
+    """Reads a `config.yaml`; errors as in `check_stored`.
 
     Raises:
-        OSError: it does not exist, or cannot be read.
+        OSError: the file does not exist, or cannot be read.
     """
     content = path.read_bytes()
     if len(content) > _MOST_BYTES:
@@ -72,8 +72,8 @@ def read_stored(path: Path) -> dict[str, Any]:
     try:
         node = yaml.load(content.decode(), _Loader)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error
     except (yaml.YAMLError, TypeError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
-        raise ValueError("it is no YAML" + (f" (line {mark.line + 1})" if mark else "")) from error
+        raise ValueError("it is not YAML" + (f" (line {mark.line + 1})" if mark else "")) from error
     return check_stored(node)

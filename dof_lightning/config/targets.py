@@ -9,7 +9,7 @@ from dof_lightning.config.plugins import plugins
 from dof_lightning.errors import UserError, import_name
 
 _TRUSTED = ("dof_lightning", "data_modules", "callbacks", "lightning", "torch.nn", "torch.optim")
-_FUNCTIONS = (  # whose functions make parts; others of ours, such as commands, would run whatever the file names
+_FUNCTIONS = (  # modules whose functions make parts; our other functions, such as commands, must not be run by a file
     *(f"dof_lightning.{name}" for name in ("diffusion", "factorization", "networks")),
     "callbacks.checkpoint",
 )
@@ -19,21 +19,21 @@ _ENVIRONMENTS = ("dof_lightning", "mpe2", "pettingzoo", "gymnasium_robotics", "m
 def check_targets(config: Mapping[str, Any]) -> None:
     """Refuses to instantiate anything that is not ours, Lightning's, torch's or an installed plug-in's.
 
-    A checkpoint must not run a stranger's code.
+    A checkpoint must not run code of unknown origin.
 
     The value of a key named `factory` makes a PettingZoo environment: a `parallel_env` or a `ParallelEnv`
-    of a package that is known to hold environments.
+    of a package that is known to contain environments.
 
     Raises:
         UserError: a `_target_` lies elsewhere, is reached through one of our modules but defined elsewhere, or is a
-            function that makes no part; or a `factory` is of another package or kind.
+            function that makes no part; or a `factory` belongs to another package or kind.
     """
     for _, complaint in _complaints(config):
         raise UserError(f"{complaint}; pass trust=true if you trust its source")
 
 
 def untrusted(config: Mapping[str, Any]) -> list[str]:
-    """The names, as `key=name`, for which `check_targets` would want trust=true."""
+    """The names, as `key=name`, for which `check_targets` would require trust=true."""
     return [name for name, _ in _complaints(config)]
 
 
@@ -51,20 +51,20 @@ def _complaints(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if factory is not None and not _is_environment(key, str(factory).replace(":", ".")):
             name = f"{key}={factory}"
             known = ", ".join((*_ENVIRONMENTS, *plugins()))
-            yield name, f"{name} is no `parallel_env` or ParallelEnv of {known}"
+            yield name, f"{name} is not a `parallel_env` or ParallelEnv of {known}"
 
 
 def attribute(target: str, name: str) -> Any:
-    """A class attribute of a class that may be instantiated; None if it has none, or is not trusted.
+    """Returns an attribute of a class; None if the class does not have it or is not trusted.
 
-    Settings answer for the class that is made from them (`makes`).
+    For settings, it is the attribute of the class that is made from them (`makes`).
     """
     found = locate("_target_", target)
     return getattr(found.makes() if hasattr(found, "makes") else found, name, None)
 
 
 def _named(node: Any, key: str, wanted: str) -> Iterator[tuple[str, Any]]:
-    """Yields every value under a key of that name, in lists too, where Hydra looks as well."""
+    """Yields every value under a key of that name, in lists too, because Hydra instantiates these as well."""
     if re.split(r"[.\]]", key)[-1] == wanted:
         yield key, node
     elif isinstance(node, Mapping):
@@ -84,7 +84,7 @@ def _is_environment(key: str, factory: str) -> bool:
         return False
     if not inspect.isclass(found):
         return factory.endswith(".parallel_env")
-    from pettingzoo import ParallelEnv  # here, as most configurations name no such environment
+    from pettingzoo import ParallelEnv  # imported here, because most configurations name no such environment
 
     return issubclass(found, ParallelEnv)
 

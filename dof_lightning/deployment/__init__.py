@@ -1,4 +1,4 @@
-"""Agents on their own: each from its own files, in processes without Lightning, Hydra or the other agents."""
+"""Exported agents, each with its own files, in processes without Lightning, Hydra or the other agents."""
 
 from dof_lightning.deployment.agent import Agent, load_agent
 

@@ -34,8 +34,9 @@ class Agent:
         observation_dim: O_i.
         action_dim: A_i: dimensions of a continuous action, or the number of discrete choices.
         action_kind: `continuous` or `discrete` (an index).
-        units: from [-1, 1], or indices from 0, to the world's actions; None if these are the same, or not known.
-        decision: the function that it decides by, a `torch.nn.Module`.
+        units: conversion from [-1, 1], or indices from 0, to the world's actions; None if these are the same or
+            unknown.
+        decision: its decision function, a `torch.nn.Module`.
     """
 
     def __init__(self, record: Mapping[str, Any], policy: DecentralizedPolicy) -> None:
@@ -52,15 +53,15 @@ class Agent:
             about["padded_action_dim"] - self.action_dim,
             self.action_dim if self.action_kind == "continuous" else None,
         ).eval()
-        told = about.get("action_units")
-        self.units = None if told is None else WorldUnits(told, self.action_dim)
+        units = about.get("action_units")
+        self.units = None if units is None else WorldUnits(units, self.action_dim)
         self._seed: int | None = None
         self._step = 0
         self._n_episodes: int | None = None
         self._carry: Any = None
 
     def to(self, device: torch.device | str) -> "Agent":
-        """Moves the agent to a device; its noise is drawn there, and each kind of device draws other numbers."""
+        """Moves the agent to a device; its noise is drawn there, and differs between kinds of devices."""
         for module in (self.decision, self.units):
             if module is not None:
                 module.to(device)
@@ -70,8 +71,8 @@ class Agent:
         """Starts an episode (or a batch of them): the agent's memory is cleared, and its noise starts anew.
 
         Args:
-            seed: seed of the noise, 0 or more; agents of one team may get the same one, their noise is independent.
-                Agents that act on a shared seed must get the same one, from which each derives the shared seed.
+            seed: seed of the noise, 0 or more; agents of one team may have the same seed, their noise is independent.
+                Agents that act on a shared seed must have the same seed, from which each derives the shared one.
 
         Raises:
             UserError: the seed is negative.
@@ -85,7 +86,7 @@ class Agent:
 
         Args:
             observation: `[O_i]`, or `[E, O_i]` of E episodes played at once.
-            legal: `[A_i]` or `[E, A_i]` bool, which discrete choices are legal; None if all are.
+            legal: `[A_i]` or `[E, A_i]` bool, the legal discrete choices; None if all are legal.
 
         Returns:
             an array or a tensor, like the observation: `[A_i]` or `[E, A_i]` within the range of the world's action
@@ -97,7 +98,7 @@ class Agent:
         return self.to_world(self.decide(observation, legal))
 
     def decide(self, observation: ArrayT, legal: ArrayT | None = None) -> ArrayT:
-        """Acts as `act` does, but in [-1, 1], or an index from 0, as our own environments take (`VectorEnv.step`)."""
+        """Acts as in `act`, but in [-1, 1], or an index from 0, as our own environments take (`VectorEnv.step`)."""
         if self._seed is None:
             raise UserError(f"{self.name}: call reset(seed) before the first act()")
         self._check_kind(observation)
@@ -120,7 +121,7 @@ class Agent:
             )
 
     def act_on_noise(self, observation: ArrayT, noise: Tensor, legal: ArrayT | None = None) -> ArrayT:
-        """Acts as `act` does, on given noise, `[...]` or `[E, ...]` (its shape is the record's `noise_shape`)."""
+        """Acts as in `act`, on given noise, `[...]` or `[E, ...]` (its shape is the record's `noise_shape`)."""
         self._check_kind(observation)
         return self.to_world(self._decide(observation, noise, legal))
 
@@ -144,7 +145,7 @@ class Agent:
             return policy.initial_carry(n_episodes, device)
         if self._seed is None:
             raise UserError(
-                f"{self.name} acts on a seed shared by its team: call reset(seed), the same for all, before it acts"
+                f"{self.name} acts on a seed shared by its team: first call reset(seed) with the same seed for all"
             )
         return policy.begin(n_episodes, device, told_seed(policy, n_episodes, self._seed))
 
@@ -160,16 +161,16 @@ class Agent:
 
     def _check(self, seen: Tensor, legal: Tensor | None, noise: Tensor) -> None:
         if not seen.isfinite().all():
-            raise UserError(f"{self.name}: observation holds values that are not finite (NaN or infinity)")
+            raise UserError(f"{self.name}: observation contains values that are not finite (NaN or infinity)")
         wanted = [len(seen), *self.record["noise_shape"]]
         if list(noise.shape) != wanted:
             raise UserError(f"{self.name}: noise must be {wanted}, got {list(noise.shape)}")
         if legal is not None and (len(legal) != len(seen) or not legal.any(-1).all()):
-            raise UserError(f"{self.name}: legal must have one row an observation, each with something legal in it")
+            raise UserError(f"{self.name}: legal must have one row per observation, each with a legal choice")
         if self._n_episodes not in (None, len(seen)):
             raise UserError(
                 f"{self.name}: began with {self._n_episodes} episodes, got {len(seen)} observations; "
-                "call reset(seed) to begin others"
+                "call reset(seed) to begin new ones"
             )
 
 
@@ -182,8 +183,8 @@ def load_agent(path: str | Path, device: torch.device | str = "cpu", agent: int 
 
     Args:
         path: the json; or a folder that `dof export` wrote; or the name of a shipped team, as `mpe_spread_expert`
-            (docs/guide/deploy.md lists them). A file or folder of that name goes before a shipped team.
-        device: where the agent acts.
+            (docs/guide/deploy.md lists them). A file or folder of that name has priority over a shipped team.
+        device: the device on which the agent acts.
         agent: index in the team, for a folder or a name; None means 0.
 
     Raises:
@@ -197,7 +198,7 @@ def load_agent(path: str | Path, device: torch.device | str = "cpu", agent: int 
     content = weights.read_bytes()
     try:
         if hashlib.sha256(content).hexdigest() != record["weights_sha256"]:
-            raise UserError(f"{weights} is damaged or of another export: its sha256 is not the one in {path.name}")
+            raise UserError(f"{weights} is damaged or from another export: its sha256 is not the one in {path.name}")
         policy = rebuild(record["structure"], safetensors.torch.load(content))
         if not isinstance(policy, DecentralizedPolicy):
             raise UserError("structure: the outermost class is not a policy")
@@ -211,15 +212,15 @@ def load_agent(path: str | Path, device: torch.device | str = "cpu", agent: int 
 
 
 def _try(agent: Agent) -> None:
-    """Lets the agent decide once: without a digest, nothing else checks that its values are of the right kinds.
+    """Lets the agent decide once: without a digest, nothing else checks the types of its values.
 
     Raises:
-        ValueError: it cannot decide, or its decision is no action.
+        ValueError: it cannot decide, or its decision is not an action.
     """
     agent.reset(0)
     try:
         action = agent.act(torch.zeros(agent.observation_dim))
-    except Exception as error:  # a value of another kind fails in as many ways as there are policies
+    except Exception as error:  # a value of a wrong type fails in many ways, inside the policy
         raise ValueError(f"it cannot decide ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from error
     if list(action.shape) != [agent.action_dim] * (agent.action_kind == "continuous") or not action.isfinite().all():
-        raise ValueError(f"it decides on what is no action of {agent.action_dim} {agent.action_kind} dimensions")
+        raise ValueError(f"its decision is not an action of {agent.action_dim} {agent.action_kind} dimensions")

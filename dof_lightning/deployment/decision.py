@@ -1,4 +1,4 @@
-"""One agent's decision, and the noise it draws for it, as pure functions."""
+"""One agent's decision, and the noise of that decision, as pure functions."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from dof_lightning.seeding import make_generator
 
 
 def own_noise(policy: DecentralizedPolicy, n_episodes: int, seed: int, agent: int, step: int) -> Tensor:
-    """The noise an agent draws by itself: a function of (seed, agent, step), whatever the others do.
+    """The noise that an agent draws by itself: a function of (seed, agent, step), independent of the other agents.
 
     Args:
         policy: the policy of that agent alone (N = 1).
-        n_episodes: E; episodes of one batch share the stream, so another E gives other noise.
+        n_episodes: E; episodes of one batch share the stream, so the noise depends on E.
         seed: the episode's seed, the same for all agents.
         agent: its index in the team.
         step: number of decisions since the start.
@@ -28,23 +28,23 @@ def own_noise(policy: DecentralizedPolicy, n_episodes: int, seed: int, agent: in
 
 
 def told_seed(policy: DecentralizedPolicy, n_episodes: int, seed: int) -> Tensor | None:
-    """The agents' common seed, a function of the episode's seed: each derives it by itself, and all get the same.
+    """The agents' common seed, a function of the episode's seed: each agent derives the same one by itself.
 
     Args:
         policy: the policy of one agent or of the team.
-        n_episodes: E; episodes of one batch share the stream, so another E may give other seeds.
+        n_episodes: E; episodes of one batch share the stream, so the seeds depend on E.
         seed: the episode's seed, the same for all agents.
     """
-    # On the CPU, wherever the agent runs: another kind of device would draw another seed.
+    # On the CPU, wherever the agent runs: the seed differs between kinds of devices.
     return policy.draw_shared_seed(n_episodes, make_generator(seed, "shared seed"))
 
 
 class Decision(nn.Module):
-    """The policy of one agent without the team's dimensions: no agent axis, no padding.
+    """The policy of one agent, without the agent axis and without padding.
 
     Args:
         policy: the policy of one agent (N = 1).
-        padding: number of zeros appended to observations, because the widest agent's are wider.
+        padding: number of zeros appended to observations, because the widest agent has more.
         legal_padding: the same for discrete choices.
         action_dim: A_i of continuous actions, None if they are discrete.
 

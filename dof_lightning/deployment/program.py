@@ -31,18 +31,18 @@ def trace(agent: Agent) -> ExportedProgram:
         `[E, A_i]` bool too; result `[E, A_i]` in the world's range, or `[E]` int64 of the world's choices
 
     Raises:
-        UserError: the agent has a memory: its decision is a function of more than this observation.
+        UserError: the agent has a memory, so its decision depends on more than this observation.
     """
     policy = agent.decision.policy
     device = next(agent.decision.parameters(), torch.empty(0)).device
     if policy.shared_seeds is not None:
         raise UserError(
-            f"format=torch_export: {agent.name} acts on the episode's shared seed, a program of one decision has none; "
+            f"format=torch_export: {agent.name} acts on a shared seed, which a program of one decision does not have; "
             "use format=safetensors"
         )
     if policy.initial_carry(1, device) is not None:
         raise UserError(
-            f"format=torch_export: {agent.name} remembers its history, a program of one decision cannot; "
+            f"format=torch_export: {agent.name} has a memory, which a program of one decision does not have; "
             "use format=safetensors"
         )
     inputs = [

@@ -1,4 +1,4 @@
-"""The json of an agent: which one is meant, and what it must contain to be believed."""
+"""The json of an agent: how it is found, written and checked."""
 
 import json
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from dof_lightning.plain import parse_json
 from dof_lightning.schema import anything, many, mapping, one_of, record, text, whole
 
 FORMAT = "dof-lightning agent"
-_WITHOUT_SEAL = 2  # version 0.1.0's: the same content
-FORMAT_VERSION = 3  # another one whenever the classes of a policy hold other things: files are put together from those
+_WITHOUT_SEAL = 2  # the format of version 0.1.0, with the same content
+FORMAT_VERSION = 3  # rises whenever the attributes of a policy's classes change, because files contain these
 SHIPPED = Path(__file__).with_name("teams")  # one folder per team, as `dof export` writes it
 
 _ABOUT = record(
@@ -42,12 +42,12 @@ def find_record(path: str | Path, agent: int | None = None) -> Path:
     """The json of one agent.
 
     Args:
-        path: the json itself, a folder that `dof export` wrote, or a name in `shipped_teams`. What exists on disk
-            goes before a name.
+        path: the json itself, a folder that `dof export` wrote, or a name in `shipped_teams`. A path that exists
+            has priority over a name.
         agent: index in the team, for a folder or a name; None means 0.
 
     Raises:
-        UserError: nothing is there, the team has no such agent, or a json is one agent already.
+        UserError: the path does not exist, the team has no such agent, or `agent` is given with the json of one agent.
     """
     given, path = path, Path(path)
     if path.is_file():
@@ -72,14 +72,14 @@ def team_records(folder: Path) -> dict[int, Path]:
     """The jsons of a team by the agents' indices, in order; empty if the folder contains none.
 
     Raises:
-        UserError: a json is damaged, or no agent's.
+        UserError: a json is damaged, or not of an agent.
     """
     indices = {read_record(path)[0]["agent"]["index"]: path for path in folder.glob("*.json")}
     return dict(sorted(indices.items()))
 
 
 def weights_path(record: Path) -> Path:
-    """Where the weights of an agent's json lie."""
+    """The path of the weights of an agent's json."""
     return record.with_name(f"{record.name.removesuffix('.json')}.safetensors")
 
 
@@ -95,27 +95,27 @@ def read_record(path: Path) -> tuple[dict[str, Any], bool]:
         the content, and whether it was sealed: version 0.1.0 wrote no seal.
 
     Raises:
-        UserError: the file is damaged, of another format, or no agent's.
+        UserError: the file is damaged, of another format, or not of an agent.
     """
     try:
-        told = parse_json(path.read_bytes(), infinity=True)  # what bounds nothing
+        content = parse_json(path.read_bytes(), infinity=True)  # bounds may be infinite
     except ValueError as error:
         raise UserError(f"{path} is damaged: it is not JSON ({error}); {AGAIN}") from error
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} does not describe an agent that `dof export` wrote")
     try:
-        if told.get("format_version") not in (FORMAT_VERSION, _WITHOUT_SEAL):
-            _WRITTEN_BY("", told)
+        if content.get("format_version") not in (FORMAT_VERSION, _WITHOUT_SEAL):
+            _WRITTEN_BY("", content)
             raise UserError(
-                f"{path} has format_version {told.get('format_version')}, dof-lightning {__version__} reads "
-                f"{FORMAT_VERSION}; it was written by {told['versions']['dof-lightning']}: {AGAIN}"
+                f"{path} has format_version {content.get('format_version')}, dof-lightning {__version__} reads "
+                f"{FORMAT_VERSION}; it was written by {content['versions']['dof-lightning']}: {AGAIN}"
             )
-        content = unsealed(told, owed=told["format_version"] == FORMAT_VERSION)
+        record = unsealed(content, owed=content["format_version"] == FORMAT_VERSION)
         _RECORD("", content)
         _check_sizes(content["agent"])
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}; {AGAIN}") from error
-    return content, KEY in told
+    return record, KEY in content
 
 
 def _check_sizes(about: Mapping[str, Any]) -> None:

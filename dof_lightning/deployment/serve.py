@@ -3,8 +3,8 @@
     {"reset": 7}                                       -> {"reset": 7}
     {"observation": [0.1, ...], "legal": [true, ...]}  -> {"action": [0.5, -1.0]}      (legal may be left out)
 
-Actions are in the units of the agent's world; if those are not [-1, 1], or indices from 0, `decision` is the same in
-these. Observations may be `[E, O_i]`, one row per episode. An invalid request is answered by {"error": "..."}.
+Actions are in the units of the agent's world; if those are not [-1, 1], or indices from 0, `decision` is the action in
+these units. Observations may be `[E, O_i]`, one row per episode. An invalid request is answered by {"error": "..."}.
 """
 
 import json
@@ -40,8 +40,8 @@ def answer(agent: Agent, line: str) -> dict[str, Any]:
         legal = request.get("legal")
         legal = None if legal is None else torch.tensor(legal)
         decision = agent.decide(torch.tensor(request["observation"]), legal)
-        told = {} if agent.units is None else {"decision": decision.tolist()}
-        return {"action": agent.to_world(decision).tolist()} | told
+        extra = {} if agent.units is None else {"decision": decision.tolist()}
+        return {"action": agent.to_world(decision).tolist()} | extra
     except UserError as error:
         return {"error": str(error)}
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError) as error:
@@ -60,9 +60,9 @@ def main() -> int:
         return 2
     try:
         serve(agent)
-    except KeyboardInterrupt:  # the process that asks is ending too, and reports it
+    except KeyboardInterrupt:  # the asking process ends, too, and reports it
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # nobody reads the answers; Python would complain once more on exit
+    except BrokenPipeError:  # the reader has ended; Python would complain again on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return 0

@@ -1,9 +1,9 @@
-"""A module as plain containers and tensors, and back: what it *is*, not the arguments it was made with.
+"""A module as plain containers and tensors, and back: a description of its contents, not of its arguments.
 
 Agent i of a team cannot be rebuilt from the team's configuration: its layers are slices of stacked ones, and a
 network shared by all agents keeps the width of N identities. So every module is described by its class, its plain
-attributes, its tensors and its submodules, whatever they are, and is assembled without calling a constructor. A
-module that gains an argument or a part is exported with it, and nothing here changes.
+attributes, its tensors and its submodules, and is assembled without calling a constructor. A
+module that gains an argument or a part is exported without a change here.
 """
 
 import importlib
@@ -110,10 +110,10 @@ def _rebuild_object(node: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> A
 
 
 def _blank(path: str) -> Any:
-    """Makes an instance of one of the classes that policies are made of, without calling its constructor."""
+    """Makes an instance of a class that policies consist of, without calling its constructor."""
     module_name, _, name = current_name(path).rpartition(".")
     if not _is_trusted(module_name):
-        raise UserError(f"structure: {path} is none of the classes that agents are made of")
+        raise UserError(f"structure: {path} is not one of the classes that agents consist of")
     try:
         kind = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:

@@ -13,10 +13,10 @@ from dof_lightning.errors import UserError
 class WorldUnits(nn.Module):
     """Maps a decision to an action of the world.
 
-    A range is mapped as the environment's adapter maps it, so that both agree to the last bit.
+    The formula is that of the environment's adapter, so that both are bit-identical.
 
     Args:
-        told: `low` and `high`, A_i numbers each, of a continuous action; or `start`, the number of the first choice.
+        units: `low` and `high`, A_i numbers each, for a continuous action; or `start`, the number of the first choice.
         action_dim: A_i.
 
     Shapes:
@@ -24,7 +24,7 @@ class WorldUnits(nn.Module):
         indices from `start`
 
     Raises:
-        UserError: `told` has neither, or not for A_i dimensions.
+        UserError: `units` has neither, or not for A_i dimensions.
     """
 
     low: Tensor
@@ -32,18 +32,18 @@ class WorldUnits(nn.Module):
     least: Tensor
     most: Tensor
 
-    def __init__(self, told: Mapping[str, Any], action_dim: int) -> None:
+    def __init__(self, units: Mapping[str, Any], action_dim: int) -> None:
         super().__init__()
-        self.start: int | None = told.get("start")
+        self.start: int | None = units.get("start")
         if self.start is not None:
             return
         try:
-            low, high = (np.asarray(told[name], dtype=np.float64) for name in ("low", "high"))
+            low, high = (np.asarray(units[name], dtype=np.float64) for name in ("low", "high"))
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"agent.action_units={dict(told)} must hold low and high, or start") from error
+            raise UserError(f"agent.action_units={dict(units)} must contain low and high, or start") from error
         if low.shape != (action_dim,) or high.shape != (action_dim,) or not np.isfinite(high - low).all():
-            raise UserError(f"agent.action_units={dict(told)} must hold {action_dim} finite numbers in low and in high")
-        # In the json they are decimals; as 32-bit floats they may lie outside by a rounding error.
+            raise UserError(f"agent.action_units={dict(units)} must have {action_dim} finite numbers in low and high")
+        # They are decimals in the json; as 32-bit floats they may be outside by a rounding error.
         least, most = low.astype(np.float32), high.astype(np.float32)
         least = np.where(least < low, np.nextafter(least, np.float32(np.inf)), least)
         most = np.where(most > high, np.nextafter(most, np.float32(-np.inf)), most)
@@ -54,6 +54,6 @@ class WorldUnits(nn.Module):
         """Converts a decision to the world's units."""
         if self.start is not None:
             return decision + self.start
-        low, high, least, most = (told.to(decision.device) for told in (self.low, self.high, self.least, self.most))
+        low, high, least, most = (bound.to(decision.device) for bound in (self.low, self.high, self.least, self.most))
         share = 0.5 * (decision.double().clamp(-1.0, 1.0) + 1.0)
         return (low + share * (high - low)).float().clamp(least, most)

@@ -19,9 +19,9 @@ class StepInfo:
         legal: `[E, N, A]` bool, legal discrete actions at the new observation; None if all are.
         state: `[E, S]` float32, the new global state; None if there is none.
         alive: `[E, N]` bool; None if agents never die.
-        won: `[E]` bool, battles won at this step; None if there is nothing to win.
+        won: `[E]` bool, battles won at this step; None if there are no battles.
         extra_observations: `[E, M, O']`, the observations of agents that are not learned (prey), padded with zeros.
-        extra_actions: `[E, M, A']`, the actions those agents took in this step.
+        extra_actions: `[E, M, A']`, the actions that those agents took in this step.
         extra_rewards: `[E, M]`, the rewards of those agents.
     """
 
@@ -62,8 +62,8 @@ class VectorEnv(ABC):
 
     spec: EnvSpec
     has_random_start = True  # False: every episode starts with the same observations, whatever its seed
-    law: Tensor | None = None  # games: probabilities of the joint outcomes in the data, one dimension per agent
-    episodes_at_once = 500  # a constant, because collectors draw noise for so many at a time
+    law: Tensor | None = None  # in games: probabilities of the data's joint outcomes, one dimension per agent
+    episodes_at_once = 500  # a constant, because collectors draw noise for this many episodes at a time
 
     @abstractmethod
     def reset(self, seeds: Tensor) -> Tensor:
@@ -77,10 +77,10 @@ class VectorEnv(ABC):
         """
 
     def reset_like(self, observations: Tensor) -> Tensor | None:
-        """Starts episodes in the states in which agents see the given observations `[E, N, O]`.
+        """Starts episodes in the states that have the given observations `[E, N, O]`.
 
         Returns:
-            the observations then, `[E, N, O]`; None if states cannot be read off observations, and nothing was started.
+            the new observations, `[E, N, O]`; None, without a start, if states cannot be inferred from observations.
         """
         return None
 
@@ -96,7 +96,7 @@ class VectorEnv(ABC):
         """
 
     def render(self, index: int) -> np.ndarray:
-        """Draws episode `index` as it is now: `[height, width, 3]` uint8; needs no display.
+        """Draws the current state of episode `index`: `[height, width, 3]` uint8; needs no display.
 
         Raises:
             RuntimeError: the environment cannot draw (`can_render`), or no episode is running.
@@ -107,7 +107,7 @@ class VectorEnv(ABC):
     def missing(self) -> str | None:
         """The packages that must be installed before episodes can be played, in one line; None if nothing is missing.
 
-        The spec is available without them, so that one can train on the environment's data (`rollout=none`).
+        The spec is available without them, so that the environment's data can be trained on (`rollout=none`).
         """
         return None
 
@@ -118,7 +118,7 @@ class VectorEnv(ABC):
             UserError: names what to install, and adds that training does not need it.
         """
         if self.missing is not None:
-            raise UserError(f"env={self.spec.name} cannot be played: {self.missing}; to train without: rollout=none")
+            raise UserError(f"env={self.spec.name} cannot be played: {self.missing}; to train without it: rollout=none")
 
     @property
     def can_render(self) -> bool:
@@ -127,12 +127,12 @@ class VectorEnv(ABC):
 
     @property
     def legal(self) -> Tensor | None:
-        """`[E, N, A]` bool, legal discrete actions now; None if all are."""
+        """`[E, N, A]` bool, current legal discrete actions; None if all are."""
         return None
 
     @property
     def state(self) -> Tensor | None:
-        """`[E, S]` float32, the global state now; None if there is none."""
+        """`[E, S]` float32, the current global state; None if there is none."""
         return None
 
     @property
@@ -142,20 +142,20 @@ class VectorEnv(ABC):
 
 
 def check_continuous(actions: Tensor, expected: tuple[int, ...]) -> None:
-    """Refuses actions that are no finite numbers of the shape `[E, N, A]`.
+    """Refuses actions that are not finite numbers of the shape `[E, N, A]`.
 
     Raises:
         ValueError: they are not.
     """
     if tuple(actions.shape) != expected:
         raise ValueError(f"actions have shape {tuple(actions.shape)}, expected [E, N, A] = {expected}")
-    # A finite sum means finite terms: one reduction, and a second look only if the sum is not finite.
+    # A finite sum means finite terms: one reduction, and an exact check only if the sum is not finite.
     if not math.isfinite(float(actions.sum())) and not bool(actions.isfinite().all()):
-        raise ValueError("actions hold a value that is not finite")
+        raise ValueError("actions contain a value that is not finite")
 
 
 def check_discrete(actions: Tensor, expected: tuple[int, ...]) -> None:
-    """Refuses actions that are no integers of the shape `[E, N]`; whether they are choices is another matter.
+    """Refuses actions that are not integers of the shape `[E, N]`; whether they are choices is not checked.
 
     Raises:
         ValueError: they are not.

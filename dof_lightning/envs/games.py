@@ -24,11 +24,11 @@ LANDMARK_GAME_VARIANT = "rings"
 
 
 class GaussianGame(VectorEnv):
-    """One step, two agents: agent i chooses coordinate i of a point; together they should draw from a mixture.
+    """One step, two agents: agent i chooses coordinate i of a point; together their points should follow a mixture.
 
-    The law is a mixture of Gaussians at (+-1, +-1) with sigma 0.1. An action a stands for the coordinate 1.5 a. There
-    is nothing to see: the observation is the number 0, whatever the seed. The reward is 1 for both if the point lies
-    within 3 sigma of a mode that has weight, else 0.
+    The distribution is a mixture of Gaussians at (+-1, +-1) with sigma 0.1. An action a stands for the coordinate 1.5
+    a. There is nothing to observe: the observation is the number 0 for every seed. The reward is 1 for both if the
+    point lies within 3 sigma of a mode that has weight, else 0.
 
     Args:
         weights: `[2, 2]`, the quadrants' weights; rows x1 = -1, +1, columns x2 = -1, +1; not negative, they sum to 1.
@@ -116,12 +116,12 @@ def actions_of(points: Tensor) -> Tensor:
 
 
 class LandmarkGame(ParticleEnv):
-    """Spread's physics, observations and rewards, from starts where every assignment can be carried out in time.
+    """Spread with starts from which every assignment can be completed in time.
 
     The landmarks are always the same corners of a triangle, on a circle of radius 0.8. Agents start at rest, evenly
-    spaced on a circle of radius 0.3, which is turned by any angle and occupied in any order. Landmarks are so far apart
-    (1.39) that three discs of radius 0.15 can stand on all of them; Spread's own starts are uniform, and often put two
-    landmarks within one disc.
+    spaced on a circle of radius 0.3, which is turned by any angle and occupied in any order. Landmarks are far enough
+    apart (1.39) for three discs of radius 0.15 to cover all of them; Spread's own starts are uniform and often place
+    two landmarks within one disc.
 
     Args:
         device: the device of the episodes' tensors.
@@ -144,7 +144,7 @@ class LandmarkGame(ParticleEnv):
 
 
 def _ring(turn: Tensor, place: Tensor) -> Tensor:
-    """Points `[E, 3, 2]` on the unit circle at places `[E, 3]` of three, turned by `[E]` in [0, 1) of a circle."""
+    """Points `[E, 3, 2]` on the unit circle at places `[E, 3]` (0, 1 or 2), turned by `[E]` in [0, 1) of a circle."""
     angle = 2 * math.pi * (turn[:, None] + place / 3)
     return torch.stack([angle.cos(), angle.sin()], dim=-1)
 

@@ -11,7 +11,7 @@ from dof_lightning.envs.base import StepResult
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 
-_WHAT = {"observations": "observation", "state": "global state"}  # that a number stands in
+_WHAT = {"observations": "observation", "state": "global state"}  # names for messages about a number
 
 
 def check_reset(spec: EnvSpec, seeds: Tensor, observations: Tensor, state: Tensor | None, legal: Tensor | None) -> None:
@@ -25,7 +25,7 @@ def check_reset(spec: EnvSpec, seeds: Tensor, observations: Tensor, state: Tenso
         legal: should be `[E, N, A]`, or None.
 
     Raises:
-        UserError: it contradicts the spec; the line names environment, agent, step and seed.
+        UserError: it contradicts the spec; the message names environment, agent, step and seed.
     """
     running = torch.ones(len(seeds), dtype=torch.bool, device=observations.device)
     _check(spec, seeds, 0, running, {"observations": observations, "state": state, "legal": legal})
@@ -35,7 +35,7 @@ def check_step(spec: EnvSpec, seeds: Tensor, step: int, running: Tensor, actions
     """Refuses a step of E episodes if it contradicts the spec.
 
     Args:
-        spec: of the environment.
+        spec: the environment's spec.
         seeds: `[E]`, for the message.
         step: number of steps done, including this one.
         running: `[E]` bool, the episodes that had not ended before; results of the others are not checked.
@@ -43,24 +43,24 @@ def check_step(spec: EnvSpec, seeds: Tensor, step: int, running: Tensor, actions
         result: the environment's result.
 
     Raises:
-        UserError: it contradicts the spec; the line names environment, agent, step and seed.
+        UserError: it contradicts the spec; the message names environment, agent, step and seed.
     """
     for name in ("terminated", "truncated"):
         _check_shape(spec, step, name, getattr(result, name), (len(seeds),))
     info = result.info
-    told = {"observations": result.observations, "rewards": result.rewards, "state": info.state}
-    told |= {"legal": info.legal, "alive": info.alive}
-    _check(spec, seeds, step, running, told, actions)
+    arrays = {"observations": result.observations, "rewards": result.rewards, "state": info.state}
+    arrays |= {"legal": info.legal, "alive": info.alive}
+    _check(spec, seeds, step, running, arrays, actions)
 
 
 def refuse(environment: str, agent: str | None, step: int, what: str) -> NoReturn:
     """Raises a one-line error that names the environment, the agent, the step and the defect.
 
     Args:
-        environment: its name.
+        environment: the environment's name.
         agent: the agent concerned; None means all agents.
         step: the episode's step; 0 is the reset.
-        what: what is wrong, and what would be right.
+        what: the defect, and the expected value.
 
     Raises:
         UserError: always.
@@ -75,10 +75,10 @@ def _check(
     seeds: Tensor,
     step: int,
     running: Tensor,
-    told: Mapping[str, Tensor | None],
+    arrays: Mapping[str, Tensor | None],
     actions: Tensor | None = None,
 ) -> None:
-    given = {name: tensor for name, tensor in told.items() if tensor is not None}
+    given = {name: tensor for name, tensor in arrays.items() if tensor is not None}
     shapes = {
         "observations": (len(seeds), spec.n_agents, spec.observation_dim),
         "rewards": (len(seeds), spec.n_agents),
@@ -101,9 +101,9 @@ def _check(
             agent = None if name == "state" else spec.agents[place[1]].name
             number = f"number {place[-1]} of the {_WHAT[name]}" if name in _WHAT else "the reward"
             what = f"{number} is {float(tensor[tuple(place)])} (episode with seed {int(seeds[place[0]])})"
-            refuse(spec.name, agent, step, f"{what}; the environment must hand over finite numbers")
+            refuse(spec.name, agent, step, f"{what}; the environment must return finite numbers")
 
 
 def _check_shape(spec: EnvSpec, step: int, name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != expected:
-        refuse(spec.name, None, step, f"{name} has shape {list(tensor.shape)}, the spec says {list(expected)}")
+        refuse(spec.name, None, step, f"{name} has shape {list(tensor.shape)}, the spec requires {list(expected)}")

@@ -17,22 +17,22 @@ from dof_lightning.envs.pettingzoo.env import PettingZooEnv
 from dof_lightning.errors import UserError, explain_missing_module
 
 _FACTORY = "gymnasium_robotics.envs.multiagent_mujoco.mamujoco_v1.parallel_env"
-_LONGEST = 1000  # steps after which the package itself ends an episode
+_LONGEST = 1000  # number of steps after which the package itself ends an episode
 _USELESS_WARNING = "compiler attribute 'settotalmass' is deprecated"  # about the robot's file, once per copy
 
 
 class MaMuJoCoEnv(PettingZooEnv):
     """`gymnasium_robotics`' MaMuJoCo (de Witt et al. 2020; Peng et al. 2021) through the PettingZoo adapter.
 
-    Agent i moves its own joints and sees them, those nearby and the robot's trunk; the reward is the team's. All
+    Agent i moves its own joints and observes them, nearby joints and the robot's trunk; the reward is the team's. All
     physics are MuJoCo's, so its version is part of the recipe. A time limit is a truncation; an ant that falls or
     jumps terminates.
 
     Args:
         name: a name for people and folders.
         scenario: the robot, e.g. `HalfCheetah`, `Ant`, `Hopper`, `Walker2d`.
-        agent_conf: number of agents and of joints per agent, e.g. `2x3`; the package defines which there are.
-        agent_obsk: an agent sees joints up to this many links away from its own.
+        agent_conf: number of agents and of joints per agent, e.g. `2x3`; the package defines the valid ones.
+        agent_obsk: an agent observes joints up to this many links away from its own.
         horizon: steps after which an episode is truncated, 1000 at most.
         global_state: whether to record the robot's observation as the state.
         picture_size: height and width of pictures, in pixels.
@@ -69,20 +69,20 @@ class MaMuJoCoEnv(PettingZooEnv):
 
     @property
     def can_render(self) -> bool:
-        """See `VectorEnv.can_render`: True if MuJoCo finds a way to draw without a display."""
+        """See `VectorEnv.can_render`: True if MuJoCo can draw without a display."""
         return super().can_render and _has_graphics()
 
     def _make(self, arguments: Mapping[str, Any]) -> ParallelEnv:
         try:
             env = super()._make(arguments)
-        except Exception as error:  # the package raises bare assertions for what it does not know
+        except Exception as error:  # the package raises bare assertions for unknown names
             if type(error) not in (Exception, NotImplementedError):
                 raise
             raise UserError(
                 f"env.scenario={arguments['scenario']} with env.agent_conf={arguments['agent_conf']}: "
                 f"MaMuJoCo refuses them ({' '.join(str(error).split())})"
             ) from error
-        # On a CPU, drawing without shadows and with one sample per pixel takes a small part of the time.
+        # On a CPU, drawing without shadows and with one sample per pixel takes a fraction of the time.
         quality = env.single_agent_env.unwrapped.model.vis.quality
         quality.shadowsize, quality.offsamples = 0, 0
         return env

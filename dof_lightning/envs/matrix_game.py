@@ -13,9 +13,9 @@ from dof_lightning.spec import AgentSpec, EnvSpec, ReferenceScores
 
 
 class MatrixGame(VectorEnv):
-    """N agents choose at once; all of them earn the payoff of the joint choice, and the game is over.
+    """N agents choose at once, all of them receive the payoff of the joint choice, and the game ends.
 
-    There is nothing to see: every observation is one zero. Scores are normalised by the table: 0 is its mean, which
+    There is nothing to observe: every observation is one zero. Scores are normalised by the table: 0 is its mean, which
     uniformly random agents earn, 100 its largest entry.
 
     Args:
@@ -66,7 +66,7 @@ def _table(payoff: Sequence[Any]) -> Tensor:
     except (TypeError, ValueError) as error:
         raise UserError(f"env.payoff={payoff} must be a table of numbers: rows of equal length") from error
     if table.ndim < 2 or not np.isfinite(table).all():
-        raise UserError(f"env.payoff={payoff} must be nested lists of finite numbers, one level an agent, at least two")
+        raise UserError(f"env.payoff={payoff} must be nested lists of finite numbers, a level per agent, at least two")
     if np.ptp(table) == 0:
         raise UserError(f"env.payoff={payoff} is the same for all choices: there is nothing to learn")
     return torch.from_numpy(table)

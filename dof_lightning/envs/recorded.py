@@ -11,7 +11,7 @@ from dof_lightning.spec import EnvSpec
 
 
 class RecordedEnv(VectorEnv):
-    """Agents, observations and actions as a dataset describes them; nothing can be played.
+    """A world described by a dataset's agents, observations and actions; it cannot be played.
 
     Args:
         spec: the spec of the world that the dataset was collected in.
@@ -23,7 +23,7 @@ class RecordedEnv(VectorEnv):
     @property
     def missing(self) -> str:
         """See the base class."""
-        return "experiment=none names no world; type env=<the one that the data came from>"
+        return "experiment=none names no environment; type env=<the one that the data came from>"
 
     @property
     def can_render(self) -> bool:

@@ -1,12 +1,12 @@
-"""The coordination gap: the information that no product of the agents' laws can represent, in nats.
+"""The coordination gap: the information, in nats, that no product of the agents' distributions can represent.
 
-Gap = sum_i H(x_i | o_i) - H(x_tot | o_tot). In a game with a table it has a closed form. Elsewhere it is estimated from
+Gap = sum_i H(x_i | o_i) - H(x_tot | o_tot). In a game with a table it has a closed form. Otherwise it is estimated from
 two trained models, a factorised one (A) and a centralised one (B). With y = sqrt(snr) x + eps,
 dI(x; y) / dsnr = mmse(snr) / 2 (I-MMSE; Guo, Shamai and Verdu, 2005, theorem 2), so that
 
     gap = 1/2 int_0^inf (mmse_A - mmse_B) dsnr = 1/2 int (E_A - E_B) dlog(snr),
 
-E = E ||eps - eps_theta||^2 = snr mmse being the squared noise error summed over agents and entries.
+where E = E ||eps - eps_theta||^2 = snr mmse is the squared noise error summed over agents and entries.
 """
 
 import math
@@ -28,11 +28,12 @@ class CoordinationGap:
     """An estimate of the coordination gap.
 
     Attributes:
-        nats: the gap between snr_K and snr_1. Both models err beyond their mmse: B's surplus lowers it, A's raises it.
-        standard_error: standard error of `nats` over held-out windows taken as independent (those of one episode are
-            not), with the models held fixed.
+        nats: the gap between snr_K and snr_1. The models' errors exceed their mmse: B's excess lowers it, A's raises
+            it.
+        standard_error: standard error of `nats` over held-out windows, assumed independent (those of one episode are
+            not), with fixed models.
         discretization_error: difference to the integral over every other level; it is large if K is small.
-        snr_lowest, snr_highest: the range of the schedule; dependence finer than 1 / sqrt(snr_highest) is not seen.
+        snr_lowest, snr_highest: the range of the schedule; dependence finer than 1 / sqrt(snr_highest) is not measured.
         windows: number of windows that were denoised.
     """
 
@@ -51,12 +52,13 @@ class CoordinationGap:
 def integrate_errors(difference: Tensor, alpha_bars: Tensor) -> Tensor:
     """1/2 int (E_A - E_B) dlog(snr) by the trapezoidal rule over the schedule's K levels.
 
-    Nothing is added for the range outside. Below snr_K the integrand falls as snr (if A and B know the same) or
-    slower, and at most snr_K Var(x) / 2 is missed; above snr_1, dependence that so little noise hides is missed.
+    Nothing is added for the range outside. Below snr_K the integrand falls as snr (if A and B have the same
+    information) or slower, and at most snr_K Var(x) / 2 is missed; above snr_1, dependence that this little noise hides
+    is missed.
 
     Args:
         difference: `[..., K]`, E_A - E_B at k = 1..K.
-        alpha_bars: `[K + 1]`, the schedule's, k = 0 first.
+        alpha_bars: `[K + 1]`, the schedule's values from k = 0 on.
 
     Returns:
         `[...]`, nats.
@@ -74,7 +76,7 @@ def estimate(
 
     Args:
         factorized: A, whose f satisfies IGD.
-        centralized: B, whose agents see one another's x, in f or in the denoiser.
+        centralized: B, whose agents have access to each other's x, in f or in the denoiser.
         batches: held-out windows.
         seed: the noise's seed.
 
@@ -86,11 +88,11 @@ def estimate(
     centralized.eval()
     alpha_bars, gaps, coarse = factorized.schedule.alpha_bars, [], []
     for number, batch in enumerate(batches):
-        data, others = (
+        data, data_b = (
             model.diffused(batch, make_generator(seed, "coordination gap", number))
             for model in (factorized, centralized)
         )
-        if not _are_alike(data.x0, others.x0) or not _are_alike(data.mask, others.mask):
+        if not _are_alike(data.x0, data_b.x0) or not _are_alike(data.mask, data_b.mask):
             raise UserError(
                 "compare: the two models do not diffuse the same data (windows, normaliser); train them alike"
             )
@@ -98,14 +100,14 @@ def estimate(
         for k in range(1, factorized.schedule.steps + 1):
             errors = [
                 model.noise_error(about, k, make_generator(seed, "coordination gap", number, k))
-                for model, about in ((factorized, data), (centralized, others))
+                for model, about in ((factorized, data), (centralized, data_b))
             ]
             per_level.append(errors[0] - errors[1])
         difference = torch.stack(per_level, dim=-1)
         gaps.append(integrate_errors(difference, alpha_bars))
         coarse.append(integrate_errors(difference[..., ::2], alpha_bars[[0, *range(1, len(alpha_bars), 2)]]))
     if not gaps:
-        raise UserError("no window is held out; more episodes (data.episodes) would have some")
+        raise UserError("no window is held out; use more episodes (data.episodes)")
     gap, kept = torch.cat(gaps), alpha_bars[1:]
     lowest, highest = (float(level / (1 - level)) for level in (kept[-1], kept[0]))
     error = float(gap.std(correction=0)) / math.sqrt(len(gap))
@@ -119,16 +121,16 @@ def _check_pair(factorized: DoFLightningModule, centralized: DoFLightningModule)
         raise UserError(f"compare: the two checkpoints were trained on different datasets ({names})")
     if not _is_factorized(factorized) or _is_factorized(centralized):
         raise UserError(
-            "compare: checkpoint= must be a factorised model and compare= one whose f or denoiser sees all agents "
+            "compare: checkpoint= must be a factorised model and compare= one whose f or denoiser reads all agents "
             "(noise_factorization=attention, denoiser=attention_mlp or attention_unet); swap them, or train the other"
         )
     if any(model.settings.seeds.count for model in (factorized, centralized)):
         raise UserError(
-            "compare: a model with algorithm.shared_seeds is told a seed made from the data, so its error says nothing "
-            "about what can be known; train with algorithm.shared_seeds=null"
+            "compare: a model with algorithm.shared_seeds gets a seed made from the data, so its error does not show "
+            "what agents can know; train with algorithm.shared_seeds=null"
         )
     if factorized.window != centralized.window:
-        raise UserError("compare: the two models diffuse windows of different lengths; train them alike")
+        raise UserError("compare: the two models diffuse windows of different lengths; train both with the same length")
     ours, theirs = factorized.schedule.alpha_bars, centralized.schedule.alpha_bars
     if ours.shape != theirs.shape or not torch.equal(ours, theirs):
         raise UserError(

@@ -28,7 +28,7 @@ class Variant:
 
     @property
     def sampler_steps(self) -> int:
-        """Steps of the reverse chain; all K if none are specified."""
+        """Number of steps of the reverse chain; all K if none is specified."""
         return self.config["sampler"]["steps"] or self.config["schedule"]["steps"]
 
 
@@ -53,14 +53,14 @@ class Result:
 
 
 def listed(stored: Mapping[str, Any], tails: Sequence[str]) -> list[str]:
-    """The keys that are given a list although a checkpoint's configuration has none there."""
+    """The keys that are set to a list although a checkpoint's configuration has no list there."""
     values = dict(leaves(stored))
     pairs = [split_tail(tail) for tail in tails]
     return [key for key, text in pairs if text.lstrip().startswith("[") and not isinstance(values.get(key), list)]
 
 
 def expand(stored: dict[str, Any], tails: Sequence[str]) -> list[Variant]:
-    """Every combination of the listed values, the last list varying fastest.
+    """Makes a variant of every combination of the listed values; the last list varies fastest.
 
     Args:
         stored: a checkpoint's configuration; not changed.
@@ -82,9 +82,9 @@ def expand(stored: dict[str, Any], tails: Sequence[str]) -> list[Variant]:
 
 
 def measure(checkpoint: Checkpoint, variants: Sequence[Variant]) -> list[Result]:
-    """Evaluates every variant as `dof eval` evaluates one, and times their decisions side by side.
+    """Evaluates every variant as in `dof eval`, and times their decisions side by side.
 
-    All are built before any is rolled out, so a variant that cannot be built is refused at once.
+    All variants are built before any is rolled out, so one that cannot be built is refused at once.
 
     Raises:
         UserError: see `evaluate`.
@@ -101,7 +101,7 @@ def measure(checkpoint: Checkpoint, variants: Sequence[Variant]) -> list[Result]
 def _values(key: str, text: str) -> list[Any]:
     values = parse(key, text)
     if not isinstance(values, list) or not values or any(isinstance(value, (list, dict)) for value in values):
-        raise UserError(f"{key}={text} must be a list of values, as {key}=[<value>,<value>]")
+        raise UserError(f"{key}={text} must be a list of values: {key}=[<value>,<value>]")
     twice = next((value for index, value in enumerate(values) if value in values[:index]), None)
     if twice is not None or values.count(None) > 1:
         raise UserError(f"{key}={text} names {_text(twice)} twice; name it once")
@@ -109,7 +109,7 @@ def _values(key: str, text: str) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-    """A value as a user types it."""
+    """Formats a value as it is typed."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)

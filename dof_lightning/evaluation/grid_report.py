@@ -43,21 +43,21 @@ class Files:
 
 
 def files(checkpoint: Path, keys: Sequence[str], output: Path | None = None) -> Files:
-    """`<run_dir>/sweeps/<checkpoint>_<keys>.{md,csv,png}`; another sweep over the same keys takes their place.
+    """`<run_dir>/sweeps/<checkpoint>_<keys>.{md,csv,png}`; another sweep over the same keys replaces them.
 
     Args:
-        checkpoint: the checkpoint, whose run folder is used; one outside a run folder gets the files beside it.
+        checkpoint: the checkpoint, whose run folder is used; the files of one outside a run folder are beside it.
         keys: the keys that are listed.
         output: a folder to use instead of `<run_dir>/sweeps`.
 
     Raises:
-        UserError: the folder cannot be made.
+        UserError: the folder cannot be created.
     """
     run_dir = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     folder = run_dir / "sweeps" if output is None else output
     above = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"output={folder} cannot be made, {above} is in the way; choose another output=")
+        raise UserError(f"output={folder} cannot be created, because {above} is not a folder; choose another output=")
     name = "_".join((checkpoint.stem, *keys))
     return Files(folder / f"{name}.md", folder / f"{name}.csv", folder / f"{name}.png")
 
@@ -76,7 +76,7 @@ def write(
     Args:
         where: the result of `files`.
         checkpoint: the checkpoint that was evaluated.
-        tails: what the user typed beside the checkpoint.
+        tails: the arguments typed besides the checkpoint.
         results: at least one result.
         env: the environment that was played, whose reference normalises the behaviour's return.
 
@@ -135,7 +135,7 @@ def _flat(result: Result) -> dict[str, Any]:
 
 
 def _draw(path: Path, checkpoint: Checkpoint, results: Sequence[Result], env: VectorEnv) -> None:
-    """Draws scores with standard errors above and decision times below, by sampler steps or the first listed key."""
+    """Draws scores with standard errors above, decision times below, against sampler steps or the first listed key."""
     from matplotlib.figure import Figure
 
     keys = list(results[0].variant.settings)
@@ -165,7 +165,7 @@ def _draw(path: Path, checkpoint: Checkpoint, results: Sequence[Result], env: Ve
 
 
 def _standard_error(result: Result, env: VectorEnv | None) -> float:
-    """Standard error of the mean return over episodes, in normalised scores if an environment is given."""
+    """Standard error of the mean return over episodes, in units of the normalised score if an environment is given."""
     error = result.score.return_std / math.sqrt(result.score.episodes)
     if env is None or env.spec.reference is None:
         return error
@@ -176,13 +176,13 @@ def _lines(results: Sequence[Result], across: str) -> dict[str, list[Result]]:
     """Groups results that differ in one key, by the values of the others."""
     lines: dict[str, list[Result]] = {}
     for result in results:
-        others = [f"{key}={value}" for key, value in result.variant.settings.items() if key != across]
-        lines.setdefault(" ".join(others) or "checkpoint", []).append(result)
+        settings = [f"{key}={value}" for key, value in result.variant.settings.items() if key != across]
+        lines.setdefault(" ".join(settings) or "checkpoint", []).append(result)
     return lines
 
 
 def _place(result: Result, across: str) -> float | str:
-    """The position on the horizontal axis: a number, or one of its names."""
+    """The position on the horizontal axis: a number or a name."""
     value = result.variant.sampler_steps if across == STEPS else result.variant.settings[across]
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 

@@ -13,8 +13,9 @@ from dof_lightning.seeding import make_generator
 def heldout_losses(checkpoint: Checkpoint, config: Mapping[str, Any], location: str) -> dict[str, float]:
     """The held-out losses of a checkpoint's averaged (EMA) weights, by TensorBoard tag.
 
-    The windows and their noise are those of a validation pass on one rank, so the curves of such a run end at these
-    values. They are a function of checkpoint and configuration, whatever devices it was trained on.
+    The windows and their noise are those of a validation pass on one rank, so the curves of a run on one rank end at
+    these values. They are a function of checkpoint and configuration, independent of the devices that it was trained
+    on.
 
     Args:
         checkpoint: the checkpoint with the weights.
@@ -22,7 +23,7 @@ def heldout_losses(checkpoint: Checkpoint, config: Mapping[str, Any], location: 
         location: the dataset's location.
 
     Returns:
-        means over the held-out windows; empty if the dataset holds no episodes out.
+        means over the held-out windows; empty if no episodes are held out.
     """
     algorithm = build_algorithm(checkpoint, config).eval()
     data = build(config["data"]["module"])(path=location, window=algorithm.window, seed=config["seed"])

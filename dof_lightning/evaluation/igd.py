@@ -1,4 +1,4 @@
-"""The IGD gauge: is the joint law that was trained the product of the agents' laws (Li et al., 2025, definition 2)?"""
+"""The IGD gauge: tests whether the joint distribution is the product of the agents' (Li et al., 2025, definition 2)."""
 
 import copy
 from collections.abc import Callable
@@ -21,9 +21,9 @@ _CHUNK = 512  # chains that run together; limited by the memory of a planner's n
 
 
 class Chains(Protocol):
-    """The interface that is measured: agents that can sample x_tot^0 by one joint chain, whether or not it acts."""
+    """The interface that is measured: agents that can sample x_tot^0 by one joint chain, even if they act otherwise."""
 
-    # Networks, two Factorizations and a Sampler; callbacks import this module and must know none of these classes.
+    # Networks, two Factorizations and a Sampler; callbacks import this module and must not depend on these classes.
     denoiser: Any
     noise_factorization: Any
     data_factorization: Any
@@ -50,9 +50,10 @@ class Effort:
     """The numbers of draws of a measurement.
 
     Attributes:
-        conditions: C, number of first observations of episodes that are conditioned on.
+        conditions: C, number of conditionings: first observations of episodes.
         draws: n, number of joint draws per sample and conditioning.
-        permutations: permutations per test; below 1000 no p-value can be below 1e-3, so no test can fail.
+        permutations: number of permutations per test; with fewer than 1000 no p-value is below 1e-3 and no test can
+            fail.
         rows: number of draws whose Jacobian is taken, and whose two chains are compared.
     """
 
@@ -68,7 +69,7 @@ class Effort:
             prefix: the prefix of the keys, for the message.
 
         Raises:
-            UserError: a number is too small to measure with.
+            UserError: a number is too small.
         """
         for name, least in (("conditions", 1), ("draws", 16), ("permutations", 1), ("rows", 1)):
             if getattr(self, name) < least:
@@ -85,16 +86,16 @@ class Gauge:
 
     Attributes:
         jacobian_ratio: largest |d eps_tot,i / d x_j|, j != i, over |d eps_tot,i / d x_i|, at all k of the sampler.
-        pathwise_error: max |joint chain - agents' own chains| on the same noise; None if there are no own chains.
+        pathwise_error: max |joint chain - agents' own chains| on the same noise; None if agents have no own chains.
         energy_distance: between joint draws and their product (each agent's part from another draw), squared.
         p_value: p-value of `energy_distance`, by permutation.
-        control_p_value: the same for joint draws against joint draws; small in 1 of 1000 seeds.
+        control_p_value: the p-value of joint draws against other joint draws; below 1e-3 for 1 of 1000 seeds.
         hsic: normalised HSIC of the most dependent pair of agents given the conditioning, less the average over its
             permutations; about 0 if agents are independent, see `hsic_test`.
         hsic_p_value: p-value of `hsic`, by permutation.
-        c2st_accuracy: accuracy of a classifier between joint draws and their product; 0.5 if they follow one law. It
-            does not count for `passed`, because it answers the same question as the energy distance.
-        passed: no agent sees another's x, paths agree, and both p-values are above 1e-3.
+        c2st_accuracy: accuracy of a classifier between joint draws and their product; 0.5 if they have the same
+            distribution. It is not part of `passed`, because it answers the same question as the energy distance.
+        passed: no agent's prediction depends on another's x, paths agree, and both p-values are above 1e-3.
     """
 
     jacobian_ratio: float
@@ -113,7 +114,7 @@ class Gauge:
 
 
 def has_joint_chain(policy: DecentralizedPolicy) -> bool:
-    """Whether there is anything to measure; only diffusion models joined by f and h are `Chains`."""
+    """Whether the policy can be measured; only diffusion models joined by f and h are `Chains`."""
     return bool(getattr(policy, "has_joint_chain", False))
 
 
@@ -147,7 +148,7 @@ def gauge_at(
     """Measures at fixed observations `[C, N, O]`; see `Gauge`.
 
     Args:
-        policy: its agents are `Chains`; not changed.
+        policy: a policy whose agents are `Chains`; it is not changed.
         observations: C conditionings; `effort.conditions` is not read.
         seed: the seed of all draws.
         effort: the numbers of draws.

@@ -18,7 +18,7 @@ from dof_lightning.seeding import make_generator
 from dof_lightning.spec import check_compatible
 from dof_lightning.threads import available_cores, threads_asked_for
 
-DECISION_REPETITIONS = 10  # how often a decision is timed; the fastest counts
+DECISION_REPETITIONS = 10  # number of timed repetitions of a decision; the fastest counts
 _CHUNK = 100  # report episodes that go through the policy together, if the environment plays so many at once
 
 NOT_EVALUATED: Mapping[str, Any] = {
@@ -39,12 +39,12 @@ class Score:
         episodes: number of episodes played.
         return_mean: episode return, mean over agents and episodes.
         return_std: standard deviation over episodes.
-        normalized_score: 0 is random, 100 the reference expert; None if nobody has published references.
+        normalized_score: 0 is random, 100 the reference expert; None if no references are published.
         own_normalized_score: the same, with references measured against the environment's own prey, if there are any.
         certificate: `passed` and `max_abs_delta`, see `Certificate.to_dict`.
         shared_seeds: M of agents that act on a common seed drawn before the episode; None for agents without one.
         execution: `decentralized`, or `centralized` if the agents acted as one.
-        win_rate: share of battles won; None if there is nothing to win.
+        win_rate: share of battles won; None if there are no battles.
     """
 
     episodes: int
@@ -70,7 +70,7 @@ def evaluate(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Score:
 
     Args:
         checkpoint: the checkpoint to evaluate.
-        config: the checkpoint's own configuration, possibly with changed `rollout`, `env` or sampler values.
+        config: the checkpoint's configuration, possibly with changed `rollout`, `env` or sampler values.
 
     Raises:
         UserError: environment and dataset do not fit together, or weights and configuration do not.
@@ -88,7 +88,7 @@ def build_policy(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Dec
 
 
 def first_decision(policy: DecentralizedPolicy, env: VectorEnv) -> Callable[[], Any]:
-    """A function to time: the first decision of an episode for all agents, including drawing their noise."""
+    """Returns a function to time: the first decision of an episode for all agents, including their noise."""
     observations = env.reset(evaluation_seeds(0, "selection", 1))
     generator = make_generator(0, "decision", device=observations.device)
     carry = policy.begin(1, observations.device, policy.draw_shared_seed(1, generator))
@@ -129,9 +129,9 @@ def normalize(env: VectorEnv, episode_return: float) -> float | None:
 
 
 def cores_per_process(processes: int) -> int:
-    """Threads that each process on this machine may use; more than its share makes everything many times slower.
+    """Threads that each process on this machine may use; more threads than its share make everything many times slower.
 
-    `OMP_NUM_THREADS` is a user's decision for each process, and SLURM's tasks have their own cores: neither is divided
+    `OMP_NUM_THREADS` is the user's choice for each process, and SLURM's tasks have their own cores: neither is divided
     again.
     """
     return _ASKED_FOR or max(1, available_cores() // (1 if "SLURM_PROCID" in os.environ else processes))

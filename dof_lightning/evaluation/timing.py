@@ -1,4 +1,4 @@
-"""Interleaved timing, so that the machine's other load affects everything compared alike."""
+"""Interleaved timing, so that the machine's other load affects all compared functions alike."""
 
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -10,7 +10,7 @@ Name = TypeVar("Name", bound=Hashable)
 def interleaved(functions: Mapping[Name, Callable[[], object]], repetitions: int) -> dict[Name, list[float]]:
     """Times functions in turn, so that the machine's other load affects all of them alike.
 
-    Each is called once before anything is timed.
+    Each function is called once before the timing starts.
 
     Args:
         functions: the functions by name.

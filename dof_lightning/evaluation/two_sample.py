@@ -1,6 +1,6 @@
-"""Tests on draws: do two samples follow one law, and are the agents' parts of a draw independent?
+"""Tests whether two samples have the same distribution, and whether the agents' parts of a draw are independent.
 
-All of them take C conditionings at once, never mix draws of different conditionings, and return one number for all.
+They take C conditionings at once, never mix draws of different conditionings, and return one number for all.
 """
 
 import torch
@@ -20,7 +20,7 @@ def energy_test(x: Tensor, y: Tensor, permutations: int, generator: torch.Genera
 
     Args:
         x: `[C, n, D]` draws.
-        y: as many others.
+        y: as many draws of the other sample.
         permutations: number of permutations of labels, within each conditioning.
         generator: draws them.
     """
@@ -34,25 +34,25 @@ def energy_test(x: Tensor, y: Tensor, permutations: int, generator: torch.Genera
 
 
 def classifier_accuracy(x: Tensor, y: Tensor, folds: int = 4) -> float:
-    """Classifier two-sample test (Lopez-Paz and Oquab, 2017): how well nearest neighbours separate x and y.
+    """Classifier two-sample test (Lopez-Paz and Oquab, 2017): accuracy of nearest neighbours in separating x and y.
 
     The classifier is the vote of the k nearest neighbours, k = sqrt(training draws) made odd, cross-validated: a draw
-    is judged by the other folds. Every fold holds as much of x as of y, so if both follow one law the accuracy is 0.5
-    in expectation. Its standard deviation is then above sqrt(1 / (8 C n)), because neighbours vote alike: 1.26 times
-    that over 100 seeds with C = 2, n = 100, D = 2.
+    is judged by the other folds. Every fold has as many draws of x as of y, so if both have the same distribution the
+    accuracy is 0.5 in expectation. Its standard deviation is then above sqrt(1 / (8 C n)), because neighbours' votes
+    are correlated: 1.26 times that over 100 seeds with C = 2, n = 100, D = 2.
 
     Args:
         x: `[C, n, D]` draws.
-        y: as many others.
-        folds: at least 2.
+        y: as many draws of the other sample.
+        folds: number of folds, at least 2.
     """
     n, distances = x.shape[1], _pooled_distances(x, y)
     fold = (torch.arange(n, device=x.device) * folds // n).repeat(2)
-    others = distances.masked_fill(fold[:, None] == fold[None], torch.inf)
+    trained_on = distances.masked_fill(fold[:, None] == fold[None], torch.inf)
     neighbours = int((2 * n * (folds - 1) / folds) ** 0.5) // 2 * 2 + 1
     labels = torch.ones(2 * n, dtype=x.dtype, device=x.device)
     labels[n:] = -1
-    votes = labels[others.topk(neighbours, largest=False).indices].sum(-1)
+    votes = labels[trained_on.topk(neighbours, largest=False).indices].sum(-1)
     return float((votes.sign() == labels).to(x.dtype).mean())
 
 
@@ -61,22 +61,22 @@ def hsic_test(x: Tensor, permutations: int, generator: torch.Generator) -> tuple
 
     HSIC_ij = tr(K_i H K_j H) / n^2 (Gretton et al., 2005, eq. 9) with Gaussian kernels, the median distance as
     bandwidth. It is divided by sqrt(HSIC_ii HSIC_jj) (kernel alignment, Cortes et al., 2012), so it lies in [0, 1] in
-    any unit, and is averaged over conditionings before the largest pair is taken; the same is done to every
+    any unit, and is averaged over conditionings before the largest pair is taken; the same is done for every
     permutation, so the p-value holds for all pairs together.
 
-    A permutation reshuffles every agent's draws and then shifts agent i's by i s. All n shifts s of a reshuffling come
-    out of one Fourier transform along the kernels' diagonals. Each is a uniformly random permutation; those of one
+    A permutation reshuffles every agent's draws and then shifts agent i's by i s. All n shifts s of a reshuffling are
+    computed by one Fourier transform along the kernels' diagonals. Each is a uniformly random permutation; those of one
     reshuffling are not independent of each other, which makes the p-value a little noisier than with as many separate
     ones, but does not change its mean [ours].
 
     Args:
         x: `[C, n, N, D]` draws.
-        permutations: rounded up to whole reshufflings, n each.
+        permutations: number of permutations, rounded up to whole reshufflings of n each.
         generator: draws them.
 
     Returns:
         the criterion, the p-value, and the criterion's mean over the permutations: its value for independent agents,
-        about 1 / n for single numbers and far more for long vectors; (0, 1, 0) for one agent.
+        about 1 / n for single numbers and much more for long vectors; (0, 1, 0) for one agent.
     """
     n, n_agents = x.shape[1:3]
     if n_agents == 1:
@@ -84,7 +84,7 @@ def hsic_test(x: Tensor, permutations: int, generator: torch.Generator) -> tuple
     rounds = -(-permutations // n)
     observed = torch.zeros(n_agents, n_agents, dtype=x.dtype, device=x.device)
     shuffled = observed.new_zeros(rounds, n, n_agents, n_agents)
-    for draws in x:  # one conditioning after another: its kernels take 24 N n^2 bytes
+    for draws in x:  # one conditioning at a time: its kernels take 24 N n^2 bytes
         kernels = _centred_kernels(draws)
         flat = kernels.flatten(1)
         observed += flat @ flat.T / len(x)
@@ -110,7 +110,7 @@ def _pooled_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _spread_or_one(draws: Tensor) -> Tensor:
-    """Standard deviations over the second dimension, 1 for constant entries: their size would drown all distances."""
+    """Standard deviations over the second dimension, 1 for constant entries, to avoid a division by 0."""
     spread = draws.std(1, keepdim=True)
     return torch.where(spread > 1e-6, spread, 1.0)
 
@@ -176,7 +176,7 @@ def quadrant_table(points: Tensor) -> Tensor:
 
 
 def product_of_marginals(table: Tensor) -> Tensor:
-    """The product law `[2, 2]` with the row and column sums of a table: the nearest product in KL divergence."""
+    """The product distribution `[2, 2]` with a table's row and column sums: the nearest product in KL divergence."""
     return table.sum(1, keepdim=True) * table.sum(0, keepdim=True)
 
 
@@ -188,11 +188,11 @@ def total_variation(p: Tensor, q: Tensor) -> float:
 def energy_distance(x: Tensor, y: Tensor) -> float:
     """Squared energy distance of two samples `[n, D]` of equal size, each dimension in units of the pooled deviation.
 
-    It is the statistic of `dof_lightning.evaluation.two_sample.energy_test`, which is biased: samples of one law differ
-    by about E|x - x'| / n.
+    It is the statistic of `dof_lightning.evaluation.two_sample.energy_test`, which is biased: samples of one
+    distribution differ by about E|x - x'| / n.
 
     Args:
         x: a sample.
-        y: another.
+        y: another sample.
     """
     return energy_test(x.double()[None], y.double()[None], 0, torch.Generator(device=x.device))[0]

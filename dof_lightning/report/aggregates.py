@@ -53,8 +53,8 @@ class Comparison:
     def of_means(self) -> str:
         """The reservations about an interquartile mean."""
         plain = any(over_runs.left_out(of_tasks) == 0 for of_tasks in self.scores.values())
-        said = " Of fewer than four runs none is left out: there it is the mean." if plain else ""
-        return said + self.reservations
+        text = " Of fewer than four runs none is left out: there it is the mean." if plain else ""
+        return text + self.reservations
 
 
 def comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list[Comparison]:
@@ -67,16 +67,16 @@ def comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list
         tasks = over_runs.common_tasks(scored)
         if len(scored) < 2 or not tasks:
             continue
-        told = {label: {task: of_tasks[task] for task in tasks} for label, of_tasks in scored.items()}
-        absent = [name for name in labels([group for group in groups if group.kind == kind]) if name not in told]
-        updates = budgets([group for group in groups if group.label in told and group.dataset in tasks])
+        common = {label: {task: of_tasks[task] for task in tasks} for label, of_tasks in scored.items()}
+        absent = [name for name in labels([group for group in groups if group.kind == kind]) if name not in common]
+        updates = budgets([group for group in groups if group.label in common and group.dataset in tasks])
         found.append(
             Comparison(
                 kind=kind,
-                scores=told,
+                scores=common,
                 tasks=tasks,
-                reservations=_reservations(told, absent) + (f" {updates}" if updates else ""),
-                first=compared(told, against),
+                reservations=_reservations(common, absent) + (f" {updates}" if updates else ""),
+                first=compared(common, against),
                 seed=seed,
             )
         )
@@ -90,18 +90,18 @@ def aggregates(found: Sequence[Comparison]) -> Iterator[Table]:
         yield _improvements(comparison)
 
 
-def compared(told: Iterable[str], against: str | None) -> str:
-    """The method that a report compares with the others: `against`, else DoF, else the first."""
-    names = list(told)
+def compared(methods: Iterable[str], against: str | None) -> str:
+    """Chooses the method that a report compares with the others: `against`, else DoF, else the first."""
+    names = list(methods)
     return next(name for name in (against, *OURS, *names) if name in names)
 
 
-def _reservations(told: dict[str, dict[str, np.ndarray]], absent: Sequence[str]) -> str:
+def _reservations(scored: dict[str, dict[str, np.ndarray]], absent: Sequence[str]) -> str:
     """The caveats to print below a number over several tasks."""
-    said = f" Left out, as they were not run on all of these: {', '.join(absent)}." if absent else ""
-    if min(len(values) for of_tasks in told.values() for values in of_tasks.values()) < LEAST_SEEDS:
-        said += f" Fewer than {LEAST_SEEDS} seeds in places: a sanity check, from which no ranking follows."
-    return said
+    text = f" Left out, as they were not run on all of these: {', '.join(absent)}." if absent else ""
+    if min(len(values) for of_tasks in scored.values() for values in of_tasks.values()) < LEAST_SEEDS:
+        text += f" Fewer than {LEAST_SEEDS} seeds in places: a sanity check, from which no ranking follows."
+    return text
 
 
 def by_kind(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
@@ -149,8 +149,8 @@ def _improvements(comparison: Comparison) -> Table:
     return Table(title=title, columns=("than", "probability", "95 % interval"), rows=tuple(rows), note=note)
 
 
-def _interval(told: Estimate, digits: int) -> str:
-    if told.interval is None:
+def _interval(estimate: Estimate, digits: int) -> str:
+    if estimate.interval is None:
         return "- (one seed)"
-    low, high = told.interval
+    low, high = estimate.interval
     return f"{low:.{digits}f} to {high:.{digits}f}"

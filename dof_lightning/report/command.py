@@ -18,7 +18,7 @@ from dof_lightning.report.tables import commands, details, flat, published_score
 
 _ENDINGS = {"markdown": ".md", "latex": ".tex", "csv": ".csv", "html": ".html"}
 FORMATS = tuple(_ENDINGS)
-_TARGET = 0.95  # of the data's return
+_TARGET = 0.95  # share of the data's return
 _KNOWN = ("output", "name", "title", "against", "target", "seed", "formats", "overwrite")
 
 
@@ -26,15 +26,16 @@ def report(arguments: Sequence[str]) -> list[Path]:
     """Writes a report of stores and run folders.
 
     Args:
-        arguments: folders, and key=value: `output` (a folder), `name` (of the files), `title`, `against` (whose
-            probability of scoring more is reported), `target` (share of the data's return for the time to reach it),
-            `seed` (of the bootstrap), `formats`, `overwrite` (true: replace existing files).
+        arguments: folders, and key=value: `output` (a folder), `name` (the files' name), `title`, `against` (the method
+            whose probability of scoring more is reported), `target` (share of the data's return for the time to reach
+            it), `seed` (the bootstrap's seed), `formats`, `overwrite` (true: replace existing files).
 
     Returns:
         the files.
 
     Raises:
-        UserError: an argument names nothing, there is nothing to report, or existing files would be replaced.
+        UserError: an argument names nothing that exists, there is nothing to report, or existing files would be
+            replaced.
     """
     paths = [Path(text) for text in arguments if "=" not in text or Path(text).exists()]
     tails = [text for text in arguments if Path(text) not in paths]
@@ -52,14 +53,14 @@ def report(arguments: Sequence[str]) -> list[Path]:
         raise UserError("name results stores or run folders, as `dof report benchmarks/results/smoke`")
     missing = next((path for path in paths if not path.is_dir()), None)
     if missing is not None:
-        raise UserError(f"{missing} is no folder; name results stores or run folders")
+        raise UserError(f"{missing} is not a folder; name results stores or run folders")
     stem = _stem(output or "report", name or "report")
     there = [path for path in _files(stem, formats).values() if path.exists() and not overwrite]
     if there:
-        raise UserError(f"{there[0]} is there already; choose another name= or output=, or say overwrite=true")
+        raise UserError(f"{there[0]} exists already; choose another name= or output=, or add overwrite=true")
     groups = gather(paths, left_out=lambda line: sys.stderr.write(f"left out: {line}\n"))
     if against is not None and against not in {group.label for group in groups}:
-        raise UserError(f"against={against} is none of {', '.join(dict.fromkeys(group.label for group in groups))}")
+        raise UserError(f"against={against} is not one of {', '.join(dict.fromkeys(group.label for group in groups))}")
     made = _made(groups, title or "Results", f"dof report {shlex.join(arguments)}", against, target or _TARGET, seed)
     return _write(made, groups, stem, formats)
 
@@ -83,10 +84,10 @@ def _made(groups: Sequence[Group], title: str, command: str, against: str | None
 
 
 def _comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list[Comparison]:
-    """The comparisons over several tasks; without the extra, prints one line and returns none."""
+    """The comparisons over several tasks; without the extra, it prints one line and returns none."""
     compared = comparisons(groups, against, seed)
     if compared and not installed():
-        sys.stderr.write(f"left out, as rliable is not installed: what is told over several tasks; {INSTALL}\n")
+        sys.stderr.write(f"left out, because rliable is not installed: comparisons over several tasks; {INSTALL}\n")
         return []
     return compared
 
@@ -94,12 +95,12 @@ def _comparisons(groups: Sequence[Group], against: str | None, seed: int) -> lis
 def _stem(output: str, name: str) -> Path:
     """The path of the report's files, without their endings."""
     if Path(name).name != name or name in (".", ".."):
-        raise UserError(f"name={name} must be the name of a file, without a folder; say output= for that")
+        raise UserError(f"name={name} must be a file name without a folder; set output= for the folder")
     return Path(output) / name
 
 
 def _files(stem: Path, formats: Sequence[str]) -> dict[str, Path]:
-    """The file of each format; beside `<stem>.md` its pictures lie in `<stem>_figures/`."""
+    """The file of each format; the pictures of `<stem>.md` are in `<stem>_figures/`."""
     return {format_: stem.with_name(f"{stem.name}{_ENDINGS[format_]}") for format_ in formats}
 
 

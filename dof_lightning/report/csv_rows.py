@@ -36,14 +36,14 @@ def lines(path: Path, kind: type[Any]) -> Iterator[tuple[int, dict[str, str | No
         text = path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not in UTF-8 (byte {error.start}); restore it, or save it in UTF-8") from error
-    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")  # a half line left by a killed process is no row
+    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")  # a half line left by a killed process is not a row
     reader = csv.DictReader(whole, strict=True)
     names = list(get_type_hints(kind))
     try:
         found = list(reader.fieldnames or names)
         if found not in (names, [*names, _DIGEST]):
             unlike = sorted(set(found) ^ {*names, _DIGEST}) or ["their order"]
-            raise UserError(f"{path} is no results store of this version: its columns differ in {', '.join(unlike)}")
+            raise UserError(f"{path} is not a results store of this version: its columns differ in {', '.join(unlike)}")
         for line in reader:
             yield reader.line_num, line
     except csv.Error as error:
@@ -65,7 +65,7 @@ def append(path: Path, kind: type[RowT], rows: Iterable[RowT]) -> None:
 
 
 def to_csv(kind: type[Any], rows: Iterable[Mapping[str, str | None]], header: bool, sign: bool = True) -> str:
-    """Lines of cells, under a header if asked; `sign` gives each its digest."""
+    """Formats cells as lines, with a header if requested; `sign` adds each line's digest."""
     text = io.StringIO(newline="")
     names = list(get_type_hints(kind))
     writer = csv.DictWriter(text, [*names, _DIGEST], restval="", lineterminator="\n")
@@ -76,7 +76,7 @@ def to_csv(kind: type[Any], rows: Iterable[Mapping[str, str | None]], header: bo
 
 
 def _add_digests(path: Path, kind: type[Any]) -> None:
-    """Adds the column to a file of an earlier version, empty in its rows, whose original values are unknown."""
+    """Adds the digest column to a file of an earlier version, empty because the rows' original values are unknown."""
     if path.exists() and not path.read_bytes().partition(b"\n")[0].endswith(f",{_DIGEST}".encode()):
         rows = [line for _, line in lines(path, kind)]
         write_atomically(path, to_csv(kind, rows, header=True, sign=False), sync=True)
@@ -100,9 +100,9 @@ def _row(path: Path, number: int, line: Mapping[str, str | None], kind: type[Row
         row = kind(**{name: _from_text(name, str(line[name]), wanted) for name, wanted in types.items()})
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}, line {number} cannot be read ({error}); fix or delete the line") from error
-    if (told := line.get(_DIGEST)) and told != _digest(line, types):
+    if (digest := line.get(_DIGEST)) and digest != _digest(line, types):
         raise UserError(
-            f"{path}, line {number} is not what was written (its digest is of other values); delete the line, or "
+            f"{path}, line {number} was changed after it was written (its digest differs); delete the line, or "
             f"empty its last cell if it was changed on purpose"
         )
     return row
@@ -124,5 +124,5 @@ def _from_text(name: str, text: str, wanted: Any) -> Any:
     except ValueError:
         raise ValueError(f"{name} is {text!r}") from None
     if not math.isfinite(value):
-        raise ValueError(f"{name} is {value}, which no mean can be taken of")
+        raise ValueError(f"{name} is {value}, which has no mean")
     return value

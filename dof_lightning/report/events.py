@@ -30,7 +30,7 @@ class Events:
     """The content of one file.
 
     Attributes:
-        began: seconds since 1970.
+        began: start of the file, in seconds since 1970.
         scalars: by tag, in the order in which they were written.
     """
 
@@ -71,7 +71,7 @@ def _read(path: Path) -> Events:
 
 
 def _events(path: Path) -> Iterator[Event]:
-    """Yields all records; TensorBoard itself silently takes the first damaged one for the end."""
+    """Yields all records; TensorBoard itself silently treats the first damaged record as the end."""
     size = 0
     for record in RawEventFileLoader(str(path)).Load():
         size += len(record) + _FRAME
@@ -81,7 +81,7 @@ def _events(path: Path) -> Iterator[Event]:
         rest = file.read()
     if rest and not _is_cut(rest):
         raise UserError(
-            f"{path} is damaged at byte {size:,}: what follows of the curve cannot be read; restore it, or move it out "
+            f"{path} is damaged at byte {size:,}: the rest of the curve cannot be read; restore it, or move it out "
             f"of the run's folder to report the run without it"
         )
 

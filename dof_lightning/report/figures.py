@@ -21,9 +21,9 @@ from dof_lightning.report.tables import LEAST_SEEDS, budgets, curve_of, labels
 # Every colour has a contrast of 3 against a white page and against a dark one.
 _OUR_COLORS = ("#2f6fed", "#e8590c")
 _COLORS = ("#1f9d55", "#d6336c", "#9256d9", "#a9743a", "#1296ad", "#7a828c", "#8a8f1f", "#d0342c")
-_LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))  # of the first, second, ... round of colours
-_WIDTH = 4.8  # inches of a panel: as wide as a phone, three beside each other on a desk
-_SMALL = 8.5  # points
+_LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))  # per round of colours
+_WIDTH = 4.8  # width of a panel in inches: one on a phone, three side by side on a desk
+_SMALL = 8.5  # font size in points
 
 Styles = Mapping[str, dict[str, Any]]
 
@@ -152,11 +152,11 @@ def _interquartile_means(comparison: Comparison, styles: Styles) -> Panel:
 
 
 def _profiles(comparison: Comparison, styles: Styles) -> Panel:
-    kind, told = comparison.kind, comparison.scores
-    figure, axes = _figure(height=2.7 + _legend_height(len(told)))
-    everything = np.concatenate([values for of_tasks in told.values() for values in of_tasks.values()])
+    kind, scores = comparison.kind, comparison.scores
+    figure, axes = _figure(height=2.7 + _legend_height(len(scores)))
+    everything = np.concatenate([values for of_tasks in scores.values() for values in of_tasks.values()])
     thresholds = np.linspace(everything.min() - 1, everything.max() + 1, 300)
-    for label, of_tasks in told.items():
+    for label, of_tasks in scores.items():
         axes.step(thresholds, performance_profile(of_tasks, thresholds), label=_shown(label), **styles[label])
     axes.margins(x=0)
     axes.set_xlabel(f"{kind} τ")
@@ -204,11 +204,11 @@ def _curves_on(dataset: str, groups: Sequence[Group], styles: Styles) -> Panel:
 
 
 def _intervals(
-    told: Mapping[str, Estimate], styles: Styles, digits: int, named: Mapping[str, str] | None = None
+    estimates: Mapping[str, Estimate], styles: Styles, digits: int, named: Mapping[str, str] | None = None
 ) -> tuple[Figure, Axes]:
     """A bar per method, the first on top: its estimate as a line in its interval, and as a number beside it."""
-    figure, axes = _figure(height=0.8 + 0.24 * len(told))
-    rows = list(told.items())[::-1]
+    figure, axes = _figure(height=0.8 + 0.24 * len(estimates))
+    rows = list(estimates.items())[::-1]
     for row, (label, estimate) in enumerate(rows):
         if estimate.interval is not None:
             low, high = estimate.interval
@@ -216,7 +216,7 @@ def _intervals(
         axes.plot([estimate.value] * 2, [row - 0.36, row + 0.36], color="black", linewidth=1.6, zorder=3)
         number = f"{estimate.value:.{digits}f}"
         axes.annotate(number, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=_SMALL)
-    axes.use_sticky_edges = False  # or bars would end at the edge of the picture
+    axes.use_sticky_edges = False  # else bars would end at the edge of the picture
     axes.margins(x=0.04)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_yticks(range(len(rows)), [_shown((named or {}).get(label, label)) for label, _ in rows], fontsize=_SMALL)

@@ -1,4 +1,4 @@
-"""The search for runs: in results stores and run folders, named or somewhere below a named folder."""
+"""Search for runs in results stores and run folders, which are named or below a named folder."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ def runs_in(path: Path, left_out: Callable[[str], Any]) -> Iterator[Run]:
         left_out: called with a line for each run below a folder that cannot be reported, and for each half line.
 
     Raises:
-        UserError: the path is none of them, or the very store or run that it names cannot be reported.
+        UserError: the path is none of them, or the store or run that it names cannot be reported.
     """
     if _is_store(path):
         yield from _of_store(path, left_out)
@@ -32,7 +32,7 @@ def runs_in(path: Path, left_out: Callable[[str], Any]) -> Iterator[Run]:
 def _below(path: Path, left_out: Callable[[str], Any]) -> Iterator[Run]:
     found = list(_search(path))
     if not found and (path / "config.yaml").exists():
-        yield _of_folder(path)  # its error names what is missing
+        yield _of_folder(path)  # its error names the missing file
     elif not found:
         raise UserError(
             f"{path} is neither a results store (results.csv) nor a run folder (config.yaml), and none lies below it"
@@ -45,7 +45,7 @@ def _below(path: Path, left_out: Callable[[str], Any]) -> Iterator[Run]:
 
 
 def _search(path: Path) -> Iterator[Path]:
-    """Stores and run folders in the order of their names; names that begin with a dot are skipped."""
+    """Yields stores and run folders in the order of their names; names that begin with a dot are skipped."""
     for folder, below, _ in os.walk(path):
         here = Path(folder)
         if _is_store(here) or _is_run(here):
@@ -59,7 +59,7 @@ def _is_store(path: Path) -> bool:
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a folder is a run's; a study's has a configuration too, but its checkpoints are in its cells' folders."""
+    """Whether a folder is a run's; a study's folder has a configuration, too, but no checkpoints of its own."""
     return (path / "config.yaml").exists() and (path / "checkpoints").is_dir()
 
 
@@ -69,7 +69,7 @@ def _of_store(path: Path, left_out: Callable[[str], Any]) -> Iterator[Run]:
     for point in store.points():
         points.setdefault(identity(point), []).append(point)
     for file in store.half_lines():
-        left_out(f"the last line of {file}, which was not written to its end")
+        left_out(f"the last line of {file}, which is incomplete")
     yield from ((record, points.get(identity(record), [])) for record in store.records())
 
 

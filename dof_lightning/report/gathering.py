@@ -97,7 +97,7 @@ def gather(paths: Sequence[Path], left_out: Callable[[str], Any] = lambda line: 
         left_out: see `runs_in`.
 
     Raises:
-        UserError: a path is none of them, a run is not finished, or runs of one method and dataset differ in more than
+        UserError: a path is neither, a run is not finished, or runs of one method and dataset differ in more than
             their seed and settings, or methods on one dataset in their data or world.
     """
     records: dict[tuple[str, str], Record] = {}
@@ -107,7 +107,7 @@ def gather(paths: Sequence[Path], left_out: Callable[[str], Any] = lambda line: 
             records.setdefault(identity(record), record)
             curves.setdefault(identity(record), points)
     if not records:
-        raise UserError(f"{', '.join(map(str, paths))}: there is no finished run")
+        raise UserError(f"{', '.join(map(str, paths))}: no finished run found")
     methods: dict[tuple[str, str, str], list[Record]] = {}
     for record in records.values():
         methods.setdefault((record.environment, record.dataset, record.algorithm), []).append(record)
@@ -131,14 +131,14 @@ def _group(label: str, members: list[Record], curves: dict[tuple[str, str], list
             raise UserError(_there_twice(one, other))
     for record in members:
         _require_alike(first, record)
-    told = tuple(tuple(sorted(curves[identity(record)], key=lambda point: point.step)) for record in members)
+    sorted_curves = tuple(tuple(sorted(curves[identity(record)], key=lambda point: point.step)) for record in members)
     return Group(
         environment=first.environment,
         dataset=first.dataset,
         label=label,
         algorithm=first.algorithm,
         records=tuple(members),
-        curves=told,
+        curves=sorted_curves,
     )
 
 
@@ -147,8 +147,8 @@ def _there_twice(one: Record, other: Record) -> str:
     unlike, words = ("dataset_fingerprint", "datasets") if same else ("config_hash", "configurations")
     found = " and ".join(f"{getattr(record, unlike)} of revision {record.git_revision[:7]}" for record in (one, other))
     return (
-        f"{one.experiment}, {one.variant or one.algorithm}, seed {one.seed} is there twice, with two {words} "
-        f"({unlike} {found}); name one run folder or store of them only, or delete the row of one from its results.csv"
+        f"{one.experiment}, {one.variant or one.algorithm}, seed {one.seed} occurs twice, with two {words} "
+        f"({unlike} {found}); name only one run folder or store of them, or delete the row of one from its results.csv"
     )
 
 
@@ -166,8 +166,8 @@ def _require_alike(first: Record, other: Record) -> None:
     words = "kinds of score" if score_kind(first) != score_kind(other) else _ALIKE.get(unlike or "")
     if words is not None:
         raise UserError(
-            f"{first.experiment}, {first.variant or first.algorithm}, seeds {first.seed} and {other.seed} are of two "
-            f"{words}; report them apart"
+            f"{first.experiment}, {first.variant or first.algorithm}, seeds {first.seed} and {other.seed} have two "
+            f"{words}; report them separately"
         )
 
 
@@ -175,12 +175,12 @@ _OF_A_COLUMN = {"dataset_fingerprint": "data", "environment_fingerprint": "world
 
 
 def _require_one_world(groups: Sequence[Group]) -> None:
-    """Refuses methods in one column of a table that have seen different data or played different worlds."""
+    """Refuses methods in one column of a table that were trained on different data or played different worlds."""
     first: dict[tuple[str, str], Group] = {}
     for group in groups:
         other = first.setdefault((group.environment, group.dataset), group)
         for name, words in _OF_A_COLUMN.items():
             if getattr(group.records[0], name) != getattr(other.records[0], name):
                 raise UserError(
-                    f"{group.dataset}: {other.label} and {group.label} are of two {words}; report them apart"
+                    f"{group.dataset}: {other.label} and {group.label} have two {words}; report them separately"
                 )

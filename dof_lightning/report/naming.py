@@ -17,7 +17,7 @@ def name_apart(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
     """Yields labels, and the runs of each, for one algorithm on one dataset.
 
     Runs of one name are seeds of one method unless a seed occurs twice: then every setting has its own row. It is
-    named after the overrides typed for it and not for the others, and so is one that is not its preset.
+    named after the overrides that were typed for it only; so is a setting that is not its preset.
     """
     parts = [part for members in _by(records, "variant") for part in _settings(members)]
     labels = [_label(part, parts) for part in parts]

@@ -1,7 +1,7 @@
-"""The published numbers of Li et al. (2025), and which of our worlds they were measured in.
+"""The published numbers of Li et al. (2025), and the worlds that they were measured in.
 
 `published_results.csv` holds the tables of Li et al. (DoF, ICLR 2025) for MPE, SMAC and SMACv2 as data: mean and
-standard deviation over seeds. They are from other data than ours, whatever the world.
+standard deviation over seeds. They come from other data than ours in every world.
 """
 
 import csv
@@ -13,7 +13,7 @@ from dof_lightning.report.gathering import Group
 
 SOURCE = "Li et al., DoF, ICLR 2025"
 EITHER = ("madiff_c", "madiff_d")  # one row of the paper's tables, which do not specify the variant
-OURS = ("dof_policy", "dof_trajectory")  # DoF: one row again
+OURS = ("dof_policy", "dof_trajectory")  # also one row
 _NAMES = {  # the names of our algorithms in the paper's tables
     "dof_policy": "DoF",
     "dof_trajectory": "DoF",
@@ -29,8 +29,8 @@ _NAMES = {  # the names of our algorithms in the paper's tables
     "mabcq": "MABCQ",
     "madt": "MADT",
 }
-# Fingerprints of the worlds of the published numbers, as far as our runs can be in them; a test computes them anew.
-# SMAX is another game than SMAC, and the real one was never run here.
+# Fingerprints of the worlds of the published numbers, as far as our runs can be in them; a test recomputes them.
+# SMAX is another game than SMAC, and SMAC itself was never run here.
 _FINGERPRINTS = {
     "mpe_spread": "b395f50ac2c69305",  # OMAR's variant; there is no prey
     "mpe_tag": "6a75335d99599ec5",  # with the prey in ling-pan/OMAR, not ours
@@ -79,7 +79,7 @@ def published(group: Group) -> Published | None:
 
 
 def _world(environment: str) -> tuple[str, str]:
-    """Suite and task of the world that ours is named after: `smax_3m` after SMAC's 3m."""
+    """Returns suite and task of the world that ours is named after: `smax_3m` after SMAC's 3m."""
     family, _, task = environment.partition("_")
     return {"mpe": "MPE", "smax": "SMAC", "smac": "SMAC", "smacv2": "SMACv2"}.get(family, family), task
 

@@ -31,18 +31,18 @@ def record_of(
     Args:
         path: the run's folder.
         suite: the benchmark it belongs to.
-        variant: the name of its variant there; None: empty for the preset, else a mark that it is changed.
+        variant: the name of its variant there; None means empty for the preset, else a mark that it is changed.
         decision_ms: milliseconds of one decision, if they were measured.
-        typed: overrides that reproduce the run; None: those that its configuration has besides its presets.
+        typed: overrides that reproduce the run; None means those that its configuration has besides its presets.
 
     Raises:
-        UserError: the run is not finished or was not rolled out, or the folder is no run's or is damaged.
+        UserError: the run is not finished or was not rolled out, or the folder is not a run's or is damaged.
     """
     folder = RunFolder(path)
     config = folder.read_config()
     if config is None or not folder.results.exists():
         raise UserError(
-            f"{path} holds no finished run: there is no {'config.yaml' if config is None else 'results.json'}"
+            f"{path} contains no finished run: there is no {'config.yaml' if config is None else 'results.json'}"
         )
     results = read_results_of_run(folder.results)
     if None in (results[which]["return_mean"] for which in ("last", "best", "behavior")):
@@ -93,20 +93,20 @@ def _behavior(behavior: Mapping[str, Any]) -> dict[str, Any]:
     return {"behavior_return": behavior["return_mean"]} | {f"behavior_{name}": behavior.get(name) for name in _SCORES}
 
 
-def _require_one_run(folder: RunFolder, results: Mapping[str, Any], said: Mapping[str, int]) -> None:
-    """Refuses numbers that the other files of the folder contradict; `said` by key of `results.json`."""
-    for key, value in said.items():
+def _require_one_run(folder: RunFolder, results: Mapping[str, Any], expected: Mapping[str, int]) -> None:
+    """Refuses numbers that the other files of the folder contradict; `expected` is by key of `results.json`."""
+    for key, value in expected.items():
         if results[key] != value:
             raise UserError(
-                f"{folder.results} says {key} {results[key]}, the rest of the run's folder {value}: restore it"
+                f"{folder.results} contains {key} {results[key]}, but the rest of the run's folder {value}: restore it"
             )
 
 
-def _curve(told: Sequence[Events], hashed: str, dataset: str) -> Iterator[Point]:
-    """Yields periodic rollouts in the order of their steps; a repeated one counts as its last process saw it."""
+def _curve(files: Sequence[Events], hashed: str, dataset: str) -> Iterator[Point]:
+    """Yields periodic rollouts in the order of their steps; of a repeated one, the last process's counts."""
     points: dict[int, Point] = {}
     before = 0.0
-    for process in (one for one in told if one.trained):
+    for process in (one for one in files if one.trained):
         by_step = {tag: {point.step: point.value for point in curve} for tag, curve in process.scalars.items()}
         for point in process.scalars.get(HEADLINE, []):
             scores = {name: by_step.get(f"rollout/{name}", {}).get(point.step) for name in _SCORES}
@@ -122,10 +122,10 @@ def _curve(told: Sequence[Events], hashed: str, dataset: str) -> Iterator[Point]
     yield from (points[step] for step in sorted(points))
 
 
-def _earlier_seconds(told: Sequence[Events], started_at: float) -> float:
-    """Seconds that the processes before the last one trained; the last one records its own time, trained or not.
+def _earlier_seconds(files: Sequence[Events], started_at: float) -> float:
+    """Seconds that the processes before the last one trained; the last one records its own time.
 
     A process may write several files of events. The last one began at `started_at`, in seconds since 1970; 0 if an
-    older run does not record it: then none counts.
+    older run does not record it, so that none counts.
     """
-    return sum(one.seconds for one in told if one.trained and one.began < started_at)
+    return sum(one.seconds for one in files if one.trained and one.began < started_at)

@@ -45,8 +45,8 @@ def markdown(report: Report, images: str) -> str:
 
 def _markdown_picture(picture: Picture, images: str) -> str:
     panels = "\n".join(f"![{_plain(panel.title)}]({images}/{panel.name}.svg)" for panel in picture.panels)
-    said = "".join(f"\n* {_prose(sentence)}" for sentence in picture.sentences)
-    return f"\n## {_plain(picture.title)}\n\n{panels}\n\n{_prose(picture.caption)}\n" + (f"{said}\n" if said else "")
+    items = "".join(f"\n* {_prose(sentence)}" for sentence in picture.sentences)
+    return f"\n## {_plain(picture.title)}\n\n{panels}\n\n{_prose(picture.caption)}\n" + (f"{items}\n" if items else "")
 
 
 def _markdown_table(table: Table) -> str:
@@ -56,8 +56,8 @@ def _markdown_table(table: Table) -> str:
 
 
 def _markdown_cell(cell: str) -> str:
-    told = _code(cell) if cell.startswith("python ") else _plain(cell)
-    return told.replace("|", r"\|")
+    text = _code(cell) if cell.startswith("python ") else _plain(cell)
+    return text.replace("|", r"\|")
 
 
 def _prose(text: str) -> str:
@@ -71,10 +71,10 @@ def _plain(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """A code span whose fence does not occur in the text."""
-    told = " ".join(text.splitlines())
-    fence = "`" * (1 + max(map(len, re.findall("`+", told)), default=0))
-    return f"{fence}{told}{fence}" if len(fence) == 1 else f"{fence} {told} {fence}"
+    """Makes a code span whose fence does not occur in the text."""
+    line = " ".join(text.splitlines())
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{fence}{line}{fence}" if len(fence) == 1 else f"{fence} {line} {fence}"
 
 
 def latex(tables: Sequence[Table]) -> str:
@@ -120,13 +120,13 @@ def _latex(text: str) -> str:
 def page(report: Report) -> str:
     """Renders one HTML page, without scripts or downloads, in the reader's light or dark mode, down to a phone."""
     contents = "".join(f'<li><a href="#{_anchor(part)}">{html.escape(part.title)}</a></li>' for part in report.parts)
-    first, *others = [_html_table(part) if isinstance(part, Table) else _html_picture(part) for part in report.parts]
+    first, *rest = [_html_table(part) if isinstance(part, Table) else _html_picture(part) for part in report.parts]
     title = html.escape(report.title)
     body = [
         f"<h1>{title}</h1>",
         first,
         f"<nav><details><summary>Contents</summary><ol>{contents}</ol></details></nav>",
-        *others,
+        *rest,
         f"<footer>Made by <code>{html.escape(report.command)}</code>.</footer>",
     ]
     return (
@@ -141,10 +141,10 @@ def _html_picture(picture: Picture) -> str:
         f'<figure role="img" aria-label="{html.escape(panel.title)}">{panel.inline()}</figure>'
         for panel in picture.panels
     )
-    said = "".join(f"<li>{_inline(sentence)}</li>" for sentence in picture.sentences)
+    sentences = "".join(f"<li>{_inline(sentence)}</li>" for sentence in picture.sentences)
     return (
         f'<section id="{_anchor(picture)}"><h2>{html.escape(picture.title)}</h2><div class="panels">{panels}</div>'
-        f"<p>{_inline(picture.caption)}</p>{f'<ul>{said}</ul>' if said else ''}</section>"
+        f"<p>{_inline(picture.caption)}</p>{f'<ul>{sentences}</ul>' if sentences else ''}</section>"
     )
 
 
@@ -164,8 +164,8 @@ def _html_name(cell: str) -> str:
 
 
 def _html_cell(cell: str) -> str:
-    told = html.escape(cell)
-    return f"<td><code>{told}</code></td>" if cell.startswith("python ") else f"<td>{told}</td>"
+    text = html.escape(cell)
+    return f"<td><code>{text}</code></td>" if cell.startswith("python ") else f"<td>{text}</td>"
 
 
 def _inline(text: str) -> str:

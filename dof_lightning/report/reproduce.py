@@ -12,7 +12,7 @@ from dof_lightning.config.identity import leaves, settings_hash
 
 _NAMED = ("experiment", "algorithm")
 _SAID_ANYWAY = ("choices", "run_dir", "seed")
-# Keys that may differ from a preset without making it another method.
+# Keys that may differ from a preset without changing the method.
 _HOW_LONG_AND_WHERE = (
     *("seed", "run_dir", "resume", "trust", "trainer", "callbacks", "logger", "checkpoint", "validation", "rollout"),
     *("distributed", "data", "env", "choices"),
@@ -37,7 +37,7 @@ def overrides_of(config: Mapping[str, Any]) -> list[str]:
 
 
 def is_preset(config: Mapping[str, Any]) -> bool:
-    """Whether a run's method is the preset of its experiment and algorithm, however long and wherever it ran."""
+    """Whether a run's method is the preset of its experiment and algorithm, whatever its duration and machine."""
     preset = configuration.to_plain(configuration.compose([f"{group}={config['choices'][group]}" for group in _NAMED]))
     return settings_hash(_method(config)) == settings_hash(_method(preset))
 
@@ -55,7 +55,7 @@ def _differences(config: Mapping[str, Any], preset: DictConfig) -> Iterator[tupl
 
 
 def _follows_another(cfg: DictConfig, key: str) -> bool:
-    """Whether a key, or one above it, takes its value from elsewhere: `algorithm.seed` from `seed`."""
+    """Whether a key, or one above it, takes its value from another key: `algorithm.seed` from `seed`."""
     node: Any = cfg
     for part in key.split("."):
         if not isinstance(node, DictConfig) or part not in node:

@@ -1,7 +1,7 @@
-"""Statistics over seeds and tasks, as recommended by Agarwal et al. (2021): those of `rliable`, an extra.
+"""Statistics over seeds and tasks, as recommended by Agarwal et al. (2021): computed by `rliable`, an extra.
 
 A method's scores are one array of seeds per task: `{task: [seeds]}`. Tasks may have different numbers of seeds; every
-task counts the same whatever their number.
+task counts the same, whatever its number of seeds.
 """
 
 import importlib.util
@@ -45,7 +45,7 @@ def interquartile_mean(scores: Scores, seed: int) -> Estimate:
 
 
 def middle_of_seeds(scores: np.ndarray, seed: int) -> Estimate:
-    """IQM of the seeds `[S]` of one method on one task: `interquartile_mean` there, without the extra.
+    """IQM of the seeds `[S]` of one method on one task: as in `interquartile_mean`, but without the extra.
 
     All draws of the bootstrap are one array, so that a report of a hundred methods and tasks takes less than a minute.
     """
@@ -64,7 +64,7 @@ def middle_of_seeds(scores: np.ndarray, seed: int) -> Estimate:
 
 
 def left_out(scores: Scores) -> int:
-    """The number of runs that the interquartile mean drops at either end, once all tasks have equally many."""
+    """The number of runs that the interquartile mean drops at either end, once all tasks have the same number."""
     return int(0.25 * len(scores) * math.lcm(*map(len, scores.values())))
 
 
@@ -76,7 +76,7 @@ def performance_profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
 
 
 def probability_of_improvement(ours: Scores, theirs: Scores, seed: int) -> Estimate:
-    """P(X > Y) for a run of ours and one of theirs, ties counting a half: the mean over the tasks that both have.
+    """P(X > Y) for a run of ours and one of theirs, where ties count a half: the mean over the tasks that both have.
 
     Raises:
         ValueError: they have no task in common.
@@ -119,7 +119,7 @@ def _estimate(statistic: Callable[..., float], runs: Sequence[np.ndarray], seed:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seeds numpy's global generator and restores its state: rliable draws from it whatever `random_state` it gets."""
+    """Seeds numpy's global generator and restores its state: rliable draws from it, whatever its `random_state`."""
     state = np.random.get_state()  # noqa: NPY002
     np.random.seed(seed)  # noqa: NPY002
     try:
@@ -131,8 +131,9 @@ def _seeded(seed: int) -> Iterator[None]:
 def _alike(columns: Sequence[np.ndarray]) -> np.ndarray:
     """One matrix `[runs, tasks]`, as rliable requires, from one column `[seeds, 1]` per task.
 
-    If tasks have different numbers of seeds, runs are repeated until all have equally many (the least common multiple):
-    otherwise the task with most seeds would decide, and methods would be compared on different mixtures of tasks.
+    If tasks have different numbers of seeds, runs are repeated until all have the same number (the least common
+    multiple): otherwise the task with most seeds would decide, and methods would be compared on different mixtures of
+    tasks.
     """
     most = math.lcm(*map(len, columns))
     return np.hstack([np.repeat(column, most // len(column), axis=0) for column in columns])
@@ -142,5 +143,5 @@ def _wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """Matrix `[ours, theirs]`: 1 where a run scores more than another on the same task, 0.5 where they tie."""
     from rliable import metrics
 
-    mine, others = ours.reshape(-1, 1, 1), theirs.reshape(-1, 1, 1)  # a run on a task is a matrix of one number
-    return np.array([[metrics.probability_of_improvement(one, other) for other in others] for one in mine])
+    mine, other_runs = ours.reshape(-1, 1, 1), theirs.reshape(-1, 1, 1)  # a run on a task is a matrix of one number
+    return np.array([[metrics.probability_of_improvement(one, other) for other in other_runs] for one in mine])

@@ -4,7 +4,7 @@
     results.csv    a row per run, see `Record`
     curves.csv     a row per periodic rollout of a run, see `Point`
 
-The last column, `digest`, covers the row's other cells; it is empty, or absent, in rows of earlier versions.
+The last column, `digest`, covers the row's other cells; it is empty or missing in rows of earlier versions.
 """
 
 import math
@@ -27,22 +27,24 @@ class Record:
         variant: the suite's name for the change to the algorithm's preset; empty for the preset itself.
         seed: the run's seed.
         config_hash: hash of the resolved configuration (`identity.config_hash`).
-        settings_hash: hash of the same without its seeds (`identity.settings_hash`).
-        dataset_fingerprint, environment_fingerprint: of the recipes; the latter covers task variant and opponent.
-        git_revision: of the source tree, with `+changes` if files differed; empty outside a clone.
-        steps: optimiser steps done.
+        settings_hash: hash of the configuration without its seeds (`identity.settings_hash`).
+        dataset_fingerprint, environment_fingerprint: fingerprints of the recipes; the latter covers task variant and
+            opponent.
+        git_revision: revision of the source tree, with `+changes` if files differed; empty outside a clone.
+        steps: number of optimiser steps done.
         budget_steps: `trainer.max_steps`; more than `steps` if time or a plateau ended the run.
         windows: number of windows seen in training.
         episodes: number of episodes of the final evaluation.
         last_return, last_return_std: episode return of the last checkpoint on the report seeds, over its episodes.
-        last_normalized_score, last_own_normalized_score, last_win_rate: None where there is none.
+        last_normalized_score, last_own_normalized_score, last_win_rate: None if there is none.
         best_...: of the checkpoint that was best on the selection seeds, on the same report seeds.
-        behavior_return, behavior_normalized_score, behavior_own_normalized_score, behavior_win_rate: of the data.
+        behavior_return, behavior_normalized_score, behavior_own_normalized_score, behavior_win_rate: the same for the
+            data.
         execution: `decentralized` or `centralized`.
-        shared_seeds: M if the agents were given a common seed; else None.
+        shared_seeds: M if the agents received a common seed; else None.
         certified: whether the decentralisation certificate passed.
-        wall_seconds: of all processes of the run together, evaluation included.
-        peak_memory_mb: the largest of these processes.
+        wall_seconds: seconds of all processes of the run together, evaluation included.
+        peak_memory_mb: memory of the largest of these processes.
         decision_ms: milliseconds of one decision of all agents of one episode; None if it was not measured.
         device: the device it ran on, and the number of threads.
         command: the command that reproduces the run.
@@ -89,7 +91,7 @@ class Record:
 
     @property
     def ends_at_plateau(self) -> bool:
-        """Whether the run was to end once its score no longer rises (`rollout.until_plateau`)."""
+        """Whether the run ends once its score no longer rises (`rollout.until_plateau`)."""
         return "rollout.until_plateau=" in self.command
 
     @property
@@ -104,10 +106,10 @@ class Point:
 
     Attributes:
         config_hash, dataset_fingerprint: of the run's record.
-        step: optimiser steps done.
-        seconds: of training until then, rollouts included; over all processes of a resumed run.
+        step: number of optimiser steps done.
+        seconds: training time until then, rollouts included, over all processes of a resumed run.
         return_mean: episode return.
-        normalized_score, own_normalized_score, win_rate: None where there is none.
+        normalized_score, own_normalized_score, win_rate: None if there is none.
     """
 
     config_hash: str
@@ -140,17 +142,17 @@ class ResultsStore:
         return read(self.results, Record)
 
     def points(self) -> list[Point]:
-        """Reads all curves; errors as for `records`."""
+        """Reads all curves; errors as in `records`."""
         return read(self.curves, Point)
 
     def append(self, record: Record, curve: Sequence[Point]) -> bool:
         """Adds a run, its curve first: a run that is in `results.csv` is complete.
 
         Returns:
-            False if the store already holds this run (configuration and data); nothing is added then.
+            False if the store already contains this run (configuration and data) and nothing is added.
 
         Raises:
-            UserError: a number is NaN or infinite, or the existing rows cannot be read; nothing is added then.
+            UserError: a number is NaN or infinite, or the existing rows cannot be read; nothing is added.
         """
         rows: list[Record | Point] = [record, *curve]
         for row in rows:
@@ -161,16 +163,16 @@ class ResultsStore:
                 return False
             self.points()  # refuses rows that cannot be read
             points = [line for _, line in lines(self.curves, Point)]
-            others = [line for line in points if (line["config_hash"], line["dataset_fingerprint"]) != identity(record)]
-            if len(others) < len(points):  # a curve without its row: from a killed process, or of a deleted row
-                # As they stand, digests too: the original values in rows of earlier versions are unknown.
-                write_atomically(self.curves, to_csv(Point, others, header=True, sign=False), sync=True)
+            kept = [line for line in points if (line["config_hash"], line["dataset_fingerprint"]) != identity(record)]
+            if len(kept) < len(points):  # a curve without its row, left by a killed process or a deleted row
+                # Lines stay as they are, digests included: the original values in rows of earlier versions are unknown.
+                write_atomically(self.curves, to_csv(Point, kept, header=True, sign=False), sync=True)
             append(self.curves, Point, curve)
             append(self.results, Record, [record])
         return True
 
     def half_lines(self) -> list[Path]:
-        """The files whose last line is incomplete, after a kill or a cut: that line is no row."""
+        """The files whose last line is incomplete, after a kill or a cut; that line is not a row."""
         files = [path for path in (self.results, self.curves) if path.exists()]
         return [path for path in files if path.read_bytes()[-1:] not in (b"", b"\n")]
 
@@ -183,7 +185,7 @@ def identity(row: Record | Point) -> tuple[str, str]:
 def _require_finite(row: Record | Point) -> None:
     for name, value in asdict(row).items():
         if isinstance(value, float) and not math.isfinite(value):
-            told = (
+            run = (
                 f"step {row.step}" if isinstance(row, Point) else f"{row.experiment}, {row.algorithm}, seed {row.seed}"
             )
-            raise UserError(f"{told}: {name} is {value}, which no mean can be taken of; such a run is not stored")
+            raise UserError(f"{run}: {name} is {value}, which has no mean; such a run is not stored")

@@ -1,4 +1,4 @@
-"""The summary that a report starts with: the best method on each dataset, and how far that can be trusted."""
+"""The summary that a report starts with: the best method on each dataset, and the reliability of that result."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,17 +40,17 @@ class Standing:
     def sentence(self) -> str:
         """A sentence on the method with the highest mean, whether its interval lies above the next, and the seeds."""
         names = list(self.middles)
-        said = f"*{self.dataset}*, {self.kind}: "
-        said += self._lead(names[0], names[1]) if names[1:] else self._alone(names[0])
+        text = f"*{self.dataset}*, {self.kind}: "
+        text += self._lead(names[0], names[1]) if names[1:] else self._alone(names[0])
         place = names.index(self.first) + 1
         if place > 2:
-            said += f" {self._told(self.first)} is number {place} of {len(names)}."
-        return f"{said} {self._seeds()}"
+            text += f" {self._with_interval(self.first)} is number {place} of {len(names)}."
+        return f"{text} {self._seeds()}"
 
     def _alone(self, label: str) -> str:
-        return f"{self._told(label)} is the only method; the data are at {self.behavior:.1f}."
+        return f"{self._with_interval(label)} is the only method; the data are at {self.behavior:.1f}."
 
-    def _told(self, label: str) -> str:
+    def _with_interval(self, label: str) -> str:
         middle = self.middles[label]
         interval = "one seed" if middle.interval is None else f"{middle.interval[0]:.1f} to {middle.interval[1]:.1f}"
         return f"{self.named(label)} at {middle.value:.1f} ({interval})"
@@ -61,12 +61,12 @@ class Standing:
             reach = "there is no interval to tell it from the next"
         else:
             reach = f"its interval {'excludes' if above[0] > below[1] else 'overlaps'} that of the next"
-        return f"highest is {self._told(leader)}; {reach}, {self._told(follower)}."
+        return f"highest is {self._with_interval(leader)}; {reach}, {self._with_interval(follower)}."
 
     def _seeds(self) -> str:
         counts = sorted({group.n_seeds for group in self.groups.values()})
-        said = " to ".join(map(str, (counts[0], counts[-1])[: len(counts)]))
-        seeds = f"{said} seed{'' if counts == [1] else 's'} per method"
+        text = " to ".join(map(str, (counts[0], counts[-1])[: len(counts)]))
+        seeds = f"{text} seed{'' if counts == [1] else 's'} per method"
         return f"{seeds}: too few for a ranking." if counts[0] < LEAST_SEEDS else f"{seeds}."
 
 

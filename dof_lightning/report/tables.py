@@ -12,7 +12,7 @@ from dof_lightning.report.gathering import Group, point_score, score_of
 from dof_lightning.report.published import EITHER, OURS, SOURCE, Published, published
 from dof_lightning.report.store import Record
 
-LEAST_SEEDS = 5  # needed before a report may be read as a ranking
+LEAST_SEEDS = 5  # least number of seeds for which a report may be read as a ranking
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Table:
 
 
 def labels(groups: Sequence[Group]) -> list[str]:
-    """The methods, ordered by how far they lie above the mean of all methods on the same dataset.
+    """The methods, ordered by their distance above the mean of all methods on the same dataset.
 
     They are not ordered by their mean scores: a method that ran on the easy datasets only would lead.
     """
@@ -41,20 +41,20 @@ def labels(groups: Sequence[Group]) -> list[str]:
 
 def scores(groups: Sequence[Group], environment: str) -> Table:
     """The table of scores in one environment: a row per method, two columns per dataset."""
-    here, sets, told = _of_environment(groups, environment)
+    here, sets, by_method = _of_environment(groups, environment)
     kinds = dict.fromkeys(group.kind for group in here)
     columns = ["method", *(column for name in sets for column in (f"{_quality(name, environment)}, last", "best"))]
     rows = [["the data's behaviour", *(cell for name in sets for cell in (_behavior(here, name), ""))]]
     for label in labels(here):
-        rows.append([label, *(cell for name in sets for cell in _cells(told.get((label, name))))])
+        rows.append([label, *(cell for name in sets for cell in _cells(by_method.get((label, name))))])
     title = f"{environment}: {', '.join(kinds)}"
     return Table(title=title, columns=tuple(columns), rows=tuple(map(tuple, rows)), note=_note(here))
 
 
 def published_scores(groups: Sequence[Group], environment: str) -> Iterator[Table]:
-    """Separate tables of published numbers: one for the same world, one for another, as far as there are any."""
-    here, sets, told = _of_environment(groups, environment)
-    numbers = {key: number for key, group in told.items() if (number := published(group)) is not None}
+    """Yields separate tables of published numbers: one for the same world and one for another, if there are any."""
+    here, sets, by_method = _of_environment(groups, environment)
+    numbers = {key: number for key, group in by_method.items() if (number := published(group)) is not None}
     for same_world, where in ((True, "published, of other data"), (False, "published in another world")):
         of_world = {key: number for key, number in numbers.items() if number.same_world == same_world}
         datasets = [name for name in sets if any(dataset == name for _, dataset in of_world)]
@@ -95,14 +95,14 @@ def _cells(group: Group | None) -> list[str]:
 def caveat(group: Group) -> str:
     """The caveat that accompanies every number of the group: empty, or in brackets after a space."""
     first = group.records[0]
-    said = ["centralized"] if first.execution == "centralized" else []
-    said += [f"shared seed of {first.shared_seeds}"] if first.shared_seeds else []
+    notes = ["centralized"] if first.execution == "centralized" else []
+    notes += [f"shared seed of {first.shared_seeds}"] if first.shared_seeds else []
     alone = first.execution == "decentralized"
-    said += ["stopped early"] if any(record.stopped_early for record in group.records) else []
+    notes += ["stopped early"] if any(record.stopped_early for record in group.records) else []
     several = len({record.settings_hash for record in group.records})
-    said += [f"of {several} settings"] if several > 1 else []
-    said += ["NOT CERTIFIED"] if alone and not all(record.certified for record in group.records) else []
-    return f" [{', '.join(said)}]" if said else ""
+    notes += [f"of {several} settings"] if several > 1 else []
+    notes += ["NOT CERTIFIED"] if alone and not all(record.certified for record in group.records) else []
+    return f" [{', '.join(notes)}]" if notes else ""
 
 
 def _number(number: Published | None) -> str:
@@ -113,27 +113,27 @@ def _number(number: Published | None) -> str:
 
 
 def _note(groups: Sequence[Group]) -> str:
-    said = ["Mean ± standard deviation over seeds, their number in brackets; last checkpoint on the report episodes."]
-    said += ["*best* is the checkpoint that was best on other episodes, on the same report episodes."]
+    notes = ["Mean ± standard deviation over seeds, their number in brackets; last checkpoint on the report episodes."]
+    notes += ["*best* is the checkpoint that was best on other episodes, on the same report episodes."]
     if min(group.n_seeds for group in groups) < LEAST_SEEDS:
-        said.append(f"Fewer than {LEAST_SEEDS} seeds in places: a sanity check, from which no ranking follows.")
-    said += [told_budgets] if (told_budgets := budgets(groups)) else []
-    return " ".join(said)
+        notes.append(f"Fewer than {LEAST_SEEDS} seeds in places: a sanity check, from which no ranking follows.")
+    notes += [text_on_budgets] if (text_on_budgets := budgets(groups)) else []
+    return " ".join(notes)
 
 
 def _source(numbers: Mapping[tuple[str, str], Published], same_world: bool) -> str:
-    """Text on the origin of published numbers, and what they must not be compared with."""
+    """Text on the origin of published numbers, and the numbers that they must not be compared with."""
     worlds = ", ".join(sorted({number.world for number in numbers.values()}))
     if same_world:
-        said = [f"{SOURCE}; the same task, but data of other behaviours, so no comparison of methods."]
+        notes = [f"{SOURCE}; the same task, but data of other behaviours, so no comparison of methods."]
     else:
-        said = [f"{SOURCE}, {worlds}: another opponent or another game, so no comparison with the scores above."]
+        notes = [f"{SOURCE}, {worlds}: another opponent or another game, so no comparison with the scores above."]
     methods = {label for label, _ in numbers}  # of an algorithm as it is: a variant has no published number
     if methods & set(EITHER):
-        said.append("MADIFF's published row does not say whether its agents act alone.")
+        notes.append("MADIFF's published row does not say whether its agents act alone.")
     if methods >= set(OURS):
-        said.append(f"The published row of DoF is one: {' and '.join(OURS)} both have it.")
-    return " ".join(said)
+        notes.append(f"The published row of DoF is one: {' and '.join(OURS)} both have it.")
+    return " ".join(notes)
 
 
 def budgets(groups: Sequence[Group]) -> str:
@@ -148,15 +148,15 @@ def budgets(groups: Sequence[Group]) -> str:
 
 
 def _budgets_on(groups: Sequence[Group]) -> str:
-    """Text on the number of updates that most methods had on a dataset, and the methods that had others."""
+    """Text on the number of updates that most methods had on a dataset, and the methods that had another number."""
     methods: dict[str, list[str]] = {}
     for group in sorted(groups, key=lambda group: group.records[0].budget_steps):
         first = group.records[0]
         budget = f"{first.budget_steps:,}" + (" or fewer, to the plateau of the score" if first.ends_at_plateau else "")
         methods.setdefault(budget, []).append(group.label)
     most = max(methods, key=lambda budget: len(methods[budget]))
-    others = [f"{budget} of {', '.join(sorted(methods[budget]))}" for budget in methods if budget != most]
-    return most + (f", but {' and '.join(others)}" if others else "")
+    other_budgets = [f"{budget} of {', '.join(sorted(methods[budget]))}" for budget in methods if budget != most]
+    return most + (f", but {' and '.join(other_budgets)}" if other_budgets else "")
 
 
 def details(groups: Sequence[Group], target: float) -> Table:
@@ -208,7 +208,7 @@ def _seconds(group: Group, target: float) -> str:
     return f"{np.median(known):.0f}" if len(known) == len(reached) and known else "-"
 
 
-_SEED = re.compile(r"(?<!\S)seed=\d+")  # the run's own seed, no other key that ends so
+_SEED = re.compile(r"(?<!\S)seed=\d+")  # the run's own seed, not another key that ends in `seed`
 
 
 def _typed_alike(group: Group) -> list[list[Record]]:
@@ -234,7 +234,7 @@ def commands(groups: Sequence[Group]) -> Table:
 
 
 def _short(revision: str) -> str:
-    """A revision's first seven digits, and whether files differed from it."""
+    """Shortens a revision to seven digits, and marks whether files differed from it."""
     commit, changed, _ = revision.partition("+")
     return (commit[:7] or "-") + (" with changes" if changed else "")
 
@@ -246,17 +246,17 @@ def flat(groups: Sequence[Group]) -> tuple[list[str], list[list[object]]]:
     rows: list[list[object]] = []
     for group in groups:
         for record in group.records:
-            told = [group.environment, group.dataset, group.label, group.algorithm, record.seed, group.kind]
+            run = [group.environment, group.dataset, group.label, group.algorithm, record.seed, group.kind]
             measured = [score_of(record), score_of(record, "best"), *(getattr(record, name) for name in fields)]
-            rows.append(["" if value is None else value for value in [*told, *measured, record.command]])
+            rows.append(["" if value is None else value for value in [*run, *measured, record.command]])
     return [*names, *fields, "command"], rows
 
 
 def curve_of(group: Group) -> tuple[np.ndarray, np.ndarray]:
     """Steps `[P]` and scores `[seeds, P]` of the rollouts that all of a group's runs have."""
-    told = [
+    curves = [
         {point.step: point_score(record, point) for point in curve}
         for record, curve in zip(group.records, group.curves, strict=True)
     ]
-    steps = sorted(set.intersection(*(set(one) for one in told))) if told else []
-    return np.array(steps), np.array([[one[step] for step in steps] for one in told])
+    steps = sorted(set.intersection(*(set(one) for one in curves))) if curves else []
+    return np.array(steps), np.array([[one[step] for step in steps] for one in curves])

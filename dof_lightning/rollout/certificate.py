@@ -1,4 +1,4 @@
-"""The decentralisation certificate: does agent i notice when everything that the others see is changed?"""
+"""The decentralisation certificate: agent i's actions must not change when the other agents' inputs do."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from dof_lightning.rollout.run import (
 from dof_lightning.seeding import make_generator
 
 EPISODES = 16  # episodes of a final evaluation's certificate, if none are specified
-MOST_PAIRS = 128  # (episode, agent) that are tried; of more, as many are sampled: the cost of all grows with N squared
+MOST_PAIRS = 128  # of (episode, agent); of more, a sample is tried: the cost of all grows with N squared
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Whether the agents really act alone.
+    """The result of a test whether the agents act alone.
 
     Attributes:
         passed: every action stayed bit-identical.
@@ -43,7 +43,7 @@ class Certificate:
     all_pairs: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without the usual ones: agents receive no rewards, all pairs are tried."""
+        """Plain values; the usual ones are left out: agents receive no rewards, all pairs are tried."""
         told: dict[str, Any] = {"observes_rewards": True} if self.observes_rewards else {}
         if self.pairs < self.all_pairs:
             told |= {"pairs": self.pairs, "all_pairs": self.all_pairs}
@@ -61,20 +61,20 @@ def certify(
 ) -> Certificate:
     """Changes the other agents' inputs and checks that agent i's actions stay the same.
 
-    Episodes are rolled out first. Then agents live through them again, each with its own observations, legal actions,
-    rewards and noise, while the others, from the first step on and hence also in their memory, get those of other
-    episodes with noise added. A shared seed is the same in both lives, for all. Agent i must act exactly as before.
-    Both lives run as batches of the same shape with agent i in the same row, so nothing but a dependence can change a
+    Episodes are rolled out first. Then agents act in them a second time, each with its own observations, legal actions,
+    rewards and noise, while the others, from the first step on and hence also in their memory, receive those of other
+    episodes with noise added. A shared seed is the same both times, for all. Agent i must act exactly as before.
+    Both run as batches of the same shape with agent i in the same row, so nothing but a dependence can change a
     bit.
 
     Args:
         policy: the policy to test; its training modes are restored.
-        env: where the observations come from.
+        env: the environment of the observations.
         seed: the seed of episodes and noise.
         n_episodes: E.
-        most_pairs: largest number of (episode, agent) pairs to try; if E x N is larger, every episode is lived through
-            with as many agents as this allows, in turn, so that every agent comes up at least once.
-        hears: called with the share that has just been done; all shares add up to 1.
+        most_pairs: largest number of (episode, agent) pairs to try; if E x N is larger, every episode is repeated
+            with as many agents as this allows, in turn, so that every agent is tried at least once.
+        hears: called with the share of the work that has just been done; all shares add up to 1.
         before_step: called before every step of an episode; an exception that it raises ends the certificate.
     """
     seeds = evaluation_seeds(seed, "selection", n_episodes)
@@ -86,7 +86,7 @@ def certify(
     device, longest = device_of(policy), int(played.lengths.max())
     own = choose_pairs(n_episodes, env.spec.n_agents, most_pairs).to(device)
     life = _Life.of(played, copies=len(own) // n_episodes, device=device)
-    told = draw_shared_seed(policy, len(own), (seed, "certificate"), len(own))
+    shared_seed = draw_shared_seed(policy, len(own), (seed, "certificate"), len(own))
 
     def one_decision() -> None:
         if before_step is not None:
@@ -95,9 +95,9 @@ def certify(
             hears(1 / (2 * longest))
 
     with evaluating(policy):
-        before = _live(policy, life, longest, _noises(policy, own, seed, anew=False), told, one_decision)
+        before = _live(policy, life, longest, _noises(policy, own, seed, anew=False), shared_seed, one_decision)
         other = life.disturbed(own, make_generator(seed, "certificate", "observations", device=device))
-        after = _live(policy, other, longest, _noises(policy, own, seed, anew=True), told, one_decision)
+        after = _live(policy, other, longest, _noises(policy, own, seed, anew=True), shared_seed, one_decision)
     lengths = played.lengths.to(device).repeat(len(own) // n_episodes)
     compared = own[:, :, None] & (torch.arange(longest, device=device) < lengths[:, None, None])
     delta = (after.double() - before.double())[compared].abs().max()
@@ -107,7 +107,7 @@ def certify(
 
 
 def choose_pairs(n_episodes: int, n_agents: int, most: int) -> Tensor:
-    """Chooses which agent keeps its own inputs in which life.
+    """Chooses the agent that keeps its own inputs in each repetition of an episode.
 
     Args:
         n_episodes: E.
@@ -115,7 +115,7 @@ def choose_pairs(n_episodes: int, n_agents: int, most: int) -> Tensor:
         most: largest number of pairs of episode and agent; exceeded if it allows less than one per episode or agent.
 
     Returns:
-        `[D E, N]` bool, one True per row: D lives of E episodes each, no pair twice, every agent at least once; all
+        `[D E, N]` bool, one True per row: D repetitions of E episodes, no pair twice, every agent at least once; all
             pairs if D = N.
     """
     lives = min(n_agents, max(-(-n_agents // n_episodes), most // n_episodes, 1))
@@ -139,7 +139,7 @@ class _Life:
 
     @classmethod
     def of(cls, played: Rollout, copies: int, device: torch.device) -> "_Life":
-        """Takes recorded episodes, all of them `copies` times."""
+        """Converts recorded episodes, each repeated `copies` times."""
         assert played.observations is not None
         assert played.rewards is not None
         legal = None if played.legal is None else _legal_after_end(played.legal, played.lengths)
@@ -150,7 +150,7 @@ class _Life:
         )
 
     def disturbed(self, own: Tensor, generator: torch.Generator) -> "_Life":
-        """Keeps the inputs of those in `own` `[R, N]`; the others get another episode's."""
+        """Keeps the inputs of the agents in `own` `[R, N]`; the others get another episode's."""
         keep, legal, rewards = own[:, :, None, None], self.legal, self.rewards
         return _Life(
             torch.where(keep, self.observations, _disturb(self.observations, generator)),
@@ -166,7 +166,7 @@ def _legal_after_end(legal: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _disturb(observations: Tensor, generator: torch.Generator) -> Tensor:
-    """Another episode's observations, with added noise of their own size."""
+    """Replaces observations by another episode's, with added noise of their own size."""
     size = observations.std(dim=(0, 2), keepdim=True) + 1e-3
     noise = torch.randn(observations.shape, generator=generator, device=observations.device, dtype=observations.dtype)
     return observations.roll(1, dims=0) + size * noise
@@ -191,7 +191,7 @@ def _live(
     shared_seed: Tensor | None,
     hears: Callable[[], None],
 ) -> Tensor:
-    """Actions `[R, N, steps]`, or `[R, N, steps, A]` if continuous, of agents that live through given episodes."""
+    """Actions `[R, N, steps]`, or `[R, N, steps, A]` if continuous, of agents that act in given episodes."""
     carry = policy.begin(len(life.observations), life.observations.device, shared_seed)
     taken = []
     for t in range(steps):

@@ -10,7 +10,7 @@ from dof_lightning.spec import ReferenceScores
 class EpisodeReturns(Metric):
     """Mean and spread of episode returns.
 
-    Sums are kept in float64: ranks may add them in any order without the mean moving in float32.
+    Sums are kept in float64: the order in which ranks add them does not change the mean in float32.
     """
 
     full_state_update = False

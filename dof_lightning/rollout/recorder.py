@@ -1,4 +1,4 @@
-"""Results of a rollout: sums, and on request the rows of a dataset."""
+"""Results of a rollout: sums and, on request, the rows of a dataset."""
 
 from collections import defaultdict
 from dataclasses import dataclass, fields
@@ -26,9 +26,9 @@ class Rollout:
         agent_returns: `[E, N]` float64.
         lengths: `[E]` int64, steps of each episode.
         won: `[E]` bool, or None if there is nothing to win.
-        steps: environment steps done, summed over episodes.
+        steps: number of environment steps, summed over episodes.
         observations: `[E, N, L+1, O]` float32.
-        actions: `[E, N, L, A]` float32, or `[E, N, L]` int64 for discrete actions, as the policy gave them.
+        actions: `[E, N, L, A]` float32, or `[E, N, L]` int64 for discrete actions, as the policy returned them.
         rewards: `[E, N, L]`.
         terminated: `[E, L]` bool.
         legal: `[E, N, L+1, A]` bool.
@@ -134,7 +134,7 @@ class Recorder:
 
 
 def no_episodes(n_agents: int) -> Rollout:
-    """The rollout of a rank that has nothing to do."""
+    """The rollout of a rank without episodes."""
     empty = torch.zeros(0, dtype=torch.float64)
     return Rollout(empty, empty.view(0, 1).expand(0, n_agents), torch.zeros(0, dtype=torch.int64), None, 0)
 

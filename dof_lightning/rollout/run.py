@@ -57,8 +57,8 @@ def run_rollout(
 
     Episodes go through policy and environment `chunk` at a time, with noise drawn for a whole chunk from
     `make_generator(*noise_key, index of the chunk)`: an episode's outcome depends on its global index and the chunk
-    size, but not on which rank runs it or on how many other episodes there are (up to rounding, if the last chunk is
-    not full). So a rollout of fewer episodes gives the first of a longer one.
+    size, but not on the rank that runs it or the number of other episodes (up to rounding, if the last chunk is
+    not full). So a shorter rollout gives the first episodes of a longer one.
 
     Args:
         policy: acts without gradients in evaluation mode; its training modes are restored.
@@ -68,7 +68,7 @@ def run_rollout(
         chunk: episodes that share a stream of noise.
         record: whether to keep everything that a dataset needs.
         first_episode: global index of the first seed, a multiple of `chunk`.
-        spectator: draws an episode, hears how many have ended, and may end the rollout before any step.
+        spectator: draws an episode, receives the number of ended episodes, and may end the rollout before any step.
 
     Raises:
         ValueError: `first_episode` is not a multiple of `chunk`.
@@ -163,7 +163,7 @@ def _noises(policy: DecentralizedPolicy, chunk: int, n_episodes: int, generator:
 
 
 def _asked_before_each(noises: Iterator[Tensor], before_step: Callable[[], None] | None) -> Iterator[Tensor]:
-    """Yields the same noise, drawn once before each step of the environment."""
+    """Yields the same noise; the environment asks for it once before each step."""
     for noise in noises:
         if before_step is not None:
             before_step()

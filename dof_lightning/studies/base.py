@@ -1,4 +1,4 @@
-"""The base of a study: axes whose product is its cells, a measurement of each cell, and a report on all of them."""
+"""The base of a study: axes whose product makes its cells, a measurement per cell, and a report on all cells."""
 
 from __future__ import annotations
 
@@ -75,16 +75,16 @@ class Study(ABC):
     """Several runs of one experiment, measured and reported together.
 
     Args:
-        axes: the overrides of each label of each axis; the cells are the product of the axes.
-        seeds: the seeds with each of which every cell is run.
+        axes: by axis and label, the overrides; the cells are the product of the axes.
+        seeds: every cell is run with each of these seeds.
 
     Raises:
-        UserError: an axis or the seeds are empty, or a label is no list of overrides.
+        UserError: an axis or the seeds are empty, or a label's value is not a list of overrides.
     """
 
     def __init__(self, axes: Axes | None = None, seeds: Sequence[int] = ()) -> None:
         if not seeds or not axes or not all(axes.values()):
-            raise UserError("study.axes and study.seeds must not be empty: a study without cells says nothing")
+            raise UserError("study.axes and study.seeds must not be empty: a study needs cells")
         for axis, of in axes.items():
             for label, tails in of.items():
                 if isinstance(tails, str) or not all("=" in str(tail) for tail in tails):
@@ -93,7 +93,7 @@ class Study(ABC):
         self.seeds = list(seeds)
 
     def plans(self) -> list[Plan]:
-        """The cells' runs, in the order of the axes, the last one's labels and then the seeds changing fastest.
+        """The cells' runs, in the order of the axes; seeds change fastest, then the labels of the last axis.
 
         Raises:
             UserError: two axes set one key differently, or two cells would share a folder.
@@ -116,7 +116,7 @@ class Study(ABC):
         for axis, label in labels.items():
             for key, value in map(split_tail, self.axes[axis][label]):
                 if chosen.setdefault(key, value) != value:
-                    raise UserError(f"study.axes.{axis}: {label} sets {key}={value}, another axis {chosen[key]}")
+                    raise UserError(f"study.axes.{axis}: {label} sets {key}={value}, another axis sets {chosen[key]}")
         return tuple(f"{key}={value}" for key, value in chosen.items())
 
     @abstractmethod
@@ -138,12 +138,12 @@ def by_labels(cells: Sequence[Cell]) -> Iterator[tuple[dict[str, str], list[Cell
 
 
 def execution(cells: Sequence[Cell]) -> str:
-    """Text for a table on how a group's agents acted: alone, as one, with information from others, or wrongly."""
+    """Text for a table on how a group's agents acted: alone, as one, with others' information, or uncertified."""
     last = cells[0].results["last"]
     if last.get("execution") == "centralized":
         return "centralized"
     passed = all(cell.results["last"]["certificate"]["passed"] for cell in cells)
-    said = ["decentralized" if passed else "NOT CERTIFIED"]
-    said += [f"shared seed of {last['shared_seeds']}"] if last.get("shared_seeds") else []
-    said += ["told rewards"] if last["certificate"].get("observes_rewards") else []
-    return ", ".join(said)
+    notes = ["decentralized" if passed else "NOT CERTIFIED"]
+    notes += [f"shared seed of {last['shared_seeds']}"] if last.get("shared_seeds") else []
+    notes += ["told rewards"] if last["certificate"].get("observes_rewards") else []
+    return ", ".join(notes)

@@ -1,4 +1,4 @@
-"""The study of two-dimensional data: which methods sample the true mixture, and which only its marginals?"""
+"""The study of two-dimensional data: methods sample the true mixture, or only its marginals."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 SAMPLES = 4096
 COMPARED = 2000  # points used by the energy distance and the figure
-LARGEST_ROW = 6  # panels side by side in the figure
-SPAN = 1.5  # of the figure's axes
+LARGEST_ROW = 6  # number of panels side by side in the figure
+SPAN = 1.5  # limit of the figure's axes
 NUMBERS = ("total_variation", "energy_distance", "off_modes", "total_correlation")
 
 
 class GaussianGameStudy(Study):
-    """Samples every cell's policy at the game's only observation, and compares the samples with the true law.
+    """Samples every cell's policy at the game's only observation, and compares the samples with the true distribution.
 
     The first axis is the data, the second the method.
     """
 
     def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Measures what `judge` returns, with `weights`, the true table, and `points`, some of the samples."""
+        """Measures the values of `judge`, `weights` (the true table) and `points` (some of the samples)."""
         game, seed = build_env(config), config["seed"]
         if not isinstance(game, GaussianGame):
             raise UserError(f"study=game_gaussian measures env=game_gaussian_..., not {game.spec.name}")
@@ -66,15 +66,15 @@ class GaussianGameStudy(Study):
 
 
 def judge(points: Tensor, game: GaussianGame, generator: torch.Generator) -> dict[str, Any]:
-    """Compares samples of a game with its true law.
+    """Compares samples of a game with its true distribution.
 
     Args:
         points: `[M, 2]` coordinates, M at least 2.
-        game: the game whose law is the truth.
+        game: the game with the true distribution.
         generator: draws the fresh true data that the samples are compared with.
 
     Returns:
-        `quadrants` [2][2]; `total_variation` of that table to the truth; `energy_distance` to fresh true data;
+        `quadrants` [2][2]; `total_variation` between that table and the true one; `energy_distance` to fresh true data;
         `off_modes`, the share of points beyond 3 sigma of every mode; `total_correlation` of the table, nats.
     """
     table = quadrant_table(points)
@@ -90,7 +90,7 @@ def judge(points: Tensor, game: GaussianGame, generator: torch.Generator) -> dic
 
 
 def _truth(weights: list[list[float]]) -> dict[str, Any]:
-    """The measurements of a perfect sampler, from draws of its own; its total correlation is exact."""
+    """The measurements of a perfect sampler, from its own draws; its total correlation is exact."""
     game = GaussianGame(weights)
     points = game.draw(SAMPLES, make_generator(0, "game_gaussian", "perfect"))
     judged = judge(points, game, make_generator(0, "game_gaussian", "truth"))

@@ -1,4 +1,4 @@
-"""The study of landmark covering: which methods carry out demonstrations whose assignment no agent observes?"""
+"""The study of landmark covering: demonstrations follow an assignment that no agent observes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EPISODES = 200
-PLANS = 1000  # starts at which the first joint action is evaluated
-DRAWN = 8  # episodes from one start in a panel of the figure
+PLANS = 1000  # number of starts at which the first joint action is evaluated
+DRAWN = 8  # number of episodes from one start in a panel of the figure
 COVERED = 0.1
-POSITION, LANDMARKS, OTHERS = slice(2, 4), slice(4, 10), slice(10, 14)  # of an observation, see Spread
+POSITION, LANDMARKS, OTHERS = slice(2, 4), slice(4, 10), slice(10, 14)  # parts of an observation, see Spread
 NUMBERS = {  # by key, the column's name
     "first_action_distinct": "distinct at t=0",
     "coverage": "coverage",
@@ -46,7 +46,7 @@ class LandmarkGameStudy(Study):
     """
 
     def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Measures what `play` returns; `demonstrations` holds the same for the behaviour."""
+        """Measures the values of `play`, and as `demonstrations` the same values for the behaviour."""
         env = build_env(config)
         if not isinstance(env, LandmarkGame):
             raise UserError(f"study=game_landmark measures env=game_landmark, not {env.spec.name}")
@@ -91,8 +91,8 @@ def play(policy: DecentralizedPolicy, env: VectorEnv, seed: int) -> dict[str, An
     played = run_rollout(policy, env, seeds, (seed, "game_landmark", "episodes"), record=True)
     again = run_rollout(policy, env, seeds[:1].expand(DRAWN), (seed, "game_landmark", "drawn"), record=True)
     observations = env.reset(evaluation_seeds(seed, "report", PLANS))
-    told = policy.draw_shared_seed(PLANS, make_generator(seed, "game_landmark", "shared seed"))
-    carry = policy.begin(PLANS, observations.device, told)
+    shared_seed = policy.draw_shared_seed(PLANS, make_generator(seed, "game_landmark", "shared seed"))
+    carry = policy.begin(PLANS, observations.device, shared_seed)
     actions, _ = policy.act(observations, carry, None, make_generator(seed, "game_landmark", "plans"))
     distinct = count_distinct(headings(observations, actions)) == len(Spread.landmarks)
     return judge(played) | {
@@ -107,7 +107,7 @@ def judge(played: Rollout) -> dict[str, float]:
 
     Returns:
         `coverage`, the share of episodes at whose end every landmark is within 0.1 of an agent; `distinct`, the share
-        at whose end the agents' nearest landmarks are all different; `distinct_targets`, how many different ones;
+        at whose end the agents' nearest landmarks are all different; `distinct_targets`, the number of different ones;
         `collisions`, touching pairs of agents, summed over an episode's steps.
     """
     assert played.observations is not None
@@ -134,7 +134,7 @@ def count_distinct(targets: Tensor) -> Tensor:
 
 
 def _vectors(observations: Tensor, part: slice) -> Tensor:
-    """The M vectors `[..., M, 2]` that a part of the observations `[..., O]` holds."""
+    """The M vectors `[..., M, 2]` in a part of the observations `[..., O]`."""
     seen = observations[..., part]
     return seen.reshape(*seen.shape[:-1], -1, 2)
 

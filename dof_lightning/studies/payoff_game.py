@@ -1,4 +1,4 @@
-"""The study of a one-shot game: which mixtures of the agents' values reproduce the payoffs, and do they act well?"""
+"""The study of a one-shot game: how well mixtures of the agents' values reproduce payoffs, and act."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dof_lightning.studies.base import Axes, Cell, Report, Study, by_labels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_ACROSS = 4  # tables side by side in the figure
+_ACROSS = 4  # number of tables side by side in the figure
 
 
 class PayoffGame(Study):
@@ -29,18 +29,18 @@ class PayoffGame(Study):
 
     Args:
         axes, seeds: see `Study`.
-        headline: the cell, by its labels joined with ", ", whose error is the study's `max_error`.
+        headline: labels, joined with ", ", of the cell whose error is the study's `max_error`.
         samples: number of draws of every x_i^0 at every joint choice.
 
     Raises:
-        UserError: no cell is the headline, or `samples` is below 1.
+        UserError: no cell has the labels of the headline, or `samples` is below 2.
     """
 
     def __init__(self, axes: Axes, seeds: Sequence[int], headline: str, samples: int = 1000) -> None:
         super().__init__(axes, seeds)
         names = {_name(plan.labels): None for plan in self.plans()}
         if headline not in names:
-            raise UserError(f"study.headline={headline} is no cell of the study; choose one of: {'; '.join(names)}")
+            raise UserError(f"study.headline={headline} is not a cell of the study; choose one of: {'; '.join(names)}")
         if samples < 2:
             raise UserError(f"study.samples={samples} must be at least 2")
         self.headline = headline
@@ -67,7 +67,7 @@ class PayoffGame(Study):
     def report(self, cells: Sequence[Cell]) -> Report:
         """Makes a row and a heat map per cell, after those of the best additive fit."""
         if any(cell.measured["payoff"] != cells[0].measured["payoff"] for cell in cells):
-            raise UserError("study.axes: cells of several games cannot be one table of reconstructions; use one game")
+            raise UserError("study.axes: cells of several games cannot share a table of reconstructions; use one game")
         payoff = torch.tensor(cells[0].measured["payoff"], dtype=torch.float64)
         fit = best_additive_fit(payoff)
         best = float(payoff.max())
@@ -108,10 +108,10 @@ def payoff_table(spec: EnvSpec) -> Tensor:
     """The true payoffs, float64, one dimension per agent.
 
     Raises:
-        UserError: the environment is no matrix game.
+        UserError: the environment is not a matrix game.
     """
     if spec.recipe.get("family") != "matrix_game":
-        raise UserError(f"env={spec.name} is no matrix game: this study needs env=game_payoff_1 or another one")
+        raise UserError(f"env={spec.name} is not a matrix game: this study needs env=game_payoff_1 or another one")
     return torch.tensor(spec.recipe["payoff"], dtype=torch.float64)
 
 

@@ -1,4 +1,4 @@
-"""The runner of a study: performs its cells one after another, resumes an interrupted study, and reports.
+"""The runner of a study: runs its cells one after another, resumes an interrupted study, and reports.
 
 <run_dir>/
     config.yaml                 the study's resolved configuration
@@ -54,17 +54,17 @@ class _Composed:
 
 
 def run(cfg: DictConfig, typed: Sequence[str]) -> Path:
-    """Performs and measures every unfinished cell, and writes table, figure and `results.json`.
+    """Runs and measures every unfinished cell, and writes table, figure and `results.json`.
 
     Args:
         cfg: the composed configuration.
-        typed: the overrides it was composed from, which every cell is composed from too.
+        typed: the overrides that it was composed from; every cell is composed from them, too.
 
     Returns:
         the study's folder.
 
     Raises:
-        UserError: something that the user can fix; no cell that could run has been trained then.
+        UserError: a mistake that the user can fix; no cell has been trained.
         SystemExit: a signal has ended a cell's training; the same command resumes the study.
     """
     checks.check(cfg)
@@ -72,7 +72,7 @@ def run(cfg: DictConfig, typed: Sequence[str]) -> Path:
     study: Study = configuration.build(config["study"])
     _check_alone(config)
     if "seed" in (split_tail(tail)[0] for tail in typed) and study.seeds != [config["seed"]]:
-        raise UserError(f"seed= is not read here, study.seeds={study.seeds} are; type study.seeds=[{config['seed']}]")
+        raise UserError(f"seed= is not read here, study.seeds={study.seeds} is; type study.seeds=[{config['seed']}]")
     cells, started = _compose_cells(study, typed), time.monotonic()
     config["cells"] = {cell.plan.name: config_hash(configuration.to_plain(cell.cfg)) for cell in cells}
     for cell in cells:
@@ -109,7 +109,7 @@ def _check_alone(config: Mapping[str, Any] | DictConfig) -> None:
         raise UserError("a study cannot be run by torchrun or several SLURM tasks; start it as one process")
     if config["resume"] not in ("auto", "never"):
         raise UserError(
-            f"resume={config['resume']}: a study goes on by itself, or with its run_dir=; use auto or never"
+            f"resume={config['resume']}: a study resumes by itself, or with its run_dir=; use auto or never"
         )
 
 
@@ -119,7 +119,7 @@ def _compose_cells(study: Study, typed: Sequence[str]) -> list[_Composed]:
     for tail in typed:
         key = key_of(tail)
         if key in study.keys:
-            raise UserError(f"{key}= is set by the study's axes; change study.axes, or say study=none for one run")
+            raise UserError(f"{key}= is set by the study's axes; change study.axes, or set study=none for one run")
         if key.split(".")[0] not in _OWN_KEYS:
             kept.append(tail)
     cells = []
@@ -131,7 +131,7 @@ def _compose_cells(study: Study, typed: Sequence[str]) -> list[_Composed]:
         try:
             check_played(configuration.to_plain(cfg), "a study")
         except UserError as error:
-            raise UserError(f"cell {plan}: {error}, or study=none for one run") from error
+            raise UserError(f"cell {plan}: {error}, or set study=none for one run") from error
         cells.append(_Composed(plan, tails, cfg))
     _check_effect(cells)
     return cells
@@ -141,7 +141,7 @@ def _check_effect(cells: Sequence[_Composed]) -> None:
     """Refuses overrides that no cell reads."""
     unread = [without_effect(cell.cfg) for cell in cells]
     for key, reason in unread[0].items() if unread else ():
-        if all(key in others for others in unread):
+        if all(key in cell for cell in unread):
             raise UserError(f"{key} has no effect on any cell: {reason}; leave it out")
 
 
@@ -159,7 +159,7 @@ def _rehearse(cell: _Composed, with_data: bool) -> None:
 
 
 def _find_folder(config: Mapping[str, Any]) -> RunFolder:
-    """The folder that was named, or the newest unfinished one of this very configuration, or a fresh one."""
+    """The folder that was named, or the newest unfinished one of this configuration, or a fresh one."""
     parent = RUNS / config["choices"]["experiment"] / config["choices"]["study"]
     if config["run_dir"] is not None:
         folder = _named_folder(RunFolder(Path(config["run_dir"])), config)
@@ -175,23 +175,23 @@ def _named_folder(folder: RunFolder, config: Mapping[str, Any]) -> RunFolder:
     if stored is None:
         return folder
     if config["resume"] == "never":
-        raise UserError(f"run_dir={folder.path} holds a study already; use resume=auto or choose another run_dir=")
+        raise UserError(f"run_dir={folder.path} already contains a study; use resume=auto or choose another run_dir=")
     if config_hash(stored) != config_hash(config):
         keys = [key for key in {**config, **stored} if key not in ("run_dir", "resume", "trust")]
         difference = first_difference(config, stored, keys)
-        raise UserError(f"run_dir={folder.path} holds another run: {difference}; choose another run_dir=")
+        raise UserError(f"run_dir={folder.path} contains another run: {difference}; choose another run_dir=")
     return folder
 
 
 def _run_cell(study: Study, cell: _Composed, path: Path) -> Cell:
-    """Trains and measures a cell; whatever has been done already is skipped."""
+    """Trains and measures a cell; finished steps are skipped."""
     plan, cfg = cell.plan, cell.cfg
     cfg.run_dir = str(path)
     training.run(cfg, cell.typed, study_dir=path.parent)
     folder, kept = RunFolder(path), path / "measured.json"
     results = read_results_of_run(folder.results)
     if results["steps"] > cfg.trainer.max_steps:
-        raise UserError(f"{path} holds a longer run, of {results['steps']:,} steps; choose another run_dir=")
+        raise UserError(f"{path} contains a longer run, of {results['steps']:,} steps; choose another run_dir=")
     stored = _kept(kept)
     if stored.get("results") != results or "measured" not in stored:
         checkpoint = checkpoints.read(folder.last)
@@ -236,7 +236,7 @@ def _publish(
     results = {
         "experiment": config["choices"]["experiment"],
         "study": config["choices"]["study"],
-        "wall_seconds": round(seconds, 2),  # of the process that ended it; earlier ones are not included
+        "wall_seconds": round(seconds, 2),  # time of the last process only
         "stopped_early": early,
         **report.results,
         "cells": [{"labels": cell.labels, "seed": cell.seed, "last": cell.results["last"]} for cell in cells],

@@ -11,11 +11,12 @@ from dof_lightning.studies.base import Cell, Report, Study, by_labels, execution
 
 
 class Scores(Study):
-    """Reports returns and normalised scores of the last checkpoint per cell: mean ± standard deviation over seeds.
+    """Reports returns and normalised scores of each cell's last checkpoint: mean ± standard deviation over seeds.
 
-    If the environment has references of its own (Tag, World: against its own prey), the own score is reported too.
+    If the environment has references of its own (Tag, World: against its own prey), the own score is reported, too.
 
-    The time of a decision is that of the first in an episode, for all agents, the fastest of several on this machine.
+    The time of a decision is measured on an episode's first one, for all agents: the fastest of several repetitions on
+    this machine.
     """
 
     def measure(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,5 +68,5 @@ def _bars(values: Mapping[str, Sequence[float]]) -> Any:
     for row, name in enumerate(names):
         axes.plot(values[name], [row] * len(values[name]), "k.")
     axes.invert_yaxis()
-    axes.set_xlabel("score of the last checkpoint; a dot a seed")
+    axes.set_xlabel("score of the last checkpoint; one dot per seed")
     return figure

@@ -33,8 +33,8 @@ def fit(
         algorithm: the algorithm to train.
         data: serves the windows.
         start: the checkpoint that training resumes from.
-        received: returns the signal that has ended the training, None if there was none.
-        saved_step: the step that `last.ckpt` holds.
+        received: returns the signal that has ended the training, or None.
+        saved_step: the step of `last.ckpt`.
         run_dir: the value of `run_dir` with which the same command resumes the run.
 
     Raises:
@@ -53,7 +53,7 @@ def fit(
             raise
         except UserError as error:
             if trainer.global_rank and not isinstance(error, SharedError):
-                sys.stderr.write(f"rank {trainer.global_rank}: {error}\n")  # rank zero does not know of it
+                sys.stderr.write(f"rank {trainer.global_rank}: {error}\n")  # rank zero does not have this error
             raise
         except (RuntimeError, OSError) as error:
             sign = watchdog.sign_of_lost_peer(error)
@@ -64,19 +64,19 @@ def fit(
             )
             sys.exit(watchdog.LOST_PEER_EXIT_CODE)
         _leave_process_group()
-        if (number := received()) is not None:  # during the last step: nothing is left to train, but all to evaluate
+        if (number := received()) is not None:  # during the last step: training is complete, evaluation is not
             _say_goodbye(trainer.global_step, saved_step(), str(run_dir), number)
 
 
 def _say_goodbye(step: int, saved_step: int, run_dir: str, number: signal.Signals) -> None:
     """Prints how to resume after an interruption, and exits with the code that shells give the signal."""
     if not is_first_process():
-        sys.exit(0)  # the launcher ends rank zero if another rank ends with anything else
+        sys.exit(0)  # with another code the launcher would end rank zero
     done = f"stopped and saved at step {step:,}"
     if saved_step != step:
         done = f"stopped at step {step:,}, which could NOT be saved: last.ckpt is an earlier one or missing"
     again = for_shell(for_hydra("run_dir", run_dir))
-    with suppress(OSError):  # nobody reads it if the terminal is gone
+    with suppress(OSError):  # the terminal may be gone
         sys.stderr.write(f"{number.name}: {done}; the same command with {again} resumes the run\n")
     sys.exit(128 + number)
 

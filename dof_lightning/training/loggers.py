@@ -12,7 +12,7 @@ from dof_lightning.training.resumed_loggers import ResumedWandbLogger
 
 _SCORES = ("return_mean", "return_std", "normalized_score", "own_normalized_score", "win_rate")
 _HELDOUT = ("heldout/diffusion", "heldout/inverse", "heldout/cloning", "heldout/value")
-# The page takes its columns from one run, whichever comes first: every run announces the metrics of all.
+# The page takes its columns from the first run that it reads, so every run announces the metrics of all runs.
 METRICS = tuple(f"final/{name}" for name in (*(f"{w}_{name}" for w in ("last", "best") for name in _SCORES), *_HELDOUT))
 
 # Every run likewise announces the parameters of all, each with the kind of its values.
@@ -31,8 +31,8 @@ def log_hyperparameters(
 ) -> None:
     """Logs the parameters that people compare, beside the final scores or held-out losses.
 
-    In TensorBoard all runs announce the same `PARAMETERS` and `METRICS`, whichever they have: parameters that an
-    algorithm lacks, and scores that are None, have no value. Other loggers have the parameters from the start
+    In TensorBoard all runs announce the same `PARAMETERS` and `METRICS`, whether they have them or not: parameters that
+    an algorithm lacks, and scores that are None, have no value. Other loggers have the parameters from the start
     (`announce_parameters`). `heldout` holds the losses of a run that was not evaluated, `step` is the last step.
     """
     parameters = _parameters(config)
@@ -46,7 +46,7 @@ def log_hyperparameters(
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_metrics(metrics)
-            writer = logger.experiment._get_file_writer()  # as Lightning does, which announces only what has a value
+            writer = logger.experiment._get_file_writer()  # as in Lightning, which announces no metrics without a value
             announced = {name: kind() for name, kind in PARAMETERS.items()}
             columns, *_ = hparams(announced, dict.fromkeys(METRICS, 0.0))  # type: ignore[no-untyped-call]
             _, *session = hparams(parameters, {})  # type: ignore[no-untyped-call]

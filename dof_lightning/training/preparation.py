@@ -1,4 +1,4 @@
-"""World, dataset and untrained algorithm of a run; mistakes that need no data to be found are refused before any."""
+"""World, dataset and untrained algorithm of a run; mistakes are refused before data are built if possible."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,14 +26,14 @@ from dof_lightning.spec import (
 )
 from dof_lightning.training.run_folder import is_first_process
 
-_DISCOUNT = 0.99  # of the stand-in for a dataset whose source does not specify it
+_DISCOUNT = 0.99  # for the stand-in of a dataset whose source does not specify a discount
 
 
 def build_world(config: Mapping[str, Any]) -> VectorEnv:
     """Builds the environment of a run and checks that the algorithm fits it.
 
     Raises:
-        UserError: the algorithm does not fit, or the environment is to be played and cannot be.
+        UserError: the algorithm does not fit, or the environment cannot be played although the run plays it.
     """
     env = checkpoints.build_env(config, recorded=_recorded(config))
     checks.check_action_kind(config, env.spec)
@@ -54,7 +54,7 @@ def rehearse(
         also: called with the stand-in and the algorithm, for further checks.
 
     Raises:
-        UserError: something is refused; no data have been made.
+        UserError: a value or part is refused; no data have been made.
     """
     if config["data"]["path"] is not None:
         return
@@ -109,7 +109,7 @@ def _recorded(config: Mapping[str, Any]) -> EnvSpec | None:
 
 
 def _key(config: Mapping[str, Any]) -> str:
-    """The key that specifies where the dataset is; a user-defined `data=<name>` means a folder too."""
+    """The key that specifies where the dataset is; a user's own `data=<name>` means a folder, too."""
     return f"data.path={config['data']['path']}" if config["data"]["path"] is not None else "data.root"
 
 
@@ -118,7 +118,7 @@ def locate_dataset(config: Mapping[str, Any], environment: EnvSpec | None = None
 
     Args:
         config: the resolved configuration.
-        environment: where policies will be rolled out; nothing is built that does not fit it.
+        environment: the environment of rollouts; a dataset that does not fit it is not built.
 
     Raises:
         UserError: the dataset does not fit, is damaged, or cannot be built.

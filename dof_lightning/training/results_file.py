@@ -1,4 +1,4 @@
-"""`results.json`: sealed when it is written; checked against its seal and the format of a run when it is read."""
+"""`results.json`: it is sealed when written, and checked against its seal and the format of a run when read."""
 
 import json
 from collections.abc import Mapping
@@ -80,7 +80,7 @@ def read_results_of_run(path: Path) -> dict[str, Any]:
     """Reads the results of a run and checks every value that is used for the type and range that runs write.
 
     Raises:
-        UserError: as for `read_results`, or a value is missing or impossible.
+        UserError: as in `read_results`, or a value is missing or impossible.
     """
     return _read(path, _OF_A_RUN)
 

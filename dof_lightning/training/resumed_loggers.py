@@ -1,6 +1,6 @@
 """Loggers named by one word (`logger=csv|wandb|mlflow`), whose files and runs are continued by a resumed run.
 
-Lightning's own would start over: its CSV logger deletes the existing file, the others open a second run.
+Lightning's own loggers would start over: its CSV logger deletes the existing file, the others open a second run.
 """
 
 import csv
@@ -31,7 +31,7 @@ class ResumedCSVLogger(CSVLogger):
     """
 
     def __init__(self, save_dir: str | Path) -> None:
-        super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=1)  # a kill loses no row
+        super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=1)  # so that a kill loses no row
         self.resumed_from_step = 0
 
     @property
@@ -65,7 +65,7 @@ class _ResumedWriter(ExperimentWriter):
         self._write(rows)
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Replaces the file as a whole: a kill leaves the earlier one."""
+        """Replaces the file as a whole, so that a kill leaves the earlier one."""
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=self.metrics_keys, extrasaction="ignore")
         writer.writeheader()
@@ -74,7 +74,7 @@ class _ResumedWriter(ExperimentWriter):
 
 
 def _is_until(row: dict[str, Any], step: int) -> bool:
-    """Whether a row is whole and of a step up to `step`; a kill may have cut the last one short."""
+    """Reports whether a row is complete (a kill may have cut the last one) and of a step up to `step`."""
     written = str(row.get("step"))
     return None not in row.values() and written.isdecimal() and int(written) <= step
 
@@ -84,8 +84,8 @@ class ResumedWandbLogger(WandbLogger):
 
     Args:
         save_dir: the run's folder, after which the run is named.
-        project: where the run is filed.
-        offline: upload nothing.
+        project: the project of the run.
+        offline: whether nothing is uploaded.
 
     Raises:
         UserError: wandb is not installed.
@@ -103,7 +103,7 @@ class ResumedWandbLogger(WandbLogger):
         """The run, which is opened at the first call (Lightning hook).
 
         Raises:
-            UserError: it cannot be opened, for example because nobody is logged in.
+            UserError: it cannot be opened, for example without a login.
         """
         if self._experiment is None:
             _reach(
@@ -115,7 +115,7 @@ class ResumedWandbLogger(WandbLogger):
         return self._experiment
 
     def finish(self) -> None:
-        """Closes the run: another one in the same process would be logged into it."""
+        """Closes the run: another run of the same process would be logged into it."""
         self.experiment.finish()
 
 
@@ -127,8 +127,8 @@ class ResumedMLFlowLogger(MLFlowLogger):
 
     Args:
         save_dir: the run's folder, after which the run is named.
-        experiment_name: where the run is filed.
-        tracking_uri: address of a server or a database; None: that of MLFLOW_TRACKING_URI, else MLflow's default,
+        experiment_name: the experiment of the run.
+        tracking_uri: address of a server or a database; None means that of MLFLOW_TRACKING_URI, else MLflow's default,
             `mlflow.db` in the working folder; recent versions refuse plain folders.
 
     Raises:
@@ -185,5 +185,5 @@ def _noted(note: Path) -> str | None:
 def _reach(name: str, connect: Callable[[], Any], fix: str) -> None:
     try:
         connect()
-    except Exception as error:  # the packages raise errors of their own, which cannot be named without importing them
+    except Exception as error:  # the packages' own errors cannot be named without importing the packages
         raise UserError(f"logger={name}: {' '.join(str(error).split())}; type {fix}") from error

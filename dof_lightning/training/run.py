@@ -48,9 +48,9 @@ class Run:
 
     Attributes:
         start: the run's folder and the checkpoint it resumes from.
-        env: where policies are rolled out.
-        interruption: knows whether a signal ended the training.
-        resumed_from_step: steps done by earlier processes, None for a fresh run.
+        env: the environment in which policies are rolled out.
+        interruption: reports whether a signal ended the training.
+        resumed_from_step: number of steps of earlier processes, None for a fresh run.
         init_from: record of the weights the run was started with (`warm_start.start_from`), None for new ones.
     """
 
@@ -72,13 +72,14 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
     Args:
         cfg: the composed configuration.
         typed: the overrides it was composed from, for the commands that are shown at the end.
-        study_dir: folder of the study that the run is a cell of, which reports all but its progress; None: no study.
+        study_dir: folder of the study that the run belongs to, which reports everything but the run's progress; None:
+            no study.
 
     Returns:
         the run's folder.
 
     Raises:
-        UserError: something that the user can fix; nothing has been trained then.
+        UserError: a mistake that the user can fix; nothing has been trained.
         SystemExit: a signal has ended the training, or another rank has died; the exit code distinguishes them.
     """
     started = time.monotonic()
@@ -88,7 +89,7 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
     screen = console.make_console(quiet=study_dir is not None or not is_first_process())
     start = find_start(config)
     if start.finished:
-        screen.print(f"{start.folder.path} is finished: its numbers are in {start.folder.results}", soft_wrap=True)
+        screen.print(f"{start.folder.path} is finished; its results are in {start.folder.results}", soft_wrap=True)
         screen.print("a larger trainer.max_steps trains it further; another run_dir= starts afresh", soft_wrap=True)
         return start.folder.path
     try:
@@ -165,8 +166,8 @@ def build(config: dict[str, Any], start: Start) -> Run:
         checkpoints.load_weights(algorithm, checkpoint)
     resumed_from_step = None if checkpoint is None else checkpoint.step
     provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior, init_from))
-    told = context(manifest.spec, manifest.behavior["return_mean"])
-    trainer = make_trainer(config, told, [provenance, Agreement(resumed_from_step)], interruption)
+    run_context = context(manifest.spec, manifest.behavior["return_mean"])
+    trainer = make_trainer(config, run_context, [provenance, Agreement(resumed_from_step)], interruption)
     resume_from(trainer.loggers, resumed_from_step)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
     return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step, init_from)
@@ -214,7 +215,7 @@ def finish(job: Run, typed: Sequence[str], screen: Console, started: float) -> N
         by = " or ".join(f"{key}={value}" for key, value in ends.items() if value is not None)
         stopped = f"stopped by {by} at step {last.step:,} of {limits['max_steps']:,}"
         again = for_shell(for_hydra("run_dir", folder.path))
-        screen.print(f"{stopped}; a larger or no limit with {again} resumes it", highlight=False, soft_wrap=True)
+        screen.print(f"{stopped}; {again} with a larger or no limit resumes it", highlight=False, soft_wrap=True)
 
 
 def _evaluate(job: Run, last: checkpoints.Checkpoint) -> dict[str, dict[str, Any]]:
@@ -225,13 +226,13 @@ def _evaluate(job: Run, last: checkpoints.Checkpoint) -> dict[str, dict[str, Any
 
 
 def _next_commands(job: Run, further: Sequence[str]) -> dict[str, Sequence[str]]:
-    """The commands that a user may want next, by purpose: those that this run has something for."""
+    """The commands that a user may want next, by purpose, as far as they apply to this run."""
     folder, commands = job.start.folder, dict[str, Sequence[str]]()
     if "tensorboard" in (job.config["logger"] or {}):
         commands["curves and videos"] = ("tensorboard", "--logdir", str(folder.path))
     commands["train further"] = further
     checkpoint = f"checkpoint={folder.best_or_last}"
-    if job.config["choices"]["env"] == "_recorded":  # no world to evaluate in
+    if job.config["choices"]["env"] == "_recorded":  # there is no environment to evaluate in
         commands["export agents"] = ("dof", "export", checkpoint)
     else:
         commands["evaluate again" if configuration.rolls_out(job.config) else "evaluate"] = ("dof", "eval", checkpoint)
@@ -242,17 +243,17 @@ def _last_checkpoint(job: Run) -> checkpoints.Checkpoint:
     """The checkpoint that training ended with.
 
     Raises:
-        UserError: there was no step, or its checkpoint could not be saved: results would be those of an earlier one.
+        UserError: no step was made, or its checkpoint could not be saved, so results would be those of an earlier one.
     """
     path, step = job.start.folder.last, job.trainer.global_step
     if step == 0:
         limit = job.config["trainer"]["max_time"]
-        raise UserError(f"trainer.max_time={limit} was over before the first step; choose a longer one")
+        raise UserError(f"trainer.max_time={limit} ended before the first step; choose a longer one")
     last = checkpoints.read(path) if path.exists() else None
     if last is None or last.step != step:
         kept = "no checkpoint" if last is None else f"the checkpoint of step {last.step:,}"
         raise UserError(
-            f"{path} could not be saved at step {step:,}, there is {kept}; make room on the disk, "
+            f"{path} could not be saved at step {step:,}, there is {kept}; free some disk space, "
             f"then the same command with {for_shell(for_hydra('run_dir', job.start.folder.path))} resumes it"
         )
     return last

@@ -31,7 +31,7 @@ CHECKPOINT_VARIABLE = "DOF_CHECKPOINT"
 
 RUNS = Path("runs")
 
-# The keys that may change when a run is resumed, and those below them that may not.
+# The keys that may change if a run is resumed, and the keys below them that may not.
 _MAY_CHANGE = (
     *("run_dir", "resume", "trust", "trainer", "callbacks", "logger", "checkpoint", "validation", "distributed"),
     *("rollout.episodes", "rollout.every_n_steps", "data.root", "data.path", "data.num_workers"),
@@ -98,7 +98,7 @@ class RunFolder:
             return read_stored(self.config)
         except (ValueError, OSError) as error:
             raise UserError(
-                f"{self.config} is damaged: {error}; put it right, or go on in another folder by "
+                f"{self.config} is damaged: {error}; repair it, or continue in another folder with "
                 f"resume={self.last} run_dir=<another>"
             ) from error
 
@@ -106,25 +106,25 @@ class RunFolder:
         """Whether there is nothing left to do for this configuration.
 
         Raises:
-            UserError: the finished run in this folder is another one.
+            UserError: the folder contains another finished run.
         """
         if not self.results.exists():
             return False
         stored, steps = self.read_config(), read_results_of_run(self.results)["steps"]
         if stored is None:
-            raise UserError(f"{self.path} holds results of a run without its config.yaml; choose another run_dir=")
+            raise UserError(f"{self.path} contains results of a run without its config.yaml; choose another run_dir=")
         if config_hash(stored) == config_hash(plain):
             return True
         if steps < plain["trainer"]["max_steps"]:
             return False
         if difference := _other_run(stored, plain):
-            raise UserError(f"{self.path} holds another run, a finished one: {difference}; choose another run_dir=")
+            raise UserError(f"{self.path} contains another, finished run: {difference}; choose another run_dir=")
         return True
 
     def open(self, plain: Mapping[str, Any]) -> None:
         """Creates the folder and stores the configuration; results of a shorter run are dropped."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self.results.unlink(missing_ok=True)  # first: another rank that looks meanwhile must not find a finished run
+        self.results.unlink(missing_ok=True)  # first, so that no other rank finds a finished run
         files.write_atomically(self.config, yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True))
 
     def discard_if_empty(self) -> None:
@@ -136,18 +136,18 @@ class RunFolder:
             folder.rmdir()
 
     def lock(self) -> bool:
-        """Claims the folder until this process ends, however it ends; returns False if another process has it."""
+        """Claims the folder until this process ends in any way; returns False if another process has it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             return files.hold(self.path)
         except OSError as error:
             raise UserError(
-                f"run_dir={self.path} cannot be made a folder ({error.strerror}); choose another"
+                f"run_dir={self.path} cannot be created as a folder ({error.strerror}); choose another"
             ) from error
 
 
 def _other_run(stored: Mapping[str, Any], plain: Mapping[str, Any]) -> str | None:
-    """Describes what makes a configuration another run than the stored one; keys of other versions are ignored."""
+    """Describes the first difference of a configuration from the stored one; keys of other versions are ignored."""
     ours, theirs = dict(leaves(plain)), dict(leaves(stored))
     theirs |= {key: value for key, value in leaves(meant_before(plain)) if key not in theirs}
     for key in (key for key in theirs if key in ours):
@@ -195,7 +195,7 @@ def require_claim(folder: RunFolder) -> None:
 
 
 def unfinished(parent: Path, plain: Mapping[str, Any]) -> list[RunFolder]:
-    """The folders below `parent` of this very configuration that have no results yet, the last name first.
+    """The folders below `parent` of this configuration that have no results yet, the last name first.
 
     A damaged one is skipped, and reported in one line.
     """
@@ -223,6 +223,6 @@ def fresh_folder(parent: Path) -> RunFolder:
     for number in itertools.count():
         path = parent / (name if number == 0 else f"{name}_{number}")
         with suppress(FileExistsError):
-            path.mkdir(parents=True)  # claims the name against runs that start in the same second
+            path.mkdir(parents=True)  # fails if a run that starts in the same second has the name
             return RunFolder(path)
     raise AssertionError

@@ -20,7 +20,7 @@ def first_repeated(names: Iterable[str]) -> str | None:
 
 
 def key_of(override: str) -> str:
-    """The key that an override sets, however Hydra lets it be typed: `key=`, `+key=`, `~key`, `key@package=`."""
+    """The key that an override sets, in every form that Hydra accepts: `key=`, `+key=`, `~key`, `key@package=`."""
     return re.split("[=@]", override.strip().lstrip("+~"))[0]
 
 
@@ -31,4 +31,4 @@ def check_played(config: Mapping[str, Any], what: str) -> None:
         UserError: the run plays no episodes.
     """
     if not rolls_out(config):
-        raise UserError(f"{what} compares what is played, and rollout=none plays nothing; say rollout=default")
+        raise UserError(f"{what} compares rollouts, and rollout=none plays nothing; set rollout=default")

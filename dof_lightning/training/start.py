@@ -28,7 +28,7 @@ from dof_lightning.training.run_folder import (
 )
 from dof_lightning.training.several import key_of
 
-_SAID_ANEW = ("run_dir", "resume", "trainer.max_steps", "trainer.max_time")  # by the command that trains further
+_TYPED_ANEW = ("run_dir", "resume", "trainer.max_steps", "trainer.max_time")  # by the command that trains further
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Start:
 
     Attributes:
         folder: the run's folder.
-        checkpoint: the checkpoint to resume from; None: start from the beginning.
+        checkpoint: the checkpoint to resume from; None means a start from the beginning.
         finished: whether there is nothing left to do.
     """
 
@@ -53,12 +53,12 @@ def find_start(plain: Mapping[str, Any]) -> Start:
     SLURM all read the `run_dir` they were given.
 
     Raises:
-        UserError: `resume` leads nowhere; `run_dir` is missing, in use, or holds another run.
+        UserError: `resume` leads nowhere; `run_dir` is missing, in use, or contains another run.
     """
     rank, is_told = external_rank(), bool(os.environ.get(RUN_DIR_VARIABLE))
     if is_told and rank is None and os.environ.get("LOCAL_RANK", "0") != "0":
-        told = os.environ[CHECKPOINT_VARIABLE]
-        return Start(RunFolder(Path(os.environ[RUN_DIR_VARIABLE])), Path(told) if told else None)
+        inherited = os.environ[CHECKPOINT_VARIABLE]
+        return Start(RunFolder(Path(os.environ[RUN_DIR_VARIABLE])), Path(inherited) if inherited else None)
     if rank is not None and plain["run_dir"] is None:
         raise UserError("run_dir= is needed under torchrun or SLURM, so that every process writes to the same folder")
     start = _look_up(plain)
@@ -105,13 +105,13 @@ def _branch_off(checkpoint: Path, folder: RunFolder, plain: Mapping[str, Any]) -
         return Start(folder, checkpoint)
     if config_hash(folder.read_config() or {}) == config_hash(plain):
         return _in_folder(folder, dict(plain) | {"resume": "auto"})
-    raise UserError(f"run_dir={folder.path} holds another run than resume={checkpoint}; choose another run_dir=")
+    raise UserError(f"run_dir={folder.path} contains another run than resume={checkpoint}; choose another run_dir=")
 
 
 def _in_folder(folder: RunFolder, plain: Mapping[str, Any]) -> Start:
     if plain["resume"] == "never":
         if folder.has_run:
-            raise UserError(f"run_dir={folder.path} holds a run already; use resume=auto or choose another run_dir=")
+            raise UserError(f"run_dir={folder.path} already contains a run; use resume=auto or choose another run_dir=")
         return Start(folder, None)
     return Start(folder, folder.last if folder.last.exists() else None, finished=folder.is_finished(plain))
 
@@ -149,7 +149,7 @@ def set_aside_best(best: Path, plain: Mapping[str, Any]) -> None:
     except UserError as error:
         raise UserError(f"{best} is damaged; delete it, and the best is selected anew from here on") from error
     theirs, ours = _measured_by(selected.config), _measured_by(plain)
-    changed = [key for key in ours if key in theirs and ours[key] != theirs[key]]  # keys of other versions do not count
+    changed = [key for key in ours if key in theirs and ours[key] != theirs[key]]  # keys of other versions are ignored
     if not changed:
         return
     kept = best.with_name(f"best_at_step_{selected.step}.ckpt")
@@ -176,5 +176,5 @@ def command_further(folder: Path, typed: Sequence[str], done: int, max_steps: in
         done: optimiser steps so far.
         max_steps: optimiser steps that it was configured for.
     """
-    kept = [tail for tail in typed if key_of(tail) not in _SAID_ANEW]
+    kept = [tail for tail in typed if key_of(tail) not in _TYPED_ANEW]
     return [*program(), *kept, for_hydra("run_dir", folder), f"trainer.max_steps={max(2 * done, max_steps)}"]

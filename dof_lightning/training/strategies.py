@@ -1,4 +1,4 @@
-"""Strategies by which the ranks of a run work together: DDP or FSDP2, resumed bit for bit, never waiting for ever."""
+"""Strategies for the ranks of a run, DDP or FSDP2: runs resume bit for bit, and no rank waits for ever."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -68,8 +68,8 @@ class _Launched(ParallelStrategy):
 def _join_after_restart(backend: str, timeout: timedelta, device: torch.device) -> None:
     """Forms the group of a job that torchrun has started again on one machine.
 
-    torchrun's key-value store lives on through restarts (torch 2.13), with the addresses of the dead: a rank that asks
-    before the other has written its new one would wait for a process that is gone. Each attempt gets keys of its own.
+    torchrun's key-value store survives restarts (torch 2.13), with the addresses of ended ranks: a rank that asks
+    before another has written its new address would wait for an ended process. Each attempt gets keys of its own.
     """
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -92,9 +92,10 @@ def _join_after_restart(backend: str, timeout: timedelta, device: torch.device) 
 class DDP(_Launched, DDPStrategy):
     """Gradients are averaged in the same buckets at every step, so that a resumed run ends with the same bits.
 
-    DDP rearranges its buckets after the first backward pass of a process, by the order in which gradients came. Where a
-    number lies in a bucket decides in which order an all-reduce over three ranks or more adds it up: a resumed run's
-    first step would differ in the last bit from the uninterrupted run's. So a pass that trains nothing comes first.
+    DDP rearranges its buckets after the first backward pass of a process, by the order in which gradients came. The
+    place of a number in its bucket determines the order in which an all-reduce over three or more ranks sums it: a
+    resumed run's first step would differ in the last bit from the uninterrupted run's. Therefore a pass that trains
+    nothing comes first.
     """
 
     def setup(self, trainer: Trainer) -> None:
@@ -125,7 +126,7 @@ class FSDP2(_Launched, ModelParallelStrategy):
     and each strategy resumes from another's.
 
     Args:
-        timeout: a rank that hears nothing from the others for this long gives up.
+        timeout: a rank that receives nothing from the others for this long gives up.
     """
 
     def __init__(self, timeout: timedelta) -> None:
@@ -165,7 +166,7 @@ def _unwrapped(optimizer: Any) -> Optimizer:
 
 
 def _renamed(state: Mapping[str, Any], names: Mapping[Any, Any]) -> dict[str, Any]:
-    """An optimiser's state with other names for its parameters."""
+    """Renames the parameters in an optimiser's state."""
     groups = [{**group, "params": [names[key] for key in group["params"]]} for group in state["param_groups"]]
     return {"state": {names[key]: value for key, value in state["state"].items()}, "param_groups": groups}
 
@@ -179,7 +180,7 @@ def as_launched(config: Mapping[str, Any]) -> dict[str, Any]:
         config: resolved; `trainer.devices=1` and `trainer.num_nodes=1` do not specify a number of processes.
 
     Raises:
-        UserError: it specifies another number of processes.
+        UserError: the configuration specifies another number of processes.
     """
     launched = _launched()
     trainer = config["trainer"]
@@ -191,7 +192,7 @@ def as_launched(config: Mapping[str, Any]) -> dict[str, Any]:
         return {**config, "trainer": {**trainer, "devices": ranks_here, "num_nodes": machines}}
     if asked != launched:
         raise UserError(
-            f"trainer.devices={trainer['devices']} and trainer.num_nodes={trainer['num_nodes']} do not go with "
+            f"trainer.devices={trainer['devices']} and trainer.num_nodes={trainer['num_nodes']} do not fit "
             f"{launcher}, which has started {ranks_here} processes on each of {machines} machines; leave them out, or "
             f"type trainer.devices={ranks_here} trainer.num_nodes={machines}"
         )
@@ -212,7 +213,7 @@ def _launched() -> tuple[int, int] | None:
     else:
         ranks, machines = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", "1"))
     if ranks % machines:
-        raise UserError(f"{ranks} processes on {machines} machines: start as many on each, say by --ntasks-per-node=")
+        raise UserError(f"{ranks} processes on {machines} machines: start as many on each, e.g. by --ntasks-per-node=")
     return ranks // machines, machines
 
 
@@ -238,7 +239,7 @@ def accelerator(wanted: str) -> dict[str, str]:
 
 
 def cluster_plugins() -> list[SLURMEnvironment]:
-    """Keeps Lightning from saving checkpoints of its own: SLURM restarts a job by the same command (`--requeue`)."""
+    """Keeps Lightning from saving checkpoints of its own: SLURM restarts a job with the same command (`--requeue`)."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 

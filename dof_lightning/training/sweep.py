@@ -1,4 +1,4 @@
-"""A sweep (`python train.py -m`): every line names its job, and one table ends it."""
+"""A sweep (`python train.py -m`): every line of output names its job, and a table comes last."""
 
 import io
 import json
@@ -20,11 +20,11 @@ from dof_lightning.spec import SCORE_TITLES
 from dof_lightning.training.results_file import read_results
 from dof_lightning.training.run_folder import RUNS, RunFolder
 
-NOTES_VARIABLE = "DOF_SWEEP"  # where jobs, wherever a launcher runs them, note what they did
+NOTES_VARIABLE = "DOF_SWEEP"  # folder of the jobs' notes, wherever a launcher runs them
 _SCORES = ("own_normalized_score", "normalized_score", "return_mean")
 _SUBMITTED = (
-    "submitit: this command waits for its jobs, what they print lies in runs/.hydra/.submitit/ (SLURM: squeue --me "
-    "says which of them wait); typed again after an interruption it goes on with what is unfinished"
+    "submitit: this command waits for its jobs, their output is in runs/.hydra/.submitit/ (SLURM: squeue --me "
+    "shows which of them wait); the same command resumes unfinished jobs after an interruption"
 )
 
 
@@ -80,17 +80,17 @@ class _Labelled(io.TextIOBase):
 
 
 def note(job: int, typed: Sequence[str], folder: Path | None) -> None:
-    """Notes what a job runs and, once it is done, its run folder; does nothing outside a sweep."""
+    """Notes a job's overrides and, once it has ended, its run folder; does nothing outside a sweep."""
     if notes := os.environ.get(NOTES_VARIABLE):
-        told = {"number": job, "typed": list(typed), "folder": None if folder is None else str(folder)}
+        entry = {"number": job, "typed": list(typed), "folder": None if folder is None else str(folder)}
         Path(notes).mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(notes) / f"{job}.json", json.dumps(told))
+        write_atomically(Path(notes) / f"{job}.json", json.dumps(entry))
 
 
 def score_of(folder: Path) -> float | None:
     """The value a sweeper compares: the score of the last checkpoint on the report episodes; higher is better.
 
-    If nothing was played it is the first held-out loss, of which lower is better; None for a study.
+    If nothing was played it is the first held-out loss, for which lower is better; None for a study.
     """
     results = _results(folder)
     last, heldout = results.get("last", {}), results.get("heldout", {})
@@ -127,7 +127,7 @@ def _show(screen: Console, jobs: Sequence[Mapping[str, Any]]) -> None:
     show_table(screen, columns, rows)
     done = [os.path.relpath(folder) for folder in folders if folder is not None]
     if names:
-        screen.print("of the last checkpoints, on the report episodes: report what you choose by them on other seeds")
+        screen.print("of the last checkpoints on the report episodes; if you choose by them, report on other seeds")
         screen.print(f"one report of all: dof report {shlex.join(done)}", highlight=False, markup=False, soft_wrap=True)
 
 

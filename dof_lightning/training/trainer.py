@@ -25,9 +25,9 @@ def make_trainer(
 
     Args:
         config: the resolved configuration.
-        run: the context that callbacks get.
-        first: callbacks that no configuration leaves out; they run before those that it chooses.
-        last: a callback that runs after them; Lightning runs those that save after it.
+        run: the context that callbacks receive.
+        first: callbacks of every run; they run before those of the configuration.
+        last: a callback that runs after them; callbacks that save checkpoints come after it, by Lightning's own order.
 
     Raises:
         UserError: Lightning refuses a value, or a callback does.
@@ -43,7 +43,7 @@ def try_out(config: Mapping[str, Any]) -> int:
         config: the resolved configuration.
 
     Returns:
-        how many processes the run will have.
+        the number of the run's processes.
 
     Raises:
         UserError: Lightning refuses a value.
@@ -81,12 +81,12 @@ def make_callbacks(config: Mapping[str, Any], run: RunContext, quiet: bool = Fal
 
     A node without `_partial_` is a callback; one with it is called with `run` and returns one or several. Those that
     need an environment are left out, and named, if nothing is played (rollout=none). If data have yet to be
-    built, all are made twice: first with a stand-in for the dataset, so that they refuse mistakes early.
+    built, callbacks are made twice, first with a stand-in for the dataset, so that they refuse mistakes early.
 
     Args:
         config: the resolved configuration.
-        run: the context that they get.
-        quiet: do not name those that are left out.
+        run: the context that they receive.
+        quiet: whether to omit the line that names those left out.
 
     Raises:
         UserError: a callback refuses a value.
@@ -105,7 +105,7 @@ def make_callbacks(config: Mapping[str, Any], run: RunContext, quiet: bool = Fal
 
 def _told(name: str, made: partial, run: RunContext) -> Any:
     if str(made.func.__module__).startswith("lightning."):
-        raise UserError(f"callbacks.{name}: Lightning's own callbacks take no run; drop its _partial_: true")
+        raise UserError(f"callbacks.{name}: Lightning's own callbacks take no run; remove its _partial_: true")
     try:
         return made(run)
     except (TypeError, MisconfigurationException) as error:

@@ -15,7 +15,7 @@ LOST_PEER_EXIT_CODE = 1
 LAUNCHER_VARIABLE = "DOF_LAUNCHER"  # rank zero's process, for the ranks that it starts
 
 _SECONDS_BETWEEN_LOOKS = 1.0
-_SECONDS_TO_END = 5.0  # for a rank that has an error of its own to report
+_SECONDS_TO_END = 5.0  # time for a rank to report an error of its own
 _SIGNS_OF_A_LOST_PEER = re.compile(
     r"Connection (closed|reset) by peer|Connection refused|Timed out waiting \d+ms|Socket Timeout|NCCL [^\n.]*|gloo/\S*"
 )
@@ -40,7 +40,7 @@ def watching_parent(run_dir: str) -> Iterator[None]:
     A process that a user has started is not watched: it may outlive its shell. The message names `run_dir`.
     """
     over, by_torchrun = threading.Event(), "TORCHELASTIC_RUN_ID" in os.environ
-    # A rank whose parent has died before it came here has another one by now.
+    # A rank whose parent died before this point has another parent by now.
     started_by = os.getppid() if by_torchrun else int(os.environ.get(LAUNCHER_VARIABLE, os.getppid()))
 
     def look() -> str | None:
@@ -55,7 +55,7 @@ def watching_parent(run_dir: str) -> Iterator[None]:
 
 
 def watch_children(children: Sequence[Popen], run_dir: str) -> None:
-    """Ends this process and its children, ranks 1, 2, ... here, if one of them dies; those that end well may go."""
+    """Ends this process and its children, ranks 1, 2, ... here, if one of them dies; others may end normally."""
 
     def look() -> str | None:
         for rank, child in enumerate(children, start=1):

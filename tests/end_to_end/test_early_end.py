@@ -43,7 +43,7 @@ def test_time_that_is_over(workplace: Workplace, capsys: pytest.CaptureFixture) 
 
 
 def test_time_that_is_over_at_once() -> None:
-    with pytest.raises(UserError, match=r"trainer\.max_time=00:00:00:00 was over before the first step"):
+    with pytest.raises(UserError, match=r"trainer\.max_time=00:00:00:00 ended before the first step"):
         train("run_dir=no_time", "trainer.max_time=00:00:00:00")
 
 

@@ -69,13 +69,13 @@ def _only_line(code: int, printed: str) -> str:
         ((*SMALL, "data.partition=rows"), ("data.partition", "windows or shards", "rows")),
         (
             (*SMALL, "data.partition=shards", "data.memory_mb=null"),
-            ("data.partition=shards", "data.memory_mb a number"),
+            ("data.partition=shards", "data.memory_mb to a number"),
         ),
         ((*SMALL, "rollout.every_n_steps=0"), ("rollout.every_n_steps", "at least 1")),
         ((*SMALL, "seed"), ("seed", "key=value")),
         ((*SMALL, "seed=-1"), ("seed", "at least 0", "-1")),
         ((*SMALL, "resume=null"), ("resume", "auto, never")),
-        ((*SMALL, "run_dir=/proc/nope"), ("run_dir=/proc/nope", "cannot be made a folder")),
+        ((*SMALL, "run_dir=/proc/nope"), ("run_dir=/proc/nope", "cannot be created as a folder")),
         ((*SMALL, "data.root=/proc/nope"), ("/proc/nope", "data.root")),
         ((*SMALL, "trainer.accumulate_grad_batches=0"), ("trainer.accumulate_grad_batches", "at least 1")),
         ((*SMALL, "trainer.log_every_n_steps=0"), ("trainer.log_every_n_steps", "at least 1")),
@@ -169,7 +169,7 @@ def test_a_dataset_written_anew_is_not_gone_on_with(
     rewrite(workplace.path / "anew", lambda document: document["shards"][0].update(sha256="0" * 64))
     resumed = ("data.path=anew", f"resume={finished}/checkpoints/last.ckpt", "run_dir=refused")
     line = complaint_of_train(capsys, *SMALL, *resumed)
-    assert "the files of dataset mpe_spread_random have been written anew since, with another content" in line
+    assert "the files of dataset mpe_spread_random have been rewritten since, with another content" in line
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_run_is_not_overwritten(workplace: Workplace, finished: str, capsys: p
     branch = ("resume=branch/checkpoints/last.ckpt", f"run_dir={finished}", "trainer.max_steps=70")
     shutil.copytree(workplace.path / finished, workplace.path / "branch")
     line = complaint_of_train(capsys, *UNINTERRUPTED, *branch)
-    assert "holds another run" in line
+    assert "contains another run" in line
     assert workplace.results(finished)["steps"] == 60
 
 

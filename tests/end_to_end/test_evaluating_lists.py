@@ -34,7 +34,7 @@ def test_a_list_gives_each_values_own_numbers(finished: str, capsys: pytest.Capt
 
 @pytest.mark.parametrize(
     ("tails", "words"),
-    [(("sampler.steps=[2,999]",), "sampler.steps=999 must be between 1 and"), (("output=there",), "output= is where")],
+    [(("sampler.steps=[2,999]",), "sampler.steps=999 must be between 1 and"), (("output=there",), "output= is for")],
     ids=["a value too large", "output without a list"],
 )
 def test_what_cannot_be_swept_is_refused_before_anything_is_played(

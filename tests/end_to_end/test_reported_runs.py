@@ -60,7 +60,7 @@ def test_an_older_run_that_does_not_tell_its_device_says_so(copied: Path) -> Non
 def test_results_that_the_rest_of_the_folder_contradicts_are_refused(copied: Path, key: str) -> None:
     results = json.loads((copied / "results.json").read_text())
     (copied / "results.json").write_text(json.dumps(sealed(results | {key: 7})))
-    with pytest.raises(UserError, match=f"results.json says {key} 7"):
+    with pytest.raises(UserError, match=f"results.json contains {key} 7"):
         record_of(copied)
 
 
@@ -75,12 +75,12 @@ def test_a_folder_is_reported_with_the_runs_below_it(
     told = (tmp_path / "report.md").read_text()
     assert [f"| bc: algorithm.learning_rate={rate} |" in told for rate in ("0.002", "0.01")] == [True, True]
     begun, damaged = capsys.readouterr().err.splitlines()
-    assert "begun holds no finished run" in begun
+    assert "begun contains no finished run" in begun
     assert "damaged/results.json is damaged" in damaged
 
 
 def test_a_folder_without_a_run_says_so(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none lies below it"):
         gather([tmp_path])
-    with pytest.raises(UserError, match=r"begun holds no finished run"):
+    with pytest.raises(UserError, match=r"begun contains no finished run"):
         gather([runs / "begun"])

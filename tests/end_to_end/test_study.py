@@ -76,7 +76,7 @@ def test_it_goes_on_and_reports(
     run_study(f"run_dir={folder}")
     assert "is finished" in capsys.readouterr().out
     assert len(trained) == CELLS
-    with pytest.raises(UserError, match=r"holds another run: .*2 there, 3 here; choose another run_dir="):
+    with pytest.raises(UserError, match=r"contains another run: .*2 there, 3 here; choose another run_dir="):
         run_study(f"run_dir={folder}", "trainer.max_steps=3")
     (folder / "results.json").write_text(json.dumps(results | {"stopped_early": ["all"]}))
     with pytest.raises(UserError, match=r"results\.json is damaged: .*seal"):

@@ -76,7 +76,7 @@ def test_a_wrong_suite_is_refused_by_name(folder: Path, changes: dict, words: st
         ({"algorithms": {"bc": ["algorithm.alhpa=3"]}}, "alhpa"),
         ({"algorithms": {"bc": [], "again": ["algorithm=bc"]}}, "are the same configuration"),
         (UNPLAYED | {"algorithms": {"td3_bc": []}}, "td3_bc does not learn discrete actions"),
-        (UNPLAYED, "a benchmark compares what is played, and rollout=none"),
+        (UNPLAYED, "a benchmark compares rollouts, and rollout=none"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused_before_any_begins(folder: Path, changes: dict, words: str) -> None:

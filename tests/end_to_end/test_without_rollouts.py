@@ -91,7 +91,7 @@ def test_two_ranks_need_no_rollouts_either(workplace: Workplace) -> None:
 
 def test_a_study_is_refused_before_anything_is_trained() -> None:
     typed = ["experiment=methods_spread_medium", "rollout=none", "run_dir=unplayed_study"]
-    with pytest.raises(UserError, match="rollout=none plays nothing; say rollout=default, or study=none"):
+    with pytest.raises(UserError, match="rollout=none plays nothing; set rollout=default, or set study=none"):
         runner.run(configuration.compose(typed), typed)
 
 
@@ -105,7 +105,7 @@ def test_a_world_that_cannot_be_played_is_refused_before_training(monkeypatch: p
 
 def test_data_that_nobody_has_imported_are_refused_with_the_command() -> None:
     typed = ["experiment=smac_2s3z_poor", "data.root=empty", "run_dir=unimported"]
-    line = r"empty/smac_2s3z_poor is not there: download .*2s3z.*dof data import format=vault .*env=smac_2s3z"
+    line = r"empty/smac_2s3z_poor is missing: download .*2s3z.*dof data import format=vault .*env=smac_2s3z"
     with pytest.raises(UserError, match=line):
         run_here(*typed)
 
@@ -157,7 +157,7 @@ def test_own_data_are_trained_on_without_another_tasks_experiment(
     (folder,) = (tmp_path / "runs" / "mine" / "bc").iterdir()
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert (results["experiment"], results["last"]["status"]) == ("mine", "not evaluated")
-    with pytest.raises(UserError, match="no world to play in; type env="):
+    with pytest.raises(UserError, match="no environment is named; type env="):
         cli.run(["eval", f"checkpoint={folder}"])
     cli.run(["export", f"checkpoint={folder}", "output=agents"])
     assert {path.stem for path in (tmp_path / "agents").glob("*.json")} == {"a", "b"}

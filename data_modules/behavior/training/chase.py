@@ -17,11 +17,11 @@ from dof_lightning.seeding import derive_seed
 
 
 class LearningPrey(Prey):
-    """Acts as its learner (of one agent) explores, and remembers what it saw.
+    """Acts by a learner of one agent, with exploration, and keeps its last observation.
 
     Attributes:
-        seen: `[E, 1, O']`, what it saw when it acted last.
-        explores: with noise, uniformly before the learner's first update; False: greedily.
+        seen: `[E, 1, O']`, its observation when it last acted.
+        explores: whether it acts with noise (uniformly before the learner's first update), or greedily.
     """
 
     identity = {"kind": "learning"}
@@ -53,7 +53,7 @@ class Chase(MATD3):
         super().__init__(ParticleEnv(task, opponent=self.opponent), settings, seed)
 
     def remember(self, observations: Tensor, actions: Tensor, result: StepResult) -> None:
-        """See `MATD3.remember`; the prey remembers its own side."""
+        """See `MATD3.remember`; the prey stores its own transitions, too."""
         super().remember(observations, actions, result)
         info = result.info
         assert info.extra_observations is not None
@@ -62,7 +62,7 @@ class Chase(MATD3):
         self.prey.buffer.add(self.opponent.seen, info.extra_actions, info.extra_rewards[:, 0], info.extra_observations)
 
     def update_several(self) -> None:
-        """See `MATD3.update_several`; both sides."""
+        """See `MATD3.update_several`; both sides learn."""
         super().update_several()
         for _ in range(self.settings.updates_per_step):
             self.prey.update()
@@ -78,6 +78,6 @@ class Chase(MATD3):
 
 
 def layers_of(actors: ActorBank) -> Layers:
-    """A bank of one actor as the layers of a `NetworkPrey`."""
+    """Converts a bank of one actor to the layers of a `NetworkPrey`."""
     layers = [layer for layer in actors.network.layers if isinstance(layer, AgentwiseLinear)]
     return [(layer.weight[0].t(), layer.bias[0, 0]) for layer in layers]

@@ -1,8 +1,9 @@
 """Online MATD3 for robots: long episodes that may end early, larger networks, critics with normalised layers.
 
 TD3 (Fujimoto et al. 2018) with centralised twin critics and decentralised actors (Ackermann et al. 2019), as in
-`matd3`. What locomotion adds: an early end is worth nothing afterwards, episodes of a batch end at different times, and
-layer normalisation in the critics (Nauman et al. 2024), which learn faster from few updates with it.
+`matd3`. Locomotion differs in three ways: after an early end nothing more is earned, episodes of a batch end at
+different times, and layer normalisation in the critics (Nauman et al. 2024), with which they learn faster from few
+updates.
 """
 
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ class TwinCritics(nn.Module):
     """Two centralised critics side by side, each with two normalised hidden layers.
 
     Args:
-        joint_dim: of all agents' observations and actions.
+        joint_dim: number of all agents' observation and action entries.
         hidden: width of the hidden layers.
     """
 
@@ -65,7 +66,7 @@ class TwinCritics(nn.Module):
 
 
 class LocomotionMATD3(OnlineLearner):
-    """A team of robots; arguments as `OnlineLearner`."""
+    """A team of robots; arguments as in `OnlineLearner`."""
 
     stream = "locomotion"
     settings: LocomotionSettings

@@ -17,14 +17,14 @@ class MAPPOSettings:
     """Settings of the online trainer.
 
     Attributes:
-        n_battles: episodes played with the same weights before they are changed.
+        n_battles: episodes played between two changes of the weights.
         epochs: passes over those episodes.
-        minibatches: parts of a pass, one step of Adam each.
+        minibatches: parts of a pass; Adam makes one step per part.
         discount: gamma.
         trace_decay: lambda of the advantages (GAE).
-        ratio_clip: how far a probability may move from that of the policy that played.
+        ratio_clip: largest relative change of an action's probability from that under the policy that played.
         entropy_weight: weight of the policy's entropy.
-        learning_rate: of Adam at the start, for actors and critic; it falls linearly to a tenth.
+        learning_rate: Adam's learning rate for actors and critic at the start; it falls linearly to a tenth.
         gradient_clip: largest gradient norm of the actors, and of the critic.
         critic_hidden: width of the critic's two hidden layers.
     """
@@ -43,7 +43,7 @@ class MAPPOSettings:
 
 @dataclass(frozen=True)
 class Round:
-    """The results of one round of battles, played by the weights from before it.
+    """The results of one round of battles, played with the weights from before the update.
 
     Attributes:
         return_mean: episode return.
@@ -56,14 +56,14 @@ class Round:
 
 @dataclass
 class Battles:
-    """Steps of many episodes, the M that were really played in one row each.
+    """Steps of many episodes: one row for each of the M steps that were really played.
 
     Attributes:
         observations: `[M, N, O]`.
         legal: `[M, N, A]`.
         state: `[M, S]`.
         actions: `[M, N]`.
-        log_probability: `[M, N]`, of the actions, when they were drawn.
+        log_probability: `[M, N]`, log-probability of the actions when they were drawn.
         advantage, target: `[M]`, of V(s).
     """
 
@@ -76,7 +76,7 @@ class Battles:
     target: Tensor
 
     def select(self, rows: Tensor) -> "Battles":
-        """Some of the steps."""
+        """Returns some of the steps."""
         return Battles(**{name: tensor[rows] for name, tensor in vars(self).items()})
 
 
@@ -84,9 +84,9 @@ class MAPPO:
     """Actors that share a network and a centralised critic, trained online for the team's reward.
 
     Args:
-        env: where to learn; discrete actions, legal ones told, a global state.
+        env: the environment; it must have discrete actions, report the legal ones, and have a global state.
         settings: hyper-parameters.
-        seed: of initial weights, environments and noise.
+        seed: seed of initial weights, environments and noise.
     """
 
     def __init__(self, env: VectorEnv, settings: MAPPOSettings, seed: int) -> None:
@@ -105,7 +105,7 @@ class MAPPO:
         self.updates = 0
 
     def train(self, total_updates: int) -> Iterator[Round]:
-        """Plays and learns in turn; yields how each round went, `updates` of them done."""
+        """Plays and learns in turn; yields each round's result; `updates` counts the rounds."""
         while self.updates < total_updates:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * (1 - 0.9 * self.updates / total_updates)
@@ -116,19 +116,19 @@ class MAPPO:
 
     @torch.no_grad()
     def _play(self) -> tuple[Battles, Round]:
-        """Whole episodes with the weights as they are."""
+        """Plays whole episodes with the current weights."""
         generator = make_generator(self.seed, "mappo-battles", self.updates)
         observations = self.env.reset(torch.randint(2**62, (self.settings.n_battles,), generator=generator))
         active = torch.ones(len(observations), dtype=torch.bool)
         rows: dict[str, list[Tensor]] = {name: [] for name in ("active", "reward", "terminated", "won", *_PLAYED)}
         while bool(active.any()):
-            legal, state = _told(self.env.legal), _told(self.env.state)
+            legal, state = _required(self.env.legal), _required(self.env.state)
             log_probabilities = self.actors(observations, legal)
             noise = self.behavior.draw_noise(len(observations), generator)
             actions = (log_probabilities + noise).argmax(-1)
             chosen = log_probabilities.gather(-1, actions[..., None]).squeeze(-1)
             result = self.env.step(actions)
-            reward, won = result.rewards.mean(1), _told(result.info.won)
+            reward, won = result.rewards.mean(1), _required(result.info.won)
             step = (active, reward, result.terminated, won, observations, legal, state, actions, chosen)
             for kept, tensor in zip(rows.values(), step, strict=True):
                 kept.append(tensor)
@@ -138,7 +138,7 @@ class MAPPO:
         counted = played["active"]
         returns, won = (played["reward"] * counted).sum(0), (played["won"] & counted).any(0)
         summary = Round(float(returns.mean()), float(won.double().mean()))
-        return self._with_advantages(played, _told(self.env.state)), summary
+        return self._with_advantages(played, _required(self.env.state)), summary
 
     def _with_advantages(self, played: dict[str, Tensor], last_state: Tensor) -> Battles:
         """Generalised advantage estimates; the value of the state after a time limit counts."""
@@ -181,8 +181,8 @@ class MAPPO:
 _PLAYED = ("observations", "legal", "state", "actions", "log_probability")
 
 
-def _told(tensor: Tensor | None) -> Tensor:
+def _required(tensor: Tensor | None) -> Tensor:
     """Returns a tensor of an environment's step that the learner needs; refuses None."""
     if tensor is None:
-        raise ValueError("MAPPO needs an environment that tells legal actions, a global state and victories")
+        raise ValueError("MAPPO needs an environment that reports legal actions, a global state and victories")
     return tensor

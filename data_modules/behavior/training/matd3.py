@@ -1,8 +1,8 @@
 """Online MATD3 (Ackermann et al. 2019: TD3 with centralised twin critics), vectorised over environments and agents.
 
 The team's reward is the mean over agents, which is the task return, so one pair of centralised critics serves all
-agents and one backward pass improves all actors. Not the loss of `dof_lightning.algorithms.parts.td3`, whose agents
-have critics of their own, see masked rows of a fixed dataset, and are optimised by a trainer.
+agents and one backward pass improves all actors. The loss differs from `dof_lightning.algorithms.parts.td3`, whose
+agents have critics of their own, see masked rows of a fixed dataset, and are optimised by a trainer.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,10 +29,10 @@ class TeamSettings:
 
     Attributes:
         n_environments: environments stepped together.
-        batch_size: transitions an update.
-        buffer_size: transitions kept.
+        batch_size: transitions per update.
+        buffer_size: number of transitions that are kept.
         discount: gamma.
-        learning_rate: of Adam, for actors and critics.
+        learning_rate: Adam's learning rate for actors and critics.
         target_update_rate: tau of the target networks.
         exploration_noise: standard deviation of the Gaussian noise added to actions in [-1, 1].
         target_noise, target_noise_clip: smoothing noise of the target actions.
@@ -73,7 +73,7 @@ class ReplayBuffer:
     """The latest `capacity` transitions of E environments, sampled uniformly.
 
     Args:
-        capacity: transitions kept; enough for one step of all environments at least.
+        capacity: number of transitions that are kept; at least one per environment.
         n_agents: N.
         observation_dim: O.
         action_dim: A.
@@ -102,9 +102,9 @@ class ReplayBuffer:
         Args:
             observations: `[E, N, O]`.
             actions: `[E, N, A]`.
-            rewards: `[E]`, of the team.
+            rewards: `[E]`, the team's rewards.
             next_observations: `[E, N, O]`.
-            terminated: `[E]` bool, episodes that really ended; None where none can.
+            terminated: `[E]` bool, episodes that really ended; None if episodes end by their time limit only.
         """
         count = len(observations)
         rows = (self._cursor + torch.arange(count)) % self.capacity
@@ -130,17 +130,17 @@ class ReplayBuffer:
 
 
 class TeamLearner:
-    """N deterministic actors and twin centralised critics that learn from a replay buffer, whoever fills it.
+    """N deterministic actors and twin centralised critics that learn from a replay buffer.
 
     Args:
         n_agents: N; 1 makes it TD3.
         observation_dim: O.
         action_dim: A.
         settings: hyper-parameters.
-        seed: of initial weights and noise.
+        seed: seed of initial weights and noise.
 
     Attributes:
-        stream: what the streams of random numbers are named after.
+        stream: name of the streams of random numbers.
     """
 
     stream: ClassVar[str] = "matd3"
@@ -160,7 +160,7 @@ class TeamLearner:
         self.updates = 0
 
     def build_critics(self, joint_dim: int) -> nn.Module:
-        """Both critics with fresh weights; they read all agents' observations and actions side by side."""
+        """Builds both critics; they read all agents' observations and actions side by side."""
         hidden = self.settings.critic_hidden
         return AgentwiseMLP(2, (joint_dim, hidden, hidden, 1), activation="relu", sharing="independent")
 
@@ -179,7 +179,7 @@ class TeamLearner:
         return (greedy + noise).clamp(-1, 1)
 
     def update(self) -> None:
-        """One update of the critics, and in its turn one of the actors."""
+        """Updates the critics, and every `actor_delay` times the actors."""
         observations, actions, rewards, following, terminated = self.buffer.sample(
             self.settings.batch_size, self.generator
         )
@@ -199,7 +199,7 @@ class TeamLearner:
 
     @torch.no_grad()
     def _target(self, rewards: Tensor, following: Tensor, terminated: Tensor) -> Tensor:
-        """A time limit is no end: the value of the state after it counts."""
+        """TD targets; at a time limit, the value of the state after it counts."""
         settings = self.settings
         actions = self.target_actors(following)
         noise = torch.randn(actions.shape, generator=self.generator) * settings.target_noise
@@ -220,7 +220,7 @@ class TeamLearner:
 
 
 class OnlineLearner(TeamLearner):
-    """A team that learns by acting in environments with continuous actions, which draw from the same seed."""
+    """A team that learns by acting in environments with continuous actions; they are seeded by the team's seed."""
 
     def __init__(self, env: VectorEnv, settings: TeamSettings, seed: int) -> None:
         self.env = env
@@ -234,7 +234,7 @@ class OnlineLearner(TeamLearner):
 
 
 class MATD3(OnlineLearner):
-    """A team whose episodes all end together; arguments as `OnlineLearner`."""
+    """A team whose episodes all end together; arguments as in `OnlineLearner`."""
 
     settings: MATD3Settings
 
@@ -277,14 +277,14 @@ def watch(
     measure: Callable[[], Snapshot],
     remark: str = "",
 ) -> list[Snapshot]:
-    """Trains with a progress bar; the snapshots measured on the way, one every so many updates."""
+    """Trains with a progress bar; returns the snapshots, measured once every `evaluate_every` updates."""
     history: list[Snapshot] = []
     bar = bars.add_task(title, total=updates)
     for done in training:
         if done // every > len(history):
             latest = measure()
             history.append(latest)
-            told = f"{done:>8} updates: return {latest.return_mean:.1f} ± {latest.return_std:.1f}{remark}"
-            bars.console.print(told)
+            line = f"{done:>8} updates: return {latest.return_mean:.1f} ± {latest.return_std:.1f}{remark}"
+            bars.console.print(line)
         bars.update(bar, completed=done)
     return history

@@ -18,7 +18,7 @@ from dof_lightning.envs.smax.maps import BATTLES
 from dof_lightning.errors import UserError
 from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 
-GOOD_WIN_RATE = 0.8  # what the last weights must win to be called good
+GOOD_WIN_RATE = 0.8  # share of battles that the last weights must win to be called good
 SHARES = {"medium": 0.6, "poor": 0.3}  # of the good policy's return, as in the usual three qualities of SMAC's data
 
 History = list[tuple[Round, Mapping[str, Tensor]]]  # of every round: its result, and the weights that played it
@@ -33,9 +33,9 @@ class BattleTraining(Training):
     Attributes:
         task: a map's environment, e.g. `smax_3m`.
         updates: rounds of battles.
-        battles: played in a round.
-        entropy_weight: of the learner; what a policy explores.
-        evaluation_episodes: battles that measure a chosen snapshot.
+        battles: number of battles per round.
+        entropy_weight: weight of the policy's entropy; larger values explore more.
+        evaluation_episodes: number of battles that measure a chosen snapshot.
     """
 
     task: str = "smax_3m"
@@ -49,15 +49,15 @@ told_by = BattleTraining  # what a command line's values become
 
 
 def main(training: BattleTraining) -> Path:
-    """Trains MAPPO online and writes the chosen snapshots; the file written.
+    """Trains MAPPO online and writes the chosen snapshots; returns the file's path.
 
     Raises:
-        UserError: an unknown task, numbers below 1, or a file that must not or cannot be written.
+        UserError: an unknown task, numbers below 1, or a file that exists or cannot be written.
     """
     task, seed, updates, battles = training.task, training.seed, training.updates, training.battles
     entropy_weight, evaluation_episodes = training.entropy_weight, training.evaluation_episodes
     if task not in TASKS:
-        raise UserError(f"task={task!r} is no map of SMAX; choose one of {', '.join(TASKS)}")
+        raise UserError(f"task={task!r} is not a map of SMAX; choose one of {', '.join(TASKS)}")
     if min(updates, battles, evaluation_episodes) < 1:
         raise UserError(f"{updates=}, {battles=} and {evaluation_episodes=} must be at least 1")
     path = training.destination(task)
@@ -75,7 +75,7 @@ def main(training: BattleTraining) -> Path:
 
 
 def _train(learner: MAPPO, updates: int, console: Console) -> History:
-    """Every round's result, with the weights that played it; the last ones have not played."""
+    """Returns every round's result with the weights that played it; the final weights have played no round."""
     history: History = []
     weights = _weights(learner)
     with Progress(console=console) as progress:
@@ -85,15 +85,16 @@ def _train(learner: MAPPO, updates: int, console: Console) -> History:
             weights = _weights(learner)
             progress.update(bar, completed=learner.updates)
             if learner.updates % 25 == 0 or learner.updates == updates:
-                told = f"return {played.return_mean:.3f}, win rate {played.win_rate:.3f}"
-                progress.console.print(f"{learner.updates:>6} rounds: {told}")
+                line = f"return {played.return_mean:.3f}, win rate {played.win_rate:.3f}"
+                progress.console.print(f"{learner.updates:>6} rounds: {line}")
     return history
 
 
 def choose(learner: MAPPO, history: History, evaluation_episodes: int) -> dict[str, BattleSnapshot]:
-    """Names the snapshots that ship: the last weights, and those whose returns are `SHARES` of theirs.
+    """Names the snapshots to write: the last weights, and those whose returns are `SHARES` of the last ones'.
 
-    The last are `good` if they win as often as that word promises, else `trained`, alone.
+    The last weights are called `good` if they win at least `GOOD_WIN_RATE`; else they are called `trained` and are the
+    only snapshot.
     """
     last = _measure(learner, learner.updates, _weights(learner), evaluation_episodes)
     if last.win_rate < GOOD_WIN_RATE:
@@ -107,7 +108,7 @@ def choose(learner: MAPPO, history: History, evaluation_episodes: int) -> dict[s
 
 
 def _measure(learner: MAPPO, updates: int, weights: Mapping[str, Tensor], episodes: int) -> BattleSnapshot:
-    """Weights as they ship (float16), with their return and win rate on fixed battles."""
+    """A snapshot of weights as they are stored (float16), with their return and win rate on fixed battles."""
     spec = learner.env.spec
     actors = ChoosingActors(spec.n_agents, spec.observation_dim, spec.action_dim)
     actors.load_state_dict({name: tensor.float() for name, tensor in weights.items()})

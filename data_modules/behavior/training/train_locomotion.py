@@ -20,7 +20,7 @@ from dof_lightning.envs.mamujoco import MaMuJoCoEnv
 from dof_lightning.errors import UserError
 from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 
-EXPLORATION_NOISE = 0.2  # of the datasets, and of the returns that choose snapshots (OG-MARL: Formanek et al. 2023)
+EXPLORATION_NOISE = 0.2  # of datasets and of the returns by which snapshots are chosen (OG-MARL: Formanek et al. 2023)
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Robot:
     Attributes:
         scenario, agent_conf: see `MaMuJoCoEnv`.
         levels: wanted returns of snapshots by name.
-        good_return: the best snapshot is called `good` from this return on, else `best`; None: never.
+        good_return: the best snapshot is called `good` from this return on, else `best`; None means always `best`.
     """
 
     scenario: str
@@ -39,7 +39,7 @@ class Robot:
     good_return: float | None = None
 
     def choose(self, history: Sequence[Snapshot]) -> dict[str, Snapshot]:
-        """The best snapshot, and of those before it the nearest to each wanted return, by name."""
+        """Chooses the best snapshot, and the earlier one nearest to each wanted return; returns them by name."""
         best = max(history, key=lambda snapshot: snapshot.return_mean)
         before = [snapshot for snapshot in history if snapshot.updates <= best.updates]
         chosen = {
@@ -79,14 +79,14 @@ told_by = RobotTraining  # what a command line's values become
 
 
 def main(training: RobotTraining) -> Path:
-    """Trains MATD3 online and writes the chosen snapshots; the file written.
+    """Trains MATD3 online and writes the chosen snapshots; returns the file's path.
 
     Raises:
-        UserError: an unknown task, no snapshot within `updates`, or a file that must not or cannot be written.
+        UserError: an unknown task, no snapshot within `updates`, or a file that exists or cannot be written.
     """
     task, seed, updates, evaluate_every = training.task, training.seed, training.updates, training.evaluate_every
     if task not in ROBOTS:
-        raise UserError(f"task={task!r} is no robot; choose one of {', '.join(ROBOTS)}")
+        raise UserError(f"task={task!r} is not a robot; choose one of {', '.join(ROBOTS)}")
     if not 0 < evaluate_every <= updates:
         raise UserError(f"evaluate_every={evaluate_every} must be 1 to updates={updates}, or no snapshot is taken")
     path = training.destination(task)
@@ -121,7 +121,7 @@ def measure(actors: ActorBank, env: VectorEnv, seed: int, episodes: int) -> tupl
 
 @contextmanager
 def _fast_products() -> Iterator[None]:
-    """Matrix products in bfloat16 where the processor can, and no denormal numbers, for two thirds of the time."""
+    """Computes matrix products in bfloat16 if possible, without denormal numbers, in two thirds of the time."""
     precision = torch.get_float32_matmul_precision()
     torch.set_flush_denormal(True)
     torch.set_float32_matmul_precision("medium")

@@ -24,7 +24,7 @@ from dof_lightning.rollout.run import evaluation_seeds, run_rollout
 from dof_lightning.spec import ReferenceScores
 
 # Greedy returns near those of OMAR's datasets (Spread: medium-replay 204 on average, medium 273, expert 531; Tag: 4,
-# 116, 208; World: 1, 66, 85), so that normalised scores compare; the training itself goes on to higher returns.
+# 116, 208; World: 1, 66, 85), so that normalised scores compare; the training itself continues to higher returns.
 CHOICE = {
     "spread": SnapshotChoice(medium_return=280.0, expert_return=545.0, ladder_start=130.0, tolerance=25.0),
     "tag": SnapshotChoice(116.0, 208.0, ladder_start=-8.0, tolerance=15.0, ladder_size=12, ladder_end=15.0),
@@ -33,8 +33,8 @@ CHOICE = {
 REFERENCE_EPISODES = 5_000
 SETTINGS: Mapping[str, Mapping[str, Any]] = {"tag": {"batch_size": 256}, "world": {"batch_size": 256}}
 
-_ALWAYS_TOLD = ("task", "seed", "updates")
-_TOLD = (*_ALWAYS_TOLD, "experts", "team", "sight", "prey_updates", "prey", "evaluate_every", "evaluation_episodes")
+_ALWAYS_TYPED = ("task", "seed", "updates")
+_TYPED = (*_ALWAYS_TYPED, "experts", "team", "sight", "prey_updates", "prey", "evaluate_every", "evaluation_episodes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +44,12 @@ class ParticleTraining(Training):
     Attributes:
         task: `spread`, `tag` or `world`.
         updates: critic updates of the team whose snapshots are written.
-        experts: Spread only: seeds of several teams, trained one after the other instead of the one of `seed`. The
-            expert of each is written, and the same with two landmarks swapped (`swapped`).
-        team, sight: Spread only: see `Spread`; of such a world the snapshot with the largest return is written, as
+        experts: Spread only: seeds of several teams, trained one after the other instead of one team of `seed`. The
+            expert of each team is written, and its copy with two landmarks swapped (`swapped`).
+        team, sight: Spread only, see `Spread`; with either, the snapshot with the largest return is written as
             the expert.
-        prey_updates: Tag and World: critic updates of either side in the first stage.
-        prey: Tag and World: who is hunted (as `env.prey`) instead of a prey of one's own; there is no first stage.
+        prey_updates: Tag and World: critic updates per side in the first stage.
+        prey: Tag and World: an existing prey (as in `env.prey`); with it there is no first stage.
         evaluate_every: updates between snapshots.
         evaluation_episodes: greedy episodes that measure a snapshot.
     """
@@ -68,7 +68,7 @@ class ParticleTraining(Training):
         """Refuses settings that would make the training useless, before it starts.
 
         Raises:
-            UserError: an unknown task, no snapshot within `updates`, or something that the task does not know.
+            UserError: an unknown task, no snapshot within `updates`, or an option that the task does not have.
         """
         if self.task not in CHOICE:
             raise UserError(f"task={self.task!r} has no behaviour policies yet; choose one of {', '.join(CHOICE)}")
@@ -82,20 +82,20 @@ class ParticleTraining(Training):
             raise UserError(f"experts={self.experts} must be different seeds, one for each team")
         if self.task != "spread" and not (self.is_published_world and self.experts is None):
             raise UserError(
-                f"task={self.task} knows neither experts= nor team= nor sight=; remove them, or choose task=spread"
+                f"task={self.task} has neither experts= nor team= nor sight=; remove them, or choose task=spread"
             )
         if self.prey_updates < 1:
             raise UserError(
-                f"prey_updates={self.prey_updates} must be at least 1; name a prey that is there with prey="
+                f"prey_updates={self.prey_updates} must be at least 1; or choose an existing prey with prey="
             )
 
     @property
     def is_published_world(self) -> bool:
-        """Whether the world is the one that OMAR's returns are of."""
+        """Reports whether the world is the one in which OMAR's returns were measured."""
         return self.team is None and self.sight is None
 
     def shipped(self) -> str:
-        """The name under which what is trained ships with the package: the environment's, or one for its experts."""
+        """The name of the file that ships with the package: the environment's name, or the name of its experts."""
         if self.task != "spread":
             return f"mpe_{self.task}"
         world = ParticleEnv(self.task, team=self.team, sight=self.sight).spec.name
@@ -104,9 +104,9 @@ class ParticleTraining(Training):
     def command(self) -> str:
         """The command that makes the same snapshots, without default values."""
         defaults = {field.name: field.default for field in fields(self)}
-        values = {name: getattr(self, name) for name in _TOLD}
-        told = {name: value for name, value in values.items() if name in _ALWAYS_TOLD or value != defaults[name]}
-        typed = [f"{name}={v if isinstance(v, str) else str(v).replace(' ', '')}" for name, v in told.items()]
+        values = {name: getattr(self, name) for name in _TYPED}
+        given = {name: value for name, value in values.items() if name in _ALWAYS_TYPED or value != defaults[name]}
+        typed = [f"{name}={v if isinstance(v, str) else str(v).replace(' ', '')}" for name, v in given.items()]
         return " ".join(["dof data train-behavior", *typed])
 
 
@@ -114,14 +114,14 @@ told_by = ParticleTraining  # what a command line's values become
 
 
 def main(training: ParticleTraining) -> Path:
-    """Trains MATD3 online and writes the chosen snapshots; the file written.
+    """Trains MATD3 online and writes the chosen snapshots; returns the file's path.
 
     Tag and World have two stages: a prey learns together with predators and is frozen; then predators learn anew
-    against it. Beside the prey are written the returns of uniform actions and of the expert against it, in
-    `<output>_prey.safetensors` and `<output>_scores.json`.
+    against it. The prey is written to `<output>_prey.safetensors`, and the returns of uniform actions and of the
+    expert against it to `<output>_scores.json`.
 
     Raises:
-        UserError: an unknown task, no snapshot within `updates`, or a file that must not or cannot be written.
+        UserError: an unknown task, no snapshot within `updates`, or a file that exists or cannot be written.
     """
     training.check()
     task, seed, prey = training.task, training.seed, training.prey
@@ -154,7 +154,7 @@ def main(training: ParticleTraining) -> Path:
     reference = None if own_prey is None else measure_reference(env, chosen["expert"], seed, command)
     save_snapshots(path, chosen, training.story(command, env.spec, settings))
     if own_prey is not None and reference is not None:
-        draft.replace(own_prey)  # with its predators: an interrupted training leaves what belongs together
+        draft.replace(own_prey)  # with its predators, so that an interrupted training leaves files that belong together
         save_scores(own_prey, reference)
     for complaint in CHOICE[task].complaints(chosen) if training.is_published_world else []:
         console.print(f"{complaint}: raise updates=")
@@ -163,9 +163,9 @@ def main(training: ParticleTraining) -> Path:
 
 
 def choose(training: ParticleTraining, histories: Sequence[Sequence[Snapshot]]) -> dict[str, Snapshot]:
-    """Names the snapshots to write, of one history for each team that was trained.
+    """Names the snapshots to write; there is one history per trained team.
 
-    What can be reached in a world of one's own is not known beforehand, so its expert is the best there is.
+    The return that can be reached in another world is not known beforehand, so its expert is the best snapshot.
     """
     choice = CHOICE[training.task]
     if training.experts is None and training.is_published_world:
@@ -181,9 +181,9 @@ def choose(training: ParticleTraining, histories: Sequence[Sequence[Snapshot]]) 
 
 
 def swapped(expert: Snapshot) -> Snapshot:
-    """A team of Spread that takes landmark 0 for 1 and 1 for 0.
+    """Returns the Spread team that exchanges landmarks 0 and 1.
 
-    Landmarks are alike, so it is as good, and goes elsewhere: another habit of who goes where.
+    Landmarks are alike, so it is as good as the original, but has another habit of which agent takes which landmark.
     """
     order = torch.arange(Spread.observation_dim)
     order[4:8] = torch.tensor([6, 7, 4, 5])  # where they are
@@ -193,10 +193,10 @@ def swapped(expert: Snapshot) -> Snapshot:
 
 
 def measure_reference(env: VectorEnv, expert: Snapshot, seed: int, command: str) -> ReferenceScores:
-    """The returns that scores 0 and 100 stand for where a prey is our own: nobody has published any.
+    """Measures the returns that scores 0 and 100 stand for against our own prey, for which none are published.
 
-    0 is what uniform actions return, 100 the greedy expert, as it is stored, on the seed's report episodes; `command`
-    has trained both.
+    0 is the return of uniform actions, 100 that of the greedy expert as stored, on the seed's report episodes;
+    `command` is the one that trained prey and expert.
     """
     spec = env.spec
     bank = ActorBank(spec.n_agents, spec.observation_dim, spec.action_dim)
@@ -212,7 +212,7 @@ def measure_reference(env: VectorEnv, expert: Snapshot, seed: int, command: str)
 
 
 def measure(learner: MATD3, episodes: int) -> Snapshot:
-    """The learner's greedy actors now, with their return on fixed episodes."""
+    """Returns the learner's current actors, with their greedy return on fixed episodes."""
     spec = learner.env.spec
     greedy = GaussianBehavior(learner.actors, spec.n_agents, spec.action_dim, exploration_noise=0.0)
     seeds = evaluation_seeds(learner.seed, "selection", episodes)

@@ -1,7 +1,7 @@
 """The particle world that offline MARL benchmarks use: OMAR's variant, thousands of episodes at once.
 
 It is not today's mpe2/PettingZoo task: actions, integration order, forces and rewards differ (facts from
-github.com/ling-pan/OMAR), so data and policies of one are wrong in the other and the recipes keep them apart.
+github.com/ling-pan/OMAR), so data and policies of one are wrong in the other, and the recipes distinguish them.
 """
 
 import math
@@ -41,7 +41,7 @@ class ParticleEnv(VectorEnv):
         prey: for Tag and World only: `trained` (the default), `scripted`, `still`, or a prey's file (`make_prey`).
         device: the device of the episodes' tensors.
         dtype: dtype of positions, velocities, observations and rewards.
-        opponent: a prey made in Python, instead of a named one.
+        opponent: a prey made in Python, used instead of a named one.
         team, sight: for Spread only, see `Spread`: agents of different radius and force, and the range of their sight.
 
     Raises:
@@ -71,12 +71,12 @@ class ParticleEnv(VectorEnv):
 
     @property
     def positions(self) -> Tensor:
-        """`[E, P, 2]`, agents' positions now: learned agents, then the prey."""
+        """`[E, P, 2]`, current positions: learned agents, then the prey."""
         return self._entities[self._n_landmarks :].permute(2, 0, 1).clone()
 
     @property
     def velocities(self) -> Tensor:
-        """`[E, P, 2]`, agents' velocities now."""
+        """`[E, P, 2]`, current velocities."""
         return self._velocities.permute(2, 0, 1).clone()
 
     @property
@@ -97,16 +97,16 @@ class ParticleEnv(VectorEnv):
         return self.reset_to(agents, torch.zeros_like(agents), landmarks * self._scenario.landmark_range)
 
     def reset_like(self, observations: Tensor) -> Tensor | None:
-        """See `VectorEnv.reset_like`: agents see their own velocity and position, and others' relative positions."""
+        """See `VectorEnv.reset_like`: agents observe their own velocity and position, others' relative positions."""
         if not self._scenario.sees_all:
             return None
         velocities, positions = observations[..., :2], observations[..., 2:4]
         end = 4 + 2 * (self._n_landmarks + self._n_agents - 1)
-        others = observations[:, 0, 4:end].reshape(len(observations), -1, 2) + positions[:, :1]
-        if self._scenario.has_prey:  # the prey is the last of the others, and its velocity follows
-            positions = torch.cat((positions, others[:, -1:]), dim=1)
+        seen = observations[:, 0, 4:end].reshape(len(observations), -1, 2) + positions[:, :1]
+        if self._scenario.has_prey:  # the prey is the last of the seen bodies, and its velocity follows
+            positions = torch.cat((positions, seen[:, -1:]), dim=1)
             velocities = torch.cat((velocities, observations[:, :1, end : end + 2]), dim=1)
-        return self.reset_to(positions, velocities, others[:, : self._n_landmarks])
+        return self.reset_to(positions, velocities, seen[:, : self._n_landmarks])
 
     def reset_to(self, positions: Tensor, velocities: Tensor, landmarks: Tensor) -> Tensor:
         """Starts episodes from given states.
@@ -177,7 +177,7 @@ class ParticleEnv(VectorEnv):
         self._entities = torch.cat((self._entities[: self._n_landmarks], moved))
 
     def _look(self) -> Tensor:
-        """Measures the new state once, for rewards and the next contacts too; returns observations `[E, N, O]`."""
+        """Measures the new state once, for rewards and the next contacts as well; returns observations `[E, N, O]`."""
         positions = self._entities[self._n_landmarks :]
         relative = self._entities.index_select(0, self._seen).view(self._n_agents, -1, 2, positions.shape[-1])
         relative.sub_(positions[:, None])
@@ -257,14 +257,14 @@ class ParticleEnv(VectorEnv):
 
 
 def _make_scenario(task: Task, team: Sequence[Sequence[float]] | None, sight: float | None) -> Scenario:
-    """Builds the task with the particulars of its team."""
+    """Builds the task, with its team and sight if these are set."""
     if task not in SCENARIOS:
         raise UserError(f"env.task={task!r} is unknown; choose one of {', '.join(SCENARIOS)}")
     if SCENARIOS[task] is Spread:
         return Spread(team, sight)
     for name, value in (("team", team), ("sight", sight)):
         if value is not None:
-            raise UserError(f"env.{name}={value}: only env.task=spread knows it; remove env.{name}")
+            raise UserError(f"env.{name}={value}: only env.task=spread has it; remove env.{name}")
     return SCENARIOS[task]()
 
 

@@ -53,7 +53,7 @@ class ParticleParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         """Starts an episode.
 
         Args:
-            seed: the episode's seed; without one, episodes follow from the last seed, or from fresh entropy.
+            seed: the episode's seed; without one, episodes follow from the last seed, or from new entropy.
             options: not used.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Policies of the prey that the predators of Tag and World chase; the recipe of a dataset or result names its prey."""
+"""Policies of the prey that the predators of Tag and World chase; recipes of datasets and results name the prey."""
 
 import hashlib
 import json
@@ -44,24 +44,24 @@ class Prey(ABC):
 
 
 class StillPrey(Prey):
-    """Never pushes itself; contacts still move it."""
+    """A prey that exerts no force; contacts still move it."""
 
     identity = {"kind": "still"}
 
     def act(self, observations: Tensor) -> Tensor:
-        """Zeros, `[2, E]`."""
+        """Returns zeros `[2, E]`."""
         return torch.zeros_like(observations[:2])
 
 
 class ScriptedPrey(Prey):
-    """Runs from the predators, near ones first, around obstacles, and turns back before it leaves the arena.
+    """A prey that flees from predators (near ones first), avoids obstacles, and turns back before it leaves the arena.
 
     Predators repel with 1/distance^2 and obstacles with 0.05/distance^3, together with at most a fifth of the prey's
-    force, which just sustains its top speed; with full force no predator could ever come near. A spring that starts at
+    force, which just sustains its top speed; with full force no predator could come near it. A spring that starts at
     0.7 from the centre, on the position expected 0.3 s ahead, keeps it inside.
 
     Args:
-        scenario: specifies where predators and obstacles are in an observation.
+        scenario: specifies the positions of predators and obstacles in an observation.
     """
 
     identity = {"kind": "scripted", "version": 1}
@@ -70,7 +70,7 @@ class ScriptedPrey(Prey):
         self._predators, self._obstacles = scenario.predators, scenario.obstacles
 
     def act(self, observations: Tensor) -> Tensor:
-        """Flight plus spring, `[2, E]`."""
+        """Returns the forces of flight and spring, `[2, E]`."""
         flight = _away_from(observations[self._predators], power=3)
         flight.add_(_away_from(observations[self._obstacles], power=4), alpha=0.05)
         flight.mul_(0.2).div_(flight.abs().amax(dim=0).mul_(5.0).clamp_(min=1.0))
@@ -100,7 +100,7 @@ class NetworkPrey(Prey):
         self._layers = [(matrix.to(device, dtype), bias.to(device, dtype)[:, None]) for matrix, bias in layers]
 
     def act(self, observations: Tensor) -> Tensor:
-        """Tanh of the network's output, `[2, E]`."""
+        """Returns the tanh of the network's output, `[2, E]`."""
         (first, bias_1), (second, bias_2), (third, bias_3) = self._layers
         hidden = torch.addmm(bias_1, first, observations).relu_()
         hidden = torch.addmm(bias_2, second, hidden).relu_()
@@ -155,7 +155,7 @@ def make_prey(prey: str, scenario: Scenario, device: torch.device, dtype: torch.
         raise UserError(f"env.prey={prey!r}: no prey in this file ({type(error).__name__}); {_CHOICES}") from error
     if found.observation_dim != scenario.prey_observation_dim:
         raise UserError(
-            f"env.prey={prey!r}: its network sees {found.observation_dim} numbers, this task's prey "
+            f"env.prey={prey!r}: its network takes {found.observation_dim} numbers, this task's prey "
             f"{scenario.prey_observation_dim}; take the file of this task"
         )
     return found
@@ -173,8 +173,8 @@ def save_prey(path: Path, layers: Layers, story: Mapping[str, Any]) -> None:
 
 def save_scores(prey: Path, scores: ReferenceScores) -> None:
     """Writes the scores measured against a prey beside its file."""
-    told = {"prey_sha256": hashlib.sha256(prey.read_bytes()).hexdigest(), **asdict(scores)}
-    _scores_file(prey).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    stored = {"prey_sha256": hashlib.sha256(prey.read_bytes()).hexdigest(), **asdict(scores)}
+    _scores_file(prey).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
 
 
 def read_scores(prey: Path, sha256: str) -> ReferenceScores | None:
@@ -187,10 +187,10 @@ def read_scores(prey: Path, sha256: str) -> ReferenceScores | None:
     path = _scores_file(prey)
     if not path.is_file():
         return None
-    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if told["prey_sha256"] != sha256:
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if stored["prey_sha256"] != sha256:
         return None
-    return ReferenceScores(told["random"], told["expert"], f"against this prey ({sha256[:8]}): {told['source']}")
+    return ReferenceScores(stored["random"], stored["expert"], f"against this prey ({sha256[:8]}): {stored['source']}")
 
 
 def _scores_file(prey: Path) -> Path:
@@ -203,7 +203,7 @@ def _read_ours(content: bytes) -> Layers:
 
 
 def _read_omars(content: bytes) -> Layers:
-    """Reads OMAR's network; its input's batch normalisation (running statistics) is folded into the first layer."""
+    """Reads OMAR's network; its input's batch normalisation (running statistics) becomes part of the first layer."""
     loaded = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     weights = {name: weight.to(torch.float64) for name, weight in loaded["agent_params"][3]["policy"].items()}
     scale = weights["in_fn.weight"] * (weights["in_fn.running_var"] + 1e-5).rsqrt()
@@ -213,7 +213,7 @@ def _read_omars(content: bytes) -> Layers:
 
 
 def _away_from(relative: Tensor, power: int) -> Tensor:
-    """Sum over bodies of -relative / distance^power: `[2 n, E]` to `[2, E]`."""
+    """Sums over bodies -relative / distance^power: `[2 n, E]` to `[2, E]`."""
     bodies = relative.reshape(-1, 2, relative.shape[-1])
     distances = torch.hypot(bodies[:, 0], bodies[:, 1]).clamp_(min=1e-3)
     return -(bodies * distances.pow_(-power)[:, None]).sum(dim=0)

@@ -33,7 +33,7 @@ _AGENTS = ("agent", "predator", "prey")
 def draw(bodies: Sequence[Body], positions: np.ndarray, caption: str) -> np.ndarray:
     """Draws one moment of one episode.
 
-    The view is at least [-1.35, 1.35]^2 and grows to include agents that leave; the outlined square is [-1, 1]^2.
+    The view is at least [-1.35, 1.35]^2 and grows to include agents that leave it; the outlined square is [-1, 1]^2.
 
     Args:
         bodies: landmarks and agents.

@@ -43,7 +43,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Positions and velocities in E episodes; P agents (learned first), L landmarks, Q = L + P - 1 things to see.
+    """Positions and velocities in E episodes; P agents (learned first), L landmarks, Q = L + P - 1 visible bodies.
 
     Attributes:
         velocities, positions: `[P, 2, E]`.
@@ -64,19 +64,19 @@ class Scenario(ABC):
     """One task. Observations and rewards are functions of a snapshot.
 
     Attributes:
-        task: its name.
+        task: the task's name.
         agents: P bodies that move: the N = 3 learned ones, then the prey if there is one.
         landmarks: L bodies that do not move.
         landmark_range: landmarks start uniformly in [-range, range]^2; agents in [-1, 1]^2.
         observation_dim: O of a learned agent.
         prey_observation_dim: O' of the prey, 0 if there is none.
-        predators: the slice of a prey's observation that holds the predators' relative positions.
-        obstacles: the slice of a prey's observation that holds the obstacles' relative positions.
+        predators: the slice of a prey's observation with the predators' relative positions.
+        obstacles: the slice of a prey's observation with the obstacles' relative positions.
         reward: the recipe's name of the reward.
         observation_layout: the recipe's name of the observations' layout.
-        reference: published returns behind the normalised score; None if nobody has published any.
+        reference: published returns behind the normalised score; None if none are published.
         variant: differences from the published task, one word each; parts of the environment's name.
-        sees_all: whether the state can be read off an agent's observation.
+        sees_all: whether the state can be computed from an agent's observation.
     """
 
     task: ClassVar[str]
@@ -105,18 +105,18 @@ class Scenario(ABC):
 
     @abstractmethod
     def observe(self, world: Snapshot) -> Tensor:
-        """Observations of the learned agents, `[N, O, E]`."""
+        """Computes the observations of the learned agents, `[N, O, E]`."""
 
     @abstractmethod
     def rewards(self, world: Snapshot) -> Tensor:
-        """Rewards of the learned agents, `[N, E]`."""
+        """Computes the rewards of the learned agents, `[N, E]`."""
 
 
 class PreyScenario(Scenario):
     """A task with one prey, the last agent.
 
     Attributes:
-        hit_reward: the predators' reward for each of them that touches the prey.
+        hit_reward: the predators' reward per predator that touches the prey.
     """
 
     landmark_range = 0.9
@@ -182,7 +182,7 @@ class Spread(Scenario):
             if len(team) != N_LEARNED or any(len(agent) != 2 or not min(agent) > 0 for agent in team):
                 raise UserError(f"env.team={team} must be {N_LEARNED} pairs of positive numbers, [radius, force]")
             self.agents = tuple(Body("agent", radius, True, force=force) for radius, force in team)
-            self.reference = None  # with other bodies, returns differ, also those of random agents
+            self.reference = None  # returns of other bodies differ, even those of random agents
             self.variant += ("heterogeneous",)
         if sight is not None:
             if not sight > 0:
@@ -196,9 +196,9 @@ class Spread(Scenario):
         self._sight = sight
 
     def observe(self, world: Snapshot) -> Tensor:
-        """Own velocity and position, landmarks, others, silence (or which landmarks are in sight): `[3, 18, E]`.
+        """Own velocity and position, landmarks, others, zeros (or marks of landmarks in sight): `[3, 18, E]`.
 
-        A teammate out of sight needs no mark, because bodies never coincide.
+        A teammate out of sight needs no mark, because its relative position is never zero otherwise.
         """
         silence = torch.zeros_like(world.positions).repeat(1, 2, 1)
         relative = world.relative
@@ -210,7 +210,7 @@ class Spread(Scenario):
         return torch.cat((world.velocities, world.positions, relative.flatten(1, 2), silence), dim=1)
 
     def rewards(self, world: Snapshot) -> Tensor:
-        """Shared coverage, and minus 5 for each agent that an agent touches: `[3, E]`."""
+        """Shared coverage, and minus 5 per touched agent: `[3, E]`."""
         n_landmarks = len(self.landmarks)
         nearest = world.distances[:, :n_landmarks].amin(dim=0)
         coverage = nearest.reciprocal_().clamp_(max=10.0).sum(dim=0)
@@ -240,7 +240,7 @@ class Tag(PreyScenario):
 
 
 class World(PreyScenario):
-    """Three predators chase one prey that eats; forests mark places and hide nobody."""
+    """Three predators chase one prey that eats; forests mark places and hide no agents."""
 
     task = "world"
     agents = (*PREDATORS, Body("prey", 0.045, True, force=16.0, max_speed=1.3))

@@ -26,12 +26,12 @@ _SEED_BITS = 2**31 - 1  # many environments pass their seed to generators that a
 
 
 class PettingZooEnv(RowsEnv):
-    """E copies of a PettingZoo parallel environment, made on demand and kept for the next episodes.
+    """E copies of a PettingZoo parallel environment, made when needed and kept for later episodes.
 
     All agents are learned. Boxes of any finite range become [-1, 1], discrete actions become indices from 0;
     observations are flattened; agents with smaller spaces are padded with zeros. An agent that leaves before its
-    episode ends is no longer `alive`, sees zeros and earns nothing. The names that are allowed in `factory` without
-    `trust=true` are defined with the checks of configurations (`dof_lightning.config.targets`).
+    episode ends is no longer `alive`, observes zeros and earns nothing. The names that `factory` accepts without
+    `trust=true` are defined in the checks of configurations (`dof_lightning.config.targets`).
 
     Args:
         name: a name for people and folders; None means the module's.
@@ -46,7 +46,7 @@ class PettingZooEnv(RowsEnv):
             cannot be mapped.
     """
 
-    episodes_at_once = 100  # a copy of an mpe2 environment alone takes 2 MB
+    episodes_at_once = 100  # a copy of an mpe2 environment takes 2 MB
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class PettingZooEnv(RowsEnv):
             raise UserError(f"env.horizon={horizon} must be at least 1")
         if factory is None:
             raise UserError(
-                "env.factory= is missing; name what makes the environment: env.factory=my_package.my_env:parallel_env"
+                "env.factory= is missing; name the function to call: env.factory=my_package.my_env:parallel_env"
             )
         self._factory_name = factory.replace(":", ".")
         self._factory = self._find(self._factory_name)
@@ -86,19 +86,19 @@ class PettingZooEnv(RowsEnv):
         return self._drawn or self._arguments.get("render_mode") == "rgb_array"
 
     def reset(self, seeds: Tensor) -> Tensor:
-        """See `VectorEnv.reset`; a copy gets the lowest 31 bits of its seed."""
+        """See `VectorEnv.reset`; a copy receives the lowest 31 bits of its seed."""
         while len(self._copies) < len(seeds):
             self._copies.append(self._make(self._arguments | ({"render_mode": "rgb_array"} if self._drawn else {})))
         spec, n_choices = self.spec, self.spec.action_dim if self._has_legal else 0
         self._rows = Rows.empty(len(seeds), spec.n_agents, spec.observation_dim, n_choices, spec.state_dim)
         self._time = 0
         for episode, seed in enumerate(seeds.tolist()):
-            told = self._reader.read(self._copies[episode].reset(seed=seed & _SEED_BITS), self._time)
-            self._look(episode, range(len(self._agents)), told)
+            answer = self._reader.read(self._copies[episode].reset(seed=seed & _SEED_BITS), self._time)
+            self._look(episode, range(len(self._agents)), answer)
         return torch.from_numpy(self._rows.observations.copy())
 
     def step(self, actions: Tensor) -> StepResult:
-        """See `VectorEnv.step`; episodes that are over stay as they ended.
+        """See `VectorEnv.step`; episodes that have ended keep their last state.
 
         Raises:
             ValueError: the shape is wrong, a value is not finite, or an index is outside an agent's choices.
@@ -121,7 +121,7 @@ class PettingZooEnv(RowsEnv):
         """See `VectorEnv.render`.
 
         Raises:
-            RuntimeError: there was no reset, or the environment draws nothing.
+            RuntimeError: there was no reset, or the environment cannot draw.
         """
         if self._rows is None:
             raise RuntimeError("nothing to render: call reset first")
@@ -135,51 +135,53 @@ class PettingZooEnv(RowsEnv):
         there = [i for i, agent in enumerate(self._agents) if agent in copy.agents]
         # Some environments keep dead agents in their list and expect actions for them, too.
         given = {self._agents[i]: self._actions.pick(translated[i], i) for i in there}
-        told = self._reader.read(copy.step(given), self._time)
+        answer = self._reader.read(copy.step(given), self._time)
         ended = {}
         for i in there:
             if not rows.gone[episode, i]:
                 agent = self._agents[i]
                 ended[i] = Ended(
-                    bool(told.terminations.get(agent)), bool(told.truncations.get(agent)), agent not in copy.agents
+                    bool(answer.terminations.get(agent)), bool(answer.truncations.get(agent)), agent not in copy.agents
                 )
-                rows.rewards[episode, i] = self._reader.reward(told, i, self._time, is_gone=any(ended[i]))
-        self._look(episode, rows.end_step(episode, ended), told)
+                rows.rewards[episode, i] = self._reader.reward(answer, i, self._time, is_gone=any(ended[i]))
+        self._look(episode, rows.end_step(episode, ended), answer)
 
-    def _look(self, episode: int, present: Sequence[int], told: Told) -> None:
-        """Writes the observations of the agents that are present; the others see zeros and may only choose action 0."""
+    def _look(self, episode: int, present: Sequence[int], answer: Told) -> None:
+        """Writes the observations of present agents; the others observe zeros and may only choose action 0."""
         rows = self._started()
         rows.observations[episode] = 0.0
-        seen = [i for i in present if self._sees(episode, i, told)]
+        seen = [i for i in present if self._sees(episode, i, answer)]
         for i in seen:
-            rows.observations[episode, i, : self._observations.dims[i]] = self._reader.observation(told, i, self._time)
+            rows.observations[episode, i, : self._observations.dims[i]] = self._reader.observation(
+                answer, i, self._time
+            )
         if rows.legal is not None:
             rows.legal[episode] = False
             for i in seen:
-                mask = self._reader.mask(told, i, self._time)
+                mask = self._reader.mask(answer, i, self._time)
                 rows.legal[episode, i, : self._actions.dims[i]] = True if mask is None else mask
             rows.legal[episode, ~rows.legal[episode].any(axis=1), 0] = True
         if rows.state is not None:
             rows.state[episode] = self._reader.state(self._copies[episode].state(), self.spec.state_dim, self._time)
 
-    def _sees(self, episode: int, agent: int, told: Told) -> bool:
-        """Whether an agent has an observation; only one that has just left may lack it."""
+    def _sees(self, episode: int, agent: int, answer: Told) -> bool:
+        """Whether an agent has an observation; only an agent that has just left may lack it."""
         name = self._agents[agent]
-        if name not in told.observations and name in self._copies[episode].agents:
-            refuse(self.spec.name, str(name), self._time, "it is still there but there is no observation for it")
-        return name in told.observations
+        if name not in answer.observations and name in self._copies[episode].agents:
+            refuse(self.spec.name, str(name), self._time, "it is still present but has no observation")
+        return name in answer.observations
 
     @staticmethod
     def _find(factory: str) -> Callable[..., Any]:
-        """Finds the factory by name. It is a method so that no `_target_` of a configuration can reach it."""
-        # Pictures are drawn off screen, and what a library prints must not appear among our results.
+        """Finds the factory by name. A method, so that no `_target_` of a configuration can name it."""
+        # Pictures are drawn off screen, and output of libraries must not mix with our answer.
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         try:
             found: Callable[..., Any] = import_name("env.factory", factory)
         except ValueError as error:
             raise UserError(
-                f"env.factory={factory} is no dotted name like mpe2.simple_spread_v3.parallel_env"
+                f"env.factory={factory} is not a dotted name such as mpe2.simple_spread_v3.parallel_env"
             ) from error
         return found
 
@@ -195,11 +197,11 @@ class PettingZooEnv(RowsEnv):
         return env
 
     def _probe(self, env: ParallelEnv, global_state: bool) -> int:
-        """Plays the start of an episode to find out whether actions are masked, and how large the global state is."""
-        told = self._reader.read(env.reset(seed=0), step=0)
-        if late := [agent for agent in self._agents if agent not in told.observations]:
+        """Starts an episode to determine whether actions are masked, and the size of the global state."""
+        answer = self._reader.read(env.reset(seed=0), step=0)
+        if late := [agent for agent in self._agents if agent not in answer.observations]:
             raise UserError(f"env.factory={self._factory_name}: agent {late[0]!r} joins later, which is not supported")
-        masked = any(self._reader.mask(told, i, step=0) is not None for i in range(len(self._agents)))
+        masked = any(self._reader.mask(answer, i, step=0) is not None for i in range(len(self._agents)))
         padded = len(set(self._actions.dims)) > 1
         self._has_legal = self._actions.kind == "discrete" and (masked or padded)
         if not global_state:
@@ -254,7 +256,7 @@ def _plain(value: Any) -> Any:
 
 
 def _version(package: str) -> str | None:
-    """The version of the installed distribution; None for a module that belongs to none."""
+    """The version of the installed distribution; None for a module without a distribution."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

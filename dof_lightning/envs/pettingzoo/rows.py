@@ -12,10 +12,10 @@ from dof_lightning.envs.base import StepInfo, StepResult, VectorEnv
 
 
 class Ended(NamedTuple):
-    """How a step ended for one agent.
+    """The way a step ended for one agent.
 
     Attributes:
-        terminated: its part has really ended.
+        terminated: its part ended by the environment's rules.
         truncated: a time limit ended it.
         removed: it is no longer among the environment's agents.
     """
@@ -33,8 +33,9 @@ class Rows:
         observations: `[E, N, O]` float32, zero for padding and for agents that are gone.
         rewards: `[E, N]` float32 of the last step.
         alive: `[E, N]` bool.
-        gone: `[E, N]` bool, agents whose part has ended; they stay gone and earn nothing, whatever is returned later.
-        terminated, truncated: `[E]` bool, how an episode ended; they stay set.
+        gone: `[E, N]` bool, agents whose part has ended; they stay gone and earn nothing, whatever the environment
+            returns later.
+        terminated, truncated: `[E]` bool, the way an episode ended; they stay set.
         legal: `[E, N, A]` bool, or None if all actions are always legal.
         state: `[E, S]` float32, or None.
     """
@@ -50,7 +51,7 @@ class Rows:
 
     @classmethod
     def empty(cls, n_episodes: int, n_agents: int, observation_dim: int, legal_dim: int, state_dim: int) -> Self:
-        """Makes rows of episodes that have not begun; a dimension of 0 leaves out `legal` or `state`."""
+        """Makes rows for episodes that have not started; a dimension of 0 leaves out `legal` or `state`."""
         e, n = n_episodes, n_agents
         return cls(
             observations=np.zeros((e, n, observation_dim), dtype=np.float32),
@@ -70,18 +71,18 @@ class Rows:
         return over
 
     def end_step(self, episode: int, acted: Mapping[int, Ended]) -> list[int]:
-        """Records which agents left and whether the episode is over.
+        """Records the agents that left and whether the episode has ended.
 
-        An episode is over when no agent is left: truncated if a time limit ended any agent's part in its last step,
-        else terminated. Agents that stayed to the end are present in its last row, because its value may count; only
-        those that terminated by themselves while a time limit ended the others' parts are not.
+        An episode ends when no agent is left: it is truncated if a time limit ended any agent's part in its last step,
+        else terminated. Agents that stayed to the end are present in its last row, because its value may count, except
+        those that terminated in the step in which a time limit ended the others' parts.
 
         Args:
             episode: the episode's index.
-            acted: how the step ended for each agent that acted in it.
+            acted: the way the step ended for each agent that acted in it.
 
         Returns:
-            The agents that are present in the new row.
+            the agents that are present in the new row.
         """
         staying = [i for i, ended in acted.items() if not any(ended)]
         self.gone[episode] = True
@@ -116,7 +117,7 @@ class RowsEnv(VectorEnv):
         return self._rows
 
     def _result(self, rows: Rows, won: np.ndarray | None = None) -> StepResult:
-        """The current rows as a step's result, in copies."""
+        """Copies the current rows to a step's result."""
         return StepResult(
             observations=torch.from_numpy(rows.observations.copy()),
             rewards=torch.from_numpy(rows.rewards.copy()),

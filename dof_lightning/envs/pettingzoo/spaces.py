@@ -27,7 +27,7 @@ class ObservationVectors:
         dims: O_i of each agent.
 
     Raises:
-        UserError: a space is neither `Box` nor such a `Dict`.
+        UserError: a space is neither a `Box` nor such a `Dict`.
     """
 
     def __init__(self, spaces: Spaces) -> None:
@@ -47,7 +47,7 @@ def _observation_box(agent: str, space: Space) -> Box:
             f"`{ACTION_MASK}`, can be read: wrap the environment"
         )
     if not np.prod(inner.shape):
-        raise UserError(f"env.factory: agent {agent!r} observes {space}, no number at all; give it one, e.g. a zero")
+        raise UserError(f"env.factory: agent {agent!r} observes {space}, which has no numbers; add one, e.g. a zero")
     return inner
 
 
@@ -72,11 +72,11 @@ class ActionMap(ABC):
 
     @abstractmethod
     def translate(self, actions: Tensor) -> np.ndarray:
-        """All agents' actions in the environment's units, still padded; first two dimensions `[E, N]`."""
+        """Converts all agents' actions to the environment's units, still padded: `[E, N, ...]`."""
 
     @abstractmethod
     def pick(self, translated: np.ndarray, agent: int) -> Any:
-        """Agent `agent`'s action for its environment, from its row of `translate`."""
+        """Returns agent `agent`'s action for its environment, from its row of `translate`."""
 
     @abstractmethod
     def describe(self) -> list[Any]:
@@ -84,7 +84,7 @@ class ActionMap(ABC):
 
 
 class BoxActions(ActionMap):
-    """[-1, 1] mapped affinely to the range of each dimension.
+    """Maps [-1, 1] affinely to the range of each dimension.
 
     Args:
         spaces: one finite floating point `Box` per agent.
@@ -128,7 +128,7 @@ class BoxActions(ActionMap):
 
 
 class DiscreteActions(ActionMap):
-    """Indices from 0, whatever number the environment's first choice has.
+    """Maps indices from 0 to the environment's choices, whose first number may differ.
 
     Args:
         spaces: one `Discrete` per agent.
@@ -177,7 +177,7 @@ def make_action_map(spaces: Spaces) -> ActionMap:
 
 def _check_box(agent: str, box: Box) -> None:
     if not np.issubdtype(box.dtype, np.floating):
-        raise UserError(f"env.factory: agent {agent!r} acts in {box}, whole numbers; wrap it to Discrete or to floats")
+        raise UserError(f"env.factory: agent {agent!r} acts in {box} of integers; wrap it to Discrete or to floats")
     if not (np.isfinite(box.low).all() and np.isfinite(box.high).all()):
         raise UserError(
             f"env.factory: agent {agent!r} acts in {box}, whose range is infinite, so [-1, 1] cannot be mapped to it: "
@@ -185,7 +185,7 @@ def _check_box(agent: str, box: Box) -> None:
         )
     if not (np.prod(box.shape) and (box.low < box.high).all()):
         raise UserError(
-            f"env.factory: agent {agent!r} acts in {box}, where there is nothing to choose in a dimension: leave it out"
+            f"env.factory: agent {agent!r} acts in {box}, with a dimension of equal bounds: leave that dimension out"
         )
 
 

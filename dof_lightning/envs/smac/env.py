@@ -22,9 +22,9 @@ class SmacEnv(RowsEnv):
 
     The spec is the recorded one of the published datasets, so training needs neither package nor game; at `reset` the
     installed package must have the same dimensions. All agents earn the team's reward, which the package scales to at
-    most 20 per battle. An agent is alive while it may do anything but nothing. The packages draw into a window only, so
-    there are no pictures. This adapter has never run against the real packages or the game: tests play a double that
-    was written from their documentation (docs/guide/smac.md).
+    most 20 per battle. An agent is alive while it may choose another action than no-op. The packages draw into a window
+    only, so there are no pictures. This adapter has never run against the real packages or the game: tests use a double
+    that was written from their documentation (docs/guide/smac.md).
 
     Args:
         scenario: a map of SMAC (`3m`) or a scenario of SMACv2 (`terran_5_vs_5`).
@@ -54,7 +54,8 @@ class SmacEnv(RowsEnv):
         """See `VectorEnv.reset`.
 
         Raises:
-            UserError: package or game are missing or have other dimensions, or more games are requested than may run.
+            UserError: package or game are missing or have other dimensions, or more games are requested than
+                `episodes_at_once`.
         """
         self.check_available()
         if len(seeds) > self.episodes_at_once:
@@ -76,7 +77,7 @@ class SmacEnv(RowsEnv):
         return torch.from_numpy(rows.observations.copy())
 
     def step(self, actions: Tensor) -> StepResult:
-        """See `VectorEnv.step`; episodes that are over stay as they ended, whatever the actions.
+        """See `VectorEnv.step`; episodes that have ended keep their last state.
 
         Raises:
             ValueError: the shape is wrong, or an action is not legal.
@@ -94,7 +95,7 @@ class SmacEnv(RowsEnv):
         return self._result(rows, won)
 
     def _step_game(self, rows: Rows, episode: int, actions: list[int]) -> bool:
-        """Takes one step of one battle; returns whether it won the battle."""
+        """Takes one step of one battle; returns whether the battle was won."""
         with smac_game.seeded_draws(self._seeds[episode], self._time):
             reward, over, info = self._games[episode].step(actions)
         if "battle_won" not in info:  # the packages restart a game that has stopped answering, without a message
@@ -106,7 +107,7 @@ class SmacEnv(RowsEnv):
         return over and bool(info["battle_won"])
 
     def _look(self, rows: Rows, episode: int) -> None:
-        """Writes the observations: a function of the battle, its seed and the time, the same at every look."""
+        """Writes the observations: a function of the battle, its seed and the time."""
         game = self._games[episode]
         assert rows.state is not None
         assert rows.legal is not None

@@ -1,4 +1,4 @@
-"""The packages behind SMAC and SMACv2: whether they are installed, and one seeded game of theirs."""
+"""The packages behind SMAC and SMACv2: checks of their installation, and one seeded game."""
 
 import atexit
 import importlib
@@ -26,22 +26,22 @@ class Game(Protocol):
     """The part of both packages' environments that is used here."""
 
     def get_env_info(self) -> dict[str, int]:
-        """Dimensions by name."""
+        """Returns the dimensions by name."""
 
     def reset(self) -> Any:
         """Starts a battle."""
 
     def step(self, actions: list[int]) -> tuple[float, bool, dict[str, Any]]:
-        """The team's reward, whether the battle is over, and how."""
+        """Takes a step; returns the team's reward, whether the battle has ended, and information on it."""
 
     def get_obs(self) -> list[np.ndarray]:
-        """Every agent's `[O]`."""
+        """Returns every agent's observation `[O]`."""
 
     def get_state(self) -> np.ndarray:
         """`[S]`."""
 
     def get_avail_agent_actions(self, agent_id: int) -> list[int]:
-        """`[A]`, 1 where legal."""
+        """Returns `[A]`, 1 for legal actions."""
 
     def close(self) -> None:
         """Ends the process."""
@@ -67,7 +67,7 @@ def missing(version: int) -> str | None:
 def make_game(name: str, scenario: Scenario, seed: int) -> Game:
     """Starts one game, whose first battle is a function of the seed as far as StarCraft II allows.
 
-    The game gets the seed's lowest 31 bits at construction; in SMACv2, so do the generators of teams and positions.
+    The game receives the seed's lowest 31 bits at construction, as do SMACv2's generators of teams and positions.
 
     Raises:
         UserError: the package cannot be imported, or plays the scenario with other dimensions than the datasets'.
@@ -103,7 +103,7 @@ def _construct(module: Any, name: str, scenario: Scenario, seed: int) -> Any:
 def seeded_draws(seed: int, step: int) -> Iterator[None]:
     """Makes a game's draws from global generators a function of seed and step, then restores the generators.
 
-    SMACv2 shuffles teams at reset, and observations at every look, with Python's generator or numpy's.
+    SMACv2 shuffles teams at reset, and observations at every request, with Python's generator or numpy's.
     """
     before, before_of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     random.seed(derive_seed(seed, "smac", step) if step else seed)
@@ -123,7 +123,7 @@ def starting(name: str) -> Iterator[None]:
         name: the environment's name.
 
     Raises:
-        UserError: the package raised any exception, because it has no class for a game that died.
+        UserError: the package raised any exception, because it has no class for a game that ended unexpectedly.
     """
     try:
         yield
@@ -131,9 +131,9 @@ def starting(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         kind = type(error).__name__
-        if kind == "DuplicateMapError":  # of pysc2, with which both packages register their maps
+        if kind == "DuplicateMapError":  # raised by pysc2, with which both packages register their maps
             raise UserError(
-                f"env={name}: smac and smacv2 cannot be played in one process, they name maps alike; "
+                f"env={name}: smac and smacv2 cannot be played in one process, because their maps have the same names; "
                 "start another one for this environment"
             ) from error
         raise UserError(
@@ -146,7 +146,7 @@ def starting(name: str) -> Iterator[None]:
 def _without_exit_hooks() -> Iterator[None]:
     """Removes hooks registered for the end of the process: a game's hook would keep the game alive until then.
 
-    Whoever plays games also closes them, including at the end of the process.
+    Games are closed by the code that plays them, also at the end of the process.
     """
     register, hooks = atexit.register, []
 
@@ -166,7 +166,7 @@ def _without_exit_hooks() -> Iterator[None]:
 def _has_module(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ImportError:  # of what stands above it
+    except ImportError:  # raised by the check above
         return False
 
 
@@ -176,7 +176,7 @@ def _import(version: int) -> Any:
     except (ImportError, TypeError) as error:  # generated code that is too old for protobuf raises TypeError
         reason = " ".join(str(error).split())[:100]
         raise UserError(
-            f"the package {_PACKAGES[version]!r} cannot be imported ({reason}); StarCraft's protocol wants "
+            f"the package {_PACKAGES[version]!r} cannot be imported ({reason}); StarCraft's protocol needs "
             f"protobuf<3.21, in an environment of its own ({_ADVICE})"
         ) from error
 
@@ -192,7 +192,7 @@ def _seed_draws(distributions: list[Any], seed: int) -> None:
 
 
 def _check_dimensions(name: str, scenario: Scenario, game: Game) -> None:
-    told = game.get_env_info()
+    found = game.get_env_info()
     recorded = {
         "n_agents": scenario.n_agents,
         "n_actions": scenario.n_actions,
@@ -200,7 +200,8 @@ def _check_dimensions(name: str, scenario: Scenario, game: Game) -> None:
         "state_shape": scenario.state_dim,
         "episode_limit": scenario.horizon,
     }
-    different = [f"{key} {told.get(key)} (data: {value})" for key, value in recorded.items() if told.get(key) != value]
+    unequal = {key: value for key, value in recorded.items() if found.get(key) != value}
+    different = [f"{key} {found.get(key)} (data: {value})" for key, value in unequal.items()]
     if different:
         game.close()
         raise UserError(

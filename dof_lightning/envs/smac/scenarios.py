@@ -14,7 +14,7 @@ class Scenario:
         n_actions: A: no-op (dead units only), stop, four moves, one attack per enemy.
         observation_dim: O of every agent.
         state_dim: S.
-        horizon: number of steps after which the battle is cut short.
+        horizon: number of steps after which the battle is truncated.
         race: race of both teams, for SMACv2's drawn teams; None for SMAC's fixed ones.
     """
 
@@ -27,8 +27,8 @@ class Scenario:
     race: str | None = None
 
 
-# Dimensions: the datasets of OG-MARL (SMAC, SMACv2) and, for 2c_vs_64zg, of OMIGA, whose environment shows more than
-# the package does as it comes. SMACv2's states follow from its source (5 v 5: 120; 10 v 10: 290).
+# Dimensions: the datasets of OG-MARL (SMAC, SMACv2) and, for 2c_vs_64zg, of OMIGA, whose environment has larger
+# observations than the package by default. SMACv2's states follow from its source (5 v 5: 120; 10 v 10: 290).
 SCENARIOS = {
     "3m": Scenario(1, 3, 9, 30, 48, 60),
     "8m": Scenario(1, 8, 14, 80, 168, 120),
@@ -50,8 +50,8 @@ _TEAMS = {
 def capabilities(scenario: Scenario) -> dict[str, Any]:
     """The `capability_config` of SMACv2's paper: drawn teams of three unit types, drawn start positions.
 
-    Both teams are alike; the third type is rare and never forms a whole team; half of the battles begin surrounded,
-    the others reflected.
+    Both teams have the same types; the third type is rare and never forms a whole team; half of the battles begin
+    surrounded, the others reflected.
     """
     assert scenario.race is not None
     enemies = scenario.n_agents

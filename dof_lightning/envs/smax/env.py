@@ -28,12 +28,12 @@ _ALLY, _ENEMY = (70, 120, 220), (215, 60, 55)
 
 
 class SMAXEnv(VectorEnv):
-    """E battles of N allies against units that SMAX's heuristic commands.
+    """E battles of N allies against units that SMAX's heuristic controls.
 
-    The spec is known without jaxmarl, so training on an existing dataset needs it for rollouts only; jax is imported at
-    the first reset. A battle ends when one side is dead (`terminated`) or after 100 steps (`truncated`). The team
-    earns, together, the share of the enemies' health that a step took and 1 for winning: 2 at most, where SMAC's scale
-    ends at 20. A dead ally may choose `stop` only.
+    The spec is known without jaxmarl, so with an existing dataset it is needed for rollouts only; jax is imported at
+    the first reset. A battle ends when all units of one side are dead (`terminated`) or after 100 steps (`truncated`).
+    The team earns the share of the enemies' health that a step took, and 1 for winning: at most 2 in total, whereas
+    SMAC's scale ends at 20. A dead ally may choose `stop` only.
 
     Args:
         map: a key of `maps.BATTLES`.
@@ -125,7 +125,7 @@ class SMAXEnv(VectorEnv):
         return self._tensor("observations")
 
     def _tensor(self, name: str) -> Tensor:
-        """The observations of the E requested battles."""
+        """Returns an entry of the observations for the E requested battles."""
         return torch.tensor(self._seen[name][: self._n_episodes])
 
 
@@ -157,7 +157,7 @@ def _check(program: SMAXProgram, name: str, battle: Battle) -> None:
     wanted = (battle.allies, battle.enemies, battle.observation_dim, battle.state_dim, HORIZON)
     if found != wanted:
         raise UserError(
-            f"env.map={name}: this jaxmarl's map has (allies, enemies, observation, state, steps) {found}, known are "
+            f"env.map={name}: this jaxmarl's map has (allies, enemies, observation, state, steps) {found}, expected "
             f"{wanted}; install jaxmarl {RELEASE}"
         )
 

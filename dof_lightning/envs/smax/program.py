@@ -1,4 +1,4 @@
-"""SMAX's battles as two compiled functions of whole batches; everything that touches jax is here.
+"""SMAX's battles as two compiled functions of whole batches; all use of jax is in this module.
 
 SMAX: Rutherford et al., "JaxMARL: Multi-Agent RL Environments and Algorithms in JAX" (NeurIPS 2024), package jaxmarl.
 """
@@ -25,7 +25,7 @@ _SMALLEST_BATCH = 128
 
 @cache
 def load_program(name: str) -> "SMAXProgram":
-    """The functions of a map, compiled once per process.
+    """Returns the functions of a map, compiled once per process.
 
     Raises:
         UserError: jaxmarl is not installed, or is another release.
@@ -54,7 +54,7 @@ class SMAXProgram:
     """Reset and step of E battles of one map, with E from `padded_size`.
 
     jax runs on the CPU, in one thread, unless `JAX_PLATFORMS` and `XLA_FLAGS` specify otherwise: battles are small,
-    torch has the GPU, and more threads than cores would slow both down.
+    torch uses the GPU, and more threads than cores would slow both down.
 
     Args:
         name: the map.
@@ -123,7 +123,7 @@ def split_seeds(seeds: np.ndarray, size: int) -> np.ndarray:
 
 
 def _typed(battle: Any, like: Any) -> Any:
-    """Casts a battle to the element types of another, so that the first and later steps are one program."""
+    """Casts a battle to the element types of another, so that all steps use the same compiled program."""
     import jax
     import jax.numpy as jnp
 

@@ -65,7 +65,7 @@ def test_what_has_no_effect_is_refused(stored: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("tail", "words"),
     [
-        ("algorithm=dof_cloning", "the one it was trained with"),
+        ("algorithm=dof_cloning", "the algorithm of a checkpoint cannot change"),
         ("sampler=nonsense", "sampler=nonsense does not exist; choose one of ddim, ddpm, dpm_solver"),
         ("data=mpe_spread_expert", "does not read `data`"),
         ("trainer.max_steps=3", "does not read `trainer.max_steps`"),

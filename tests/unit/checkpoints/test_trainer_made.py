@@ -102,7 +102,7 @@ def test_dof_eval_asks_for_a_world_that_has_no_name_here(tmp_path: Path) -> None
 )
 def test_settings_without_a_name_are_named(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     path = trained(small_dof_policy(**changes), tmp_path / "own.ckpt")
-    with pytest.raises(UserError, match=f"does not hold its settings: {words}"):
+    with pytest.raises(UserError, match=f"lacks its settings: {words}"):
         DoFPolicy.load_from_checkpoint(path)
     assert read(path).weights  # they serve init_from=
 

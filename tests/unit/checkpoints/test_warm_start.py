@@ -43,7 +43,7 @@ def test_what_is_new_keeps_its_fresh_weights(tmp_path: Path) -> None:
     for name, weight in fresh.named_parameters():
         assert torch.equal(weight, untouched.get_parameter(name) if "critic" in name else source.weights[name])
     assert described(record, None).endswith("(step 0); fresh in critic")
-    assert (described(None, None), described(record, 1200)) == ("from the start", "going on from step 1,200")
+    assert (described(None, None), described(record, 1200)) == ("from the start", "resumed from step 1,200")
 
 
 def test_normalisers_are_the_new_datasets(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_nothing_that_fits_is_refused(tmp_path: Path) -> None:
 def test_what_goes_on_keeps_its_beginning_and_takes_no_other(tmp_path: Path) -> None:
     plain = saved(small_dof_policy(), tmp_path)
     assert beginning(None, plain) == beginning(None, None) == (None, None)
-    with pytest.raises(UserError, match=r"init_from=a\.ckpt: training goes on from .*started without init_from"):
+    with pytest.raises(UserError, match=r"init_from=a\.ckpt: training resumes from .*started without init_from"):
         beginning("a.ckpt", plain)
     warm = Checkpoint(**{**vars(plain), "init_from": {"typed": "a.ckpt"}})
     assert beginning("a.ckpt", warm) == beginning(None, warm) == (None, {"typed": "a.ckpt"})

@@ -130,7 +130,7 @@ def test_a_function_collects(
     common = ["data", "collect", "env=mpe_spread", "name=mine", "episodes=20", f"data.root={tmp_path}"]
     with pytest.raises(UserError, match="trust=true"):
         cli.run([*common, "policy=my_policy:still"])
-    with pytest.raises(UserError, match="mpe_spread wants numbers"):
+    with pytest.raises(UserError, match="expected numbers"):
         cli.run([*common, "policy=my_policy:wrong", "trust=true"])
     with pytest.raises(UserError, match="not within -1 to 1"):
         cli.run([*common, "policy=my_policy:large", "trust=true"])

@@ -107,14 +107,14 @@ def test_frames_that_are_not_the_episode_s_are_not_shown(spread: DatasetManifest
     [
         (["{path}"], "episode= is missing"),
         (["{path}", "episode=-1"], "episode must be an integer, at least 0, got '-1'"),
-        (["{path}", "episode=30"], "episode=30 is not there: .* holds 30, numbered from 0"),
+        (["{path}", "episode=30"], "episode=30 does not exist: .* contains 30, numbered from 0"),
         (["{path}", "episode=3", "output=page.gif"], "output=page.gif must end in .html"),
         (["{path}", "episode=3", "output=nowhere/page.html"], "there is no folder nowhere"),
-        (["{path}", "episode=3", "frames=2"], "frames=2 is not read beside a dataset's folder"),
+        (["{path}", "episode=3", "frames=2"], "frames=2 has no effect beside a dataset's folder"),
         (["{path}", "episode=3", "env=mpe_tag"], "mpe_tag"),
         (["nowhere", "episode=3"], "nowhere"),
         (["episode=3"], "which dataset"),
-        (["experiment=mpe_spread_random", "data.root=empty", "episode=3"], "is not there; build it with"),
+        (["experiment=mpe_spread_random", "data.root=empty", "episode=3"], "does not exist; build it with"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

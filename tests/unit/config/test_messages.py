@@ -30,7 +30,7 @@ EXPERIMENT = "experiment=mpe_spread_random"
         ((EXPERIMENT, "batch_size=3"), "did you mean `data.global_batch_size`"),
         ((EXPERIMENT, "max_stepz=3"), "did you mean `trainer.max_steps`"),
         ((EXPERIMENT, "zzzzzzzz=3"), "--cfg job` shows all keys"),
-        (("experiment=none", "data=zzzzzzzz"), "`dof data list` shows all, also those of your own"),
+        (("experiment=none", "data=zzzzzzzz"), "`dof data list` shows all, including your own"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else None,
 )
@@ -58,7 +58,7 @@ def test_what_hydra_cannot_read_is_answered_with_how_to_write_it(typed: str, key
     line = str(error.value)
     assert line.startswith(f"cannot read {typed!r}")
     assert not any(word in line for word in ("mismatched", "LexerNoViable", "viable alternative", "token recognition"))
-    (proposed,) = shlex.split(line.partition("other signs as ")[2])
+    (proposed,) = shlex.split(line.partition("other characters as ")[2])
     assert configuration.to_plain(configuration.compose([EXPERIMENT, proposed]))[key] == value
 
 
@@ -78,7 +78,7 @@ def test_several_values_for_one_run_are_one_line_that_says_to_add_m(typed: str) 
     line = str(error.value)
     assert line.startswith(f"{typed} names several values: add -m")
     assert "Ambiguous" not in line
-    for proposed in shlex.split(line.partition("; a list is ")[2].replace(", text is", ""))[:2]:
+    for proposed in shlex.split(line.partition("; write a list as ")[2].replace(", text as", ""))[:2]:
         configuration.compose([EXPERIMENT, proposed])
 
 

@@ -36,7 +36,7 @@ def test_an_algorithm_without_values_beside_tuned_ones_is_told_so() -> None:
     assert line.startswith("presets of conf/algorithm; conf/hyperparams has none for bc")
     assert "dof_policy" in line
     (line,) = told("experiment=mpe_spread_medium", "~tuned")
-    assert "tuned=dof_policy_mpe_spread_medium takes it" in line
+    assert "tuned=dof_policy_mpe_spread_medium uses them" in line
 
 
 def test_own_data_typed_with_anothers_experiment_get_presets(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_own_data_typed_with_anothers_experiment_get_presets(tmp_path: Path) -> 
     assert mine.algorithm == presets.algorithm
     assert mine.algorithm.q_weight != moved.algorithm.q_weight == 100
     (line,) = origin_of_values(configuration.to_plain(mine))
-    assert "what is tuned on mpe_spread_medium is not taken" in line
+    assert "values tuned on mpe_spread_medium are not used" in line
     asked = configuration.compose([*MEDIUM, f"data.path={tmp_path}/mine", "tuned=dof_policy_mpe_spread_medium"])
     assert asked.algorithm.q_weight == 100
     for cfg in (mine, moved, asked):
@@ -67,7 +67,7 @@ def test_a_folder_below_the_usual_root_is_an_option(tmp_path: Path, monkeypatch:
 
 def test_own_data_need_no_experiment_to_borrow(tmp_path: Path) -> None:
     typed = ["experiment=none", "algorithm=td3_bc"]
-    with pytest.raises(UserError, match=r"data.path= is missing: experiment=none is for data of your own"):
+    with pytest.raises(UserError, match=r"data.path= is missing: experiment=none is for your own data"):
         checks.check(configuration.compose(typed))
     cfg = configuration.compose([*typed, "data.path=data/mine/", "rollout=none", "debug=default"])
     checks.check(cfg)

@@ -168,7 +168,7 @@ def test_an_agent_remembers_its_episode_and_no_other() -> None:
         agent.reset(0)
         for observation, action in zip(observations, expected, strict=True):
             torch.testing.assert_close(agent.act_on_noise(observation, noise[:, 1]), action)
-    with pytest.raises(UserError, match="remembers its history"):
+    with pytest.raises(UserError, match="has a memory"):
         trace(agent)
 
 

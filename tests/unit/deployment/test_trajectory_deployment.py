@@ -57,5 +57,5 @@ def test_without_memory_a_program_decides_for_any_number_of_episodes(tmp_path: P
 
 def test_a_program_cannot_remember(tmp_path: Path) -> None:
     agent = load_agent(write_agents(tmp_path, small_dof_trajectory().policy())[0])
-    with pytest.raises(UserError, match="remembers its history"):
+    with pytest.raises(UserError, match="has a memory"):
         trace(agent)

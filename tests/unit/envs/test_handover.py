@@ -41,7 +41,7 @@ def tells(monkeypatch: pytest.MonkeyPatch, part: int, value: Any, call: str = "s
         ("step", 0, lambda seen: seen[:1], "observation has 2 numbers, but its observation_space has 4"),
         ("step", 0, lambda seen: np.stack([seen, seen]), "observation has 8 numbers, but its observation_space has 4"),
         ("reset", 0, lambda seen: seen[:1], "observation has 2 numbers, but its observation_space has 4"),
-        ("step", 0, "a picture", "observation is no array of numbers"),
+        ("step", 0, "a picture", "observation is not an array of numbers"),
         ("step", 0, lambda seen: seen * np.nan, "number 0 of the observation is nan .episode with seed 2"),
         ("reset", 0, lambda seen: seen + np.inf, "observation is inf"),
         ("step", 1, np.ones(2), r"reward has shape \[2\], it must be one number"),
@@ -67,8 +67,8 @@ def test_what_an_environment_hands_over_is_checked(
         ("reset", {"scout": 0}, r"at reset: reset returned a dict, it must return \(observations, infos\)"),
         ("step", ({}, {}, {}, {}), "at step 1: step returned a tuple of 4, it must return .observations, rewards"),
         ("step", ({}, [1.0, 2.0], {}, {}, {}), "rewards are a list, they must be a dictionary"),
-        ("step", ({"enemy": [0]}, {}, {}, {}, {}), "agent 'enemy'.*none of possible_agents .scout, guard"),
-        ("step", ({}, {}, {}, {}, {}), "agent 'scout'.*still there but there is no reward"),
+        ("step", ({"enemy": [0]}, {}, {}, {}, {}), "agent 'enemy'.*not among possible_agents .scout, guard"),
+        ("step", ({}, {}, {}, {}, {}), "agent 'scout'.*still present but has no reward"),
     ],
 )
 def test_an_answer_of_another_form_is_refused(
@@ -130,7 +130,7 @@ def test_a_global_state_that_changes_its_size_is_refused(monkeypatch: pytest.Mon
     ("field", "value", "words"),
     [
         ("rewards", torch.full((30, 3), torch.nan), "agent 'agent_0', at step 1: the reward is nan .episode with seed"),
-        ("rewards", torch.zeros(30), r"at step 1: rewards has shape \[30\], the spec says \[30, 3\]"),
+        ("rewards", torch.zeros(30), r"at step 1: rewards has shape \[30\], the spec requires \[30, 3\]"),
         ("observations", torch.full((30, 3, 4), torch.inf), "agent_0.*: number 0 of the observation is inf"),
         ("observations", torch.zeros(30, 3, 5), "observations has shape"),
         ("info", StepInfo(legal=torch.ones(30, 3, 7, dtype=torch.bool)), "legal has shape"),

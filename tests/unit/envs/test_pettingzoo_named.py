@@ -22,7 +22,7 @@ from tests.unit.envs.test_pettingzoo import Waiting, outpost, spread
         ({"factory": "mpe3.simple_spread.parallel_env"}, "needs the package 'mpe3': pip install mpe3, or.*PYTHONPATH"),
         ({"factory": "mpe2.simple_spread_v9.parallel_env"}, "there is no module 'mpe2.simple_spread_v9'"),
         ({"factory": "mpe2.simple_spread_v3.paralel_env"}, "has no 'paralel_env'"),
-        ({"factory": "parallel_env"}, "no dotted name"),
+        ({"factory": "parallel_env"}, "not a dotted name"),
         ({"factory": "mpe2.simple_spread_v3.env"}, "not a ParallelEnv"),
         ({"arguments": {"M": 3}}, r"refuses them \(TypeError.*'M'"),
         ({"horizon": 0}, "horizon=0"),
@@ -31,7 +31,7 @@ from tests.unit.envs.test_pettingzoo import Waiting, outpost, spread
         ({"arguments": {"N": [1, {"x": float("nan")}]}}, r"env.arguments.N\[1\].x=nan must be a finite number"),
         (
             {"factory": "tests.fixtures.pettingzoo_outpost.parallel_env", "arguments": {"high": -1.0}},
-            "'scout' acts in Box.*nothing to choose in a dimension",
+            "'scout' acts in Box.*a dimension of equal bounds",
         ),
         (
             {"factory": "tests.fixtures.pettingzoo_outpost.parallel_env", "arguments": {}, "global_state": True},
@@ -46,10 +46,10 @@ def test_mistakes_are_one_line(changes: dict[str, Any], words: str) -> None:
 
 @pytest.mark.parametrize("box", [Box(-1, 1, (0,)), Box(np.float32([0, -1]), np.float32([0, 1]))])
 def test_a_box_with_nothing_to_choose_or_see_is_refused(box: Box) -> None:
-    with pytest.raises(UserError, match=r"'idle' acts in Box.*nothing to choose"):
+    with pytest.raises(UserError, match=r"'idle' acts in Box.*a dimension of equal bounds"):
         make_action_map({"busy": Box(-1, 1, (2,)), "idle": box})
     if not box.shape[0]:
-        with pytest.raises(UserError, match=r"'idle' observes Box.*no number at all"):
+        with pytest.raises(UserError, match=r"'idle' observes Box.*which has no numbers"):
             ObservationVectors({"busy": Box(-1, 1, (2,)), "idle": box})
 
 

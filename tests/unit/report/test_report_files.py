@@ -124,7 +124,7 @@ def test_what_users_called_things_is_shown_as_it_is_and_is_no_markup(tmp_path: P
 def test_nothing_is_overwritten_that_was_not_said_to_be(tmp_path: Path) -> None:
     told = [str(fill(tmp_path / "store")), f"output={tmp_path}", "formats=latex,csv"]
     (tmp_path / "report.csv").write_text("mine")
-    with pytest.raises(UserError, match=r"report.csv is there already; .* overwrite=true"):
+    with pytest.raises(UserError, match=r"report.csv exists already; .* overwrite=true"):
         report(told)
     assert (tmp_path / "report.csv").read_text() == "mine"
     assert not (tmp_path / "report.tex").exists()

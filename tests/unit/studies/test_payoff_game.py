@@ -114,9 +114,9 @@ def test_a_checkpoint_is_measured_by_its_own_game() -> None:
 
 
 def test_mistakes_are_told() -> None:
-    with pytest.raises(UserError, match=r"study\.headline=QMIX is no cell.*DoF; VDN"):
+    with pytest.raises(UserError, match=r"study\.headline=QMIX is not a cell.*DoF; VDN"):
         PayoffGame(AXES, [0], headline="QMIX")
     with pytest.raises(UserError, match=r"study\.samples=1 must be at least 2"):
         PayoffGame(AXES, [0], headline="DoF", samples=1)
-    with pytest.raises(UserError, match="no matrix game"):
+    with pytest.raises(UserError, match="not a matrix game"):
         payoff_table(small_spec().environment)

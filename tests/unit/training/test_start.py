@@ -161,7 +161,7 @@ def test_damaged_results_are_one_line_for_a_longer_run(plain: dict[str, Any], da
 def test_results_whose_run_is_not_known_are_no_finished_run(plain: dict[str, Any]) -> None:
     """Without its configuration they would pass for those of any run of as many steps, of another seed say."""
     place("dof_policy", Path("mine")).config.unlink()
-    with pytest.raises(UserError, match=r"mine holds results of a run without its config\.yaml"):
+    with pytest.raises(UserError, match=r"mine contains results of a run without its config\.yaml"):
         starts.find_start(plain | {"run_dir": "mine", "seed": 1})
 
 

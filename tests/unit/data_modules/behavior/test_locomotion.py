@@ -184,7 +184,7 @@ def test_the_training_command_writes_snapshots_that_are_read_back(
         ({}, r"mamujoco_ant_2x4\.safetensors exists.*output="),
         ({"updates": 100, "output": "new.safetensors"}, "evaluate_every=2000"),
         ({"output": "nowhere/new.safetensors"}, "nowhere is no folder"),
-        ({"task": "mamujoco_cat"}, "no robot; choose one of mamujoco_halfcheetah_2x3"),
+        ({"task": "mamujoco_cat"}, "not a robot; choose one of mamujoco_halfcheetah_2x3"),
     ],
 )
 def test_training_refuses_at_once_what_would_be_lost_at_the_end(

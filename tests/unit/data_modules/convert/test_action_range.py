@@ -81,7 +81,7 @@ def test_the_same_file_in_other_units_is_another_dataset(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("said", "complaint"),
     [
-        ([0, 0.5], r"row \d+: action .* is not within \[0, 0\.5\]; say .*action_range="),
+        ([0, 0.5], r"row \d+: action .* is not within \[0, 0\.5\]; specify .*action_range="),
         ([2, 1], "must be two numbers"),
         ("wide", "must be two numbers"),
         ("source", "declares no range"),
@@ -108,7 +108,7 @@ def test_what_is_outside_is_told_with_the_key_that_mends_it(tmp_path: Path) -> N
 
 def test_choices_have_no_range(tmp_path: Path) -> None:
     source = write_plain_vault(tmp_path / "vault", timeline([4] * 60))
-    with pytest.raises(UserError, match="choices, which have no range"):
+    with pytest.raises(UserError, match="discrete actions, without a range"):
         import_dataset("vault", source, "mine", tmp_path, None, {"action_range": [0, 1]})
 
 

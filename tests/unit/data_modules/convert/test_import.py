@@ -84,7 +84,7 @@ def test_shorter_agents_keep_their_sizes(tmp_path: Path) -> None:
 
 
 def test_a_vault_that_is_none(tmp_path: Path, vault: Path) -> None:
-    with pytest.raises(UserError, match="must lead to one vault"):
+    with pytest.raises(UserError, match="must contain one vault"):
         import_dataset("vault", tmp_path, "battle", tmp_path, battle())
     (tmp_path / "metadata.json").write_text((vault / "metadata.json").read_text())
     with pytest.raises(UserError, match="cannot be read"):
@@ -115,7 +115,7 @@ def test_actions_that_are_no_choices_are_refused(tmp_path: Path) -> None:
         import_dataset("vault", change_vault(tmp_path, actions=hot), "battle", tmp_path, battle())
     halves = timeline(LENGTHS) | {"actions": timeline(LENGTHS)["actions"] * 0.5}
     write_madiff(tmp_path / "madiff", halves, LENGTHS, identities=False)
-    with pytest.raises(UserError, match="no whole number"):
+    with pytest.raises(UserError, match="not a whole number"):
         import_dataset("madiff", tmp_path / "madiff", "battle", tmp_path, battle())
 
 
@@ -155,7 +155,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     for typed, complaint in (
         (["import", "format=omar", "name=x", *source, "depth=3"], "dof data import knows format="),
         (["import", "format=rlds", "name=x", *source], "choose one of omar, vault"),
-        (["import", "format=omar", "name=x", f"source={tmp_path}/none"], "is not there"),
+        (["import", "format=omar", "name=x", f"source={tmp_path}/none"], "does not exist"),
         (["import", "format=vault", "name=x", f"source={tmp_path}/omar", "horizon=3"], "no option of format=vault"),
         (["export", f"dataset={tmp_path}/tag", "format=omar", f"output={tmp_path}/out"], "exists"),
         (["export", f"dataset={tmp_path}/tag", "format=csv", f"output={tmp_path}/csv"], "choose one of omar, vault"),

@@ -148,5 +148,5 @@ def test_faults_are_one_line(tmp_path: Path, changes: dict[str, Any], complaint:
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off"])
 def test_what_is_no_archive(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mine.npz").write_bytes(content)
-    with pytest.raises(UserError, match=r"mine\.npz is no \.npz file"):
+    with pytest.raises(UserError, match=r"mine\.npz is not an \.npz file"):
         import_dataset("npz", tmp_path / "mine.npz", "mine", tmp_path)

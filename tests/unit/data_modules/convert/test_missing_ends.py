@@ -147,7 +147,7 @@ def test_a_world_in_which_nothing_moves_says_nothing_about_its_horizon(tmp_path:
 def test_madiffs_missing_time_limits_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_madiff(tmp_path / "madiff", timeline(LENGTHS), LENGTHS)
     import_dataset("madiff", tmp_path / "madiff", "mine", tmp_path)
-    assert "the 2 of 4 with the most steps, 6, are taken for truncated" in capsys.readouterr().err
+    assert "the 2 of 4 with the most steps, 6, count as truncated" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format_", ["vault", "madiff"])

@@ -41,7 +41,7 @@ def test_what_agents_do_not_have_is_zero(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "out" / "metadata.json").read_text())
     told["dof_lightning"]["agents"][1][1] = 5
     (tmp_path / "out" / "metadata.json").write_text(json.dumps(told))
-    with pytest.raises(UserError, match=r"metadata\.json: dof_lightning tells of other agents"):
+    with pytest.raises(UserError, match=r"metadata\.json: dof_lightning describes other agents"):
         import_dataset("vault", tmp_path / "out", "other", tmp_path)
 
 
@@ -69,7 +69,7 @@ def test_a_state_that_is_missing_is_said_and_can_be_made(tmp_path: Path, capsys:
         with pytest.raises(UserError, match=f"state={state}"):
             export_dataset(path, format_, tmp_path / "none", state=state)
     build(tmp_path / "toy", make_episodes(60))
-    with pytest.raises(UserError, match="a global state of its own"):
+    with pytest.raises(UserError, match="already has a global state"):
         export_dataset(tmp_path / "toy", "vault", tmp_path / "none", state="observations")
 
 
@@ -96,5 +96,5 @@ def test_madiffs_robots(tmp_path: Path) -> None:
 def test_madiffs_other_layout_is_named(tmp_path: Path, folder: str) -> None:
     (tmp_path / "robot" / folder).mkdir(parents=True)
     np.save(tmp_path / "robot" / folder / "obs_0.npy", np.zeros((3, 2)))
-    with pytest.raises(UserError, match=r"files an agent .* try format=omar"):
+    with pytest.raises(UserError, match=r"files per agent .* try format=omar"):
         import_dataset("madiff", tmp_path / "robot", "mine", tmp_path)

@@ -108,7 +108,7 @@ def test_ranks_stream_shards_of_their_own(tmp_path: Path, reads: list[str]) -> N
 def test_fewer_shards_than_ranks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.partition=shards needs a shard for each of 16 ranks.*use data\.part"):
         make_stream(tmp_path / "toy", world_size=16, partition="shards")
-    with pytest.raises(UserError, match=r"data\.partition=shards streams .* data\.memory_mb a number"):
+    with pytest.raises(UserError, match=r"data\.partition=shards streams .* data\.memory_mb to a number"):
         make_stream(tmp_path / "toy", partition="shards", memory_mb=None)
 
 
@@ -148,7 +148,7 @@ def test_a_shard_damaged_in_mid_stream_ends_the_training_with_its_name(tmp_path:
 def test_episodes_that_dataset_json_does_not_list_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_stream(tmp_path / "toy", heldout_windows=0)
     hold_out(monkeypatch, 0.5)
-    with pytest.raises(UserError, match=r"shard-0000\d\d\.tar.* training windows, dataset\.json says \d+"):
+    with pytest.raises(UserError, match=r"shard-0000\d\d\.tar.* training windows, dataset\.json lists \d+"):
         take(data, 1)
 
 

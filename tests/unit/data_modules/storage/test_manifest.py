@@ -101,8 +101,8 @@ def test_no_change_of_an_unsealed_one_is_a_traceback(datasets: list[Path]) -> No
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda d: d.update(n_episodes=31), "n_episodes is 31, the shards hold 30"),
-        (lambda d: d.update(n_steps=d["n_steps"] + 1), "n_steps is .*, the shards hold"),
+        (lambda d: d.update(n_episodes=31), "n_episodes is 31, the shards contain 30"),
+        (lambda d: d.update(n_steps=d["n_steps"] + 1), "n_steps is .*, the shards contain"),
         (lambda d: d.update(n_episodes=-30), "n_episodes must be an integer of at least 1, got -30"),
         (lambda d: d["shards"][0].update(n_episodes=8.0), r"shards\[0\]\.n_episodes must be an integer .* got 8\.0"),
         (lambda d: d["shards"][0].update(n_training_windows=10**6), "n_training_windows is 1000000 of"),
@@ -112,20 +112,20 @@ def test_no_change_of_an_unsealed_one_is_a_traceback(datasets: list[Path]) -> No
         (lambda d: d.update(discount="x"), "discount must be a finite number of at least 0 and at most 1, got 'x'"),
         (
             lambda d: d["recipe"].update(format_version=1, discount=0.5),
-            "discount must be what the recipe says .0.5., got 0.9",
+            "discount must be the recipe's value .0.5., got 0.9",
         ),
         (lambda d: d.update(longest=7), "longest is 7, the environment's horizon 6"),
         (lambda d: d["environment"].update(horizon=5), "longest is 6, the environment's horizon 5"),
         (
             lambda d: d["environment"].update(state_dim=4),
-            r"members\.state is <f4 \[5\], the environment's is <f4 \[4\]",
+            r"members\.state is <f4 \[5\], the environment has <f4 \[4\]",
         ),
         (lambda d: d["environment"].update(action_kind="discrete"), r"members\.actions is <f4 \[2, 3\]"),
         (lambda d: d["environment"]["agents"][0].update(observation_dim=-3), "observation_dim must be an integer"),
         (lambda d: d["environment"]["agents"].pop(), r"members\.observations is"),
         (lambda d: d["environment"]["reference"].update(expert=0.0), "random and expert of a reference are both"),
         (lambda d: d["members"].pop("rewards"), r"members\.rewards is missing"),
-        (lambda d: d["members"]["rewards"].update(dtype="|O"), r"members\.rewards is \|O \[2\], the environment's is"),
+        (lambda d: d["members"]["rewards"].update(dtype="|O"), r"members\.rewards is \|O \[2\], the environment has"),
         (lambda d: d["members"]["extra_actions"].update(dtype="|O"), r"members\.extra_actions cannot be"),
         (lambda d: d["members"].update(evil={"dtype": "<f4", "shape": [1]}), r"members\.evil is an unknown array"),
         (lambda d: d["statistics"]["observations"]["mean"].pop(), r"observations\.mean has shape \[1, 4\], expected"),
@@ -154,7 +154,7 @@ def test_a_recipe_and_a_behavior_of_ones_own_say_what_they_like(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ({"recipe": {"format_version": 1, "discount": 0.5}}, r"discount must be what the recipe says .0\.5., got 0\.9"),
+        ({"recipe": {"format_version": 1, "discount": 0.5}}, r"discount must be the recipe's value .0\.5., got 0\.9"),
         ({"recipe": {"format_version": 1, "environment": "my_world"}}, r"environment must be what .*my_world"),
         (
             {"behavior": {"win_rate": "high"}},
@@ -175,7 +175,7 @@ def test_what_nobody_could_read_is_refused_before_an_episode_is_made(tmp_path: P
     description = Description(**({"name": "toy", "environment": environment, "recipe": {}, "behavior": {}} | told))
     if "recipe" in told:
         description = replace(description, discount=0.9)
-    with pytest.raises(UserError, match=rf"toy cannot be described so \(.*{words}"):
+    with pytest.raises(UserError, match=rf"toy cannot be described like this \(.*{words}"):
         write_dataset(tmp_path / "toy", description, blocks=blocks(), n_episodes=1, seed=0)
     assert not list(tmp_path.iterdir())
 

@@ -157,7 +157,7 @@ def test_objects_are_refused_not_run(toy: Path) -> None:
 
     objects = npy(np.array([Bomb()], dtype=object), allow_pickle=True)
     rewrite_member(toy / "shard-000000.tar", "000000.rewards.npy", objects)
-    with pytest.raises(UserError, match=r"000000\.rewards\.npy is no plain array"):
+    with pytest.raises(UserError, match=r"000000\.rewards\.npy is not a plain array"):
         read_all(toy)
     assert not (toy / "exploded").exists()
 

@@ -145,7 +145,7 @@ def test_blocks_that_contradict_the_spec_are_refused(
 
 
 def test_a_wrong_number_of_episodes_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="announced were 11"):
+    with pytest.raises(ValueError, match="instead of 11"):
         build(tmp_path / "toy", make_episodes(10), n_episodes=11)
     assert not (tmp_path / "toy").exists()
 
@@ -182,7 +182,9 @@ def test_a_rebuild_that_would_differ_says_so(tmp_path: Path, written_by_0_1_0: b
         build(path, make_episodes(50))
     kept = shard_bytes(path)
     assert build(path, make_episodes(50)).n_episodes == 50
-    with pytest.raises(UserError, match=r"toy holds other episodes than these.* \(contents .*\); delete that folder"):
+    with pytest.raises(
+        UserError, match=r"toy contains other episodes than these.* \(contents .*\); delete that folder"
+    ):
         build(path, corrected)
     assert shard_bytes(path) == kept
 

@@ -85,7 +85,7 @@ def test_other_worlds_and_arrays_are_refused(tmp_path: Path, whole: DatasetManif
         ({"quantiles": [0.5]}, "two numbers"),
         ({"quantiles": [0.9, 0.1]}, "lowest < highest"),
         ({"quantiles": [0.5, 1.0], "episodes": 31}, "30 of 60"),
-        ({"episodes": 0}, "wanted are 0"),
+        ({"episodes": 0}, "requested are 0"),
     ],
 )
 def test_ranges_that_are_none_are_refused(
@@ -164,5 +164,5 @@ def test_a_part_of_data_that_have_changed_is_not_taken_for_the_old_one(tmp_path:
         build(tmp_path / name, make_episodes(60, seed=seed), made_by_recipe=True)  # one recipe, as of version 0.1.0
     first = subsample(str(tmp_path / "mine"), tmp_path, "low", quantiles=[0.0, 0.5])
     assert subsample(str(tmp_path / "mine"), tmp_path, "low", quantiles=[0.0, 0.5]) == first
-    with pytest.raises(UserError, match=r"low holds other episodes than these.*delete that folder"):
+    with pytest.raises(UserError, match=r"low contains other episodes than these.*delete that folder"):
         subsample(str(tmp_path / "corrected"), tmp_path, "low", quantiles=[0.0, 0.5])

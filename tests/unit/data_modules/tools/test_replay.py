@@ -52,7 +52,7 @@ def test_particles_are_set_to_the_first_states(tmp_path: Path, task: Task) -> No
     wrong = replay(collect(tmp_path / "half", environment, scale=0.5), environment)
     assert wrong.exact
     assert wrong.warning is not None
-    assert "100% of 300 episodes go on differently" in wrong.warning
+    assert "100% of 300 episodes continue differently" in wrong.warning
 
 
 class Elsewhere(ParticleEnv):
@@ -72,7 +72,7 @@ def test_other_worlds_are_compared_from_their_own_starts(tmp_path: Path) -> None
     assert (found.exact, found.warning) == (False, None)
     wrong = replay(collect(tmp_path / "half", ParticleEnv(), scale=0.5), Elsewhere())
     assert wrong.warning is not None
-    assert "the first step changes or earns something else" in wrong.warning
+    assert "the first step has other observations or rewards" in wrong.warning
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
