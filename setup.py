@@ -1,4 +1,4 @@
-"""What a wheel needs beyond pyproject.toml: what a clone has beside `dof_lightning` goes inside it.
+"""Build steps beyond pyproject.toml: a wheel contains the folders beside `dof_lightning` in a clone.
 
 At the top of site-packages `conf`, `callbacks` and `data_modules` would overwrite, or be overwritten by, any other
 project's folders of these names.

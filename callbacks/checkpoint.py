@@ -73,7 +73,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Callable | None = lambda storage, location: storage,
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
-        """Loads without running code from the file, whatever `weights_only` says.
+        """Loads without running code from the file, whatever `weights_only` is.
 
         Raises:
             UserError: the file is missing, damaged, or contains more than tensors and plain containers.

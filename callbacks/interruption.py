@@ -29,7 +29,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5  # seconds between two reads of that store
 class Interruption(Scheduled):
     """Lets the current step end, so that its checkpoint is complete, and cuts short any measurement after it.
 
-    The first SIGINT, SIGTERM or SIGHUP, on any rank makes Lightning raise its `SIGTERMException` after
+    The first SIGINT, SIGTERM or SIGHUP on any rank makes Lightning raise its `SIGTERMException` after
     the same step on all ranks; a second SIGINT ends the process immediately. Before the first step there is nothing
     to save, and a signal ends the process as usual.
 

@@ -159,10 +159,10 @@ def acts_alone(score: Mapping[str, Any]) -> str:
     delta = f"delta {certificate['max_abs_delta']:.2g}"
     if score.get("execution") == "centralized":
         return f"NO, centralised ({delta})"
-    told = ", told its rewards" if certificate.get("observes_rewards") else ""
-    told += f", {certificate['pairs']} of {certificate['all_pairs']} pairs tried" if "pairs" in certificate else ""
-    told += f", shared seed of {score['shared_seeds']}" if score.get("shared_seeds") else ""
-    return ("certified" if certificate["passed"] else f"NO ({delta})") + told
+    notes = ", told its rewards" if certificate.get("observes_rewards") else ""
+    notes += f", {certificate['pairs']} of {certificate['all_pairs']} pairs tried" if "pairs" in certificate else ""
+    notes += f", shared seed of {score['shared_seeds']}" if score.get("shared_seeds") else ""
+    return ("certified" if certificate["passed"] else f"NO ({delta})") + notes
 
 
 def number(value: float | None) -> str:

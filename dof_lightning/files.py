@@ -152,8 +152,8 @@ def over_seeds(values: "Sequence[float] | np.ndarray", digits: int = 1) -> str:
 def to_markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; a bar in a cell would end it and is replaced by a stroke."""
     lines = [list(columns), ["---"] * len(columns), *([text(value) for value in row] for row in rows)]
-    told = ([re.sub(r"(?<!\\)[|]", "/", cell) for cell in line] for line in lines)
-    return "".join(f"| {' | '.join(line)} |\n" for line in told)
+    cells = ([re.sub(r"(?<!\\)[|]", "/", cell) for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def to_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

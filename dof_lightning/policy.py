@@ -68,8 +68,8 @@ class DecentralizedPolicy(nn.Module, ABC):
             return carry
         if shared_seed is None:
             raise ValueError(f"these agents act on a shared seed, one of {self.shared_seeds} an episode; give it")
-        told = shared_seed.to(device)[:, None].repeat(1, self.n_agents)
-        return {**(carry or {}), "shared_seed": told}
+        per_agent = shared_seed.to(device)[:, None].repeat(1, self.n_agents)
+        return {**(carry or {}), "shared_seed": per_agent}
 
     @abstractmethod
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:

@@ -120,8 +120,8 @@ class EnvSpec:
             `low` and `high`, A_i numbers each, that -1 and 1 stand for; `start`, the number of the first discrete
             choice. None if the range is [-1, 1], if choices count from 0, or if the recipe specifies nothing.
         """
-        told = self.recipe.get("actions")
-        entry = told[index] if isinstance(told, Sequence) and len(told) == self.n_agents else None
+        entries = self.recipe.get("actions")
+        entry = entries[index] if isinstance(entries, Sequence) and len(entries) == self.n_agents else None
         if not isinstance(entry, Mapping):
             return None
         units = {key: entry[key] for key in ("low", "high", "start") if key in entry}
@@ -143,8 +143,8 @@ class EnvSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "EnvSpec":
         """Inverse of `to_dict`; dictionaries of earlier versions have no `own_reference`."""
-        told = {name: data.get(name) for name in ("reference", "own_reference")}
-        references = {name: None if value is None else ReferenceScores(**value) for name, value in told.items()}
+        scores = {name: data.get(name) for name in ("reference", "own_reference")}
+        references = {name: None if value is None else ReferenceScores(**value) for name, value in scores.items()}
         agents = tuple(AgentSpec(**agent) for agent in data["agents"])
         return cls(**{**data, "agents": agents, **references})
 
@@ -277,8 +277,8 @@ def check_same_world(dataset_name: str, collected_in: EnvSpec, environment: EnvS
 
 def _difference(key: str, theirs: Any, ours: Any) -> str:
     """The difference in words: short values in full, long ones by name; with a kind (prey), kind and first digits."""
-    told = f"{key}: {_shortened(theirs)} in the data, {_shortened(ours)} here"
-    return told if len(told) < 80 else key
+    difference = f"{key}: {_shortened(theirs)} in the data, {_shortened(ours)} here"
+    return difference if len(difference) < 80 else key
 
 
 def _shortened(value: Any) -> str:

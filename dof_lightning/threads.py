@@ -6,7 +6,7 @@ from typing import Any
 
 from dof_lightning.errors import UserError
 
-CORES_UNTOLD = "submitit starts all jobs at once: say hydra.launcher.cpus_per_task=<cores of a job>"
+CORES_UNKNOWN = "submitit starts all jobs at once: set hydra.launcher.cpus_per_task=<cores of a job>"
 
 
 def available_cores() -> int:
@@ -20,10 +20,10 @@ def threads_asked_for() -> int:
     Raises:
         UserError: the value is not a number.
     """
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    outermost = told.partition(",")[0].strip()
+    requested = os.environ.get("OMP_NUM_THREADS", "")
+    outermost = requested.partition(",")[0].strip()
     if outermost and not (outermost.isdecimal() and int(outermost) > 0):
-        raise UserError(f"OMP_NUM_THREADS={told} must be a number of threads, at least 1, or a list of them: 2,1")
+        raise UserError(f"OMP_NUM_THREADS={requested} must be a number of threads, at least 1, or a list of them: 2,1")
     return int(outermost or 0)
 
 
@@ -38,5 +38,5 @@ def cores_of_a_job(launcher: Mapping[str, Any]) -> int:
     if "submitit" not in launcher["_target_"]:
         return available_cores()
     if (asked_for := launcher.get("cpus_per_task")) is None:
-        raise UserError(CORES_UNTOLD)
+        raise UserError(CORES_UNKNOWN)
     return int(asked_for)

@@ -2,7 +2,7 @@
 
 A noise factorisation f joins the agents' noises into the team's. It satisfies IGD if the team's chain draws what the
 agents' own chains draw, each running alone; then training may be joint while execution is local. This one weighs every
-action dimension of every agent by a weight that is learned, where the shipped `wconcat` has one weight an agent.
+action dimension of every agent by a weight that is learned, where the shipped `wconcat` has one weight per agent.
 
 Nothing is registered: the class is handed over in the settings. To have it on the command line as
 `noise_factorization=<name>`, move it into `dof_lightning/factorization/` and add one yaml (docs/guide/extending.md).
@@ -48,7 +48,7 @@ class WeighedDimensions(Factorization):
         return (self.log_weight - self.log_weight.mean()).exp()
 
     def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor:
-        """What training sees."""
+        """The joint noise in training."""
         return parts * self.weight
 
     def split(self, joint: Tensor) -> Tensor:
@@ -56,11 +56,11 @@ class WeighedDimensions(Factorization):
         return joint / self.weight
 
     def local(self, parts: Tensor) -> Tensor:
-        """What an agent does while it acts: nothing, as its chain runs on its own unweighted actions."""
+        """Returns an agent's noise at execution unchanged, because its chain runs on its own unweighted actions."""
         return parts
 
     def select_agent(self, agent: int) -> Self:
-        """What one agent takes along when it is exported. It acts without weights, so it gets neutral ones."""
+        """Returns one agent's part for its export. It acts without weights, so it gets neutral ones."""
         selected = copy.deepcopy(self)
         selected.log_weight = nn.Parameter(torch.zeros_like(self.log_weight[:1]))
         return selected

@@ -1,6 +1,6 @@
 """Train DoF-Policy with nothing but Lightning's own Trainer, then let the agents play.
 
-What there is to see: a dataset knows its sizes and statistics (`spec`); an algorithm is built for them and says which
+A dataset knows its sizes and statistics (`spec`); an algorithm is built for them and specifies which
 rows of an episode it wants (`window`); the data module serves those; and what acts afterwards is `algorithm.policy()`,
 each agent on its own observations. `train.py` adds what a long run needs: checkpoints, curves, rollouts, resuming.
 

@@ -227,7 +227,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 
 def _exported_agents(folder: Path, entry: Any, shape: tuple[int, ...], choices: int) -> tuple[AgentSpec, ...]:
-    """Reads the agents of a vault that was written here: its padding is zeros, which cannot be told from values."""
+    """Reads the agents of a vault that was written here: its padding is zeros, which look like values."""
     try:
         agents = tuple(AgentSpec(str(name), int(seen), int(acted)) for name, seen, acted in entry["agents"])
     except (TypeError, KeyError, ValueError) as error:

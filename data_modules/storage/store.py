@@ -117,16 +117,16 @@ def write_dataset(
     If the folder exists, episodes that a recipe determines are not made again, and files whose digest is in the recipe
     (`imported`) are not read again; all other episodes are read and compared with the stored ones.
 
-    Episodes are permuted by a hash of (seed, id). Memory does not grow with the dataset (see `permute`). If it is
-    larger than the buffer, free disk space of the episodes' size is needed temporarily.
+    Episodes are permuted by a hash of (seed, id). Memory does not grow with the dataset (see `permute`). If the
+    dataset is larger than the buffer, free disk space of the episodes' size is needed temporarily.
 
     Args:
         path: the dataset's folder.
         description: the dataset's description.
         blocks: the episodes, whose ids are all different, padded or end to end; or a function that is called with n and
             returns them without the first n. Then a killed writing resumes where it was, which takes the episodes' size
-            on disk
-                once more until it is done; it starts anew if the recipe cannot guarantee that they are still the same.
+            on disk once more until it is done; it starts anew if the recipe cannot guarantee that the episodes are
+            still the same.
         n_episodes: number of episodes in all blocks together.
         seed: seed of the permutation.
         layout: the layout of the files.

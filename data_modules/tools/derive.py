@@ -90,8 +90,8 @@ def subsample(
     """Writes some episodes of a dataset as a dataset; returns its folder.
 
     They are those in a range of quantiles of the return, or so many of those at random. Episodes are ranked by return
-    (then by id), so that the ranges 0 to q and q to 1 share no episode and miss none.
-    They keep their ids.
+    (then by id), so that the ranges 0 to q and q to 1 share no episode and miss none. They keep their
+    ids.
 
     Args:
         path: folder or address.

@@ -169,14 +169,14 @@ class DiffusionActor(ChainActor):
         """Chooses one of M candidates by the agent's own min(Q_i1, Q_i2); see the base class."""
         codec = CODECS[self.action_kind]
         condition = self.normalizer.normalize(observations)
-        told = self._seeds.tell_remembered(condition, carry)
-        told = told.repeat_interleave(self.candidates, dim=0)
+        seeded = self._seeds.tell_remembered(condition, carry)
+        seeded = seeded.repeat_interleave(self.candidates, dim=0)
         allowed = None if legal is None else legal.repeat_interleave(self.candidates, dim=0)
         chains = noise[..., : self.sampler.n_noises, :].permute(3, 0, 2, 1, 4).flatten(1, 2)
-        samples = codec.finish(self._sample(told, chains), self.action_mask, allowed)
+        samples = codec.finish(self._sample(seeded, chains), self.action_mask, allowed)
         if self.critic is None:
             return codec.decode(samples), carry
-        own = told[..., : condition.shape[-1]]
+        own = seeded[..., : condition.shape[-1]]
         values = self._rated(self.critic, own, samples, self.candidates)
         return codec.decode(taken(samples, self._choose(values, noise), self.candidates)), carry
 

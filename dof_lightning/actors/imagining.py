@@ -49,8 +49,8 @@ class ImaginingActor(PlanningActor):
             data_factorization=Concat(),  # h is applied below, to the windows that are kept
             kept=1 + self._seeds.width,
         )
-        told = with_role(condition[:, :, None].expand(-1, -1, team, -1), self.ego).flatten(0, 1)
-        views = chain.locally(told, noise.flatten(1, 2))
+        conditions = with_role(condition[:, :, None].expand(-1, -1, team, -1), self.ego).flatten(0, 1)
+        views = chain.locally(conditions, noise.flatten(1, 2))
         kept = views.reshape(*known.shape[:2], *views.shape[1:])[:, torch.arange(self.n_agents), self.ego]
         return torch.where(self.data_mask, self.data_factorization.local(kept), known)
 

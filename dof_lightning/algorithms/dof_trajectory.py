@@ -157,20 +157,20 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         of_values = self.values.losses(batch, self.inverse_normalizer, generator)
         windows = self.diffused(batch, generator)
         condition = self._without_some_returns(windows.condition, generator)
-        told = self._assign(windows, generator, average=False)
-        denoised = self.denoise(windows.x0, told.tell(condition), generator, mask=windows.mask)
+        assigned = self._assign(windows, generator, average=False)
+        denoised = self.denoise(windows.x0, assigned.tell(condition), generator, mask=windows.mask)
         diffusion = self.diffusion_loss(denoised, windows.weight)
         reconstruction = self.reconstruction_loss(denoised, windows.x0, windows.weight)
         noise = self.settings.inverse_noise
         inverse = inverse_loss(self.spec, batch, self.inverse, self.inverse_normalizer, noise, generator)
-        loss = told.add_loss((diffusion + inverse) / 2 + self.settings.reconstruction_weight * reconstruction)
+        loss = assigned.add_loss((diffusion + inverse) / 2 + self.settings.reconstruction_weight * reconstruction)
         return {
             "loss": sum((value for tag, value in of_values.items() if tag.startswith("loss/")), loss),
             "loss/diffusion": diffusion,
             "loss/inverse": inverse,
             "loss/reconstruction": reconstruction,
             "diffusion/clipped_share": denoised.clipped_share,
-            **told.losses,
+            **assigned.losses,
             **of_values,
         }
 

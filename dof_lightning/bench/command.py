@@ -12,7 +12,7 @@ from dof_lightning.bench.suite import Job, read_suite
 from dof_lightning.config.command_line import take, take_integer, take_positive, take_truth
 from dof_lightning.console import make_console, show_table
 from dof_lightning.errors import UserError
-from dof_lightning.threads import CORES_UNTOLD
+from dof_lightning.threads import CORES_UNKNOWN
 
 STORES, RUNS = Path("benchmarks") / "results", Path("runs") / "bench"
 _KNOWN = ("suite", "store", "runs", "jobs", "minutes", "keep", "launcher", "list")
@@ -83,7 +83,7 @@ def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: floa
     if launcher is not None and typed_jobs and (launcher != "joblib" or "n_jobs" in keys):
         raise UserError(f"jobs= is for this machine's queue and for joblib, not for {launcher}; remove jobs=")
     if launcher is not None and launcher.startswith("submitit") and "cpus_per_task" not in keys:
-        raise UserError(CORES_UNTOLD)
+        raise UserError(CORES_UNKNOWN)
 
 
 def _launch(

@@ -79,7 +79,7 @@ def beginning(typed: str | None, resumed_from: Checkpoint | None) -> tuple[Check
 
 
 def described(record: dict[str, Any] | None, done: int | None) -> str:
-    """The start screen's text on the weights a run starts with, or on the number of steps done."""
+    """The start screen's text on the weights that a run starts with, or on the number of steps done."""
     if done is not None:
         return f"resumed from step {done:,}"
     if record is None:

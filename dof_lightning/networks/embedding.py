@@ -73,7 +73,7 @@ class Embedded(Identified):
             return
         if sharing != "shared":
             raise UserError(
-                f"agent_embedding={agent_embedding} tells the agents of a shared network apart: set sharing=shared, or "
+                f"agent_embedding={agent_embedding} identifies the agents of a shared network: set sharing=shared, or "
                 f"agent_embedding=null with sharing={sharing}"
             )
         if agent_embedding < 1:

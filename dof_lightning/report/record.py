@@ -16,7 +16,7 @@ from dof_lightning.training.results_file import read_results_of_run
 from dof_lightning.training.run_folder import RunFolder
 
 _SCORES = ("normalized_score", "own_normalized_score", "win_rate")
-UNTOLD = "a device that the run did not tell"
+UNRECORDED = "a device that the run did not tell"
 
 
 def record_of(
@@ -78,7 +78,7 @@ def record_of(
         wall_seconds=round(results["wall_seconds"] + _earlier_seconds(events, results.get("started_at", 0.0)), 2),
         peak_memory_mb=results["peak_memory_mb"],
         decision_ms=decision_ms,
-        device=results.get("device", UNTOLD),
+        device=results.get("device", UNRECORDED),
         command=" ".join(["python train.py", *(overrides_of(config) if typed is None else typed)]),
     )
     return record, curve

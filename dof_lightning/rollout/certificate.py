@@ -44,10 +44,10 @@ class Certificate:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the usual ones are left out: agents receive no rewards, all pairs are tried."""
-        told: dict[str, Any] = {"observes_rewards": True} if self.observes_rewards else {}
+        unusual: dict[str, Any] = {"observes_rewards": True} if self.observes_rewards else {}
         if self.pairs < self.all_pairs:
-            told |= {"pairs": self.pairs, "all_pairs": self.all_pairs}
-        return {"passed": self.passed, "max_abs_delta": self.max_abs_delta} | told
+            unusual |= {"pairs": self.pairs, "all_pairs": self.all_pairs}
+        return {"passed": self.passed, "max_abs_delta": self.max_abs_delta} | unusual
 
 
 def certify(

@@ -62,7 +62,7 @@ def log_hyperparameters(
 
 
 def announce_parameters(loggers: Sequence[Logger], config: Mapping[str, Any]) -> None:
-    """Logs the parameters that people compare before the training, so that unfinished runs can be told apart.
+    """Logs the parameters that people compare before the training, so that unfinished runs can be distinguished.
 
     TensorBoard gets them at the end, beside the final metrics.
 

@@ -11,7 +11,7 @@ from dof_lightning.digest import KEY, sealed
 from dof_lightning.errors import UserError
 from dof_lightning.report.command import report
 from dof_lightning.report.gathering import gather
-from dof_lightning.report.record import UNTOLD, record_of
+from dof_lightning.report.record import UNRECORDED, record_of
 from dof_lightning.training.run_folder import CHECKPOINT_VARIABLE, RUN_DIR_VARIABLE
 from tests.fixtures.workplace import run_here
 
@@ -53,7 +53,7 @@ def test_an_older_run_that_does_not_tell_its_device_says_so(copied: Path) -> Non
     for younger in ("device", "format_version", KEY):
         del results[younger]
     (copied / "results.json").write_text(json.dumps(results))
-    assert record_of(copied)[0].device == UNTOLD
+    assert record_of(copied)[0].device == UNRECORDED
 
 
 @pytest.mark.parametrize("key", ["steps", "seed"])

@@ -46,8 +46,8 @@ class AdvantageCondition(nn.Module):
         rows = observed.shape[2]
         elapsed = (batch.t[:, None] + torch.arange(rows, device=batch.t.device) - batch.history) / self.episode_length
         clock = elapsed.to(observed.dtype)[:, None, :, None].expand(*observed.shape[:3], 1)
-        told = torch.cat([observed, clock], dim=-1).transpose(1, 2).flatten(0, 1)
-        values: Tensor = self.value(told)
+        inputs = torch.cat([observed, clock], dim=-1).transpose(1, 2).flatten(0, 1)
+        values: Tensor = self.value(inputs)
         return values.reshape(-1, rows, observed.shape[1]).transpose(1, 2)
 
     def losses(self, batch: EpisodeBatch, values: Tensor) -> dict[str, Tensor]:

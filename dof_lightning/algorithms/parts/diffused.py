@@ -122,7 +122,7 @@ class DiffusionSettings(AlgorithmSettings):
 
     @property
     def seeds(self) -> SharedSeeds:
-        """How the agents receive a common seed; here they receive none."""
+        """The conditioning by a common seed; here there is none."""
         return NO_SEEDS
 
     def build_parts(self, spec: DatasetSpec, condition_dim: int) -> Parts:
@@ -162,7 +162,7 @@ class DataDiffusionSettings(DiffusionSettings):
 
     @property
     def seeds(self) -> SharedSeeds:
-        """How the agents receive a common seed."""
+        """The conditioning by a common seed."""
         return SharedSeeds(self.shared_seeds)
 
     def check_h(self, h: Factorization, otherwise: str = "") -> None:

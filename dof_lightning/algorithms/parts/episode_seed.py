@@ -55,8 +55,8 @@ class EpisodeSeedAssignment(nn.Module):
     split is made. Habits are separate networks, so that a habit describes what one policy does, not what separates most
     windows.
 
-    mu is an affine map plus an MLP whose last layer starts at zero, so the teams are told apart by what is simple about
-    them first. MLPs alone may split episodes by team and start instead ("to the left landmark" for "to landmark 0"):
+    mu is an affine map plus an MLP whose last layer starts at zero, so teams are first distinguished by their simple
+    differences. MLPs alone may split episodes by team and start instead ("to the left landmark" for "to landmark 0"):
     as consistent for the habits, but a function of the start that the actor hardly learns (docs/method/shared_seed.md).
 
     There is no potential of the observations (see `SharedSeedAssignment`). None of this is used at execution.

@@ -101,8 +101,8 @@ class PlanValues(nn.Module):
 
     def __init__(self, spec: DatasetSpec, settings: PlanValueSettings, returns_scale: float) -> None:
         super().__init__()
-        told = settings.returns == "advantage"
-        self.advantage = AdvantageCondition(spec, returns_scale) if told else None
+        by_advantage = settings.returns == "advantage"
+        self.advantage = AdvantageCondition(spec, returns_scale) if by_advantage else None
         of_critics = CriticSettings(
             critics=settings.critics,
             critic=settings.critic,

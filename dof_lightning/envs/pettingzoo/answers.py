@@ -13,7 +13,7 @@ _RESET = ("observations", "infos")
 _STEP = ("observations", "rewards", "terminations", "truncations", "infos")
 
 
-class Told(NamedTuple):
+class Results(NamedTuple):
     """The results of a reset or step, keyed by agent; parts that are missing (at reset) are empty.
 
     Attributes:
@@ -43,7 +43,7 @@ class Reader:
     observations: ObservationVectors
     choices: list[int]
 
-    def read(self, answer: Any, step: int) -> Told:
+    def read(self, answer: Any, step: int) -> Results:
         """Reads the parts of the result of `reset` (step 0) or `step`; None for `infos` means that there are none.
 
         Raises:
@@ -64,9 +64,9 @@ class Reader:
         if strangers := [agent for agent in parts["observations"] if agent not in self.agents]:
             what = f"has an observation but is not among possible_agents ({', '.join(map(str, self.agents))})"
             refuse(self.environment, str(strangers[0]), step, what)
-        return Told(**parts)
+        return Results(**parts)
 
-    def observation(self, results: Told, agent: int, step: int) -> np.ndarray:
+    def observation(self, results: Results, agent: int, step: int) -> np.ndarray:
         """An agent's observation, `[O_i]` float32.
 
         Raises:
@@ -82,7 +82,7 @@ class Reader:
             self._refuse(agent, step, f"the observation has {len(vector)} numbers, but its observation_space has {dim}")
         return vector
 
-    def reward(self, results: Told, agent: int, step: int, is_gone: bool) -> float:
+    def reward(self, results: Results, agent: int, step: int, is_gone: bool) -> float:
         """An agent's reward; an agent that left in this step may have none.
 
         Raises:
@@ -104,7 +104,7 @@ class Reader:
             self._refuse(agent, step, f"the reward is {results.rewards[name]!r}, it must be a finite 32-bit number")
         return float(given.reshape(()))
 
-    def mask(self, results: Told, agent: int, step: int) -> np.ndarray | None:
+    def mask(self, results: Results, agent: int, step: int) -> np.ndarray | None:
         """An agent's legal actions, `[A_i]` bool; None if the environment provides none.
 
         Raises:

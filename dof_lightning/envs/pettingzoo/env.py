@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dof_lightning.envs.base import StepResult
 from dof_lightning.envs.handover import refuse
-from dof_lightning.envs.pettingzoo.answers import Reader, Told
+from dof_lightning.envs.pettingzoo.answers import Reader, Results
 from dof_lightning.envs.pettingzoo.rows import Ended, Rows, RowsEnv
 from dof_lightning.envs.pettingzoo.spaces import ObservationVectors, make_action_map
 from dof_lightning.errors import UserError, import_name
@@ -146,7 +146,7 @@ class PettingZooEnv(RowsEnv):
                 rows.rewards[episode, i] = self._reader.reward(answer, i, self._time, is_gone=any(ended[i]))
         self._look(episode, rows.end_step(episode, ended), answer)
 
-    def _look(self, episode: int, present: Sequence[int], answer: Told) -> None:
+    def _look(self, episode: int, present: Sequence[int], answer: Results) -> None:
         """Writes the observations of present agents; the others observe zeros and may only choose action 0."""
         rows = self._started()
         rows.observations[episode] = 0.0
@@ -164,7 +164,7 @@ class PettingZooEnv(RowsEnv):
         if rows.state is not None:
             rows.state[episode] = self._reader.state(self._copies[episode].state(), self.spec.state_dim, self._time)
 
-    def _sees(self, episode: int, agent: int, answer: Told) -> bool:
+    def _sees(self, episode: int, agent: int, answer: Results) -> bool:
         """Whether an agent has an observation; only an agent that has just left may lack it."""
         name = self._agents[agent]
         if name not in answer.observations and name in self._copies[episode].agents:
