@@ -73,8 +73,8 @@ def run(arguments: Sequence[str]) -> None:
         command.add_argument("tails", nargs="*", metavar="key=value", help="checkpoint=<path> and the keys to change")
     suite = commands.add_parser("bench", help=_BENCH_HELP, description=_BENCH_HELP)
     suite.add_argument("tails", nargs="*", metavar="key=value", help="suite=<name or path> and options")
-    report = commands.add_parser("report", help=_REPORT_HELP, description=_REPORT_HELP)
-    report.add_argument("arguments", nargs="*", metavar="folder or key=value", help="folders, and options")
+    reporting = commands.add_parser("report", help=_REPORT_HELP, description=_REPORT_HELP)
+    reporting.add_argument("arguments", nargs="*", metavar="folder or key=value", help="folders, and options")
     data = commands.add_parser("data", help=data_commands.HELP, description=data_commands.HELP)
     actions = data.add_subparsers(dest="action", required=True, metavar="{" + ",".join(data_commands.ACTIONS) + "}")
     for name, (_, explanation) in data_commands.ACTIONS.items():

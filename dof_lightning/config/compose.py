@@ -143,12 +143,12 @@ def program() -> list[str]:
     started, *words = sys.argv
     if not HydraConfig.initialized() or not started.endswith(".py"):  # a call from Python, or a sweep's job elsewhere
         return ["python", "train.py"]
-    words = ["dof", "train"] if started == str(catalog.CONF_DIR.parent / "train.py") else ["python", started]
+    command = ["dof", "train"] if started == str(catalog.CONF_DIR.parent / "train.py") else ["python", started]
     for word, following in zip(words, [*words[1:], ""], strict=True):
         option = word.partition("=")[0]
         if option in ("--config-dir", "-cd"):
-            words += [word] if "=" in word else [word, following]
-    return words
+            command += [word] if "=" in word else [word, following]
+    return command
 
 
 def is_sweep() -> bool:

@@ -24,8 +24,8 @@ def origin_of_values(config: Mapping[str, Any]) -> list[str]:
         return lines
     if tuned is None and sections_for(algorithm, data):
         return [f"presets of conf/algorithm; values tuned on {data} are not used (tuned={algorithm}_{data} uses them)"]
-    tuned = [name for name in options("algorithm") if sections_for(name, data)]
-    beside = f", though it has some for {', '.join(tuned)}" if tuned else ""
+    others = [name for name in options("algorithm") if sections_for(name, data)]
+    beside = f", though it has some for {', '.join(others)}" if others else ""
     return [f"presets of conf/algorithm; conf/hyperparams has none for {algorithm} on this dataset{beside}"]
 
 

@@ -141,7 +141,7 @@ def _check_effect(cells: Sequence[_Composed]) -> None:
     """Refuses overrides that no cell reads."""
     unread = [without_effect(cell.cfg) for cell in cells]
     for key, reason in unread[0].items() if unread else ():
-        if all(key in cell for cell in unread):
+        if all(key in keys for keys in unread):
             raise UserError(f"{key} has no effect on any cell: {reason}; leave it out")
 
 

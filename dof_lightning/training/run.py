@@ -134,7 +134,7 @@ def build(config: dict[str, Any], start: Start) -> Run:
     checkpoint = None if start.checkpoint is None else checkpoints.read(start.checkpoint)
     if checkpoint is not None:
         checkpoints.check_continues(checkpoint, config)
-    source, init_from = warm_start.beginning(config["init_from"], gone_on_from=checkpoint)
+    source, init_from = warm_start.beginning(config["init_from"], resumed_from=checkpoint)
     interruption = Interruption()
 
     def context(spec: DatasetSpec, behavior_return: float | None) -> RunContext:

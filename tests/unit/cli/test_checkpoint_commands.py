@@ -56,7 +56,7 @@ def test_a_folder_of_runs_names_its_newest_run(tmp_path: Path, levels: int) -> N
 
 def test_a_checkpoint_is_asked_for_by_the_key_that_was_typed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="init_from=nowhere does not exist"):
-        beginning("nowhere", gone_on_from=None)
+        beginning("nowhere", resumed_from=None)
 
 
 def test_a_run_folder_stands_for_its_newest_checkpoint(tmp_path: Path) -> None:

@@ -98,8 +98,8 @@ def test_cutting_and_merging(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["import", "format=omar", "source=a", "name=x", "env.prey=still"], "add env="),
         (["collect", "policy=p:f", "name=x", "episodes=5", "trust=true"], "env= is missing"),
         (["subsample", "dataset=a", "name=x", "episodes=many"], "must be an integer"),
-        (["subsample", "dataset=a", "name=x", "fraction=1"], "knows dataset="),
-        (["list", "root=x"], "knows data.root="),
+        (["subsample", "dataset=a", "name=x", "fraction=1"], "takes dataset="),
+        (["list", "root=x"], "takes data.root="),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], complaint: str) -> None:

@@ -70,7 +70,10 @@ def test_curves_are_shown_where_nothing_can_be_drawn(tmp_path: Path, capsys: pyt
         folder = tmp_path / f"discrete_{discrete}"
         build(folder, make_episodes(20, discrete=discrete), discrete=discrete)
         cli.run(["data", "view", str(folder), "episode=19", f"output={folder}.html"])
-        assert "no frames: 'toy' is no option of env here; type env=<name>" in capsys.readouterr().err
+        assert (
+            "no frames: the world of these data, 'toy', is no option of env; if one is the same, add env=<name>"
+            in capsys.readouterr().err
+        )
         page = tmp_path / f"discrete_{discrete}.html"
         assert frames_in(page) is None
         assert "no frames" in page.read_text()
@@ -113,7 +116,7 @@ def test_frames_that_are_not_the_episode_s_are_not_shown(spread: DatasetManifest
         (["{path}", "episode=3", "frames=2"], "frames=2 has no effect beside a dataset's folder"),
         (["{path}", "episode=3", "env=mpe_tag"], "mpe_tag"),
         (["nowhere", "episode=3"], "nowhere"),
-        (["episode=3"], "which dataset"),
+        (["episode=3"], "no dataset is named"),
         (["experiment=mpe_spread_random", "data.root=empty", "episode=3"], "does not exist; build it with"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -118,7 +118,7 @@ def test_what_the_system_refuses_is_one_line(number: int, words: str, capsys: py
     [
         (("evl",), "dof has no command `evl`; did you mean eval?"),
         (("zzz",), "choose one of train, eval, export, certify"),
-        ((), "dof needs a command; `dof eval checkpoint=<run_dir>` for one"),
+        ((), "dof needs a command; `dof eval checkpoint=<run_dir>` for example"),
         (("eval",), "checkpoint= is missing"),
         (("igd",), "checkpoint= is missing"),
         (("eval", "checkpoint="), "checkpoint= is empty"),

@@ -24,6 +24,6 @@ def test_keys_have_their_value_and_comment() -> None:
     page = reference.render()
     assert "| `algorithm.q_weight` | `0.5` | eta, weight of L_q | `dof_policy` |" in page
     assert re.search(
-        r"^\| `algorithm\.ema_decay` \| `0\.995` \| of the averaged denoisers.* `dof_policy`", page, re.MULTILINE
+        r"^\| `algorithm\.ema_decay` \| `0\.995` \| decay of the averaged denoisers.* `dof_policy`", page, re.MULTILINE
     )
     assert "| `smax_<map>` |" in page

@@ -243,7 +243,7 @@ def wrong_env(what: str) -> Wrong:
     [
         ("nan", "wrong.*(not finite|is nan)"),
         ("vector", "wrong.*reward"),
-        ("pictures", "wrong: an agent observes 21,168 numbers, 1 MB an episode; .* wrap the environment"),
+        ("pictures", "wrong: an agent observes 21,168 numbers, 1 MB per episode; .* let the environment"),
     ],
 )
 def test_what_cannot_be_stored_is_one_line(tmp_path: Path, what: str, words: str) -> None:

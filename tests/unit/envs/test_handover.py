@@ -45,10 +45,10 @@ def tells(monkeypatch: pytest.MonkeyPatch, part: int, value: Any, call: str = "s
         ("step", 0, lambda seen: seen * np.nan, "number 0 of the observation is nan .episode with seed 2"),
         ("reset", 0, lambda seen: seen + np.inf, "observation is inf"),
         ("step", 1, np.ones(2), r"reward has shape \[2\], it must be one number"),
-        ("step", 1, None, "reward is None, it must be a finite number"),
+        ("step", 1, None, "reward is None, it must be a finite 32-bit number"),
         ("step", 1, float("nan"), "reward is nan"),
         ("step", 1, float("inf"), "reward is inf"),
-        ("step", 1, 1e39, r"the reward is 1e\+39, it must be a finite number of 32 bits"),
+        ("step", 1, 1e39, r"the reward is 1e\+39, it must be a finite 32-bit number"),
         ("step", 4, {"action_mask": np.ones(3)}, "action_mask has 3 entries, but there are 4 choices"),
     ],
 )
@@ -64,8 +64,8 @@ def test_what_an_environment_hands_over_is_checked(
 @pytest.mark.parametrize(
     ("call", "answer", "words"),
     [
-        ("reset", {"scout": 0}, r"at reset: reset returned a dict, it must return \(observations, infos\)"),
-        ("step", ({}, {}, {}, {}), "at step 1: step returned a tuple of 4, it must return .observations, rewards"),
+        ("reset", {"scout": 0}, r"at reset: reset returned a dict, but it must return \(observations, infos\)"),
+        ("step", ({}, {}, {}, {}), "at step 1: step returned a tuple of 4, but it must return .observations, rewards"),
         ("step", ({}, [1.0, 2.0], {}, {}, {}), "rewards are a list, they must be a dictionary"),
         ("step", ({"enemy": [0]}, {}, {}, {}, {}), "agent 'enemy'.*not among possible_agents .scout, guard"),
         ("step", ({}, {}, {}, {}, {}), "agent 'scout'.*still present but has no reward"),
@@ -122,7 +122,7 @@ def test_a_global_state_that_changes_its_size_is_refused(monkeypatch: pytest.Mon
     env = spread(global_state=True)
     env.reset(SEEDS)
     monkeypatch.setattr(type(env._copies[0].unwrapped), "state", lambda self: np.zeros(1))
-    with pytest.raises(UserError, match=r"env=mpe2_spread, at step 1: state\(\) has 1 numbers, .* it had 54"):
+    with pytest.raises(UserError, match=r"env=mpe2_spread, at step 1: state\(\) has 1 numbers, .* had 54"):
         env.step(draw_actions(env, 3, 0))
 
 

@@ -45,7 +45,9 @@ def test_a_key_that_two_axes_set_alike_is_set_once() -> None:
 
 def test_a_key_that_two_axes_set_differently_is_refused() -> None:
     axes = {"f": {"a": ["execution=centralized"]}, "h": {"b": ["execution=decentralized"]}}
-    with pytest.raises(UserError, match=r"study\.axes\.h: b sets execution=decentralized, another axis centralized"):
+    with pytest.raises(
+        UserError, match=r"study\.axes\.h: b sets execution=decentralized, another axis sets centralized"
+    ):
         Scores(axes, [0]).plans()
 
 

@@ -121,7 +121,7 @@ def test_a_world_of_ones_own(tmp_path: Path) -> None:
     ("changes", "complaint"),
     [
         ({"rewards": None}, "has no rewards"),
-        ({"reward": np.zeros(3)}, "reward would be read by nobody"),
+        ({"reward": np.zeros(3)}, "reward are not read"),
         ({"action_high": None}, "come together"),
         ({"action_low": -1.0, "action_high": 1.0}, r"is not within -1 to 1; say .*action_range="),
         ({"action_low": np.zeros((3, 3)), "action_high": np.ones((3, 3))}, "must be numbers"),
