@@ -219,5 +219,5 @@ def _load(path: Path) -> Mapping[str, np.ndarray]:
     if missing := [name for name in REQUIRED if name not in arrays]:
         raise UserError(f"{path} has no {', '.join(missing)}; it needs {', '.join(REQUIRED)} (docs/guide/own_data.md)")
     if strange:
-        raise UserError(f"{path}: {', '.join(strange)} are not read; known arrays are {', '.join(known)}")
+        raise UserError(f"{path} has unknown arrays: {', '.join(strange)}; known are {', '.join(known)}")
     return arrays

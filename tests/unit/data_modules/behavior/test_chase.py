@@ -75,7 +75,7 @@ def test_a_damaged_prey_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine_scores.json").write_text("{")
     with pytest.raises(UserError, match="no prey in this file"):
         ParticleEnv("tag", prey=str(path))
-    with pytest.raises(UserError, match="sees 14 numbers"):
+    with pytest.raises(UserError, match="takes 14 numbers"):
         ParticleEnv("world", prey=str(shipped_prey("tag")))
 
 

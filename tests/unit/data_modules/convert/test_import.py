@@ -153,7 +153,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     cli.run(["data", "export", f"dataset={tmp_path}/tag", "format=omar", f"output={tmp_path}/out"])
     assert (tmp_path / "out" / "seed_0_data" / "acs_3.npy").exists()
     for typed, complaint in (
-        (["import", "format=omar", "name=x", *source, "depth=3"], "dof data import knows format="),
+        (["import", "format=omar", "name=x", *source, "depth=3"], "dof data import takes format="),
         (["import", "format=rlds", "name=x", *source], "choose one of omar, vault"),
         (["import", "format=omar", "name=x", f"source={tmp_path}/none"], "does not exist"),
         (["import", "format=vault", "name=x", f"source={tmp_path}/omar", "horizon=3"], "no option of format=vault"),

@@ -131,7 +131,7 @@ def test_no_change_of_an_unsealed_one_is_a_traceback(datasets: list[Path]) -> No
         (lambda d: d["statistics"]["observations"]["mean"].pop(), r"observations\.mean has shape \[1, 4\], expected"),
         (lambda d: d["statistics"]["observations"]["std"][0].__setitem__(0, -1.0), r"std\[0\]\[0\] must be a finite"),
         (lambda d: d["statistics"].update(actions=None), "statistics.actions do not fit continuous actions"),
-        (lambda d: d["return_knots"].update(shape=[7]), "return_knots holds no numbers of its shape"),
+        (lambda d: d["return_knots"].update(shape=[7]), "return_knots does not contain numbers of its shape"),
         (lambda d: d["behavior"].update(return_mean=None), r"behavior\.return_mean must be a finite number"),
         (lambda d: d["behavior"].update(win_rate=55.0), r"behavior\.win_rate must be .* at most 1, got 55\.0"),
     ],
@@ -155,7 +155,7 @@ def test_a_recipe_and_a_behavior_of_ones_own_say_what_they_like(tmp_path: Path, 
     ("told", "words"),
     [
         ({"recipe": {"format_version": 1, "discount": 0.5}}, r"discount must be the recipe's value .0\.5., got 0\.9"),
-        ({"recipe": {"format_version": 1, "environment": "my_world"}}, r"environment must be what .*my_world"),
+        ({"recipe": {"format_version": 1, "environment": "my_world"}}, r"environment must be the recipe's value .*my_world"),
         (
             {"behavior": {"win_rate": "high"}},
             r"behavior\.win_rate must be a finite number of at least 0 and at most 1, got 'high'",
