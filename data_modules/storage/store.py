@@ -47,8 +47,7 @@ class Description:
         made_by_recipe: whether the recipe alone determines the episodes, as it does if our behaviours act by a seed.
             Otherwise a digest of the episodes becomes part of the recipe (`contents`).
         action_range: the lowest and highest continuous actions in the blocks' own units, numbers or arrays that
-            broadcast to `[N, A]`, which become -1 and 1; part of the recipe. None means that actions are in [-1, 1]
-            already.
+            broadcast to `[N, A]`, which become -1 and 1; part of the recipe. None means that they are in [-1, 1].
     """
 
     name: str

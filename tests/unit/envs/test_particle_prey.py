@@ -83,7 +83,7 @@ def test_a_file_that_is_not_omars_is_refused(content: bytes | None, tmp_path: Pa
 def test_the_other_tasks_prey_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tag.pt"
     save_as_omar(omar_network(14), path)
-    with pytest.raises(UserError, match="sees 14 numbers"):
+    with pytest.raises(UserError, match="takes 14 numbers"):
         ParticleEnv("world", prey=str(path))
 
 
