@@ -228,13 +228,13 @@ def test_a_report_of_a_store_needs_neither_torch_nor_lightning(tmp_path: Path) -
     ("arguments", "words"),
     [
         ([], "name results stores"),
-        (["nowhere"], "nowhere is no folder"),
+        (["nowhere"], "nowhere is not a folder"),
         (["{store}", "out=x"], "unknown key `out`"),
         (["{store}", "formats=pdf"], "pdf"),
         (["{store}", "overwrite=yes"], "overwrite must be true or false"),
         *((["{store}", f"name={name}"], "must be a file name") for name in ("../x", "/x", "a/b", "..")),
         (["{store}", "target=x"], "target"),
-        (["{store}", "against=nobody"], "against=nobody is none of dof_policy, td3_bc"),
+        (["{store}", "against=nobody"], "against=nobody is not one of dof_policy, td3_bc"),
         (["{empty}"], "neither a results store"),
     ],
 )

@@ -181,7 +181,7 @@ def test_an_interquartile_mean_that_leaves_none_out_says_so(tmp_path: Path) -> N
 def test_methods_of_unlike_data_or_worlds_are_not_compared(tmp_path: Path, name: str) -> None:
     ResultsStore(tmp_path).append(record(), [])
     ResultsStore(tmp_path).append(record(algorithm="td3_bc", config_hash="c1", **{name: "other"}), [])
-    with pytest.raises(UserError, match="dof_policy and td3_bc are of two"):
+    with pytest.raises(UserError, match="dof_policy and td3_bc have two"):
         gather([tmp_path])
 
 

@@ -172,7 +172,7 @@ def test_a_row_that_was_changed_on_purpose_is_read_without_its_digest(tmp_path: 
     store = ResultsStore(tmp_path)
     store.append(record(), [])
     store.results.write_text(store.results.read_text().replace(",300.0,", ",301.0,"))
-    with pytest.raises(UserError, match=r"line 2 is not what was written .*empty its last cell"):
+    with pytest.raises(UserError, match=r"line 2 was changed after it was written .*empty its last cell"):
         store.records()
     store.results.write_text(store.results.read_text().rpartition(",")[0] + ",\n")
     assert store.records() == [record(last_return=301.0)]
