@@ -43,6 +43,26 @@ def test_pictures_say_what_is_in_them(site: Path) -> None:
     assert [tag for tag in pictures if not re.search(r'alt="[^"]{10,}"', tag)] == []
 
 
+def test_formulas_are_drawn_by_the_browser_alone(site: Path) -> None:
+    sources = {page: page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "method").glob("*.md")}
+    meant = {page: len(re.findall(r"\$\$.+?\$\$|\$[^$\n]+\$", text, flags=re.DOTALL)) for page, text in sources.items()}
+    assert sum(meant.values()) > 100
+    for page, formulas in meant.items():
+        name = "" if page.stem == "README" else page.stem
+        drawn = re.findall(r"<math.*?</math>", (site / "method" / name / "index.html").read_text(encoding="utf-8"))
+        assert len(drawn) == formulas, page.name
+        assert [formula for formula in drawn if "\\" in formula] == [], "LaTeX that was not understood"
+
+
+def test_numbered_steps_stay_one_list(site: Path) -> None:
+    for page in (ROOT / "docs").rglob("*.md"):
+        lists = re.findall(r"^1\. ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        shown = (
+            site / page.relative_to(ROOT / "docs").parent / ("" if page.stem == "README" else page.stem) / "index.html"
+        )
+        assert shown.read_text(encoding="utf-8").count("<ol>") == len(lists), page.name
+
+
 def test_search_finds_pages_keys_and_classes(site: Path) -> None:
     found = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
     text = {entry["location"]: f"{entry['title']} {entry['text']}" for entry in found}
