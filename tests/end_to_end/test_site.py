@@ -54,6 +54,15 @@ def test_formulas_are_drawn_by_the_browser_alone(site: Path) -> None:
         assert [formula for formula in drawn if "\\" in formula] == [], "LaTeX that was not understood"
 
 
+def test_numbers_stay_on_one_line_and_code_as_it_is_typed(site: Path) -> None:
+    for page in site.rglob("*/index.html"):
+        article = re.search(r"<article.*?</article>", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert article is not None
+        code = re.compile(r"<(pre|code)\b.*?</\1>", flags=re.DOTALL)
+        assert not re.search(r"\d \d{3}\b", code.sub("", article[0])), page
+        assert not any("\N{NO-BREAK SPACE}" in found[0] for found in code.finditer(article[0])), page
+
+
 def test_numbered_steps_stay_one_list(site: Path) -> None:
     for page in (ROOT / "docs").rglob("*.md"):
         lists = re.findall(r"^1\. ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
