@@ -27,7 +27,7 @@ _BESIDE: Mapping[str, Any] = {
     "frameon": False,
     "fontsize": "small",
     "loc": "center left",
-    "bbox_to_anchor": (1.0, 0.5),  # right of the box: curves fill it
+    "bbox_to_anchor": (1.0, 0.5),  # right of the box, so that curves fill the box
 }
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -45,16 +45,16 @@ img { display: block; max-width: 100%; margin: 1em 0; }
 def view(manifest: DatasetManifest, index: int, environment: "VectorEnv | None", path: Path) -> str | None:
     """Writes the page of an episode.
 
-    Frames are those of its actions played again from its first state, as datasets hold no pictures.
+    Its actions are played again from its first state to draw frames, because datasets contain no pictures.
 
     Args:
-        manifest: of the dataset.
+        manifest: the dataset.
         index: the episode's place among those stored, from 0.
-        environment: that may draw it; None: curves alone.
-        path: of the page, which is replaced.
+        environment: the environment that draws frames; None draws curves only.
+        path: the page's file, which is replaced.
 
     Returns:
-        why there are no frames, or what is to be known about them; None for nothing.
+        the reason why there are no frames or not all, or None.
 
     Raises:
         UserError: there is no such episode, its shard is damaged, or the environment is another world.
@@ -66,10 +66,10 @@ def view(manifest: DatasetManifest, index: int, environment: "VectorEnv | None",
 
 
 def _read(manifest: DatasetManifest, index: int) -> Episodes:
-    """One episode, from its own shard, which is read to the end: only then is it known to be whole."""
+    """Reads one episode; its shard is read to the end, because only then its sha256 is verified."""
     if index >= manifest.n_episodes:
         raise UserError(
-            f"episode={index} is not there: {manifest.location} holds {manifest.n_episodes:,}, numbered from 0"
+            f"episode={index} does not exist: {manifest.location} contains {manifest.n_episodes:,}, numbered from 0"
         )
     before, found = 0, None
     for shard in manifest.shards:
@@ -88,7 +88,7 @@ def _read(manifest: DatasetManifest, index: int) -> Episodes:
 def _play(
     manifest: DatasetManifest, episode: Episodes, environment: "VectorEnv | None"
 ) -> tuple[list[np.ndarray], str | None]:
-    """The frames `[height, width, 3]` before, between and after the steps, and what is to be said of them."""
+    """The frames `[height, width, 3]` before, between and after the steps, and the reason why some are missing."""
     if environment is None:
         world = manifest.spec.environment.name
         return (
@@ -111,7 +111,7 @@ def _play(
         result = environment.step(actions[:, :, step])
         recorded = episode.rewards[:, :, step]
         if (np.abs(result.rewards.cpu().numpy() - recorded) > _EXACT * (1 + np.abs(recorded))).any():
-            return frames, f"frames end at step {step}: env={name} rewards the next one otherwise than the data"
+            return frames, f"frames end at step {step}: env={name} rewards the next one differently from the data"
         frames.append(environment.render(0))
     return frames, None
 
@@ -119,7 +119,7 @@ def _play(
 def _page(
     manifest: DatasetManifest, index: int, episode: Episodes, frames: list[np.ndarray], remark: str | None
 ) -> str:
-    """HTML with everything in it: it needs no network and no other file."""
+    """Returns HTML that needs no network and no other file."""
     spec, rewards = manifest.spec, episode.rewards[0, :, : episode.length[0]]
     title = f"{spec.name}, episode {index}"
     facts = {
@@ -133,17 +133,17 @@ def _page(
     rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in facts.items())
     gif = base64.b64encode(encode_gif(frames, _FRAMES_PER_SECOND)).decode() if frames else ""
     moving = f'<img alt="frames of the episode" src="data:image/gif;base64,{gif}">' if frames else ""
-    said = "" if remark is None else f"<p>{html.escape(remark)}</p>"
+    note = "" if remark is None else f"<p>{html.escape(remark)}</p>"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n<table>{rows}</table>\n{said}{moving}\n"
+        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n<table>{rows}</table>\n{note}{moving}\n"
         f'<div class="curves">{_curves(manifest, episode)}</div>\n</body></html>\n'
     )
 
 
 def _curves(manifest: DatasetManifest, episode: Episodes) -> str:
-    """SVG, on no ground, of every agent's rewards, as they come and summed up, and of its actions."""
+    """Draws every agent's rewards, their sums and its actions as SVG without a background."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -170,7 +170,7 @@ def _curves(manifest: DatasetManifest, episode: Episodes) -> str:
 
 
 def _draw_actions(ax: Any, agent: AgentSpec, actions: np.ndarray) -> None:
-    """One agent's: a line per dimension `[L, A]`, or a point per choice `[L]`."""
+    """Draws one agent's actions: a line per dimension `[L, A]`, or a point per choice `[L]`."""
     steps = np.arange(1, len(actions) + 1)
     if actions.ndim == 1:
         ax.plot(steps, actions, ".")

@@ -119,7 +119,7 @@ def test_frames_that_are_not_the_episode_s_are_not_shown(spread: DatasetManifest
     [
         (["{path}"], "episode= is missing"),
         (["{path}", "episode=-1"], "episode must be an integer, at least 0, got '-1'"),
-        (["{path}", "episode=30"], "episode=30 is not there: .* holds 30, numbered from 0"),
+        (["{path}", "episode=30"], "episode=30 does not exist: .* contains 30, numbered from 0"),
         (["{path}", "episode=3", "output=page.gif"], "output=page.gif must end in .html"),
         (["{path}", "episode=3", "output=nowhere/page.html"], "there is no folder nowhere"),
         (["{path}", "episode=3", "frames=2"], "frames=2 is not read beside a dataset's folder"),
