@@ -27,23 +27,34 @@ _BESIDE: Mapping[str, Any] = {
     "frameon": False,
     "fontsize": "small",
     "loc": "center left",
-    "bbox_to_anchor": (1.0, 0.5),  # right of the box: curves fill it
+    "bbox_to_anchor": (1.0, 0.5),  # right of the box, so that curves fill the box
 }
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.4 system-ui, sans-serif; max-width: 60em; margin: 1em auto; padding: 0 1em; }
+h1 { font-size: 1.5em; }
+th { text-align: left; vertical-align: top; padding-right: 1em; white-space: nowrap; }
+td { overflow-wrap: anywhere; }
+img { display: block; max-width: 100%; margin: 1em 0; }
+.curves { overflow-x: auto; }
+.curves svg { width: 100%; min-width: 36em; height: auto; }
+@media (prefers-color-scheme: dark) { .curves svg { filter: invert(1) hue-rotate(180deg); } }
+"""
 
 
 def view(manifest: DatasetManifest, index: int, environment: "VectorEnv | None", path: Path) -> str | None:
     """Writes the page of an episode.
 
-    Frames are those of its actions played again from its first state, as datasets hold no pictures.
+    Its actions are played again from its first state to draw frames, because datasets contain no pictures.
 
     Args:
-        manifest: of the dataset.
+        manifest: the dataset.
         index: the episode's place among those stored, from 0.
-        environment: that may draw it; None: curves alone.
-        path: of the page, which is replaced.
+        environment: the environment that draws frames; None draws curves only.
+        path: the page's file, which is replaced.
 
     Returns:
-        why there are no frames, or what is to be known about them; None for nothing.
+        the reason why there are no frames or not all, or None.
 
     Raises:
         UserError: there is no such episode, its shard is damaged, or the environment is another world.
@@ -55,10 +66,10 @@ def view(manifest: DatasetManifest, index: int, environment: "VectorEnv | None",
 
 
 def _read(manifest: DatasetManifest, index: int) -> Episodes:
-    """One episode, from its own shard, which is read to the end: only then is it known to be whole."""
+    """Reads one episode; its shard is read to the end, because only then its sha256 is verified."""
     if index >= manifest.n_episodes:
         raise UserError(
-            f"episode={index} is not there: {manifest.location} holds {manifest.n_episodes:,}, numbered from 0"
+            f"episode={index} does not exist: {manifest.location} contains {manifest.n_episodes:,}, numbered from 0"
         )
     before, found = 0, None
     for shard in manifest.shards:
@@ -77,7 +88,7 @@ def _read(manifest: DatasetManifest, index: int) -> Episodes:
 def _play(
     manifest: DatasetManifest, episode: Episodes, environment: "VectorEnv | None"
 ) -> tuple[list[np.ndarray], str | None]:
-    """The frames `[height, width, 3]` before, between and after the steps, and what is to be said of them."""
+    """The frames `[height, width, 3]` before, between and after the steps, and the reason why some are missing."""
     if environment is None:
         world = manifest.spec.environment.name
         return (
@@ -100,7 +111,7 @@ def _play(
         result = environment.step(actions[:, :, step])
         recorded = episode.rewards[:, :, step]
         if (np.abs(result.rewards.cpu().numpy() - recorded) > _EXACT * (1 + np.abs(recorded))).any():
-            return frames, f"frames end at step {step}: env={name} rewards the next one otherwise than the data"
+            return frames, f"frames end at step {step}: env={name} rewards the next one differently from the data"
         frames.append(environment.render(0))
     return frames, None
 
@@ -108,7 +119,7 @@ def _play(
 def _page(
     manifest: DatasetManifest, index: int, episode: Episodes, frames: list[np.ndarray], remark: str | None
 ) -> str:
-    """HTML with everything in it: it needs no network and no other file."""
+    """Returns HTML that needs no network and no other file."""
     spec, rewards = manifest.spec, episode.rewards[0, :, : episode.length[0]]
     title = f"{spec.name}, episode {index}"
     facts = {
@@ -117,24 +128,22 @@ def _page(
         "return": f"{rewards.sum(axis=1).mean():.4g} (mean over agents)",
         "dataset": f"{manifest.location} ({manifest.n_episodes:,} episodes, mean return "
         f"{manifest.behavior['return_mean']:.4g}, fingerprint {spec.fingerprint})",
-        "number in its source": str(episode.episode_id[0]),
+        "id in its source": str(episode.episode_id[0]),
     }
     rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in facts.items())
     gif = base64.b64encode(encode_gif(frames, _FRAMES_PER_SECOND)).decode() if frames else ""
     moving = f'<img alt="frames of the episode" src="data:image/gif;base64,{gif}">' if frames else ""
-    said = "" if remark is None else f"<p>{html.escape(remark)}</p>"
+    note = "" if remark is None else f"<p>{html.escape(remark)}</p>"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<style>body{font:16px sans-serif;max-width:60em;margin:1em auto;padding:0 1em}"
-        "th{text-align:left;padding-right:1em}svg,img{max-width:100%;height:auto}</style></head>\n"
-        f"<body><h1>{html.escape(title)}</h1>\n<table>{rows}</table>\n{said}{moving}\n{_curves(manifest, episode)}\n"
-        "</body></html>\n"
+        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n<table>{rows}</table>\n{note}{moving}\n"
+        f'<div class="curves">{_curves(manifest, episode)}</div>\n</body></html>\n'
     )
 
 
 def _curves(manifest: DatasetManifest, episode: Episodes) -> str:
-    """SVG of every agent's rewards, summed up, and of its actions."""
+    """Draws every agent's rewards, their sums and its actions as SVG without a background."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -143,9 +152,12 @@ def _curves(manifest: DatasetManifest, episode: Episodes) -> str:
     figure = Figure(figsize=(9, 2.2 * (2 + len(agents))), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.subplots(2 + len(agents), 1, sharex=True)
-    for agent, earned in zip(agents, rewards, strict=True):
-        axes[0].plot(range(1, length + 1), earned, label=agent.name)
-        axes[1].plot(range(length + 1), np.concatenate(([0.0], earned.cumsum())), label=agent.name)
+    names = [agent.name for agent in agents]
+    if (rewards == rewards[0]).all():  # curves that lie on each other would look like the last agent's alone
+        names, rewards = ["every agent"], rewards[:1]
+    for name, earned in zip(names, rewards, strict=True):
+        axes[0].plot(range(1, length + 1), earned, label=name)
+        axes[1].plot(range(length + 1), np.concatenate(([0.0], earned.cumsum())), label=name)
     axes[0].set(ylabel="reward")
     axes[0].legend(**_BESIDE)
     axes[1].set(ylabel="sum of rewards")
@@ -153,12 +165,12 @@ def _curves(manifest: DatasetManifest, episode: Episodes) -> str:
         _draw_actions(ax, agent, acts[:length])
     axes[-1].set(xlabel="step")
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
+    figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def _draw_actions(ax: Any, agent: AgentSpec, actions: np.ndarray) -> None:
-    """One agent's: a line per dimension `[L, A]`, or a point per choice `[L]`."""
+    """Draws one agent's actions: a line per dimension `[L, A]`, or a point per choice `[L]`."""
     steps = np.arange(1, len(actions) + 1)
     if actions.ndim == 1:
         ax.plot(steps, actions, ".")

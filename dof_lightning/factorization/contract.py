@@ -89,7 +89,7 @@ def shrinks_errors(part: Factorization, like: Tensor) -> bool:
     with torch.enable_grad():
         for _ in range(_DESCENT_STEPS):
             optimizer.zero_grad()
-            error().clamp_min(1e-30).log().backward()
+            error().clamp_min(1e-30).log().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return bool(error().detach() < _LEAST_ERROR * before)
 

@@ -70,11 +70,23 @@ def test_curves_are_shown_where_nothing_can_be_drawn(tmp_path: Path, capsys: pyt
         folder = tmp_path / f"discrete_{discrete}"
         build(folder, make_episodes(20, discrete=discrete), discrete=discrete)
         cli.run(["data", "view", str(folder), "episode=19", f"output={folder}.html"])
-        assert "no frames: 'toy' is no option of env here; type env=<name>" in capsys.readouterr().err
+        assert (
+            "no frames: the world of these data, 'toy', is no option of env; if one is the same, add env=<name>"
+            in capsys.readouterr().err
+        )
         page = tmp_path / f"discrete_{discrete}.html"
         assert frames_in(page) is None
         assert "no frames" in page.read_text()
         assert "<svg" in page.read_text()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_rewards_of_the_team_are_one_named_curve(tmp_path: Path, shared: bool) -> None:
+    episodes = make_episodes(20)
+    rewards = episodes.rewards[:, :1].repeat(episodes.rewards.shape[1], axis=1) if shared else episodes.rewards
+    build(tmp_path / "data", replace(episodes, rewards=rewards))
+    view.view(read_manifest(tmp_path / "data"), 0, None, tmp_path / "page.html")
+    assert ("every agent" in (tmp_path / "page.html").read_text()) == shared
 
 
 class Generous(ParticleEnv):
@@ -107,7 +119,7 @@ def test_frames_that_are_not_the_episode_s_are_not_shown(spread: DatasetManifest
     [
         (["{path}"], "episode= is missing"),
         (["{path}", "episode=-1"], "episode must be an integer, at least 0, got '-1'"),
-        (["{path}", "episode=30"], "episode=30 is not there: .* holds 30, numbered from 0"),
+        (["{path}", "episode=30"], "episode=30 does not exist: .* contains 30, numbered from 0"),
         (["{path}", "episode=3", "output=page.gif"], "output=page.gif must end in .html"),
         (["{path}", "episode=3", "output=nowhere/page.html"], "there is no folder nowhere"),
         (["{path}", "episode=3", "frames=2"], "frames=2 is not read beside a dataset's folder"),
