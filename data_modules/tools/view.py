@@ -29,6 +29,17 @@ _BESIDE: Mapping[str, Any] = {
     "loc": "center left",
     "bbox_to_anchor": (1.0, 0.5),  # right of the box, so that curves fill the box
 }
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.4 system-ui, sans-serif; max-width: 60em; margin: 1em auto; padding: 0 1em; }
+h1 { font-size: 1.5em; }
+th { text-align: left; vertical-align: top; padding-right: 1em; white-space: nowrap; }
+td { overflow-wrap: anywhere; }
+img { display: block; max-width: 100%; margin: 1em 0; }
+.curves { overflow-x: auto; }
+.curves svg { width: 100%; min-width: 36em; height: auto; }
+@media (prefers-color-scheme: dark) { .curves svg { filter: invert(1) hue-rotate(180deg); } }
+"""
 
 
 def view(manifest: DatasetManifest, index: int, environment: "VectorEnv | None", path: Path) -> str | None:
@@ -117,7 +128,7 @@ def _page(
         "return": f"{rewards.sum(axis=1).mean():.4g} (mean over agents)",
         "dataset": f"{manifest.location} ({manifest.n_episodes:,} episodes, mean return "
         f"{manifest.behavior['return_mean']:.4g}, fingerprint {spec.fingerprint})",
-        "number in its source": str(episode.episode_id[0]),
+        "id in its source": str(episode.episode_id[0]),
     }
     rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in facts.items())
     gif = base64.b64encode(encode_gif(frames, _FRAMES_PER_SECOND)).decode() if frames else ""
@@ -126,15 +137,13 @@ def _page(
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<style>body{font:16px sans-serif;max-width:60em;margin:1em auto;padding:0 1em}"
-        "th{text-align:left;padding-right:1em}svg,img{max-width:100%;height:auto}</style></head>\n"
-        f"<body><h1>{html.escape(title)}</h1>\n<table>{rows}</table>\n{note}{moving}\n{_curves(manifest, episode)}\n"
-        "</body></html>\n"
+        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n<table>{rows}</table>\n{note}{moving}\n"
+        f'<div class="curves">{_curves(manifest, episode)}</div>\n</body></html>\n'
     )
 
 
 def _curves(manifest: DatasetManifest, episode: Episodes) -> str:
-    """Draws every agent's actions and cumulative rewards as SVG."""
+    """Draws every agent's rewards, their sums and its actions as SVG without a background."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -143,9 +152,12 @@ def _curves(manifest: DatasetManifest, episode: Episodes) -> str:
     figure = Figure(figsize=(9, 2.2 * (2 + len(agents))), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.subplots(2 + len(agents), 1, sharex=True)
-    for agent, earned in zip(agents, rewards, strict=True):
-        axes[0].plot(range(1, length + 1), earned, label=agent.name)
-        axes[1].plot(range(length + 1), np.concatenate(([0.0], earned.cumsum())), label=agent.name)
+    names = [agent.name for agent in agents]
+    if (rewards == rewards[0]).all():  # curves that lie on each other would look like the last agent's alone
+        names, rewards = ["every agent"], rewards[:1]
+    for name, earned in zip(names, rewards, strict=True):
+        axes[0].plot(range(1, length + 1), earned, label=name)
+        axes[1].plot(range(length + 1), np.concatenate(([0.0], earned.cumsum())), label=name)
     axes[0].set(ylabel="reward")
     axes[0].legend(**_BESIDE)
     axes[1].set(ylabel="sum of rewards")
@@ -153,8 +165,8 @@ def _curves(manifest: DatasetManifest, episode: Episodes) -> str:
         _draw_actions(ax, agent, acts[:length])
     axes[-1].set(xlabel="step")
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
+    figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def _draw_actions(ax: Any, agent: AgentSpec, actions: np.ndarray) -> None:

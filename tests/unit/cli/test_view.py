@@ -80,6 +80,15 @@ def test_curves_are_shown_where_nothing_can_be_drawn(tmp_path: Path, capsys: pyt
         assert "<svg" in page.read_text()
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_rewards_of_the_team_are_one_named_curve(tmp_path: Path, shared: bool) -> None:
+    episodes = make_episodes(20)
+    rewards = episodes.rewards[:, :1].repeat(episodes.rewards.shape[1], axis=1) if shared else episodes.rewards
+    build(tmp_path / "data", replace(episodes, rewards=rewards))
+    view.view(read_manifest(tmp_path / "data"), 0, None, tmp_path / "page.html")
+    assert ("every agent" in (tmp_path / "page.html").read_text()) == shared
+
+
 class Generous(ParticleEnv):
     """Spread that pays twice from the third step on."""
 
