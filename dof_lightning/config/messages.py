@@ -147,7 +147,7 @@ def _missing_option(group: str, option: str, found: Sequence[str]) -> str:
     choices = sorted({*options(group), *(name for name in found if not name.startswith("_"))})
     near = nearest(option, choices)
     if near.startswith("choose") and group in ("data", "experiment"):  # a user's own datasets have no file
-        near = "`dof data list` shows all, including your own (experiment=none data=<folder>)"
+        near = "`dof data list` shows all datasets, including your own (experiment=none data.path=<folder>)"
     return f"{group}={option} does not exist; {near}"
 
 
