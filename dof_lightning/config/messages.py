@@ -147,7 +147,9 @@ def _missing_option(group: str, option: str, found: Sequence[str]) -> str:
     choices = sorted({*options(group), *(name for name in found if not name.startswith("_"))})
     near = nearest(option, choices)
     if near.startswith("choose") and group in ("data", "experiment"):  # a user's own datasets have no file
-        near = "`dof data list` shows all datasets, including your own (experiment=none data.path=<folder>)"
+        near = (
+            "`dof data list` shows all datasets, including your own (experiment=none data=<name> or data.path=<folder>)"
+        )
     return f"{group}={option} does not exist; {near}"
 
 

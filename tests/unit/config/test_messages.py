@@ -32,7 +32,7 @@ EXPERIMENT = "experiment=mpe_spread_random"
         ((EXPERIMENT, "zzzzzzzz=3"), "--cfg job` shows all keys"),
         (
             ("experiment=none", "data=zzzzzzzz"),
-            "`dof data list` shows all datasets, including your own (experiment=none data.path=<folder>)",
+            "`dof data list` shows all datasets, including your own (experiment=none data=<name>",
         ),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else None,
