@@ -83,7 +83,7 @@ def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: floa
     if launcher is not None and typed_jobs and (launcher != "joblib" or "n_jobs" in keys):
         ignored_by = "hydra.launcher.n_jobs=" if launcher == "joblib" else f"launcher={launcher}"
         raise UserError(
-            f"jobs= is for this machine's queue and for joblib, and has no effect with {ignored_by}; remove it"
+            f"jobs= is for this machine's queue and for joblib, and has no effect with {ignored_by}; remove jobs="
         )
     if launcher is not None and launcher.startswith("submitit") and "cpus_per_task" not in keys:
         raise UserError(CORES_UNKNOWN)
