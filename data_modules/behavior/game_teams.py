@@ -47,7 +47,7 @@ class MixtureTeam(DecentralizedPolicy):
         Raises:
             UserError: always.
         """
-        raise UserError("the mixture's pairs are drawn for both agents together: there is nothing to export")
+        raise UserError("the pairs of the mixture are drawn for all agents together, so there is nothing to export")
 
 
 class Mixture(Behavior):

@@ -212,6 +212,6 @@ def find_identities(observations: np.ndarray, wanted: int | None) -> str | None:
 
 
 def observation_sizes(observations: np.ndarray) -> tuple[int, ...]:
-    """`[N]`, the number of leading dimensions of rows `[T, N, D]` are not -inf for each agent."""
+    """`[N]`, the number of leading dimensions of rows `[T, N, D]` that are not -inf, per agent."""
     padded = np.logical_and.reduce(np.isneginf(observations), axis=0)
     return tuple(int(np.flatnonzero(~row).max(initial=-1)) + 1 for row in padded)

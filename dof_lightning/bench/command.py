@@ -81,7 +81,10 @@ def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: floa
         raise UserError("minutes= is for this machine's queue, but a launcher starts all runs; remove one of the two")
     keys = {text.partition("=")[0].removeprefix("hydra.launcher.") for text in settings}
     if launcher is not None and typed_jobs and (launcher != "joblib" or "n_jobs" in keys):
-        raise UserError(f"jobs= is for this machine's queue and for joblib, not for {launcher}; remove jobs=")
+        ignored_by = "hydra.launcher.n_jobs=" if launcher == "joblib" else f"launcher={launcher}"
+        raise UserError(
+            f"jobs= is for this machine's queue and for joblib, and has no effect with {ignored_by}; remove jobs="
+        )
     if launcher is not None and launcher.startswith("submitit") and "cpus_per_task" not in keys:
         raise UserError(CORES_UNKNOWN)
 

@@ -61,7 +61,7 @@ class Outcome:
 
 
 def has_rows_of_all(place: Place) -> bool:
-    """Whether every run has a row with the same overrides; fast, because nothing is composed, as in `pending`.
+    """Whether every run has a row with the same overrides; fast, because unlike `pending` it composes nothing.
 
     It does not detect that a preset or a dataset of that name has changed since; `pending` does.
     """

@@ -255,7 +255,7 @@ def load_weights(algorithm: "Algorithm", checkpoint: Checkpoint) -> None:
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"{checkpoint.path} does not fit: {name} is {shapes[0]} in the checkpoint, {shapes[1]} in the model; "
-                "use the configuration it was trained with"
+                "use the configuration and the version of dof-lightning that it was trained with"
             )
     algorithm.load_state_dict(theirs)
 

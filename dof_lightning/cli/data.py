@@ -190,7 +190,7 @@ ACTIONS: dict[str, Any] = {
     ),
     "stats": (
         _stats,
-        "print numbers, draw a picture: dof data stats <path> [--plot] [output=<file.png>], or experiment=<name>",
+        "print JSON, draw a picture: dof data stats <path> [--plot] [output=<file.png>], or experiment=<name>",
     ),
     "view": (
         _view,

@@ -21,6 +21,7 @@ _WITH_A_VALUE = (
     "-p",
     "--cfg",
     "-c",
+    "--experimental-rerun",
 )
 _PERHAPS_WITH_A_VALUE = ("--info", "-i")
 
@@ -32,7 +33,8 @@ def flags_first(words: list[str]) -> list[str]:
     takes_value = False
     for word, following in zip(words, [*words[1:], "="], strict=True):
         (flags if takes_value or word.startswith("-") else overrides).append(word)
-        needed = word in _WITH_A_VALUE or (word in _PERHAPS_WITH_A_VALUE and "=" not in following)
+        may_follow = "=" not in following and not following.startswith("-")
+        needed = word in _WITH_A_VALUE or (word in _PERHAPS_WITH_A_VALUE and may_follow)
         takes_value = needed and not takes_value
     return [*flags, *overrides]
 

@@ -145,10 +145,8 @@ def _missing_option(group: str, option: str, found: Sequence[str]) -> str:
     if group in ("hydra/launcher", "hydra/sweeper"):
         return f"{group}={option} is not installed; pip install 'dof-lightning[sweep]' has joblib, submitit, optuna"
     choices = sorted({*options(group), *(name for name in found if not name.startswith("_"))})
-    near = nearest(option, choices)
-    if near.startswith("choose") and group in ("data", "experiment"):  # a user's own datasets have no file
-        near = "`dof data list` shows all, including your own (experiment=none data=<folder>)"
-    return f"{group}={option} does not exist; {near}"
+    own = ", or a dataset of your own; `dof data list` shows those" if group == "data" else ""
+    return f"{group}={option} does not exist; {nearest(option, choices)}{own}"
 
 
 def list_of_options(override: str) -> str:

@@ -35,7 +35,7 @@ def answer(agent: Agent, line: str) -> dict[str, Any]:
             agent.reset(request["reset"])
             return {"reset": request["reset"]}
         if "observation" not in request:
-            held = ", ".join(request) or "nothing"
+            held = (", ".join(request) or "nothing") if isinstance(request, dict) else "no keys"
             return {"error": f'cannot read this line: it needs "reset" or "observation", and contains {held}'}
         legal = request.get("legal")
         legal = None if legal is None else torch.tensor(legal)

@@ -110,7 +110,7 @@ def _pooled_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _spread_or_one(draws: Tensor) -> Tensor:
-    """Standard deviations over the second dimension, 1 for constant entries, to avoid a division by 0."""
+    """Standard deviations over the second dimension, 1 for entries that vary by rounding only, which would dominate."""
     spread = draws.std(1, keepdim=True)
     return torch.where(spread > 1e-6, spread, 1.0)
 

@@ -68,30 +68,35 @@ def shrinks_errors(part: Factorization, like: Tensor) -> bool:
     """Whether a noise factorisation's own parameters can make all agents' noise errors small at once.
 
     The loss ||f(eps_hat) - f(eps)||^2 (Li et al., 2025, eq. 11) would then fall without any denoiser learning anything.
-    It is tried by descending on it with a fixed error, the same in every entry of every agent.
+    It is tried by descending on it with a fixed error of one agent at a time, so that an error which moves to other
+    agents is not taken for a small one.
 
     Args:
         part: f; the descent is on a copy.
         like: `[N, ...]`, has the shape of one sample's data.
     """
-    trained = copy.deepcopy(part)
-    parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
-    if not part.invertible or not parameters:
+    if not part.invertible:
         return False
-    ends = torch.linspace(-1, 1, 2 * like.numel(), device=like.device).reshape(2, *like.shape)
+    # Descends even if the caller only loads and acts (`torch.inference_mode`, `torch.no_grad`).
+    with torch.inference_mode(False), torch.enable_grad():
+        trained = copy.deepcopy(part)
+        parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+        noise = torch.linspace(-1, 1, like.numel(), device=like.device).reshape(1, *like.shape)
+        own = torch.eye(len(like), device=like.device).reshape(len(like), len(like), *[1] * (like.dim() - 1))
 
-    def error() -> Tensor:
-        joint = trained.join(ends)
-        return (joint[0] - joint[1]).square().mean()
+        def error() -> Tensor:
+            joint = trained.join(torch.cat([noise, noise + own]))
+            return (joint[1:] - joint[0]).square().mean()
 
-    before = error().detach()
-    optimizer = torch.optim.Adam(parameters, _DESCENT_RATE)
-    with torch.enable_grad():
+        before = error()
+        if not parameters or not before.requires_grad:  # `join` does not use the parameters
+            return False
+        optimizer = torch.optim.Adam(parameters, _DESCENT_RATE)
         for _ in range(_DESCENT_STEPS):
             optimizer.zero_grad()
             error().clamp_min(1e-30).log().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return bool(error().detach() < _LEAST_ERROR * before)
+        return bool(error() < _LEAST_ERROR * before)
 
 
 def _alike(ours: Tensor, theirs: Tensor) -> bool:

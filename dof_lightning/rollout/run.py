@@ -163,7 +163,7 @@ def _noises(policy: DecentralizedPolicy, chunk: int, n_episodes: int, generator:
 
 
 def _asked_before_each(noises: Iterator[Tensor], before_step: Callable[[], None] | None) -> Iterator[Tensor]:
-    """Yields the same noise; the environment asks for it once before each step."""
+    """Yields the same noise and calls `before_step` before each, once per step of the environment."""
     for noise in noises:
         if before_step is not None:
             before_step()

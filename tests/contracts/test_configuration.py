@@ -167,7 +167,7 @@ def _resolved(algorithm: str, data: str, *typed: str) -> dict[str, object]:
 
 def test_tuned_values_of_nothing_are_refused_and_those_of_another_dataset_are_not() -> None:
     typed = ["experiment=mpe_spread_expert"]
-    with pytest.raises(UserError, match=r"tuned=nonsense: conf/hyperparams has nothing"):
+    with pytest.raises(UserError, match=r"tuned=nonsense: conf/hyperparams has no section"):
         checks.check(configuration.compose([*typed, "tuned=nonsense"]))
     borrowed = configuration.compose([*typed, "tuned=dof_policy_mpe_spread_medium"])
     checks.check(borrowed)

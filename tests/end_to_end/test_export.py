@@ -198,7 +198,7 @@ def test_an_export_is_whole_or_not_there(
         (("export", f"checkpoint={CHECKPOINT}", "algorithm.denoiser.hidden=[8,8]"), ("does not fit", "denoiser")),
         (("certify", f"checkpoint={CHECKPOINT}"), ("agents=", "dof export")),
         (("certify", f"checkpoint={CHECKPOINT}", "agents=nowhere"), ("agents=nowhere", "dof export checkpoint=")),
-        (("certify", f"checkpoint={CHECKPOINT}", "agents={finished}/checkpoints"), ("holds []", "agent_2")),
+        (("certify", f"checkpoint={CHECKPOINT}", "agents={finished}/checkpoints"), ("contains []", "agent_2")),
         (("certify", f"checkpoint={CHECKPOINT}", "agents=agents", "episodes=0"), ("episodes", "at least 1", "'0'")),
         (("certify", f"checkpoint={CHECKPOINT}", "agents=agents", "seed=-1"), ("seed", "at least 0", "'-1'")),
         (("certify", f"checkpoint={CHECKPOINT}", "agents=agents", "env=mpe_tag"), ("was collected in",)),

@@ -65,6 +65,8 @@ def test_a_run_is_started_again_as_it_was(monkeypatch: pytest.MonkeyPatch, argv:
         ("a=1 --config-dir mine b=2", "--config-dir mine a=1 b=2"),
         ("a=1 -m b=1,2 --info defaults ~tuned", "-m --info defaults a=1 b=1,2 ~tuned"),
         ("--info a=1 -c job", "--info -c job a=1"),
+        ("a=1 --info --config-dir mine b=2", "--info --config-dir mine a=1 b=2"),
+        ("a=1 --experimental-rerun config.pickle -m", "--experimental-rerun config.pickle -m a=1"),
         ("a=-1 b=2", "a=-1 b=2"),
     ],
 )

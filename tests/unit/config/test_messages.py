@@ -30,7 +30,7 @@ EXPERIMENT = "experiment=mpe_spread_random"
         ((EXPERIMENT, "batch_size=3"), "did you mean `data.global_batch_size`"),
         ((EXPERIMENT, "max_stepz=3"), "did you mean `trainer.max_steps`"),
         ((EXPERIMENT, "zzzzzzzz=3"), "--cfg job` shows all keys"),
-        (("experiment=none", "data=zzzzzzzz"), "`dof data list` shows all, including your own"),
+        (("experiment=none", "data=zzzzzzzz"), "or a dataset of your own; `dof data list` shows those"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else None,
 )

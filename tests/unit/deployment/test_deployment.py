@@ -260,7 +260,8 @@ def test_a_served_agent_answers_every_line(agents: list[Agent]) -> None:
     agent.reset(7)
     assert action == agent.act(torch.tensor(observation)).tolist()
     assert "observation" in answer(agent, '{"observation": [0, 0]}')["error"]
-    assert 'needs "reset" or "observation", and contains state' in answer(agent, '{"state": [0, 0]}')["error"]
+    for line, contained in (('{"state": [0, 0]}', "state"), ("[0.1, 0.2]", "no keys"), ("{}", "nothing")):
+        assert f'needs "reset" or "observation", and contains {contained}' in answer(agent, line)["error"]
     unread = (
         '{"observation": [null]}',
         '{"observation": [NaN, 0, 0, 0]}',

@@ -139,7 +139,7 @@ def test_experts_that_see_their_assignment_act_alone(assignment: Assignment) -> 
 def test_what_is_drawn_at_once_is_not_exported() -> None:
     for team in (LandmarkTeam("random", 0.2), MixtureTeam(gaussian_game("game_gaussian_xor"))):
         assert not team.acts_alone
-        with pytest.raises(UserError, match="at once"):
+        with pytest.raises(UserError, match="for all agents together"):
             team.export(0)
 
 

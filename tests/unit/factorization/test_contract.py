@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import Factorization, ValueMixer
-from dof_lightning.factorization.contract import broken_promise
+from dof_lightning.factorization.contract import broken_promise, shrinks_errors
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.spec import DatasetSpec
 from tests.fixtures.policy_models import small_dof_policy
@@ -86,6 +86,30 @@ class FreelyWeighted(ShiftedAlone):
         return joint / self.shift.reshape(-1, *[1] * (joint.dim() - 2))
 
 
+class Centred(ShiftedAlone):
+    """Can take away what all agents have in common, and nothing else."""
+
+    local_execution = False
+    satisfies_igd = False
+
+    def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor:
+        return parts - torch.sigmoid(self.shift[0]) * parts.mean(1, keepdim=True)
+
+    def split(self, joint: Tensor) -> Tensor:
+        kept = torch.sigmoid(self.shift[0])
+        return joint + kept / (1 - kept) * joint.mean(1, keepdim=True)
+
+
+class WithUnusedWeights(ShiftedAlone):
+    """Has weights that `join` does not use without a condition."""
+
+    def join(self, parts: Tensor, condition: Tensor | None = None) -> Tensor:
+        return parts
+
+    def split(self, joint: Tensor) -> Tensor:
+        return joint
+
+
 BROKEN = [
     (Shifted, "cannot be taken along by one agent: Shifted holds tensors.*define select_agent"),
     (AlwaysTheFirst, r"something else at agent 1 alone: select_agent\(1\)"),
@@ -106,6 +130,20 @@ def test_weights_that_could_shrink_every_error_are_refused_in_f_only() -> None:
     with pytest.raises(UserError, match=r"noise_factorization: FreelyWeighted can make all agents' errors small"):
         small_dof_policy(noise_factorization=FreelyWeighted)
     small_dof_policy(data_factorization=FreelyWeighted)
+
+
+@pytest.mark.parametrize("kind", [Centred, WithUnusedWeights])
+def test_weights_that_cannot_shrink_every_error_are_accepted(kind: type[Factorization]) -> None:
+    assert broken_promise(kind(small_spec()), torch.zeros(3, 2), alone=False) is None
+    assert not shrinks_errors(kind(small_spec()), torch.zeros(3, 2))
+
+
+def test_weights_are_judged_without_gradients_and_random_numbers_too() -> None:
+    state = torch.get_rng_state()
+    with torch.inference_mode():
+        assert shrinks_errors(FreelyWeighted(small_spec()), torch.zeros(3, 2))
+        assert not shrinks_errors(ShiftedAlone(small_spec()), torch.zeros(3, 2))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("kind", [Negated, ShiftedAlone])
