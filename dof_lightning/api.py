@@ -94,7 +94,14 @@ def evaluate(checkpoint: Path | str, *overrides: str) -> Score:
 
 def _compose(group: str, option: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Composes the configuration with one option and changed values, written in JSON as they would be typed."""
-    typed = [f"{group}.{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in changes.items()]
+    typed = [line for key, value in changes.items() for line in _typed(f"{group}.{key}", value)]
     config = configuration.to_plain(configuration.compose([f"{group}={option}", *typed]))
     check_arguments({group: config[group]})
     return config
+
+
+def _typed(key: str, value: Any) -> list[str]:
+    """The overrides that set a value; entries of a mapping, such as a factory's arguments, may be new."""
+    if isinstance(value, Mapping):
+        return [f"++{line.lstrip('+')}" for name, entry in value.items() for line in _typed(f"{key}.{name}", entry)]
+    return [f"{key}={json.dumps(value, default=str, ensure_ascii=False)}"]

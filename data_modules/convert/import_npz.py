@@ -61,6 +61,7 @@ class NpzSource(EpisodeSource):
             environment.observation_dim,
             environment.action_dim,
         ):
+            self._check_names(environment)
             agents = environment.agents  # it specifies their names, and which dimensions are padding
         state = self._arrays["state"].shape[2] if "state" in self._arrays else 0
         self.layout = Layout(agents, kind, int(self._length.max()), state)
@@ -174,6 +175,16 @@ class NpzSource(EpisodeSource):
                 raise UserError(f"{self.location}: the largest of {key} must be {most}, as in the arrays")
             sizes.append(found.tolist())
         return tuple(map(AgentSpec, map(str, names.tolist()), *sizes))
+
+    def _check_names(self, environment: EnvSpec) -> None:
+        """Refuses names other than the environment's, or in another order: rows would go to the wrong agents."""
+        named = [str(name) for name in self._arrays.get("agents", ())]
+        expected = [agent.name for agent in environment.agents]
+        if named and named != expected:
+            raise UserError(
+                f"{self.location}: agents are {', '.join(named)}, in {environment.name} they are {', '.join(expected)}; "
+                "bring the arrays into that order, under these names"
+            )
 
     def _declared(self) -> ActionUnits | None:
         ends = [self._arrays.get(key) for key in ("action_low", "action_high")]

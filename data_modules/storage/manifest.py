@@ -111,14 +111,27 @@ def read_manifest(path: Path | str, key: str = "the path") -> DatasetManifest:
     """
     location = str(path).rstrip("/")
     is_local = "://" not in location
-    if is_local and not Path(location).is_dir():
-        raise UserError(f"{location}: there is no such dataset; correct {key}, or build one (`dof data build`)")
-    if is_local and not (Path(location) / FILE_NAME).is_file():
-        raise UserError(f"{location}/{FILE_NAME} is missing: this is not a dataset; {_REBUILD} or correct {key}")
+    if is_local:
+        _check_folder(Path(location), key)
     manifest = _parse(location)
     if is_local:
         _check_files(manifest)
     return manifest
+
+
+def _check_folder(folder: Path, key: str) -> None:
+    """Refuses a path that is no dataset's folder; only a folder with shards is one that lost its `dataset.json`."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file, a dataset is a folder; correct {key}, or see `dof data import --help`")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such dataset; correct {key}, or build one (`dof data build`)")
+    if (folder / FILE_NAME).is_file():
+        return
+    if any(folder.glob("*.tar")):
+        raise UserError(f"{folder}/{FILE_NAME} is missing: this is not a dataset; {_REBUILD} or correct {key}")
+    below = sorted(str(file.parent) for file in folder.glob(f"*/{FILE_NAME}"))
+    hint = f" to one below it, such as {below[0]}" if below else ""
+    raise UserError(f"{folder} is not a dataset: it has no {FILE_NAME} and no shards; correct {key}{hint}")
 
 
 def read_episodes(manifest: DatasetManifest) -> Iterator[EpisodeRows]:

@@ -54,7 +54,7 @@ def _show(tails: list[str]) -> None:
 def _verify(tails: list[str]) -> None:
     from data_modules.tools.verify import verify_dataset
 
-    typed = [] if not tails or "=" in tails[0] else [tail for tail in tails if re.match(r"(env[.=]|trust=)", tail)]
+    typed = [] if not tails or "=" in tails[0] else [tail for tail in tails if re.match(r"[+~]*(env[.=]|trust=)", tail)]
     world = split_env(typed)[0] if typed else None
     for path in dataset_paths([tail for tail in tails if tail not in typed]):
         found = verify_dataset(path)

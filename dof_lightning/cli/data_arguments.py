@@ -66,11 +66,11 @@ def split_env(tails: list[str]) -> tuple[Any, list[str]]:
     from dof_lightning.config import catalog, checks
     from dof_lightning.config import compose as configuration
 
-    mine = [tail for tail in tails if split_tail(tail)[0].split(".")[0] == "env" or tail.startswith("trust=")]
+    mine = [tail for tail in tails if split_tail(tail)[0].lstrip("+~").split(".")[0] in ("env", "trust")]
     others = [tail for tail in tails if tail not in mine]
     if not any(tail.startswith("env=") for tail in mine):
-        if any(tail.startswith("env.") for tail in mine):
-            raise UserError(f"{mine[0]} changes an environment that is not named; add env=")
+        if changes := [tail for tail in mine if not tail.startswith("trust=")]:
+            raise UserError(f"{changes[0]} changes an environment that is not named; add env=")
         return None, [tail for tail in others if not tail.startswith("trust=")]
     cfg = configuration.compose([f"experiment={catalog.options('experiment')[0]}", *mine])
     checks.check(cfg)

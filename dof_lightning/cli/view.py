@@ -33,7 +33,7 @@ def view(tails: list[str]) -> None:
     output, others = take(others, "output")
     if index < 0:
         raise UserError(f"episode= is missing: {_SHOWN}")
-    drawn_by = [tail for tail in others if split_tail(tail)[0].split(".")[0] in ("env", "trust")]
+    drawn_by = [tail for tail in others if split_tail(tail)[0].lstrip("+~").split(".")[0] in ("env", "trust")]
     manifest = read_manifest(_dataset([tail for tail in others if tail not in drawn_by]))
     page = Path(output if output is not None else f"{manifest.spec.name}_episode_{index}.html")
     check_output(page, ".html")

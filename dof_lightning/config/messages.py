@@ -109,7 +109,9 @@ def explain(error: Exception, overrides: Sequence[str] = (), what: str = "config
         return str(error.__cause__)
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options is not None:
-        return _missing_option(*str(error.missing_cfg_file).rpartition("/")[::2], found=error.options)
+        file = str(error.missing_cfg_file)
+        group, _, option = file.rpartition("/") if file.startswith("hydra/") else file.partition("/")
+        return _missing_option(group, option, found=error.options)
     if line := _of_what_was_typed(text, overrides):
         return line
     if isinstance(error, OverrideParseException):
@@ -182,13 +184,14 @@ def _known_keys(overrides: Sequence[str]) -> list[str]:
 
     default = f"experiment={options('experiment')[0]}"
     typed = {text.partition("=")[0]: text for text in (default, *overrides)}
-    named = [text for key, text in typed.items() if key in ("experiment", "algorithm")]
+    named = [text for key, text in typed.items() if key in ("experiment", "algorithm", "env", "trust")]
     try:
         cfg = configuration.compose(named)
     except UserError:
         cfg = configuration.compose([default])
     plain = OmegaConf.to_container(cfg, resolve=False)
-    return [name for name, _ in leaves(plain)] + groups()
+    known = [name for name, _ in leaves(plain)] + groups()
+    return [name for name in known if not name.rpartition(".")[2].startswith("_")]
 
 
 def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> int:

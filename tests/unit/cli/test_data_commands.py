@@ -96,6 +96,7 @@ def test_cutting_and_merging(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["import", "format=omar", "source=a", "name=x", "discount=high"], "must be a number above 0"),
         (["import", "format=omar", "source=a", "name=x", "horizon=0"], "at least 1"),
         (["import", "format=omar", "source=a", "name=x", "env.prey=still"], "add env="),
+        (["import", "format=omar", "source=a", "name=x", "+env.arguments.limit=3"], "add env="),
         (["collect", "policy=p:f", "name=x", "episodes=5", "trust=true"], "env= is missing"),
         (["subsample", "dataset=a", "name=x", "episodes=many"], "must be an integer"),
         (["subsample", "dataset=a", "name=x", "fraction=1"], "takes dataset="),

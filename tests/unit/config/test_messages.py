@@ -30,6 +30,8 @@ EXPERIMENT = "experiment=mpe_spread_random"
         ((EXPERIMENT, "batch_size=3"), "did you mean `data.global_batch_size`"),
         ((EXPERIMENT, "max_stepz=3"), "did you mean `trainer.max_steps`"),
         ((EXPERIMENT, "zzzzzzzz=3"), "--cfg job` shows all keys"),
+        (("env=pettingzoo", "env.horizn=40"), "did you mean `env.horizon`"),
+        (("experiment=none", "data=data/zzzz"), "data=data/zzzz does not exist; choose one of game_"),
         (("experiment=none", "data=zzzzzzzz"), "or a dataset of your own; `dof data list` shows those"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else None,

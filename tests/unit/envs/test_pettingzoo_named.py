@@ -7,6 +7,8 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
+from dof_lightning import make_env
+from dof_lightning.cli.data_arguments import split_env
 from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.envs.pettingzoo.env import PettingZooEnv
@@ -56,6 +58,17 @@ def test_a_box_with_nothing_to_choose_or_see_is_refused(box: Box) -> None:
 def test_a_box_without_bounds_is_refused() -> None:
     with pytest.raises(UserError, match=r"'scout' acts in Box.*range is infinite"):
         make_action_map({"scout": Box(-1.0, np.inf, (2,))})
+
+
+def test_a_factory_gets_its_arguments_from_python_and_from_dof_data() -> None:
+    factory = "tests.fixtures.pettingzoo_outpost:parallel_env"
+    plain = make_env("pettingzoo", factory=factory)
+    changed = make_env("pettingzoo", factory=factory, arguments={"start": 5}).spec
+    typed, others = split_env(
+        ["env=pettingzoo", f"env.factory={factory}", "+env.arguments.start=5", "trust=true", "a=b"]
+    )
+    assert others == ["a=b"]
+    assert configuration.build(typed.env).spec.fingerprint == changed.fingerprint != plain.spec.fingerprint
 
 
 def test_an_environment_is_named_on_the_command_line_alone() -> None:

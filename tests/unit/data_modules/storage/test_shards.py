@@ -66,9 +66,20 @@ def test_missing_folder(tmp_path: Path) -> None:
         read_manifest(tmp_path / "nowhere")
 
 
-def test_missing_manifest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"dataset\.json is missing"):
-        read_manifest(tmp_path)
+def test_missing_manifest(toy: Path) -> None:
+    (toy / "dataset.json").unlink()
+    with pytest.raises(UserError, match=r"dataset\.json is missing.*delete the folder"):
+        read_manifest(toy)
+
+
+def test_a_folder_of_datasets_and_a_file_are_never_to_be_deleted(toy: Path) -> None:
+    with pytest.raises(
+        UserError, match=f"has no dataset.json and no shards; correct data.path to one below it.*{toy}$"
+    ):
+        read_manifest(toy.parent, "data.path")
+    (toy.parent / "mine.npz").touch()
+    with pytest.raises(UserError, match=r"mine\.npz is a file, a dataset is a folder; .*dof data import"):
+        read_manifest(toy.parent / "mine.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'"x"', b"\xff\xfe", b'{"format_version": 1}'])
