@@ -182,7 +182,7 @@ class NpzSource(EpisodeSource):
         expected = [agent.name for agent in environment.agents]
         if named and named != expected:
             raise UserError(
-                f"{self.location}: agents are {', '.join(named)}, in {environment.name} they are {', '.join(expected)}; "
+                f"{self.location}: agents are {', '.join(named)}, but in {environment.name} {', '.join(expected)}; "
                 "bring the arrays into that order, under these names"
             )
 

@@ -11,6 +11,7 @@ Options that need no file:
 import itertools
 import json
 import re
+import sys
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cache, reduce
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from dof_lightning.config.command_line import config_dirs
 from dof_lightning.config.plugins import plugins
 from dof_lightning.errors import UserError
 
@@ -37,9 +39,14 @@ def groups() -> list[str]:
 
 
 def file_of(group: str, option: str) -> Path | None:
-    """The file of an option, ours before those of plug-ins; None if there is none."""
-    paths = (folder / group / f"{option}.yaml" for folder in (CONF_DIR, *plugins().values()))
+    """The file of an option, ours before others; None if there is none."""
+    paths = (folder / group / f"{option}.yaml" for folder in _folders())
     return next((path for path in paths if path.is_file()), None)
+
+
+def _folders() -> list[Path]:
+    """The folders of options: ours, those of plug-ins, and what `--config-dir` names."""
+    return [CONF_DIR, *plugins().values(), *config_dirs(sys.argv[1:])]
 
 
 def options(group: str) -> list[str]:
@@ -182,7 +189,7 @@ def _data_content(option: str) -> dict[str, Any]:
 
 @cache
 def _files(group: str) -> tuple[str, ...]:
-    paths = (path for folder in (CONF_DIR, *plugins().values()) for path in (folder / group).glob("*.yaml"))
+    paths = (path for folder in _folders() for path in (folder / group).glob("*.yaml"))
     return tuple(dict.fromkeys(path.stem for path in paths if not path.stem.startswith("_")))
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 from dof_lightning.errors import UserError
@@ -37,6 +38,13 @@ def flags_first(words: list[str]) -> list[str]:
         needed = word in _WITH_A_VALUE or (word in _PERHAPS_WITH_A_VALUE and may_follow)
         takes_value = needed and not takes_value
     return [*flags, *overrides]
+
+
+def config_dirs(words: list[str]) -> list[Path]:
+    """The folders that Hydra's flag `--config-dir` names."""
+    named = [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    named += [folder for word, folder in pairwise(words) if word in ("--config-dir", "-cd")]
+    return [Path(folder) for folder in named]
 
 
 def for_hydra(key: str, value: str | Path) -> str:
