@@ -42,7 +42,7 @@ def flags_first(words: list[str]) -> list[str]:
 
 def config_dirs(words: list[str]) -> list[Path]:
     """The folders that Hydra's flag `--config-dir` names."""
-    named = [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    named = [word.partition("=")[2] for word in words if word.startswith(("--config-dir=", "-cd="))]
     named += [folder for word, folder in pairwise(words) if word in ("--config-dir", "-cd")]
     return [Path(folder) for folder in named]
 

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dof_lightning.config import catalog
+from dof_lightning.config.command_line import config_dirs
 from dof_lightning.config.messages import as_typed, explain, is_of_hydra, list_of_options
 from dof_lightning.config.plugins import plugins
 from dof_lightning.errors import UserError
@@ -144,11 +145,7 @@ def program() -> list[str]:
     if not HydraConfig.initialized() or not started.endswith(".py"):  # a call from Python, or a sweep's job elsewhere
         return ["python", "train.py"]
     command = ["dof", "train"] if started == str(catalog.CONF_DIR.parent / "train.py") else ["python", started]
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        option = word.partition("=")[0]
-        if option in ("--config-dir", "-cd"):
-            command += [word] if "=" in word else [word, following]
-    return command
+    return command + [word for folder in config_dirs(words) for word in ("--config-dir", str(folder))]
 
 
 def is_sweep() -> bool:

@@ -49,7 +49,7 @@ def test_next_commands_can_be_pasted(name: str, capsys: pytest.CaptureFixture[st
             ["../dof/train.py", "--config-dir", "my conf", "seed=1"],
             ["python", "../dof/train.py", "--config-dir", "my conf"],
         ),
-        (["train.py", "-m", "--config-dir=mine", "seed=1,2"], ["python", "train.py", "--config-dir=mine"]),
+        (["train.py", "-m", "--config-dir=mine", "seed=1,2"], ["python", "train.py", "--config-dir", "mine"]),
         (["/usr/lib/joblib", "--pipe", "3"], ["python", "train.py"]),
     ],
 )
