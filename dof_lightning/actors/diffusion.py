@@ -54,11 +54,13 @@ class Ranking:
         candidates: M, number of actions drawn at each decision.
         selection: `argmax` takes the best, `softmax` draws one with probability ~ exp(Q_i / T).
         selection_temperature: T, above 0, in the critic's unit.
+        given_seed: whether the critic also receives the episode's shared seed.
     """
 
     candidates: int = 1
     selection: Selection = "argmax"
     selection_temperature: float = 1.0
+    given_seed: bool = False
 
 
 class ChainActor(DecentralizedPolicy):
@@ -127,7 +129,7 @@ class DiffusionActor(ChainActor):
     """Agents that diffuse their action given their own observation (Li et al., 2025: DoF-Policy).
 
     If they act as one, all agents take the same candidate, the best by sum_i Q_i. With shared seeds, all candidates
-    of an agent are drawn given the episode's seed, which its critic does not know.
+    of an agent are drawn given the episode's seed.
 
     Args:
         model: the model that actions are drawn from.
@@ -157,6 +159,7 @@ class DiffusionActor(ChainActor):
         self.candidates = ranking.candidates
         self.selection: Selection = ranking.selection
         self.selection_temperature = ranking.selection_temperature
+        self.critic_given_seed = ranking.given_seed
 
     def draw_noise(self, n_episodes: int, generator: torch.Generator) -> Tensor:
         """Standard normal `[E, N, M, S, A]`, S noises per chain; one more row if candidates are drawn by softmax."""
@@ -176,7 +179,7 @@ class DiffusionActor(ChainActor):
         samples = codec.finish(self._sample(seeded, chains), self.action_mask, allowed)
         if self.critic is None:
             return codec.decode(samples), carry
-        own = seeded[..., : condition.shape[-1]]
+        own = seeded if self.critic_given_seed else seeded[..., : condition.shape[-1]]
         values = self._rated(self.critic, own, samples, self.candidates)
         return codec.decode(taken(samples, self._choose(values, noise), self.candidates)), carry
 

@@ -47,6 +47,7 @@ from dof_lightning.batch import EpisodeBatch, Window
 from dof_lightning.diffusion.clip import clip_with_way_back
 from dof_lightning.diffusion.sampler import DDIM, DDPM, Sampler
 from dof_lightning.diffusion.schedule import Schedule
+from dof_lightning.diffusion.seed_conditioning import NO_SEEDS
 from dof_lightning.networks.denoiser import Diffuses
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.normalization import build_normalizer
@@ -123,9 +124,10 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         self.codec = CODECS[spec.action_kind]
         self.target_sampler = settings.target_sampler(self.schedule)
         self.normalizer = build_normalizer(settings.observation_normalizer, spec.statistics.observations)
-        self.critic = build_team_critic(spec, settings)
+        self.critics_seeds = settings.seeds if settings.shared_seed_of == "episode" else NO_SEEDS
+        self.critic = build_team_critic(spec, settings, self.critics_seeds)
         check_ranking(self.critic, settings.candidates)
-        self.value_learning = build_value_learning(spec, settings)
+        self.value_learning = build_value_learning(spec, settings, self.critics_seeds)
         if settings.value_learning == "implicit":
             self.window = Window(history=0, horizon=2)  # the critics need the data's next action
         self.episode_seed: EpisodeSeedAssignment | None = None
@@ -156,14 +158,15 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
             losses["advantage/effective_share"] = effective_share(advantage_weights[..., 0])
         loss = assigned.add_loss(diffusion + self.settings.reconstruction_weight * reconstruction)
         if self.critic is not None:
-            seen = self._experience(batch, now, x0, assigned, generator)
+            rated = self._rated(now, assigned)
+            seen = self._experience(batch, rated, x0, assigned, generator)
             of_values = self.value_learning.losses(self.critic, seen, generator)
             losses |= of_values
             loss = loss + sum(value for tag, value in of_values.items() if tag.startswith("loss/"))
             proposal = self._propose(denoised, now, generator, assigned)
             if proposal is not None:
                 cloning = Cloning(diffusion, denoised.prediction)
-                improvement, of_q = self.q_gradient.losses(self._judge(self.critic, now), proposal, cloning)
+                improvement, of_q = self.q_gradient.losses(self._judge(self.critic, rated), proposal, cloning)
                 loss = loss + self.warm_up.choose(improvement, torch.zeros_like(improvement))
                 losses |= of_q
         return {"loss": loss, **losses}
@@ -193,14 +196,15 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
     def policy(self) -> DiffusionActor:
         """Agents with the averaged denoisers, f and h, and with the target critics, which rank candidates."""
         settings, critic = self.settings, self.critic
-        scale = 1.0 if critic is None else critic.reward_scale
+        temperature = settings.selection_temperature * (1.0 if critic is None else critic.reward_scale)
+        given_seed = self.critics_seeds.count is not None
         actor = DiffusionActor(
             self.acting_model(),
             critic=critic.local if critic is not None and settings.candidates > 1 else None,
             normalizer=self.normalizer,
             action_mask=self.data_mask,
             action_kind=self.spec.action_kind,
-            ranking=Ranking(settings.candidates, settings.selection, settings.selection_temperature * scale),
+            ranking=Ranking(settings.candidates, settings.selection, temperature, given_seed),
         )
         return actor.eval()
 
@@ -232,6 +236,10 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         encode = partial(self.codec.encode, mask=self.data_mask[:, None])
         return self.episode_seed.assign(batch, self.normalizer.normalize, encode, generator)
 
+    def _rated(self, situation: Situation, assigned: Assignment) -> Situation:
+        """A row as the critics see it: with the seed if it stays the same until the episode's end."""
+        return situation.given(self.critics_seeds, assigned.shared_seed)
+
     def _current(self, batch: EpisodeBatch) -> tuple[Situation, Tensor]:
         """The current row, and the data's actions `[B, N, A]` in it."""
         now = Situation.of(batch, batch.history, self.normalizer)
@@ -246,7 +254,8 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
     ) -> Experience:
         following = Situation.of(batch, batch.history + 1, self.normalizer)
         acted = partial(self._act, assigned.tell(following.condition), following.legal, generator)
-        return Experience(batch, now, x0, following, acted, partial(self._encoded, batch, batch.history + 1, now))
+        next_data = partial(self._encoded, batch, batch.history + 1, now)
+        return Experience(batch, now, x0, self._rated(following, assigned), acted, next_data)
 
     def _advantage_weights(
         self, now: Situation, x0: Tensor, assigned: Assignment, generator: torch.Generator
@@ -261,7 +270,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
             actions = self._act(condition, now.repeat(ADVANTAGE_SAMPLES).legal, generator)
             return actions.unflatten(0, (ADVANTAGE_SAMPLES, -1))  # type: ignore[no-untyped-call]
 
-        advantage = self.value_learning.advantage(critic, now, x0, draw)
+        advantage = self.value_learning.advantage(critic, self._rated(now, assigned), x0, draw)
         counts = torch.ones_like(advantage, dtype=torch.bool) if now.alive is None else now.alive
         weights = Weighted(temperature * critic.reward_scale).weights(advantage, counts)
         return self.warm_up.choose(weights, counts.to(weights))[..., None]

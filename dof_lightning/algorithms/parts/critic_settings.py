@@ -14,6 +14,7 @@ from dof_lightning.algorithms.parts.value_learning import (
     TemporalDifference,
     ValueLearning,
 )
+from dof_lightning.diffusion.seed_conditioning import NO_SEEDS, SharedSeeds
 from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.factorization.value import Sum
@@ -130,26 +131,39 @@ def check_ranking(critic: TeamCritic | None, candidates: int) -> None:
         )
 
 
-def build_team_critic(spec: DatasetSpec, settings: CriticSettings) -> TeamCritic | None:
-    """Builds critics of the requested kind; None if none are requested."""
+def build_team_critic(spec: DatasetSpec, settings: CriticSettings, seeds: SharedSeeds = NO_SEEDS) -> TeamCritic | None:
+    """Builds critics of the requested kind; None if none are requested.
+
+    Args:
+        spec: the dataset's spec.
+        settings: the settings of critics.
+        seeds: the shared seeds that the critics receive beside what they see, see `Situation.given`.
+    """
     if settings.critics == "none":
         return None
-    values = _build_values(spec, settings, has_own=settings.critics != "joint" or settings.local_head)
+    values = _build_values(spec, settings, seeds, has_own=settings.critics != "joint" or settings.local_head)
     return TeamCritic(values, settings.discount, scale_of_rewards(settings.reward_scale, spec))
 
 
-def _build_values(spec: DatasetSpec, settings: CriticSettings, has_own: bool) -> MixedCritic | CentralCritic:
-    observations_dim = spec.n_agents * spec.observation_dim
-    own = settings.critic(spec, condition_dim=spec.observation_dim) if has_own else None
+def _build_values(
+    spec: DatasetSpec, settings: CriticSettings, seeds: SharedSeeds, has_own: bool
+) -> MixedCritic | CentralCritic:
+    condition_dim = spec.observation_dim + seeds.width
+    together = spec.n_agents * condition_dim
+    own = settings.critic(spec, condition_dim=condition_dim) if has_own else None
     if settings.critics == "joint":
-        return CentralCritic(settings.joint_critic(spec, context_dim=spec.state_dim or observations_dim), own)
+        context_dim = spec.state_dim + seeds.width if spec.state_dim else together
+        return CentralCritic(settings.joint_critic(spec, context_dim=context_dim), own)
     assert own is not None
-    mixer = settings.value_mixer(spec, state_dim=observations_dim) if settings.critics == "mixed" else None
+    mixer = settings.value_mixer(spec, state_dim=together) if settings.critics == "mixed" else None
     return MixedCritic(own, mixer)
 
 
-def build_value_learning(spec: DatasetSpec, settings: CriticSettings) -> ValueLearning:
-    """Builds the rule by which the critics learn, with the networks that have to be learned beside them."""
+def build_value_learning(spec: DatasetSpec, settings: CriticSettings, seeds: SharedSeeds = NO_SEEDS) -> ValueLearning:
+    """Builds the rule by which the critics learn, with the networks that have to be learned beside them.
+
+    Arguments are those of `build_team_critic`.
+    """
     rule = settings.value_learning
     if rule == "conservative":
         codec, mask = CODECS[spec.action_kind], spec.environment.action_mask()
@@ -158,5 +172,6 @@ def build_value_learning(spec: DatasetSpec, settings: CriticSettings) -> ValueLe
         temperature, scale = settings.implicit_temperature, scale_of_rewards(settings.reward_scale, spec)
         return Implicit(None if temperature is None else temperature * scale)
     if rule == "expectile":
-        return Expectile(_build_values(spec, settings, has_own=settings.critics != "joint"), settings.expectile)
+        values = _build_values(spec, settings, seeds, has_own=settings.critics != "joint")
+        return Expectile(values, settings.expectile)
     return TemporalDifference()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dof_lightning.batch import EpisodeBatch
+from dof_lightning.diffusion.seed_conditioning import SharedSeeds
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
 from dof_lightning.networks.ema import ema_copy, ema_update
@@ -40,6 +41,15 @@ class Situation:
             legal=None if batch.legal is None else batch.legal[:, :, row],
             state=None if batch.state is None else batch.state[:, row],
         )
+
+    def given(self, seeds: SharedSeeds, shared_seed: Tensor | None) -> "Situation":
+        """The row with a shared seed `[B, N]` in every condition and in the state; unchanged without shared seeds."""
+        state = (
+            None
+            if self.state is None
+            else seeds.tell(self.state[:, None], None if shared_seed is None else shared_seed[:, :1])[:, 0]
+        )
+        return replace(self, condition=seeds.tell(self.condition, shared_seed), state=state)
 
     def repeat(self, times: int) -> "Situation":
         """Repeats all rows `times` times, one copy after another: `[times * B, N, ...]`."""

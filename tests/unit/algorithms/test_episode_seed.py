@@ -10,6 +10,7 @@ from torch import Tensor
 from dof_lightning.algorithms.dof_policy import DoFPolicy
 from dof_lightning.algorithms.parts.episode_seed import ROWS, EpisodeRows, EpisodeSeedAssignment, rows_of_episodes
 from dof_lightning.batch import EpisodeBatch
+from dof_lightning.factorization import value
 from tests.fixtures.policy_models import generator, small_batch, small_dof_policy
 from tests.fixtures.small_spec import small_spec
 from tests.fixtures.xor_models import small_xor_model
@@ -135,3 +136,34 @@ def test_critics_learn_of_the_same_rows_whatever_the_window_holds_besides(change
     unread = replace(batch, rewards=batch.rewards.clone())
     unread.rewards[:, :, : batch.history] += 1
     assert torch.equal(model.losses(unread, generator())["loss"], losses["loss"])
+
+
+@pytest.mark.parametrize("critics", ["separate", "mixed", "joint"])
+def test_critics_value_an_action_given_the_seed(critics: str) -> None:
+    """An action pays if it follows the habit of the episode, which only the seed shows."""
+    model = small_dof_policy(
+        small_spec((1, 1), 1), shared_seeds=HABITS, shared_seed_of="episode", critics=critics, value_mixer=value.Sum,
+        discount=0.0, target_update_rate=1.0, critic_learning_rate=1e-2,
+    )  # fmt: skip
+    optimizer = model.configure_optimizers()
+    for step in range(200):
+        batch, _ = rewarded_windows(model, generator(step))
+        optimizer.zero_grad()
+        model.losses(batch, generator(step))["loss"].backward()
+        optimizer.step()
+        model.after_step()
+    batch, habit = rewarded_windows(model, generator(1000))
+    known = model.diffused(batch, generator()).condition
+    critic = model.policy().critic
+    assert critic is not None
+    with_it, against_it = (critic(known, sign * habit).amin(0) for sign in (0.6, -0.6))
+    assert float((with_it > against_it).float().mean()) > 0.9
+
+
+def rewarded_windows(model: DoFPolicy, draw: torch.Generator) -> tuple[EpisodeBatch, Tensor]:
+    """Windows of habits with noisy actions, paid by how far these go the habit's way; and the habits `[B, N, 1]`."""
+    batch = windows_of_habits(model, draw)
+    habit = SIDES[batch.episode_id % HABITS][..., None]
+    actions = batch.actions + 0.4 * torch.randn(batch.actions.shape, generator=draw)
+    paid = (habit * actions[..., 0]).mean(1, keepdim=True).expand(-1, 2, -1)
+    return replace(batch, actions=actions, rewards=paid), habit
