@@ -141,6 +141,7 @@ class DiffusionActor(ChainActor):
     """
 
     action_mask: Tensor
+    critic_given_seed: bool = False  # of agents exported before critics could receive it
 
     def __init__(
         self,
