@@ -247,6 +247,9 @@ def _mask(sizes: Sequence[int]) -> "Tensor":
     return torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
 
 
+_NAMED = 4  # differences between two worlds that an error names
+
+
 def check_compatible(dataset: DatasetSpec, environment: EnvSpec) -> None:
     """Refuses to roll out in a world other than the data's.
 
@@ -267,7 +270,10 @@ def check_same_world(dataset_name: str, collected_in: EnvSpec, environment: EnvS
         )
     ours, theirs = environment.recipe, collected_in.recipe
     fields = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
-    differences = ", ".join(_difference(key, theirs.get(key), ours.get(key)) for key in fields)
+    fields.sort(key=lambda key: key != "family")  # of another family, everything else differs, too
+    differences = ", ".join(_difference(key, theirs.get(key), ours.get(key)) for key in fields[:_NAMED])
+    if len(fields) > _NAMED:
+        differences += f", and {len(fields) - _NAMED} more"
     raise UserError(
         f"dataset {dataset_name!r} was collected in {collected_in.name!r} ({collected_in.fingerprint}), "
         f"but env={environment.name!r} is {environment.fingerprint} ({differences}); "

@@ -37,14 +37,14 @@ def choose_units(source: EpisodeSource, environment: EnvSpec | None, typed: Any 
     theirs = units_of(environment)
     if source.declared is not None:
         if not source.declared.is_ours and not _same(source.declared, theirs):
-            raise UserError(_unclear(source, environment, f"declares actions in {source.declared}", theirs))
+            raise UserError(_unclear(source, environment, "declares actions in", source.declared))
         return source.declared
     if theirs.equals(OURS):
         return OURS
     observed = observe(source)
     if OURS.covers(observed) and not theirs.covers(observed):
         return OURS
-    raise UserError(_unclear(source, environment, f"declares no range and holds actions in {observed}", theirs))
+    raise UserError(_unclear(source, environment, "declares no range and holds actions in", observed))
 
 
 def observe(source: EpisodeSource) -> ActionUnits:
@@ -82,9 +82,17 @@ def _same(declared: ActionUnits, theirs: ActionUnits) -> bool:
     return fits and declared.equals(theirs)
 
 
-def _unclear(source: EpisodeSource, environment: EnvSpec, found: str, theirs: ActionUnits) -> str:
+def _unclear(source: EpisodeSource, environment: EnvSpec, found: str, units: ActionUnits) -> str:
+    theirs = units_of(environment)
+    if str(units) == str(theirs):  # the team's outermost numbers agree: name the first agent whose own do not
+        agents = zip(environment.agents, map(units.of_agent, range(environment.n_agents)), strict=True)
+        pairs = ((agent.name, str(own), str(theirs.of_agent(i))) for i, (agent, own) in enumerate(agents))
+        name, said, asked = next((pair for pair in pairs if pair[1] != pair[2]), ("", str(units), str(theirs)))
+        found, acts = f"{found} {said} for agent {name!r}", f"acts in {asked} there"
+    else:
+        found, acts = f"{found} {units}", f"acts in {theirs}"
     return (
-        f"{source.location} {found}, env={environment.name} acts in {theirs}; specify what the numbers mean: "
+        f"{source.location} {found}, env={environment.name} {acts}; specify what the numbers mean: "
         f"{OPTION}={ENVIRONMENT} (they are in the environment's units), {OPTION}=[<lowest>,<highest>] (these are its "
         f"lowest and highest action), {OPTION}=[-1,1] (they were mapped to -1 to 1 before)"
     )

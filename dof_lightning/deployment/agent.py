@@ -174,7 +174,7 @@ class Agent:
             )
 
 
-def load_agent(path: str | Path, device: torch.device | str = "cpu", agent: int | None = None) -> Agent:
+def load_agent(path: str | Path, device: torch.device | str = "cpu", agent: int | str | None = None) -> Agent:
     """Reads an agent that `dof export` wrote, or one that is shipped with this package.
 
     An agent is two files, `<name>.json` and the weights in `<name>.safetensors` beside it.
@@ -185,7 +185,7 @@ def load_agent(path: str | Path, device: torch.device | str = "cpu", agent: int 
         path: the json; or a folder that `dof export` wrote; or the name of a shipped team, as `mpe_spread_expert`
             (docs/guide/deploy.md lists them). A file or folder of that name has priority over a shipped team.
         device: the device on which the agent acts.
-        agent: index in the team, for a folder or a name; None means 0.
+        agent: index or name in the team, for a folder or a name of a team; None means index 0.
 
     Raises:
         UserError: a file is missing, damaged, or of another format, or there is no such agent; the message names it.

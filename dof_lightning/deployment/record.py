@@ -12,8 +12,9 @@ from dof_lightning.plain import parse_json
 from dof_lightning.schema import anything, many, mapping, one_of, record, text, whole
 
 FORMAT = "dof-lightning agent"
-_WITHOUT_SEAL = 2  # the format of version 0.1.0, with the same content
-FORMAT_VERSION = 3  # rises whenever the attributes of a policy's classes change, because files contain these
+_WITHOUT_SEAL = 2  # the format of version 0.1.0
+FORMAT_VERSION = 4  # rises whenever the attributes of a policy's classes change, because files contain these
+_READ = (_WITHOUT_SEAL, 3, FORMAT_VERSION)  # new attributes have defaults that older files rely on
 SHIPPED = Path(__file__).with_name("teams")  # one folder per team, as `dof export` writes it
 
 _ABOUT = record(
@@ -38,13 +39,13 @@ def shipped_teams() -> list[str]:
     return sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
 
 
-def find_record(path: str | Path, agent: int | None = None) -> Path:
+def find_record(path: str | Path, agent: int | str | None = None) -> Path:
     """The json of one agent.
 
     Args:
         path: the json itself, a folder that `dof export` wrote, or a name in `shipped_teams`. A path that exists
             has priority over a name.
-        agent: index in the team, for a folder or a name; None means 0.
+        agent: index or name in the team, for a folder or a name of a team; None means index 0.
 
     Raises:
         UserError: the path does not exist, the team has no such agent, or `agent` is given with the json of one agent.
@@ -62,10 +63,12 @@ def find_record(path: str | Path, agent: int | None = None) -> Path:
     if not team:
         hidden = f"; it hides the shipped team {path}: load that from another folder" if is_shipped else ""
         raise UserError(f"{given} contains no agents; {_EXPORT}{hidden}")
-    index = agent or 0
-    if index not in team:
-        raise UserError(f"{given} has no agent={index}; choose one of {', '.join(map(str, team))}")
-    return team[index]
+    named = {path: read_record(path)[0]["agent"]["name"] for path in team.values()}
+    for index, found in team.items():
+        if agent in (index, named[found]) or (agent is None and index == 0):
+            return found
+    choices = ", ".join(f"{index} ({named[found]})" for index, found in team.items())
+    raise UserError(f"{given} has no agent={agent or 0}; choose one of {choices}")
 
 
 def team_records(folder: Path) -> dict[int, Path]:
@@ -104,13 +107,13 @@ def read_record(path: Path) -> tuple[dict[str, Any], bool]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} does not describe an agent that `dof export` wrote")
     try:
-        if content.get("format_version") not in (FORMAT_VERSION, _WITHOUT_SEAL):
+        if content.get("format_version") not in _READ:
             _WRITTEN_BY("", content)
             raise UserError(
                 f"{path} has format_version {content.get('format_version')}, dof-lightning {__version__} reads "
                 f"{FORMAT_VERSION}; it was written by {content['versions']['dof-lightning']}: {AGAIN}"
             )
-        record = unsealed(content, owed=content["format_version"] == FORMAT_VERSION)
+        record = unsealed(content, owed=content["format_version"] != _WITHOUT_SEAL)
         _RECORD("", content)
         _check_sizes(content["agent"])
     except ValueError as error:

@@ -63,6 +63,7 @@ class VectorEnv(ABC):
     spec: EnvSpec
     has_random_start = True  # False: every episode starts with the same observations, whatever its seed
     law: Tensor | None = None  # in games: probabilities of the data's joint outcomes, one dimension per agent
+    is_foreign = False  # True: its code is not ours, so an episode is played before anything is trained on its data
     episodes_at_once = 500  # a constant, because collectors draw noise for this many episodes at a time
 
     @abstractmethod

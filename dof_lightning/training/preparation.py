@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_modules.behavior.actor_bank import UniformBehavior
 from data_modules.source import DatasetSource
 from data_modules.storage.manifest import DatasetManifest, read_manifest
 from dof_lightning.algorithms.base import Algorithm
@@ -15,6 +16,7 @@ from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.effect import check_effect_on
 from dof_lightning.envs.base import VectorEnv
+from dof_lightning.rollout.run import run_rollout
 from dof_lightning.seeding import derive_seed
 from dof_lightning.spec import (
     DatasetSpec,
@@ -30,7 +32,10 @@ _DISCOUNT = 0.99  # for the stand-in of a dataset whose source does not specify 
 
 
 def build_world(config: Mapping[str, Any]) -> VectorEnv:
-    """Builds the environment of a run and checks that the algorithm fits it.
+    """Builds the environment of a run and checks that the algorithm fits it, and that it can be played.
+
+    Only playing shows whether rewards and later observations are what they should be: an environment whose code is not
+    ours plays one episode of uniform actions.
 
     Raises:
         UserError: the algorithm does not fit, or the environment cannot be played although the run plays it.
@@ -40,6 +45,8 @@ def build_world(config: Mapping[str, Any]) -> VectorEnv:
     check_effect_on(config, env.spec.action_kind)
     if configuration.rolls_out(config):
         env.check_available()
+        if env.is_foreign:
+            run_rollout(UniformBehavior(env.spec), env, torch.zeros(1, dtype=torch.int64), ("rehearsal",), chunk=1)
     return env
 
 

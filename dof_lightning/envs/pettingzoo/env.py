@@ -46,6 +46,7 @@ class PettingZooEnv(RowsEnv):
             cannot be mapped.
     """
 
+    is_foreign = True
     episodes_at_once = 100  # a copy of an mpe2 environment takes 2 MB
 
     def __init__(

@@ -95,6 +95,7 @@ def test_a_team_is_a_name_or_a_folder_and_an_index(tmp_path: Path) -> None:
     assert find_record(paths[2]) == paths[2]
     paths[0].unlink()  # one machine may have the files of some agents only
     assert load_agent(tmp_path, agent=2).index == 2
+    assert load_agent(tmp_path, agent="agent_1").index == 1
 
 
 def test_what_exists_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,13 +114,14 @@ def test_what_exists_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.Monk
     [
         ("mpe_spred_expert", None, f"mpe_spred_expert does not exist; .*shipped are {', '.join(shipped_teams())}$"),
         ("..", None, r"\.\. contains no agents; `dof export"),
-        ("mpe_spread_expert", 3, r"mpe_spread_expert has no agent=3; choose one of 0, 1, 2$"),
+        ("mpe_spread_expert", 3, r"has no agent=3; choose one of 0 .agent_0., 1 .agent_1., 2 .agent_2.$"),
         ("mpe_spread_expert", -1, "has no agent=-1"),
+        ("mpe_spread_expert", "pilot", "has no agent=pilot; choose one of 0 .agent_0.,"),
         (SHIPPED / "mpe_spread_expert" / "agent_1.json", 1, r"agent_1\.json is one agent already; leave out agent=1"),
     ],
 )
 def test_what_is_not_there_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | Path, agent: int | None, complaint: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | Path, agent: int | str | None, complaint: str
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

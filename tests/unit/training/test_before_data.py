@@ -15,6 +15,7 @@ from dof_lightning.training import preparation
 from dof_lightning.training.run import Run, _describe_behavior
 from dof_lightning.training.run_folder import RunFolder
 from tests.fixtures.dataset_files import build, make_episodes
+from tests.fixtures.pettingzoo_outpost import Outpost
 from tests.fixtures.workplace import SMALL, run_here
 
 CALLBACKS = "lightning.pytorch.callbacks"
@@ -93,6 +94,27 @@ def test_a_rehearsal_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyP
     preparation.rehearse(config, env, lambda spec, made: tried.append((spec.environment, type(made).__name__)))
     assert torch.equal(torch.get_rng_state(), before)
     assert tried == [(env.spec, {"madt": "MADT", "dof_policy": "DoFPolicy"}[algorithm])]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_world_of_others_is_played_once_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reward of its third step is not a number: no reset shows that."""
+    told_well = Outpost.step
+
+    def told_badly(self: Outpost, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        seen, rewards, *others = told_well(self, actions)
+        return seen, {**rewards, "guard": float("nan")} if self._step == 3 else rewards, *others
+
+    monkeypatch.chdir(tmp_path)
+    world = ("env=pettingzoo", f"env.factory={Outpost.__module__}.parallel_env", "trust=true")
+    config = configuration.to_plain(configuration.compose(["data=mpe2_spread_random", "algorithm=bc", *world]))
+    assert preparation.build_world(config).spec.n_agents == 2
+    monkeypatch.setattr(Outpost, "step", told_badly)
+    with pytest.raises(UserError, match="agent 'guard', at step 3: the reward is nan"):
+        preparation.build_world(config)
+    preparation.build_world(config | {"rollout": {"enabled": False}})
     assert list(tmp_path.iterdir()) == []
 
 
