@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,13 @@ class FunctionBehavior(Behavior):
         function = getattr(self._module(), name, None)
         if not callable(function):
             raise UserError(f"policy={self.policy} cannot be imported: there is no function {name!r} in it")
+        try:
+            inspect.signature(function).bind(None, None, None)
+        except TypeError:
+            signature = f"{name}{inspect.signature(function)}"
+            raise UserError(
+                f"policy={self.policy} is {signature}, but is called with three arguments: observations, legal, noise"
+            ) from None
         return function
 
     def _module(self) -> ModuleType:

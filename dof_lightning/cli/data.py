@@ -14,6 +14,7 @@ from dof_lightning.cli.data_arguments import (
     dataset_paths,
     read_values,
     refuse_unknown,
+    show_next_command,
     split_env,
     take_root,
 )
@@ -129,7 +130,9 @@ def _import(tails: list[str]) -> None:
     others_given = {key: values[key] for key in ("discount", "seed") if key in values}
     spec = configuration.build(world.env).spec if world is not None else None
     source, name = Path(str(values["source"])), str(values["name"])
-    print(import_dataset(values["format"], source, name, root, spec, given, **others_given))
+    path = import_dataset(values["format"], source, name, root, spec, given, **others_given)
+    print(path)
+    show_next_command(path, tails)
 
 
 def _collect(tails: list[str]) -> None:
@@ -155,7 +158,9 @@ def _collect(tails: list[str]) -> None:
         discount=values.get("discount", 0.99),
         root=str(root),
     )
-    print(made.ensure())
+    path = made.ensure()
+    print(path)
+    show_next_command(path, tails)
 
 
 def _export(tails: list[str]) -> None:

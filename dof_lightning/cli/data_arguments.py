@@ -1,6 +1,7 @@
 """Arguments that the commands on datasets share: keys with values, an environment, datasets and output files."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import yaml
 
 from dof_lightning.config.catalog import data_root
-from dof_lightning.config.command_line import for_shell, split_tail, take
+from dof_lightning.config.command_line import for_hydra, for_shell, split_tail, take
 from dof_lightning.errors import UserError
 
 _LEAST = {"episodes": 1, "seed": 0, "horizon": 1, "learned": 1, "version": 0}
@@ -66,7 +67,7 @@ def split_env(tails: list[str]) -> tuple[Any, list[str]]:
     from dof_lightning.config import catalog, checks
     from dof_lightning.config import compose as configuration
 
-    mine = [tail for tail in tails if split_tail(tail)[0].lstrip("+~").split(".")[0] in ("env", "trust")]
+    mine = [tail for tail in tails if _is_of_env(tail)]
     others = [tail for tail in tails if tail not in mine]
     if not any(tail.startswith("env=") for tail in mine):
         if changes := [tail for tail in mine if not tail.startswith("trust=")]:
@@ -75,6 +76,23 @@ def split_env(tails: list[str]) -> tuple[Any, list[str]]:
     cfg = configuration.compose([f"experiment={catalog.options('experiment')[0]}", *mine])
     checks.check(cfg)
     return cfg, others
+
+
+def show_next_command(dataset: Path, tails: list[str]) -> None:
+    """Prints on stderr, because stdout has the path alone, how to train on a dataset that has just been written.
+
+    Args:
+        dataset: its folder.
+        tails: what was typed, from which the environment is taken; without one there is no rollout.
+    """
+    named = any(tail.startswith("env=") for tail in tails)
+    world = [tail for tail in tails if _is_of_env(tail)] if named else ["rollout=none"]
+    words = ["experiment=none", for_hydra("data.path", dataset), *world]
+    print(f"train on it: {for_shell('dof', 'train', *words)}", file=sys.stderr)
+
+
+def _is_of_env(tail: str) -> bool:
+    return split_tail(tail)[0].lstrip("+~").split(".")[0] in ("env", "trust")
 
 
 def dataset_paths(tails: list[str]) -> list[Path | str]:

@@ -119,6 +119,9 @@ def wrong(observations, legal, noise):
 
 def large(observations, legal, noise):
     return 2 + noise
+
+def blind(noise):
+    return noise
 """
 
 
@@ -137,8 +140,13 @@ def test_a_function_collects(
         cli.run([*common, "policy=my_policy:large", "trust=true"])
     with pytest.raises(UserError, match="cannot be imported"):
         cli.run([*common, "policy=my_policy:none", "trust=true"])
+    with pytest.raises(UserError, match=r"my_policy:blind is blind\(noise\), but is called with three arguments"):
+        cli.run([*common, "policy=my_policy:blind", "trust=true"])
     cli.run([*common, "policy=my_policy:still", "trust=true"])
-    path = Path(capsys.readouterr().out.splitlines()[-1])
+    printed = capsys.readouterr()
+    path = Path(printed.out.splitlines()[-1])
+    command = printed.err.splitlines()[-1].removeprefix("train on it: dof train ").split()
+    assert configuration.compose(command).data.path == str(path)
     manifest = read_manifest(path)
     assert manifest.n_episodes == 20
     assert manifest.spec.statistics.actions is not None
