@@ -16,7 +16,7 @@ from data_modules.storage.manifest import read_manifest
 from dof_lightning.bench.suite import Job, read_suite
 from dof_lightning.config import checks, messages
 from dof_lightning.config import compose as configuration
-from dof_lightning.config.command_line import take
+from dof_lightning.config.command_line import config_dir_flags, take, without_config_dirs
 from dof_lightning.config.identity import config_hash
 from dof_lightning.errors import UserError
 from dof_lightning.report.store import Record, ResultsStore
@@ -46,7 +46,8 @@ def run_folder(job: Job, runs: Path) -> Path:
 def command(which: str, name: str, store: Path, runs: Path, keep: bool) -> list[str]:
     """The command of one run's process; `which` is the suite as typed, the others are as in `perform`."""
     arguments = {"suite": which, "job": name, "store": store, "runs": runs, "keep": "true" if keep else "false"}
-    return [sys.executable, "-m", "dof_lightning.bench.job", *(f"{key}={value}" for key, value in arguments.items())]
+    words = [*(f"{key}={value}" for key, value in arguments.items()), *config_dir_flags(sys.argv[1:])]
+    return [sys.executable, "-m", "dof_lightning.bench.job", *words]
 
 
 def perform(job: Job, store: Path, runs: Path, keep: bool = True) -> None:
@@ -134,6 +135,7 @@ def run(tails: list[str]) -> None:
         UserError: a key is missing.
     """
     values: dict[str, Any] = {}
+    tails = without_config_dirs(tails)
     for key in ("suite", "job", "store", "runs", "keep"):
         values[key], tails = take(tails, key)
     job = read_suite(values["suite"]).job(values["job"])

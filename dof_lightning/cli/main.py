@@ -11,6 +11,7 @@ from dof_lightning import __version__
 from dof_lightning.cli import data as data_commands
 from dof_lightning.cli.checkpoints import COMMANDS
 from dof_lightning.config.catalog import CONF_DIR
+from dof_lightning.config.command_line import without_config_dirs
 from dof_lightning.config.messages import exit_with_one_line, nearest
 from dof_lightning.errors import UserError
 
@@ -82,7 +83,7 @@ def run(arguments: Sequence[str]) -> None:
         action.add_argument("tails", nargs="*", metavar="key=value", help="as for train.py, or a dataset's folder")
         if name == "stats":
             action.add_argument("--plot", action="store_const", const=["--plot"], default=[], help="draw a PNG too")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(without_config_dirs(arguments))
     if options.command in COMMANDS:
         COMMANDS[options.command][0](options.tails)
     elif options.command == "bench":

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -45,6 +46,28 @@ def config_dirs(words: list[str]) -> list[Path]:
     named = [word.partition("=")[2] for word in words if word.startswith(("--config-dir=", "-cd="))]
     named += [folder for word, folder in pairwise(words) if word in ("--config-dir", "-cd")]
     return [Path(folder) for folder in named]
+
+
+def config_dir_flags(words: list[str]) -> list[str]:
+    """The flags that name the folders of `config_dirs`, for the command of another process."""
+    return [word for folder in config_dirs(words) for word in ("--config-dir", str(folder))]
+
+
+def without_config_dirs(words: Sequence[str]) -> list[str]:
+    """The other words, for commands that are not Hydra's; the folders are found in `sys.argv`.
+
+    Raises:
+        UserError: one of the folders does not exist.
+    """
+    for folder in config_dirs(list(words)):
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {folder}: there is no such folder")
+    flags = ("--config-dir", "-cd")
+    return [
+        word
+        for before, word in zip(("", *words), words, strict=False)
+        if word.partition("=")[0] not in flags and before not in flags
+    ]
 
 
 def for_hydra(key: str, value: str | Path) -> str:

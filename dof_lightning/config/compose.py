@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dof_lightning.config import catalog
-from dof_lightning.config.command_line import config_dirs
+from dof_lightning.config.command_line import config_dir_flags, config_dirs
 from dof_lightning.config.messages import as_typed, explain, is_of_hydra, list_of_options
 from dof_lightning.config.plugins import plugins
 from dof_lightning.errors import UserError
@@ -68,17 +68,19 @@ class MadeFromNames(ConfigSource):
         return catalog.content_of(group, option)
 
 
-class OptionsOfPlugins(SearchPathPlugin):
-    """Lets Hydra find the options of installed plug-ins (`plugins`), after ours."""
+class OptionsOfOthers(SearchPathPlugin):
+    """Lets Hydra find the options of installed plug-ins (`plugins`) and of `--config-dir`, after ours."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Adds the plug-ins' folders (Hydra hook)."""
+        """Adds the folders (Hydra hook); `hydra.main` adds that of `--config-dir` by itself, compositions do not."""
         for package, folder in plugins().items():
             if folder.is_dir():  # a plug-in may contain classes only
                 search_path.append(package, str(folder))
+        for folder in config_dirs(sys.argv[1:]):
+            search_path.append("config-dir", str(folder.resolve()))
 
 
-for ours in (MadeFromNames, OptionsOfPlugins):
+for ours in (MadeFromNames, OptionsOfOthers):
     Plugins.instance().register(ours)
 
 _MERGED = ("callbacks", "logger", "debug")  # groups of nodes by name, in which several options make sense together
@@ -145,7 +147,7 @@ def program() -> list[str]:
     if not HydraConfig.initialized() or not started.endswith(".py"):  # a call from Python, or a sweep's job elsewhere
         return ["python", "train.py"]
     command = ["dof", "train"] if started == str(catalog.CONF_DIR.parent / "train.py") else ["python", started]
-    return command + [word for folder in config_dirs(words) for word in ("--config-dir", str(folder))]
+    return command + config_dir_flags(words)
 
 
 def is_sweep() -> bool:

@@ -28,6 +28,8 @@ def test_options_of_a_plug_in_and_of_a_folder_train_and_are_evaluated(tmp_path: 
     assert "--config-dir mine" in printed, "the command that trains further cannot find the option"
     dof = [sys.executable, "-c", "from dof_lightning.cli.main import main; main()"]
     again = json.loads(follow(*dof, "eval", "checkpoint=run"))
+    built = follow(*dof, "data", "build", "experiment=my_random", "--config-dir", "mine", "debug=default")
+    assert (tmp_path / built.splitlines()[-1] / "dataset.json").is_file()
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["algorithm"] == "mine"
     assert again["return_mean"] == results["best"]["return_mean"]

@@ -9,8 +9,11 @@ from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
 from dof_lightning import console
+from dof_lightning.bench.job import command
+from dof_lightning.cli import main as cli
 from dof_lightning.config import compose as configuration
-from dof_lightning.config.command_line import flags_first, for_hydra, for_shell
+from dof_lightning.config.command_line import flags_first, for_hydra, for_shell, without_config_dirs
+from dof_lightning.errors import UserError
 from dof_lightning.training import fit, watchdog
 from dof_lightning.training.start import command_further
 
@@ -72,6 +75,18 @@ def test_a_run_is_started_again_as_it_was(monkeypatch: pytest.MonkeyPatch, argv:
 )
 def test_flags_may_stand_anywhere(typed: str, moved: str) -> None:
     assert flags_first(typed.split()) == moved.split()
+
+
+def test_a_folder_of_options_is_handed_to_the_runs_of_a_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["dof", "bench", "--config-dir", str(tmp_path), "suite=mine.yaml"])
+    words = command("mine.yaml", "one", tmp_path, tmp_path, keep=True)
+    assert words[-2:] == ["--config-dir", str(tmp_path)]
+    assert without_config_dirs(["suite=a", "--config-dir", str(tmp_path), f"-cd={tmp_path}", "b=1"]) == [
+        "suite=a",
+        "b=1",
+    ]
+    with pytest.raises(UserError, match="--config-dir nowhere: there is no such folder"):
+        cli.run(["data", "list", "--config-dir=nowhere"])
 
 
 def test_what_trains_further_keeps_what_was_typed() -> None:
