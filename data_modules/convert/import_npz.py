@@ -11,7 +11,6 @@ from data_modules.convert.base import (
     EpisodeSource,
     Layout,
     check_choices,
-    check_finite,
     check_shape,
     digest,
     episodes_a_block,
@@ -105,7 +104,7 @@ class NpzSource(EpisodeSource):
         for name in ("observations", "actions", "rewards", "state"):
             array = rows.arrays().get(name)
             if array is not None and array.dtype.kind == "f":
-                check_finite(f"{where}: {name}", array, 0)
+                self._check_finite(name, array, rows.length + (name in ROW_ARRAYS), begin)
         if self.layout.action_kind == "continuous":
             units = self.units.for_agents(self.layout.agents)
             rows.actions = to_our_units(f"{where}: actions", rows.actions, 0, units)
@@ -113,6 +112,20 @@ class NpzSource(EpisodeSource):
             rows.actions = rows.actions.astype(np.int64)
             for i, agent in enumerate(self.layout.agents):
                 check_choices(f"{where}: actions of {agent.name}", rows.actions[:, i], 0, agent.action_dim)
+
+    def _check_finite(self, name: str, array: np.ndarray, counts: np.ndarray, begin: int) -> None:
+        """Refuses NaN and infinity, naming episode, step and agent; `counts` are the episodes' rows in the array."""
+        wrong = np.argwhere(~np.isfinite(array))
+        if not len(wrong):
+            return
+        ends = np.cumsum(counts.astype(np.int64))
+        episode = int(np.searchsorted(ends, wrong[0, 0], side="right"))
+        step = int(wrong[0, 0] - ends[episode] + counts[episode])
+        whose = "" if name in _WITHOUT_AGENTS else f", agent {self.layout.agents[wrong[0, 1]].name!r}"
+        raise UserError(
+            f"{self.location}: {name} of episode {begin + episode}, step {step}{whose}: a value is not finite; repair "
+            "the array, or leave the episode out"
+        )
 
     def _check(self, kind: ActionKind) -> bool:
         """Checks the arrays; returns whether the observations after the last steps are present."""

@@ -45,6 +45,12 @@ def save(path: Path, **changes: Any) -> Path:
     return path / "mine.npz"
 
 
+def nan_at(episode: int, agent: int, step: int) -> np.ndarray:
+    observations = arrays()["observations"]
+    observations[episode, agent, step, 0] = np.nan
+    return observations
+
+
 def test_every_number_arrives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = save(tmp_path)
     cli.run(["data", "import", "format=npz", f"source={file}", "name=mine", f"data.root={tmp_path}"])
@@ -139,7 +145,14 @@ def test_a_world_of_ones_own(tmp_path: Path) -> None:
         ({"observations": np.zeros((N, 4, 6))}, r"observations has shape"),
         ({"observations": np.ones((N, 4, STEPS + 1, 6))}, "padded dimensions are not zero"),
         ({"actions": np.zeros((N, 4, STEPS))}, "or whole numbers"),
-        ({"rewards": np.full((N, 4, STEPS), np.nan)}, "rewards, row 0: a value is not finite"),
+        (
+            {"rewards": np.full((N, 4, STEPS), np.nan)},
+            "rewards of episode 0, step 0, agent .cook.: a value is not finite",
+        ),
+        (
+            {"observations": nan_at(41, 2, 1)},
+            "observations of episode 41, step 1, agent .guest.: a value is not finite",
+        ),
         ({"observation_dims": SEEN - 1}, "largest of observation_dims"),
         ({"agents": np.array(["a", None, "b", "c"], dtype=object)}, "plain arrays"),
     ],
