@@ -248,6 +248,7 @@ def _mask(sizes: Sequence[int]) -> "Tensor":
 
 
 _NAMED = 4  # differences between two worlds that an error names
+_FIRST = ("family", "factory", "version", "sha256")
 
 
 def check_compatible(dataset: DatasetSpec, environment: EnvSpec) -> None:
@@ -270,7 +271,7 @@ def check_same_world(dataset_name: str, collected_in: EnvSpec, environment: EnvS
         )
     ours, theirs = environment.recipe, collected_in.recipe
     fields = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
-    fields.sort(key=lambda key: key != "family")  # of another family, everything else differs, too
+    fields.sort(key=lambda key: key not in _FIRST)  # of another family or package, everything else differs, too
     differences = ", ".join(_difference(key, theirs.get(key), ours.get(key)) for key in fields[:_NAMED])
     if len(fields) > _NAMED:
         differences += f", and {len(fields) - _NAMED} more"
@@ -283,8 +284,8 @@ def check_same_world(dataset_name: str, collected_in: EnvSpec, environment: EnvS
 
 def _difference(key: str, theirs: Any, ours: Any) -> str:
     """The difference in words: short values in full, long ones by name; with a kind (prey), kind and first digits."""
-    if key == "sha256":
-        return "its code has changed"
+    if key == "sha256" and theirs and ours:
+        return "sha256: the code of the module has changed"
     difference = f"{key}: {_shortened(theirs)} in the data, {_shortened(ours)} here"
     return difference if len(difference) < 80 else key
 

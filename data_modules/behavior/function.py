@@ -110,11 +110,15 @@ class FunctionBehavior(Behavior):
         if not callable(function):
             raise UserError(f"policy={self.policy} cannot be imported: there is no function {name!r} in it")
         try:
-            inspect.signature(function).bind(None, None, None)
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):  # of compiled functions nothing is known
+            return function
+        try:
+            signature.bind(None, None, None)
         except TypeError:
-            signature = f"{name}{inspect.signature(function)}"
+            asked = "observations, legal, noise"
             raise UserError(
-                f"policy={self.policy} is {signature}, but is called with three arguments: observations, legal, noise"
+                f"policy={self.policy} is {name}{signature}, but is called with three arguments: {asked}"
             ) from None
         return function
 

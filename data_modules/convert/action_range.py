@@ -84,11 +84,12 @@ def _same(declared: ActionUnits, theirs: ActionUnits) -> bool:
 
 def _unclear(source: EpisodeSource, environment: EnvSpec, found: str, units: ActionUnits) -> str:
     theirs = units_of(environment)
-    if str(units) == str(theirs):  # the team's outermost numbers agree: name the first agent whose own do not
-        agents = zip(environment.agents, map(units.of_agent, range(environment.n_agents)), strict=True)
-        pairs = ((agent.name, str(own), str(theirs.of_agent(i))) for i, (agent, own) in enumerate(agents))
-        name, said, asked = next((pair for pair in pairs if pair[1] != pair[2]), ("", str(units), str(theirs)))
-        found, acts = f"{found} {said} for agent {name!r}", f"acts in {asked} there"
+    if str(units) == str(theirs):  # the team's outermost numbers agree: name the first dimension that does not
+        ours, asked = (part.for_agents(environment.agents) for part in (units, theirs))
+        agent, entry = np.argwhere((ours.low != asked.low) | (ours.high != asked.high))[0]
+        said, acts = (f"[{part.low[agent, entry]:g}, {part.high[agent, entry]:g}]" for part in (ours, asked))
+        found = f"{found} {said} in dimension {entry} of agent {environment.agents[agent].name!r}"
+        acts = f"acts in {acts} there"
     else:
         found, acts = f"{found} {units}", f"acts in {theirs}"
     return (

@@ -121,7 +121,8 @@ class NpzSource(EpisodeSource):
         ends = np.cumsum(counts.astype(np.int64))
         episode = int(np.searchsorted(ends, wrong[0, 0], side="right"))
         step = int(wrong[0, 0] - ends[episode] + counts[episode])
-        whose = "" if name in _WITHOUT_AGENTS else f", agent {self.layout.agents[wrong[0, 1]].name!r}"
+        of_team = name in _WITHOUT_AGENTS or (name == "rewards" and self._arrays[name].ndim == 2)
+        whose = "" if of_team else f", agent {self.layout.agents[wrong[0, 1]].name!r}"
         raise UserError(
             f"{self.location}: {name} of episode {begin + episode}, step {step}{whose}: a value is not finite; repair "
             "the array, or leave the episode out"

@@ -65,7 +65,7 @@ class DoFPolicySettings(DataDiffusionSettings, ExtractionSettings, CriticSetting
         target_sampler: few-step sampler of the next actions in TD targets, called with the schedule; its chain is half
             the cost of an update.
         shared_seed_of: the unit that a shared seed is assigned to in training: each `window`, or each `episode`, so
-            that all its windows have the same seed.
+            that all its windows have the same seed, and critics receive it.
     """
 
     denoiser: Callable[..., MLPDenoiser] = MLPDenoiser

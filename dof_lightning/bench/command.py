@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dof_lightning.bench.queue import Outcome, Place, has_rows_of_all, pending, work
 from dof_lightning.bench.suite import Job, read_suite
-from dof_lightning.config.command_line import take, take_integer, take_positive, take_truth
+from dof_lightning.config.command_line import config_dirs, take, take_integer, take_positive, take_truth
 from dof_lightning.console import make_console, show_table
 from dof_lightning.errors import UserError
 from dof_lightning.threads import CORES_UNKNOWN
@@ -77,6 +77,8 @@ def _check_launcher(launcher: str | None, settings: Sequence[str], minutes: floa
     """
     if launcher is None and settings:
         raise UserError(f"{settings[0]} is for one of Hydra's launchers; set launcher=, too")
+    if launcher is not None and config_dirs(sys.argv[1:]):
+        raise UserError("--config-dir does not reach a launcher's jobs; make the folder a plug-in, or remove launcher=")
     if launcher is not None and minutes is not None:
         raise UserError("minutes= is for this machine's queue, but a launcher starts all runs; remove one of the two")
     keys = {text.partition("=")[0].removeprefix("hydra.launcher.") for text in settings}

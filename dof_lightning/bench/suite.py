@@ -100,7 +100,7 @@ def read_suite(which: str) -> Suite:
     path = Path(which)
     if path.suffix != ".yaml":
         path = catalog.CONF_DIR / "suite" / f"{which}.yaml"
-    known = catalog.options("suite")
+    known = sorted(file.stem for file in (catalog.CONF_DIR / "suite").glob("*.yaml"))
     if not path.is_file():
         raise UserError(f"suite={which} does not exist; choose one of {', '.join(known)}, or the path of a .yaml file")
     if path.stem in known and path.resolve() != (catalog.CONF_DIR / "suite" / path.name).resolve():

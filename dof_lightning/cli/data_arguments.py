@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from dof_lightning.config.catalog import data_root
-from dof_lightning.config.command_line import for_hydra, for_shell, split_tail, take
+from dof_lightning.config.command_line import config_dir_flags, for_hydra, for_shell, split_tail, take
 from dof_lightning.errors import UserError
 
 _LEAST = {"episodes": 1, "seed": 0, "horizon": 1, "learned": 1, "version": 0}
@@ -87,7 +87,7 @@ def show_next_command(dataset: Path, tails: list[str]) -> None:
     """
     named = any(tail.startswith("env=") for tail in tails)
     world = [tail for tail in tails if _is_of_env(tail)] if named else ["rollout=none"]
-    words = ["experiment=none", for_hydra("data.path", dataset), *world]
+    words = [*config_dir_flags(sys.argv[1:]), "experiment=none", for_hydra("data.path", dataset), *world]
     print(f"train on it: {for_shell('dof', 'train', *words)}", file=sys.stderr)
 
 
@@ -110,7 +110,8 @@ def dataset_paths(tails: list[str]) -> list[Path | str]:
         return [str(cfg.data.path)]
     source = configuration.build(cfg.data.source)
     if not source.exists():
-        raise UserError(f"{source.path} does not exist; build it with `{for_shell('dof', 'data', 'build', *tails)}`")
+        command = ("dof", "data", "build", *config_dir_flags(sys.argv[1:]))
+        raise UserError(f"{source.path} does not exist; build it with `{for_shell(*command, *tails)}`")
     return [source.path]
 
 

@@ -57,12 +57,14 @@ def without_config_dirs(words: Sequence[str]) -> list[str]:
     """The other words, for commands that are not Hydra's; the folders are found in `sys.argv`.
 
     Raises:
-        UserError: one of the folders does not exist.
+        UserError: a folder is missing after the flag, or does not exist.
     """
+    flags = ("--config-dir", "-cd")
+    if any(word.removesuffix("=") in flags and not following for word, following in pairwise([*words, ""])):
+        raise UserError("--config-dir names no folder; type it after the flag")
     for folder in config_dirs(list(words)):
         if not folder.is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
-    flags = ("--config-dir", "-cd")
     return [
         word
         for before, word in zip(("", *words), words, strict=False)

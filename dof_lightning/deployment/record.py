@@ -68,7 +68,7 @@ def find_record(path: str | Path, agent: int | str | None = None) -> Path:
         if agent in (index, named[found]) or (agent is None and index == 0):
             return found
     choices = ", ".join(f"{index} ({named[found]})" for index, found in team.items())
-    raise UserError(f"{given} has no agent={agent or 0}; choose one of {choices}")
+    raise UserError(f"{given} has no agent={0 if agent is None else repr(agent)}; choose one of {choices}")
 
 
 def team_records(folder: Path) -> dict[int, Path]:
@@ -111,7 +111,7 @@ def read_record(path: Path) -> tuple[dict[str, Any], bool]:
             _WRITTEN_BY("", content)
             raise UserError(
                 f"{path} has format_version {content.get('format_version')}, dof-lightning {__version__} reads "
-                f"{FORMAT_VERSION}; it was written by {content['versions']['dof-lightning']}: {AGAIN}"
+                f"{', '.join(map(str, _READ))}; it was written by {content['versions']['dof-lightning']}: {AGAIN}"
             )
         record = unsealed(content, owed=content["format_version"] != _WITHOUT_SEAL)
         _RECORD("", content)

@@ -63,7 +63,6 @@ class VectorEnv(ABC):
     spec: EnvSpec
     has_random_start = True  # False: every episode starts with the same observations, whatever its seed
     law: Tensor | None = None  # in games: probabilities of the data's joint outcomes, one dimension per agent
-    is_foreign = False  # True: its code is not ours, so an episode is played before anything is trained on its data
     episodes_at_once = 500  # a constant, because collectors draw noise for this many episodes at a time
 
     @abstractmethod
@@ -103,6 +102,11 @@ class VectorEnv(ABC):
             RuntimeError: the environment cannot draw (`can_render`), or no episode is running.
         """
         raise RuntimeError(f"env={self.spec.name} cannot draw")
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether users bring the environment's code, so that an episode is played before anything is trained."""
+        return not type(self).__module__.startswith("dof_lightning.")
 
     @property
     def missing(self) -> str | None:

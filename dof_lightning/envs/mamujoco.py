@@ -41,6 +41,8 @@ class MaMuJoCoEnv(PettingZooEnv):
         UserError: a package is missing, there is no such robot or partition, or `horizon` is too long.
     """
 
+    is_foreign = False  # one well-tested package, whose episodes are long
+
     def __init__(
         self,
         *,

@@ -16,6 +16,7 @@ from dof_lightning.config import checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.effect import check_effect_on
 from dof_lightning.envs.base import VectorEnv
+from dof_lightning.errors import UserError
 from dof_lightning.rollout.run import run_rollout
 from dof_lightning.seeding import derive_seed
 from dof_lightning.spec import (
@@ -32,10 +33,7 @@ _DISCOUNT = 0.99  # for the stand-in of a dataset whose source does not specify 
 
 
 def build_world(config: Mapping[str, Any]) -> VectorEnv:
-    """Builds the environment of a run and checks that the algorithm fits it, and that it can be played.
-
-    Only playing shows whether rewards and later observations are what they should be: an environment whose code is not
-    ours plays one episode of uniform actions.
+    """Builds the environment of a run and checks that the algorithm fits it.
 
     Raises:
         UserError: the algorithm does not fit, or the environment cannot be played although the run plays it.
@@ -45,9 +43,23 @@ def build_world(config: Mapping[str, Any]) -> VectorEnv:
     check_effect_on(config, env.spec.action_kind)
     if configuration.rolls_out(config):
         env.check_available()
-        if env.is_foreign:
-            run_rollout(UniformBehavior(env.spec), env, torch.zeros(1, dtype=torch.int64), ("rehearsal",), chunk=1)
     return env
+
+
+def play_once(config: Mapping[str, Any], env: VectorEnv) -> None:
+    """Plays one episode of uniform actions if the run will play an environment whose code users bring.
+
+    Only playing shows whether rewards and later observations are what they should be.
+
+    Raises:
+        UserError: they are not.
+    """
+    if not (env.is_foreign and configuration.rolls_out(config)):
+        return
+    try:
+        run_rollout(UniformBehavior(env.spec), env, torch.zeros(1, dtype=torch.int64), ("rehearsal",), chunk=1)
+    except UserError as error:
+        raise UserError(f"{error}; found in an episode of uniform actions before training") from error
 
 
 def rehearse(

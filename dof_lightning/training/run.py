@@ -157,6 +157,8 @@ def build(config: dict[str, Any], start: Start) -> Run:
 
     env = preparation.build_world(config)
     preparation.rehearse(config, env, try_others)
+    if checkpoint is None:
+        preparation.play_once(config, env)
     manifest, algorithm = preparation.build_algorithm(config, env)
     data = serving(path=manifest.location, window=algorithm.window, seed=config["seed"])
     if source is not None:

@@ -46,7 +46,6 @@ class PettingZooEnv(RowsEnv):
             cannot be mapped.
     """
 
-    is_foreign = True
     episodes_at_once = 100  # a copy of an mpe2 environment takes 2 MB
 
     def __init__(
@@ -80,6 +79,11 @@ class PettingZooEnv(RowsEnv):
         state_dim = self._probe(first, global_state)
         self.spec = self._make_spec(name, horizon, state_dim)
         self._time = 0
+
+    @property
+    def is_foreign(self) -> bool:
+        """See `VectorEnv.is_foreign`: the factory may be anybody's."""
+        return True
 
     @property
     def can_render(self) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dof_lightning.algorithms.dof_policy import DoFPolicy
+from dof_lightning.algorithms.parts.critics import Situation
 from dof_lightning.algorithms.parts.episode_seed import ROWS, EpisodeRows, EpisodeSeedAssignment, rows_of_episodes
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.factorization import value
@@ -158,6 +159,26 @@ def test_critics_value_an_action_given_the_seed(critics: str) -> None:
     assert critic is not None
     with_it, against_it = (critic(known, sign * habit).amin(0) for sign in (0.6, -0.6))
     assert float((with_it > against_it).float().mean()) > 0.9
+
+
+@pytest.mark.parametrize("critics", ["separate", "mixed", "joint"])
+@pytest.mark.parametrize("value_learning", ["td", "conservative", "implicit", "expectile"])
+def test_every_critic_takes_the_seed_by_every_rule(critics: str, value_learning: str) -> None:
+    """Values differ between seeds, also with a global state, weights and the full gradient."""
+    model = small_dof_policy(
+        small_spec((1, 1), 1, state_dim=3), shared_seeds=2, shared_seed_of="episode", critics=critics,
+        value_learning=value_learning, advantage_temperature=1.0, q_gradient="full",
+    )  # fmt: skip
+    batch = replace(windows_of_habits(model, generator()), state=torch.zeros(128, model.window.length + 1, 3))
+    losses = model.losses(batch, generator())
+    losses["loss"].backward()
+    assert all(bool(value.isfinite()) for value in losses.values())
+    seeds = torch.zeros(128, 2, dtype=torch.int64)
+    row = Situation.of(batch, batch.history, model.normalizer)
+    actions = batch.actions[:, :, batch.history]
+    assert model.critic is not None
+    one, other = (model.critic.online(row.given(model.settings.seeds, seed), actions) for seed in (seeds, seeds + 1))
+    assert bool((one != other).all())
 
 
 def rewarded_windows(model: DoFPolicy, draw: torch.Generator) -> tuple[EpisodeBatch, Tensor]:

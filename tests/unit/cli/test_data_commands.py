@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data_modules.behavior.function import FunctionBehavior
 from data_modules.storage.manifest import read_manifest
 from dof_lightning.cli import main as cli
 from dof_lightning.config import catalog, checks
@@ -14,6 +15,7 @@ from dof_lightning.config import compose as configuration
 from dof_lightning.config.catalog import known_datasets
 from dof_lightning.errors import UserError
 from tests.fixtures.dataset_files import build, make_episodes
+from tests.fixtures.small_spec import small_spec
 
 
 def test_every_dataset_of_the_configuration_is_known_with_a_command_that_names_it() -> None:
@@ -151,3 +153,7 @@ def test_a_function_collects(
     assert manifest.n_episodes == 20
     assert manifest.spec.statistics.actions is not None
     assert float(abs(manifest.spec.statistics.actions.maximum).max()) == 0.0
+
+
+def test_a_compiled_function_has_no_signature_to_refuse() -> None:
+    assert FunctionBehavior("torch:lerp").policies(small_spec().environment)

@@ -92,7 +92,10 @@ def test_no_changed_value_answers_otherwise_in_silence(tmp_path: Path, with_dige
         (lambda path: path.write_text("{"), r"agent_1\.json is damaged"),
         (lambda path: path.write_text("[]"), r"agent_1\.json does not describe an agent"),
         (lambda path: change_json(path, format="other"), r"agent_1\.json does not describe an agent"),
-        (lambda path: change_json(path, format_version=9), r"format_version 9, .* reads 4; it was written by 0\.0\.9"),
+        (
+            lambda path: change_json(path, format_version=9),
+            r"format_version 9, .* reads 2, 3, 4; it was written by 0\.0\.9",
+        ),
         (lambda path: change_json(path, weights_sha256="0"), r"agent_1\.safetensors is damaged.*sha256"),
         (lambda path: change_json(path, agent={}), r"agent_1\.json is damaged: agent\.name is missing"),
         (lambda path: path.write_text("[" * 100_000), r"agent_1\.json is damaged: .*nested too deep"),

@@ -116,7 +116,7 @@ def test_what_exists_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.Monk
         ("..", None, r"\.\. contains no agents; `dof export"),
         ("mpe_spread_expert", 3, r"has no agent=3; choose one of 0 .agent_0., 1 .agent_1., 2 .agent_2.$"),
         ("mpe_spread_expert", -1, "has no agent=-1"),
-        ("mpe_spread_expert", "pilot", "has no agent=pilot; choose one of 0 .agent_0.,"),
+        ("mpe_spread_expert", "pilot", "has no agent=.pilot.; choose one of 0 .agent_0.,"),
         (SHIPPED / "mpe_spread_expert" / "agent_1.json", 1, r"agent_1\.json is one agent already; leave out agent=1"),
     ],
 )

@@ -110,11 +110,14 @@ def test_a_world_of_others_is_played_once_before_anything_is_trained(
     monkeypatch.chdir(tmp_path)
     world = ("env=pettingzoo", f"env.factory={Outpost.__module__}.parallel_env", "trust=true")
     config = configuration.to_plain(configuration.compose(["data=mpe2_spread_random", "algorithm=bc", *world]))
-    assert preparation.build_world(config).spec.n_agents == 2
+    env = preparation.build_world(config)
+    preparation.play_once(config, env)
     monkeypatch.setattr(Outpost, "step", told_badly)
-    with pytest.raises(UserError, match="agent 'guard', at step 3: the reward is nan"):
-        preparation.build_world(config)
-    preparation.build_world(config | {"rollout": {"enabled": False}})
+    with pytest.raises(
+        UserError, match=r"agent 'guard', at step 3: the reward is nan.*uniform actions before training"
+    ):
+        preparation.play_once(config, env)
+    preparation.play_once(config | {"rollout": {"enabled": False}}, env)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -125,7 +125,9 @@ def test_a_world_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"declares actions in \[-2, 2\], env=kitchen acts in \[-1, 1\]"):
         import_dataset("npz", save(tmp_path), "other", tmp_path, other)
     uneven = EnvSpec("kitchen", agents, "continuous", 20, 0, {"family": "pettingzoo", "actions": [*said[:3], small[3]]})
-    with pytest.raises(UserError, match=r"in \[-2, 2\] for agent 'cat', env=kitchen acts in \[-1, 1\] there; specify"):
+    with pytest.raises(
+        UserError, match=r"in \[-2, 2\] in dimension 0 of agent 'cat', env=kitchen acts in \[-1, 1\] there; s"
+    ):
         import_dataset("npz", save(tmp_path), "other", tmp_path, uneven)
 
 
