@@ -128,7 +128,7 @@ def test_what_a_class_hands_on_to_its_base_is_judged_too(name: str, typed: str, 
 
 
 def test_a_preset_that_is_whole_by_chance_takes_other_numbers() -> None:
-    typed = ["experiment=mpe_tag_medium", "algorithm=macql"]
+    typed = ["experiment=mpe_spread_expert", "algorithm=macql"]
     assert type(configuration.compose(typed).algorithm.alpha) is int
     checks.check(configuration.compose([*typed, "algorithm.alpha=0.5"]))
     with pytest.raises(UserError, match=r"algorithm\.alpha must be a number, got True"):
