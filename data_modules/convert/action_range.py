@@ -84,16 +84,15 @@ def _same(declared: ActionUnits, theirs: ActionUnits) -> bool:
 
 def _unclear(source: EpisodeSource, environment: EnvSpec, found: str, units: ActionUnits) -> str:
     theirs = units_of(environment)
-    if str(units) == str(theirs):  # the team's outermost numbers agree: name the first dimension that does not
+    has, acts = f"{found} {units}", f"acts in {theirs}"
+    if str(units) == str(theirs):  # the team's outermost numbers agree, so another dimension's may be what differs
         ours, asked = (part.for_agents(environment.agents) for part in (units, theirs))
-        agent, entry = np.argwhere((ours.low != asked.low) | (ours.high != asked.high))[0]
-        said, acts = (f"[{part.low[agent, entry]:g}, {part.high[agent, entry]:g}]" for part in (ours, asked))
-        found = f"{found} {said} in dimension {entry} of agent {environment.agents[agent].name!r}"
-        acts = f"acts in {acts} there"
-    else:
-        found, acts = f"{found} {units}", f"acts in {theirs}"
+        for agent, entry in np.argwhere((ours.low != asked.low) | (ours.high != asked.high))[:1]:
+            said, wanted = (f"[{part.low[agent, entry]:g}, {part.high[agent, entry]:g}]" for part in (ours, asked))
+            has = f"{found} {said} in dimension {entry} of agent {environment.agents[agent].name!r}"
+            acts = f"acts in {wanted} there"
     return (
-        f"{source.location} {found}, env={environment.name} {acts}; specify what the numbers mean: "
+        f"{source.location} {has}, env={environment.name} {acts}; specify what the numbers mean: "
         f"{OPTION}={ENVIRONMENT} (they are in the environment's units), {OPTION}=[<lowest>,<highest>] (these are its "
         f"lowest and highest action), {OPTION}=[-1,1] (they were mapped to -1 to 1 before)"
     )

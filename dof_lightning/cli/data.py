@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import yaml
 from dof_lightning.cli.data_arguments import (
     check_output,
     dataset_paths,
+    is_of_env,
     read_values,
     refuse_unknown,
     show_next_command,
@@ -55,7 +55,8 @@ def _show(tails: list[str]) -> None:
 def _verify(tails: list[str]) -> None:
     from data_modules.tools.verify import verify_dataset
 
-    typed = [] if not tails or "=" in tails[0] else [tail for tail in tails if re.match(r"[+~]*(env[.=]|trust=)", tail)]
+    names_folders = bool(tails) and "=" not in tails[0]
+    typed = [tail for tail in tails if names_folders and "=" in tail and is_of_env(tail)]
     world = split_env(typed)[0] if typed else None
     for path in dataset_paths([tail for tail in tails if tail not in typed]):
         found = verify_dataset(path)

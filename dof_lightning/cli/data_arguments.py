@@ -67,7 +67,7 @@ def split_env(tails: list[str]) -> tuple[Any, list[str]]:
     from dof_lightning.config import catalog, checks
     from dof_lightning.config import compose as configuration
 
-    mine = [tail for tail in tails if _is_of_env(tail)]
+    mine = [tail for tail in tails if is_of_env(tail)]
     others = [tail for tail in tails if tail not in mine]
     if not any(tail.startswith("env=") for tail in mine):
         if changes := [tail for tail in mine if not tail.startswith("trust=")]:
@@ -86,12 +86,13 @@ def show_next_command(dataset: Path, tails: list[str]) -> None:
         tails: what was typed, from which the environment is taken; without one there is no rollout.
     """
     named = any(tail.startswith("env=") for tail in tails)
-    world = [tail for tail in tails if _is_of_env(tail)] if named else ["rollout=none"]
+    world = [tail for tail in tails if is_of_env(tail)] if named else ["rollout=none"]
     words = [*config_dir_flags(sys.argv[1:]), "experiment=none", for_hydra("data.path", dataset), *world]
     print(f"train on it: {for_shell('dof', 'train', *words)}", file=sys.stderr)
 
 
-def _is_of_env(tail: str) -> bool:
+def is_of_env(tail: str) -> bool:
+    """Whether a tail names or changes the environment, or trusts it."""
     return split_tail(tail)[0].lstrip("+~").split(".")[0] in ("env", "trust")
 
 

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dof_lightning.cli.data_arguments import check_output, dataset_paths, split_env
+from dof_lightning.cli.data_arguments import check_output, dataset_paths, is_of_env, split_env
 from dof_lightning.config.catalog import options
-from dof_lightning.config.command_line import split_tail, take, take_integer
+from dof_lightning.config.command_line import take, take_integer
 from dof_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def view(tails: list[str]) -> None:
     output, others = take(others, "output")
     if index < 0:
         raise UserError(f"episode= is missing: {_SHOWN}")
-    drawn_by = [tail for tail in others if split_tail(tail)[0].lstrip("+~").split(".")[0] in ("env", "trust")]
+    drawn_by = [tail for tail in others if is_of_env(tail)]
     manifest = read_manifest(_dataset([tail for tail in others if tail not in drawn_by]))
     page = Path(output if output is not None else f"{manifest.spec.name}_episode_{index}.html")
     check_output(page, ".html")

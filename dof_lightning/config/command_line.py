@@ -60,7 +60,7 @@ def without_config_dirs(words: Sequence[str]) -> list[str]:
         UserError: a folder is missing after the flag, or does not exist.
     """
     flags = ("--config-dir", "-cd")
-    if any(word.removesuffix("=") in flags and not following for word, following in pairwise([*words, ""])):
+    if (words and words[-1] in flags) or any(f"{flag}=" in words for flag in flags):
         raise UserError("--config-dir names no folder; type it after the flag")
     for folder in config_dirs(list(words)):
         if not folder.is_dir():

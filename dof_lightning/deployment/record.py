@@ -63,12 +63,15 @@ def find_record(path: str | Path, agent: int | str | None = None) -> Path:
     if not team:
         hidden = f"; it hides the shipped team {path}: load that from another folder" if is_shipped else ""
         raise UserError(f"{given} contains no agents; {_EXPORT}{hidden}")
-    named = {path: read_record(path)[0]["agent"]["name"] for path in team.values()}
-    for index, found in team.items():
-        if agent in (index, named[found]) or (agent is None and index == 0):
-            return found
-    choices = ", ".join(f"{index} ({named[found]})" for index, found in team.items())
-    raise UserError(f"{given} has no agent={0 if agent is None else repr(agent)}; choose one of {choices}")
+    wanted = 0 if agent is None else agent
+    if isinstance(wanted, int) and wanted in team:
+        return team[wanted]
+    names = {index: read_record(found)[0]["agent"]["name"] for index, found in team.items()}
+    for index, name in names.items():
+        if name == wanted:
+            return team[index]
+    choices = ", ".join(f"{index} ({name})" for index, name in names.items())
+    raise UserError(f"{given} has no agent={wanted!r}; choose one of {choices}")
 
 
 def team_records(folder: Path) -> dict[int, Path]:

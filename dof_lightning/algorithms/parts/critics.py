@@ -44,11 +44,9 @@ class Situation:
 
     def given(self, seeds: SharedSeeds, shared_seed: Tensor | None) -> "Situation":
         """The row with a shared seed `[B, N]` in every condition and in the state; unchanged without shared seeds."""
-        state = (
-            None
-            if self.state is None
-            else seeds.tell(self.state[:, None], None if shared_seed is None else shared_seed[:, :1])[:, 0]
-        )
+        if shared_seed is None:
+            return self
+        state = None if self.state is None else seeds.tell(self.state[:, None], shared_seed[:, :1])[:, 0]
         return replace(self, condition=seeds.tell(self.condition, shared_seed), state=state)
 
     def repeat(self, times: int) -> "Situation":

@@ -85,8 +85,9 @@ def test_a_folder_of_options_is_handed_to_the_runs_of_a_suite(tmp_path: Path, mo
         "suite=a",
         "b=1",
     ]
-    with pytest.raises(UserError, match="names no folder"):
-        without_config_dirs(["list", "--config-dir"])
+    for words in (["list", "--config-dir"], ["--config-dir=", "list"], ["-cd="]):
+        with pytest.raises(UserError, match="names no folder"):
+            without_config_dirs(words)
     with pytest.raises(UserError, match="--config-dir nowhere: there is no such folder"):
         cli.run(["data", "list", "--config-dir=nowhere"])
 

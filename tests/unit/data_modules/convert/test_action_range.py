@@ -28,10 +28,12 @@ def plain_world() -> EnvSpec:
     return EnvSpec("ours", AGENTS, "continuous", 4, 7, {"game": "ours"})
 
 
-def vault(folder: Path, low: float, high: float) -> tuple[Path, np.ndarray]:
-    """Recorded with actions in a range that a vault cannot say."""
+def vault(folder: Path, low: float, high: float, extremes: bool = False) -> tuple[Path, np.ndarray]:
+    """Recorded with actions in a range that a vault cannot say; with `extremes`, at its ends only."""
     arrays = timeline([4] * 60)
     actions = np.random.default_rng(1).uniform(low, high, (240, 2, 3)).astype(np.float32)
+    if extremes:
+        actions = np.where(actions < (low + high) / 2, low, high).astype(np.float32)
     actions[:, 0, 2] = 0.0  # padding
     arrays["actions"] = actions
     del arrays["legal"]
@@ -56,6 +58,12 @@ def test_a_vault_in_the_packages_own_units_is_refused_until_they_are_said(tmp_pa
         np.testing.assert_allclose(stored(path), expected, atol=1e-6)
     path = import_dataset("vault", source, "mapped", tmp_path, world(0.0, 1.0), {"action_range": [-1, 1]})
     np.testing.assert_array_equal(stored(path), actions)
+
+
+def test_actions_at_the_ends_of_a_range_are_as_unclear_as_all_others(tmp_path: Path) -> None:
+    source, _ = vault(tmp_path, 0.0, 1.0, extremes=True)
+    with pytest.raises(UserError, match=r"holds actions in \[0, 1\], env=theirs acts in \[0, 1\]; .*range=env"):
+        import_dataset("vault", source, "mine", tmp_path, world(0.0, 1.0))
 
 
 def test_actions_that_can_only_be_ours_are_taken_for_ours(tmp_path: Path) -> None:
