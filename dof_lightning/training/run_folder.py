@@ -34,8 +34,9 @@ RUNS = Path("runs")
 # The keys that may change if a run is resumed, and the keys below them that may not.
 _MAY_CHANGE = (
     *("run_dir", "resume", "trust", "trainer", "callbacks", "logger", "checkpoint", "validation", "distributed"),
-    *("rollout.episodes", "rollout.every_n_steps", "data.root", "data.path", "data.num_workers"),
-    *("data.heldout_windows", "data.source.root", "data.module.num_workers", "data.module.heldout_windows"),
+    *("rollout.episodes", "rollout.every_n_steps", "rollout.until_plateau"),
+    *("data.root", "data.path", "data.num_workers", "data.heldout_windows"),
+    *("data.source.root", "data.module.num_workers", "data.module.heldout_windows"),
     *(f"choices.{group}" for group in ("trainer", "callbacks", "logger", "debug", "tuned", "experiment")),
 )
 _KEPT = ("trainer.accumulate_grad_batches", "trainer.precision")

@@ -28,7 +28,8 @@ from dof_lightning.training.run_folder import (
 )
 from dof_lightning.training.several import key_of
 
-_TYPED_ANEW = ("run_dir", "resume", "trainer.max_steps", "trainer.max_time")  # by the command that trains further
+# Left out or typed anew by the command that trains further.
+_TYPED_ANEW = ("run_dir", "resume", "trainer.max_steps", "trainer.max_time", "rollout.until_plateau")
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def _measured_by(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that a score during training depends on, besides those that no resumed run may change."""
     callbacks = {key: plain["callbacks"].get(key) for key in ("rollout", "checkpoint")}
     parts = {"env": plain["env"], "rollout": {"episodes": plain["rollout"].get("episodes")}, "callbacks": callbacks}
-    return {key: value for key, value in leaves(parts) if not key.endswith("every_n_steps")}
+    return {key: value for key, value in leaves(parts) if not key.endswith(("every_n_steps", "until_plateau"))}
 
 
 def command_further(folder: Path, typed: Sequence[str], done: int, max_steps: int) -> list[str]:

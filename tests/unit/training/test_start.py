@@ -175,6 +175,14 @@ def otherwise(plain: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     return changed
 
 
+def test_a_run_may_train_past_its_plateau_in_its_folder(plain: dict[str, Any]) -> None:
+    folder = place("dof_policy", Path("mine"))
+    steps = json.loads(folder.results.read_text())["steps"]
+    later = otherwise(plain, "rollout.until_plateau", 7)
+    assert starts.find_start(otherwise(later, "trainer.max_steps", steps)).finished
+    assert not starts.find_start(otherwise(later, "trainer.max_steps", steps + 1)).finished
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -185,6 +193,7 @@ def otherwise(plain: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
         ("env.scenario", "another"),
         ("rollout.every_n_steps", 7),
         ("callbacks.rollout.every_n_steps", 7),
+        ("callbacks.rollout.until_plateau", 7),
         ("rollout.report_episodes", 7),
         ("callbacks.rollout", None),
         ("env.of_a_later_version", 1),
@@ -198,11 +207,12 @@ def test_a_best_score_of_other_episodes_is_not_held_against_new_ones(
     shutil.copy(folder.last, folder.best)
     read = checkpoints.read(folder.best)
     before = otherwise(otherwise(read.config, "env.scenario", "one"), "callbacks.rollout.chunk", 50)
+    before = otherwise(before, "callbacks.rollout.until_plateau", 5)
     monkeypatch.setattr(checkpoints, "read", lambda path: dataclasses.replace(read, config=before))
     set_aside_best(folder.best, before)
     assert folder.best.exists(), "nothing has changed"
     set_aside_best(folder.best, otherwise(before, key, value))
-    compares = key.endswith("every_n_steps") or key in (
+    compares = key.endswith(("every_n_steps", "until_plateau")) or key in (
         *("callbacks.rollout", "rollout.report_episodes", "env.of_a_later_version", "trainer.max_steps"),
     )
     assert folder.best.exists() == compares
