@@ -22,7 +22,7 @@ class Plateau:
     The scores are part of every checkpoint, so that an interrupted run ends at the same step as an uninterrupted one.
 
     Args:
-        least_steps: number of optimiser steps before which no run ends.
+        least_steps: number of optimiser steps before which no run ends; None means that none ends.
 
     Attributes:
         scores: those of the periodic rollouts, oldest first.
@@ -31,8 +31,8 @@ class Plateau:
         UserError: `least_steps` is not positive.
     """
 
-    def __init__(self, least_steps: int) -> None:
-        if least_steps < 1:
+    def __init__(self, least_steps: int | None) -> None:
+        if least_steps is not None and least_steps < 1:
             raise UserError(f"rollout.until_plateau={least_steps} must be at least 1; null trains trainer.max_steps")
         self.least_steps = least_steps
         self.scores: list[float] = []
@@ -44,7 +44,7 @@ class Plateau:
 
     def is_over(self, step: int) -> bool:
         """Whether the training may end, by the scores up to an optimiser step."""
-        return step >= self.least_steps and not rises(self.scores)
+        return self.least_steps is not None and step >= self.least_steps and not rises(self.scores)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns plain numbers for the checkpoint."""

@@ -65,7 +65,7 @@ class RolloutCallback(Scheduled):
         until_plateau: int | None = None,
     ) -> None:
         super().__init__(every_n_steps, "rollout.every_n_steps")
-        self._plateau = None if until_plateau is None else Plateau(until_plateau)
+        self._plateau = Plateau(until_plateau)
         self.env, self.seed, self.episodes, self._check_stop = run.env, run.seed, episodes, run.check_stop
         self.chunk = min(chunk, run.env.episodes_at_once)
         reference = run.env.spec.own_reference or run.env.spec.reference
@@ -76,7 +76,7 @@ class RolloutCallback(Scheduled):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts scores and lines on the same chart; ends a run that has reached its plateau (Lightning hook)."""
         super().on_train_start(trainer, pl_module)
-        if self._plateau is not None and self._plateau.is_over(trainer.global_step):
+        if self._plateau.is_over(trainer.global_step):
             trainer.should_stop = True
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -100,18 +100,18 @@ class RolloutCallback(Scheduled):
         check_finite(trainer, pl_module)
         measured = self._measure(trainer, pl_module) | self._lines
         log_to_charts(trainer, measured)
-        if self._plateau is not None and self._plateau.reached(measured["rollout/return_mean"], trainer.global_step):
+        if self._plateau.reached(measured["rollout/return_mean"], trainer.global_step):
             trainer.should_stop = True
         return measured
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns whether a rollout is owed, and the scores so far if they can end the training (Lightning hook)."""
-        return super().state_dict() | ({} if self._plateau is None else self._plateau.state_dict())
+        """Returns whether a rollout is owed, and the scores so far, which may end a resumed run (Lightning hook)."""
+        return super().state_dict() | self._plateau.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores both (Lightning hook)."""
         super().load_state_dict(state_dict)
-        if self._plateau is not None and set(state_dict) != {"owed"}:  # else it was saved without a plateau
+        if set(state_dict) != {"owed"}:  # else it is of a version that stored scores only if they could end the run
             self._plateau.load_state_dict(state_dict)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:

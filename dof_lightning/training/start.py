@@ -28,8 +28,7 @@ from dof_lightning.training.run_folder import (
 )
 from dof_lightning.training.several import key_of
 
-# Left out or typed anew by the command that trains further.
-_TYPED_ANEW = ("run_dir", "resume", "trainer.max_steps", "trainer.max_time", "rollout.until_plateau")
+_TYPED_ANEW = ("run_dir", "resume", "trainer.max_steps", "trainer.max_time")  # by the command that trains further
 
 
 @dataclass(frozen=True)
@@ -177,5 +176,6 @@ def command_further(folder: Path, typed: Sequence[str], done: int, max_steps: in
         done: optimiser steps so far.
         max_steps: optimiser steps that it was configured for.
     """
-    kept = [tail for tail in typed if key_of(tail) not in _TYPED_ANEW]
+    dropped = (*_TYPED_ANEW, "rollout.until_plateau") if done < max_steps else _TYPED_ANEW  # it may have ended the run
+    kept = [tail for tail in typed if key_of(tail) not in dropped]
     return [*program(), *kept, for_hydra("run_dir", folder), f"trainer.max_steps={max(2 * done, max_steps)}"]

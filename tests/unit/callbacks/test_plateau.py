@@ -66,6 +66,15 @@ def test_a_run_that_ended_at_its_plateau_trains_no_further_when_resumed(tmp_path
     assert _train(tmp_path, None, tmp_path / "ended.ckpt").global_step == 40
 
 
+def test_scores_from_before_the_rule_was_typed_count(tmp_path: Path) -> None:
+    """A run that got the rule on resuming ends where it would have with the rule from the start."""
+    rollouts = RolloutCallback(toy_run(), 4, 4, chunk=4)
+    trainer = quiet_trainer(max_steps=20, folder=tmp_path, callbacks=[rollouts])
+    trainer.fit(ToyModule(), toy_loader())
+    trainer.save_checkpoint(tmp_path / "without.ckpt")
+    assert _train(tmp_path, 16, tmp_path / "without.ckpt").global_step == 20
+
+
 def _steps(folder: Path, until_plateau: int | None) -> int:
     return _train(folder, until_plateau).global_step
 

@@ -94,7 +94,7 @@ def test_a_folder_of_options_is_handed_to_the_runs_of_a_suite(tmp_path: Path, mo
 
 def test_what_trains_further_keeps_what_was_typed() -> None:
     typed = ["experiment=mine", "run_dir=old", "+trainer.max_steps=20", "trust=true", "resume=never", "data.path='x y'"]
-    words = command_further(Path("a b"), [*typed, "rollout.until_plateau=9", "trainer.max_time=00:00:01:00"], 20, 20)
+    words = command_further(Path("a b"), [*typed, "trainer.max_time=00:00:01:00"], 20, 20)
     assert words == [
         "python",
         "train.py",
@@ -105,6 +105,8 @@ def test_what_trains_further_keeps_what_was_typed() -> None:
         "trainer.max_steps=40",
     ]
     assert command_further(Path("a b"), [], 7, 20)[-1] == "trainer.max_steps=20", "stopped early"
+    assert "rollout.until_plateau=5" in command_further(Path("a b"), ["rollout.until_plateau=5"], 20, 20)
+    assert "rollout.until_plateau=5" not in command_further(Path("a b"), ["rollout.until_plateau=5"], 7, 20)
 
 
 def test_the_last_words_of_a_job_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
