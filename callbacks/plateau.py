@@ -26,6 +26,7 @@ class Plateau:
 
     Attributes:
         scores: those of the periodic rollouts, oldest first.
+        step: number of optimiser steps at the last of them.
 
     Raises:
         UserError: `least_steps` is not positive.
@@ -36,19 +37,22 @@ class Plateau:
             raise UserError(f"rollout.until_plateau={least_steps} must be at least 1; null trains trainer.max_steps")
         self.least_steps = least_steps
         self.scores: list[float] = []
+        self.step = 0
 
     def reached(self, score: float, step: int) -> bool:
         """Adds the score of an optimiser step; returns True if the training may end there."""
         self.scores.append(score)
-        return self.is_over(step)
+        self.step = step
+        return self.is_over
 
-    def is_over(self, step: int) -> bool:
-        """Whether the training may end, by the scores up to an optimiser step."""
-        return self.least_steps is not None and step >= self.least_steps and not rises(self.scores)
+    @property
+    def is_over(self) -> bool:
+        """Whether the training may end, at the last score; between two scores, nothing is decided."""
+        return self.least_steps is not None and self.step >= self.least_steps and not rises(self.scores)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns plain numbers for the checkpoint."""
-        return {"scores": list(self.scores)}
+        return {"scores": list(self.scores), "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the scores of an earlier part of the run.
@@ -56,7 +60,9 @@ class Plateau:
         Raises:
             UserError: the checkpoint contains no scores.
         """
-        scores = state_dict.get("scores")
+        scores, step = state_dict.get("scores"), state_dict.get("step", 0)  # earlier versions stored no step
         if not isinstance(scores, list) or not all(type(score) is float for score in scores):
             raise UserError("the checkpoint's state of RolloutCallback is damaged: scores is not a list of numbers")
-        self.scores = list(scores)
+        if type(step) is not int:
+            raise UserError("the checkpoint's state of RolloutCallback is damaged: step is not an integer")
+        self.scores, self.step = list(scores), step

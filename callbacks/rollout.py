@@ -76,7 +76,7 @@ class RolloutCallback(Scheduled):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts scores and lines on the same chart; ends a run that has reached its plateau (Lightning hook)."""
         super().on_train_start(trainer, pl_module)
-        if self._plateau.is_over(trainer.global_step):
+        if self._plateau.is_over:
             trainer.should_stop = True
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -107,7 +107,8 @@ class DiscreteActions(ActionCodec):
         score = torch.rand((draws, *like.shape), generator=generator, device=like.device, dtype=like.dtype)
         allowed = mask if legal is None else mask & legal
         drawn = best_legal(score, mask, legal)
-        return self.encode(drawn.flatten(0, 1), mask, like).reshape(score.shape), allowed.sum(-1).to(like.dtype).log()
+        number = allowed.sum(-1).clamp_min(1)  # an agent without a legal choice does not count, but must not be NaN
+        return self.encode(drawn.flatten(0, 1), mask, like).reshape(score.shape), number.to(like.dtype).log()
 
     def decode(self, x: Tensor) -> Tensor:
         """Indices `[B, N]` int64."""

@@ -69,11 +69,13 @@ class MAICQ(ActorCritic, made_by=MAICQSettings):
         mean, log_std = torch.tanh(said[..., : data.shape[-1]]), said[..., data.shape[-1] :].clamp(*_LOG_STD)
         log_density = -0.5 * ((data - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)
         log_likelihood = (log_density * self.action_mask).sum(-1)
-        with torch.no_grad():
+        # In at least float32: the advantage is a small difference of values, and divided by a small temperature.
+        with torch.no_grad(), torch.autocast(data.device.type, enabled=False):
             target = cast(MixedCritic, whole(self.critic.target))
             critic, mixer = target.critic, cast(StateWeighted, target.mixer)
-            advantage = critic(now.condition, data).amin(0) - critic(now.condition, mean * self.action_mask).amin(0)
-            condition = now.condition if now.alive is None else now.condition * now.alive[..., None]
+            condition, mean = at_least_float32(now.condition), mean * self.action_mask
+            advantage = critic(condition, at_least_float32(data)).amin(0) - critic(condition, mean).amin(0)
+            condition = condition if now.alive is None else condition * now.alive[..., None]
             share = self.spec.n_agents * mixer.weights(condition.flatten(1))
             weight = share * BatchWeighted(self.settings.actor_temperature).weights(advantage, counts)
         return {"loss/actor": -weighted_mean(log_likelihood, weight)}

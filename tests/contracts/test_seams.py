@@ -67,6 +67,20 @@ def test_dead_agents_teach_critics_and_actors_nothing(critics: str, learning: st
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("learning", list(LEARNING))
+def test_the_step_in_which_an_agent_dies_teaches_its_own_critic(learning: str) -> None:
+    model = make(learning, "balanced", critics="separate", advantage_temperature=0.5)
+    batch = batch_for(model)
+    alive = torch.ones(16, 3, model.window.length + 1, dtype=torch.bool)
+    alive[::3, 1, 1:] = False  # the action of the current row is the last one
+    batch = replace(batch, alive=alive, transition_mask=alive[..., :-1], terminated=torch.zeros_like(batch.terminated))
+    rewards = batch.rewards.clone()
+    rewards[::3, 1, 0] += 10.0
+    critic = model.critic.online  # type: ignore[union-attr]
+    ours, theirs = (gradient(losses(model, each)["loss"], critic) for each in (batch, replace(batch, rewards=rewards)))
+    assert not torch.allclose(ours, theirs)
+
+
 RULES: dict[str, Callable[[ActorCritic], ValueLearning]] = {
     "td": lambda algorithm: TemporalDifference(),
     "conservative": lambda algorithm: Conservative(0.7, 3, CODECS["continuous"], algorithm.action_mask),

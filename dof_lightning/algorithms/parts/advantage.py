@@ -47,17 +47,22 @@ class AdvantageCondition(nn.Module):
         elapsed = (batch.t[:, None] + torch.arange(rows, device=batch.t.device) - batch.history) / self.episode_length
         clock = elapsed.to(observed.dtype)[:, None, :, None].expand(*observed.shape[:3], 1)
         inputs = torch.cat([observed, clock], dim=-1).transpose(1, 2).flatten(0, 1)
-        values: Tensor = self.value(inputs)
+        with torch.autocast(inputs.device.type, enabled=False):  # advantages are small differences of values
+            values: Tensor = self.value(inputs.to(torch.promote_types(inputs.dtype, torch.float32)))
         return values.reshape(-1, rows, observed.shape[1]).transpose(1, 2)
 
     def losses(self, batch: EpisodeBatch, values: Tensor) -> dict[str, Tensor]:
         """`loss/return_value`: E (V - R)^2 over the window's real rows; and the share of R's variance that V explains.
 
+        Rows of dead agents count, because their team's return goes on: V there is part of the advantage of dying.
+
         Args:
             batch: windows.
             values: from `values`.
         """
-        returns, counts = batch.return_to_go / self.scale, batch.transition_mask.to(values.dtype)
+        inside = batch.valid[:, :-1] & (batch.valid[:, 1:] | batch.terminated)
+        returns = batch.return_to_go / self.scale
+        counts = inside[:, None].expand_as(returns).to(values.dtype)
         error = counts * (values[:, :, :-1] - returns).square()
         real = counts.sum().clamp_min(1.0)
         variance = (counts * (returns - (counts * returns).sum() / real).square()).sum().clamp_min(1e-12)
@@ -79,14 +84,20 @@ class AdvantageCondition(nn.Module):
 
     @torch.no_grad()
     def update(self, batch: EpisodeBatch, values: Tensor) -> None:
-        """Moves the mean square of the advantages, that of the global batch; arguments as `losses`."""
-        advantages = self.advantages(batch, values)
-        self.square.mul_(_DECAY).add_((1 - _DECAY) * mean_over_ranks(advantages.square().mean(0)))
+        """Moves the mean square of the real advantages, that of the global batch; arguments as `losses`."""
+        counts = batch.transition_mask[:, :, batch.history].to(values.dtype).mean(0)
+        squares, counts = mean_over_ranks(torch.stack([self.advantages(batch, values).square().mean(0), counts]))
+        square = torch.where(counts > 0, squares / counts.clamp_min(1e-12), self._square())
+        self.square.mul_(_DECAY).add_((1 - _DECAY) * square)
         self.seen.mul_(_DECAY).add_(1 - _DECAY)
 
     @torch.no_grad()
     def forward(self, batch: EpisodeBatch, normalizer: Normalizer) -> Tensor:
         """Gives z `[B, N]` of the current row; arguments as `values`."""
         advantages = self.advantages(batch, self.values(batch, normalizer))
-        spread = (self.square / self.seen.clamp_min(1e-6)).sqrt()
+        spread = self._square().sqrt()
         return advantages / torch.where(spread > 0, spread, torch.ones_like(spread))
+
+    def _square(self) -> Tensor:
+        """The mean square of each agent's advantages so far, `[N]`; 0 before the first update."""
+        return self.square / self.seen.clamp_min(1e-6)

@@ -67,10 +67,12 @@ class EpisodeSeedAssignment(nn.Module):
     """
 
     fsdp_role: ClassVar[FsdpRole] = "replicate"
+    entries: Tensor
 
     def __init__(self, shared_seeds: int, spec: DatasetSpec) -> None:
         super().__init__()
         self.seeds = SharedSeeds(shared_seeds)
+        self.register_buffer("entries", spec.environment.action_mask().sum(1), persistent=False)
         sizes = (spec.observation_dim, *HIDDEN, spec.action_dim)
         self.affine = AgentwiseLinear(spec.n_agents, sizes[0], sizes[-1], ensemble=shared_seeds)
         self.habits = AgentwiseMLP(spec.n_agents, sizes, activation="silu", ensemble=shared_seeds)
@@ -88,11 +90,10 @@ class EpisodeSeedAssignment(nn.Module):
         errors = self.errors(learned)
         with torch.no_grad():
             constant = torch.cat([errors, self.errors(rows.slice(slice(LEARNED, None)))])
-        entries = rows.actions.shape[-1]
-        variance = (constant.mean(1).sum() / (rows.counted.sum() * entries).clamp_min(1)).clamp_min(1e-12)
+        variance = (constant.mean(1).sum() / self._counted_entries(rows)).clamp_min(1e-12)
         share = balance(-(constant - constant.mean(1, keepdim=True)) / (2 * variance))
         seed = torch.multinomial(share, 1, generator=generator).expand(-1, rows.counted.shape[1])
-        loss = (share[:LEARNED] * errors).sum() / (learned.counted.sum() * entries).clamp_min(1)
+        loss = (share[:LEARNED] * errors).sum() / self._counted_entries(learned)
         gain = 1 - (share * constant).sum() / constant.mean(1).sum().clamp_min(1e-12)
         return Assignment(self.seeds, seed, {"loss/shared_seed": loss, "shared_seed/gain": gain})
 
@@ -122,9 +123,13 @@ class EpisodeSeedAssignment(nn.Module):
         size, agents, count, _ = rows.observations.shape
         seen = rows.observations.transpose(0, 1).flatten(1, 2).repeat(self.seeds.width, 1, 1)
         expected = self.affine(seen) + self.habits.agents_first(seen)
-        expected = expected.reshape(self.seeds.width, agents, size, count, -1)
+        expected = expected.reshape(self.seeds.width, agents, size, count, rows.actions.shape[-1])
         error = (expected - rows.actions.transpose(0, 1)).square().sum(-1) * rows.counted.transpose(0, 1)
         return error.sum((1, 3)).T
+
+    def _counted_entries(self, rows: EpisodeRows) -> Tensor:
+        """The number of entries of actions in all rows that count, padding left out; at least 1."""
+        return (rows.counted.sum((0, 2)) * self.entries).sum().clamp_min(1)
 
     def parameter_group(self) -> ParameterGroup:
         """The parameter group of the habits."""

@@ -8,7 +8,7 @@ weighted cloning are MAICQ. Gradients reach the critics only: next actions are c
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -152,7 +152,8 @@ class Implicit(ValueLearning):
     """(Q - y)^2 with y = r + gamma (1 - d) w Q(o', a'), a' the data's next action (ICQ, Yang et al., 2021, eq. 8).
 
     No action outside the data is ever rated; w is the batch weight of Q(o', a'). The last step before a time limit has
-    no next action in the data and does not train the critics. Windows have to hold the next row.
+    no next action in the data and does not train the critics; that before an agent's death trains its own one, as
+    nothing follows. Windows have to hold the next row.
 
     Args:
         temperature: temperature of the weights, in the critics' unit; None means that all are 1.
@@ -164,16 +165,18 @@ class Implicit(ValueLearning):
 
     def losses(self, critic: TeamCritic, seen: Experience, generator: torch.Generator) -> dict[str, Tensor]:
         """See the class and the base class."""
-        acts = seen.batch.transition_mask[:, :, seen.batch.history + 1]
-        goes_on = seen.counts & acts & ~seen.ends
+        acts, ends = seen.batch.transition_mask[:, :, seen.batch.history + 1], seen.ends
+        goes_on = seen.counts & acts & ~ends
         if critic.online.of_team:
             acts = acts.any(1, keepdim=True)
-            goes_on = seen.counts.any(1, keepdim=True) & acts & ~seen.ends
+            goes_on = seen.counts.any(1, keepdim=True) & acts & ~ends
+        elif seen.following.alive is not None:
+            ends = ends | ~seen.following.alive
         with torch.no_grad():
             following = critic.next_values(seen.following, seen.next_data()).amin(0)
             weight = goes_on if self.temperature is None else batch_weights(following, goes_on, self.temperature)
             target = critic.in_sample_target(seen.batch, seen.now, weight * following)
-        return critic.regression(seen.now, seen.data, target, seen.counts & (seen.ends | acts))
+        return critic.regression(seen.now, seen.data, target, seen.counts & (ends | acts))
 
 
 class Expectile(ValueLearning):
@@ -210,5 +213,8 @@ class Expectile(ValueLearning):
         return above.expand(data.shape[:2])
 
     def _of(self, situation: Situation, like: Tensor) -> Tensor:
-        """V's twins, `[2, B, N]` or `[2, B, 1]`."""
-        return at_least_float32(self.values(situation, torch.zeros_like(like)))
+        """V's twins, `[2, B, N]` or `[2, B, 1]`, in at least float32: they count by their small distance from Q."""
+        with torch.autocast(like.device.type, enabled=False):
+            situation = replace(situation, condition=at_least_float32(situation.condition))
+            values: Tensor = self.values(situation, torch.zeros_like(at_least_float32(like)))
+        return values

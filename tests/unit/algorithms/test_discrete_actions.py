@@ -121,6 +121,16 @@ def test_dead_agents_enter_no_loss(changes: dict[str, Any]) -> None:
     assert not torch.allclose(model.losses(batch, generator())["loss"].detach(), before)
 
 
+def test_an_agent_without_a_legal_choice_is_not_nan_to_conservative_critics() -> None:
+    """Imported data may have masks of zeros behind an agent's death."""
+    like, mask = torch.zeros(2, 3, 4), torch.ones(3, 4, dtype=torch.bool)
+    legal = torch.ones(2, 3, 4, dtype=torch.bool)
+    legal[0, 1] = False
+    drawn, log_size = CODECS["discrete"].draw_anywhere(5, like, mask, legal, generator())
+    assert bool(drawn.isfinite().all())
+    assert bool(log_size.isfinite().all())
+
+
 def train(model: DoFPolicy, steps: int, share_best: float) -> None:
     optimizer = model.configure_optimizers()
     for step in range(steps):

@@ -181,6 +181,27 @@ def test_every_critic_takes_the_seed_by_every_rule(critics: str, value_learning:
     assert bool((one != other).all())
 
 
+@pytest.mark.parametrize("size", [1, 63, 64, 65])
+def test_a_batch_may_have_any_size(size: int) -> None:
+    """A rank's share of a batch, or the last batch of the held-out windows, may be small."""
+    model = episode_model()
+    batch = windows_of_habits(model, generator(), size=size)
+    losses = model.losses(batch, generator())
+    losses["loss"].backward()
+    found = losses | model.heldout_losses(batch, generator())
+    assert all(bool(value.isfinite()) for value in found.values())
+
+
+def test_padded_entries_of_actions_do_not_count_as_predicted() -> None:
+    assignment = EpisodeSeedAssignment(2, small_spec((3, 1)))
+    for parameter in assignment.parameters():
+        torch.nn.init.zeros_(parameter)
+    actions = torch.ones(16, 2, ROWS, 3)
+    actions[:, 1, :, 1:] = 0.0
+    rows = EpisodeRows(torch.zeros(16, 2, ROWS, 4), actions, torch.ones(16, 2, ROWS, dtype=torch.bool))
+    torch.testing.assert_close(assignment(rows, generator()).losses["loss/shared_seed"], torch.tensor(1.0))
+
+
 def rewarded_windows(model: DoFPolicy, draw: torch.Generator) -> tuple[EpisodeBatch, Tensor]:
     """Windows of habits with noisy actions, paid by how far these go the habit's way; and the habits `[B, N, 1]`."""
     batch = windows_of_habits(model, draw)

@@ -51,6 +51,23 @@ def test_what_is_asked_for_is_in_standard_deviations() -> None:
     torch.testing.assert_close(z.square().mean(0), torch.ones(3))
 
 
+def test_dead_agents_neither_shrink_the_unit_of_advantages_nor_hide_what_dying_costs() -> None:
+    model = small_dof_trajectory(returns="advantage")
+    batch = small_windows(model, size=512)
+    alive = torch.ones(512, 3, batch.observations.shape[2], dtype=torch.bool)
+    alive[::2, 0] = False
+    there = torch.ones_like(batch.transition_mask) & alive[:, :, :-1]
+    batch = replace(batch, alive=alive, transition_mask=there)
+    for _ in range(3):
+        model.losses(batch, generator())
+    z, counts = model.diffused(batch, generator()).condition[..., 0], there[:, :, HISTORY].float()
+    torch.testing.assert_close((counts * z.square()).sum(0) / counts.sum(0), torch.ones(3))
+    returns = batch.return_to_go.clone()
+    returns[::2, 0] += 5.0  # the team's return, which goes on without the agent
+    tag = "loss/return_value"
+    assert model.losses(batch, generator())[tag] != model.losses(replace(batch, return_to_go=returns), generator())[tag]
+
+
 def test_an_update_before_anything_was_measured_asks_for_nothing_infinite() -> None:
     model = small_dof_trajectory(returns="advantage")
     assert bool(model.diffused(small_windows(model), generator()).condition.isfinite().all())

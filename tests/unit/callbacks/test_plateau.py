@@ -1,9 +1,10 @@
 """A run ends when its score no longer rises, at the same step whether it was interrupted or not."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from lightning import Trainer
+from lightning import Callback, Trainer
 
 from callbacks.plateau import Plateau, rises
 from callbacks.rollout import RolloutCallback
@@ -73,6 +74,24 @@ def test_scores_from_before_the_rule_was_typed_count(tmp_path: Path) -> None:
     trainer.fit(ToyModule(), toy_loader())
     trainer.save_checkpoint(tmp_path / "without.ckpt")
     assert _train(tmp_path, 16, tmp_path / "without.ckpt").global_step == 20
+
+
+def test_nothing_is_decided_between_two_rollouts(tmp_path: Path) -> None:
+    """A run that was interrupted there goes on to the next rollout, as an uninterrupted one does."""
+    rollouts = RolloutCallback(toy_run(), 4, 4, chunk=4, until_plateau=17)
+    trainer = quiet_trainer(max_steps=40, folder=tmp_path, callbacks=[rollouts, _SaveAt(18, tmp_path / "between.ckpt")])
+    trainer.fit(ToyModule(), toy_loader())
+    assert trainer.global_step == 20
+    assert _train(tmp_path, 17, tmp_path / "between.ckpt").global_step == 20
+
+
+class _SaveAt(Callback):
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
 
 
 def _steps(folder: Path, until_plateau: int | None) -> int:
