@@ -9,6 +9,8 @@ from dof_lightning.config import compose as configuration
 from dof_lightning.config import messages
 from dof_lightning.config.command_line import flags_first
 
+_said: set[str] = set()  # lines about mistakes in the jobs of a sweep
+
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
@@ -22,9 +24,19 @@ def main(cfg: DictConfig) -> float | None:
         with sweep.labelled(configuration.job_number()):
             return run(cfg)  # the sweep's launcher brings an error home from the job's process
     scores: list[float | None] = []
-    # Exiting here keeps Hydra from adding lines of its own to an error that the user can fix.
-    if code := messages.exit_with_one_line(lambda: scores.append(run(cfg))):
-        sys.exit(code)
+    mistakes: list[Exception] = []
+
+    def once() -> None:
+        try:
+            scores.append(run(cfg))
+        except Exception as error:
+            mistakes.append(error)
+            raise
+
+    if code := messages.exit_with_one_line(once, said=_said):
+        if mistakes and configuration.is_sweep():
+            raise mistakes[0]  # Hydra continues with the other jobs, and raises the first mistake at the end
+        sys.exit(code)  # here, which keeps Hydra from adding lines of its own to an error that the user can fix
     return scores[0]
 
 
@@ -49,5 +61,5 @@ if __name__ == "__main__":
 
     sys.argv[1:] = flags_first(sys.argv[1:])
     with ending_in_a_table(sys.argv[1:]):
-        code = messages.exit_with_one_line(main, typed=sys.argv[1:])
+        code = messages.exit_with_one_line(main, typed=sys.argv[1:], said=_said)
     sys.exit(code)

@@ -87,7 +87,8 @@ class CollectedDataset(DatasetSource):
                 f"{self.name}: what {self.behavior.name!r} collects in {self.environment.spec.name} cannot be stored: "
                 f"{error}; correct the environment or the policy"
             ) from error
-        verify_dataset(self.path, progress=progress)
+        for warning in verify_dataset(self.path, progress=progress).warnings:
+            Console(stderr=True).print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
         return self.path
 
     def _write(self, progress: bool) -> None:

@@ -35,6 +35,20 @@ def _infinity(constant: str) -> float:
     return float(constant) if "Infinity" in constant else _refuse(constant)
 
 
+def find_reference(node: Any) -> str | None:
+    """Finds a text (or key) in nested dicts and lists that Hydra would resolve, `${...}`; None if there is none.
+
+    What we store is resolved. A reference can make Hydra build a class that no check of the stored text has seen.
+    """
+    if isinstance(node, Mapping):
+        parts: list[Any] = [*node, *node.values()]
+    elif isinstance(node, list | tuple):
+        parts = list(node)
+    else:
+        return node if isinstance(node, str) and "${" in node else None
+    return next((found for part in parts if (found := find_reference(part)) is not None), None)
+
+
 def check_plain(node: Any, depth: int = 0, most: int | None = _MOST) -> int:
     """Counts the values of nested dicts and lists that end in numbers, texts, truth values and None.
 

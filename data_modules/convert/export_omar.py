@@ -39,9 +39,13 @@ def export_omar(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folder
                 f"{manifest.location}: OMAR's layout holds the observation after an episode's last step, which was not "
                 "recorded; use format=vault"
             )
+        if rows.terminated.any():
+            raise UserError(
+                f"{manifest.location}: {manifest.n_terminated} episodes really ended, but in OMAR's layout every end "
+                "is a time limit; use format=vault"
+            )
         end = start + rows.n_steps
         done = np.zeros((rows.n_episodes, length), dtype=bool)
-        done[:, -1] = rows.terminated
         arrays = rows.arrays()
         for i, file in enumerate(files):
             kind, agent = ("", i) if i < learned else ("extra_", i - learned)

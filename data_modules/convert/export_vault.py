@@ -19,8 +19,9 @@ _BYTES_AT_ONCE = 1 << 24
 def export_vault(manifest: DatasetManifest, groups: Iterator[EpisodeRows], folder: Path) -> None:
     """Writes all episodes, given in order, as one vault into a folder that exists: a timeline `[1, T, N, ...]`.
 
-    A vault has no observation after an episode's last step, no agents that are not learned, and no `alive`: these are
-    left out. Dimensions that an agent does not have are 0, as OG-MARL pads them; `metadata.json` contains their number.
+    A vault has no observation after an episode's last step and no agents that are not learned: these are left out. An
+    agent that dies has its terminals from there on. Dimensions that an agent does not have are 0, as OG-MARL pads them;
+    `metadata.json` contains their number.
     """
     target: dict[str, Any] = {}
     held: list[dict[str, np.ndarray]] = []
@@ -46,6 +47,8 @@ def _timeline(rows: EpisodeRows) -> dict[str, np.ndarray]:
     shape, ends = rows.rewards.shape, np.cumsum(rows.length) - 1
     terminals, truncations = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
     terminals[ends], truncations[ends] = rows.terminated[:, None], ~rows.terminated[:, None]
+    if rows.alive is not None:
+        terminals |= _gone(rows.alive, rows.length)
     arrays = {
         "observations": rows.observations[steps],
         "actions": rows.actions,
@@ -55,6 +58,21 @@ def _timeline(rows: EpisodeRows) -> dict[str, np.ndarray]:
     }
     optional = {"legal": rows.legal, "state": rows.state}
     return arrays | {name: array[steps] for name, array in optional.items() if array is not None}
+
+
+def _gone(alive: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """`[S, N]` bool: whether an agent is dead after a step, and stays so; False if all are: that would be the end.
+
+    Args:
+        alive: `[R, N]`.
+        length: `[n]`, steps of the episodes.
+    """
+    following = np.ones(len(alive), dtype=bool)
+    following[np.cumsum(length + 1) - length - 1] = False
+    step = np.arange(length.sum())[:, None]
+    last = np.maximum.reduceat(np.where(alive[following], step, -1), np.cumsum(length) - length, axis=0)
+    gone = step > np.repeat(last, length, axis=0)
+    return gone & ~gone.all(axis=1, keepdims=True)
 
 
 def _flush(target: dict[str, Any], folder: Path, held: list[dict[str, np.ndarray]], start: int, n_steps: int) -> int:

@@ -170,7 +170,12 @@ class NpzSource(EpisodeSource):
             return int(self._arrays["legal"].shape[3])
         if "action_dims" in self._arrays:
             return int(self._arrays["action_dims"].max())
-        return int(self._arrays["actions"].max()) + 1 if environment is None else environment.action_dim
+        if environment is not None:
+            return environment.action_dim
+        actions = self._arrays["actions"]
+        n, _, n_steps = actions.shape
+        taken = np.arange(n_steps) < self._lengths(n, n_steps)[:, None]  # what is behind an episode's end is anything
+        return int(actions.max(where=taken[:, None], initial=0)) + 1
 
     def _lengths(self, n: int, n_steps: int) -> np.ndarray:
         length = self._arrays.get("length", np.full(n, n_steps))

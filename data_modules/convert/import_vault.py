@@ -5,7 +5,7 @@ valid up to `vault_index` (facts: github.com/instadeepai/flashbax, github.com/in
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,17 +81,22 @@ class VaultSource(EpisodeSource):
             raise UserError(f"{self.location}: vault_index is {self._n_rows}, but the arrays have fewer rows")
         self._n_timelines, self._n_agents = n_timelines, n_agents
         start = self._rows("observations", 0, 0, min(self._n_rows, 256))
-        ids = find_identities(start, None if environment is None else environment.observation_dim)
+        ours = _exported_agents(self.location, metadata[OURS_KEY]) if OURS_KEY in metadata else ()
+        wanted = None if environment is None else environment.observation_dim
+        ids = None if ours else find_identities(start, wanted)  # an exported vault says what its dimensions are
         bare = without_identities(start, n_agents, ids)
         self._cuts = [self._cut(timeline) for timeline in range(n_timelines)]
         kind, choices = self._actions()
-        if environment is not None and "legal" not in self._leaves and kind == environment.action_kind == "discrete":
-            choices = environment.action_dim
+        if kind == "discrete" and "legal" not in self._leaves:  # the largest choice may never have been taken
+            if environment is not None and environment.action_kind == "discrete":
+                choices = environment.action_dim
+            elif ours:
+                choices = max(choices, *(agent.action_dim for agent in ours))
         sizes = observation_sizes(bare)
         agents = tuple(AgentSpec(f"agent_{i}", size, choices) for i, size in enumerate(sizes))
-        if OURS_KEY in metadata:
-            agents = _exported_agents(self.location, metadata[OURS_KEY], bare.shape[1:], choices)
-            self.declared = OURS
+        if ours:
+            _check_exported(self.location, ours, bare.shape[1:], choices)
+            agents, self.declared = ours, OURS
         if environment is not None and (n_agents, bare.shape[2], choices) == (
             environment.n_agents,
             environment.observation_dim,
@@ -226,16 +231,21 @@ def _metadata(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _exported_agents(folder: Path, entry: Any, shape: tuple[int, ...], choices: int) -> tuple[AgentSpec, ...]:
+def _exported_agents(folder: Path, entry: Any) -> tuple[AgentSpec, ...]:
     """Reads the agents of a vault that was written here: its padding is zeros, which look like values."""
     try:
         agents = tuple(AgentSpec(str(name), int(seen), int(acted)) for name, seen, acted in entry["agents"])
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"{folder}/metadata.json: {OURS_KEY} is damaged ({error}); remove that entry") from None
+    if not agents:
+        raise UserError(f"{folder}/metadata.json: {OURS_KEY} is damaged (it names no agent); remove that entry")
+    return agents
+
+
+def _check_exported(folder: Path, agents: Sequence[AgentSpec], shape: tuple[int, ...], choices: int) -> None:
     found = (len(agents), max(agent.observation_dim for agent in agents), max(agent.action_dim for agent in agents))
     if found != (*shape, choices):
         raise UserError(f"{folder}/metadata.json: {OURS_KEY} describes other agents than the arrays; remove that entry")
-    return agents
 
 
 def _index(folder: Path) -> int:

@@ -33,18 +33,31 @@ class Contents:
 
     def update(self, rows: EpisodeRows) -> None:
         """Adds a block of episodes, in the types in which shards hold them."""
-        members = expected_members(rows, self._environment)
-        arrays = {name: np.ascontiguousarray(a, dtype=members[name].dtype) for name, a in rows.arrays().items()}
-        layout = str([(name, arrays[name].dtype.str, arrays[name].shape[1:]) for name in sorted(arrays)]).encode()
-        for places in _places(rows.length):
-            hashed = hashlib.sha256(layout)
-            for name in sorted(arrays):
-                hashed.update(arrays[name][places.get(name, places["length"])].tobytes())
-            self._sum += int.from_bytes(hashed.digest())  # a sum, so that the order does not matter
+        for digest in digests_of(rows, self._environment):
+            self._sum += int.from_bytes(digest)  # a sum, so that the order does not matter
 
     def finish(self) -> str:
         """The digest of all episodes so far, 32 hex digits."""
         return hashlib.sha256(f"{self._meaning} {self._sum:x}".encode()).hexdigest()[:32]
+
+
+def digests_of(rows: EpisodeRows, environment: EnvSpec, with_ids: bool = True) -> Iterator[bytes]:
+    """Yields a digest of each episode's arrays, in the types in which shards hold them.
+
+    Args:
+        rows: a block of episodes.
+        environment: theirs.
+        with_ids: whether an episode's id is part of its digest.
+    """
+    members, given = expected_members(rows, environment), rows.arrays()
+    names = [name for name in given if with_ids or name != "episode_id"]
+    arrays = {name: np.ascontiguousarray(given[name], dtype=members[name].dtype) for name in names}
+    layout = str([(name, arrays[name].dtype.str, arrays[name].shape[1:]) for name in sorted(arrays)]).encode()
+    for places in _places(rows.length):
+        hashed = hashlib.sha256(layout)
+        for name in sorted(arrays):
+            hashed.update(arrays[name][places.get(name, places["length"])].tobytes())
+        yield hashed.digest()
 
 
 def contents_of(manifest: DatasetManifest) -> str:

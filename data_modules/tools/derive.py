@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data_modules.storage.arrays import DataFault, Episodes
+from data_modules.storage.contents import digests_of
 from data_modules.storage.dataset_statistics import episode_returns
 from data_modules.storage.manifest import FORMAT_VERSION, DatasetManifest, read_episodes, read_manifest
 from data_modules.storage.store import Description, write_dataset
@@ -74,6 +75,7 @@ def merge(paths: Sequence[str], root: Path, name: str, seed: int = 0) -> Path:
     if len(np.unique(np.concatenate(ids))) < sum(map(len, ids)):
         _check_unrelated(manifests)
         ids = _renumbered(ids)
+    _check_distinct(manifests)
     keep = [np.ones(len(each), dtype=bool) for each in ids]
     recipe = {"merged": parts, "seed": seed}
     return _write(root, name, manifests, keep, ids, seed, recipe, _merged_behavior(manifests))
@@ -183,6 +185,27 @@ def _check_unrelated(manifests: Sequence[DatasetManifest]) -> None:
                 "both from the same; choose quantiles= that do not overlap"
             )
         seen |= origins
+
+
+def _check_distinct(manifests: Sequence[DatasetManifest]) -> None:
+    """Refuses datasets that contain an equal episode, whatever their recipes tell of their origin.
+
+    If a dataset repeats episodes by itself, as those of one-step games do, equal ones prove nothing.
+    """
+    seen: set[bytes] = set()
+    for manifest in manifests:
+        environment = manifest.spec.environment
+        each = [digest for rows in read_episodes(manifest) for digest in digests_of(rows, environment, with_ids=False)]
+        mine = set(each)
+        if len(mine) < len(each):
+            return
+        if shared := len(seen & mine):
+            raise UserError(
+                f"{manifest.location} shares {shared} of its {len(mine)} episodes with another of the datasets; under "
+                "new ids, held-out ones would be trained on: leave one of the datasets out, or the episodes that they "
+                "share"
+            )
+        seen |= mine
 
 
 def _renumbered(parts: Sequence[np.ndarray]) -> list[np.ndarray]:

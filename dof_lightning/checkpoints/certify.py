@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, build_env
-from dof_lightning.checkpoints.export import sha256
+from dof_lightning.checkpoints.export import is_change_of_values, sha256
 from dof_lightning.checkpoints.overrides import override
 from dof_lightning.config.command_line import for_shell
 from dof_lightning.deployment.agent import Agent, load_agent
@@ -78,7 +78,7 @@ def certify_agents(
         checkpoint: the exported checkpoint.
         folder: the output of `dof export`.
         tails: `key=value`, if the environment needs it (`trust=true`).
-        episodes: E.
+        episodes: E, at most as many as the environment plays at once.
         seed: seed of episodes and noise.
 
     Raises:
@@ -86,10 +86,11 @@ def certify_agents(
     """
     torch.set_num_threads(cores_per_process(1))
     agents = _load(folder, checkpoint)
-    config = override(checkpoint.config, [*agents[0].record["changes"], *tails], command="dof certify")
+    config = override(checkpoint.config, [*_changes(folder, agents), *tails], command="dof certify")
     env = build_env(config)
     check_compatible(checkpoint.spec, env.spec)
     policy = build_algorithm(checkpoint, config).policy()
+    episodes = min(episodes, env.episodes_at_once)  # one chunk: both sides count steps from its start
     seeds = evaluation_seeds(seed, "report", episodes)
 
     def play(players: DecentralizedPolicy) -> Rollout:
@@ -199,6 +200,20 @@ def _answer(name: str, process: subprocess.Popen) -> dict[str, Any]:
     if "error" in answer:
         raise RuntimeError(f"the process of {name} answers: {answer['error']}")
     return answer
+
+
+def _changes(folder: Path, agents: Sequence[Agent]) -> list[str]:
+    """The values that the team was exported with.
+
+    Raises:
+        UserError: agents were exported with different ones, or their records contain more than `dof export` writes.
+    """
+    changes: list[str] = agents[0].record["changes"]
+    if any(agent.record["changes"] != changes for agent in agents):
+        raise UserError(f"agents={folder} were exported with different values; export the team again")
+    if wrong := [tail for tail in changes if not is_change_of_values(tail)]:
+        raise UserError(f"agents={folder} record the change {wrong[0]!r}, which `dof export` never writes")
+    return changes
 
 
 def _load(folder: Path, checkpoint: Checkpoint) -> list[Agent]:

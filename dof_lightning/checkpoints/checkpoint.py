@@ -191,9 +191,10 @@ def check_continues(checkpoint: Checkpoint, config: Mapping[str, Any], spec: Dat
     if difference is None and spec is not None:
         difference = _difference_of_data(checkpoint.spec, spec)
     # The loader starts at steps x batches per step, in an order that depends on how it is streamed: all must stay the
-    # same.
-    data = [("data", key) for key in ("global_batch_size", "memory_mb", "partition")]
-    for group, key in (*data, ("trainer", "accumulate_grad_batches")):
+    # same. So must what a step computes, because the results are filed under the configuration that is typed last.
+    data = [("data", key) for key in ("global_batch_size", "memory_mb", "partition", "train_on_padded_tails")]
+    trainer = [("trainer", key) for key in ("accumulate_grad_batches", "precision", "overfit_batches")]
+    for group, key in (*data, *trainer):
         if difference is None:
             found = first_difference(config[group], checkpoint.config[group], (key,))
             difference = found and f"{group}.{found}"

@@ -82,6 +82,17 @@ def _changed(checkpoint: Checkpoint, tails: Sequence[str]) -> dict[str, Any]:
     return override(checkpoint.config, tails, command="dof export")
 
 
+def is_change_of_values(tail: str) -> bool:
+    """Whether a tail that an exported agent records is one that `dof export` reads and that names no code.
+
+    Anyone can write a record: it must neither choose a world or a class, nor vouch for itself.
+    """
+    key, equals, _ = tail.partition("=")
+    names = key.split(".")
+    named = names[0] in (*_NOT_READ, "trust") or any(name == "factory" or name.startswith("_") for name in names)
+    return bool(equals) and not named
+
+
 def _about(checkpoint: Checkpoint, config: Mapping[str, Any], tails: Sequence[str]) -> dict[str, Any]:
     """The part of the json that is the same for all agents."""
     dataset = checkpoint.spec

@@ -1,9 +1,11 @@
 """The names that a user has trusted, stored per run folder and outside of it, so that `trust=true` is typed once.
 
 A folder cannot vouch for itself, because its origin may be unknown. The trusted names are therefore stored in
-`$XDG_STATE_HOME/dof-lightning/trusted.json` (`~/.local/state` if that is not set), by the run folder's path.
+`$XDG_STATE_HOME/dof-lightning/trusted.json` (`~/.local/state` if that is not set), by the run folder's path. A
+checkpoint that lies in no run folder is known by its content, as its neighbours may come from anywhere.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,11 +17,19 @@ from dof_lightning.config.targets import untrusted
 from dof_lightning.files import locked, write_atomically
 
 
-def remember(run_dir: Path, config: Mapping[str, Any]) -> None:
-    """Notes that the foreign names of a configuration are trusted in a run folder, if the note can be written.
+def place_of(checkpoint: Path) -> str:
+    """What the trust in a checkpoint is noted under: its run folder's path, or the sha256 of a file outside of one."""
+    path = checkpoint.resolve()
+    return (
+        str(path.parent.parent) if path.parent.name == "checkpoints" else hashlib.sha256(path.read_bytes()).hexdigest()
+    )
+
+
+def remember(place: str, config: Mapping[str, Any]) -> None:
+    """Notes that the foreign names of a configuration are trusted in a place, if the note can be written.
 
     Args:
-        run_dir: the run's folder.
+        place: the run's folder, resolved, or what `place_of` returns.
         config: the resolved configuration, for which trust=true was typed.
     """
     names, note = untrusted(config), _note()
@@ -29,8 +39,7 @@ def remember(run_dir: Path, config: Mapping[str, Any]) -> None:
         note.parent.mkdir(parents=True, exist_ok=True)
         with locked(note.with_suffix(".lock")):
             known = _known()
-            folder = str(run_dir.resolve())
-            known[folder] = sorted({*known.get(folder, ()), *names})
+            known[place] = sorted({*known.get(place, ()), *names})
             write_atomically(note, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -38,12 +47,11 @@ def remembered(checkpoint: Path, config: Mapping[str, Any]) -> list[str]:
     """The foreign names of a checkpoint's configuration, if all of them were trusted before; else none.
 
     Args:
-        checkpoint: the file, in `<run_dir>/checkpoints`.
+        checkpoint: the file.
         config: its configuration.
     """
     names = untrusted(config)
-    trusted = _known().get(str(checkpoint.resolve().parent.parent), [])
-    return names if set(names) <= set(trusted) else []
+    return names if names and set(names) <= set(_known().get(place_of(checkpoint), [])) else []
 
 
 def _note() -> Path:

@@ -96,8 +96,8 @@ def _certify(tails: list[str]) -> None:
     compared = certify_agents(checkpoint, Path(folder), _with_trust(checkpoint, others), episodes, seed).to_dict()
     verdict = "bit-identical" if compared["identical"] else "not bit-identical"
     console.make_console(stderr=True).print(
-        f"{compared['processes']} processes, {episodes} episodes, {compared['decisions']:,} decisions; from the "
-        f"batched rollout: max |difference| {compared['max_abs_difference']:.3g} ({verdict}); "
+        f"{compared['processes']} processes, {compared['episodes']} episodes, {compared['decisions']:,} decisions; "
+        f"from the batched rollout: max |difference| {compared['max_abs_difference']:.3g} ({verdict}); "
         f"return {compared['return_mean']:.1f} alone, {compared['batched_return_mean']:.1f} batched",
         highlight=False,
         soft_wrap=True,
@@ -176,18 +176,18 @@ COMMANDS: dict[str, Any] = {
 
 
 def _with_trust(checkpoint: Any, tails: list[str]) -> list[str]:
-    """The tails, with trust=true if it was typed for this run folder before; prints what is trusted."""
+    """The tails, with trust=true if it was typed for this run folder or file before; prints what is trusted."""
     from dof_lightning.checkpoints import trust
 
     if "trust=true" in tails:
-        trust.remember(checkpoint.path.resolve().parent.parent, checkpoint.config)
+        trust.remember(trust.place_of(checkpoint.path), checkpoint.config)
         return tails
     if any(tail.startswith("trust=") for tail in tails):
         return tails
     names = trust.remembered(checkpoint.path, checkpoint.config)
     if not names:
         return tails
-    print(f"trusted before in this run folder: {', '.join(names)}", file=sys.stderr)
+    print(f"trusted before: {', '.join(names)}", file=sys.stderr)
     return ["trust=true", *tails]
 
 

@@ -55,11 +55,7 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
     if is_own_data(cfg) and cfg.data.path is None:
         raise UserError("data.path= is missing: experiment=none is for your own data; type data.path=<folder>")
     _check_tuned(cfg.choices)
-    for key in ("run_dir", "resume", "data.path", "data.root"):
-        if OmegaConf.select(cfg, key) == "":
-            raise UserError(f"{key}= is empty; type a folder, or leave it out")
-    if cfg.resume is None:
-        raise UserError("resume must be auto, never, or the path of a .ckpt or run folder")
+    _check_files(cfg)
     plain, preset = to_plain(cfg), preset_of(cfg.choices)
     _check_types(cfg, plain, preset)
     for key, choices in _CHOICES.items():
@@ -75,6 +71,20 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
     check_arguments(plain, {str(key): value for key, value in written.items()})
     if everything_read and cfg.choices.get("study") in (None, "none"):  # a study's runs are checked together
         check_effect(cfg, preset)
+
+
+def _check_files(cfg: DictConfig) -> None:
+    """Refuses to write or read nowhere."""
+    for key in ("run_dir", "resume", "data.path", "data.root"):
+        if OmegaConf.select(cfg, key) == "":
+            raise UserError(f"{key}= is empty; type a folder, or leave it out")
+    if cfg.callbacks.get("checkpoint") is None:
+        raise UserError(
+            "callbacks.checkpoint is missing: it saves the checkpoint that a run is resumed from and evaluated by; "
+            "checkpoint.every_n_steps=<n> sets how often"
+        )
+    if cfg.resume is None:
+        raise UserError("resume must be auto, never, or the path of a .ckpt or run folder")
 
 
 def _check_warmup(plain: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from dof_lightning.config.command_line import config_dir_flags, config_dirs
 from dof_lightning.config.messages import as_typed, explain, is_of_hydra, list_of_options
 from dof_lightning.config.plugins import plugins
 from dof_lightning.errors import UserError
+from dof_lightning.plain import find_reference
 from dof_lightning.threads import cores_of_a_job
 
 
@@ -173,8 +174,10 @@ def build(node: Mapping[str, Any] | DictConfig, key: str = "configuration") -> A
         key: the node's key, for messages.
 
     Raises:
-        UserError: a class refuses a value.
+        UserError: a class refuses a value, or a resolved node contains a reference, which nothing has checked.
     """
+    if not isinstance(node, DictConfig) and (reference := find_reference(node)) is not None:
+        raise UserError(f"{key} contains the reference {reference!r}; write the value that it stands for")
     cfg = node if isinstance(node, DictConfig) else OmegaConf.create(dict(node))
     try:
         return instantiate(cfg)

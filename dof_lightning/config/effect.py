@@ -27,7 +27,7 @@ _BY_NAME = (
 _WHERE_PLAYED = ("rollout.report_episodes", "rollout.certificate_episodes")
 # Arguments of Lightning's Trainer beside those of conf/trainer; the run sets the others itself, or they do nothing.
 _OF_TRAINER = (
-    *("overfit_batches", "profiler", "limit_val_batches", "fast_dev_run"),
+    *("overfit_batches", "profiler", "limit_val_batches"),
     *("detect_anomaly", "deterministic", "benchmark"),
 )
 _INSTEAD = {

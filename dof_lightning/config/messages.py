@@ -194,10 +194,16 @@ def _known_keys(overrides: Sequence[str]) -> list[str]:
     return [name for name in known if not name.rpartition(".")[2].startswith("_")]
 
 
-def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> int:
+def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = (), said: set[str] | None = None) -> int:
     """Runs a command; mistakes of the user become one line on stderr and exit code 2, defects keep their traceback.
 
-    Returns the exit code; `typed` are the command's overrides, for `explain`.
+    Args:
+        main: the command.
+        typed: its overrides, for `explain`.
+        said: lines printed already, by other jobs of a sweep: they are not repeated, and a new one is added.
+
+    Returns:
+        the exit code.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
@@ -215,8 +221,11 @@ def exit_with_one_line(main: Callable[[], Any], typed: Sequence[str] = ()) -> in
             raise
     else:
         return 0
-    if os.environ.get("LOCAL_RANK", "0") == os.environ.get("SLURM_PROCID", "0") == "0":
-        sys.stderr.write(f"error: {' '.join(line.split())}\n")
+    line = " ".join(line.split())
+    if os.environ.get("LOCAL_RANK", "0") == os.environ.get("SLURM_PROCID", "0") == "0" and line not in (said or ()):
+        sys.stderr.write(f"error: {line}\n")
+    if said is not None:
+        said.add(line)
     return USER_ERROR_EXIT_CODE
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from dof_lightning.moved import current_config
-from dof_lightning.plain import check_plain
+from dof_lightning.plain import check_plain, find_reference
 from dof_lightning.schema import anything, many, mapping, optional, record, text, truth, whole
 
 _MOST_BYTES = 200_000  # our files have some 5,000; a megabyte takes half a minute to parse
@@ -46,6 +46,8 @@ def check_stored(node: Any) -> dict[str, Any]:
         ValueError: it is not a configuration; the message names the missing or wrong part.
     """
     check_plain(node)
+    if (reference := find_reference(node)) is not None:
+        raise ValueError(f"it contains the reference {reference!r}, which no stored configuration has")
     _CONFIG("", node)
     config: dict[str, Any] = current_config(node)
     return config

@@ -90,7 +90,8 @@ class GaussianGame(VectorEnv):
 
     def on_support(self, points: Tensor) -> Tensor:
         """`[M]` bool: `[M, 2]` coordinates within 3 sigma of a mode that has weight."""
-        near = (points - points.sign()).norm(dim=-1) <= 3 * SIGMA
+        mode = torch.where(points > 0, 1.0, -1.0)
+        near = (points - mode).norm(dim=-1) <= 3 * SIGMA
         weight = self.weights.to(points.device)[(points[:, 0] > 0).long(), (points[:, 1] > 0).long()]
         return near & (weight > 0)
 

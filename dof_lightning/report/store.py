@@ -8,6 +8,7 @@ The last column, `digest`, covers the row's other cells; it is empty or missing 
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,12 +93,20 @@ class Record:
     @property
     def ends_at_plateau(self) -> bool:
         """Whether the run ends once its score no longer rises (`rollout.until_plateau`)."""
-        return "rollout.until_plateau=" in self.command
+        return self._until_plateau is not None
 
     @property
     def stopped_early(self) -> bool:
-        """Whether time ended the run before its updates were done."""
-        return self.steps < self.budget_steps and not self.ends_at_plateau
+        """Whether time ended the run before its updates were done, as far as the steps tell.
+
+        From `rollout.until_plateau` on, a run may have been ended by either.
+        """
+        return self.steps < (self.budget_steps if self._until_plateau is None else self._until_plateau)
+
+    @property
+    def _until_plateau(self) -> int | None:
+        typed = re.findall(r"\brollout\.until_plateau=(\S+)", self.command)
+        return int(typed[-1]) if typed and typed[-1].isdecimal() else None
 
 
 @dataclass(frozen=True)

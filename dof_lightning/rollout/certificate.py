@@ -154,7 +154,7 @@ class _Life:
         keep, legal, rewards = own[:, :, None, None], self.legal, self.rewards
         return _Life(
             torch.where(keep, self.observations, _disturb(self.observations, generator)),
-            None if legal is None else torch.where(keep, legal, legal.roll(1, dims=0)),
+            None if legal is None else torch.where(keep, legal, _other_choices(legal, generator)),
             torch.where(own[:, :, None], rewards, rewards.roll(1, dims=0) + 1),
         )
 
@@ -163,6 +163,13 @@ def _legal_after_end(legal: Tensor, lengths: Tensor) -> Tensor:
     """Makes everything legal after an episode's end, where rows are zero: without a legal action nothing can act."""
     after_end = torch.arange(legal.shape[2]) >= lengths[:, None]
     return legal | after_end[:, None, :, None]
+
+
+def _other_choices(legal: Tensor, generator: torch.Generator) -> Tensor:
+    """Replaces legal choices by another episode's, half of them inverted; every row keeps at least one."""
+    inverted = torch.rand(legal.shape, generator=generator, device=legal.device) < 0.5
+    others = legal.roll(1, dims=0) ^ inverted
+    return others | ~others.any(-1, keepdim=True)
 
 
 def _disturb(observations: Tensor, generator: torch.Generator) -> Tensor:

@@ -38,7 +38,15 @@ from dof_lightning.studies.base import Cell, Plan, Report, Study
 from dof_lightning.training import preparation
 from dof_lightning.training import run as training
 from dof_lightning.training.results_file import read_results, read_results_of_run, write_results
-from dof_lightning.training.run_folder import RUNS, RunFolder, external_rank, fresh_folder, require_claim, unfinished
+from dof_lightning.training.run_folder import (
+    RUNS,
+    RunFolder,
+    claim,
+    external_rank,
+    fresh_folder,
+    require_claim,
+    unfinished,
+)
 from dof_lightning.training.several import check_played, key_of
 
 _OWN_KEYS = ("study", "seed", "run_dir", "resume")
@@ -165,7 +173,7 @@ def _find_folder(config: Mapping[str, Any]) -> RunFolder:
         folder = _named_folder(RunFolder(Path(config["run_dir"])), config)
     else:
         open_ones = [] if config["resume"] == "never" else unfinished(parent, config)
-        folder = open_ones[0] if open_ones else fresh_folder(parent)
+        folder = next((one for one in open_ones if claim(one)), None) or fresh_folder(parent)
     require_claim(folder)
     return folder
 

@@ -102,7 +102,7 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
             set_aside_best(start.folder.best, config)
         start.folder.open(config)
         if config["trust"]:
-            trust.remember(start.folder.path, config)
+            trust.remember(str(start.folder.path.resolve()), config)
         _show_start(screen, job)
     announce_parameters(job.trainer.loggers, config)
     last = next(callback for callback in job.trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint))

@@ -107,7 +107,7 @@ class RunFolder:
         """Whether there is nothing left to do for this configuration.
 
         Raises:
-            UserError: the folder contains another finished run.
+            UserError: the folder contains another finished run, or one that cannot be trained further.
         """
         if not self.results.exists():
             return False
@@ -117,6 +117,11 @@ class RunFolder:
         if config_hash(stored) == config_hash(plain):
             return True
         if steps < plain["trainer"]["max_steps"]:
+            if not self.last.exists():
+                raise UserError(
+                    f"{self.path} contains the results of {steps} steps, but no {self.last.name} to train further "
+                    "from; choose another run_dir="
+                )
             return False
         if difference := _other_run(stored, plain):
             raise UserError(f"{self.path} contains another, finished run: {difference}; choose another run_dir=")

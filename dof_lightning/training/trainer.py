@@ -55,8 +55,12 @@ def try_out(config: Mapping[str, Any]) -> int:
 def _make(config: Mapping[str, Any], first: Sequence[Callback], last: Sequence[Callback], **more: Any) -> Trainer:
     settings = config["trainer"]
     try:
+        limit = TimeLimit(settings["max_time"])
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise UserError(f"trainer.max_time={settings['max_time']} must be null or DD:HH:MM:SS") from error
+    try:
         trainer: Trainer = configuration.build(settings)(
-            callbacks=[*first, TimeLimit(settings["max_time"]), *last],
+            callbacks=[*first, limit, *last],
             max_time=None,
             plugins=[AtomicCheckpointIO(), *cluster_plugins()],
             strategy=make_strategy(settings, config["distributed"]["timeout_seconds"]),

@@ -102,7 +102,11 @@ def _only_line(code: int, printed: str) -> str:
         ((*SMALL, "algorithm.gradient_clip=abc"), ("algorithm.gradient_clip", "a number or null", "abc")),
         ((*SMALL, "algorithm.q_gradient=one-step"), ("algorithm.q_gradient", "none or one_step or full", "one-step")),
         ((*SMALL, "trainer.precision=16-mixed"), ("trainer.precision", "32-true or bf16-mixed", "16-mixed")),
-        ((*SMALL, "trainer.max_time=soon"), ("trainer", "DD:HH:MM:SS", "soon")),
+        ((*SMALL, "trainer.max_time=soon"), ("trainer.max_time=soon", "DD:HH:MM:SS")),
+        ((*SMALL, "trainer.max_time=1h"), ("trainer.max_time=1h", "DD:HH:MM:SS")),
+        ((*SMALL, "callbacks.checkpoint=null"), ("callbacks.checkpoint", "resumed from")),
+        ((*SMALL, "~callbacks.checkpoint"), ("callbacks.checkpoint", "resumed from")),
+        ((*SMALL, "+trainer.fast_dev_run=true"), ("trainer.fast_dev_run",)),
     ],
     ids=lambda value: " ".join(value[-1:]) if isinstance(value, tuple) else None,
 )
@@ -132,9 +136,22 @@ def test_train_py_and_sweeps_answer_in_one_line(workplace: Workplace) -> None:
     ):
         done = workplace.train(*arguments)
         assert done.returncode == 2
-        (line,) = done.stderr.splitlines()
+        lines = done.stderr.splitlines()
+        if arguments[0] == "-m":  # Hydra names the first job that failed
+            lines = [line for line in lines if not line.startswith("Error executing job with overrides: [")]
+        (line,) = lines
         for word in words:
             assert word in line
+
+
+def test_a_mistake_in_one_job_of_a_sweep_does_not_stop_the_others(workplace: Workplace) -> None:
+    typed = (*SMALL, "algorithm.shared_seeds=1,null", "trainer.max_steps=2", "run_dir=sweep/${hydra:job.num}")
+    done = workplace.train("-m", *typed)
+    assert done.returncode == 2
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "shared_seeds=1" in line
+    assert workplace.results("sweep/1")["steps"] == 2
+    assert not (workplace.path / "sweep/0").exists()
 
 
 @pytest.mark.parametrize(
@@ -150,6 +167,8 @@ def test_train_py_and_sweeps_answer_in_one_line(workplace: Workplace) -> None:
         ("data.memory_mb=1000", ("data.memory_mb is 2000 there, 1000 here",)),
         ("data.partition=shards", ("data.partition is 'windows' there, 'shards' here",)),
         ("trainer.accumulate_grad_batches=2", ("trainer.accumulate_grad_batches is 1 there, 2 here",)),
+        ("trainer.precision=bf16-mixed", ("trainer.precision is '32-true' there, 'bf16-mixed' here",)),
+        ("+trainer.overfit_batches=1", ("trainer.overfit_batches is None there, 1 here",)),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(

@@ -217,6 +217,29 @@ def test_a_mistake_is_one_line(
         assert word.format(finished=finished) in line
 
 
+@pytest.mark.parametrize(
+    ("change", "of"),
+    [
+        (["trust=true", "env=pettingzoo", "env.factory=os.system"], range(3)),
+        (["env=mpe_tag"], range(3)),
+        (["algorithm.denoiser._target_=os.system"], range(3)),
+        (["algorithm.candidates=1"], range(1)),
+    ],
+)
+def test_records_choose_no_world_and_no_code(
+    exported: Path, finished: str, tmp_path: Path, capsys: pytest.CaptureFixture, change: list[str], of: range
+) -> None:
+    """Anyone can write a record; its digest vouches for nothing."""
+    for path in exported.iterdir():
+        shutil.copy(path, tmp_path)
+    for index in of:
+        path = tmp_path / f"agent_{index}.json"
+        write_record(path, json.loads(path.read_text()) | {"changes": change})
+    arguments = ("certify", f"checkpoint={CHECKPOINT.format(finished=finished)}", f"agents={tmp_path}")
+    line = complaint_of_dof(capsys, *arguments)
+    assert ("with different values" if len(of) == 1 else f"record the change '{change[0]}'") in line
+
+
 def test_agents_of_another_checkpoint_are_refused(
     exported: Path, finished: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

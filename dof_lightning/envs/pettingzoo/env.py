@@ -99,6 +99,8 @@ class PettingZooEnv(RowsEnv):
         self._time = 0
         for episode, seed in enumerate(seeds.tolist()):
             answer = self._reader.read(self._copies[episode].reset(seed=seed & _SEED_BITS), self._time)
+            if late := [agent for agent in self._agents if agent not in answer.observations]:
+                refuse(self.spec.name, str(late[0]), self._time, "it joins later, which is not supported")
             self._look(episode, range(len(self._agents)), answer)
         return torch.from_numpy(self._rows.observations.copy())
 
@@ -166,6 +168,11 @@ class PettingZooEnv(RowsEnv):
                 mask = self._reader.mask(answer, i, self._time)
                 rows.legal[episode, i, : self._actions.dims[i]] = True if mask is None else mask
             rows.legal[episode, ~rows.legal[episode].any(axis=1), 0] = True
+        elif self._actions.kind == "discrete":
+            for i in seen:
+                if self._reader.mask(answer, i, self._time) is not None:
+                    what = "it has an action_mask, but at a reset no agent had one: give one in every step"
+                    refuse(self.spec.name, str(self._agents[i]), self._time, what)
         if rows.state is not None:
             rows.state[episode] = self._reader.state(self._copies[episode].state(), self.spec.state_dim, self._time)
 

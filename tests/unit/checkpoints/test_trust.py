@@ -29,9 +29,9 @@ def test_what_was_trusted_for_a_run_folder_is_trusted_there_again(
 ) -> None:
     run = tmp_path / "runs" / "größe"
     assert tails_of(run, MINE) == []
-    trust.remember(run, MINE)
+    trust.remember(str(run.resolve()), MINE)
     assert tails_of(run, MINE, "seed=1") == ["trust=true", "seed=1"]
-    assert capsys.readouterr().err == ("trusted before in this run folder: env.factory=my_pkg.my_env.parallel_env\n")
+    assert capsys.readouterr().err == ("trusted before: env.factory=my_pkg.my_env.parallel_env\n")
     assert tails_of(tmp_path / "runs" / "another", MINE) == []
     assert tails_of(run, OTHER) == tails_of(run, MINE | {"logger": OTHER["env"]}) == []
     assert tails_of(run, MINE, "trust=false") == ["trust=false"]
@@ -42,9 +42,19 @@ def test_typing_it_to_a_command_is_remembered_too(tmp_path: Path) -> None:
     assert tails_of(tmp_path / "run", MINE) == ["trust=true"]
 
 
+def test_trust_in_a_file_outside_of_a_run_is_for_that_file(tmp_path: Path) -> None:
+    mine, other = (SimpleNamespace(path=tmp_path / name, config=MINE) for name in ("mine.ckpt", "other.ckpt"))
+    for number, checkpoint in enumerate((mine, other)):
+        checkpoint.path.write_bytes(bytes([number]))
+    assert _with_trust(mine, ["trust=true"]) == ["trust=true"]
+    assert _with_trust(mine, []) == ["trust=true"]
+    assert _with_trust(other, []) == []
+    assert tails_of(tmp_path, MINE) == []
+
+
 def test_what_needs_no_trust_leaves_no_note(tmp_path: Path) -> None:
     ours = {"env": {"_target_": "dof_lightning.envs.particle.env.ParticleEnv"}}
-    trust.remember(tmp_path / "run", ours)
+    trust.remember(str((tmp_path / "run").resolve()), ours)
     assert not (tmp_path / "state").exists()
     assert tails_of(tmp_path / "run", ours) == []
 
@@ -55,5 +65,5 @@ def test_a_damaged_note_trusts_nobody(tmp_path: Path, content: str) -> None:
     note.parent.mkdir(parents=True)
     note.write_bytes(content.encode("latin-1"))
     assert tails_of(tmp_path / "run", MINE) == []
-    trust.remember(tmp_path / "run", MINE)
+    trust.remember(str((tmp_path / "run").resolve()), MINE)
     assert tails_of(tmp_path / "run", MINE) == ["trust=true"]

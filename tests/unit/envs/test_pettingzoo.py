@@ -11,6 +11,7 @@ from torch import Tensor
 from dof_lightning.envs.particle.env import ParticleEnv
 from dof_lightning.envs.pettingzoo.env import PettingZooEnv
 from dof_lightning.envs.pettingzoo.rows import Ended, Rows
+from dof_lightning.errors import UserError
 from dof_lightning.policy import DecentralizedPolicy
 from tests.fixtures import pettingzoo_outpost
 
@@ -277,3 +278,19 @@ def test_the_small_game_follows_pettingzoos_rules() -> None:
     from pettingzoo.test import parallel_api_test
 
     parallel_api_test(pettingzoo_outpost.parallel_env(masks_in="info"), num_cycles=20)
+
+
+def test_an_agent_that_is_missing_at_some_resets_is_refused() -> None:
+    env = outpost(joins_late=True)
+    env.reset(torch.tensor([2, 4]))
+    with pytest.raises(UserError, match="scout.*joins later, which is not supported"):
+        env.reset(torch.tensor([2, 3]))
+
+
+def test_masks_that_appear_after_the_reset_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be ignored: whether there are any is decided at a reset."""
+    monkeypatch.setitem(pettingzoo_outpost.CHOICES, "scout", pettingzoo_outpost.CHOICES["guard"])
+    env = outpost(masks_in="later")
+    env.reset(torch.tensor([2]))
+    with pytest.raises(UserError, match="action_mask.*at a reset"):
+        env.step(torch.zeros(1, 2, dtype=torch.int64))

@@ -143,6 +143,8 @@ def test_where_the_data_return_nothing_above_zero_more_is_still_more(tmp_path: P
         ({"execution": "centralized", "certified": False}, "[centralized]"),
         ({"certified": False}, "[NOT CERTIFIED]"),
         ({"steps": 50}, "[stopped early]"),
+        ({"steps": 50, "command": "python train.py rollout.until_plateau=60 trainer.max_time=1"}, "[stopped early]"),
+        ({"steps": 50, "command": "python train.py rollout.until_plateau=null"}, "[stopped early]"),
         ({"shared_seeds": 3}, "[shared seed of 3]"),
     ],
 )

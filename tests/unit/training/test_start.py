@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.config.compose import build
 from dof_lightning.config.identity import config_hash
 from dof_lightning.config.stored import check_stored
 from dof_lightning.errors import UserError
@@ -107,6 +108,18 @@ def outcome(config: dict[str, Any]) -> str:
     return ""
 
 
+@pytest.mark.parametrize(
+    "hidden", ["${oc.env:HOME}", ["a", {"b": "x ${oc.create:{_target_: os.system}}"}], {"${a}": 1}]
+)
+def test_a_reference_in_a_stored_configuration_is_refused(plain: dict[str, Any], hidden: Any) -> None:
+    """Hydra would resolve it after the names of classes have been checked."""
+    changed = copy.deepcopy(plain)
+    changed["algorithm"]["denoiser"] = hidden
+    assert "it contains the reference '" in outcome(changed)
+    with pytest.raises(UserError, match="algorithm contains the reference"):
+        build(changed["algorithm"], "algorithm")
+
+
 @pytest.mark.parametrize("value", ["missing", None, "x", [], {}, -1.5, True])
 def test_every_key_of_a_configuration_is_read_or_named(plain: dict[str, Any], value: Any) -> None:
     said = {}
@@ -163,6 +176,14 @@ def test_results_whose_run_is_not_known_are_no_finished_run(plain: dict[str, Any
     place("dof_policy", Path("mine")).config.unlink()
     with pytest.raises(UserError, match=r"mine contains results of a run without its config\.yaml"):
         starts.find_start(plain | {"run_dir": "mine", "seed": 1})
+
+
+def test_results_without_a_checkpoint_are_not_overwritten(plain: dict[str, Any]) -> None:
+    folder = place("dof_policy", Path("mine"))
+    folder.last.unlink()
+    longer = plain | {"run_dir": "mine", "trainer": plain["trainer"] | {"max_steps": 40_000}}
+    with pytest.raises(UserError, match=r"mine contains the results of \d+ steps, but no last\.ckpt"):
+        starts.find_start(longer)
 
 
 def otherwise(plain: dict[str, Any], key: str, value: Any) -> dict[str, Any]:

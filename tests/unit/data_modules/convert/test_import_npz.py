@@ -45,6 +45,15 @@ def save(path: Path, **changes: Any) -> Path:
     return path / "mine.npz"
 
 
+def test_choices_behind_an_episodes_end_do_not_count(tmp_path: Path) -> None:
+    rng, made = np.random.default_rng(0), arrays()
+    actions = rng.integers(0, 3, (N, 4, STEPS))
+    actions[(np.arange(STEPS) >= made["length"][:, None])[:, None].repeat(4, 1)] = 255
+    nothing = dict.fromkeys(("action_dims", "action_low", "action_high"))
+    path = import_dataset("npz", save(tmp_path, actions=actions, **nothing), "mine", tmp_path)
+    assert {agent.action_dim for agent in read_manifest(path).spec.environment.agents} == {3}
+
+
 def nan_at(episode: int, agent: int, step: int) -> np.ndarray:
     observations = arrays()["observations"]
     observations[episode, agent, step, 0] = np.nan

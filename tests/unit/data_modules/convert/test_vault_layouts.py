@@ -45,6 +45,30 @@ def test_what_agents_do_not_have_is_zero(tmp_path: Path) -> None:
         import_dataset("vault", tmp_path / "out", "other", tmp_path)
 
 
+def test_a_choice_that_nobody_took_and_ids_that_were_observed_come_back(tmp_path: Path) -> None:
+    episodes = make_episodes(60, discrete=True, optional=False)
+    episodes.actions[:, 1] %= 2
+    episodes.observations[:, :, :, :2] = np.eye(2)[:, None]
+    whole = build(tmp_path / "toy", episodes, discrete=True)
+    export_dataset(tmp_path / "toy", "vault", tmp_path / "out")
+    again = read_manifest(import_dataset("vault", tmp_path / "out", "again", tmp_path))
+    assert again.spec.environment.agents == whole.spec.environment.agents
+
+
+def test_deaths_come_back(tmp_path: Path) -> None:
+    episodes = make_episodes(60)
+    assert episodes.alive is not None
+    episodes.alive[:] = np.arange(episodes.alive.shape[2]) <= np.array([[2], [9]])  # agent 0 dies in its second step
+    build(tmp_path / "toy", episodes)
+    export_dataset(tmp_path / "toy", "vault", tmp_path / "out")
+    again = sorted_by_id(read_all(import_dataset("vault", tmp_path / "out", "again", tmp_path)))
+    whole = sorted_by_id(read_all(tmp_path / "toy"))
+    seen = np.setdiff1d(np.arange(len(whole.observations)), np.cumsum(whole.length + 1) - 1)
+    assert again.alive is not None
+    assert whole.alive is not None
+    np.testing.assert_array_equal(again.alive[seen], whole.alive[seen])
+
+
 def test_others_padding_with_minus_infinity_is_read_as_sizes(tmp_path: Path) -> None:
     arrays = timeline([4] * 60)
     arrays["observations"][:, 0, 3:] = -np.inf

@@ -112,6 +112,34 @@ def test_episodes_are_not_merged_with_themselves(tmp_path: Path, whole: DatasetM
             merge(datasets, tmp_path, "merged")
 
 
+def test_equal_episodes_are_found_whatever_the_recipes_tell(tmp_path: Path, whole: DatasetManifest) -> None:
+    """A cut of a cut, the first episodes of a longer dataset, and a cut of a merge, whose ids are new."""
+    low = subsample(whole.location, tmp_path, "low", quantiles=[0.0, 0.6])
+    lower = subsample(str(low), tmp_path, "lower", quantiles=[0.0, 0.5])
+    first = build(
+        tmp_path / "first",
+        make_episodes(60).flatten().select(np.arange(20)).padded(),
+        recipe={"data": "of another length"},
+    )
+    other = build(tmp_path / "other", make_episodes(40, seed=1), recipe={"data": "other"})
+    merged = merge([whole.location, other.location], tmp_path, "merged")
+    upper = subsample(str(merged), tmp_path, "upper", quantiles=[0.5, 1.0])
+    for again in (str(lower), first.location, str(upper)):
+        with pytest.raises(UserError, match=r"shares \d+ of its \d+ episodes"):
+            merge([whole.location, again], tmp_path, "twice")
+
+
+def test_datasets_that_repeat_themselves_may_be_merged(tmp_path: Path) -> None:
+    """As those of games of one step, in which independent episodes are often equal."""
+    parts = [make_episodes(20).flatten() for _ in range(2)]
+    for number, part in enumerate(parts):
+        half = part.select(np.repeat(np.arange(10), 2))
+        half.episode_id[:] = np.arange(20)
+        parts[number] = half
+    paths = [build(tmp_path / f"{n}", part.padded(), recipe={"data": n}).location for n, part in enumerate(parts)]
+    assert read_manifest(merge(paths, tmp_path, "merged")).n_episodes == 40
+
+
 def test_the_seed_of_a_merge_is_part_of_what_it_is(tmp_path: Path, whole: DatasetManifest) -> None:
     other = build(tmp_path / "other", make_episodes(40, seed=1), recipe={"data": "other"})
     merge([whole.location, other.location], tmp_path, "merged", seed=0)
