@@ -283,7 +283,7 @@ def test_the_small_game_follows_pettingzoos_rules() -> None:
 def test_an_agent_that_is_missing_at_some_resets_is_refused() -> None:
     env = outpost(joins_late=True)
     env.reset(torch.tensor([2, 4]))
-    with pytest.raises(UserError, match="scout.*joins later, which is not supported"):
+    with pytest.raises(UserError, match=r"scout.*joins later, which is not supported"):
         env.reset(torch.tensor([2, 3]))
 
 
@@ -292,5 +292,5 @@ def test_masks_that_appear_after_the_reset_are_refused(monkeypatch: pytest.Monke
     monkeypatch.setitem(pettingzoo_outpost.CHOICES, "scout", pettingzoo_outpost.CHOICES["guard"])
     env = outpost(masks_in="later")
     env.reset(torch.tensor([2]))
-    with pytest.raises(UserError, match="action_mask.*at a reset"):
+    with pytest.raises(UserError, match=r"action_mask.*at a reset"):
         env.step(torch.zeros(1, 2, dtype=torch.int64))
