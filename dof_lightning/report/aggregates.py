@@ -11,7 +11,7 @@ from dof_lightning.report import statistics as over_runs
 from dof_lightning.report.gathering import RETURN, Group
 from dof_lightning.report.published import OURS
 from dof_lightning.report.statistics import Estimate
-from dof_lightning.report.tables import LEAST_SEEDS, Table, budgets, labels
+from dof_lightning.report.tables import LEAST_SEEDS, Table, budgets, caveat, labels
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,16 @@ def comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list
             continue
         common = {label: {task: of_tasks[task] for task in tasks} for label, of_tasks in scored.items()}
         absent = [name for name in labels([group for group in groups if group.kind == kind]) if name not in common]
-        updates = budgets([group for group in groups if group.label in common and group.dataset in tasks])
+        compared_groups = [group for group in groups if group.label in common and group.dataset in tasks]
+        updates = budgets(compared_groups)
         found.append(
             Comparison(
                 kind=kind,
                 scores=common,
                 tasks=tasks,
-                reservations=_reservations(common, absent) + (f" {updates}" if updates else ""),
+                reservations=_reservations(common, absent)
+                + _marks(compared_groups)
+                + (f" {updates}" if updates else ""),
                 first=compared(common, against),
                 seed=seed,
             )
@@ -94,6 +97,12 @@ def compared(methods: Iterable[str], against: str | None) -> str:
     """Chooses the method that a report compares with the others: `against`, else DoF, else the first."""
     names = list(methods)
     return next(name for name in (against, *OURS, *names) if name in names)
+
+
+def _marks(groups: Sequence[Group]) -> str:
+    """What accompanies single numbers of the methods in the tables of scores, once for each method."""
+    marked = {f"{group.label}{caveat(group)}": None for group in groups if caveat(group)}
+    return f" Among them: {', '.join(marked)}." if marked else ""
 
 
 def _reservations(scored: dict[str, dict[str, np.ndarray]], absent: Sequence[str]) -> str:

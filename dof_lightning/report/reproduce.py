@@ -32,8 +32,13 @@ def overrides_of(config: Mapping[str, Any]) -> list[str]:
         for group, option in config["choices"].items()
         if option is not None and group not in _NAMED and preset["choices"].get(group) != option
     ]
-    differences = [f"{key}={_spelled(value)}" for key, value in _differences(config, configuration.compose(typed))]
-    return [*typed, *differences, f"seed={config['seed']}"]
+    usual = configuration.compose(typed)
+    dropped = [f"~callbacks.{name}" for name in usual.callbacks if name not in config["callbacks"]]
+    known = dict(leaves(configuration.to_plain(usual)))
+    differences = [
+        f"{key if key in known else f'++{key}'}={_spelled(value)}" for key, value in _differences(config, usual)
+    ]
+    return [*typed, *dropped, *differences, f"seed={config['seed']}"]
 
 
 def is_preset(config: Mapping[str, Any]) -> bool:

@@ -153,6 +153,13 @@ def test_what_has_to_be_known_stands_where_the_number_stands(tmp_path: Path, cha
     assert words in cell(scores(gather([tmp_path]), "mpe_spread"), "dof_policy", "medium, last")
 
 
+def test_what_has_to_be_known_stands_below_what_is_compared_over_several_tasks(tmp_path: Path) -> None:
+    fill(tmp_path, ("dof_policy",))
+    fill(tmp_path, ("madiff_c",), execution="centralized", certified=False)
+    for table in aggregates(comparisons(gather([tmp_path]), against=None, seed=0)):
+        assert " Among them: madiff_c [centralized]." in table.note
+
+
 def test_time_to_a_score_is_that_of_the_first_rollout_there_and_of_all_seeds_or_none(tmp_path: Path) -> None:
     store = ResultsStore(tmp_path)
     for seed, returns in enumerate(((200.0, 280.0), (280.0, 100.0))):
