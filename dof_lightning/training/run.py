@@ -134,6 +134,7 @@ def build(config: dict[str, Any], start: Start) -> Run:
     checkpoint = None if start.checkpoint is None else checkpoints.read(start.checkpoint)
     if checkpoint is not None:
         checkpoints.check_continues(checkpoint, config)
+        _check_steps_left(checkpoint, config["trainer"]["max_steps"], start)
     source, init_from = warm_start.beginning(config["init_from"], resumed_from=checkpoint)
     interruption = Interruption()
 
@@ -239,6 +240,19 @@ def _next_commands(job: Run, further: Sequence[str]) -> dict[str, Sequence[str]]
     else:
         commands["evaluate again" if configuration.rolls_out(job.config) else "evaluate"] = ("dof", "eval", checkpoint)
     return commands
+
+
+def _check_steps_left(checkpoint: checkpoints.Checkpoint, max_steps: int, start: Start) -> None:
+    """Refuses to continue another run's checkpoint in a folder of its own if there is nothing left to train.
+
+    Raises:
+        UserError: no step would be made, and so nothing be saved there.
+    """
+    if checkpoint.step >= max_steps and checkpoint.path.resolve() != start.folder.last.resolve():
+        raise UserError(
+            f"resume={checkpoint.path} has {checkpoint.step} steps already, trainer.max_steps={max_steps} leaves none "
+            "to train; type more, or evaluate it with dof eval"
+        )
 
 
 def _last_checkpoint(job: Run) -> checkpoints.Checkpoint:

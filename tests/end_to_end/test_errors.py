@@ -179,6 +179,13 @@ def test_a_checkpoint_of_another_run_is_refused(
         assert word in line
 
 
+def test_a_checkpoint_with_no_steps_left_is_not_continued_elsewhere(
+    finished: str, capsys: pytest.CaptureFixture
+) -> None:
+    resumed = (f"resume={finished}/checkpoints/last.ckpt", "run_dir=refused", "trainer.max_steps=60")
+    assert "has 60 steps already, trainer.max_steps=60" in complaint_of_train(capsys, *SMALL, *resumed)
+
+
 def test_a_dataset_written_anew_is_not_gone_on_with(
     workplace: Workplace, finished: str, capsys: pytest.CaptureFixture
 ) -> None:
