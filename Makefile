@@ -1,7 +1,7 @@
 # Short names for what is typed often. Each calls commands that stand by themselves, in the environment that is active.
 PYTHON ?= python
 
-RECORD = spread spread_conservative spread_plans chase battles_3m battles_2s3z battles_3m_qmix
+RECORD = spread spread_plans chase spread_experts battles_3m battles_2s3z battles_3m_qmix
 
 .PHONY: test lint docs record bench
 
