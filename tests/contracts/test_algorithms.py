@@ -1,5 +1,6 @@
 """The contract of every algorithm in `conf/algorithm`, and of every part in the groups it is made of."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,11 +98,13 @@ def test_losses_are_finite_scalars_and_reach_every_trainable_parameter(overrides
 
 
 @every_case
-def test_heldout_losses_are_finite_and_leave_no_gradient(overrides: tuple[str, ...]) -> None:
+def test_heldout_losses_are_finite_and_change_nothing(overrides: tuple[str, ...]) -> None:
     algorithm = build_algorithm(*overrides)
-    batch = random_batch(algorithm.spec, algorithm.window)
+    batch, before = random_batch(algorithm.spec, algorithm.window), copy.deepcopy(algorithm.state_dict())
     with torch.no_grad():
         losses = algorithm.heldout_losses(batch, torch.Generator().manual_seed(0))
+    assert all(parameter.grad is None for parameter in algorithm.parameters())
+    assert all(torch.equal(before[name], value) for name, value in algorithm.state_dict().items())
     assert any(name.startswith("heldout/") for name in losses)
     assert all(bool(value.isfinite()) and value.shape == () for value in losses.values())
 

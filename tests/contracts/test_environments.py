@@ -69,11 +69,14 @@ def test_shapes_and_the_time_limit_are_those_of_the_spec(option: str) -> None:
         assert observations.dtype == torch.float32
         assert bool(observations.isfinite().all())
         assert bool((observations[:, ~spec.observation_mask()] == 0).all())
-    for result in results:
+    for step, result in enumerate(results, 1):
         assert result.rewards.shape == (len(SEEDS), spec.n_agents)
+        assert bool(result.rewards.isfinite().all())
         assert result.terminated.shape == result.truncated.shape == (len(SEEDS),)
+        assert result.terminated.dtype == result.truncated.dtype == torch.bool
+        assert step == spec.horizon or not bool(result.truncated.any()), "a time limit before the horizon"
     over = torch.stack([result.terminated | result.truncated for result in results])
-    assert bool(over[-1].all())
+    assert bool(over[-1].all()), "the horizon is no time limit"
     assert spec.horizon == 1 or not bool(over[0].any())
 
 

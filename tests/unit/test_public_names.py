@@ -29,7 +29,11 @@ def test_importing_the_package_imports_nothing_else() -> None:
 
 
 def test_threads_sleep_while_they_wait_in_whoever_imports_it() -> None:
-    assert run_python("import dof_lightning, os; print(os.environ['OMP_WAIT_POLICY'])").strip() != ""
+    said = "print(os.environ['OMP_WAIT_POLICY'])"
+    unset = "import os; os.environ.pop('OMP_WAIT_POLICY', None); import dof_lightning; "
+    assert run_python(unset + said) == "passive\n"
+    chosen = "import os; os.environ['OMP_WAIT_POLICY'] = 'active'; import dof_lightning; "
+    assert run_python(chosen + said) == "active\n"
 
 
 def test_a_star_import_gives_the_public_names_and_nothing_else() -> None:

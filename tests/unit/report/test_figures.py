@@ -74,7 +74,9 @@ def test_every_colour_can_be_seen_on_a_white_and_on_a_dark_page(tmp_path: Path, 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     one, several = (gather([fill(tmp_path / str(seeds), seeds=seeds)]) for seeds in (1, 2))
-    for table in aggregates(comparisons(one, against=None, seed=0)):
+    tables = list(aggregates(comparisons(one, against=None, seed=0)))
+    assert len(tables) == 2
+    for table in tables:
         assert {row[table.columns.index("95 % interval")] for row in table.rows} == {"- (one seed)"}
     for groups, intervals in ((one, 0), (several, 2)):
         means = panels_of(groups)[0]

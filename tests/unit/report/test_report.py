@@ -156,8 +156,8 @@ def test_what_has_to_be_known_stands_where_the_number_stands(tmp_path: Path, cha
 def test_what_has_to_be_known_stands_below_what_is_compared_over_several_tasks(tmp_path: Path) -> None:
     fill(tmp_path, ("dof_policy",))
     fill(tmp_path, ("madiff_c",), execution="centralized", certified=False)
-    for table in aggregates(comparisons(gather([tmp_path]), against=None, seed=0)):
-        assert " Among them: madiff_c [centralized]." in table.note
+    tables = list(aggregates(comparisons(gather([tmp_path]), against=None, seed=0)))
+    assert [" Among them: madiff_c [centralized]." in table.note for table in tables] == [True, True]
 
 
 def test_time_to_a_score_is_that_of_the_first_rollout_there_and_of_all_seeds_or_none(tmp_path: Path) -> None:
@@ -186,10 +186,13 @@ def test_aggregates_say_who_is_left_out_and_how_far_few_seeds_go(tmp_path: Path)
     fill(tmp_path / "few")
     told = {"dataset_fingerprint": "medium", "environment_fingerprint": SPREAD}
     ResultsStore(tmp_path / "few").append(record(algorithm="bc", last_normalized_score=1.0, **told), [])
-    for table in aggregates(comparisons(gather([tmp_path / "few"]), against=None, seed=0)):
+    few = list(aggregates(comparisons(gather([tmp_path / "few"]), against=None, seed=0)))
+    many = list(aggregates(comparisons(gather([fill(tmp_path / "many", seeds=5)]), against=None, seed=0)))
+    assert len(few) == len(many) == 2
+    for table in few:
         assert "Left out, as they were not run on all of these: bc." in table.note
         assert "no ranking follows" in table.note
-    for table in aggregates(comparisons(gather([fill(tmp_path / "many", seeds=5)]), against=None, seed=0)):
+    for table in many:
         assert not re.search("Left out|no ranking", table.note)
 
 

@@ -60,6 +60,13 @@ def test_equal_scores_have_an_interval_of_no_width_and_others_lie_in_theirs() ->
     assert high <= max(map(max, runs(0).values()))
 
 
+def test_intervals_are_of_95_percent() -> None:
+    """Of 50 zeros and 50 ones a sample has k ~ Bin(100, 1/2) ones and the middle clip((k - 25) / 50, 0, 1)."""
+    scores = np.r_[np.zeros(50), np.ones(50)]
+    for estimate in (middle_of_seeds(scores, seed=0), interquartile_mean({"a": scores}, seed=0)):
+        assert estimate.interval == pytest.approx((0.30, 0.70), abs=0.03)  # of 90 %: 0.34 and 0.66
+
+
 def test_more_seeds_give_a_narrower_interval() -> None:
     widths = []
     for n_seeds in (5, 20, 80):

@@ -32,6 +32,18 @@ def test_certificate_fails_for_agents_that_peek(peek: Peek) -> None:
     assert certificate.max_abs_delta > 0.0
 
 
+def test_certificate_fails_for_agents_that_peek_late() -> None:
+    class Late(ToyPolicy):
+        """Looks at a teammate in an episode's last step only; the last observed number is the time."""
+
+        def act_on_noise(self, observations, carry, legal, noise):
+            actions, carry = super().act_on_noise(observations, carry, legal, noise)
+            is_last = observations[..., 3:] >= (HORIZON - 1) / HORIZON
+            return actions + 0.01 * is_last * observations.roll(1, dims=1)[..., :2], carry
+
+    assert not certify(Late(), ToyEnv(), seed=0).passed
+
+
 def test_certificate_fails_for_legal_actions_of_others() -> None:
     class PeeksAtLegal(RandomWalk):
         def act_on_noise(self, observations, carry, legal, noise):

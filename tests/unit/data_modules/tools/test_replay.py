@@ -16,6 +16,7 @@ from dof_lightning.envs.base import VectorEnv
 from dof_lightning.envs.particle.env import ParticleEnv, Task
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
+from tests.fixtures.dataset_files import build, make_episodes
 
 
 def collect(
@@ -88,7 +89,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_actions_that_are_never_below_zero_are_pointed_out(tmp_path: Path) -> None:
-    environment = ParticleEnv()
-    assert not verify_dataset(str(tmp_path / "toy") if collect(tmp_path / "toy", environment) else "").warnings[1:]
-    episodes = collect(tmp_path / "none", environment, scale=0.0)
-    assert not any("below 0" in warning for warning in verify_dataset(episodes.location).warnings)
+    episodes = make_episodes(30)
+    build(tmp_path / "around", episodes)
+    episodes.actions = np.abs(episodes.actions)
+    build(tmp_path / "above", episodes)
+    collect(tmp_path / "none", ParticleEnv(), scale=0.0)
+    told = {
+        name: any("below 0" in warning for warning in verify_dataset(tmp_path / name, progress=False).warnings)
+        for name in ("around", "above", "none")
+    }
+    assert told == {"around": False, "above": True, "none": False}
