@@ -189,6 +189,15 @@ def test_agents_act_alone(overrides: tuple[str, ...]) -> None:
     assert certificate.passed == policy.acts_alone, certificate
 
 
+def legal_choices(overrides: tuple[str, ...], generator: torch.Generator) -> torch.Tensor | None:
+    """Random legal choices `[6, N, A]`, at least one for each agent; None if actions are continuous."""
+    if not chooses(overrides):
+        return None
+    mask = synthetic_spec(*overrides).environment.action_mask()
+    score = torch.rand(6, *mask.shape, generator=generator).masked_fill(~mask, -1.0)
+    return (score > 0.3) | (score == score.amax(-1, keepdim=True))
+
+
 @every_case
 def test_exported_agents_act_as_the_batched_policy_on_the_same_noise(overrides: tuple[str, ...]) -> None:
     policy = build_algorithm(*overrides).policy()
@@ -196,23 +205,30 @@ def test_exported_agents_act_as_the_batched_policy_on_the_same_noise(overrides: 
         with pytest.raises(UserError, match="nothing to export"):
             policy.export(0)
         return
-    spec = synthetic_spec(*overrides)
-    observations = torch.randn(6, spec.n_agents, spec.observation_dim, generator=torch.Generator().manual_seed(0))
-    noise = policy.draw_noise(6, torch.Generator().manual_seed(1))
-    device, told = torch.device("cpu"), policy.draw_shared_seed(6, torch.Generator().manual_seed(2))
+    spec, draw = synthetic_spec(*overrides), torch.Generator().manual_seed(0)
+    device, told = torch.device("cpu"), policy.draw_shared_seed(6, draw)
+    alone = [policy.export(agent) for agent in range(spec.n_agents)]
+    from_files = [rebuild(*describe(single)) for single in alone]
+    memory, memories = policy.begin(6, device, told), [single.begin(6, device, told) for single in alone]
     with torch.no_grad():
-        together, _ = policy.act_on_noise(observations, policy.begin(6, device, told), None, noise)
-        assert together.shape == ((6, spec.n_agents) if chooses(overrides) else (6, spec.n_agents, spec.action_dim))
-        assert chooses(overrides) or bool((together.abs() <= 1).all())
-        for agent in range(spec.n_agents):
-            single, mine = policy.export(agent), slice(agent, agent + 1)
-            carry = single.begin(6, device, told)
-            alone, _ = single.act_on_noise(observations[:, mine], carry, None, noise[:, mine])
-            torch.testing.assert_close(alone, together[:, mine], rtol=1e-5, atol=1e-5)
-            from_file = rebuild(*describe(single))
-            assert isinstance(from_file, DecentralizedPolicy)
-            again, _ = from_file.act_on_noise(observations[:, mine], carry, None, noise[:, mine])
-            assert torch.equal(again, alone)
+        for _ in range(4):  # agents with a memory need some steps to differ by it
+            observations = torch.randn(6, spec.n_agents, spec.observation_dim, generator=draw)
+            noise, legal = policy.draw_noise(6, draw), legal_choices(overrides, draw)
+            together, memory = policy.act_on_noise(observations, memory, legal, noise)
+            assert together.shape == ((6, spec.n_agents) if chooses(overrides) else (6, spec.n_agents, spec.action_dim))
+            assert chooses(overrides) or bool((together.abs() <= 1).all())
+            for agent, (single, from_file) in enumerate(zip(alone, from_files, strict=True)):
+                assert isinstance(from_file, DecentralizedPolicy)
+                mine = slice(agent, agent + 1)
+                given = (
+                    observations[:, mine],
+                    memories[agent],
+                    None if legal is None else legal[:, mine],
+                    noise[:, mine],
+                )
+                acted, memories[agent] = single.act_on_noise(*given)
+                torch.testing.assert_close(acted, together[:, mine], rtol=1e-5, atol=1e-5)
+                assert torch.equal(from_file.act_on_noise(*given)[0], acted)
 
 
 @pytest.mark.parametrize(("group", "option"), sorted(CENTRALIZED))

@@ -42,8 +42,7 @@ def canary() -> str:
     return hashlib.sha256(weight.detach().numpy().tobytes()).hexdigest()
 
 
-SAME_BITS = canary() == EXPECTED["bits_hold_where"]["canary"]
-same_bits = pytest.mark.skipif(not SAME_BITS, reason="this machine or torch rounds otherwise than the writer's")
+SAME_BITS = canary() == EXPECTED["bits_hold_where"]["canary"]  # else numbers are compared up to rounding
 
 
 def tensors(node: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -53,6 +52,12 @@ def tensors(node: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     elif isinstance(node, dict | list | tuple):
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
             yield from tensors(value, f"{prefix}/{key}")
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """All weights of a checkpoint, averages included."""
+    found: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    return found
 
 
 def digest(path: Path) -> str:
@@ -77,15 +82,19 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace
     torch.set_num_threads(threads)
 
 
-@same_bits
 @pytest.mark.parametrize("name", EXPECTED["runs"])
 @pytest.mark.usefixtures("place")
 def test_a_checkpoint_scores_as_it_did(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     cli.run(["eval", f"checkpoint=runs/{name}/checkpoints/last.ckpt", "rollout.report_episodes=8"])
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == EXPECTED["runs"][name]["score"]
+    score, expected = json.loads(capsys.readouterr().out.splitlines()[-1]), EXPECTED["runs"][name]["score"]
+    if not SAME_BITS:
+        assert score.keys() == expected.keys()
+        score = {
+            key: pytest.approx(value, rel=1e-2) if isinstance(value, float) else value for key, value in score.items()
+        }
+    assert score == expected
 
 
-@same_bits
 @pytest.mark.parametrize("name", [name for name, run in EXPECTED["runs"].items() if "agent" in run])
 def test_an_exported_agent_answers_as_it_did(name: str) -> None:
     stored = np.load(WRITTEN / "decisions.npz")
@@ -93,7 +102,8 @@ def test_an_exported_agent_answers_as_it_did(name: str) -> None:
     observations = stored[f"{name}.observations"]
     for seed in EXPECTED["decisions"]["seeds"]:
         agent.reset(seed)
-        assert np.array_equal([agent.act(step) for step in observations], stored[f"{name}.actions_seed_{seed}"])
+        acted, expected = np.array([agent.act(step) for step in observations]), stored[f"{name}.actions_seed_{seed}"]
+        np.testing.assert_allclose(acted, expected, rtol=0, atol=0 if SAME_BITS else 1e-5)
 
 
 @pytest.mark.parametrize("names_its_folder", [True, False])
@@ -106,9 +116,12 @@ def test_a_killed_run_is_found_and_goes_on_to_the_same_weights(place: Workplace,
     run_here(*COMMAND, *([f"run_dir={folder}"] if names_its_folder else []))
     results = place.results(str(folder))
     assert results["resumed_from_step"] == 10
+    resumed, uninterrupted = (path / "checkpoints" / "last.ckpt" for path in (folder, Path("runs/dof_policy")))
+    theirs = weights(uninterrupted)
+    for weight_name, weight in weights(resumed).items():
+        torch.testing.assert_close(weight, theirs[weight_name], rtol=1e-3, atol=1e-4)
     if SAME_BITS:
-        trained = digest(place.path / folder / "checkpoints" / "last.ckpt")
-        assert trained == EXPECTED["runs"]["dof_policy"]["tensors_sha256"]
+        assert digest(resumed) == EXPECTED["runs"]["dof_policy"]["tensors_sha256"]
         assert results["last"] == json.loads((WRITTEN / "runs" / "dof_policy" / "results.json").read_text())["last"]
 
 
