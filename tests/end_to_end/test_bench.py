@@ -96,6 +96,16 @@ def test_a_suite_whose_rows_are_all_there_says_so_before_any_configuration_is_co
         assert ("dof bench suite=mine.yaml" in said) == told
 
 
+def test_a_run_that_fails_is_named_with_its_log_and_the_others_are_done(folder: Path) -> None:
+    never = "trainer.max_time=00:00:00:00"  # found out by the run itself: it ends before the first step
+    write_suite(folder, seeds=[0], algorithms={"broken": ["algorithm=bc", never], "bc": []})
+    with pytest.raises(UserError, match=r"1 runs failed, the first is .*broken") as failed:
+        cli.run(["bench", "suite=small.yaml", "store=store", "runs=runs"])
+    log = Path(str(failed.value).rpartition("its log is ")[2])
+    assert "ended before the first step" in log.read_text()
+    assert [(row.algorithm, row.variant) for row in rows(folder)] == [("bc", "")]
+
+
 def rows(folder: Path) -> list:
     return ResultsStore(folder / "store").records()
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from dof_lightning.actors.diffusion import DiffusionActor
 from dof_lightning.errors import UserError
-from dof_lightning.evaluation.igd import P_VALUE_LIMIT, Effort, gauge, gauge_at
+from dof_lightning.evaluation.igd import P_VALUE_LIMIT, PATHWISE_LIMIT, Effort, gauge, gauge_at
 from dof_lightning.factorization import noise
 from dof_lightning.networks.mlp import MLPDenoiser
 from tests.fixtures.policy_models import cloning, generator, small_batch, small_dof_policy
@@ -67,6 +69,52 @@ def test_dec_attention_does_not_execute_what_it_trained() -> None:
     assert found.pathwise_error is not None
     assert found.pathwise_error > 1e-2
     assert not found.passed
+
+
+class _SameNoise(DiffusionActor):
+    """Both agents' chains run on the same noise: dependent draws of independent networks."""
+
+    def chain_noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        drawn = super().chain_noise(rows, generator)
+        return drawn[:, :, :1].expand_as(drawn)
+
+
+class _Mixing(DiffusionActor):
+    """An agent's prediction depends a little on the other's x, where the Jacobian is taken and nowhere else."""
+
+    def joint_prediction(self, x: Tensor, k: Tensor, condition: Tensor) -> Tensor:
+        return super().joint_prediction(x, k, condition) + 0.1 * x.roll(1, dims=1)
+
+
+class _Louder(noise.Concat):
+    """What an agent runs alone is not what was joined."""
+
+    def local(self, parts: Tensor) -> Tensor:
+        return 1.5 * parts
+
+
+@pytest.mark.parametrize(
+    ("f", "acts", "fails"),
+    [
+        (noise.Concat, DiffusionActor, "nothing"),
+        (noise.Concat, _SameNoise, "draws"),
+        (noise.Concat, _Mixing, "jacobian"),
+        (_Louder, DiffusionActor, "path"),
+    ],
+)
+def test_each_check_alone_decides(f: Any, acts: type[DiffusionActor], fails: str) -> None:
+    narrow = partial(MLPDenoiser, hidden=(16,))
+    policy = small_dof_policy(small_spec((1, 1), 1), **cloning(noise_factorization=f, denoiser=narrow)).policy()
+    policy.__class__ = acts
+    found = gauge_at(policy, torch.zeros(2, 2, 1), seed=0, effort=Effort(draws=256, permutations=2000, rows=8))
+    assert found.pathwise_error is not None
+    told = {
+        "jacobian": found.jacobian_ratio > 0,
+        "path": found.pathwise_error > PATHWISE_LIMIT,
+        "draws": min(found.p_value, found.hsic_p_value) <= P_VALUE_LIMIT,
+    }
+    assert [name for name, failed in told.items() if failed] == ([] if fails == "nothing" else [fails])
+    assert found.passed == (fails == "nothing")
 
 
 @pytest.mark.parametrize("return_update", ["none", "time"])
