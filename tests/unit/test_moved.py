@@ -1,6 +1,6 @@
 """Class names of earlier versions are found under today's names."""
 
-from dof_lightning.moved import current_config, current_name
+from dof_lightning.moved import current_config
 
 
 def test_moved_classes_and_factories_are_renamed_and_everything_else_stays() -> None:
@@ -27,7 +27,3 @@ def test_moved_classes_and_factories_are_renamed_and_everything_else_stays() -> 
         },
         "list": [{"_target_": "strangers.Class"}, 3],
     }
-
-
-def test_names_of_today_stay() -> None:
-    assert current_name("dof_lightning.envs.particle.env.ParticleEnv") == "dof_lightning.envs.particle.env.ParticleEnv"

@@ -1,7 +1,6 @@
 """The differences between BC, MA-TD3+BC, MACQL, OMAR and MAICQ, and the data that none of them may learn from."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -198,21 +197,6 @@ def test_the_last_step_before_a_time_limit_teaches_implicit_values_nothing() -> 
     ended[::2, 0] = True
     ours, theirs = (losses(algorithm, replace(b, terminated=ended))["loss/critic"] for b in (batch, richer))
     assert not torch.equal(ours, theirs)
-
-
-@pytest.mark.parametrize("name", VALUED)
-def test_actors_move_no_critic_and_critics_no_actor(name: str) -> None:
-    algorithm = build_algorithm(f"algorithm={name}")
-    batch = random_batch(algorithm.spec, algorithm.window)
-    parts: Any = algorithm
-    for tag, moved, kept in (
-        ("loss/actor", parts.actor, parts.critic.online),
-        ("loss/critic", parts.critic.online, parts.actor),
-    ):
-        algorithm.zero_grad()
-        algorithm.losses(batch, generator())[tag].backward()
-        assert any(p.grad is not None and bool(p.grad.any()) for p in moved.parameters())
-        assert all(p.grad is None or not bool(p.grad.any()) for p in kept.parameters())
 
 
 @pytest.mark.parametrize(

@@ -143,16 +143,6 @@ def test_rows_that_do_not_count_leave_the_head_alone(gone: str) -> None:
     assert not torch.allclose(model.losses(batch, generator())["loss/local_head"].detach(), before)
 
 
-def test_dead_agents_enter_no_loss() -> None:
-    model, _, batch = make(state_dim=0)
-    batch.alive = torch.ones(32, 3, 2, dtype=torch.bool)
-    batch.alive[:, 2] = False
-    batch.transition_mask = batch.transition_mask & batch.alive[:, :, :1]
-    before = model.losses(batch, generator())["loss"].detach()
-    batch.actions[:, 2], batch.observations[:, 2], batch.rewards[:, 2] = 0.123, 5.0, 7.0
-    torch.testing.assert_close(model.losses(batch, generator())["loss"].detach(), before)
-
-
 @pytest.mark.parametrize("changes", [{}, {"local_head": False, "candidates": 1}])
 def test_agents_act_alone_by_their_heads(changes: dict[str, Any]) -> None:
     model = small_dof_policy(small_spec((2, 2, 2)), critics="joint", **changes)
