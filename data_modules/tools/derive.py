@@ -193,19 +193,23 @@ def _check_distinct(manifests: Sequence[DatasetManifest]) -> None:
     If a dataset repeats episodes by itself, as those of one-step games do, equal ones prove nothing.
     """
     seen: set[bytes] = set()
-    for manifest in manifests:
-        environment = manifest.spec.environment
-        each = [digest for rows in read_episodes(manifest) for digest in digests_of(rows, environment, with_ids=False)]
-        mine = set(each)
-        if len(mine) < len(each):
-            return
-        if shared := len(seen & mine):
-            raise UserError(
-                f"{manifest.location} shares {shared} of its {len(mine)} episodes with another of the datasets; under "
-                "new ids, held-out ones would be trained on: leave one of the datasets out, or the episodes that they "
-                "share"
-            )
-        seen |= mine
+    with Progress(console=Console(stderr=True)) as bars:
+        bar = bars.add_task("comparing episodes", total=sum(manifest.n_episodes for manifest in manifests))
+        for manifest in manifests:
+            each: list[bytes] = []
+            for rows in read_episodes(manifest):
+                each += digests_of(rows, manifest.spec.environment, with_ids=False)
+                bars.advance(bar, rows.n_episodes)
+            mine = set(each)
+            if len(mine) < len(each):
+                return
+            if shared := len(seen & mine):
+                raise UserError(
+                    f"{manifest.location} shares {shared} of its {len(mine)} episodes with another of the datasets; "
+                    "under new ids, held-out ones would be trained on: leave one of the datasets out, or the episodes "
+                    "that they share"
+                )
+            seen |= mine
 
 
 def _renumbered(parts: Sequence[np.ndarray]) -> list[np.ndarray]:

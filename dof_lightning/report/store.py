@@ -101,7 +101,7 @@ class Record:
 
         From `rollout.until_plateau` on, a run may have been ended by either.
         """
-        return self.steps < (self.budget_steps if self._until_plateau is None else self._until_plateau)
+        return self.steps < min(self.budget_steps, self._until_plateau or self.budget_steps)
 
     @property
     def _until_plateau(self) -> int | None:

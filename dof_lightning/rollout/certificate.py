@@ -166,10 +166,9 @@ def _legal_after_end(legal: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _other_choices(legal: Tensor, generator: torch.Generator) -> Tensor:
-    """Replaces legal choices by another episode's, half of them inverted; every row keeps at least one."""
-    inverted = torch.rand(legal.shape, generator=generator, device=legal.device) < 0.5
-    others = legal.roll(1, dims=0) ^ inverted
-    return others | ~others.any(-1, keepdim=True)
+    """Replaces legal choices by another episode's, and half of what was illegal by more of them."""
+    added = torch.rand(legal.shape, generator=generator, device=legal.device) < 0.5
+    return legal.roll(1, dims=0) | added
 
 
 def _disturb(observations: Tensor, generator: torch.Generator) -> Tensor:

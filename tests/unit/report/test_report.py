@@ -153,6 +153,10 @@ def test_what_has_to_be_known_stands_where_the_number_stands(tmp_path: Path, cha
     assert words in cell(scores(gather([tmp_path]), "mpe_spread"), "dof_policy", "medium, last")
 
 
+def test_all_updates_are_done_where_the_plateau_is_looked_for_later() -> None:
+    assert not record(steps=100, budget_steps=100, command="python train.py rollout.until_plateau=1000").stopped_early
+
+
 def test_what_has_to_be_known_stands_below_what_is_compared_over_several_tasks(tmp_path: Path) -> None:
     fill(tmp_path, ("dof_policy",))
     fill(tmp_path, ("madiff_c",), execution="centralized", certified=False)
