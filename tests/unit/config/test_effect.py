@@ -94,7 +94,6 @@ def test_what_is_typed_and_read_by_nobody_is_refused(typed: tuple[str, ...], wor
         ("algorithm=dof_trajectory", "data.train_on_padded_tails=true"),
         ("algorithm=omar", "algorithm.search_weight=0"),
         ("algorithm.q_gradient=none", "data_factorization=concat"),
-        ("+trainer.fast_dev_run=true",),
         ("+width=64", "denoiser.hidden=[${width},${width}]"),
         ("+steps=100", "trainer.max_steps=${oc.select:steps,3}"),
     ],
