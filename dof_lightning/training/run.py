@@ -134,7 +134,6 @@ def build(config: dict[str, Any], start: Start) -> Run:
     checkpoint = None if start.checkpoint is None else checkpoints.read(start.checkpoint)
     if checkpoint is not None:
         checkpoints.check_continues(checkpoint, config)
-        _check_steps_left(checkpoint, config["trainer"]["max_steps"], start)
     source, init_from = warm_start.beginning(config["init_from"], resumed_from=checkpoint)
     interruption = Interruption()
 
@@ -166,6 +165,7 @@ def build(config: dict[str, Any], start: Start) -> Run:
         init_from = warm_start.start_from(algorithm, source, config["init_from"])
     if checkpoint is not None:
         checkpoints.check_continues(checkpoint, config, manifest.spec)
+        _check_steps_left(checkpoint, config["trainer"]["max_steps"], start)
         checkpoints.load_weights(algorithm, checkpoint)
     resumed_from_step = None if checkpoint is None else checkpoint.step
     provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior, init_from))

@@ -182,7 +182,7 @@ def test_a_measurement_stops_at_once_and_a_resumed_run_has_the_scores_of_an_unin
 def test_a_checkpoint_says_nothing_of_measurements_that_are_whole(uninterrupted: Path) -> None:
     states = content(uninterrupted, "last")["callbacks"]
     assert set(states) == {"BestCheckpoint", "RolloutCallback"}
-    assert set(states["RolloutCallback"]) == {"scores"}
+    assert set(states["RolloutCallback"]) == {"scores", "step"}
 
 
 def test_the_gauge_asks_before_each_pass_through_a_network() -> None:
