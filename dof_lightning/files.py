@@ -1,7 +1,8 @@
-"""Writing files completely or not at all; tables as Markdown and CSV, and the format of their numbers."""
+"""Writing files completely or not at all, and their digests; tables as Markdown and CSV, and their numbers."""
 
 import csv
 import fcntl
+import hashlib
 import io
 import os
 import re
@@ -163,3 +164,9 @@ def to_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     writer.writerow(columns)
     writer.writerows(rows)
     return buffer.getvalue()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 digest of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, build_env
-from dof_lightning.checkpoints.export import is_change_of_values, sha256
+from dof_lightning.checkpoints.export import is_change_of_values
 from dof_lightning.checkpoints.overrides import override
 from dof_lightning.config.command_line import for_shell
 from dof_lightning.deployment.agent import Agent, load_agent
@@ -26,6 +26,7 @@ from dof_lightning.deployment.record import team_records, weights_path
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation.score import cores_per_process
+from dof_lightning.files import sha256
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.run import Rollout, evaluation_seeds, run_rollout
 from dof_lightning.schema import anything, many, record, text, whole

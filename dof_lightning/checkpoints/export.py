@@ -23,7 +23,7 @@ from dof_lightning.deployment.program import trace
 from dof_lightning.deployment.record import FORMAT, FORMAT_VERSION, write_record
 from dof_lightning.deployment.structure import describe
 from dof_lightning.errors import UserError
-from dof_lightning.files import building
+from dof_lightning.files import building, sha256
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.seeding import make_generator
 from dof_lightning.spec import EnvSpec
@@ -153,9 +153,3 @@ def _write_program(agent: Agent, record: Path) -> None:
     program = record.with_name(f"{agent.name}.pt2")
     torch.export.save(trace(agent), program)
     write_record(record, {**agent.record, "program_sha256": sha256(program)})
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 digest of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

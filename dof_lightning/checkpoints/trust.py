@@ -5,7 +5,6 @@ A folder cannot vouch for itself, because its origin may be unknown. The trusted
 checkpoint that lies in no run folder is known by its content, as its neighbours may come from anywhere.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -14,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from dof_lightning.config.targets import untrusted
-from dof_lightning.files import locked, write_atomically
+from dof_lightning.files import locked, sha256, write_atomically
 
 
 def place_of(checkpoint: Path) -> str:
     """What the trust in a checkpoint is noted under: its run folder's path, or the sha256 of a file outside of one."""
     path = checkpoint.resolve()
-    return (
-        str(path.parent.parent) if path.parent.name == "checkpoints" else hashlib.sha256(path.read_bytes()).hexdigest()
-    )
+    return str(path.parent.parent) if path.parent.name == "checkpoints" else sha256(path)
 
 
 def remember(place: str, config: Mapping[str, Any]) -> None:

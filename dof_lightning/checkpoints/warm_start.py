@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dof_lightning.checkpoints.checkpoint import Checkpoint, read
-from dof_lightning.checkpoints.export import sha256
 from dof_lightning.checkpoints.location import find_checkpoint
 from dof_lightning.errors import UserError
+from dof_lightning.files import sha256
 
 if TYPE_CHECKING:  # it imports Lightning, which reading a checkpoint does not need
     from dof_lightning.algorithms.base import Algorithm
