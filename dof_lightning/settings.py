@@ -46,6 +46,7 @@ class Range:
 
 Fraction = Annotated[float, Range(0.0, 1.0)]
 FractionBelowOne = Annotated[float, Range(0.0, 1.0, excludes="high")]
+UpdateRate = Annotated[float, Range(0.0, 1.0, excludes="low")]
 Positive = Annotated[float, Range(0.0, excludes="low")]
 NonNegative = Annotated[float, Range(0.0)]
 Count = Annotated[int, Range(1)]
@@ -105,6 +106,23 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
     choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
     if choices and value not in choices:
         raise UserError(f"{key}={value} is unknown; choose one of {', '.join(map(str, choices))}")
+    check_range(key, value, annotation)
+
+
+def check_range(key: str, value: Any, annotation: Any) -> None:
+    """Refuses a number outside the `Range` of an annotation.
+
+    Args:
+        key: the key as the user types it.
+        value: the given value.
+        annotation: the field's; one without a `Range` allows everything.
+
+    Raises:
+        UserError: names the key, the value and the range.
+    """
+    options = options_of(annotation)
+    if value is None and type(None) in options:
+        return
     ranges = [extra for option in options for extra in getattr(option, "__metadata__", ()) if isinstance(extra, Range)]
     or_null = ", or null" if type(None) in options else ""
     whole = any(get_args(option)[:1] == (int,) for option in options)

@@ -139,8 +139,9 @@ class DoFLightningModule(Algorithm):
         if not f.invertible:
             prediction = f.join(prediction, condition) * mask
         estimate = torch.where(mask, self.schedule.predict_x0(noised, prediction, k), x0)
-        clipped_share = (estimate.detach().abs() > self.clip_range).float().mean()
-        return Denoised(k, noise, prediction, clip_with_way_back(estimate, self.clip_range), clipped_share)
+        clipped = (estimate.detach().abs() > self.clip_range) & mask
+        clipped_share = clipped.sum() / mask.expand_as(x0).sum()
+        return Denoised(k, noise, condition, prediction, clip_with_way_back(estimate, self.clip_range), clipped_share)
 
     def assign_seed(self, known: Tensor, diffused: Diffused, generator: torch.Generator, average: bool) -> Assignment:
         """Assigns to each sample the common seed that it is learned with, if there are shared seeds.
@@ -184,7 +185,7 @@ class DoFLightningModule(Algorithm):
             x0: `[B, N, ...]` data.
             weight: as in `diffusion_loss`.
         """
-        error = x0 - self.data_factorization.join(denoised.x0.detach())
+        error = x0 - self.data_factorization.join(denoised.x0.detach(), denoised.condition)
         snr = self.schedule.snr(denoised.k, like=error).clamp(max=RECONSTRUCTION_SNR_LIMIT)
         return (weight * snr * error.square()).sum()
 

@@ -22,7 +22,13 @@ from dof_lightning.algorithms.parts.critic_settings import (
     idle_of_target_sampler,
 )
 from dof_lightning.algorithms.parts.critics import Situation, TeamCritic
-from dof_lightning.algorithms.parts.diffused import DataDiffusionSettings, Denoised, Diffused, entry_weight
+from dof_lightning.algorithms.parts.diffused import (
+    DataDiffusionSettings,
+    Denoised,
+    Diffused,
+    build_target_sampler,
+    entry_weight,
+)
 from dof_lightning.algorithms.parts.episode_seed import EpisodeSeedAssignment, SeedOf, whole_episodes
 from dof_lightning.algorithms.parts.extraction import (
     ADVANTAGE_SAMPLES,
@@ -118,11 +124,11 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         known_dim = spec.observation_dim
         parts = settings.build_parts(spec, condition_dim=known_dim)
         super().__init__(spec, settings, parts, data_mask=spec.environment.action_mask(), known_dim=known_dim)
-        if settings.q_gradient == "none":
+        if settings.q_gradient == "none" or (settings.q_weight == 0 and settings.q_balance is None):
             settings.check_h(self.data_factorization, otherwise="algorithm.q_gradient=one_step, ")
         self.gradient_clip = settings.gradient_clip
         self.codec = CODECS[spec.action_kind]
-        self.target_sampler = settings.target_sampler(self.schedule)
+        self.target_sampler = build_target_sampler(settings.target_sampler, self.schedule)
         self.normalizer = build_normalizer(settings.observation_normalizer, spec.statistics.observations)
         self.critics_seeds = settings.seeds if settings.shared_seed_of == "episode" else NO_SEEDS
         self.critic = build_team_critic(spec, settings, self.critics_seeds)
@@ -176,7 +182,7 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
 
         Samples are weighted by min(1, SNR_k), because the estimate of x0 carries little information if noise dominates.
         """
-        actions = self.data_factorization.join(denoised.x0)
+        actions = self.data_factorization.join(denoised.x0, denoised.condition) * self.data_mask
         weight = self.schedule.snr(denoised.k, like=actions[..., 0]).clamp(max=1.0)
         return Proposal(actions, weight, (denoised.prediction,))
 

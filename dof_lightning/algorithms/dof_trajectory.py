@@ -187,7 +187,7 @@ class DoFTrajectory(DoFLightningModule, made_by=DoFTrajectorySettings):
         asking = Asking(
             window=self.window,
             target_return=self.target_return,
-            return_update=self.settings.return_update,
+            return_update="none" if self.settings.returns == "advantage" else self.settings.return_update,
             returns_scale=self.returns_scale,
             discount=self.spec.discount,
             episode_length=self.spec.horizon,

@@ -41,7 +41,10 @@ class IndependentDiffusion(DoFTrajectory, made_by=IndependentDiffusionSettings):
     """
 
     def _check_parts(self) -> None:
-        _check_apart(self, {"denoiser.sharing": self.denoiser, "algorithm.inverse.sharing": self.inverse})
+        networks = {"denoiser.sharing": self.denoiser, "algorithm.inverse.sharing": self.inverse}
+        if self.values.ranking is not None:
+            networks["algorithm.critic.sharing"] = self.values.ranking
+        _check_apart(self, networks)
 
 
 class IndependentDiffusionPolicy(DoFPolicy, made_by=IndependentDiffusionPolicySettings):

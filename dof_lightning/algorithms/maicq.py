@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dof_lightning.algorithms.parts.actor_critic import ActorCritic, ActorCriticSettings
-from dof_lightning.algorithms.parts.critics import MixedCritic, Situation, at_least_float32
+from dof_lightning.algorithms.parts.critics import MixedCritic, Situation
 from dof_lightning.algorithms.parts.extraction import BatchWeighted
-from dof_lightning.algorithms.parts.losses import ImplicitConstraintSettings, weighted_mean
+from dof_lightning.algorithms.parts.losses import ImplicitConstraintSettings, at_least_float32, weighted_mean
 from dof_lightning.algorithms.parts.value_learning import Implicit
 from dof_lightning.batch import Window
 from dof_lightning.factorization.value import StateWeighted

@@ -14,6 +14,7 @@ from dof_lightning.config import compose as configuration
 from dof_lightning.config.arguments import check_arguments
 from dof_lightning.config.catalog import options
 from dof_lightning.config.command_line import split_tail
+from dof_lightning.config.effect import idle_fields
 from dof_lightning.config.identity import leaves
 from dof_lightning.config.targets import check_targets
 from dof_lightning.errors import UserError
@@ -38,7 +39,7 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
 
     Raises:
         UserError: a tail is not `key=value`, names a key that an evaluation does not read, or has a value that does
-            not fit; or a class is not trusted.
+            not fit or has no effect; or a class is not trusted.
     """
     plain = copy.deepcopy(stored) | {"trust": False}  # nothing in a file shows whether it can be trusted
     plain["rollout"].setdefault("certificate_episodes", EPISODES)  # not stored by earlier versions
@@ -60,7 +61,17 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
     if not plain["trust"]:
         check_targets(plain)
     check_arguments({key: plain[key] for key in ("algorithm", "env")})
+    _check_effect(plain, pairs)
     return plain
+
+
+def _check_effect(plain: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> None:
+    """Refuses values of the algorithm that it does not read with its other values."""
+    idle = idle_fields(plain)
+    for key, value in pairs:
+        group, _, rest = key.partition(".")
+        if group == "algorithm" and (why := idle.get(rest.partition(".")[0])):
+            raise UserError(f"{key}={value} has no effect: {why}; leave it out")
 
 
 def _check_read(plain: dict[str, Any], key: str, value: str, command: str) -> None:

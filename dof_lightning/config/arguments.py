@@ -4,11 +4,11 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from dof_lightning.config.targets import locate
 from dof_lightning.errors import UserError
-from dof_lightning.settings import options_of
+from dof_lightning.settings import check_range, options_of
 
 DESCRIPTIONS = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "null"}
 
@@ -16,8 +16,8 @@ DESCRIPTIONS = {bool: "true or false", int: "an integer", float: "a number", str
 def check_arguments(config: Mapping[str, Any], written: Mapping[str, Any] | None = None) -> None:
     """Refuses a value that contradicts the Python annotation of the argument that receives it.
 
-    Numbers, texts, truth values, null, `Literal` choices and lists of these are checked, in unions too; all other
-    annotations are left to the class itself, and so are trusted classes outside this project.
+    Numbers and their `Range`, texts, truth values, null, `Literal` choices and lists of these are checked, in unions
+    too; all other annotations are left to the class itself, and so are trusted classes outside this project.
 
     Args:
         config: the resolved configuration.
@@ -36,6 +36,7 @@ def check_arguments(config: Mapping[str, Any], written: Mapping[str, Any] | None
                 raise UserError(f"unknown key `{key}`: {node['_target_']} takes {', '.join(arguments)}")
             if not _fits(value, arguments[name]):
                 raise UserError(f"{key} must be {_describe(arguments[name])}, got {value!r}")
+            _check_ranges(key, value, arguments[name])
 
 
 def asks_for(config: Mapping[str, Any], key: str, kind: type) -> bool:
@@ -47,7 +48,7 @@ def asks_for(config: Mapping[str, Any], key: str, kind: type) -> bool:
     if not isinstance(node, Mapping) or "_target_" not in node:
         return False
     arguments = _annotations(locate(f"{path}._target_", str(node["_target_"])))
-    return arguments is not None and kind in options_of(arguments.get(name, Any))
+    return arguments is not None and kind in map(_plain, options_of(arguments.get(name, Any)))
 
 
 def _nodes(
@@ -92,12 +93,28 @@ def _annotations(target: Any) -> Mapping[str, Any] | None:
 def _own_annotations(function: Any) -> tuple[dict[str, Any] | None, bool]:
     """Annotations of a function's named arguments (None if they are not known), and whether it takes others too."""
     try:
-        hints, parameters = get_type_hints(function), inspect.signature(function).parameters
+        hints, parameters = get_type_hints(function, include_extras=True), inspect.signature(function).parameters
     except (NameError, TypeError, ValueError):
         return None, False
     is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     named = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
     return {name: hints.get(name, Any) for name in named}, is_open
+
+
+def _plain(annotation: Any) -> Any:
+    """An annotation without what `Annotated` adds to it."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _check_ranges(key: str, value: Any, annotation: Any) -> None:
+    """Refuses a number, alone or in a list, outside the `Range` of its annotation."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        check_range(key, value, annotation)
+        return
+    for option in options_of(annotation):
+        if get_origin(option) is not None and get_origin(option) is not Literal and get_args(option):
+            for item in value:
+                check_range(key, item, get_args(option)[0])
 
 
 def _fits(value: Any, annotation: Any) -> bool:
@@ -109,6 +126,7 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 def _fits_one(value: Any, annotation: Any) -> bool | None:
+    annotation = _plain(annotation)
     if get_origin(annotation) is Literal:
         return any(value == choice and type(value) is type(choice) for choice in get_args(annotation))
     if annotation is float:
@@ -127,6 +145,7 @@ def _describe(annotation: Any) -> str:
 
 
 def _describe_one(annotation: Any) -> str:
+    annotation = _plain(annotation)
     if get_origin(annotation) is Literal:
         return " or ".join(str(choice) for choice in get_args(annotation))
     if annotation in DESCRIPTIONS:

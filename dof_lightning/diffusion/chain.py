@@ -19,6 +19,9 @@ class Factorizes(Protocol):
 
     def local(self, parts: Tensor) -> Tensor: ...  # noqa: D102
 
+    @property
+    def invertible(self) -> bool: ...  # noqa: D102
+
     def as_state(self, parts: Tensor) -> Tensor: ...  # noqa: D102
 
     def as_parts(self, state: Tensor) -> Tensor: ...  # noqa: D102
@@ -99,9 +102,11 @@ class Chain:
             k: `[B]` int64.
             condition: `[B, N, C]`.
         """
+        f = self.noise_factorization
 
         def joined(parts: Tensor, k: Tensor, condition: Tensor) -> Tensor:
-            return self.noise_factorization.join(self.denoiser(parts, k, condition).to(parts.dtype), condition)
+            predicted = self.denoiser(parts, k, condition).to(parts.dtype)
+            return f.as_state(predicted) if f.invertible else f.join(predicted, condition)
 
         return guided_noise(joined, self.pin(x), k, condition, self.guidance_weight, self.kept)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dof_lightning.errors import UserError
+from dof_lightning.settings import NonNegative, Positive
 
 LARGEST_SIGNAL_AT_END = 0.1
 LARGEST_BETA = 0.999
@@ -87,7 +88,7 @@ class Schedule(nn.Module):
         return self
 
 
-def vp(steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> Schedule:
+def vp(steps: int, beta_min: NonNegative = 0.1, beta_max: Positive = 10.0) -> Schedule:
     """Variance-preserving schedule, which reaches the same noise for every K (Diffusion-QL, Wang et al., 2023).
 
     beta_k = 1 - exp(-beta_min / K - (beta_max - beta_min) (2k - 1) / (2 K^2)).

@@ -42,7 +42,8 @@ class Factorization(nn.Module, ABC):
 
         Args:
             parts: `[B, N, ...]`.
-            condition: `[B, N, C]`, all agents' conditioning, which centralised factorisations may read, or None.
+            condition: `[B, N, C]`, all agents' conditioning, which an h and an f without an inverse may read; None to
+                an f with one, and where the contract is checked.
         """
 
     @abstractmethod

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from dof_lightning.factorization.attention import AgentAttention
 from dof_lightning.factorization.base import Factorization
+from dof_lightning.settings import Count
 from dof_lightning.spec import DatasetSpec
 
 
@@ -42,7 +43,7 @@ class ResidualAttention(Mixing):
         parts, joint: `[B, N, ..., D]`
     """
 
-    def __init__(self, spec: DatasetSpec, embed: int = 64, heads: int = 4) -> None:
+    def __init__(self, spec: DatasetSpec, embed: Count = 64, heads: Count = 4) -> None:
         super().__init__()
         self.attention = attention(spec, embed, heads)
         nn.init.zeros_(self.attention.out.weight)
@@ -54,6 +55,6 @@ class ResidualAttention(Mixing):
         return parts + added
 
 
-def attention(spec: DatasetSpec, embed: int, heads: int) -> AgentAttention:
+def attention(spec: DatasetSpec, embed: Count, heads: Count) -> AgentAttention:
     """Attention over the agents' observations or actions, whichever of the two diffuse."""
     return AgentAttention(spec.n_agents, max(spec.observation_dim, spec.action_dim), embed, heads)

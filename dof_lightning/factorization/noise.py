@@ -10,6 +10,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.factorization.concat import Concat as Concat
 from dof_lightning.factorization.concat import WeightedConcatenation
 from dof_lightning.factorization.mixing import Mixing, ResidualAttention, attention
+from dof_lightning.settings import Count
 from dof_lightning.spec import DatasetSpec
 
 
@@ -48,7 +49,7 @@ class DecAttention(Mixing):
 
     local_execution = True
 
-    def __init__(self, spec: DatasetSpec, embed: int = 64, heads: int = 4) -> None:
+    def __init__(self, spec: DatasetSpec, embed: Count = 64, heads: Count = 4) -> None:
         super().__init__()
         self.attention = attention(spec, embed, heads)
 
@@ -89,7 +90,7 @@ class QMix(Mixing):
         embed: width of the mixing network's hidden layer.
     """
 
-    def __init__(self, spec: DatasetSpec, embed: int = 32) -> None:
+    def __init__(self, spec: DatasetSpec, embed: Count = 32) -> None:
         super().__init__()
         self.n_agents, self.embed = spec.n_agents, embed
         self.state_dim = spec.n_agents * spec.observation_dim

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from dof_lightning.factorization.attention import AgentAttention
 from dof_lightning.factorization.base import ValueMixer
+from dof_lightning.settings import Count
 from dof_lightning.spec import DatasetSpec
 
 
@@ -32,7 +33,7 @@ class Monotone(ValueMixer):
 
     satisfies_igm = True
 
-    def __init__(self, spec: DatasetSpec, state_dim: int, embed: int = 32, hyper_hidden: int | None = None) -> None:
+    def __init__(self, spec: DatasetSpec, state_dim: int, embed: Count = 32, hyper_hidden: Count | None = None) -> None:
         super().__init__()
         self.n_agents, self.embed = spec.n_agents, embed
         # One constant input stands beside the state: an empty state would leave the hyper-networks without any input.
@@ -55,7 +56,7 @@ class Monotone(ValueMixer):
         return torch.sum(hidden * second_weight, dim=-1, keepdim=True) + self.second_bias(context)
 
 
-def _hyper_network(inputs: int, hidden: int | None, outputs: int) -> nn.Module:
+def _hyper_network(inputs: int, hidden: Count | None, outputs: int) -> nn.Module:
     if hidden is None:
         return nn.Linear(inputs, outputs)
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
@@ -87,7 +88,7 @@ class StateWeighted(ValueMixer):
 
     satisfies_igm = True
 
-    def __init__(self, spec: DatasetSpec, state_dim: int, hidden: int = 64) -> None:
+    def __init__(self, spec: DatasetSpec, state_dim: int, hidden: Count = 64) -> None:
         super().__init__()
         inputs = state_dim + 1  # a constant stands beside the state, as in `Monotone`
         self.weight = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, spec.n_agents))
@@ -118,7 +119,7 @@ class Attention(ValueMixer):
 
     satisfies_igm = True
 
-    def __init__(self, spec: DatasetSpec, state_dim: int, heads: int = 4, embed: int = 16) -> None:
+    def __init__(self, spec: DatasetSpec, state_dim: int, heads: Count = 4, embed: Count = 16) -> None:
         super().__init__()
         self.n_agents, self.heads, self.embed = spec.n_agents, heads, embed
         inputs = state_dim + 1  # a constant stands beside the state, as in `Monotone`
@@ -151,7 +152,7 @@ class SelfAttention(ValueMixer):
 
     satisfies_igm = False
 
-    def __init__(self, spec: DatasetSpec, state_dim: int, embed: int = 32, heads: int = 4) -> None:
+    def __init__(self, spec: DatasetSpec, state_dim: int, embed: Count = 32, heads: Count = 4) -> None:
         super().__init__()
         self.attention = AgentAttention(spec.n_agents, 1, embed, heads)
         nn.init.zeros_(self.attention.out.weight)

@@ -7,6 +7,7 @@ from torch import Tensor
 from dof_lightning.networks.activation import Activation
 from dof_lightning.networks.agentwise import AgentwiseMLP, Sharing
 from dof_lightning.networks.embedding import Identified
+from dof_lightning.settings import Count
 from dof_lightning.spec import DatasetSpec
 
 
@@ -29,7 +30,7 @@ class AgentwiseActor(Identified):
         self,
         spec: DatasetSpec,
         condition_dim: int,
-        hidden: Sequence[int] = (64, 64),
+        hidden: Sequence[Count] = (64, 64),
         sharing: Sharing = "independent",
         activation: Activation = "relu",
         outputs: int = 1,

@@ -104,7 +104,8 @@ class AgentwiseGroupNorm(Agentwise):
     def forward(self, x: Tensor) -> Tensor:
         """Normalises, scales and shifts."""
         groups = self.weight.shape[0] * self.norm_groups
-        return functional.group_norm(x, groups, self.weight.flatten(), self.bias.flatten())
+        # Not `functional.group_norm`, which refuses groups of one value if the batch has one row, and only then.
+        return torch.group_norm(x, groups, self.weight.flatten(), self.bias.flatten())
 
 
 def _groups(n_agents: int, sharing: Sharing) -> int:

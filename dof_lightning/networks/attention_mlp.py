@@ -8,6 +8,7 @@ from dof_lightning.networks.activation import Activation
 from dof_lightning.networks.agent_attention import AttentionOverAgents
 from dof_lightning.networks.agentwise import Sharing
 from dof_lightning.networks.mlp import MLPDenoiser
+from dof_lightning.settings import Count
 from dof_lightning.spec import DatasetSpec
 
 
@@ -32,12 +33,12 @@ class AttentionMLP(MLPDenoiser):
         self,
         spec: DatasetSpec,
         condition_dim: int,
-        hidden: Sequence[int] = (256, 256, 256),
-        time_embedding: int = 16,
+        hidden: Sequence[Count] = (256, 256, 256),
+        time_embedding: Count = 16,
         sharing: Sharing = "shared",
         activation: Activation = "mish",
-        agent_embedding: int | None = None,
-        heads: int = 4,
+        agent_embedding: Count | None = None,
+        heads: Count = 4,
     ) -> None:
         super().__init__(spec, condition_dim, hidden, time_embedding, sharing, activation, agent_embedding)
         self.meetings = nn.ModuleList([AttentionOverAgents(spec.n_agents, width, heads, sharing) for width in hidden])

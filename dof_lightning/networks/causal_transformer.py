@@ -7,6 +7,7 @@ from torch.nn import functional
 from dof_lightning.errors import UserError
 from dof_lightning.networks.agent_attention import attend_among_rows
 from dof_lightning.networks.embedding import Identified
+from dof_lightning.settings import Count, FractionBelowOne
 from dof_lightning.spec import DatasetSpec
 
 TOKENS = 3  # tokens of a row: the return, the observation, the action
@@ -39,10 +40,10 @@ class CausalTransformer(Identified):
         spec: DatasetSpec,
         condition_dim: int,
         rows: int,
-        width: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        dropout: float = 0.1,
+        width: Count = 64,
+        layers: Count = 2,
+        heads: Count = 2,
+        dropout: FractionBelowOne = 0.1,
     ) -> None:
         super().__init__(spec.n_agents, "shared")
         if width % heads:
@@ -87,7 +88,7 @@ class CausalBlock(nn.Module):
         x `[R, L, width]`, result as x
     """
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: Count, heads: Count, dropout: float) -> None:
         super().__init__()
         self.heads, self.share_left_out = heads, dropout
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dof_lightning.networks.activation import Activation
 from dof_lightning.networks.agentwise import AgentwiseMLP, Sharing
 from dof_lightning.networks.embedding import Embedded
+from dof_lightning.settings import Count
 from dof_lightning.sharding import FsdpRole
 from dof_lightning.spec import DatasetSpec
 
@@ -37,10 +38,10 @@ class AgentwiseCritic(Embedded):
         self,
         spec: DatasetSpec,
         condition_dim: int,
-        hidden: Sequence[int] = (256, 256, 256),
+        hidden: Sequence[Count] = (256, 256, 256),
         sharing: Sharing = "independent",
         activation: Activation = "mish",
-        agent_embedding: int | None = None,
+        agent_embedding: Count | None = None,
     ) -> None:
         super().__init__(spec.n_agents, sharing, agent_embedding)
         inputs = condition_dim + spec.action_dim + self.identities().shape[1]
@@ -72,7 +73,7 @@ class JointCritic(nn.Module):
         self,
         spec: DatasetSpec,
         context_dim: int,
-        hidden: Sequence[int] = (256, 256, 256),
+        hidden: Sequence[Count] = (256, 256, 256),
         activation: Activation = "mish",
     ) -> None:
         super().__init__()

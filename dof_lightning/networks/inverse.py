@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dof_lightning.networks.activation import Activation
 from dof_lightning.networks.agentwise import Agentwise, AgentwiseMLP, agent_identities
+from dof_lightning.settings import Count
 from dof_lightning.sharding import FsdpRole
 from dof_lightning.spec import DatasetSpec
 
@@ -39,7 +40,7 @@ class InverseDynamics(Agentwise):
     def __init__(
         self,
         spec: DatasetSpec,
-        hidden: Sequence[int] = (256, 256),
+        hidden: Sequence[Count] = (256, 256),
         sharing: InverseSharing = "independent",
         activation: Activation = "relu",
     ) -> None:

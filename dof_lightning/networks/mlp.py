@@ -9,6 +9,7 @@ from torch import Tensor
 from dof_lightning.networks.activation import Activation
 from dof_lightning.networks.agentwise import AgentwiseMLP, Sharing
 from dof_lightning.networks.denoiser import Denoiser, Diffuses
+from dof_lightning.settings import Count
 from dof_lightning.spec import DatasetSpec
 
 
@@ -41,11 +42,11 @@ class MLPDenoiser(Denoiser):
         self,
         spec: DatasetSpec,
         condition_dim: int,
-        hidden: Sequence[int] = (256, 256, 256),
-        time_embedding: int = 16,
+        hidden: Sequence[Count] = (256, 256, 256),
+        time_embedding: Count = 16,
         sharing: Sharing = "independent",
         activation: Activation = "mish",
-        agent_embedding: int | None = None,
+        agent_embedding: Count | None = None,
     ) -> None:
         step_sizes = (time_embedding, 2 * time_embedding, time_embedding)
         super().__init__(spec, step_sizes, activation, sharing, agent_embedding)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dof_lightning.networks.embedding import Identified
+from dof_lightning.settings import Count
 from dof_lightning.spec import DatasetSpec
 
 
@@ -23,7 +24,7 @@ class RecurrentNetwork(Identified):
         memory after the last row `[B, N, hidden]`
     """
 
-    def __init__(self, spec: DatasetSpec, condition_dim: int, hidden: int = 64) -> None:
+    def __init__(self, spec: DatasetSpec, condition_dim: int, hidden: Count = 64) -> None:
         super().__init__(spec.n_agents, "shared")
         self.hidden = hidden
         self.first = nn.Linear(condition_dim + spec.n_agents, hidden)

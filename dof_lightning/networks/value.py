@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dof_lightning.networks.activation import Activation
 from dof_lightning.networks.agentwise import Agentwise, AgentwiseMLP
+from dof_lightning.settings import Count
 from dof_lightning.sharding import FsdpRole
 from dof_lightning.spec import DatasetSpec
 
@@ -31,7 +32,7 @@ class AgentwiseValue(Agentwise):
         self,
         spec: DatasetSpec,
         condition_dim: int,
-        hidden: Sequence[int] = (64, 64),
+        hidden: Sequence[Count] = (64, 64),
         activation: Activation = "silu",
     ) -> None:
         super().__init__(spec.n_agents, "independent")
@@ -56,7 +57,9 @@ class StateValue(Agentwise):
 
     fsdp_role: ClassVar[FsdpRole] = "unit"
 
-    def __init__(self, spec: DatasetSpec, hidden: Sequence[int] = (128, 128), activation: Activation = "silu") -> None:
+    def __init__(
+        self, spec: DatasetSpec, hidden: Sequence[Count] = (128, 128), activation: Activation = "silu"
+    ) -> None:
         super().__init__(spec.n_agents, "independent")
         self.network = AgentwiseMLP(spec.n_agents, (spec.observation_dim + 1, *hidden, 1), activation)
 

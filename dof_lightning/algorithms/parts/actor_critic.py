@@ -21,7 +21,7 @@ from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.networks.actor import AgentwiseActor
 from dof_lightning.networks.critic import AgentwiseCritic
 from dof_lightning.networks.ema import ema_copy
-from dof_lightning.settings import Fraction, Positive
+from dof_lightning.settings import Fraction, Positive, UpdateRate
 from dof_lightning.spec import ActionKind, DatasetSpec
 
 SMALL_CRITIC = partial(AgentwiseCritic, hidden=(64, 64), activation="relu")
@@ -49,7 +49,7 @@ class ActorCriticSettings(BaselineSettings):
     critic_learning_rate: Positive = 3e-4
     gradient_clip: Positive | None = 0.5
     critic_gradient_clip: Positive | None = 0.5
-    target_update_rate: Fraction = 0.005
+    target_update_rate: UpdateRate = 0.005
 
 
 class ActorCritic(Baseline):

@@ -19,7 +19,7 @@ from dof_lightning.errors import UserError
 from dof_lightning.factorization.base import ValueMixer
 from dof_lightning.factorization.value import Sum
 from dof_lightning.networks.critic import AgentwiseCritic, JointCritic
-from dof_lightning.settings import Count, Fraction, NonNegative, Positive, Range, Settings
+from dof_lightning.settings import Count, Fraction, NonNegative, Positive, Range, Settings, UpdateRate
 from dof_lightning.spec import DatasetSpec
 
 Critics = Literal["none", "separate", "mixed", "joint"]
@@ -78,7 +78,7 @@ class CriticSettings(Settings):
     expectile: ExpectileShare = 0.7
     critic_learning_rate: Positive = 3e-4
     critic_gradient_clip: Positive | None = 0.5
-    target_update_rate: Fraction = 0.005
+    target_update_rate: UpdateRate = 0.005
 
 
 def idle_of_critics(settings: CriticSettings) -> dict[str, str]:

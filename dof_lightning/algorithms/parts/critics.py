@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dof_lightning.algorithms.parts.losses import at_least_float32
 from dof_lightning.batch import EpisodeBatch
 from dof_lightning.diffusion.seed_conditioning import SharedSeeds
 from dof_lightning.factorization.base import ValueMixer
@@ -173,11 +174,6 @@ class CentralCritic(nn.Module):
         return error.sum(0).mean()
 
 
-def at_least_float32(values: Tensor) -> Tensor:
-    """Converts half precision to float32 and keeps float64."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 class TeamCritic(nn.Module):
     """Online and target critics.
 
@@ -268,18 +264,16 @@ class TeamCritic(nn.Module):
 
     def in_sample_target(self, batch: EpisodeBatch, now: Situation, following: Tensor) -> Tensor:
         """Reward + gamma V, V `[B, N]` (`[B, 1]` of a team) what follows is worth, 0 at a real end."""
-        rewards = batch.rewards[:, :, batch.history]
-        rewards = rewards if now.alive is None else rewards * now.alive
-        if self.online.of_team:
-            rewards = rewards.mean(1, keepdim=True)
-        return self.reward_scale * rewards + self.discount * following
+        return self._rewards(batch) + self.discount * following
 
     @torch.no_grad()
     def _target(self, batch: EpisodeBatch, now: Situation, next_values: Tensor) -> Tensor:
         """Reward + gamma (1 - d) min(Q1, Q2)(o', a'); d is a real end, never a time limit."""
-        rewards = batch.rewards[:, :, batch.history] * self.reward_scale
-        rewards = rewards if now.alive is None else rewards * now.alive
-        if self.online.of_team:
-            rewards = rewards.mean(1, keepdim=True)
+        rewards = self._rewards(batch)
         goes_on = (~batch.terminated[:, batch.history, None]).to(rewards)
         return rewards + self.discount * goes_on * next_values.amin(0)
+
+    def _rewards(self, batch: EpisodeBatch) -> Tensor:
+        """Scaled rewards `[B, N]`; of a team `[B, 1]`, the mean over all agents, including dead ones' shares."""
+        rewards = batch.rewards[:, :, batch.history] * self.reward_scale
+        return rewards.mean(1, keepdim=True) if self.online.of_team else rewards

@@ -20,7 +20,7 @@ from dof_lightning.factorization.contract import broken_promise, shrinks_errors
 from dof_lightning.networks.agentwise import Agentwise
 from dof_lightning.normalization import NormalizerName
 from dof_lightning.policy import Execution
-from dof_lightning.settings import Fraction, NonNegative, Positive, Range
+from dof_lightning.settings import FractionBelowOne, NonNegative, Positive, Range
 from dof_lightning.spec import ActionKind, DatasetSpec
 
 DEFAULT_SCHEDULE = partial(vp, steps=10)
@@ -118,7 +118,7 @@ class DiffusionSettings(AlgorithmSettings):
     sampler: Callable[[Schedule], Sampler]
     observation_normalizer: NormalizerName = "gaussian"
     learning_rate: Positive = 3e-4
-    ema_decay: Fraction = 0.995
+    ema_decay: FractionBelowOne = 0.995
 
     @property
     def seeds(self) -> SharedSeeds:
@@ -134,6 +134,18 @@ class DiffusionSettings(AlgorithmSettings):
         """
         denoiser = self.denoiser(spec, condition_dim=condition_dim + self.seeds.width)
         return Parts(denoiser, self.noise_factorization(spec), self.data_factorization(spec))
+
+
+def build_target_sampler(build: Callable[[Schedule], Sampler], schedule: Schedule) -> Sampler:
+    """Builds the sampler of TD targets, whose errors name it and not that of execution.
+
+    Raises:
+        UserError: a value of `algorithm.target_sampler` is not allowed.
+    """
+    try:
+        return build(schedule)
+    except UserError as error:
+        raise UserError(str(error).replace("sampler.", "algorithm.target_sampler.", 1)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,13 +201,15 @@ class Denoised:
     Attributes:
         k: `[B]` diffusion steps in 1..K.
         noise: `[B, N, ...]`, the agents' true noise eps_i.
+        condition: `[B, N, C]`, the agents' own conditioning.
         prediction: `[B, N, ...]`, eps_theta_i(x_i^k, k); joined already by an f that has no inverse.
         x0: `[B, N, ...]`, the one-step estimate of the data, clipped (see `clip_with_way_back`).
-        clipped_share: scalar, share of the estimate's entries that the clip changed.
+        clipped_share: scalar, share of the estimate's diffusing entries that the clip changed.
     """
 
     k: Tensor
     noise: Tensor
+    condition: Tensor
     prediction: Tensor
     x0: Tensor
     clipped_share: Tensor

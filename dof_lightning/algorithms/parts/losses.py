@@ -14,6 +14,11 @@ from dof_lightning.settings import Positive, Settings
 from dof_lightning.spec import DatasetSpec
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """Converts half precision to float32 and keeps float64."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def cross_entropy(logits: Tensor, actions: Tensor, allowed: Tensor, weight: Tensor) -> Tensor:
     """-E[log pi_i(a_i)], where pi_i is the softmax over the allowed choices.
 
@@ -91,7 +96,7 @@ def inverse_loss(
     if noise:
         drawn = torch.randn(following.shape, generator=generator, device=following.device, dtype=following.dtype)
         following = following + noise * drawn * spec.environment.observation_mask().to(following.device)
-    scores = inverse(now, following)
+    scores = at_least_float32(inverse(now, following))
     taken, mask = _fold_rows(batch.actions), _fold_rows(rows).to(scores.dtype)
     if spec.action_kind == "discrete":
         allowed = agents.to(scores.device)

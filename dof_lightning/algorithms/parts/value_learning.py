@@ -19,9 +19,8 @@ from dof_lightning.algorithms.parts.critics import (
     MixedCritic,
     Situation,
     TeamCritic,
-    at_least_float32,
 )
-from dof_lightning.algorithms.parts.losses import batch_weights, weighted_mean
+from dof_lightning.algorithms.parts.losses import at_least_float32, batch_weights, weighted_mean
 from dof_lightning.batch import EpisodeBatch
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from dof_lightning.algorithms.base import Algorithm
 from dof_lightning.algorithms.macql import MACQL
 from dof_lightning.algorithms.omar import OMAR
+from dof_lightning.algorithms.parts.actor_critic import ActorCritic
 from dof_lightning.algorithms.parts.losses import batch_weights
 from dof_lightning.algorithms.parts.value_learning import Conservative
 from dof_lightning.batch import EpisodeBatch
@@ -161,10 +162,12 @@ def test_rows_that_are_not_real_and_dead_agents_change_nothing(name: str) -> Non
     masked = replace(batch, transition_mask=batch.transition_mask & alive[:, :, :-1], alive=alive)
     noise = 10 * torch.randn(batch.observations.shape, generator=generator())
     where = gone[..., None, None]
+    of_team = isinstance(algorithm, ActorCritic) and algorithm.critic.online.of_team
+    unpaid = gone.all(1, keepdim=True).expand_as(gone) if of_team else gone  # a team's reward is a mean over all
     changed = replace(
         masked,
         observations=torch.where(where, noise, batch.observations),
-        rewards=torch.where(where[..., 0], 7.0, batch.rewards),
+        rewards=torch.where(unpaid[..., None], 7.0, batch.rewards),
         actions=torch.where(where, -batch.actions, batch.actions),
     )
     ours, theirs = losses(algorithm, masked), losses(algorithm, changed)

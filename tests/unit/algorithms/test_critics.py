@@ -64,6 +64,19 @@ def test_team_target_is_the_mean_reward_plus_the_mixed_value() -> None:
     torch.testing.assert_close(target_of(model, batch), expected)
 
 
+@pytest.mark.parametrize("critics", ["mixed", "joint"])
+def test_a_team_earns_as_much_after_a_death(critics: str) -> None:
+    """Battles pay every ally, dead or alive, the team's whole reward."""
+    model, critic, batch = make(critics=critics)
+    batch.rewards[:] = 1.0
+    batch.terminated[:] = True
+    batch.alive = torch.ones(32, 3, 2, dtype=torch.bool)
+    batch.alive[::2, 1:] = False
+    now, _ = model._current(batch)
+    torch.testing.assert_close(target_of(model, batch), torch.full((32, 1), SCALE))
+    torch.testing.assert_close(critic.in_sample_target(batch, now, torch.zeros(32, 1)), torch.full((32, 1), SCALE))
+
+
 @pytest.mark.parametrize("critics", ["separate", "mixed"])
 def test_target_comes_from_averages_and_the_next_row_only(critics: str) -> None:
     model, critic, batch = make(critics=critics)

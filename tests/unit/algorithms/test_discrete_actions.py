@@ -115,7 +115,9 @@ def test_dead_agents_enter_no_loss(changes: dict[str, Any]) -> None:
     batch.alive[:, 2] = False
     batch.transition_mask = batch.transition_mask & batch.alive[:, :, :1]
     before = model.losses(batch, generator())["loss"].detach()
-    batch.actions[:, 2], batch.observations[:, 2], batch.rewards[:, 2] = 1, 5.0, 7.0
+    batch.actions[:, 2], batch.observations[:, 2] = 1, 5.0
+    if model.critic is None or not model.critic.online.of_team:  # a team's reward is the mean over all agents
+        batch.rewards[:, 2] = 7.0
     torch.testing.assert_close(model.losses(batch, generator())["loss"].detach(), before)
     batch.actions[:, 1] = 1 - batch.actions[:, 1]
     assert not torch.allclose(model.losses(batch, generator())["loss"].detach(), before)

@@ -1,5 +1,6 @@
 """DoF-Policy: the gradient of Q reaches the actors, targets are right, agents act alone."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,10 +11,12 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from dof_lightning.algorithms.dof_policy import DoFPolicy
 from dof_lightning.algorithms.parts.critics import Situation, TeamCritic
 from dof_lightning.algorithms.parts.extraction import Proposal
+from dof_lightning.diffusion import sampler
 from dof_lightning.errors import UserError
 from dof_lightning.factorization import data, value
 from dof_lightning.networks.mlp import MLPDenoiser
 from dof_lightning.rollout.certificate import certify
+from dof_lightning.spec import DatasetSpec
 from tests.fixtures.policy_models import cloning, generator, small_batch, small_dof_policy
 from tests.fixtures.small_spec import small_spec
 from tests.fixtures.toy_world import ToyEnv
@@ -67,6 +70,40 @@ def test_gradient_of_q_equals_finite_differences(critics: str, part: str) -> Non
     torch.testing.assert_close(analytic @ direction, difference, rtol=1e-5, atol=1e-9)
 
 
+def test_gradient_of_q_reaches_h_by_real_action_dimensions_only() -> None:
+    """Critics have only seen zeros where an agent's action is padded."""
+    model = small_dof_policy(data_factorization=data.Attention, execution="centralized")
+    torch.nn.init.normal_(model.data_factorization.attention.out.bias, generator=generator())
+    now, x0 = model._current(small_batch(model.spec))
+    actions = model.one_step(model.denoise(x0, now.condition, generator(3))).actions
+    padded = ~model.data_mask.expand_as(actions)
+    assert bool(padded.any())
+    assert not bool(actions[padded].any())
+    assert bool(actions[~padded].any())
+
+
+class _ByCondition(data.Concat):
+    """h(x) = x + a linear function of the conditioning."""
+
+    local_execution = False
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        super().__init__(spec)
+        self.layer = torch.nn.Linear(4, spec.action_dim)
+
+    def join(self, parts: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+        return parts if condition is None else parts + self.layer(condition)
+
+
+def test_an_h_that_reads_the_condition_learns_from_it() -> None:
+    model = small_dof_policy(data_factorization=_ByCondition, execution="centralized", q_weight=0.0)
+    model.losses(small_batch(model.spec), generator())["loss"].backward()
+    assert bool(model.data_factorization.layer.weight.grad.any())
+    without_cloning = small_dof_policy(data_factorization=_ByCondition, execution="centralized")
+    q_loss(without_cloning.double()).backward()
+    assert bool(without_cloning.data_factorization.layer.weight.grad.any())
+
+
 def test_gradient_of_q_leaves_the_critics_alone() -> None:
     model = small_dof_policy().double()
     q_loss(model).backward()
@@ -95,7 +132,7 @@ def test_small_estimates_at_noisy_steps_count_less() -> None:
     now, x0 = model._current(batch)
     noised = model.denoise(x0, now.condition, generator(3))
     estimate = noised.x0.detach().requires_grad_()
-    changed = type(noised)(noised.k, noised.noise, noised.prediction, estimate, noised.clipped_share)
+    changed = replace(noised, x0=estimate)
     (gradient,) = torch.autograd.grad(loss_of(model, model.one_step(changed), now), estimate)
     size = gradient.abs().sum((1, 2))
     assert size[noised.k == 10].mean() < 0.05 * size[noised.k <= 2].mean()
@@ -182,6 +219,8 @@ def test_cloning_learns_a_two_moded_behaviour() -> None:
     ("changes", "words"),
     [
         (cloning(data_factorization=data.WConcat), "data_factorization would get no gradient"),
+        ({"q_weight": 0.0, "reconstruction_weight": 0.0}, "data_factorization would get no gradient"),
+        ({"target_sampler": partial(sampler.DDIM, steps=11)}, r"algorithm\.target_sampler\.steps=11 must be between"),
         (cloning(q_gradient="one_step"), "algorithm.q_gradient=one_step needs"),
         (cloning(candidates=5), "candidates"),
         (cloning(advantage_temperature=1.0), r"advantage_temperature=1.0 .* set algorithm.critics="),

@@ -136,6 +136,16 @@ def test_padding_carries_no_noise_and_comes_out_as_zero() -> None:
     assert bool((plan[:, 0, :, 2:] == 0).all())
 
 
+def test_the_share_of_clipped_estimates_is_of_the_entries_that_diffuse() -> None:
+    """Two rows of history and the current one are known."""
+    model = small_dof_trajectory()
+    batch = small_windows(model)
+    windows = model.diffused(batch, generator())
+    model.clip_range = 0.0
+    share = model.denoise(windows.x0, windows.condition, generator(), mask=windows.mask).clipped_share
+    assert float(share) == 1.0
+
+
 def rewarded_targets(actor: PlanningActor, rewards: list[float]) -> list[float]:
     """The targets that the first agent asks for, decision after decision."""
     observations = torch.zeros(1, 3, 4)

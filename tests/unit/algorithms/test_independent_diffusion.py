@@ -16,6 +16,7 @@ from dof_lightning.factorization import data, noise
 from dof_lightning.networks.agentwise import clip_gradient_norm
 from dof_lightning.networks.attention_mlp import AttentionMLP
 from dof_lightning.networks.attention_unet import AttentionUNetSettings
+from dof_lightning.networks.critic import AgentwiseCritic
 from dof_lightning.networks.inverse import InverseDynamics
 from dof_lightning.networks.mlp import MLPDenoiser
 from tests.fixtures.policy_models import cloning, generator, small_dof_policy
@@ -99,6 +100,11 @@ class _Loner:
         (planner, {"denoiser": small_unet(sharing="shared")}, r"denoiser\.sharing=independent"),
         (planner, {"denoiser": AttentionUNetSettings(sharing="independent")}, "AttentionUNet cannot run locally"),
         (planner, {"inverse": partial(InverseDynamics, sharing="shared")}, r"algorithm\.inverse\.sharing=independent"),
+        (
+            planner,
+            {"critics": "separate", "candidates": 2, "critic": partial(AgentwiseCritic, sharing="shared")},
+            r"algorithm\.critic\.sharing=independent",
+        ),
         (planner, {"execution": "centralized"}, "execution=decentralized"),
         (planner, {"shared_seeds": 2}, r"algorithm\.shared_seeds=null"),
         (policy, {"shared_seeds": 2}, r"algorithm\.shared_seeds=null"),

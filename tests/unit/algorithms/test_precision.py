@@ -12,6 +12,7 @@ from dof_lightning.algorithms.parts.critics import Situation, TeamCritic
 from dof_lightning.algorithms.parts.extraction import BatchWeighted
 from tests.fixtures.policy_models import generator, small_batch, small_dof_policy
 from tests.fixtures.seam_models import make
+from tests.fixtures.signal_world import signal_spec
 from tests.fixtures.synthetic import build_algorithm, random_batch
 from tests.fixtures.trainers import quiet_trainer
 from tests.fixtures.trajectory_models import small_dof_trajectory, small_windows
@@ -72,6 +73,13 @@ def test_values_that_count_by_a_small_difference_stay_in_float32(monkeypatch: py
             found.append(expectile.value_learning.advantage(expectile.critic, now, data, lambda: data[None]))
     torch.testing.assert_close(found[1], found[0])
     assert {values.dtype for values in weighted} == {torch.float32}
+
+
+def test_inverse_dynamics_of_discrete_actions_learn_in_float32() -> None:
+    model = small_dof_trajectory(signal_spec())
+    batch = small_batch(model.spec, rows=model.window.length)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.losses(batch, generator())["loss/inverse"].dtype == torch.float32
 
 
 def test_the_advantages_that_plans_are_conditioned_on_stay_in_float32() -> None:

@@ -58,6 +58,10 @@ def test_what_has_no_effect_is_refused(stored: dict[str, Any]) -> None:
     for tail in ("sampler.steps=3", "noise_factorization=concat"):
         with pytest.raises(UserError, match=f"{tail} has no effect: algorithm=bc does not read it"):
             override(cloned, [tail])
+    typed = ["experiment=mpe_spread_random", "algorithm=dof_trajectory", "algorithm.returns=advantage"]
+    by_advantage = configuration.to_plain(configuration.compose(typed))
+    with pytest.raises(UserError, match=r"return_update=time has no effect: algorithm\.returns=advantage"):
+        override(by_advantage, ["algorithm.return_update=time"])
     with pytest.raises(UserError, match=r"dof igd does not read `rollout.report_episodes`"):
         override(stored, ["rollout.report_episodes=3"], command="dof igd")
 

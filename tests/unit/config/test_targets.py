@@ -15,6 +15,8 @@ from dof_lightning.errors import UserError
 POLICY = "dof_lightning.algorithms.dof_policy.DoFPolicySettings"
 DENOISER = "dof_lightning.networks.mlp.MLPDenoiser"
 SAMPLER = "dof_lightning.diffusion.sampler.DDPM"
+MIXERS = "dof_lightning.factorization.value."
+TRANSFORMER = "dof_lightning.networks.causal_transformer.CausalTransformer"
 
 
 def give(target: str, **arguments: Any) -> None:
@@ -40,6 +42,26 @@ def test_what_does_not_fit_is_named_with_what_would(target: str, name: str, valu
     with pytest.raises(UserError) as error:
         give(target, **{name: value})
     assert str(error.value) == f"part.{name} must be {fits}, got {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "value", "words"),
+    [
+        (DENOISER, "hidden", [8, 0], "part.hidden=0 must be at least 1"),
+        (DENOISER, "time_embedding", -2, "part.time_embedding=-2 must be at least 1"),
+        (MIXERS + "Attention", "heads", 0, "part.heads=0 must be at least 1"),
+        (MIXERS + "Monotone", "hyper_hidden", 0, "part.hyper_hidden=0 must be at least 1, or null"),
+        ("dof_lightning.factorization.noise.Attention", "embed", -4, "part.embed=-4 must be at least 1"),
+        ("dof_lightning.networks.recurrent.RecurrentNetwork", "hidden", 0, "part.hidden=0 must be at least 1"),
+        (TRANSFORMER, "dropout", 1.5, "part.dropout=1.5 must be at least 0 and below 1"),
+        ("dof_lightning.diffusion.schedule.vp", "beta_min", -5, "part.beta_min=-5 must be at least 0"),
+        (POLICY, "ema_decay", 1, "part.ema_decay=1 must be at least 0 and below 1"),
+        (POLICY, "target_update_rate", 0, "part.target_update_rate=0 must be above 0 and at most 1"),
+    ],
+)
+def test_numbers_out_of_range_are_named_with_the_range(target: str, name: str, value: Any, words: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(words)}$"):
+        give(target, **{name: value})
 
 
 @pytest.mark.parametrize(

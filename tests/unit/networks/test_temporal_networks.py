@@ -50,6 +50,13 @@ def test_any_length_keeps_its_shape(sharing: str, length: int) -> None:
         assert network(x, k, condition).shape == x.shape
 
 
+def test_one_row_alone_gives_what_it_gives_among_others() -> None:
+    """With one time and as many groups as channels at the bottom, a group has one value."""
+    network = build("independent", channels=8, norm_groups=8, multipliers=(1, 1))
+    x, k, condition = inputs(2)
+    torch.testing.assert_close(network(x[:1], k[:1], condition[:1]), network(x, k, condition)[:1])
+
+
 @every_kind
 @pytest.mark.parametrize("sharing", SHARINGS)
 def test_an_agent_sees_its_own_row_only(make: Any, sharing: str) -> None:
