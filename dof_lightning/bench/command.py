@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dof_lightning.bench.queue import Outcome, Place, has_rows_of_all, pending, work
 from dof_lightning.bench.suite import Job, read_suite
-from dof_lightning.config.command_line import config_dirs, take, take_integer, take_positive, take_truth
+from dof_lightning.config.command_line import config_dirs, for_hydra, take, take_integer, take_positive, take_truth
 from dof_lightning.console import make_console, show_table
 from dof_lightning.errors import UserError
 from dof_lightning.threads import CORES_UNKNOWN
@@ -101,12 +101,13 @@ def _launch(
     command += [f"hydra.launcher.n_jobs={at_once}"] if launcher == "joblib" and not told_n_jobs else []
     notes = place.runs / place.suite.name / ".hydra"
     command += [
-        f"hydra.sweep.dir={notes}",
+        for_hydra("hydra.sweep.dir", notes),
         "hydra.output_subdir=null",
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
     ]
-    command += [*(f"+{key}={value}" for key, value in arguments.items()), f"+job={','.join(job.name for job in jobs)}"]
+    command += [f"+{for_hydra(key, value)}" if key != "keep" else f"+{key}={value}" for key, value in arguments.items()]
+    command.append(f"+job={','.join(job.name for job in jobs)}")
     code = subprocess.run(command, check=False).returncode
     left = pending(place)
     screen.print(f"{len(jobs) - len(left)} of {len(jobs)} runs done by launcher={launcher}", highlight=False)

@@ -1,6 +1,8 @@
 """The queue, which starts a suite's runs, several at a time, and skips those that are done."""
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -65,9 +67,20 @@ def has_rows_of_all(place: Place) -> bool:
 
     It does not detect that a preset or a dataset of that name has changed since; `pending` does.
     """
-    commands = {record.command.replace(" study=none", "") for record in ResultsStore(place.store).records()}
-    typed = (" ".join(text for text in job.typed if text != "study=none") for job in place.suite.queue)
-    return all(f"python train.py {text}" in commands for text in typed)
+    commands = {_without_study(_words(record.command)) for record in ResultsStore(place.store).records()}
+    return all(_without_study(("python", "train.py", *job.typed)) in commands for job in place.suite.queue)
+
+
+def _words(command: str) -> tuple[str, ...]:
+    """The words of a row's command; those of earlier versions were not quoted for a shell."""
+    try:
+        return tuple(shlex.split(command))
+    except ValueError:
+        return tuple(command.split())
+
+
+def _without_study(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for word in words if word != "study=none")
 
 
 def pending(place: Place) -> list[Job]:
@@ -80,16 +93,21 @@ def pending(place: Place) -> list[Job]:
         UserError: a run's configuration or data are invalid.
     """
     records = ResultsStore(place.store).records()
-    checked: dict[tuple[Any, ...], tuple[Any, str | None]] = {}
+    checked: dict[tuple[Any, ...], Any] = {}
+    datasets: dict[str, str | None] = {}
     names: dict[str, str] = {}
     waiting = []
     for job in place.suite.queue:
         key = (job.experiment, job.algorithm, job.overrides)
         if key not in checked:
             checked[key] = _checked(job, place.runs)
-        cfg, dataset = checked[key]
+        cfg = checked[key]
         cfg.seed = job.seed
         plain = to_plain(cfg)
+        of_data = json.dumps(plain["data"], sort_keys=True, default=str)  # it may follow the seed
+        if of_data not in datasets:
+            datasets[of_data] = dataset_of(plain)
+        dataset = datasets[of_data]
         hashed = config_hash(plain)
         if (other := names.setdefault(hashed, job.name)) != job.name:
             raise UserError(f"suite={job.suite}: {other} and {job.name} are the same configuration; remove one of them")
@@ -98,8 +116,8 @@ def pending(place: Place) -> list[Job]:
     return waiting
 
 
-def _checked(job: Job, runs: Path) -> tuple[Any, str | None]:
-    """A run's configuration, and the fingerprint of its data if it is known."""
+def _checked(job: Job, runs: Path) -> Any:
+    """A run's configuration, once it has passed all checks."""
     from dof_lightning.checkpoints import checkpoint as checkpoints
     from dof_lightning.config.checks import check_action_kind
 
@@ -108,7 +126,7 @@ def _checked(job: Job, runs: Path) -> tuple[Any, str | None]:
         plain = to_plain(cfg)
         check_action_kind(plain, checkpoints.build_env(plain).spec)
         check_played(plain, "a benchmark")
-        return cfg, dataset_of(plain)
+        return cfg
     except UserError as error:
         raise UserError(f"suite={job.suite}, {job.name}: {error}") from error
 

@@ -65,9 +65,9 @@ def _evaluate_each(checkpoint: Any, tails: list[str], output: Path | None) -> No
     where = grid_report.files(checkpoint.path, keys, output)
     results = grid.measure(checkpoint, variants)
     grid_report.show(console.make_console(stderr=True), results)
+    print(json.dumps({"step": checkpoint.step, "results": [result.to_dict() for result in results]}), flush=True)
     grid_report.write(where, checkpoint, tails, results, checkpoints.build_env(variants[0].config))
     print(f"written: {where.table}, {where.values}, {where.figure}", file=sys.stderr)
-    print(json.dumps({"step": checkpoint.step, "results": [result.to_dict() for result in results]}))
 
 
 def _export(tails: list[str]) -> None:

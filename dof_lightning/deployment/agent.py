@@ -75,10 +75,11 @@ class Agent:
                 Agents that act on a shared seed must have the same seed, from which each derives the shared one.
 
         Raises:
-            UserError: the seed is negative.
+            UserError: the seed is negative or no integer.
         """
-        if seed < 0:
-            raise UserError(f"{self.name}: seed={seed} must not be negative")
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise UserError(f"{self.name}: seed={seed} must be an integer, 0 or more")
+        seed = int(seed)
         self._seed, self._step, self._n_episodes, self._carry = seed, 0, None, None
 
     def act(self, observation: ArrayT, legal: ArrayT | None = None) -> ArrayT:
@@ -151,6 +152,8 @@ class Agent:
 
     def _tensor(self, field: str, given: np.ndarray | Tensor, width: int) -> Tensor:
         """Checks an input and returns it as `[E, width]` on the agent's device."""
+        if isinstance(given, np.ndarray):  # views from back to front and foreign byte orders are no tensors
+            given = np.ascontiguousarray(given, given.dtype.newbyteorder("="))
         tensor = torch.as_tensor(given)
         if tensor.ndim not in (1, 2) or tensor.shape[-1] != width:
             raise UserError(

@@ -22,12 +22,12 @@ from dof_lightning.plain import parse_json
 
 def serve(agent: Agent) -> None:
     """Answers every line of stdin until it is closed."""
-    for line in sys.stdin:
+    for line in sys.stdin.buffer:  # bytes: a line that cannot be decoded is answered, too
         sys.stdout.write(json.dumps(answer(agent, line)) + "\n")
         sys.stdout.flush()
 
 
-def answer(agent: Agent, line: str) -> dict[str, Any]:
+def answer(agent: Agent, line: str | bytes) -> dict[str, Any]:
     """Answers one line."""
     try:
         request = parse_json(line, most=None)  # observations of any number of episodes

@@ -18,7 +18,7 @@ from dof_lightning.envs.base import VectorEnv
 from dof_lightning.errors import UserError
 from dof_lightning.evaluation.grid import Result
 from dof_lightning.evaluation.score import DECISION_REPETITIONS, normalize
-from dof_lightning.files import to_csv, to_markdown
+from dof_lightning.files import to_csv, to_markdown, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,9 +85,9 @@ def write(
     """
     try:
         where.table.parent.mkdir(parents=True, exist_ok=True)
-        where.table.write_text(_markdown(where, checkpoint, tails, results), encoding="utf-8")
+        write_atomically(where.table, _markdown(where, checkpoint, tails, results))
         rows = [_flat(result) for result in results]
-        where.values.write_text(to_csv(list(rows[0]), [list(row.values()) for row in rows]), encoding="utf-8")
+        write_atomically(where.values, to_csv(list(rows[0]), [list(row.values()) for row in rows]))
         _draw(where.figure, checkpoint, results, env)
     except OSError as error:
         raise UserError(f"output={where.table.parent} cannot be written: {error.strerror}") from error
@@ -104,7 +104,7 @@ def _has_own(result: Result) -> bool:
 def _cells(result: Result) -> list[str]:
     score = result.score
     error = _standard_error(result, None)
-    settings = ["null" if value is None else str(value) for value in result.variant.settings.values()]
+    settings = list(map(_spelled, result.variant.settings.values()))
     numbers = [number(value) for value in (score.return_mean, error, score.normalized_score)]
     own = [number(score.own_normalized_score)] if _has_own(result) else []
     return [*settings, *numbers, f"{result.decision_ms:.3g}", acts_alone(score.to_dict()), *own]
@@ -144,8 +144,9 @@ def _draw(path: Path, checkpoint: Checkpoint, results: Sequence[Result], env: Ve
     above, below = figure.subplots(2, 1, sharex=True)
     behavior = checkpoint.behavior["return_mean"]
     normalized = all(result.score.normalized_score is not None for result in results)
+    places = dict(zip(map(id, results), _places(results, across), strict=True))
     for name, group in _lines(results, across).items():
-        x = [_place(result, across) for result in group]
+        x = [places[id(result)] for result in group]
         scores = [result.score.normalized_score if normalized else result.score.return_mean for result in group]
         errors = [_standard_error(result, env if normalized else None) for result in group]
         above.errorbar(x, scores, errors, marker="o", capsize=3, label=name)
@@ -160,7 +161,7 @@ def _draw(path: Path, checkpoint: Checkpoint, results: Sequence[Result], env: Ve
     below.yaxis.set_major_formatter("{x:g}")
     below.yaxis.set_minor_formatter("{x:g}")
     below.set_xlabel(across)
-    _scale(below, [_place(result, across) for result in results])
+    _scale(below, list(places.values()))
     figure.savefig(path, dpi=120)
 
 
@@ -184,7 +185,17 @@ def _lines(results: Sequence[Result], across: str) -> dict[str, list[Result]]:
 def _place(result: Result, across: str) -> float | str:
     """The position on the horizontal axis: a number or a name."""
     value = result.variant.sampler_steps if across == STEPS else result.variant.settings[across]
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else _spelled(value)
+
+
+def _places(results: Sequence[Result], across: str) -> list[float | str]:
+    """The positions of all results: numbers, or names as soon as one of them is no number."""
+    places = [_place(result, across) for result in results]
+    return list(map(str, places)) if any(isinstance(place, str) for place in places) else places
+
+
+def _spelled(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
 def _scale(axes: "Axes", places: Sequence[float | str]) -> None:

@@ -33,10 +33,10 @@ def lines(path: Path, kind: type[Any]) -> Iterator[tuple[int, dict[str, str | No
     if not path.exists():
         return
     try:
-        text = path.read_bytes().decode()
+        text = _whole_lines(path.read_bytes()).decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not in UTF-8 (byte {error.start}); restore it, or save it in UTF-8") from error
-    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")  # a half line left by a killed process is not a row
+    whole = io.StringIO(text, newline="")
     reader = csv.DictReader(whole, strict=True)
     names = list(get_type_hints(kind))
     try:
@@ -53,15 +53,18 @@ def lines(path: Path, kind: type[Any]) -> Iterator[tuple[int, dict[str, str | No
 def append(path: Path, kind: type[RowT], rows: Iterable[RowT]) -> None:
     """Adds whole lines and waits until they are on the disk; drops a half line left by a killed process."""
     _add_digests(path, kind)
-    with path.open("a+", newline="", encoding="utf-8") as file:
+    with path.open("a+b") as file:
         file.seek(0)
-        text = file.read()
-        if text and not text.endswith("\n"):
-            text = text[: text.rfind("\n") + 1]
-            file.truncate(len(text.encode()))
-        file.write(to_csv(kind, map(_cells, rows), header=not text))
+        whole = len(_whole_lines(file.read()))
+        file.truncate(whole)
+        file.write(to_csv(kind, map(_cells, rows), header=whole == 0).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def _whole_lines(content: bytes) -> bytes:
+    """A file without the half line that a killed process left, which may end within a character."""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def to_csv(kind: type[Any], rows: Iterable[Mapping[str, str | None]], header: bool, sign: bool = True) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ _COLORS = ("#1f9d55", "#d6336c", "#9256d9", "#a9743a", "#1296ad", "#7a828c", "#8
 _LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))  # per round of colours
 _WIDTH = 4.8  # width of a panel in inches: one on a phone, three side by side on a desk
 _SMALL = 8.5  # font size in points
+_LABEL_LETTERS = 36  # letters in a line of a label beside a panel, about half its width
 
 Styles = Mapping[str, dict[str, Any]]
 
@@ -120,8 +122,8 @@ def pictures(groups: Sequence[Group], compared: Sequence[Comparison], styles: St
     curves = tuple(_curves(groups, styles))
     if curves:
         caption = (
-            "Periodic rollouts while training, mean over seeds (their number in brackets), band from least to most; on "
-            "the selection episodes, fewer than those of the tables."
+            "Periodic rollouts while training, mean over seeds (their number in brackets), band from least to most, up "
+            "to where the first of them ended; on the selection episodes, fewer than those of the tables."
         )
         yield Picture(title="Learning curves", caption=caption, panels=curves)
 
@@ -207,8 +209,10 @@ def _intervals(
     estimates: Mapping[str, Estimate], styles: Styles, digits: int, named: Mapping[str, str] | None = None
 ) -> tuple[Figure, Axes]:
     """A bar per method, the first on top: its estimate as a line in its interval, and as a number beside it."""
-    figure, axes = _figure(height=0.8 + 0.24 * len(estimates))
     rows = list(estimates.items())[::-1]
+    names = [_shown(textwrap.fill((named or {}).get(label, label), _LABEL_LETTERS)) for label, _ in rows]
+    lines = max(name.count("\n") + 1 for name in names)
+    figure, axes = _figure(height=0.8 + (0.1 + 0.14 * lines) * len(estimates))
     for row, (label, estimate) in enumerate(rows):
         if estimate.interval is not None:
             low, high = estimate.interval
@@ -219,7 +223,7 @@ def _intervals(
     axes.use_sticky_edges = False  # else bars would end at the edge of the picture
     axes.margins(x=0.04)
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_yticks(range(len(rows)), [_shown((named or {}).get(label, label)) for label, _ in rows], fontsize=_SMALL)
+    axes.set_yticks(range(len(rows)), names, fontsize=_SMALL)
     for (label, _), name in zip(rows, axes.get_yticklabels(), strict=True):
         name.set_fontweight("bold" if label in OURS else "normal")
     return figure, axes

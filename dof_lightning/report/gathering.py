@@ -175,10 +175,15 @@ _OF_A_COLUMN = {"dataset_fingerprint": "data", "environment_fingerprint": "world
 
 
 def _require_one_world(groups: Sequence[Group]) -> None:
-    """Refuses methods in one column of a table that were trained on different data or played different worlds."""
-    first: dict[tuple[str, str], Group] = {}
+    """Refuses methods on datasets of one name that were trained on different data or played different worlds."""
+    first: dict[str, Group] = {}
     for group in groups:
-        other = first.setdefault((group.environment, group.dataset), group)
+        other = first.setdefault(group.dataset, group)
+        if group.environment != other.environment:
+            raise UserError(
+                f"{group.dataset}: {other.label} played in {other.environment}, {group.label} in {group.environment}; "
+                "report them separately, or give one of the datasets another name"
+            )
         for name, words in _OF_A_COLUMN.items():
             if getattr(group.records[0], name) != getattr(other.records[0], name):
                 raise UserError(

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.config.command_line import for_shell
 from dof_lightning.config.compose import is_own_data, task_name
 from dof_lightning.config.identity import config_hash, settings_hash
 from dof_lightning.errors import UserError
-from dof_lightning.report.events import HEADLINE, Events, read_events
 from dof_lightning.report.naming import changed
 from dof_lightning.report.reproduce import is_preset, overrides_of
 from dof_lightning.report.store import Point, Record
+from dof_lightning.training.events import HEADLINE, Events, read_events, training_seconds
 from dof_lightning.training.results_file import read_results_of_run
 from dof_lightning.training.run_folder import RunFolder
 
@@ -75,11 +76,11 @@ def record_of(
         execution=results["last"].get("execution", "decentralized"),
         shared_seeds=results["last"].get("shared_seeds"),
         certified=results["last"]["certificate"]["passed"],
-        wall_seconds=round(results["wall_seconds"] + _earlier_seconds(events, results.get("started_at", 0.0)), 2),
+        wall_seconds=training_seconds(events, results),
         peak_memory_mb=results["peak_memory_mb"],
         decision_ms=decision_ms,
         device=results.get("device", UNRECORDED),
-        command=" ".join(["python train.py", *(overrides_of(config) if typed is None else typed)]),
+        command=for_shell("python", "train.py", *(overrides_of(config) if typed is None else typed)),
     )
     return record, curve
 
@@ -120,12 +121,3 @@ def _curve(files: Sequence[Events], hashed: str, dataset: str) -> Iterator[Point
             )
         before += process.seconds
     yield from (points[step] for step in sorted(points))
-
-
-def _earlier_seconds(files: Sequence[Events], started_at: float) -> float:
-    """Seconds that the processes before the last one trained; the last one records its own time.
-
-    A process may write several files of events. The last one began at `started_at`, in seconds since 1970; 0 if an
-    older run does not record it, so that none counts.
-    """
-    return sum(one.seconds for one in files if one.trained and one.began < started_at)

@@ -15,7 +15,7 @@ _SAID_ANYWAY = ("choices", "run_dir", "seed")
 # Keys that may differ from a preset without changing the method.
 _HOW_LONG_AND_WHERE = (
     *("seed", "run_dir", "resume", "trust", "trainer", "callbacks", "logger", "checkpoint", "validation", "rollout"),
-    *("distributed", "data", "env", "choices"),
+    *("distributed", "data", "env", "choices", "study"),
 )
 
 

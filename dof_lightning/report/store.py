@@ -106,7 +106,8 @@ class Record:
     @property
     def _until_plateau(self) -> int | None:
         typed = re.findall(r"\brollout\.until_plateau=(\S+)", self.command)
-        return int(typed[-1]) if typed and typed[-1].isdecimal() else None
+        updates = typed[-1].replace("_", "") if typed else ""  # Hydra reads 12_000 as 12000
+        return int(updates) if updates.isdecimal() else None
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Cell:
     Attributes:
         labels: the label on each axis.
         seed: the run's seed.
-        results: its `results.json`.
+        results: its `results.json`, with the wall time of all its processes.
         measured: the result of `Study.measure`.
         stopped_early: whether `trainer.max_time` ended it before `trainer.max_steps`.
     """

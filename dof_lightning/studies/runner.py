@@ -37,6 +37,7 @@ from dof_lightning.plain import parse_json
 from dof_lightning.studies.base import Cell, Plan, Report, Study
 from dof_lightning.training import preparation
 from dof_lightning.training import run as training
+from dof_lightning.training.events import read_events, training_seconds
 from dof_lightning.training.results_file import read_results, read_results_of_run, write_results
 from dof_lightning.training.run_folder import (
     RUNS,
@@ -208,7 +209,7 @@ def _run_cell(study: Study, cell: _Composed, path: Path) -> Cell:
     return Cell(
         labels=plan.labels,
         seed=plan.seed,
-        results=results,
+        results=results | {"wall_seconds": training_seconds(read_events(path), results)},
         measured=stored["measured"],
         stopped_early=results["steps"] < cfg.trainer.max_steps,
     )

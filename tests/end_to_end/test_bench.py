@@ -18,10 +18,12 @@ from dof_lightning.bench.queue import Place, pending
 from dof_lightning.bench.suite import read_suite
 from dof_lightning.cli import main as cli
 from dof_lightning.config.compose import compose, to_plain
+from dof_lightning.config.identity import config_hash
 from dof_lightning.errors import UserError
 from dof_lightning.report.record import record_of
 from dof_lightning.report.store import ResultsStore
 from tests.fixtures.dataset_files import build, make_episodes
+from tests.fixtures.store_rows import record
 from tests.fixtures.suites import SMALL, write_suite
 from tests.fixtures.workplace import environment, succeeded
 
@@ -35,6 +37,17 @@ def test_data_that_were_corrected_make_another_run(tmp_path: Path) -> None:
         told.append(build(tmp_path / "mine", make_episodes(20, seed=seed)).spec.fingerprint)
         assert dataset_of(plain) == told[-1]
     assert len(set(told)) == 3
+
+
+def test_data_may_follow_the_seed(folder: Path) -> None:
+    write_suite(folder, overrides=[*SMALL, "data.seed=${seed}"], seeds=[0, 1], algorithms={"bc": []})
+    there = place(folder)
+    for job in there.suite.queue:
+        plain = to_plain(compose(job.typed))
+        row = record(config_hash=config_hash(plain), dataset_fingerprint=dataset_of(plain), seed=job.seed)
+        ResultsStore(there.store).append(row, [])
+    assert len({row.dataset_fingerprint for row in ResultsStore(there.store).records()}) == 2
+    assert pending(there) == []
 
 
 def bench(folder: Path, *tails: str) -> subprocess.Popen:

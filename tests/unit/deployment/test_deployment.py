@@ -268,5 +268,18 @@ def test_a_served_agent_answers_every_line(agents: list[Agent]) -> None:
         '{"observation": [' + "9" * 400 + "]}",
         "[" * 99999,
     )
-    for line in ("", "{}", "[1]", '{"reset": "now"}', '{"observation": [[1, 2], [3]]}', *unread):
+    for line in ("", "{}", "[1]", '{"observation": [[1, 2], [3]]}', b"\xff\xfe", *unread):
         assert "cannot read" in answer(agent, line)["error"]
+    for seed in ('"now"', "1.5", "true", "null"):
+        assert "must be an integer" in answer(agent, f'{{"reset": {seed}}}')["error"]
+    assert "action" in answer(agent, json.dumps({"observation": observation})), "the episode goes on"
+
+
+def test_any_layout_of_an_array_is_read(agents: list[Agent]) -> None:
+    agent, observations = agents[0], np.random.default_rng(0).normal(size=(3, 4))
+    acted = []
+    for given in (observations, np.ascontiguousarray(observations[::-1])[::-1], observations.astype(">f8")):
+        agent.reset(7)
+        acted.append(agent.act(given))
+    for other in acted[1:]:
+        np.testing.assert_array_equal(other, acted[0])

@@ -102,6 +102,7 @@ def test_a_sweep_lies_in_the_run_folder(tmp_path: Path) -> None:
         ("sampler=[ddim,ddpm]",),
         ("sampler.temperature=[0,0.5,1]",),
         ("trust=[true,false]",),
+        ("algorithm.target_sampler.steps=[null,1]",),
     ],
     ids=" ".join,
 )

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from dof_lightning.report.aggregates import aggregates, comparisons
-from dof_lightning.report.figures import Panel, method_styles, pictures
+from dof_lightning.report.figures import Panel, method_styles, pictures, summary
 from dof_lightning.report.gathering import Group, gather
 from dof_lightning.report.published import OURS
 from dof_lightning.report.store import ResultsStore
+from dof_lightning.report.summary import standings
 from tests.fixtures.report_stores import SPREAD, fill
 from tests.fixtures.store_rows import record
 
@@ -70,6 +71,19 @@ def test_every_colour_can_be_seen_on_a_white_and_on_a_dark_page(tmp_path: Path, 
     for color in {style["color"] for style in method_styles(groups).values()}:
         dark, light = sorted((luminance(color), luminance(ground)))
         assert (light + 0.05) / (dark + 0.05) >= 3, color  # what WCAG asks of graphics
+
+
+def test_long_names_leave_room_for_their_intervals(tmp_path: Path) -> None:
+    own = "algorithm.q_weight={} algorithm.critic_learning_rate=0.0003 algorithm.value_learning=conservative"
+    for weight in (3, 100):
+        told = {"config_hash": str(weight), "settings_hash": str(weight)}
+        ResultsStore(tmp_path).append(record(command=f"python train.py {own.format(weight)}", **told), [])
+    groups = gather([tmp_path])
+    (panel,) = summary(tuple(standings(groups, None, seed=0)), method_styles(groups)).panels
+    panel.svg()  # places everything
+    axes = panel.figure.axes[0]
+    assert max(len(line) for label in axes.get_yticklabels() for line in label.get_text().splitlines()) < 60
+    assert axes.get_position().width > 0.25
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:

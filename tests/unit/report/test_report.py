@@ -157,6 +157,13 @@ def test_all_updates_are_done_where_the_plateau_is_looked_for_later() -> None:
     assert not record(steps=100, budget_steps=100, command="python train.py rollout.until_plateau=1000").stopped_early
 
 
+@pytest.mark.parametrize("spelled", ["60", "6_0"])
+def test_a_plateau_ends_a_run_however_its_update_was_typed(spelled: str) -> None:
+    ended = record(steps=80, budget_steps=100, command=f"python train.py rollout.until_plateau={spelled} seed=0")
+    assert ended.ends_at_plateau
+    assert not ended.stopped_early
+
+
 def test_what_has_to_be_known_stands_below_what_is_compared_over_several_tasks(tmp_path: Path) -> None:
     fill(tmp_path, ("dof_policy",))
     fill(tmp_path, ("madiff_c",), execution="centralized", certified=False)

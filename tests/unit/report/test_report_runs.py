@@ -185,6 +185,13 @@ def test_methods_of_unlike_data_or_worlds_are_not_compared(tmp_path: Path, name:
         gather([tmp_path])
 
 
+def test_datasets_of_one_name_in_two_worlds_are_not_compared(tmp_path: Path) -> None:
+    ResultsStore(tmp_path).append(record(), [])
+    ResultsStore(tmp_path).append(record(algorithm="td3_bc", config_hash="c1", environment="smax_3m"), [])
+    with pytest.raises(UserError, match="dof_policy played in mpe_spread, td3_bc in smax_3m"):
+        gather([tmp_path])
+
+
 def test_a_revision_with_changes_says_so(tmp_path: Path) -> None:
     ResultsStore(tmp_path).append(record(git_revision="1234567890+changes"), [])
     assert commands(gather([tmp_path])).rows[0][2] == "1234567 with changes"

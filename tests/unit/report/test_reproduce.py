@@ -15,6 +15,7 @@ from dof_lightning.report.reproduce import is_preset, overrides_of
         (["experiment=mpe_spread_random", "algorithm=td3_bc", "algorithm.alpha=999"], False),
         (["experiment=mpe_spread_random", "value_mixer=monotone", "denoiser.hidden=[8,8]", "seed=1"], False),
         (["experiment=mpe_spread_random", "+trainer.profiler=simple", "~callbacks.video"], True),
+        (["experiment=methods_spread_expert", "algorithm=dof_policy", "study=none"], True),
         (["experiment=smax_3m_good", "algorithm=bc", "env=smax_3m", "algorithm.gradient_clip=0.5"], False),
     ],
 )

@@ -41,6 +41,17 @@ def test_a_line_that_was_left_half_is_dropped(tmp_path: Path, cut: int) -> None:
     assert store.results.read_text().startswith(whole)
 
 
+def test_a_line_that_was_cut_within_a_letter_is_dropped(tmp_path: Path) -> None:
+    store = ResultsStore(tmp_path)
+    store.append(record(), [])
+    store.append(record(seed=1, config_hash="c1", command="python train.py run_dir=müller"), [])
+    content = store.results.read_bytes()
+    store.results.write_bytes(content[: content.index("ü".encode()) + 1])
+    assert store.records() == [record()]
+    assert store.append(record(seed=2, config_hash="c2"), [])
+    assert [row.seed for row in store.records()] == [0, 2]
+
+
 def test_a_curve_whose_record_was_never_written_is_not_doubled(tmp_path: Path) -> None:
     store = ResultsStore(tmp_path)
     store.append(record(), [point(1)])

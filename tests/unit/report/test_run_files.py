@@ -9,7 +9,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from dof_lightning.errors import UserError
-from dof_lightning.report.events import HEADLINE, read_events
+from dof_lightning.training.events import HEADLINE, read_events
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
@@ -56,6 +57,21 @@ def read_events(run: Path) -> list[Events]:
     """
     files = sorted(run.glob("events.out.tfevents.*"), key=lambda file: file.name.split(".")[3])
     return [_read(file) for file in files]
+
+
+def training_seconds(files: Sequence[Events], results: Mapping[str, Any]) -> float:
+    """Seconds that all processes of a run trained; `results.json` has those of the last one.
+
+    A process may write several files of events. The last one began at `started_at`, in seconds since 1970; if an older
+    run does not record it, it alone counts.
+
+    Args:
+        files: the run's events.
+        results: its `results.json`.
+    """
+    started_at = results.get("started_at", 0.0)
+    earlier = sum(one.seconds for one in files if one.trained and one.began < started_at)
+    return round(results["wall_seconds"] + earlier, 2)
 
 
 def _read(path: Path) -> Events:
