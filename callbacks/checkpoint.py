@@ -16,7 +16,7 @@ from callbacks.context import RunContext
 from callbacks.finite import check_finite
 from callbacks.step_schedule import Scheduled, owing
 from dof_lightning.digest import load_tensors, sealed
-from dof_lightning.errors import UserError
+from dof_lightning.errors import SharedError, UserError
 from dof_lightning.files import remove_drafts, write_atomically
 from dof_lightning.schema import anything, many, mapping, real, record, text, whole
 
@@ -31,6 +31,7 @@ _OF_LIGHTNING = record(  # without these entries Lightning resumes from no check
     },
     others=anything,
 )
+_OF_ROLLOUTS = "rollout/"
 _OF_BEST = record({"best_score": real, "best_step": whole(0)}, others=anything)
 
 
@@ -154,6 +155,7 @@ class BestCheckpoint(Scheduled, Checkpoint):
 
     Raises:
         UserError: `every_n_steps` is not positive.
+        SharedError: rollouts do not measure the metric; raised after the first of them.
     """
 
     def __init__(self, dirpath: str | Path, monitor: str, every_n_steps: int) -> None:
@@ -166,7 +168,10 @@ class BestCheckpoint(Scheduled, Checkpoint):
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if the score is the best so far; a rollout that was given up leaves none, or an earlier step's."""
         given_up = any(callback.tags and self.monitor.startswith(callback.tags) for callback in owing(trainer))
-        if _is_trial(trainer) or given_up or self.monitor not in trainer.callback_metrics:
+        if _is_trial(trainer) or given_up:
+            return
+        if self.monitor not in trainer.callback_metrics:
+            self._check_monitor(trainer)
             return
         score = float(trainer.callback_metrics[self.monitor])
         if not trainer.strategy.reduce_boolean_decision(score > self.best_score):
@@ -178,6 +183,14 @@ class BestCheckpoint(Scheduled, Checkpoint):
             self.best_model_path = str(self._path)
         else:
             self.best_score, self.best_step = before["best_score"], before["best_step"]
+
+    def _check_monitor(self, trainer: Trainer) -> None:
+        """Refuses a metric of rollouts that the rollouts do not measure; another one may come later."""
+        measured = [name for name in trainer.callback_metrics if name.startswith(_OF_ROLLOUTS)]
+        if measured and self.monitor.startswith(_OF_ROLLOUTS):
+            raise SharedError(
+                f"callbacks.checkpoint.monitor={self.monitor} is not measured; choose one of {', '.join(measured)}"
+            )
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Acts on a score that has just been measured again; none exists unless a rollout was given up."""

@@ -12,6 +12,7 @@ from callbacks.context import RunContext, policy_of
 from callbacks.finite import check_finite
 from callbacks.plateau import Plateau
 from callbacks.step_schedule import Scheduled, log_to_charts, whole
+from dof_lightning.errors import UserError
 from dof_lightning.rollout.certificate import Certificate, certify
 from dof_lightning.rollout.metrics import EpisodeReturns, NormalizedScore, WinRate
 from dof_lightning.rollout.run import Rollout, Spectator, evaluation_seeds, run_rollout, split_episodes
@@ -49,7 +50,7 @@ class RolloutCallback(Scheduled):
             (`Plateau`); None means that it ends at `trainer.max_steps`.
 
     Raises:
-        UserError: `every_n_steps` or `until_plateau` is not positive.
+        UserError: `every_n_steps`, `chunk` or `until_plateau` is not positive.
     """
 
     needs_environment = True
@@ -67,6 +68,8 @@ class RolloutCallback(Scheduled):
         super().__init__(every_n_steps, "rollout.every_n_steps")
         self._plateau = Plateau(until_plateau)
         self.env, self.seed, self.episodes, self._check_stop = run.env, run.seed, episodes, run.check_stop
+        if chunk < 1:
+            raise UserError(f"callbacks.rollout.chunk={chunk} must be at least 1")
         self.chunk = min(chunk, run.env.episodes_at_once)
         reference = run.env.spec.own_reference or run.env.spec.reference
         if random_return is None and reference is not None:

@@ -1,5 +1,6 @@
 """An episode as a picture in TensorBoard and as a GIF file, without a video library."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import cast
@@ -12,9 +13,13 @@ from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from callbacks.context import RunContext, policy_of
 from callbacks.step_schedule import Scheduled, whole
+from dof_lightning.errors import UserError
+from dof_lightning.files import write_atomically
 from dof_lightning.pictures import encode_gif
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.run import Spectator, evaluation_seeds, run_rollout
+
+_log = logging.getLogger(__name__)
 
 
 class VideoCallback(Scheduled):
@@ -27,7 +32,7 @@ class VideoCallback(Scheduled):
         frames_per_second: playing speed.
 
     Raises:
-        UserError: `every_n_steps` is not positive.
+        UserError: `every_n_steps` or `frames_per_second` is not positive.
     """
 
     needs_environment = True
@@ -40,6 +45,8 @@ class VideoCallback(Scheduled):
         frames_per_second: float = 10.0,
     ) -> None:
         super().__init__(every_n_steps, "video.every_n_steps")
+        if not frames_per_second > 0:
+            raise UserError(f"callbacks.video.frames_per_second={frames_per_second} must be above 0")
         self.env, self.seed, self.dirpath, self.frames_per_second = run.env, run.seed, dirpath, frames_per_second
         self._spectator = Spectator(draws=0, before_step=run.check_stop)
 
@@ -59,8 +66,11 @@ class VideoCallback(Scheduled):
             return
         step, gif = trainer.global_step, encode_gif(frames, self.frames_per_second)
         folder = Path(trainer.default_root_dir) / "videos" if self.dirpath is None else Path(self.dirpath)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"step_{step}.gif").write_bytes(gif)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / f"step_{step}.gif", gif)
+        except OSError as error:
+            _log.warning("video %s was not written (%s); training continues", folder / f"step_{step}.gif", error)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 add_gif(logger.experiment, "rollout/video", gif, frames[0].shape, step)

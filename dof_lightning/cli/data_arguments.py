@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dof_lightning.config.catalog import data_root
+from dof_lightning.config.catalog import check_no_tilde, data_root
 from dof_lightning.config.command_line import config_dir_flags, for_hydra, for_shell, split_tail, take
 from dof_lightning.errors import UserError
 
@@ -52,7 +52,9 @@ def _value(key: str, text: str) -> Any:
 def take_root(tails: list[str]) -> tuple[Path, list[str]]:
     """The folder of datasets, `data.root` if typed, and the other tails."""
     root, others = take(tails, "data.root")
-    return Path(root if root is not None else data_root()), others
+    folder = data_root() if root is None else root
+    check_no_tilde("data.root", folder)
+    return Path(folder), others
 
 
 def refuse_unknown(tails: list[str], command: str, known: Sequence[str]) -> None:

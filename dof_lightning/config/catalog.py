@@ -73,6 +73,16 @@ def _own_dataset(option: str) -> dict[str, Any] | None:
     return {"defaults": ["_own", "_self_"], "path": str(folder)} if (folder / "dataset.json").is_file() else None
 
 
+def check_no_tilde(key: str, text: object) -> None:
+    """Refuses a folder in the home folder that the shell has left as `~`; a folder of that name would be made.
+
+    Raises:
+        UserError: names the key.
+    """
+    if str(text).startswith("~"):
+        raise UserError(f"{key}={text}: the shell puts no folder in the place of this ~; type $HOME{str(text)[1:]}")
+
+
 def data_root() -> str:
     """The default folder of all datasets."""
     from omegaconf import OmegaConf

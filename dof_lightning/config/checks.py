@@ -6,10 +6,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dof_lightning.config.arguments import DESCRIPTIONS, asks_for, check_arguments
-from dof_lightning.config.catalog import content_of, file_of, options
+from dof_lightning.config.catalog import check_no_tilde, content_of, file_of, options
 from dof_lightning.config.compose import is_own_data, to_plain
 from dof_lightning.config.effect import check_effect, preset_of
 from dof_lightning.config.identity import is_class_of_ours, leaves
+from dof_lightning.config.stored import check_stored
 from dof_lightning.config.targets import attribute, check_targets
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
@@ -69,15 +70,26 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
     written = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(written, dict)
     check_arguments(plain, {str(key): value for key, value in written.items()})
+    _check_storable(plain)
     if everything_read and cfg.choices.get("study") in (None, "none"):  # a study's runs are checked together
         check_effect(cfg, preset)
 
 
+def _check_storable(plain: Mapping[str, Any]) -> None:
+    """Refuses values that the checkpoint could not be read with after the training."""
+    try:
+        check_stored(dict(plain))
+    except ValueError as error:
+        raise UserError(f"{error}; type another value") from error
+
+
 def _check_files(cfg: DictConfig) -> None:
-    """Refuses to write or read nowhere."""
+    """Refuses to write or read nowhere, and in a folder that is named `~`."""
     for key in ("run_dir", "resume", "data.path", "data.root"):
-        if OmegaConf.select(cfg, key) == "":
+        text = OmegaConf.select(cfg, key)
+        if text == "":
             raise UserError(f"{key}= is empty; type a folder, or leave it out")
+        check_no_tilde(key, text)
     if cfg.callbacks.get("checkpoint") is None:
         raise UserError(
             "callbacks.checkpoint is missing: it saves the checkpoint that a run is resumed from and evaluated by; "

@@ -15,6 +15,7 @@ from rich.console import Console
 from callbacks.agreement import Agreement
 from callbacks.checkpoint import LastCheckpoint
 from callbacks.context import RunContext
+from callbacks.first_batch import FirstBatch
 from callbacks.interruption import Interruption
 from callbacks.provenance import Provenance
 from callbacks.throughput import device_name, peak_memory_mb
@@ -99,8 +100,9 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
         raise
     if is_first_process():
         if job.resumed_from_step not in (None, config["trainer"]["max_steps"]):
-            set_aside_best(start.folder.best, config)
-        start.folder.open(config)
+            set_aside_best(start.folder.best, config, resumed=start.checkpoint)
+        if not start.folder.results.exists():
+            start.folder.open(config)
         if config["trust"]:
             trust.remember(str(start.folder.path.resolve()), config)
         _show_start(screen, job)
@@ -170,7 +172,9 @@ def build(config: dict[str, Any], start: Start) -> Run:
     resumed_from_step = None if checkpoint is None else checkpoint.step
     provenance = Provenance(checkpoints.KEY, checkpoints.describe(config, manifest.spec, manifest.behavior, init_from))
     run_context = context(manifest.spec, manifest.behavior["return_mean"])
-    trainer = make_trainer(config, run_context, [provenance, Agreement(resumed_from_step)], interruption)
+    replace_results = FirstBatch(lambda: start.folder.open(config))
+    first = [provenance, Agreement(resumed_from_step), replace_results]
+    trainer = make_trainer(config, run_context, first, interruption)
     resume_from(trainer.loggers, resumed_from_step)
     torch.set_num_threads(cores_per_process(trainer.num_devices))
     return Run(config, start, manifest, env, algorithm, data, trainer, interruption, resumed_from_step, init_from)

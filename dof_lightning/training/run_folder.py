@@ -103,6 +103,21 @@ class RunFolder:
                 f"resume={self.last} run_dir=<another>"
             ) from error
 
+    def check_ours(self) -> None:
+        """Refuses a folder without a run whose `config.yaml` is somebody else's, which opening would replace.
+
+        Raises:
+            UserError: it is.
+        """
+        if self.has_run or not self.config.exists():
+            return
+        try:
+            read_stored(self.config)
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"run_dir={self.path} contains a config.yaml that is no run's ({error}); choose another run_dir="
+            ) from error
+
     def is_finished(self, plain: Mapping[str, Any]) -> bool:
         """Whether there is nothing left to do for this configuration.
 
@@ -170,10 +185,14 @@ def is_first_process() -> bool:
 
 
 def external_rank() -> int | None:
-    """The rank given by torchrun or SLURM, None if neither started this process."""
+    """The rank given by torchrun or SLURM, None if neither started this process.
+
+    In an interactive shell of SLURM nobody has, whatever its variables say; Lightning sees it alike.
+    """
     if "RANK" in os.environ:
         return int(os.environ["RANK"])
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ and not interactive:
         return int(os.environ["SLURM_PROCID"])
     return None
 

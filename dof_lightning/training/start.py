@@ -102,6 +102,7 @@ def _from_path(path: Path, plain: Mapping[str, Any]) -> Start:
 def _branch_off(checkpoint: Path, folder: RunFolder, plain: Mapping[str, Any]) -> Start:
     """Continues another run's checkpoint in a new folder; typed again after an interruption, continues that folder."""
     if not folder.has_run:
+        folder.check_ours()
         return Start(folder, checkpoint)
     if config_hash(folder.read_config() or {}) == config_hash(plain):
         return _in_folder(folder, dict(plain) | {"resume": "auto"})
@@ -109,6 +110,7 @@ def _branch_off(checkpoint: Path, folder: RunFolder, plain: Mapping[str, Any]) -
 
 
 def _in_folder(folder: RunFolder, plain: Mapping[str, Any]) -> Start:
+    folder.check_ours()
     if plain["resume"] == "never":
         if folder.has_run:
             raise UserError(f"run_dir={folder.path} already contains a run; use resume=auto or choose another run_dir=")
@@ -130,7 +132,7 @@ def _runs_folder(plain: Mapping[str, Any]) -> Path:
     return RUNS / task_name(plain) / plain["choices"]["algorithm"]
 
 
-def set_aside_best(best: Path, plain: Mapping[str, Any]) -> None:
+def set_aside_best(best: Path, plain: Mapping[str, Any], resumed: Path | None = None) -> None:
     """Renames a `best.ckpt` whose score was measured differently from future scores: they are not comparable.
 
     The best checkpoint is then selected anew, as if there were no `best.ckpt`.
@@ -138,9 +140,10 @@ def set_aside_best(best: Path, plain: Mapping[str, Any]) -> None:
     Args:
         best: the file of the run that is resumed.
         plain: the resolved configuration.
+        resumed: the checkpoint that is resumed; None if there is none.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or is itself to be resumed.
     """
     if not best.exists():
         return
@@ -153,6 +156,11 @@ def set_aside_best(best: Path, plain: Mapping[str, Any]) -> None:
     if not changed:
         return
     kept = best.with_name(f"best_at_step_{selected.step}.ckpt")
+    if resumed is not None and resumed.exists() and resumed.samefile(best):
+        raise UserError(
+            f"resume={best}: it was selected with {changed[0]}={theirs[changed[0]]}, it is {ours[changed[0]]} now, so "
+            f"the best is selected anew; copy it to {kept.name} beside it, and resume that"
+        )
     best.replace(kept)
     sys.stderr.write(
         f"best.ckpt was selected with {changed[0]}={theirs[changed[0]]}, it is {ours[changed[0]]} now: the best is "

@@ -74,7 +74,7 @@ def _make(config: Mapping[str, Any], first: Sequence[Callback], last: Sequence[C
             **accelerator(settings["accelerator"]),
             **more,
         )
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+    except (ValueError, TypeError, RuntimeError, OverflowError, ImportError, MisconfigurationException) as error:
         keys = ", ".join(f"{key}={settings[key]}" for key in ("accelerator", "devices", "num_nodes", "strategy"))
         raise UserError(f"trainer ({keys}): {' '.join(str(error).split())}") from error
     return trainer

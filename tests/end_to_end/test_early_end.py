@@ -42,6 +42,24 @@ def test_time_that_is_over(workplace: Workplace, capsys: pytest.CaptureFixture) 
     assert (results["resumed_from_step"], results["steps"]) == (steps, steps + 2)
 
 
+def test_a_finished_run_keeps_its_results_until_more_can_be_trained(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("run_dir=kept", "trainer.max_steps=2")
+    before = workplace.results("kept"), (workplace.path / "kept" / "config.yaml").read_text()
+
+    def unreadable(*_: Any, **__: Any) -> None:
+        raise UserError("a shard has another sha256")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fit", unreadable)
+        with pytest.raises(UserError, match="another sha256"):
+            train("run_dir=kept", "trainer.max_steps=4")
+    assert (workplace.results("kept"), (workplace.path / "kept" / "config.yaml").read_text()) == before
+    train("run_dir=kept", "trainer.max_steps=4")
+    assert workplace.results("kept")["steps"] == 4
+
+
 def test_time_that_is_over_at_once() -> None:
     with pytest.raises(UserError, match=r"trainer\.max_time=00:00:00:00 ended before the first step"):
         train("run_dir=no_time", "trainer.max_time=00:00:00:00")

@@ -17,6 +17,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
+from callbacks.checkpoint import BestCheckpoint
 from callbacks.progress import Progress
 from callbacks.rollout import RolloutCallback
 from callbacks.throughput import ThroughputCallback, peak_memory_mb
@@ -185,6 +186,22 @@ def test_losses_stand_beside_held_out_ones_below_the_scores(tmp_path: Path) -> N
     tags = ("loss/diffusion", "heldout/diffusion", "heldout/diffusion_agent_0", "loss/q", "q/value", "q/target")
     drawn = [[tag for tag in tags if any(re.match(pattern, tag) for pattern in patterns)] for patterns in charts]
     assert drawn == [["loss/diffusion", "heldout/diffusion"], ["q/value", "q/target"]]
+
+
+def test_a_video_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "taken").write_text("")
+    trainer, _ = train(tmp_path, VideoCallback(toy_run(), 5, dirpath=tmp_path / "taken"))
+    assert trainer.global_step == 10
+    assert "step_5.gif was not written" in caplog.text
+    with pytest.raises(UserError, match=r"callbacks\.video\.frames_per_second=0 must be above 0"):
+        VideoCallback(toy_run(), 5, frames_per_second=0)
+
+
+def test_a_metric_that_rollouts_do_not_measure_selects_nothing_silently(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"monitor=rollout/own_score is not measured; choose one of .*rollout/return_mean"
+    ):
+        train(tmp_path, rollouts(), BestCheckpoint(tmp_path, "rollout/own_score", 4))
 
 
 def test_callback_periods_must_be_positive() -> None:

@@ -245,6 +245,25 @@ def test_a_best_score_of_other_episodes_is_not_held_against_new_ones(
     assert len(said.splitlines()) == (not compares)
 
 
+def test_a_best_that_is_resumed_is_not_renamed_under_the_run(plain: dict[str, Any]) -> None:
+    folder = place("dof_policy_half", Path("mine"))
+    shutil.copy(folder.last, folder.best)
+    changed = otherwise(checkpoints.read(folder.best).config, "rollout.episodes", 20)
+    with pytest.raises(UserError, match=r"rollout\.episodes=.* copy it to best_at_step_10\.ckpt beside it"):
+        set_aside_best(folder.best, changed, resumed=folder.best)
+    assert folder.best.exists()
+    set_aside_best(folder.best, changed, resumed=folder.last)
+    assert not folder.best.exists()
+
+
+def test_somebody_elses_configuration_is_not_overwritten(plain: dict[str, Any]) -> None:
+    Path("project").mkdir()
+    Path("project/config.yaml").write_text("my: precious\n")
+    with pytest.raises(UserError, match=r"run_dir=project contains a config\.yaml that is no run's"):
+        starts.find_start(plain | {"run_dir": "project"})
+    assert Path("project/config.yaml").read_text() == "my: precious\n"
+
+
 def test_a_damaged_best_is_one_line_before_training(plain: dict[str, Any]) -> None:
     folder = place("dof_policy_half", Path("mine"))
     folder.best.write_bytes(folder.last.read_bytes()[:-9000])

@@ -170,7 +170,7 @@ SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_NNODES": "2"}
 def launched(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], devices: object = 1, num_nodes: int = 1
 ) -> tuple[object, int]:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_NNODES"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", *SLURM, "SLURM_JOB_NAME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -188,6 +188,8 @@ def test_the_number_of_processes_is_the_launchers_where_none_is_typed(monkeypatc
     assert launched(monkeypatch, TORCHRUN, devices=2, num_nodes=2) == (2, 2)
     assert launched(monkeypatch, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}) == (1, 1)
     assert launched(monkeypatch, {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}) == (1, 2)
+    for shell in ("bash", "interactive"):
+        assert launched(monkeypatch, SLURM | {"SLURM_JOB_NAME": shell}) == (1, 1), "nobody has started several"
     for name, environment in (("torchrun", TORCHRUN), ("SLURM", SLURM)):
         with pytest.raises(UserError, match=rf"{name}, which has started 2 processes .* trainer\.devices=2"):
             launched(monkeypatch, environment, devices=4)
