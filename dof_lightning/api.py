@@ -25,6 +25,8 @@ from dof_lightning.evaluation.score import Score
 from dof_lightning.studies import runner
 from dof_lightning.training import preparation
 from dof_lightning.training import run as training
+from dof_lightning.training.run_folder import has_started_ranks, is_child
+from dof_lightning.training.trainer import try_out
 
 
 def make_env(name: str, **changes: Any) -> VectorEnv:
@@ -59,6 +61,9 @@ def make_dataset(name: str, **changes: Any) -> Path | str:
 def train(*overrides: str) -> Path:
     """Does what `python train.py` does: trains, evaluates and reports, or runs a study.
 
+    With `trainer.devices` above 1, each further rank runs the calling script from its beginning and ends with this
+    call, so a script can train on several devices once.
+
     Args:
         overrides: overrides as on the command line, e.g. `"experiment=mpe_spread_expert"`, `"seed=1"`.
 
@@ -67,13 +72,21 @@ def train(*overrides: str) -> Path:
 
     Raises:
         UserError: an error that the user can fix; nothing has been trained then.
-        SystemExit: a signal has ended the training, or another rank has died.
+        SystemExit: a signal has ended the training, or another rank has died; or this is a further rank.
     """
     if strange := [text for text in overrides if not text.startswith("~") and "=" not in text]:
         raise UserError(f"cannot read {strange[0]!r}; write key=value")
     config = configuration.compose(overrides)
+    if has_started_ranks() and not is_child() and try_out(configuration.to_plain(config)) > 1:
+        raise UserError(
+            f"trainer.devices={config.trainer.devices}: a script can train on several devices once, because each "
+            "further rank runs it, too; start other trainings by `python train.py`"
+        )
     run = training.run if config.choices["study"] == "none" else runner.run
-    return run(config, overrides)
+    folder = run(config, overrides)
+    if is_child():
+        raise SystemExit(0)
+    return folder
 
 
 def evaluate(checkpoint: Path | str, *overrides: str) -> Score:

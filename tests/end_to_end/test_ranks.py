@@ -222,3 +222,23 @@ def test_a_sweep_of_submitted_jobs(workplace: Workplace) -> None:
     assert [line.split()[:2] for line in printed.splitlines()[-4:-2]] == [["0", "30"], ["1", "31"]]
     logs = (workplace.path / "runs" / ".hydra" / ".submitit").rglob("*_log.out")
     assert sum("evaluate again" in log.read_text() for log in logs) == 2
+
+
+@pytest.mark.slow
+def test_a_script_trains_on_two_ranks_and_goes_on_alone(workplace: Workplace) -> None:
+    """Rank one runs the script, too: it must neither read results that are not there nor take over another run."""
+    typed = [*SMALL, "trainer.devices=2", "trainer.max_steps=4", "rollout.report_episodes=400"]
+    script = workplace.path / "script.py"
+    script.write_text(
+        "from dof_lightning import train\n"
+        f"run = train(*{typed}, 'run_dir=from_script')\n"
+        "print((run / 'results.json').exists(), flush=True)\n"
+        f"train(*{typed}, 'seed=1', 'run_dir=again')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=workplace.path, env=environment(), capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines().count("True") == 1, done.stderr[-2000:]
+    assert "a script can train on several devices once" in done.stderr
+    assert done.returncode != 0
