@@ -95,7 +95,7 @@ def _launch(
     place: Place, jobs: Sequence[Job], launcher: str, settings: list[str], at_once: int, screen: Console
 ) -> None:
     """Passes all runs to one of Hydra's launchers and waits until their results are in the store."""
-    arguments = {"suite": place.which, "store": place.store, "runs": place.runs}
+    told: dict[str, str | Path] = {"suite": place.which, "store": place.store, "runs": place.runs}
     command = [sys.executable, "-m", "dof_lightning.bench.launch", "-m", f"hydra/launcher={launcher}", *settings]
     told_n_jobs = any(text.startswith("hydra.launcher.n_jobs=") for text in settings)
     command += [f"hydra.launcher.n_jobs={at_once}"] if launcher == "joblib" and not told_n_jobs else []
@@ -106,7 +106,7 @@ def _launch(
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
     ]
-    command += [f"+{for_hydra(key, value)}" for key, value in arguments.items()]
+    command += [f"+{for_hydra(key, value)}" for key, value in told.items()]
     command.append(f"+keep={str(place.keep).lower()}")
     command.append(f"+job={','.join(job.name for job in jobs)}")
     code = subprocess.run(command, check=False).returncode
