@@ -62,8 +62,8 @@ def find_shape_fault(block: Block, environment: EnvSpec) -> str | None:
         return f"{missing[0]}: the array is missing"
     if "state" not in arrays and environment.state_dim > 0:
         return (
-            f"state [n, L+1, {environment.state_dim}]: the array is missing, which mixers and central critics read; add "
-            "it, or describe a world without one: dataclasses.replace(environment, state_dim=0)"
+            f"state [n, L+1, {environment.state_dim}]: the array is missing, which mixers and central critics read; "
+            "add it, or describe a world without one: dataclasses.replace(environment, state_dim=0)"
         )
     if "state" in arrays and environment.state_dim == 0:
         return "a state is given, but the world has none (state_dim=0); leave it out"
