@@ -99,15 +99,47 @@ def load_array(file: Path) -> np.ndarray:
     """Opens a `.npy` file memory-mapped, without reading it.
 
     Raises:
-        UserError: the file is missing, damaged, or contains Python objects.
+        UserError: the file is missing, damaged, or contains Python objects or anything else than numbers.
     """
     try:
         array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("an archive of arrays")
     except FileNotFoundError:
         raise UserError(f"{file} is missing; is source= the right folder, and complete?") from None
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{file} is no plain .npy array ({error}); files with Python objects are never read") from None
+    check_numbers(file, array)
     return array
+
+
+def check_numbers(file: Path | str, array: Any) -> None:
+    """Refuses text, dates and complex numbers, which other checks would not see or could not compare."""
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{file} has values of type {array.dtype}, expected are numbers; convert them")
+
+
+def as_truth(file: Path | str, array: np.ndarray, first_row: int = 0) -> np.ndarray:
+    """Converts truth values, or numbers that are all 0 or 1, to bool.
+
+    Args:
+        file: the file, for messages.
+        array: `[T, ...]`.
+        first_row: row of the file that the array begins with.
+
+    Raises:
+        UserError: a value is another number, not finite, or no number; in text, even "False" would be true.
+    """
+    if array.dtype == bool:
+        return array
+    check_numbers(file, array)
+    true, rows = array == 1, len(array) if array.ndim else 1
+    wrong = ~(true | (array == 0)).reshape(rows, -1)
+    if wrong.any():
+        row = int(wrong.any(axis=1).argmax())
+        value = array.reshape(rows, -1)[row][wrong[row]][0]
+        raise UserError(f"{file}, row {first_row + row}: {value:g} is neither true (1) nor false (0); correct it")
+    return true
 
 
 def check_shape(file: Path | str, array: Any, expected: tuple[int | None, ...]) -> None:

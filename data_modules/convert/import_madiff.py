@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_modules.convert.base import EpisodeSource, Layout, check_shape, digest, load_array
+from data_modules.convert.base import EpisodeSource, Layout, as_truth, check_finite, check_shape, digest, load_array
 from data_modules.convert.flat import ENDS, Cuts, Timeline, find_identities
 from data_modules.storage.arrays import EpisodeRows
 from dof_lightning.errors import UserError
@@ -38,11 +38,11 @@ class MadiffSource(EpisodeSource):
         self._files = {n: path / f"{f}.npy" for n, f in _FILES.items()}
         self._files = {n: f for n, f in self._files.items() if n not in _OPTIONAL or f.exists()}
         self._arrays = {name: load_array(file) for name, file in self._files.items()}
-        length = np.array(load_array(path / "path_lengths.npy")).astype(np.int64)
+        if "state" in self._arrays and self._arrays["state"].shape[1:] == (0,):
+            del self._arrays["state"]  # its file stays part of the identity
+        length = _lengths(path / "path_lengths.npy")
         n_rows = int(length.sum())
         n_agents = self._check(n_rows)
-        if (length < 1).any():
-            raise UserError(f"{path}/path_lengths.npy, entry {int((length < 1).argmax())}: a path without steps")
         wanted = None if environment is None else environment.observation_dim
         ids = find_identities(np.array(self._arrays["observations"][: min(n_rows, 256)]), wanted)
         size = self._arrays["observations"].shape[2] - (n_agents if ids else 0)
@@ -100,13 +100,33 @@ class MadiffSource(EpisodeSource):
             return int(actions.shape[2])
         if "legal" in self._arrays:
             return int(self._arrays["legal"].shape[2])
-        return int(actions.max()) + 1 if environment is None else environment.action_dim
+        if environment is not None:
+            return environment.action_dim
+        check_finite(self._files["actions"], actions, 0)
+        return int(actions.max()) + 1
 
     def _read(self, name: str, first: int, last: int) -> np.ndarray:
         rows = np.array(self._arrays[name][first:last])
         if name == "actions" and rows.ndim == 3 and not self._are_vectors():
             rows = rows[..., 0]
-        return rows.astype(bool) if name == "legal" else rows
+        return as_truth(self._files[name], rows, first) if name == "legal" else rows
+
+
+def _lengths(file: Path) -> np.ndarray:
+    """Reads each path's number of steps: `[n]` int64.
+
+    Raises:
+        UserError: the file does not hold whole numbers `[n]` of at least 1, and one of them at least.
+    """
+    length = np.array(load_array(file))
+    check_shape(file, length, (None,))
+    if not len(length):
+        raise UserError(f"{file} is empty: there are no episodes; is source= the right folder?")
+    wrong = ~((length >= 1) & (length == np.floor(length)) & np.isfinite(length))
+    if wrong.any():
+        entry = int(wrong.argmax())
+        raise UserError(f"{file}, entry {entry}: {length[entry]:g} steps; a path has a whole number of them, 1 or more")
+    return length.astype(np.int64)
 
 
 def _check_folder(path: Path) -> None:

@@ -1,7 +1,7 @@
 """User-defined episodes in one `.npz` file: padded arrays by the names of `Episodes`, actions in their own units."""
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy as np
 from data_modules.convert.base import (
     EpisodeSource,
     Layout,
+    as_truth,
     check_choices,
+    check_numbers,
     check_shape,
     digest,
     episodes_a_block,
@@ -51,6 +53,7 @@ class NpzSource(EpisodeSource):
         actions = self._arrays["actions"]
         kind: ActionKind = "continuous" if actions.ndim == 4 else "discrete"
         self._sees_ends = self._check(kind)
+        self._arrays["terminated"] = as_truth(f"{path}: terminated", self._arrays["terminated"])
         self.n_episodes, n_agents, _, observation_dim = self._arrays["observations"].shape
         self._length = self._lengths(self.n_episodes, actions.shape[2])
         width = self._width(kind, environment)
@@ -63,7 +66,13 @@ class NpzSource(EpisodeSource):
             self._check_names(environment)
             agents = environment.agents  # it specifies their names, and which dimensions are padding
         state = self._arrays["state"].shape[2] if "state" in self._arrays else 0
+        if state == 0:
+            self._arrays.pop("state", None)
         self.layout = Layout(agents, kind, int(self._length.max()), state)
+        if kind == "discrete" and (given := [key for key in ("action_low", "action_high") if key in self._arrays]):
+            raise UserError(
+                f"{path}: {given[0]} is a range of numbers, but actions are choices [n, N, L]; leave it out"
+            )
         if kind == "continuous":
             self.declared = self._declared()
             self.units = self.declared or self.units
@@ -86,9 +95,8 @@ class NpzSource(EpisodeSource):
         n_agents = len(self.layout.agents)
         if part["rewards"].ndim == 2:
             part["rewards"] = np.repeat(part["rewards"][:, None], n_agents, axis=1)
-        types: dict[str, type] = {"legal": bool, "alive": bool, "terminated": bool, "state": np.float32}
-        types |= {"observations": np.float32, "rewards": np.float32}
-        part = {name: array.astype(types[name]) if name in types else array for name, array in part.items()}
+        floats = ("observations", "rewards", "state")
+        part = {name: array.astype(np.float32) if name in floats else array for name, array in part.items()}
         part |= {"length": self._length[begin:end], "episode_id": np.arange(begin, end, dtype=np.int64)}
         if not self._sees_ends:
             rows = [name for name in ROW_ARRAYS if name in part]
@@ -101,6 +109,9 @@ class NpzSource(EpisodeSource):
     def _finish(self, rows: EpisodeRows, begin: int) -> None:
         """Checks all values that are not padding, and converts actions to our units."""
         where = f"{self.location}: episodes from {begin} on, end to end"
+        for name in ("legal", "alive"):
+            if (truth := rows.arrays().get(name)) is not None:
+                setattr(rows, name, as_truth(f"{where}: {name}", truth))
         for name in ("observations", "actions", "rewards", "state"):
             array = rows.arrays().get(name)
             if array is not None and array.dtype.kind == "f":
@@ -131,6 +142,11 @@ class NpzSource(EpisodeSource):
     def _check(self, kind: ActionKind) -> bool:
         """Checks the arrays; returns whether the observations after the last steps are present."""
         arrays, seen = self._arrays, self._arrays["observations"]
+        for name, array in arrays.items():
+            if name != "agents":
+                check_numbers(f"{self.location}: {name}", array)
+            if name.endswith("_dims") and array.dtype.kind not in "iu":
+                raise UserError(f"{self.location}: {name} have type {array.dtype}, expected are whole numbers [N]")
         check_shape(f"{self.location}: observations", seen, (None, None, None, None))
         actions = arrays["actions"]
         if kind == "discrete" and actions.dtype.kind not in "iu":
@@ -139,8 +155,10 @@ class NpzSource(EpisodeSource):
                 "numbers [n, N, L, A], or whole numbers [n, N, L] for choices"
             )
         n, n_agents, rows, _ = seen.shape
+        if n < 1 or n_agents < 1:
+            raise UserError(f"{self.location}: observations are of {n} episodes and {n_agents} agents; at least 1 each")
         n_steps = actions.shape[2] if actions.ndim > 2 else 0
-        if rows not in (n_steps, n_steps + 1) or n_steps < 1 or n < 1:
+        if rows not in (n_steps, n_steps + 1) or n_steps < 1:
             raise UserError(
                 f"{self.location}: observations have {rows} rows and actions {n_steps}; expected is one row more, or "
                 "as many if the observation after the last step is not known"
@@ -190,7 +208,7 @@ class NpzSource(EpisodeSource):
         sizes = []
         for key, most in (("observation_dims", self._arrays["observations"].shape[3]), ("action_dims", width)):
             found = self._arrays.get(key, np.full(n_agents, most))
-            if found.dtype.kind not in "iu" or found.min() < 1 or found.max() != most:
+            if found.min() < 1 or found.max() != most:
                 raise UserError(f"{self.location}: the largest of {key} must be {most}, as in the arrays")
             sizes.append(found.tolist())
         return tuple(map(AgentSpec, map(str, names.tolist()), *sizes))
@@ -233,7 +251,7 @@ def _with_last_row(array: np.ndarray, length: np.ndarray, name: str) -> np.ndarr
     return longer
 
 
-def _load(path: Path) -> Mapping[str, np.ndarray]:
+def _load(path: Path) -> dict[str, np.ndarray]:
     known = (*REQUIRED, *OPTIONAL, *DESCRIBING)
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -15,6 +15,7 @@ import numpy as np
 from data_modules.convert.base import (
     EpisodeSource,
     Layout,
+    as_truth,
     check_finite,
     check_shape,
     digest,
@@ -157,7 +158,8 @@ class OmarSource(EpisodeSource):
     def _check_ends(self, folder: _Folder, agent: int, start: int, end: int) -> None:
         """Accepts `done` at an episode's last step, as its time limit; anywhere else the layout is another one."""
         horizon = self._horizon
-        done = np.array(folder.arrays["dones"][agent][start * horizon : end * horizon]).reshape(-1, horizon) != 0
+        marks = np.array(folder.arrays["dones"][agent][start * horizon : end * horizon])
+        done = as_truth(folder.file("dones", agent), marks, start * horizon).reshape(-1, horizon)
         early = np.argwhere(done[:, :-1])
         if len(early):
             row = (start + int(early[0, 0])) * horizon + int(early[0, 1])
@@ -181,6 +183,8 @@ def _open(folder: Path, horizon: int) -> _Folder:
         (_number(Path(file.stem)) for kind in KINDS for file in folder.glob(f"{kind}_*.npy")), default=-1
     )
     arrays = {kind: [load_array(folder / f"{kind}_{i}.npy") for i in range(n_agents)] for kind in KINDS}
+    if n_agents:
+        check_shape(folder / "obs_0.npy", arrays["obs"][0], (None, None))
     n_rows = len(arrays["obs"][0]) if n_agents else 0
     if n_rows == 0 or n_rows % horizon:
         raise UserError(f"{folder}/obs_0.npy has {n_rows} rows, not whole episodes of {horizon} steps (horizon=)")

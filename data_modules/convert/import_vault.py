@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data_modules.convert.base import EpisodeSource, Layout, check_shape, digest
+from data_modules.convert.base import EpisodeSource, Layout, as_truth, check_shape, digest
 from data_modules.convert.flat import (
     CUT,
     ENDED,
@@ -77,6 +77,8 @@ class VaultSource(EpisodeSource):
         self._leaves = self._open()
         self._n_rows = _index(self.location)
         n_timelines, n_agents = _shape(self.location, self._leaves)
+        if "state" in self._leaves and self._leaves["state"].shape[2] == 0:
+            del self._leaves["state"]
         if not 1 <= self._n_rows <= min(int(leaf.shape[1]) for leaf in self._leaves.values()):
             raise UserError(f"{self.location}: vault_index is {self._n_rows}, but the arrays have fewer rows")
         self._n_timelines, self._n_agents = n_timelines, n_agents
@@ -147,7 +149,8 @@ class VaultSource(EpisodeSource):
 
     def _rows(self, name: str, timeline: int, first: int, last: int) -> np.ndarray:
         rows = np.asarray(self._leaves[name][timeline, first:last].read().result())
-        return rows != 0 if name in ("legal", "terminals", "truncations") else rows
+        is_truth = name in ("legal", "terminals", "truncations")
+        return as_truth(f"{self.location}: {LEAVES[name]}", rows, first) if is_truth else rows
 
     def _reader(self, timeline: int) -> Any:
         actions = self._leaves["actions"]
@@ -217,7 +220,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
         layout = {name: shapes.get(name) for name in ("observations", "actions", "rewards")}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is not the metadata of a vault ({type(error).__name__}: {error})") from None
-    if int(version) != 1:
+    if not 1 <= version < 2:
         raise UserError(f"{folder}: vaults of version {version} are not known, only 1.x")
     nested = {name: list(shape) for name, shape in layout.items() if isinstance(shape, dict)}
     if nested:
@@ -253,7 +256,10 @@ def _index(folder: Path) -> int:
         store = tensorstore().open(leaf_spec(folder, "vault_index"), open=True, read=True).result()
     except ValueError:
         raise UserError(f"{folder}: vault_index is missing; is the vault complete?") from None
-    return int(np.asarray(store.read().result()).reshape(-1)[0])
+    found = np.asarray(store.read().result()).reshape(-1)
+    if not len(found):
+        raise UserError(f"{folder}: vault_index is empty; is the vault complete?")
+    return int(found[0])
 
 
 def _shape(folder: Path, leaves: Mapping[str, Any]) -> tuple[int, int]:

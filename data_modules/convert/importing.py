@@ -20,6 +20,7 @@ from data_modules.storage.arrays import EpisodeRows
 from data_modules.storage.manifest import FORMAT_VERSION
 from data_modules.storage.store import Description, write_dataset
 from data_modules.tools.verify import verify_dataset
+from dof_lightning.agent_names import check_agent_names
 from dof_lightning.errors import UserError
 from dof_lightning.spec import EnvSpec
 
@@ -90,6 +91,7 @@ def import_dataset(
         check_layout(source.layout, environment, source.location)
     source.units = action_range.choose_units(source, environment, options.get(action_range.OPTION))
     spec = source.layout.to_spec(name, source.units) if environment is None else environment
+    check_agent_names(str(source.location), [agent.name for agent in spec.agents])
     if source.layout.state_dim == 0:
         spec = replace(spec, state_dim=0)  # the spec must not promise a state that the data lack
     identity = source.identity()

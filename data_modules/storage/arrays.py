@@ -13,6 +13,7 @@ ROW_ARRAYS = ("observations", "legal", "alive", "state", "extra_observations")
 STEP_ARRAYS = ("actions", "rewards", "extra_actions", "extra_rewards")
 EPISODE_ARRAYS = ("length", "episode_id", "terminated", "unseen_end")
 WITHOUT_AGENTS = ("state",)
+TRUTHS = ("terminated", "unseen_end", "legal", "alive")
 
 _ACTION_TOLERANCE = 1e-5
 
@@ -165,6 +166,10 @@ def find_fault(rows: EpisodeRows, environment: EnvSpec) -> str | None:
     length = rows.length
     if length.min() < 1 or length.max() > environment.horizon:
         return f"lengths are {length.min()} to {length.max()}, allowed are 1 to {environment.horizon} (the horizon)"
+    for name in TRUTHS:
+        array = rows.arrays().get(name)
+        if array is not None and array.dtype != bool and not ((array == 0) | (array == 1)).all():
+            return f"{name}: a value is neither true (1) nor false (0)"
     if np.any(rows.observations[:, ~environment.observation_mask().numpy()]):
         return "observations: padded dimensions are not zero"
     return _find_action_fault(rows.actions, environment)

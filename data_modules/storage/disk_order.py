@@ -48,10 +48,11 @@ def permute(
         most_bytes: largest size of one episode; 0 means about that of the first ones.
 
     Raises:
-        DataFault: some blocks contain arrays that others do not.
+        DataFault: some blocks contain arrays that others do not, or two episodes have the same id.
     """
 
     def key(rows: EpisodeRows) -> np.ndarray:
+        _check_ids(rows.episode_id)  # equal ids have equal keys, so they meet at the latest when a range is sorted
         hashed = torch.from_numpy(rows.episode_id.astype(np.int64)) ^ derive_seed(seed, "order of episodes on disk")
         return counter_uniform(hashed, 1)[:, 0].numpy()
 
@@ -168,6 +169,14 @@ class _Dealing:
                     file.unlink()
         if self.journal is None:
             shutil.rmtree(self.folder)
+
+
+def _check_ids(ids: np.ndarray) -> None:
+    """Refuses ids `[n]` that are not all different: what is held out, and every draw, depends on them."""
+    found, counts = np.unique(ids, return_counts=True)
+    if len(found) < len(ids):
+        most = int(counts.argmax())
+        raise DataFault(f"episode_id {found[most]} stands for {counts[most]} episodes; give each an id of its own")
 
 
 def _buffers(blocks: Iterable[EpisodeRows], buffer_bytes: int) -> Iterator[tuple[list[EpisodeRows], bool]]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_modules.storage.shards import Member, ShardEntry, known_members
+from dof_lightning.agent_names import check_agent_names
 from dof_lightning.errors import UserError
 from dof_lightning.recipe import check_finite
 from dof_lightning.schema import (
@@ -107,7 +108,8 @@ def check_description(
     """Refuses a description that would make the document unreadable, before there are episodes to lose.
 
     Raises:
-        UserError: names the first key with an invalid value, or that contradicts another.
+        UserError: names the first key with an invalid value, or that contradicts another, or an agent whose name is
+            another's or could not be that of an exported file.
     """
     check_finite(recipe, "recipe")
     measured = {"return_mean": 0.0, "return_std": 0.0}  # in place of values that the episodes give later
@@ -119,6 +121,7 @@ def check_description(
         _check_recipe(document, environment)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} cannot be described like this ({error}); correct the dataset's Description") from error
+    check_agent_names(environment.name, [agent.name for agent in environment.agents])
 
 
 def check_agreement(document: Mapping[str, Any], environment: EnvSpec, statistics: DatasetStatistics) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_modules.storage.arrays import EpisodeRows
+from data_modules.storage.arrays import DataFault, EpisodeRows
 from data_modules.storage.document import check_agreement, check_document
 from data_modules.storage.shards import Member, ShardEntry, open_url, read_shard
 from dof_lightning.digest import sealed, unsealed
@@ -76,7 +76,11 @@ class DatasetManifest:
 
 
 def write_manifest(folder: Path, manifest: DatasetManifest) -> None:
-    """Writes `dataset.json` into a folder; the same manifest gives the same bytes."""
+    """Writes `dataset.json` into a folder; the same manifest gives the same bytes.
+
+    Raises:
+        DataFault: nobody could read it, so nothing is written.
+    """
     spec = manifest.spec
     document = {
         "format_version": FORMAT_VERSION,
@@ -95,7 +99,15 @@ def write_manifest(folder: Path, manifest: DatasetManifest) -> None:
         "return_knots": _encode(manifest.return_knots),
         "statistics": _encode_statistics(spec.statistics),
     }
-    (folder / FILE_NAME).write_text(json.dumps(sealed(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    try:
+        written = json.dumps(sealed(document), indent=1, allow_nan=False) + "\n"
+        _understand(manifest.location, json.loads(written))
+    except ValueError as error:
+        raise DataFault(
+            f"{manifest.location}: these episodes would make an unreadable dataset ({' '.join(str(error).split())}); "
+            "correct them, or the description"
+        ) from error
+    (folder / FILE_NAME).write_text(written, encoding="utf-8")
 
 
 def read_manifest(path: Path | str, key: str = "the path") -> DatasetManifest:
@@ -155,14 +167,24 @@ def _parse(location: str) -> DatasetManifest:
         version = document.get("format_version") if isinstance(document, dict) else None
         if type(version) is int and version != FORMAT_VERSION:
             raise UserError(f"{file} has format version {version}, this program reads {FORMAT_VERSION}; {_REBUILD}")
-        check_document(document)
-        manifest = _decode(location, document)
-        check_agreement(document, manifest.spec.environment, manifest.spec.statistics)
+        manifest = _understand(location, document)
         if manifest.spec.fingerprint != document["fingerprint"]:
             raise UserError(f"{file} was changed by hand (its recipe does not give its fingerprint); {_REBUILD}")
         unsealed(document)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({' '.join(str(error).split())}); {_REBUILD}") from error
+    return manifest
+
+
+def _understand(location: str, document: Any) -> DatasetManifest:
+    """Decodes a document whose parts are valid and agree.
+
+    Raises:
+        ValueError: names the first key with an invalid value, or that contradicts another.
+    """
+    check_document(document)
+    manifest = _decode(location, document)
+    check_agreement(document, manifest.spec.environment, manifest.spec.statistics)
     return manifest
 
 

@@ -5,13 +5,14 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_modules.storage.action_units import OURS, ActionUnits
-from data_modules.storage.arrays import DataFault, EpisodeRows, Episodes, find_fault
+from data_modules.storage.arrays import DataFault, EpisodeRows
 from data_modules.storage.card import write_card
+from data_modules.storage.checking import Block, checked
 from data_modules.storage.contents import KEY as CONTENTS
 from data_modules.storage.contents import Contents, contents_of, has_source_digest
 from data_modules.storage.dataset_statistics import StatisticsAccumulator
@@ -27,8 +28,6 @@ from dof_lightning.spec import DatasetSpec, EnvSpec, fingerprint
 SAMPLE_BYTES = 1 << 22
 MOST_EPISODES = 256
 MOST_OBSERVED = 10_000  # numbers per agent; a thousand quantiles of each are kept, which takes minutes for pictures
-
-Block = Episodes | EpisodeRows
 
 _log = logging.getLogger(__name__)
 
@@ -133,10 +132,13 @@ def write_dataset(
     Raises:
         UserError: the description contradicts itself, the folder contains another dataset or other episodes or is
             damaged, the disk is full, or agents observe more than `MOST_OBSERVED` numbers.
-        DataFault: the blocks contradict the environment's spec or `n_episodes`; actions are outside their range.
+        DataFault: the blocks contradict the environment's spec, each other or `n_episodes`; actions are outside their
+            range; two episodes have the same id.
     """
     path, environment, recipe = Path(path), description.environment, description.full_recipe()
     _check_size(environment)
+    if n_episodes < 1:
+        raise DataFault(f"n_episodes={n_episodes}: a dataset has at least one episode")
     check_description(description.name, environment, description.discount, recipe, description.behavior)
     identified = description.made_by_recipe or has_source_digest(recipe)  # other episodes would have another recipe
     with _lock(path):
@@ -155,9 +157,9 @@ def write_dataset(
                 shutil.rmtree(_unsorted(path), ignore_errors=True)
                 blocks = blocks(0)
             journal, remaining = _remaining(blocks, path, recipe, (seed, n_episodes, layout.buffer_bytes))
-            checked, scratch = _checked(remaining, environment, description.units()), draft / ".unsorted"
+            fitting, scratch = checked(remaining, environment, description.units()), draft / ".unsorted"
             most = episode_bytes(environment)
-            groups = permute(checked, seed, n_episodes, size, layout.buffer_bytes, scratch, journal, most)
+            groups = permute(fitting, seed, n_episodes, size, layout.buffer_bytes, scratch, journal, most)
             samples = _samples(groups, statistics, contents)
             members, shards = write_shards(draft, samples, environment, layout.samples_per_shard)
             if (found := sum(shard.n_episodes for shard in shards)) != n_episodes:
@@ -243,7 +245,7 @@ def _check_contents(
 ) -> None:
     """Refuses to keep an existing dataset whose episodes are not those of `blocks`."""
     contents = Contents(description.environment, description.discount)
-    for rows in _checked(blocks(0) if callable(blocks) else blocks, description.environment, description.units()):
+    for rows in checked(blocks(0) if callable(blocks) else blocks, description.environment, description.units()):
         contents.update(rows)
     there = manifest.spec.recipe.get(CONTENTS) or contents_of(manifest)  # earlier versions wrote no digest
     if there != (here := contents.finish()):
@@ -262,18 +264,6 @@ def _samples(
         if contents is not None:
             contents.update(sample)
         yield sample
-
-
-def _checked(blocks: Iterable[Block], environment: EnvSpec, units: ActionUnits) -> Iterator[EpisodeRows]:
-    for block in blocks:
-        rows = block.flatten() if isinstance(block, Episodes) else block
-        del block
-        if not units.is_ours:
-            rows = replace(rows, actions=units.for_agents(environment.agents).to_ours(rows.actions))
-        if fault := find_fault(rows, environment):
-            raise DataFault(f"the episodes do not fit {environment.name}: {fault}")
-        yield rows
-        del rows
 
 
 @contextmanager

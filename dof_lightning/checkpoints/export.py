@@ -8,7 +8,6 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from dof_lightning.agent_names import check_agent_names
 from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, git_revision, versions
 from dof_lightning.checkpoints.overrides import override
 from dof_lightning.deployment.agent import Agent, load_agent
@@ -47,7 +47,8 @@ def export_agents(
         the folder.
 
     Raises:
-        UserError: a tail names a key that an export does not read, or the folder is not empty or cannot be written.
+        UserError: a tail names a key that an export does not read, the folder is not empty or cannot be written, or
+            agents have the same name or one that cannot be a file's.
     """
     if file_format not in FORMATS:
         raise UserError(f"format={file_format} is unknown; choose one of {', '.join(FORMATS)}")
@@ -55,6 +56,10 @@ def export_agents(
     output = checkpoint.path.with_name(f"{checkpoint.path.stem}_agents") if output is None else output
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"output={output} exists already; remove it or choose another output=")
+    environment = checkpoint.spec.environment
+    check_agent_names(
+        f"env={environment.name}", [agent.name for agent in environment.agents]
+    )  # older data's may be any
     policy = build_algorithm(checkpoint, config).policy()
     if policy.observes_rewards:
         raise UserError(
@@ -65,7 +70,7 @@ def export_agents(
     try:
         with building(output, f"{os.getpid()}.exporting") as draft:
             for index in range(policy.n_agents):
-                of_one = about | {"agent": about_agent(checkpoint.spec.environment, index)}
+                of_one = about | {"agent": about_agent(environment, index)}
                 path = write_agent(draft, policy.export(index), of_one)
                 if file_format == "torch_export":
                     _write_program(load_agent(path), path)
@@ -111,14 +116,8 @@ def _about(checkpoint: Checkpoint, config: Mapping[str, Any], tails: Sequence[st
 
 
 def about_agent(spec: EnvSpec, index: int) -> dict[str, Any]:
-    """The part of the json that describes one agent of a team.
-
-    Raises:
-        UserError: the agent's name cannot be a file name.
-    """
+    """The part of the json that describes one agent of a team."""
     agent, units = spec.agents[index], spec.action_units(index)
-    if not re.fullmatch(r"\w[\w.-]*", agent.name):
-        raise UserError(f"env={spec.name}: the agent's name {agent.name!r} cannot be a file name")
     return {
         "name": agent.name,
         "index": index,

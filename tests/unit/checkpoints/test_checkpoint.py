@@ -3,6 +3,7 @@
 import copy
 import lzma
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint
 from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.checkpoints.export import export_agents
 from dof_lightning.checkpoints.overrides import override
 from dof_lightning.digest import sealed
 from dof_lightning.errors import UserError
@@ -137,3 +139,18 @@ def test_what_lightning_needs_to_go_on_is_read_or_named(
 def test_a_best_score_is_a_number(tmp_path: Path, state: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"BestCheckpoint is damaged: best_s"):
         BestCheckpoint(tmp_path, "score", 1).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("first", "words"), [("{1}", "agents 0 and 1 are both named"), ("a/b", "name 'a/b' cannot be")]
+)
+def test_agents_whose_files_would_meet_are_not_exported(earlier: Path, tmp_path: Path, first: str, words: str) -> None:
+    """Data of earlier versions may name two agents alike: the second one's files replaced the first one's."""
+    whole = checkpoints.read(earlier)
+    agents = list(whole.spec.environment.agents)
+    agents[0] = replace(agents[0], name=first.format(*(agent.name for agent in agents)))
+    environment = replace(whole.spec.environment, agents=tuple(agents))
+    renamed = replace(whole, spec=replace(whole.spec, environment=environment))
+    with pytest.raises(UserError, match=rf"^env={environment.name}: .*{words}.*; rename it"):
+        export_agents(renamed, output=tmp_path / "agents")
+    assert not (tmp_path / "agents").exists()

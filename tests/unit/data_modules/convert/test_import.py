@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,42 @@ def test_actions_that_are_no_choices_are_refused(tmp_path: Path) -> None:
         import_dataset("madiff", tmp_path / "madiff", "battle", tmp_path, battle())
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "complaint"),
+    [
+        ("legals", lambda a: np.where(np.arange(17)[:, None, None] == 8, np.nan, a), "row 8: nan is neither true"),
+        ("legals", lambda a: a * 2, r"row \d: 2 is neither true \(1\) nor false \(0\)"),
+        ("legals", lambda a: a.astype(str), "has values of type <U5, expected are numbers"),
+        ("rewards", lambda a: a.astype(str), "has values of type <U"),
+        ("path_lengths", lambda a: a.astype(str), "has values of type <U"),
+        ("path_lengths", lambda a: a[:, None], r"has shape \[4, 1\], expected \[any\]"),
+        ("path_lengths", lambda a: a[0], r"has shape \[\], expected \[any\]"),
+        ("path_lengths", lambda a: a[:0], "is empty: there are no episodes"),
+        ("path_lengths", lambda a: a - [0.0, 0.5, 0.0, 0.0], r"entry 1: 5\.5 steps; a path has a whole number"),
+        ("path_lengths", lambda a: a * np.nan, "entry 0: nan steps"),
+        ("path_lengths", lambda a: a - [0, 0, 2, 0], "entry 2: 0 steps"),
+    ],
+)
+def test_madiffs_faults_are_one_line_and_leave_nothing(
+    tmp_path: Path, file: str, change: Callable[[np.ndarray], np.ndarray], complaint: str
+) -> None:
+    write_madiff(tmp_path / "madiff", timeline(LENGTHS), LENGTHS)
+    path = tmp_path / "madiff" / f"{file}.npy"
+    np.save(path, change(np.load(path)))
+    with pytest.raises(UserError, match=rf"{file}\.npy.* ?{complaint}") as raised:
+        import_dataset("madiff", tmp_path / "madiff", "battle", tmp_path, battle())
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "battle").exists()
+
+
+def test_madiffs_choices_that_are_not_finite(tmp_path: Path) -> None:
+    arrays = timeline(LENGTHS)
+    write_madiff(tmp_path / "madiff", arrays | {"actions": arrays["actions"] * np.nan}, LENGTHS)
+    (tmp_path / "madiff" / "legals.npy").unlink()
+    with pytest.raises(UserError, match=r"actions\.npy, row 0: a value is not finite"):
+        import_dataset("madiff", tmp_path / "madiff", "battle", tmp_path)
+
+
 def test_a_timeline_without_ends_is_no_episodes(tmp_path: Path) -> None:
     nothing = np.zeros((sum(LENGTHS), 2), bool)
     with pytest.raises(UserError, match="end an episode"):
@@ -139,9 +176,11 @@ def test_columns_that_only_begin_like_agent_ids_are_not_thrown_away(tmp_path: Pa
 def test_a_state_that_is_not_there_is_not_promised(tmp_path: Path) -> None:
     write_madiff(tmp_path / "madiff", timeline(LENGTHS), LENGTHS)
     assert battle().state_dim == 7
-    spec = read_manifest(import_dataset("madiff", tmp_path / "madiff", "battle", tmp_path, battle())).spec
-    assert spec.state_dim == 0
-    check_compatible(spec, battle())
+    for name in ("none", "empty"):
+        spec = read_manifest(import_dataset("madiff", tmp_path / "madiff", name, tmp_path, battle())).spec
+        assert spec.state_dim == 0
+        check_compatible(spec, battle())
+        np.save(tmp_path / "madiff" / "states.npy", np.zeros((sum(LENGTHS), 0), np.float32))
 
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

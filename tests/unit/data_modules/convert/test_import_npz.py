@@ -13,7 +13,7 @@ from data_modules.tools.verify import verify_dataset
 from dof_lightning.cli import main as cli
 from dof_lightning.errors import UserError
 from dof_lightning.spec import AgentSpec, EnvSpec
-from tests.fixtures.shard_reading import read_all, sorted_by_id
+from tests.fixtures.shard_reading import assert_same, read_all, sorted_by_id
 
 SEEN, ACTED = np.array([3, 4, 6, 5]), np.array([1, 2, 3, 2])
 N, STEPS = 60, 12
@@ -38,6 +38,12 @@ def arrays(**changes: Any) -> dict[str, Any]:
         "action_high": 2.0,
     }
     return {name: value for name, value in (made | changes).items() if value is not None}
+
+
+def choices(**changes: Any) -> dict[str, Any]:
+    """The same with choices as actions, which have no range."""
+    actions = np.random.default_rng(2).integers(0, ACTED[:, None], (N, 4, STEPS))
+    return {"actions": actions, "action_low": None, "action_high": None} | changes
 
 
 def save(path: Path, **changes: Any) -> Path:
@@ -164,7 +170,25 @@ def test_a_world_of_ones_own(tmp_path: Path) -> None:
             {"observations": nan_at(41, 2, 1)},
             "observations of episode 41, step 1, agent .guest.: a value is not finite",
         ),
+        ({"terminated": np.array(["False"] * N)}, r"terminated has values of type <U5, expected are numbers"),
+        ({"terminated": np.full(N, np.nan)}, r"terminated, row 0: nan is neither true \(1\) nor false \(0\)"),
+        ({"terminated": np.arange(N) / N}, r"terminated, row 1: 0\.0166667 is neither"),
+        ({"legal": np.full((N, 4, STEPS + 1, 3), np.nan)}, r"legal, row 0: nan is neither"),
+        ({"alive": np.full((N, 4, STEPS + 1), "True")}, "alive has values of type <U4, expected are numbers"),
+        ({"rewards": np.full((N, 4, STEPS), "1.5")}, "rewards has values of type <U3, expected are numbers"),
+        ({"length": np.full(N, "12")}, "length has values of type <U2, expected are numbers"),
+        ({"action_low": "-2"}, "action_low has values of type <U2, expected are numbers"),
+        ({"action_dims": np.full(4, np.nan)}, "action_dims have type float64, expected are whole numbers"),
+        (choices(action_low=-2.0, action_high=2.0), "action_low is a range of numbers, but actions are choices"),
+        (choices(action_high=2.0), "action_high is a range of numbers"),
+        ({"observations": np.zeros((0, 4, STEPS + 1, 6))}, "observations are of 0 episodes and 4 agents"),
+        (
+            {"observations": np.zeros((N, 0, STEPS + 1, 6)), "actions": np.zeros((N, 0, STEPS, 3))},
+            "observations are of 60 episodes and 0 agents",
+        ),
         ({"observation_dims": SEEN - 1}, "largest of observation_dims"),
+        ({"agents": np.array(["a", "b", "a", "c"])}, r"mine\.npz: agents 0 and 2 are both named 'a'; rename it"),
+        ({"agents": np.array(["a", "b", "c/d", "e"])}, r"mine\.npz: the agent's name 'c/d' cannot be a file name"),
         ({"agents": np.array(["a", None, "b", "c"], dtype=object)}, "plain arrays"),
     ],
 )
@@ -172,7 +196,22 @@ def test_faults_are_one_line(tmp_path: Path, changes: dict[str, Any], complaint:
     with pytest.raises(UserError, match=complaint) as raised:
         import_dataset("npz", save(tmp_path, **changes), "mine", tmp_path)
     assert "\n" not in str(raised.value)
-    assert not (tmp_path / "mine").exists()
+    assert [file.name for file in tmp_path.iterdir() if not file.name.startswith(".mine")] == ["mine.npz"]
+
+
+def test_truth_may_be_numbers_and_what_is_behind_an_end_anything(tmp_path: Path) -> None:
+    behind = (np.arange(STEPS + 1) > arrays()["length"][:, None])[:, None]
+    alive = np.random.default_rng(3).random((N, 4, STEPS + 1)) < 0.8
+    changes = {"alive": np.where(behind, np.nan, alive), "terminated": arrays()["terminated"].astype(int)}
+    numbers = read_all(import_dataset("npz", save(tmp_path, **changes), "numbers", tmp_path))
+    truths = read_all(import_dataset("npz", save(tmp_path, alive=alive), "truths", tmp_path))
+    assert_same(sorted_by_id(numbers), sorted_by_id(truths))
+
+
+def test_a_state_of_no_width_is_no_state(tmp_path: Path) -> None:
+    path = import_dataset("npz", save(tmp_path, state=np.zeros((N, STEPS + 1, 0))), "mine", tmp_path)
+    assert read_manifest(path).spec.state_dim == 0
+    assert "state" not in read_manifest(path).members
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off"])

@@ -1,6 +1,7 @@
 """Vaults as others expect them: where they lie, what they are padded with, and which layouts are named when refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from data_modules.storage.manifest import read_manifest
 from dof_lightning.errors import UserError
 from tests.fixtures.dataset_files import build, make_environment, make_episodes
 from tests.fixtures.foreign_files import timeline, write_madiff, write_plain_vault
-from tests.fixtures.shard_reading import read_all, sorted_by_id
+from tests.fixtures.shard_reading import assert_same, read_all, sorted_by_id
 
 
 def leaf(folder: Path, name: str) -> np.ndarray:
@@ -103,6 +104,58 @@ def test_dictionaries_by_agent_are_named(tmp_path: Path) -> None:
     told["structure_shape"]["observations"] = {f"agent_{i}": "(1, 240, 5)" for i in range(4)}
     (source / "metadata.json").write_text(json.dumps(told))
     with pytest.raises(UserError, match=r"observations are a dictionary by agent \(agent_0, .*agent_2, \.\.\.\)"):
+        import_dataset("vault", source, "mine", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "complaint"),
+    [
+        (
+            "terminals",
+            lambda a: np.where(np.arange(240)[:, None] == 7, np.nan, a),
+            r"terminals\., row 7: nan is neither",
+        ),
+        ("truncations", lambda a: 2.0 * a, r"truncations\., row 239: 2 is neither true \(1\) nor false \(0\)"),
+        ("legal", lambda a: a - 1, r"infos\.legals\., row \d+: -1 is neither"),
+    ],
+)
+def test_marks_that_are_no_truth_are_refused(
+    tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray], complaint: str
+) -> None:
+    arrays = timeline([4] * 60)
+    source = write_plain_vault(tmp_path / "vault", arrays | {name: change(arrays[name].astype(np.float32))})
+    with pytest.raises(UserError, match=complaint):
+        import_dataset("vault", source, "mine", tmp_path)
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_marks_as_numbers_are_truth(tmp_path: Path, kind: type) -> None:
+    arrays = timeline([4] * 60)
+    names = ("terminals", "truncations", "legal")
+    as_numbers = write_plain_vault(tmp_path / "numbers", arrays | {name: arrays[name].astype(kind) for name in names})
+    found = read_all(import_dataset("vault", as_numbers, "mine", tmp_path))
+    expected = read_all(import_dataset("vault", write_plain_vault(tmp_path / "bool", arrays), "other", tmp_path))
+    assert_same(found, expected)
+
+
+def test_a_state_of_no_width_is_no_state(tmp_path: Path) -> None:
+    arrays = timeline([4] * 60)
+    del arrays["state"]
+    source = write_plain_vault(tmp_path / "vault", arrays)
+    made = leaf_spec(source, "infos.state.") | {"metadata": {"chunks": [1, 240, 1]}}
+    tensorstore().open(made, create=True, shape=[1, 240, 0], dtype=np.float32).result()
+    manifest = read_manifest(import_dataset("vault", source, "mine", tmp_path))
+    assert manifest.spec.state_dim == 0
+    assert "state" not in manifest.members
+
+
+@pytest.mark.parametrize("version", ["nan", "inf", "2.0"])
+def test_versions_that_are_not_known(tmp_path: Path, version: str) -> None:
+    source = write_plain_vault(tmp_path / "vault", timeline([4] * 60))
+    told = json.loads((source / "metadata.json").read_text())
+    (source / "metadata.json").write_text(json.dumps(told | {"version": version}))
+    with pytest.raises(UserError, match=rf"vaults of version {version} are not known, only 1\.x"):
         import_dataset("vault", source, "mine", tmp_path)
 
 

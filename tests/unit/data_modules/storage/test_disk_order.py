@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_a_builder_that_was_killed_leaves_nothing_behind(tmp_path: Path) -> None
 
 
 def test_arrays_that_only_some_blocks_have_are_refused(tmp_path: Path) -> None:
-    blocks = [make_episodes(50), make_episodes(50, first_id=50, optional=False)]
+    blocks = [make_episodes(50), replace(make_episodes(50, first_id=50), legal=None)]
     for buffer_bytes in (1, 1 << 30):
         with pytest.raises(ValueError, match="some blocks contain"):
             build(tmp_path / "toy", *blocks, buffer_bytes=buffer_bytes)

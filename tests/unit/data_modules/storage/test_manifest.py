@@ -180,6 +180,24 @@ def test_what_nobody_could_read_is_refused_before_an_episode_is_made(tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("a", "a"), "toy: agents 0 and 1 are both named 'a'; rename it: names are different"),
+        (("a/b", "c"), "toy: the agent's name 'a/b' cannot be a file name; rename it"),
+        (("a", "..")[::-1], r"the agent's name '\.\.' cannot be a file name"),
+    ],
+)
+def test_agents_whose_files_would_meet_are_refused_before_an_episode_is_made(
+    tmp_path: Path, names: tuple[str, str], words: str
+) -> None:
+    environment = make_environment()
+    agents = tuple(replace(agent, name=name) for agent, name in zip(environment.agents, names, strict=True))
+    with pytest.raises(UserError, match=words):
+        build(tmp_path / "toy", make_episodes(10), environment=replace(environment, agents=agents))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("content", [b'{"discount": NaN}', b"[" * 100_000, b"9" * 10_000])
 def test_what_is_hardly_json_is_damaged(datasets: list[Path], tmp_path: Path, content: bytes) -> None:
     (tmp_path / "dataset.json").write_bytes(content)

@@ -257,7 +257,8 @@ class QuietHandler(SimpleHTTPRequestHandler):
         pass
 
 
-def test_episode_twice(tmp_path: Path) -> None:
+def test_episode_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_modules.storage.disk_order._check_ids", lambda ids: None)  # as earlier versions wrote
     build(tmp_path / "toy", make_episodes(10), make_episodes(10, seed=1))
     with pytest.raises(UserError, match="appears twice"):
         verify_dataset(tmp_path / "toy", progress=False)
