@@ -16,7 +16,7 @@ from callbacks.context import RunContext
 from callbacks.finite import check_finite
 from callbacks.step_schedule import Scheduled, owing
 from dof_lightning.digest import load_tensors, sealed
-from dof_lightning.errors import SharedError, UserError
+from dof_lightning.errors import UserError
 from dof_lightning.files import remove_drafts, write_atomically
 from dof_lightning.schema import anything, many, mapping, real, record, text, whole
 
@@ -155,7 +155,6 @@ class BestCheckpoint(Scheduled, Checkpoint):
 
     Raises:
         UserError: `every_n_steps` is not positive.
-        SharedError: rollouts do not measure the metric; raised after the first of them.
     """
 
     def __init__(self, dirpath: str | Path, monitor: str, every_n_steps: int) -> None:
@@ -163,6 +162,7 @@ class BestCheckpoint(Scheduled, Checkpoint):
         self._path = Path(dirpath) / "best.ckpt"
         self.monitor = monitor
         self.best_model_path = ""
+        self._warned = False
         self.best_score, self.best_step = -float("inf"), 0
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -171,7 +171,7 @@ class BestCheckpoint(Scheduled, Checkpoint):
         if _is_trial(trainer) or given_up:
             return
         if self.monitor not in trainer.callback_metrics:
-            self._check_monitor(trainer)
+            self._warn(trainer)
             return
         score = float(trainer.callback_metrics[self.monitor])
         if not trainer.strategy.reduce_boolean_decision(score > self.best_score):
@@ -184,13 +184,16 @@ class BestCheckpoint(Scheduled, Checkpoint):
         else:
             self.best_score, self.best_step = before["best_score"], before["best_step"]
 
-    def _check_monitor(self, trainer: Trainer) -> None:
-        """Refuses a metric of rollouts that the rollouts do not measure; another one may come later."""
+    def _warn(self, trainer: Trainer) -> None:
+        """Warns once of a metric of rollouts that the first of them has not measured."""
         measured = [name for name in trainer.callback_metrics if name.startswith(_OF_ROLLOUTS)]
-        if measured and self.monitor.startswith(_OF_ROLLOUTS):
-            raise SharedError(
-                f"callbacks.checkpoint.monitor={self.monitor} is not measured; choose one of {', '.join(measured)}"
+        if measured and self.monitor.startswith(_OF_ROLLOUTS) and trainer.is_global_zero and not self._warned:
+            _log.warning(
+                "callbacks.checkpoint.monitor=%s has not been measured, so none is selected as best; measured are %s",
+                self.monitor,
+                ", ".join(measured),
             )
+            self._warned = True
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Acts on a score that has just been measured again; none exists unless a rollout was given up."""

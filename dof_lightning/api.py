@@ -25,8 +25,10 @@ from dof_lightning.evaluation.score import Score
 from dof_lightning.studies import runner
 from dof_lightning.training import preparation
 from dof_lightning.training import run as training
-from dof_lightning.training.run_folder import has_started_ranks, is_child
+from dof_lightning.training.run_folder import is_child
 from dof_lightning.training.trainer import try_out
+
+_trainings: list[tuple[str, ...]] = []  # what `train` has been called with in this process
 
 
 def make_env(name: str, **changes: Any) -> VectorEnv:
@@ -62,7 +64,7 @@ def train(*overrides: str) -> Path:
     """Does what `python train.py` does: trains, evaluates and reports, or runs a study.
 
     With `trainer.devices` above 1, each further rank runs the calling script from its beginning and ends with this
-    call, so a script can train on several devices once.
+    call. So only the first training of a script can use several devices.
 
     Args:
         overrides: overrides as on the command line, e.g. `"experiment=mpe_spread_expert"`, `"seed=1"`.
@@ -77,11 +79,12 @@ def train(*overrides: str) -> Path:
     if strange := [text for text in overrides if not text.startswith("~") and "=" not in text]:
         raise UserError(f"cannot read {strange[0]!r}; write key=value")
     config = configuration.compose(overrides)
-    if has_started_ranks() and not is_child() and try_out(configuration.to_plain(config)) > 1:
+    if _trainings and not is_child() and try_out(configuration.to_plain(config)) > 1:
         raise UserError(
-            f"trainer.devices={config.trainer.devices}: a script can train on several devices once, because each "
-            "further rank runs it, too; start other trainings by `python train.py`"
+            f"trainer.devices={config.trainer.devices}: only the first training of a script can use several devices, "
+            "because each further rank runs the script, too; start this one by `python train.py`"
         )
+    _trainings.append(tuple(overrides))
     run = training.run if config.choices["study"] == "none" else runner.run
     folder = run(config, overrides)
     if is_child():

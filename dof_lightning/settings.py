@@ -123,12 +123,21 @@ def check_range(key: str, value: Any, annotation: Any) -> None:
     options = options_of(annotation)
     if value is None and type(None) in options:
         return
+    if any(_is_one_of(option, value) for option in options):
+        return
     ranges = [extra for option in options for extra in getattr(option, "__metadata__", ()) if isinstance(extra, Range)]
     or_null = ", or null" if type(None) in options else ""
     whole = any(get_args(option)[:1] == (int,) for option in options)
     for allowed in ranges:
         if not _is_number(value, whole) or not allowed.holds(value):
             raise UserError(f"{key}={value} must be {allowed}{or_null}")
+
+
+def _is_one_of(option: Any, value: Any) -> bool:
+    """Whether a member of a union that has no range allows a value: a choice, a text or a truth value."""
+    if get_origin(option) is Literal:
+        return value in get_args(option)
+    return option in (str, bool) and type(value) is option
 
 
 def options_of(annotation: Any) -> Sequence[Any]:

@@ -108,8 +108,8 @@ def check_description(
     """Refuses a description that would make the document unreadable, before there are episodes to lose.
 
     Raises:
-        UserError: names the first key with an invalid value, or that contradicts another, or an agent whose name is
-            another's or could not be that of an exported file.
+        UserError: names the first key with an invalid value, or that contradicts another, or agents that share a
+            name.
     """
     check_finite(recipe, "recipe")
     measured = {"return_mean": 0.0, "return_std": 0.0}  # in place of values that the episodes give later

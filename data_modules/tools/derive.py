@@ -1,7 +1,7 @@
 """Datasets made of other datasets: several merged into one, or some episodes of one."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,8 @@ def _write(
     behavior: Mapping[str, Any],
 ) -> Path:
     spec, n_episodes = manifests[0].spec, int(sum(map(np.count_nonzero, keep)))
+    has_state = "state" in manifests[0].members
+    environment = spec.environment if has_state else replace(spec.environment, state_dim=0)
     path = root / name
     with Progress(console=Console(stderr=True)) as bars:
         bar = bars.add_task(f"writing {name}", total=n_episodes)
@@ -150,7 +152,7 @@ def _write(
 
         description = Description(
             name=name,
-            environment=spec.environment,
+            environment=environment,
             recipe={"format_version": FORMAT_VERSION, "environment": dict(spec.environment.recipe), **recipe},
             behavior=behavior,
             discount=spec.discount,

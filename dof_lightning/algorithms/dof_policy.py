@@ -124,8 +124,10 @@ class DoFPolicy(DoFLightningModule, made_by=DoFPolicySettings):
         known_dim = spec.observation_dim
         parts = settings.build_parts(spec, condition_dim=known_dim)
         super().__init__(spec, settings, parts, data_mask=spec.environment.action_mask(), known_dim=known_dim)
-        if settings.q_gradient == "none" or (settings.q_weight == 0 and settings.q_balance is None):
+        if settings.q_gradient == "none":
             settings.check_h(self.data_factorization, otherwise="algorithm.q_gradient=one_step, ")
+        elif settings.q_weight == 0 and settings.q_balance is None:
+            settings.check_h(self.data_factorization, otherwise="algorithm.q_weight above 0, ")
         self.gradient_clip = settings.gradient_clip
         self.codec = CODECS[spec.action_kind]
         self.target_sampler = build_target_sampler(settings.target_sampler, self.schedule)

@@ -106,7 +106,7 @@ def pending(place: Place) -> list[Job]:
         plain = to_plain(cfg)
         of_data = json.dumps(plain["data"], sort_keys=True, default=str)  # it may follow the seed
         if of_data not in datasets:
-            datasets[of_data] = dataset_of(plain)
+            datasets[of_data] = _dataset_of(job, plain)
         dataset = datasets[of_data]
         hashed = config_hash(plain)
         if (other := names.setdefault(hashed, job.name)) != job.name:
@@ -114,6 +114,13 @@ def pending(place: Place) -> list[Job]:
         if not is_stored(plain, dataset, records):
             waiting.append(job)
     return waiting
+
+
+def _dataset_of(job: Job, plain: dict[str, Any]) -> str | None:
+    try:
+        return dataset_of(plain)
+    except UserError as error:
+        raise UserError(f"suite={job.suite}, {job.name}: {error}") from error
 
 
 def _checked(job: Job, runs: Path) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from dof_lightning.agent_names import check_agent_names
+from dof_lightning.agent_names import check_agent_names, file_names
 from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, git_revision, versions
 from dof_lightning.checkpoints.overrides import override
 from dof_lightning.deployment.agent import Agent, load_agent
@@ -48,7 +48,7 @@ def export_agents(
 
     Raises:
         UserError: a tail names a key that an export does not read, the folder is not empty or cannot be written, or
-            agents have the same name or one that cannot be a file's.
+            agents share a name.
     """
     if file_format not in FORMATS:
         raise UserError(f"format={file_format} is unknown; choose one of {', '.join(FORMATS)}")
@@ -57,9 +57,8 @@ def export_agents(
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"output={output} exists already; remove it or choose another output=")
     environment = checkpoint.spec.environment
-    check_agent_names(
-        f"env={environment.name}", [agent.name for agent in environment.agents]
-    )  # older data's may be any
+    names = [agent.name for agent in environment.agents]
+    check_agent_names(f"env={environment.name}", names)  # those of older data may be the same
     policy = build_algorithm(checkpoint, config).policy()
     if policy.observes_rewards:
         raise UserError(
@@ -71,7 +70,7 @@ def export_agents(
         with building(output, f"{os.getpid()}.exporting") as draft:
             for index in range(policy.n_agents):
                 of_one = about | {"agent": about_agent(environment, index)}
-                path = write_agent(draft, policy.export(index), of_one)
+                path = write_agent(draft, policy.export(index), of_one, file_names(names)[index])
                 if file_format == "torch_export":
                     _write_program(load_agent(path), path)
     except OSError as error:
@@ -130,8 +129,11 @@ def about_agent(spec: EnvSpec, index: int) -> dict[str, Any]:
     }
 
 
-def write_agent(folder: Path, policy: DecentralizedPolicy, about: Mapping[str, Any]) -> Path:
-    """Writes the two files of one agent; returns the json's path."""
+def write_agent(
+    folder: Path, policy: DecentralizedPolicy, about: Mapping[str, Any], file_name: str | None = None
+) -> Path:
+    """Writes the two files of one agent, named after it if no name is given; returns the json's path."""
+    stem: str = about["agent"]["name"] if file_name is None else file_name
     structure, tensors = describe(policy)
     weights = safetensors.torch.save(tensors)
     noise_shape = policy.draw_noise(1, make_generator(0)).shape[2:]
@@ -142,13 +144,13 @@ def write_agent(folder: Path, policy: DecentralizedPolicy, about: Mapping[str, A
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "structure": structure,
     }
-    path = folder / f"{about['agent']['name']}.json"
-    path.with_name(f"{about['agent']['name']}.safetensors").write_bytes(weights)
+    path = folder / f"{stem}.json"
+    path.with_name(f"{stem}.safetensors").write_bytes(weights)
     write_record(path, record)
     return path
 
 
 def _write_program(agent: Agent, record: Path) -> None:
-    program = record.with_name(f"{agent.name}.pt2")
+    program = record.with_suffix(".pt2")
     torch.export.save(trace(agent), program)
     write_record(record, {**agent.record, "program_sha256": sha256(program)})

@@ -74,12 +74,12 @@ def _own_dataset(option: str) -> dict[str, Any] | None:
 
 
 def check_no_tilde(key: str, text: object) -> None:
-    """Refuses a folder in the home folder that the shell has left as `~`; a folder of that name would be made.
+    """Refuses a folder below `~` that no shell has replaced by the home folder; a folder of that name would be made.
 
     Raises:
         UserError: names the key.
     """
-    if str(text).startswith("~"):
+    if str(text) == "~" or str(text).startswith("~/"):
         raise UserError(f"{key}={text}: the shell puts no folder in the place of this ~; type $HOME{str(text)[1:]}")
 
 

@@ -13,6 +13,7 @@ from dof_lightning.config.identity import is_class_of_ours, leaves
 from dof_lightning.config.stored import check_stored
 from dof_lightning.config.targets import attribute, check_targets
 from dof_lightning.errors import UserError
+from dof_lightning.plain import find_reference
 from dof_lightning.spec import EnvSpec
 
 _POSITIVE = (
@@ -76,16 +77,19 @@ def check(cfg: DictConfig, everything_read: bool = True) -> None:
 
 
 def _check_storable(plain: Mapping[str, Any]) -> None:
-    """Refuses values that the checkpoint could not be read with after the training."""
+    """Refuses values with which nobody could read the checkpoint after the training."""
+    for key, value in leaves(plain):
+        if (reference := find_reference(value)) is not None:
+            raise UserError(f"{key} contains {reference!r}: a value that is stored may not hold ${{...}}; type another")
     try:
         check_stored(dict(plain))
     except ValueError as error:
-        raise UserError(f"{error}; type another value") from error
+        raise UserError(f"the configuration could not be stored: {error}; type another value") from error
 
 
 def _check_files(cfg: DictConfig) -> None:
     """Refuses to write or read nowhere, and in a folder that is named `~`."""
-    for key in ("run_dir", "resume", "data.path", "data.root"):
+    for key in ("run_dir", "resume", "init_from", "data.path", "data.root"):
         text = OmegaConf.select(cfg, key)
         if text == "":
             raise UserError(f"{key}= is empty; type a folder, or leave it out")

@@ -209,10 +209,18 @@ def _run_cell(study: Study, cell: _Composed, path: Path) -> Cell:
     return Cell(
         labels=plan.labels,
         seed=plan.seed,
-        results=results | {"wall_seconds": training_seconds(read_events(path), results)},
+        results=results | {"wall_seconds": _seconds(path, results)},
         measured=stored["measured"],
         stopped_early=results["steps"] < cfg.trainer.max_steps,
     )
+
+
+def _seconds(path: Path, results: dict[str, Any]) -> float:
+    """Seconds that a cell trained; those of its last process if its curves are damaged."""
+    try:
+        return training_seconds(read_events(path), results)
+    except UserError:
+        return float(results["wall_seconds"])
 
 
 def _kept(path: Path) -> dict[str, Any]:

@@ -121,6 +121,8 @@ def run(cfg: DictConfig, typed: Sequence[str], study_dir: Path | None = None) ->
     finally:
         job.interruption.give_back()
     if job.trainer.is_global_zero:
+        if start.folder.results.exists():  # of a shorter run, and no batch has arrived: its plateau was over
+            start.folder.open(config)
         finish(job, typed, screen, started)
     return start.folder.path
 

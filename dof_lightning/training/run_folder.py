@@ -28,7 +28,6 @@ from dof_lightning.training.results_file import read_results_of_run
 
 RUN_DIR_VARIABLE = "DOF_RUN_DIR"
 CHECKPOINT_VARIABLE = "DOF_CHECKPOINT"
-CONFIG_VARIABLE = "DOF_CONFIG"
 
 RUNS = Path("runs")
 
@@ -189,11 +188,6 @@ def is_child() -> bool:
     """Whether Lightning has started this process as a further rank, by the command of the first one."""
     told = bool(os.environ.get(RUN_DIR_VARIABLE))
     return told and external_rank() is None and os.environ.get("LOCAL_RANK", "0") != "0"
-
-
-def has_started_ranks() -> bool:
-    """Whether Lightning has started further ranks of this process, or started this one as such; it does so once."""
-    return external_rank() is None and "LOCAL_RANK" in os.environ
 
 
 def external_rank() -> int | None:

@@ -16,7 +16,6 @@ from dof_lightning.errors import UserError
 from dof_lightning.training import watchdog
 from dof_lightning.training.run_folder import (
     CHECKPOINT_VARIABLE,
-    CONFIG_VARIABLE,
     RUN_DIR_VARIABLE,
     RUNS,
     RunFolder,
@@ -55,16 +54,10 @@ def find_start(plain: Mapping[str, Any]) -> Start:
     SLURM all read the `run_dir` they were given.
 
     Raises:
-        UserError: `resume` leads nowhere; `run_dir` is missing, in use, or contains another run; or the first process
-            trains another run than this one.
+        UserError: `resume` leads nowhere; `run_dir` is missing, in use, or contains another run.
     """
     rank = external_rank()
     if is_child():
-        if os.environ.get(CONFIG_VARIABLE) != config_hash(plain):
-            raise UserError(
-                "this rank was started for another training of the same script: a script with trainer.devices above 1 "
-                "can train once; start other trainings by `python train.py`"
-            )
         inherited = os.environ[CHECKPOINT_VARIABLE]
         return Start(RunFolder(Path(os.environ[RUN_DIR_VARIABLE])), Path(inherited) if inherited else None)
     if rank is not None and plain["run_dir"] is None:
@@ -73,7 +66,6 @@ def find_start(plain: Mapping[str, Any]) -> Start:
     if not start.finished and not rank:
         require_claim(start.folder)
     os.environ[watchdog.LAUNCHER_VARIABLE] = str(os.getpid())
-    os.environ[CONFIG_VARIABLE] = config_hash(plain)
     os.environ[RUN_DIR_VARIABLE] = str(start.folder.path.resolve())
     os.environ[CHECKPOINT_VARIABLE] = str(start.checkpoint.resolve()) if start.checkpoint else ""
     return start

@@ -56,8 +56,18 @@ def test_a_finished_run_keeps_its_results_until_more_can_be_trained(
         with pytest.raises(UserError, match="another sha256"):
             train("run_dir=kept", "trainer.max_steps=4")
     assert (workplace.results("kept"), (workplace.path / "kept" / "config.yaml").read_text()) == before
+    left: list[bool] = []
+    fit = training.fit
+
+    def watched(*others: Any, **named: Any) -> None:
+        fit(*others, **named)
+        left.append((workplace.path / "kept" / "results.json").exists())
+
+    monkeypatch.setattr(training, "fit", watched)
     train("run_dir=kept", "trainer.max_steps=4")
+    assert left == [False], "results of a shorter run would not be those of the checkpoint, if it is killed now"
     assert workplace.results("kept")["steps"] == 4
+    assert "max_steps: 4" in (workplace.path / "kept" / "config.yaml").read_text()
 
 
 def test_time_that_is_over_at_once() -> None:

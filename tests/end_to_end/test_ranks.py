@@ -240,5 +240,5 @@ def test_a_script_trains_on_two_ranks_and_goes_on_alone(workplace: Workplace) ->
         timeout=300, check=False,
     )  # fmt: skip
     assert done.stdout.splitlines().count("True") == 1, done.stderr[-2000:]
-    assert "a script can train on several devices once" in done.stderr
+    assert "only the first training of a script can use several devices" in done.stderr
     assert done.returncode != 0

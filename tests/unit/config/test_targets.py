@@ -1,16 +1,17 @@
 """Values are judged by the annotations of what they are for; classes by where they come from."""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from dof_lightning.config import checks
+from dof_lightning.config import arguments, checks
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.arguments import check_arguments
 from dof_lightning.config.targets import check_targets
 from dof_lightning.envs.pettingzoo.env import PettingZooEnv
 from dof_lightning.errors import UserError
+from dof_lightning.settings import Count, Positive
 
 POLICY = "dof_lightning.algorithms.dof_policy.DoFPolicySettings"
 DENOISER = "dof_lightning.networks.mlp.MLPDenoiser"
@@ -77,6 +78,18 @@ def test_numbers_out_of_range_are_named_with_the_range(target: str, name: str, v
 )
 def test_what_fits_passes(target: str, arguments: dict[str, Any]) -> None:
     give(target, **arguments)
+
+
+def of_several_kinds(heads: Count | Literal["auto"] = 1, scale: Positive | bool = False) -> None:
+    """Has numbers with a range beside other values."""
+
+
+def test_a_range_holds_for_numbers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, "locate", lambda key, target: of_several_kinds)
+    give("mine", heads="auto", scale=True)
+    give("mine", heads=2, scale=0.5)
+    with pytest.raises(UserError, match=r"part\.heads=0 must be at least 1"):
+        give("mine", heads=0)
 
 
 def test_an_argument_that_is_not_there() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from dof_lightning.agent_names import file_names
 from dof_lightning.deployment import load_agent
 from dof_lightning.deployment.record import FORMAT_VERSION
 from dof_lightning.diffusion import sampler
@@ -122,3 +123,15 @@ def test_damaged_files_are_named(tmp_path: Path, damage: Any, words: str) -> Non
     damage(path)
     with pytest.raises(UserError, match=words):
         load_agent(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        (("agent_0", "agent_1"), ["agent_0", "agent_1"]),
+        (("red 1", "a/b", ".."), ["red_1", "a_b", "_"]),
+        (("a/b", "a b", "c"), ["a_b_0", "a_b_1", "c"]),
+    ],
+)
+def test_every_agent_has_a_file_of_its_own(names: tuple[str, ...], files: list[str]) -> None:
+    assert file_names(names) == files

@@ -180,20 +180,10 @@ def test_what_nobody_could_read_is_refused_before_an_episode_is_made(tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("names", "words"),
-    [
-        (("a", "a"), "toy: agents 0 and 1 are both named 'a'; rename it: names are different"),
-        (("a/b", "c"), "toy: the agent's name 'a/b' cannot be a file name; rename it"),
-        (("a", "..")[::-1], r"the agent's name '\.\.' cannot be a file name"),
-    ],
-)
-def test_agents_whose_files_would_meet_are_refused_before_an_episode_is_made(
-    tmp_path: Path, names: tuple[str, str], words: str
-) -> None:
+def test_agents_that_share_a_name_are_refused_before_an_episode_is_made(tmp_path: Path) -> None:
     environment = make_environment()
-    agents = tuple(replace(agent, name=name) for agent, name in zip(environment.agents, names, strict=True))
-    with pytest.raises(UserError, match=words):
+    agents = tuple(replace(agent, name="a") for agent in environment.agents)
+    with pytest.raises(UserError, match="toy: agents 0 and 1 are both named 'a'; rename one"):
         build(tmp_path / "toy", make_episodes(10), environment=replace(environment, agents=agents))
     assert not list(tmp_path.iterdir())
 

@@ -1,6 +1,7 @@
 """Merging undoes cutting, and the parts lie where they should."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,17 @@ def test_some_episodes_at_random_are_a_function_of_the_seed(tmp_path: Path, whol
     assert ids["a"] == ids["b"] != ids["c"]
     assert len(ids["a"]) == 10
     assert "win_rate" not in read_manifest(tmp_path / "a").behavior, "what held for all episodes"
+
+
+def test_a_part_of_older_data_does_not_promise_a_state_that_they_lack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = build(tmp_path / "bare", make_episodes(10, optional=False))
+    promising = replace(bare.spec.environment, state_dim=5)
+    older = replace(bare, spec=replace(bare.spec, environment=promising))
+    monkeypatch.setattr(derive, "read_manifest", lambda path, *_: older)
+    part = read_manifest(subsample(bare.location, tmp_path, "part", episodes=5))
+    assert part.spec.environment.state_dim == 0
 
 
 def test_parts_with_the_same_ids_get_new_ones(tmp_path: Path, whole: DatasetManifest) -> None:
