@@ -47,10 +47,18 @@ def _label(part: Sequence[Record], parts: Sequence[Sequence[Record]]) -> str:
     alone = sum(other[0].variant == first.variant for other in parts) == 1
     if (alone and not unnamed) or len(parts) == 1 or len({record.settings_hash for record in part}) > 1:
         return first.variant or first.algorithm
-    common = set.intersection(*(set(_typed(other[0])) for other in parts))
+    name = _name(part)
+    namesakes = [other for other in parts if _name(other) == name]
+    compared = parts if len(namesakes) == 1 else namesakes
+    common = set.intersection(*(set(_typed(other[0])) for other in compared))
     own = ", ".join(text for text in _typed(first) if text not in common)
-    name = first.algorithm if unnamed else first.variant or first.algorithm
     return f"{name}: {own}" if own else first.variant or first.algorithm
+
+
+def _name(part: Sequence[Record]) -> str:
+    """The name without keys: of a variant, or of the algorithm."""
+    first = part[0]
+    return first.algorithm if first.variant in ("", changed(first.algorithm)) else first.variant
 
 
 def _typed(record: Record) -> list[str]:

@@ -101,6 +101,12 @@ def test_two_settings_of_one_seed_are_two_rows_named_by_what_differs(tmp_path: P
     ]
 
 
+def test_settings_of_a_variant_are_named_by_what_its_others_have_not_typed(tmp_path: Path) -> None:
+    bold = [of_setting(f"trainer.max_steps=5 algorithm.q_weight={n}", 0, variant="bold") for n in (3, 9)]
+    labels = [label for label, _ in named(tmp_path, *bold, of_setting("trainer.max_steps=6", 0, variant="timid"))]
+    assert labels == ["bold: algorithm.q_weight=3", "bold: algorithm.q_weight=9", "timid"]
+
+
 def test_what_is_changed_is_named_beside_its_preset(tmp_path: Path) -> None:
     unnamed = {"variant": "dof_policy, changed"}
     preset, changed = of_setting("", 0), of_setting("algorithm.q_weight=3", 0, **unnamed)
