@@ -109,13 +109,14 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
     check_range(key, value, annotation)
 
 
-def check_range(key: str, value: Any, annotation: Any) -> None:
+def check_range(key: str, value: Any, annotation: Any, among: Sequence[Any] | None = None) -> None:
     """Refuses a number outside the `Range` of an annotation.
 
     Args:
         key: the key as the user types it.
         value: the given value.
         annotation: the field's; one without a `Range` allows everything.
+        among: the list that the value is an entry of; None if it is not.
 
     Raises:
         UserError: names the key, the value and the range.
@@ -128,9 +129,10 @@ def check_range(key: str, value: Any, annotation: Any) -> None:
     ranges = [extra for option in options for extra in getattr(option, "__metadata__", ()) if isinstance(extra, Range)]
     or_null = ", or null" if type(None) in options else ""
     whole = any(get_args(option)[:1] == (int,) for option in options)
+    shown = f"{value}" if among is None else f"[{','.join(map(str, among))}]: each"
     for allowed in ranges:
         if not _is_number(value, whole) or not allowed.holds(value):
-            raise UserError(f"{key}={value} must be {allowed}{or_null}")
+            raise UserError(f"{key}={shown} must be {allowed}{or_null}")
 
 
 def _is_one_of(option: Any, value: Any) -> bool:

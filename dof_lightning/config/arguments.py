@@ -114,7 +114,7 @@ def _check_ranges(key: str, value: Any, annotation: Any) -> None:
     for option in options_of(annotation):
         if get_origin(option) is not None and get_origin(option) is not Literal and get_args(option):
             for item in value:
-                check_range(key, item, get_args(option)[0])
+                check_range(key, item, get_args(option)[0], among=value)
 
 
 def _fits(value: Any, annotation: Any) -> bool:

@@ -12,8 +12,10 @@ import torch
 
 from callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint
 from dof_lightning.checkpoints import checkpoint as checkpoints
+from dof_lightning.checkpoints.checkpoint import Checkpoint
 from dof_lightning.checkpoints.export import export_agents
 from dof_lightning.checkpoints.overrides import override
+from dof_lightning.deployment import load_agent
 from dof_lightning.digest import sealed
 from dof_lightning.errors import UserError
 from tests.fixtures.workplace import ROOT
@@ -141,16 +143,23 @@ def test_a_best_score_is_a_number(tmp_path: Path, state: dict[str, Any]) -> None
         BestCheckpoint(tmp_path, "score", 1).load_state_dict(state)
 
 
-@pytest.mark.parametrize(
-    ("first", "words"), [("{1}", "agents 0 and 1 are both named"), ("a/b", "name 'a/b' cannot be")]
-)
-def test_agents_whose_files_would_meet_are_not_exported(earlier: Path, tmp_path: Path, first: str, words: str) -> None:
+def with_first_agent(whole: Checkpoint, name: str) -> Checkpoint:
+    agents = list(whole.spec.environment.agents)
+    agents[0] = replace(agents[0], name=name)
+    environment = replace(whole.spec.environment, agents=tuple(agents))
+    return replace(whole, spec=replace(whole.spec, environment=environment))
+
+
+def test_agents_that_share_a_name_are_not_exported(earlier: Path, tmp_path: Path) -> None:
     """Data of earlier versions may name two agents alike: the second one's files replaced the first one's."""
     whole = checkpoints.read(earlier)
-    agents = list(whole.spec.environment.agents)
-    agents[0] = replace(agents[0], name=first.format(*(agent.name for agent in agents)))
-    environment = replace(whole.spec.environment, agents=tuple(agents))
-    renamed = replace(whole, spec=replace(whole.spec, environment=environment))
-    with pytest.raises(UserError, match=rf"^env={environment.name}: .*{words}.*; rename it"):
+    renamed = with_first_agent(whole, whole.spec.environment.agents[1].name)
+    with pytest.raises(UserError, match=rf"^env={whole.spec.environment.name}: agents 0 and 1 are both named"):
         export_agents(renamed, output=tmp_path / "agents")
     assert not (tmp_path / "agents").exists()
+
+
+def test_an_agent_whose_name_is_no_files_is_exported_and_found_by_its_name(earlier: Path, tmp_path: Path) -> None:
+    folder = export_agents(with_first_agent(checkpoints.read(earlier), "red a/b"), output=tmp_path / "agents")
+    assert (folder / "red_a_b.json").exists()
+    assert load_agent(folder, agent="red a/b").name == "red a/b"

@@ -48,7 +48,7 @@ def test_what_does_not_fit_is_named_with_what_would(target: str, name: str, valu
 @pytest.mark.parametrize(
     ("target", "name", "value", "words"),
     [
-        (DENOISER, "hidden", [8, 0], "part.hidden=0 must be at least 1"),
+        (DENOISER, "hidden", [8, 0], "part.hidden=[8,0]: each must be at least 1"),
         (DENOISER, "time_embedding", -2, "part.time_embedding=-2 must be at least 1"),
         (MIXERS + "Attention", "heads", 0, "part.heads=0 must be at least 1"),
         (MIXERS + "Monotone", "hyper_hidden", 0, "part.hyper_hidden=0 must be at least 1, or null"),

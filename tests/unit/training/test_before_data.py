@@ -42,7 +42,7 @@ CALLBACKS = "lightning.pytorch.callbacks"
         (("sampler.steps=50",), "sampler.steps=50 must be between"),
         (("sampler=ddim", "sampler.eta=2"), "sampler.eta=2"),
         (("denoiser.agent_embedding=4",), "agent_embedding=4"),
-        (("denoiser.hidden=[0]",), "denoiser.hidden=0 must be at least 1"),
+        (("denoiser.hidden=[0]",), "denoiser.hidden=[0]: each must be at least 1"),
         (("+callbacks.rollout.chunk=0",), "callbacks.rollout.chunk=0 must be at least 1"),
         (("seed=18446744073709551617",), "seed must be an integer of at least 0"),
         (("trust=null",), "trust must be true or false"),
