@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import time
@@ -67,16 +66,8 @@ def has_rows_of_all(place: Place) -> bool:
 
     It does not detect that a preset or a dataset of that name has changed since; `pending` does.
     """
-    commands = {_without_study(_words(record.command)) for record in ResultsStore(place.store).records()}
+    commands = {_without_study(record.words) for record in ResultsStore(place.store).records()}
     return all(_without_study(("python", "train.py", *job.typed)) in commands for job in place.suite.queue)
-
-
-def _words(command: str) -> tuple[str, ...]:
-    """The words of a row's command; those of earlier versions were not quoted for a shell."""
-    try:
-        return tuple(shlex.split(command))
-    except ValueError:
-        return tuple(command.split())
 
 
 def _without_study(words: Sequence[str]) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """The names of methods on one dataset: with the keys in which they differ, if one method has several settings."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 
 from dof_lightning.report.store import Record
@@ -63,11 +62,7 @@ def _name(part: Sequence[Record]) -> str:
 
 def _typed(record: Record) -> list[str]:
     """The overrides of a run's command, except the seed."""
-    try:
-        words = shlex.split(record.command)
-    except ValueError:  # an unclosed quote
-        words = record.command.split()
-    return [word for word in words if "=" in word and not word.startswith("seed=")]
+    return [word for word in record.words if "=" in word and not word.startswith("seed=")]
 
 
 def _revision(record: Record) -> str:

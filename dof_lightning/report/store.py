@@ -9,6 +9,7 @@ The last column, `digest`, covers the row's other cells; it is empty or missing 
 
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,6 +90,14 @@ class Record:
     decision_ms: float | None
     device: str
     command: str
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words of the command; one with an unclosed quote, of an earlier version, is cut at blanks."""
+        try:
+            return tuple(shlex.split(self.command))
+        except ValueError:
+            return tuple(self.command.split())
 
     @property
     def ends_at_plateau(self) -> bool:
