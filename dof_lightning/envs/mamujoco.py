@@ -15,6 +15,7 @@ from pettingzoo import ParallelEnv
 
 from dof_lightning.envs.pettingzoo.env import PettingZooEnv
 from dof_lightning.errors import UserError, explain_missing_module
+from dof_lightning.settings import Count, WholeNumber
 
 _FACTORY = "gymnasium_robotics.envs.multiagent_mujoco.mamujoco_v1.parallel_env"
 _LONGEST = 1000  # number of steps after which the package itself ends an episode
@@ -49,10 +50,10 @@ class MaMuJoCoEnv(PettingZooEnv):
         name: str,
         scenario: str,
         agent_conf: str,
-        agent_obsk: int,
+        agent_obsk: WholeNumber,
         horizon: int = _LONGEST,
         global_state: bool = True,
-        picture_size: int = 128,
+        picture_size: Count = 128,
     ) -> None:
         if horizon > _LONGEST:
             raise UserError(f"env.horizon={horizon}: episodes of MaMuJoCo have {_LONGEST} steps at most")

@@ -54,6 +54,7 @@ def test_what_does_not_fit_is_named_with_what_would(target: str, name: str, valu
         (MIXERS + "Monotone", "hyper_hidden", 0, "part.hyper_hidden=0 must be at least 1, or null"),
         ("dof_lightning.factorization.noise.Attention", "embed", -4, "part.embed=-4 must be at least 1"),
         ("dof_lightning.networks.recurrent.RecurrentNetwork", "hidden", 0, "part.hidden=0 must be at least 1"),
+        ("dof_lightning.envs.mamujoco.MaMuJoCoEnv", "picture_size", 0, "part.picture_size=0 must be at least 1"),
         (TRANSFORMER, "dropout", 1.5, "part.dropout=1.5 must be at least 0 and below 1"),
         ("dof_lightning.diffusion.schedule.vp", "beta_min", -5, "part.beta_min=-5 must be at least 0"),
         (POLICY, "ema_decay", 1, "part.ema_decay=1 must be at least 0 and below 1"),
