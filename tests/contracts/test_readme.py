@@ -5,10 +5,12 @@ import shlex
 import shutil
 import subprocess
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from dof_lightning import __version__
 from dof_lightning.config import catalog, checks
@@ -136,6 +138,15 @@ def test_make_record_is_the_command_that_the_page_says_it_was_made_by() -> None:
     made_by = re.search(r"^Made by `(.*)`\.$", page, flags=re.MULTILINE)
     assert made_by is not None
     assert shlex.split(told) == shlex.split(made_by[1])
+
+
+def test_every_pin_runs_on_the_oldest_python_that_is_promised() -> None:
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    pins = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text().lower(), flags=re.MULTILINE)
+    installed = {package.name.lower().replace("_", "-"): package.metadata for package in metadata.distributions()}
+    needs = {name: installed[name].json.get("requires_python") for name in pins if name in installed}
+    assert len(needs) > 50
+    assert [name for name, wanted in needs.items() if wanted and f"{oldest}.0" not in SpecifierSet(str(wanted))] == []
 
 
 def test_one_version_everywhere() -> None:
