@@ -122,8 +122,9 @@ def pictures(groups: Sequence[Group], compared: Sequence[Comparison], styles: St
     curves = tuple(_curves(groups, styles))
     if curves:
         caption = (
-            "Periodic rollouts while training, mean over seeds (their number in brackets), band from least to most, up "
-            "to where the first of them ended; on the selection episodes, fewer than those of the tables."
+            "Periodic rollouts while training, mean over seeds (their number in brackets), band from least to most; on "
+            "the selection episodes, fewer than those of the tables. A run that ended at its plateau counts with its "
+            "last score from there on; runs that time ended end their curve."
         )
         yield Picture(title="Learning curves", caption=caption, panels=curves)
 

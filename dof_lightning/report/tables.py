@@ -253,10 +253,20 @@ def flat(groups: Sequence[Group]) -> tuple[list[str], list[list[object]]]:
 
 
 def curve_of(group: Group) -> tuple[np.ndarray, np.ndarray]:
-    """Steps `[P]` and scores `[seeds, P]` of the rollouts that all of a group's runs have."""
+    """Steps `[P]` and scores `[seeds, P]` of the rollouts that all of a group's runs have.
+
+    A run that its plateau ended keeps its last score from there on.
+    """
     curves = [
         {point.step: point_score(record, point) for point in curve}
         for record, curve in zip(group.records, group.curves, strict=True)
     ]
-    steps = sorted(set.intersection(*(set(one) for one in curves))) if curves else []
-    return np.array(steps), np.array([[one[step] for step in steps] for one in curves])
+    is_over = [record.ends_at_plateau and not record.stopped_early for record in group.records]
+
+    def in_all(step: int) -> bool:
+        runs = zip(curves, is_over, strict=True)
+        return all(step in curve or (over and step > max(curve, default=step)) for curve, over in runs)
+
+    steps = sorted(filter(in_all, {step for curve in curves for step in curve}))
+    scores = [[curve[min(step, max(curve))] for step in steps] for curve in curves]
+    return np.array(steps), np.array(scores)

@@ -12,7 +12,7 @@ from dof_lightning.report.published import OURS
 from dof_lightning.report.store import ResultsStore
 from dof_lightning.report.summary import standings
 from tests.fixtures.report_stores import SPREAD, fill
-from tests.fixtures.store_rows import record
+from tests.fixtures.store_rows import point, record
 
 
 def panels_of(groups: list[Group]) -> list[Panel]:
@@ -56,6 +56,22 @@ def test_dof_has_its_colour_in_every_report_and_is_drawn_on_top_and_thicker(tmp_
     assert all(
         ours.get_zorder() > other.get_zorder() and ours.get_linewidth() > other.get_linewidth() for other in others
     )
+
+
+def test_a_curve_goes_on_after_a_seed_at_its_plateau_and_ends_with_a_seed_that_time_ended(tmp_path: Path) -> None:
+    for name, until in (("plateau", "rollout.until_plateau=20"), ("time", "trainer.max_time=00:00:01:00")):
+        command = f"python train.py experiment=mpe_spread_medium {until}"
+        for seed, last in enumerate((40, 20)):
+            told = {"config_hash": f"{name}{seed}", "algorithm": name, "command": command}
+            curve = [point(step, config_hash=f"{name}{seed}") for step in range(10, last + 1, 10)]
+            row = record(seed=seed, settings_hash=name, steps=last, budget_steps=40, **told)
+            ResultsStore(tmp_path).append(row, curve)
+    (axes,) = panels_of(gather([tmp_path]))[-1].figure.axes
+    lines = {line.get_label(): line for line in axes.lines}
+    np.testing.assert_array_equal(lines["plateau (2)"].get_xdata(), [10, 20, 30, 40])
+    rises = np.diff(np.asarray(lines["plateau (2)"].get_ydata()))
+    np.testing.assert_allclose(rises / rises[0], [1, 0.5, 0.5])  # one of two seeds stays where it ended
+    np.testing.assert_array_equal(lines["time (2)"].get_xdata(), [10, 20])
 
 
 def luminance(color: str) -> float:
