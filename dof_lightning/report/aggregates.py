@@ -63,7 +63,7 @@ def comparisons(groups: Sequence[Group], against: str | None, seed: int) -> list
     `against` is the method that is compared with the others (None: DoF), `seed` the bootstrap's seed.
     """
     found = []
-    for kind, scored in by_kind(groups).items():
+    for kind, scored in by_kind(groups, against).items():
         tasks = over_runs.common_tasks(scored)
         if len(scored) < 2 or not tasks:
             continue
@@ -113,17 +113,19 @@ def _reservations(scored: dict[str, dict[str, np.ndarray]], absent: Sequence[str
     return text
 
 
-def by_kind(groups: Sequence[Group]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """`{kind of score: {method: {task: [seeds]}}}`, in the order of `labels`, of methods on all tasks that most are on.
+def by_kind(groups: Sequence[Group], against: str | None) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """`{kind of score: {method: {task: [seeds]}}}`, in the order of `labels`, of methods that have run on all tasks.
 
-    Raw returns are left out: those of one task are not comparable with those of another.
+    The tasks are those that most methods have run on, but for those that the compared method has not: it is never left
+    out. Raw returns are left out: those of one task are not comparable with those of another.
     """
     found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for kind in dict.fromkeys(group.kind for group in groups if group.kind != RETURN):
         alike = [group for group in groups if group.kind == kind]
         scored = {name: {g.dataset: g.scores() for g in alike if g.label == name} for name in labels(alike)}
         methods = Counter(dataset for of_tasks in scored.values() for dataset in of_tasks)
-        shared = {dataset for dataset, count in methods.items() if 2 * count >= len(scored)}  # by most methods
+        ours = scored[compared(scored, against)]
+        shared = {dataset for dataset in ours if 2 * methods[dataset] >= len(scored)}
         found[kind] = {label: of_tasks for label, of_tasks in scored.items() if shared <= of_tasks.keys()}
     return found
 

@@ -193,6 +193,19 @@ def test_aggregates_compare_methods_on_the_tasks_that_they_share(tmp_path: Path)
     assert cell(improvements, "dof_policy", "probability") == "0.00"
 
 
+def test_a_dataset_that_the_compared_method_has_not_run_on_does_not_leave_it_out(tmp_path: Path) -> None:
+    fill(tmp_path, ("dof_policy", "td3_bc", "bc"))
+    told = {"dataset": "mpe_spread_random", "dataset_fingerprint": "random", "environment_fingerprint": SPREAD}
+    for method in ("td3_bc", "bc"):
+        ResultsStore(tmp_path).append(record(algorithm=method, config_hash=method, **told), [])
+    (ours,) = comparisons(gather([tmp_path]), against=None, seed=0)
+    assert (ours.first, ours.tasks) == ("dof_policy", ["mpe_spread_medium", "mpe_spread_expert"])
+    (theirs,) = comparisons(gather([tmp_path]), against="td3_bc", seed=0)
+    assert theirs.first == "td3_bc"
+    assert list(theirs.scores) == ["td3_bc", "bc"]
+    assert "mpe_spread_random" in theirs.tasks
+
+
 def test_aggregates_say_who_is_left_out_and_how_far_few_seeds_go(tmp_path: Path) -> None:
     fill(tmp_path / "few")
     told = {"dataset_fingerprint": "medium", "environment_fingerprint": SPREAD}
