@@ -116,8 +116,8 @@ def _reservations(scored: dict[str, dict[str, np.ndarray]], absent: Sequence[str
 def by_kind(groups: Sequence[Group], against: str | None) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """`{kind of score: {method: {task: [seeds]}}}`, in the order of `labels`, of methods that have run on all tasks.
 
-    The tasks are those that most methods have run on, but for those that the compared method has not: it is never left
-    out. Raw returns are left out: those of one task are not comparable with those of another.
+    The tasks are those that the compared method (see `compared`) and at least half of all have run on. Raw returns
+    are left out: those of one task are not comparable with those of another.
     """
     found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for kind in dict.fromkeys(group.kind for group in groups if group.kind != RETURN):

@@ -124,7 +124,7 @@ def pictures(groups: Sequence[Group], compared: Sequence[Comparison], styles: St
         caption = (
             "Periodic rollouts while training, mean over seeds (their number in brackets), band from least to most; on "
             "the selection episodes, fewer than those of the tables. A run that ended at its plateau counts with its "
-            "last score from there on; runs that time ended end their curve."
+            "last score from there on; where time ended a run, the curve ends."
         )
         yield Picture(title="Learning curves", caption=caption, panels=curves)
 
