@@ -1,10 +1,11 @@
-"""Fixtures that the whole suite shares because they are expensive: composed configurations, a pair of processes."""
+"""Fixtures of the whole suite: composed configurations, a pair of processes, signals as in the foreground."""
 
 import copy
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +30,17 @@ configuration.compose = _compose
 def pytest_collection_finish() -> None:
     global _collected
     _collected = True
+
+
+@pytest.fixture
+def heard_signals() -> Iterator[None]:
+    """Restores the signals that a job in the background (`nohup`, `&`) ignores and hands on to its children."""
+    ignored = [number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ RARELY = ("checkpoint.every_n_steps=1000", "rollout.every_n_steps=1000", "valida
 
 
 @pytest.fixture(autouse=True)
-def _in_workplace(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_workplace(workplace: Workplace, monkeypatch: pytest.MonkeyPatch, heard_signals: None) -> None:
     monkeypatch.chdir(workplace.path)
 
 

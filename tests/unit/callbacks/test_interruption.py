@@ -69,7 +69,7 @@ def train(folder: Path, *others: Callback) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _handlers_are_given_back() -> Iterator[None]:
+def _handlers_are_given_back(heard_signals: None) -> Iterator[None]:
     before = [signal.getsignal(number) for number in HEARD]
     yield
     assert [signal.getsignal(number) for number in HEARD] == before
@@ -127,8 +127,8 @@ def in_a_terminal(folder: Path, ignore: bool) -> None:
     os.close(os.open(os.ttyname(theirs), os.O_RDWR))  # it becomes the session's
     for descriptor in (1, 2):
         os.dup2(theirs, descriptor)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if ignore else signal.SIG_DFL)
     if ignore:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         os.dup2(os.open(folder / "nohup.out", os.O_CREAT | os.O_WRONLY), 1)
 
     class HangUp(Callback):
