@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 
 from dof_lightning.agent_names import check_agent_names, file_names
-from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, git_revision, versions
-from dof_lightning.checkpoints.overrides import override
+from dof_lightning.checkpoints.checkpoint import Checkpoint, git_revision, versions
+from dof_lightning.checkpoints.overrides import build_acting, override
 from dof_lightning.deployment.agent import Agent, load_agent
 from dof_lightning.deployment.program import trace
 from dof_lightning.deployment.record import FORMAT, FORMAT_VERSION, write_record
@@ -59,7 +59,7 @@ def export_agents(
     environment = checkpoint.spec.environment
     names = [agent.name for agent in environment.agents]
     check_agent_names(f"env={environment.name}", names)  # those of older data may be the same
-    policy = build_algorithm(checkpoint, config).policy()
+    policy = build_acting(checkpoint, config)
     if policy.observes_rewards:
         raise UserError(
             "algorithm.return_update=reward: an exported agent receives no rewards; export with "

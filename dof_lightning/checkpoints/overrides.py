@@ -1,14 +1,15 @@
 """The `key=value` tails of `dof eval` and `dof export`, which change settings after the weights are trained."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dof_lightning.checkpoints.checkpoint import MODEL_KEYS
+from dof_lightning.checkpoints.checkpoint import MODEL_KEYS, Checkpoint, build_algorithm
 from dof_lightning.config import checks, messages
 from dof_lightning.config import compose as configuration
 from dof_lightning.config.arguments import check_arguments
@@ -17,7 +18,9 @@ from dof_lightning.config.command_line import split_tail
 from dof_lightning.config.effect import idle_fields
 from dof_lightning.config.identity import leaves
 from dof_lightning.config.targets import check_targets
+from dof_lightning.deployment.structure import describe
 from dof_lightning.errors import UserError
+from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.certificate import EPISODES
 
 _PARTS = tuple(key for key in MODEL_KEYS if key not in ("seed", "algorithm"))
@@ -63,6 +66,38 @@ def override(stored: dict[str, Any], tails: Sequence[str], command: str = "dof e
     check_arguments({key: plain[key] for key in ("algorithm", "env")})
     _check_effect(plain, pairs)
     return plain
+
+
+def build_acting(checkpoint: Checkpoint, config: Mapping[str, Any]) -> DecentralizedPolicy:
+    """Builds the trained policy with changed settings, each of which has to change how it acts.
+
+    Args:
+        checkpoint: the source of the weights.
+        config: the checkpoint's configuration, possibly changed by `override`.
+
+    Raises:
+        UserError: as `build_algorithm`, or only training reads a changed key of the algorithm.
+    """
+    policy = build_algorithm(checkpoint, config).policy()
+    stored = checkpoint.config["algorithm"]
+    for name, value in config["algorithm"].items():
+        if name in _PARTS or name not in stored or value == stored[name]:
+            continue
+        before = dict(config) | {"algorithm": config["algorithm"] | {name: stored[name]}}
+        if _acts_alike(policy, checkpoint, before):
+            raise UserError(f"algorithm.{name}={value} has no effect: only training reads it; leave it out")
+    return policy
+
+
+def _acts_alike(policy: DecentralizedPolicy, checkpoint: Checkpoint, config: Mapping[str, Any]) -> bool:
+    """Whether a policy consists of the same as that of a configuration; False if that cannot be told."""
+    try:
+        structure, tensors = describe(policy)
+        others_structure, others = describe(build_algorithm(checkpoint, config).policy())
+    except UserError:  # a class of the user's own, or a value that needs the changed one
+        return False
+    same = structure == others_structure and tensors.keys() == others.keys()
+    return same and all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
 
 
 def _check_effect(plain: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from dof_lightning import console
-from dof_lightning.checkpoints.checkpoint import Checkpoint, build_algorithm, build_env
+from dof_lightning.checkpoints.checkpoint import Checkpoint, build_env
+from dof_lightning.checkpoints.overrides import build_acting
 from dof_lightning.envs.base import VectorEnv
 from dof_lightning.policy import DecentralizedPolicy
 from dof_lightning.rollout.certificate import EPISODES, certify
@@ -84,7 +85,7 @@ def build_policy(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Dec
     torch.set_num_threads(cores_per_process(1))
     env = build_env(config)
     check_compatible(checkpoint.spec, env.spec)
-    return build_algorithm(checkpoint, config).policy(), env
+    return build_acting(checkpoint, config), env
 
 
 def first_decision(policy: DecentralizedPolicy, env: VectorEnv) -> Callable[[], Any]:

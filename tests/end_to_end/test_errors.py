@@ -282,6 +282,10 @@ def test_damaged_shards_are_named(
             ("eval", "checkpoint={finished}/checkpoints/last.ckpt", "algorithm.denoiser.hidden=[8,8]"),
             ("does not fit", "denoiser"),
         ),
+        (
+            ("eval", "checkpoint={finished}/checkpoints/last.ckpt", "algorithm.learning_rate=[0.1,0.2]"),
+            ("algorithm.learning_rate=0.1 has no effect", "only training reads it"),
+        ),
         (("data", "build", "experiment=foo"), ("experiment=foo", "mpe_spread_expert")),
         (("data", "show"), ("experiment=",)),
         (("data", "show", "nowhere"), ("nowhere", "no such dataset")),
