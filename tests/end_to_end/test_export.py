@@ -196,7 +196,10 @@ def test_an_export_is_whole_or_not_there(
         (("export", f"checkpoint={CHECKPOINT}", "trainer.max_steps=3"), ("dof export does not read `trainer",)),
         (("export", f"checkpoint={CHECKPOINT}", "sampler.steps=9"), ("sampler.steps=9", "schedule.steps=5")),
         (("export", f"checkpoint={CHECKPOINT}", "algorithm.denoiser.hidden=[8,8]"), ("does not fit", "denoiser")),
-        (("export", f"checkpoint={CHECKPOINT}", "algorithm.q_weight=7"), ("algorithm.q_weight=7 has no effect", "training")),
+        (
+            ("export", f"checkpoint={CHECKPOINT}", "algorithm.q_weight=7"),
+            ("algorithm.q_weight=7 has no effect", "training"),
+        ),
         (("certify", f"checkpoint={CHECKPOINT}"), ("agents=", "dof export")),
         (("certify", f"checkpoint={CHECKPOINT}", "agents=nowhere"), ("agents=nowhere", "dof export checkpoint=")),
         (("certify", f"checkpoint={CHECKPOINT}", "agents={finished}/checkpoints"), ("contains []", "agent_2")),
