@@ -81,11 +81,14 @@ def build_acting(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Decentral
     policy = build_algorithm(checkpoint, config).policy()
     stored = checkpoint.config["algorithm"]
     for name, value in config["algorithm"].items():
-        if name in _PARTS or name not in stored or value == stored[name]:
+        # Episodes and noise follow the seed, not what the agents consist of.
+        if name in (*_PARTS, "seed") or name not in stored or value == stored[name]:
             continue
         before = dict(config) | {"algorithm": config["algorithm"] | {name: stored[name]}}
         if _acts_alike(policy, checkpoint, before):
-            raise UserError(f"algorithm.{name}={value} has no effect: only training reads it; leave it out")
+            others = dict(leaves(stored[name], name))
+            changed = next(f"{key}={new}" for key, new in leaves(value, name) if key not in others or new != others[key])
+            raise UserError(f"algorithm.{changed} has no effect: only training reads it; leave it out")
     return policy
 
 

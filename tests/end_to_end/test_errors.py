@@ -286,6 +286,10 @@ def test_damaged_shards_are_named(
             ("eval", "checkpoint={finished}/checkpoints/last.ckpt", "algorithm.learning_rate=[0.1,0.2]"),
             ("algorithm.learning_rate=0.1 has no effect", "only training reads it"),
         ),
+        (
+            ("eval", "checkpoint={finished}/checkpoints/last.ckpt", "algorithm.target_sampler.steps=1"),
+            ("algorithm.target_sampler.steps=1 has no effect", "only training reads it"),
+        ),
         (("data", "build", "experiment=foo"), ("experiment=foo", "mpe_spread_expert")),
         (("data", "show"), ("experiment=",)),
         (("data", "show", "nowhere"), ("nowhere", "no such dataset")),

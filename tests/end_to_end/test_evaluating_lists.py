@@ -32,6 +32,13 @@ def test_a_list_gives_each_values_own_numbers(finished: str, capsys: pytest.Capt
         assert str(file) in captured.err
 
 
+@pytest.mark.parametrize("listed", ["seed=[0,1]", "algorithm.candidates=[1,10]"])
+def test_keys_that_the_page_names_can_be_listed(listed: str, finished: str, capsys: pytest.CaptureFixture) -> None:
+    cli.run(["eval", f"checkpoint={finished}/checkpoints/last.ckpt", listed])
+    first, second = json.loads(capsys.readouterr().out)["results"]
+    assert first["return_mean"] != second["return_mean"]
+
+
 @pytest.mark.parametrize(
     ("tails", "words"),
     [(("sampler.steps=[2,999]",), "sampler.steps=999 must be between 1 and"), (("output=there",), "output= is for")],
