@@ -86,9 +86,9 @@ def build_acting(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Decentral
             continue
         before = dict(config) | {"algorithm": config["algorithm"] | {name: stored[name]}}
         if _acts_alike(policy, checkpoint, before):
-            others = dict(leaves(stored[name], name))
-            changed = next(f"{key}={new}" for key, new in leaves(value, name) if key not in others or new != others[key])
-            raise UserError(f"algorithm.{changed} has no effect: only training reads it; leave it out")
+            others = set(map(str, leaves(stored[name], name)))
+            key, new = next(leaf for leaf in leaves(value, name) if str(leaf) not in others)
+            raise UserError(f"algorithm.{key}={new} has no effect: only training reads it; leave it out")
     return policy
 
 
