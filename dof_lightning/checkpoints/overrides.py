@@ -86,8 +86,8 @@ def build_acting(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Decentral
             continue
         before = dict(config) | {"algorithm": config["algorithm"] | {name: stored[name]}}
         if _acts_alike(policy, checkpoint, before):
-            others = set(map(str, leaves(stored[name], name)))
-            key, new = next(leaf for leaf in leaves(value, name) if str(leaf) not in others)
+            others = list(leaves(stored[name], name))
+            key, new = next((leaf for leaf in leaves(value, name) if leaf not in others), (name, value))
             raise UserError(f"algorithm.{key}={new} has no effect: only training reads it; leave it out")
     return policy
 

@@ -23,7 +23,8 @@ from tests.fixtures.workplace import ROOT, Workplace, run_here
 WRITTEN = ROOT / "tests" / "fixtures" / "written_by_0_1_0"
 EXPECTED = json.loads((WRITTEN / "expected.json").read_text())
 PRESETS_THEN = (  # better ones have been found since
-    *("algorithm.q_weight=10.0", "algorithm.q_warmup_steps=0"),
+    "algorithm.q_weight=10.0",
+    "algorithm.q_warmup_steps=0",
     "algorithm.critic.activation=silu",
 )
 COMMAND = (*(WRITTEN / "command.txt").read_text().split(), *PRESETS_THEN)
