@@ -140,7 +140,7 @@ def in_a_terminal(folder: Path, ignore: bool) -> None:
         train(folder, HangUp(), Loud())
     except SystemExit as ended:
         code = int(str(ended.code))
-    # multiprocessing would flush what the lost terminal never took, and exit with 1; an interpreter of its own does not.
+    # multiprocessing would flush what the lost terminal never took, and exit with 1; `train.py` does not.
     os._exit(code)
 
 
